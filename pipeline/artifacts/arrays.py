@@ -1,0 +1,125 @@
+"""Zarr artifacts: named axes, dtype and units of every array, and facts for the whole store, checked on open.
+
+Conventions: an artifact is one Zarr group; its facts are the group's attribute `sonolex`; arrays carry their dimension
+names and units natively. Chunks are compressed with zstd and end in a CRC-32C, so a flipped byte is an error on reading,
+never a silent number. Empty chunks are written: Zarr would drop digital silence otherwise, and a missing file would then
+read as silence too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.errors import BaseZarrError
+
+from pipeline.artifacts.files import replacing
+from pipeline.artifacts.tables import check_facts
+from pipeline.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class ArraySchema:
+    """Axes, allowed dtypes and units of one array."""
+
+    dims: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    units: str
+
+    def write(self, group: zarr.Group, name: str, values: np.ndarray, chunks: tuple[int, ...] | None = None) -> None:
+        """Write one whole array into one shard file, `chunks` of which can be read on their own."""
+        if values.ndim != len(self.dims) or str(values.dtype) not in self.dtypes:
+            raise ValueError(f"{name}: expected {self.dims} {self.dtypes}, found {values.shape} {values.dtype}")
+        shape = tuple(max(1, size) for size in values.shape)
+        chunks = tuple(min(c, s) for c, s in zip(chunks or shape, shape, strict=True))
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=chunks,
+            shards=tuple(-(-size // chunk) * chunk for size, chunk in zip(shape, chunks, strict=True)),
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            dimension_names=self.dims,
+            attributes={"units": self.units},
+            config={"write_empty_chunks": True},
+        )
+        array[...] = values
+
+
+@dataclass(frozen=True)
+class GroupSchema:
+    """Arrays and facts of one kind of Zarr store. `arrays` may name `*`: any number of arrays of that form."""
+
+    name: str
+    version: int
+    stage: str
+    arrays: Mapping[str, ArraySchema]
+    facts: Mapping[str, type] = field(default_factory=dict)
+
+    def write(self, path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Write the whole store in one step (temporary folder, then rename)."""
+        check_facts(self.facts, facts, lambda key, **found: self.error(path, key, **found))
+        with replacing(path) as partial:
+            group = self.create(partial, facts)
+            for name, values in arrays.items():
+                self.arrays[name].write(group, name, values)
+
+    def create(self, path: Path, facts: Mapping[str, Any]) -> zarr.Group:
+        """Create an empty store with its facts."""
+        head = {"artifact": self.name, "version": self.version, "facts": dict(facts)}
+        return zarr.create_group(path, attributes={"sonolex": head})
+
+    def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Read every array of a small store, checked, and its facts."""
+        group, facts = self.open_group(path)
+        arrays = {}
+        for name in self.arrays:
+            array = self.open_array(path, group, name)
+            try:
+                arrays[name] = np.asarray(array[...])
+            except (BaseZarrError, ValueError, RuntimeError, OSError) as error:
+                raise self.error(path, name, expected="chunks as written", found=str(error)) from None
+        return arrays, facts
+
+    def open_group(self, path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+        """Open the store itself and check its facts."""
+        if not path.exists():
+            raise self.error(path, "store", expected=f"a {self.name} store", found="nothing")
+        try:
+            group = zarr.open_group(path, mode="r")
+            head: Any = group.attrs.get("sonolex")
+        except (BaseZarrError, ValueError, OSError) as error:
+            raise self.error(path, "store", expected="a Zarr group", found=str(error)) from None
+        if not isinstance(head, dict):
+            raise self.error(path, "attributes", expected="Sonolex facts", found="none: written by another program")
+        for key, expected in (("artifact", self.name), ("version", self.version)):
+            if head.get(key) != expected:
+                raise self.error(path, key, expected=expected, found=head.get(key))
+        check_facts(self.facts, head["facts"], lambda key, **found: self.error(path, key, **found))
+        return group, head["facts"]
+
+    def open_array(self, path: Path, group: zarr.Group, name: str) -> zarr.Array[Any]:
+        """Open one array and check axes, dtype, units, and that its shard file is there."""
+        schema = self.arrays.get(name) or self.arrays["*"]
+        array = group.get(name)
+        if not isinstance(array, zarr.Array):
+            raise self.error(path, name, expected="an array", found="nothing")
+        for field_name, expected, found in (
+            ("dims", list(schema.dims), list(array.metadata.dimension_names or [])),  # type: ignore[union-attr]
+            ("dtype", " or ".join(schema.dtypes), str(array.dtype)),
+            ("units", schema.units, array.attrs.get("units")),
+        ):
+            if found != expected and not (field_name == "dtype" and found in schema.dtypes):
+                raise self.error(path / name, field_name, expected=expected, found=found)
+        # Without this look, Zarr reads a missing shard as its fill value: silence.
+        shard = path.joinpath(name, "c", *("0" for _ in schema.dims))
+        if array.size and not shard.exists():
+            raise self.error(path / name, "shard", expected=f"the file {shard.relative_to(path)}", found="none")
+        return array
+
+    def error(self, path: Path, field_name: str, *, expected: object, found: object) -> ArtifactError:
+        """Build the error for a store of this kind."""
+        return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)

@@ -1,0 +1,50 @@
+"""What one trained model says of one fold's clips, with the truth beside it; every metric is computed from here."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifacts.tables import Table, TableSchema
+
+PREDICTIONS = TableSchema(
+    name="predictions",
+    version=1,
+    stage="evaluate",
+    columns={
+        "clip_id": pa.string(),
+        "role": pa.string(),
+        "logits": pa.list_(pa.float32()),  # one per class, before softmax (label kind one) or sigmoid (many)
+        "targets": pa.list_(pa.float32()),  # one per class, 0 or 1
+    },
+    facts={
+        "model": str,
+        "fold": str,
+        "seed": int,
+        "classes": list,
+        "label_kind": str,
+        "weights": str,  # digest of the weights file
+        "num_parameters": int,
+        "seconds": float,
+    },
+)
+
+
+def open_predictions(path: Path) -> Table:
+    """Open predictions and check that each clip has one finite logit and one 0-1 target per class."""
+    predictions = PREDICTIONS.open(path)
+    num_classes = len(predictions.facts["classes"])
+    for name in ("logits", "targets"):
+        flat = predictions[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        if flat.size != len(predictions) * num_classes:
+            found = f"{flat.size} values for {len(predictions)} clips"
+            raise PREDICTIONS.error(path, name, expected=f"{num_classes} a clip", found=found)
+        if not np.isfinite(flat).all():
+            raise PREDICTIONS.error(path, name, expected="finite numbers", found="NaN or infinity")
+    return predictions
+
+
+def matrix(predictions: Table, name: str) -> np.ndarray:
+    """Return `logits` or `targets` as an array (clip, class) float32."""
+    flat = predictions[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, dtype=np.float32).reshape(len(predictions), -1)

@@ -1,0 +1,139 @@
+"""Log-mel frames of whole clips: a Zarr group with one array a shard, and a Parquet index of the clips in them.
+
+    <path>/frames.zarr/<shard>   (frame, mel): the frames of the shard's clips, end to end; clips may differ in length
+    <path>/index.parquet         where each clip lies, or why it has no frames
+
+Conventions: time first. Stored values times `scale` plus `offset` are log-mel values in `units`. A clip that could not be
+used stands in the index with status "failed", a reason, and no frames; nothing disappears.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifacts.arrays import ArraySchema, GroupSchema
+from pipeline.artifacts.tables import Table, TableSchema
+
+FRONT_END_FACTS: Mapping[str, type] = {
+    "front_end": str,  # kaldi or mel
+    "units": str,  # "ln(power)" or "dB"
+    "sample_rate": int,  # Hz
+    "n_fft": int,  # samples
+    "win_length": int,  # samples
+    "hop_length": int,  # samples
+    "n_mels": int,
+    "f_min": float,  # Hz
+    "f_max": float,  # Hz
+    "log_floor": float,  # smallest value, in units
+    "frame_rate": float,  # frames a second = sample_rate / hop_length
+    "params": dict,  # of the front end, all of them: enough to build it again
+    "dtype": str,  # as stored
+    "scale": float,
+    "offset": float,
+}
+
+FRAMES = GroupSchema(
+    name="spectrogram",
+    version=1,
+    stage="spectrogram",
+    arrays={"*": ArraySchema(dims=("frame", "mel"), dtypes=("float32", "float16", "uint8"), units="see sonolex.facts")},
+    facts=FRONT_END_FACTS,
+)
+
+INDEX = TableSchema(
+    name="spectrogram index",
+    version=1,
+    stage="spectrogram",
+    columns={
+        "clip_id": pa.string(),
+        "shard": pa.string(),  # name of the array; empty when failed
+        "start": pa.int64(),  # first frame within the shard
+        "num_frames": pa.int64(),
+        "sum": pa.float64(),  # of all values of the clip, in units
+        "sum_of_squares": pa.float64(),
+        "status": pa.string(),  # ok or failed
+        "reason": pa.string(),  # one word for counting, empty when ok
+        "message": pa.string(),  # for people, empty when ok
+    },
+    facts={"shards": dict, "front_end": dict},  # shard name -> frames in it; the front end's facts again
+)
+
+
+@dataclass(frozen=True)
+class Spectrogram:
+    """An opened spectrogram: its index and the facts of its front end. Frames are read by `pipeline.spectrogram.reader`."""
+
+    path: Path
+    index: Table
+    facts: dict[str, Any]
+
+    @property
+    def frames_path(self) -> Path:
+        return self.path / "frames.zarr"
+
+    @property
+    def n_mels(self) -> int:
+        return int(self.facts["n_mels"])
+
+    @property
+    def frame_rate(self) -> float:
+        return float(self.facts["frame_rate"])
+
+
+def open_spectrogram(path: Path) -> Spectrogram:
+    """Open a spectrogram and check the facts among themselves, against the index, and the index against the shards."""
+    frames_path, index_path = path / "frames.zarr", path / "index.parquet"
+    group, facts = FRAMES.open_group(frames_path)
+    rate = facts["sample_rate"] / facts["hop_length"]
+    if abs(facts["frame_rate"] - rate) > 1e-9 * rate:
+        expected = f"{rate} (= sample_rate {facts['sample_rate']} / hop_length {facts['hop_length']})"
+        raise FRAMES.error(frames_path, "frame_rate", expected=expected, found=facts["frame_rate"])
+    if not facts["win_length"] <= facts["n_fft"]:
+        raise FRAMES.error(
+            frames_path, "win_length", expected=f"at most n_fft {facts['n_fft']}", found=facts["win_length"]
+        )
+    if not facts["f_min"] < facts["f_max"] <= facts["sample_rate"] / 2:
+        expected = f"f_min {facts['f_min']} < f_max <= {facts['sample_rate'] / 2} Hz"
+        raise FRAMES.error(frames_path, "f_max", expected=expected, found=facts["f_max"])
+    index = INDEX.open(index_path)
+    if index.facts["front_end"] != facts:
+        raise INDEX.error(
+            index_path, "front_end", expected=f"as in {frames_path}: {facts}", found=index.facts["front_end"]
+        )
+    _check_index(index_path, index)
+    shards: dict[str, int] = index.facts["shards"]
+    present = set(group.array_keys())
+    for name, num_frames in shards.items():
+        array = FRAMES.open_array(frames_path, group, name)
+        expected_shape = (num_frames, facts["n_mels"])
+        if array.shape != expected_shape:
+            raise FRAMES.error(frames_path / name, "shape", expected=expected_shape, found=array.shape)
+        if str(array.dtype) != facts["dtype"]:
+            raise FRAMES.error(frames_path / name, "dtype", expected=facts["dtype"], found=array.dtype)
+    if present != set(shards):
+        raise FRAMES.error(frames_path, "shards", expected=sorted(shards), found=sorted(present))
+    return Spectrogram(path, index, facts)
+
+
+def _check_index(path: Path, index: Table) -> None:
+    """Check that each shard is filled by its clips end to end, without gap or overlap."""
+    status = np.array(index.list("status"), dtype=object)
+    if set(status) - {"ok", "failed"}:
+        raise INDEX.error(path, "status", expected="ok or failed", found=sorted(set(status)))
+    ok = status == "ok"
+    shards = np.array(index.list("shard"), dtype=object)
+    starts, counts = index["start"].to_numpy(), index["num_frames"].to_numpy()
+    if (counts[~ok] != 0).any():
+        raise INDEX.error(path, "num_frames", expected="0 for failed clips", found=int(counts[~ok].max()))
+    reached: dict[str, int] = dict.fromkeys(index.facts["shards"], 0)
+    for row in np.flatnonzero(ok):
+        if starts[row] != reached.get(shards[row], -1):
+            expected = f"start {reached.get(shards[row])} in shard {shards[row]}"
+            raise INDEX.error(path, f"row {row}", expected=expected, found=int(starts[row]))
+        reached[shards[row]] += int(counts[row])
+    if reached != index.facts["shards"]:
+        raise INDEX.error(path, "num_frames", expected=f"sums of {index.facts['shards']}", found=reached)

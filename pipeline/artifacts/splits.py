@@ -1,0 +1,33 @@
+"""The role of every clip in one fold: train, validation or test."""
+
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.artifacts.tables import Table, TableSchema
+
+Role = Literal["train", "validation", "test"]
+ROLES: tuple[Role, ...] = ("train", "validation", "test")
+
+SPLIT = TableSchema(
+    name="split",
+    version=1,
+    stage="split",
+    columns={"clip_id": pa.string(), "role": pa.string()},
+    facts={"fold": str, "seed": int, "rule": str},
+)
+
+
+def open_split(path: Path) -> Table:
+    """Open a fold's roles and check that each is a known one."""
+    split = SPLIT.open(path)
+    unknown = sorted(set(split["role"].unique().to_pylist()) - set(ROLES))
+    if unknown:
+        raise SPLIT.error(path, "role", expected=", ".join(ROLES), found=", ".join(unknown))
+    return split
+
+
+def clips_of(split: Table, *roles: Role) -> list[str]:
+    """Return the ids of the clips that have one of the roles, in manifest order."""
+    return [i for i, role in zip(split.list("clip_id"), split.list("role"), strict=True) if role in roles]

@@ -1,0 +1,51 @@
+"""The sentences: every clip's frames rewritten as words of one fold's vocabulary.
+
+Conventions: `tokens` holds one list per codebook, all as long as the clip has frames at `frame_rate`. Words are 0 up to
+`vocabulary_size` - 1; the special tokens behind them (see `pipeline/artifacts/vocabulary.py`) are never stored, since
+padding is a matter of batches and masks, not of clips.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.artifacts.tables import Table, TableSchema
+
+TOKENS = TableSchema(
+    name="tokens",
+    version=1,
+    stage="tokenize",
+    columns={"clip_id": pa.string(), "tokens": pa.list_(pa.list_(pa.uint16()))},
+    facts={"fold": str, "vocabulary": str, "vocabulary_size": int, "num_codebooks": int, "frame_rate": float},
+)
+
+
+def open_tokens(path: Path) -> Table:
+    """Open a fold's sentences and check codebook count, equal lengths, and that every token is a word."""
+    tokens = TOKENS.open(path)
+    clips = tokens["tokens"].combine_chunks()
+    num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
+    counts = pc.list_value_length(clips).unique().to_pylist()
+    if counts not in ([num_codebooks], []):
+        raise TOKENS.error(path, "tokens", expected=f"{num_codebooks} lists a clip", found=sorted(counts))
+    lengths = pc.list_value_length(clips.flatten()).to_numpy(zero_copy_only=False).reshape(-1, num_codebooks)
+    if (lengths != lengths[:, :1]).any():
+        clip = tokens.list("clip_id")[int(np.flatnonzero((lengths != lengths[:, :1]).any(axis=1))[0])]
+        raise TOKENS.error(path, f"tokens of {clip}", expected="codebooks of equal length", found="unequal lengths")
+    words = clips.flatten().flatten()
+    if len(words) and pc.max(words).as_py() >= size:
+        raise TOKENS.error(path, "tokens", expected=f"words below {size}", found=pc.max(words).as_py())
+    return tokens
+
+
+def token_arrays(tokens: Table) -> dict[str, np.ndarray]:
+    """Return clip_id -> tokens, shape (codebook, frame), uint16; views of one buffer, without Python integers."""
+    clips = tokens["tokens"].combine_chunks()
+    num_codebooks = tokens.facts["num_codebooks"]
+    inner = clips.flatten()
+    ends = np.cumsum(pc.list_value_length(inner).to_numpy(zero_copy_only=False))
+    words = inner.flatten().to_numpy(zero_copy_only=False)
+    pieces = np.split(words, ends[num_codebooks - 1 : -1 : num_codebooks]) if len(ends) else []
+    return {clip: piece.reshape(num_codebooks, -1) for clip, piece in zip(tokens.list("clip_id"), pieces, strict=True)}

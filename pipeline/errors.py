@@ -1,0 +1,26 @@
+"""The mistakes that a user can cause. A message says where, what was expected, what was found, what to do."""
+
+from pathlib import Path
+
+
+class SonolexError(ValueError):
+    """A mistake in params, data or artifacts that its reader can mend; programs print it without a traceback."""
+
+
+class ParamsError(SonolexError):
+    """params.yaml, or an override of it, is wrong; the message names every wrong key at once."""
+
+
+class CorpusError(SonolexError):
+    """The corpus cannot be used as it is: missing tables, unknown labels, leaks between roles, too many bad files."""
+
+
+class ArtifactError(SonolexError):
+    """An artifact is missing, half written, edited, or was made with other settings."""
+
+    def __init__(self, path: Path, field: str, *, expected: object, found: object, stage: str) -> None:
+        self.path, self.field, self.stage = path, field, stage
+        super().__init__(
+            f"{path}: {field}: expected {expected}, found {found}; rerun it with `dvc repro --force --single-item "
+            f"{stage}` (`dvc stage list` names the items of a matrix)"
+        )

@@ -1,0 +1,115 @@
+"""How a section of params.yaml becomes a typed, frozen object. No section is defined here.
+
+A section's class lives beside the code that uses it. Classes have no defaults: the value is in params.yaml, or it
+is an error, so that there is one place to read. Units stand in a comment behind each field.
+"""
+
+import difflib
+import types
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import ParamsError
+
+PARAMS_PATH = Path("params.yaml")
+
+T = TypeVar("T")
+
+
+class Params(BaseModel):
+    """Base of every section: immutable, strict about types, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def read_params(path: Path = PARAMS_PATH) -> dict[str, Any]:
+    """Read params.yaml as YAML 1.2 (as DVC does: `1e-4` is a number there, a string in YAML 1.1)."""
+    if not path.exists():
+        raise ParamsError(f"{path}: expected a params file, found none; write one with `sonolex compose demo`")
+    try:
+        document = YAML(typ="safe").load(path)
+    except YAMLError as error:
+        raise ParamsError(f"{path}: expected YAML, found a syntax error: {error}") from None
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path}: expected sections (`train:`, ...), found {type(document).__name__}")
+    return document
+
+
+def load_params(kind: type[T], section: str, path: Path = PARAMS_PATH) -> T:
+    """Load one section, named with dots (`models.ast`), as `kind`: a Params class or a union of them.
+
+    Raises ParamsError that names every wrong key of the section at once.
+    """
+    value: Any = read_params(path)
+    for depth, key in enumerate(section.split("."), start=1):
+        if not isinstance(value, dict) or key not in value:
+            known = ", ".join(value) if isinstance(value, dict) else type(value).__name__
+            where = ".".join(section.split(".")[:depth])
+            raise ParamsError(f"{path}: {where}: expected a section of this name, found only: {known}")
+        value = value[key]
+    return validate_params(kind, value, section, path)
+
+
+def validate_params(kind: type[T], value: object, section: str, path: Path = PARAMS_PATH) -> T:
+    """Check one section's plain value against its class; see `load_params`."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        lines = [f"{path}: {_describe(kind, detail, section)}" for detail in error.errors()]
+        raise ParamsError("\n".join(lines)) from None
+
+
+def _describe(kind: Any, error: ErrorDetails, section: str) -> str:
+    keys, names = _locate(kind, error["loc"])
+    where = ".".join(part for part in (section, *keys) if part)
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(keys[-1], names, n=1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        return f"{where}: unknown key; {hint}known keys: {', '.join(names)}"
+    found = "no value" if error["type"] == "missing" else repr(error["input"])
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}, found {found}"
+
+
+def _locate(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return the keys of an error's location as they stand in the file, and the names known beside the last one.
+
+    Pydantic puts the tag of a discriminated union's chosen member into the location, where the file has no key.
+    """
+    keys: list[str] = []
+    names: list[str] = []
+    for part in location:
+        members = _members(kind)
+        tagged = [member for member in members if len(members) > 1 and part in _tags(member)]
+        if tagged:
+            kind = tagged[0]
+            continue
+        keys.append(str(part))
+        fields: dict[str, FieldInfo] = getattr(members[0], "model_fields", {}) if len(members) == 1 else {}
+        names = list(fields)
+        if part in fields:
+            kind = fields[str(part)].annotation
+        else:  # the values of a mapping or a list share one type, the last argument
+            kind = (get_args(members[0]) or (Any,))[-1]
+    return keys, names
+
+
+def _members(kind: Any) -> list[Any]:
+    """Return the types behind an annotation: the members of a union, or the type itself."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [m for argument in get_args(kind) for m in _members(argument) if m is not type(None)]
+    return [kind]
+
+
+def _tags(member: Any) -> tuple[Any, ...]:
+    """Return the values of a union member's discriminator, the field `kind` or `name`."""
+    fields: dict[str, FieldInfo] = getattr(member, "model_fields", {})
+    return tuple(tag for key in ("kind", "name") if key in fields for tag in get_args(fields[key].annotation))

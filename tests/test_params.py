@@ -1,0 +1,75 @@
+"""Params: every mistake at once, each with its key, and numbers that stay numbers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from pipeline.errors import ParamsError
+from pipeline.params import Params, load_params
+
+
+class Disc(Params):
+    kind: Literal["disc"]
+    radius: PositiveFloat
+
+
+class Square(Params):
+    kind: Literal["square"]
+    side: PositiveInt
+
+
+class Drawing(Params):
+    shape: Annotated[Disc | Square, Field(discriminator="kind")]
+    rate: PositiveFloat
+
+
+def _write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_loads_a_section_and_reads_1e_minus_4_as_a_number(tmp_path: Path) -> None:
+    path = _write(tmp_path, "drawing: {shape: {kind: disc, radius: 2}, rate: 1e-4}")
+    drawing = load_params(Drawing, "drawing", path)
+    assert drawing.rate == 1e-4
+    assert drawing.shape == Disc(kind="disc", radius=2)
+
+
+def test_names_every_mistake_at_once_with_its_key(tmp_path: Path) -> None:
+    path = _write(tmp_path, "drawing: {shape: {kind: square, sid: 3}, rate: 0, colour: red}")
+    with pytest.raises(ParamsError) as caught:
+        load_params(Drawing, "drawing", path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert any("drawing.shape.side: field required, found no value" in line for line in lines)
+    assert any("drawing.shape.sid: unknown key; did you mean `side`? known keys: kind, side" in line for line in lines)
+    assert any("drawing.rate: input should be greater than 0, found 0" in line for line in lines)
+    assert any("drawing.colour: unknown key; known keys: shape, rate" in line for line in lines)
+
+
+def test_names_the_known_kinds(tmp_path: Path) -> None:
+    path = _write(tmp_path, "drawing: {shape: {kind: circle}, rate: 1}")
+    with pytest.raises(ParamsError, match=r"drawing\.shape: .*'disc', 'square'"):
+        load_params(Drawing, "drawing", path)
+
+
+def test_strict_about_types(tmp_path: Path) -> None:
+    path = _write(tmp_path, "drawing: {shape: {kind: square, side: 3.5}, rate: '0.1'}")
+    with pytest.raises(ParamsError, match=r"(?s)shape\.side.*found 3\.5.*rate.*found '0\.1'"):
+        load_params(Drawing, "drawing", path)
+
+
+def test_a_missing_section_names_the_sections_there_are(tmp_path: Path) -> None:
+    path = _write(tmp_path, "drawing: {}")
+    with pytest.raises(ParamsError, match="drawings: expected a section of this name, found only: drawing"):
+        load_params(Drawing, "drawings", path)
+
+
+@pytest.mark.parametrize(("text", "found"), [(None, "found none"), ("a: [", "syntax error"), ("- 1", "found list")])
+def test_a_file_that_is_no_params_file(tmp_path: Path, text: str | None, found: str) -> None:
+    path = tmp_path / "params.yaml" if text is None else _write(tmp_path, text)
+    with pytest.raises(ParamsError, match=found):
+        load_params(Drawing, "drawing", path)
