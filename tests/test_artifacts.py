@@ -120,7 +120,7 @@ def test_a_table_edited_with_another_program_is_refused(tmp_path: Path) -> None:
     table = pq.read_table(path)
     edited = table.set_column(1, table.schema.field("role"), pa.array(["train", "train"]))
     pq.write_table(edited, path)
-    with pytest.raises(ArtifactError, match="digest: expected .* as written, found .*: edited afterwards"):
+    with pytest.raises(ArtifactError, match=r"digest: expected .* as written, found .*: edited afterwards"):
         open_split(path)
     pq.write_table(table.replace_schema_metadata(None), path)
     with pytest.raises(ArtifactError, match="expected Sonolex facts, found none"):

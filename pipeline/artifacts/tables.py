@@ -5,6 +5,7 @@ Conventions: one row per clip, keyed by `clip_id`. What holds for the whole tabl
 over the columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
 """
 
+import builtins
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -35,9 +36,10 @@ class Table:
     def __getitem__(self, name: str) -> pa.ChunkedArray:
         return self.columns[name]
 
-    def list(self, name: str) -> list[Any]:
+    def list(self, name: str) -> "builtins.list[Any]":
         """Return a column as a list of Python values."""
-        return self.columns[name].to_pylist()
+        values: builtins.list[Any] = self.columns[name].to_pylist()
+        return values
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Conventions: `tokens` holds one list per codebook, all as long as the clip has f
 padding is a matter of batches and masks, not of clips.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,17 @@ def open_tokens(path: Path) -> Table:
     if len(words) and pc.max(words).as_py() >= size:
         raise TOKENS.error(path, "tokens", expected=f"words below {size}", found=pc.max(words).as_py())
     return tokens
+
+
+def tokens_column(tokens: np.ndarray, lengths: Sequence[int]) -> pa.ListArray:
+    """Return the column of clips whose tokens (codebook, frame) uint16 lie end to end, `lengths` frames each."""
+    num_codebooks = len(tokens)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    pieces = [tokens[:, start:stop].ravel() for start, stop in pairwise(starts)]
+    words = np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
+    inner = np.concatenate([[0], np.cumsum(np.repeat(lengths, num_codebooks))]).astype(np.int32)
+    outer = np.arange(0, num_codebooks * len(lengths) + 1, num_codebooks, dtype=np.int32)
+    return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, pa.array(words, pa.uint16())))
 
 
 def token_arrays(tokens: Table) -> dict[str, np.ndarray]:

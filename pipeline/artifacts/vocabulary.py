@@ -1,9 +1,9 @@
 """A fold's vocabulary of sound: codebooks, the normalisation fitted with them, and the ids behind the words.
 
-Conventions: a frame x (mel) in the front end's units becomes z = (x - mean) / scale, then z / |z| when
-`normalisation` is "l2". Codebook b covers the features `bands[b]` = [from, to) of z and holds `size` codes. Words are
-0 .. size - 1 in every codebook. Special tokens follow: padding = size, mask = size + 1, class = size + 2; so padding is
-never a real word, whatever a clip holds.
+Conventions: a frame x (mel) in the front end's units becomes z = (x - mean) / scale; when `normalisation` is "l2", z less
+its own mean over the mel bands, at unit length. Codebook b covers the features `bands[b]` = [from, to) of z and holds
+`size` codes. Words are 0 .. size - 1 in every codebook. Special tokens follow: padding = size, mask = size + 1,
+class = size + 2; so padding is never a real word, whatever a clip holds.
 """
 
 import hashlib
@@ -112,9 +112,9 @@ def open_vocabulary(path: Path) -> Vocabulary:
         "scale": [n_mels],
         "counts": [facts["num_codebooks"], size],
     }
-    for name, expected in expected_shapes.items():
-        if shapes[name] != expected:
-            raise VOCABULARY.error(path, f"shape of {name}", expected=expected, found=shapes[name])
+    for name, shape in expected_shapes.items():
+        if shapes[name] != shape:
+            raise VOCABULARY.error(path, f"shape of {name}", expected=shape, found=shapes[name])
         if not np.isfinite(arrays[name]).all():
             raise VOCABULARY.error(path, name, expected="finite numbers", found="NaN or infinity")
     if (arrays["scale"] <= 0).any():

@@ -1,0 +1,72 @@
+# Everything is installed into .venv from requirements.lock; a fresh machine needs Python 3.11 to 3.13, make and git.
+#   make run PYTHON=/path/to/python3.11     chooses the interpreter that .venv is made with
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+# dvc.yaml says `python`: it must be the one of .venv, and so must every tool.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: $(INSTALLED) ## run every stage that is not up to date, then print the results
+	@before="$$(cksum dvc.lock 2>/dev/null || true)"; \
+	dvc repro; \
+	if [ "$$before" = "$$(cksum dvc.lock)" ]; then \
+		echo; echo "Nothing changed: every artifact is the one that dvc.lock already named."; \
+	fi
+	@sonolex results
+
+.PHONY: test
+test: $(INSTALLED) ## run the tests, without the slow ones
+	pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs)
+	pytest -m slow
+
+.PHONY: check
+check: $(INSTALLED) ## lint, formatting, types
+	ruff check .
+	ruff format --check .
+	mypy
+
+.PHONY: install
+install: $(INSTALLED) ## bring .venv up to date with the lock
+
+# uv takes a minute and a half where pip takes seven. The stamp is touched last: an interrupted installation is taken
+# up again.
+$(INSTALLED): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "error: expected Python 3.11, 3.12 or 3.13, found '$(PYTHON)'; name one: make $(or $(MAKECMDGOALS),run) PYTHON=..." >&2; \
+		exit 1; }
+	@[ -x $(VENV)/bin/python ] || "$(PYTHON)" -m venv $(VENV)
+	@echo "Installing into $(VENV) what requirements.lock names: about 6 GB, some minutes, once"
+	@python -m pip install -qq --require-hashes -r <(awk '/^[a-z]/ { uv = /^uv==/ } uv' requirements.lock)
+	@uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock || { \
+		echo "uv could not; pip, which follows its own configuration, tries now"; \
+		python -m pip install -qq --require-hashes -r requirements.lock; }
+	@python -m pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Versions stay as they are where they can; LOCK_FLAGS=--upgrade takes the newest, `--upgrade-package NAME` one of them.
+.PHONY: lock
+lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --annotation-style line --no-emit-index-url --custom-compile-command "make lock" \
+		--quiet $(LOCK_FLAGS) --output-file requirements.lock
+
+.PHONY: deps
+deps: $(INSTALLED) ## write each stage's modules into dvc.yaml
+	python -m tools.closure --write
+
+.PHONY: clean
+clean: ## remove .venv and the caches of tools; data, artifacts and the DVC cache stay
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,146 @@
+"""What every corpus adapter shares: its common settings, what it returns, and how it reads a table.
+
+Conventions: `source` is a path below the corpus root with forward slashes; `start` and `duration` are in seconds, and a
+duration of 0 means to the end of the source. Adapters list and never check: `pipeline/corpora/manifest.py` checks every
+listing by the same rules.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
+
+from pipeline.artifacts.clips import LabelKind
+from pipeline.errors import CorpusError
+from pipeline.params import Params
+
+_NAMED = 10  # offenders that a message names before it only counts
+
+
+# A path in params.yaml: absolute, or relative to the project's folder. YAML has no paths, so text is accepted.
+PathParam = Annotated[Path, Field(strict=False)]
+
+
+class AudioParams(Params):
+    """What reading the audio needs of the section `corpus`, whatever its kind.
+
+    Other keys pass unread here: they are checked by the adapter's own class, and a stage that decodes depends on no adapter.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    root: PathParam  # folder of the corpus
+    max_bad_fraction: Annotated[NonNegativeFloat, Field(le=1)]  # of the clips, that may be missing or unreadable
+    max_duration: PositiveFloat  # seconds; a longer clip counts as bad
+
+
+class AdapterParams(AudioParams):
+    """What every corpus is asked for; an adapter adds `kind` and its own keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    layout: ClassVar[str]  # what is expected below `root`, for error messages
+    makes_audio: ClassVar[bool] = False  # True: the adapter writes missing audio itself
+
+    def identity(self) -> str:
+        """Name the corpus by the settings that choose its clips: the same on every machine, wherever its files lie."""
+        settings = {key: value for key, value in self if key not in AdapterParams.model_fields}
+        names = {key: value.name if isinstance(value, Path) else value for key, value in settings.items()}
+        return json.dumps(names, sort_keys=True, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRow:
+    """One clip as its corpus lists it."""
+
+    clip_id: str
+    source: str  # file below the root
+    labels: tuple[str, ...]
+    member: str = ""  # member of `source` when that is a tar file
+    start: float = 0.0  # seconds
+    duration: float = 0.0  # seconds; 0 = to the end of the source
+    group: str = ""  # recording, song or video that the clip was cut from; empty = its source
+    fold: str = ""  # published fold or role; empty = none published
+
+
+@dataclass(frozen=True)
+class CorpusListing:
+    """What an adapter returns: every clip that the corpus lists, whether its audio is there or not."""
+
+    classes: tuple[str, ...]  # in the order of the targets
+    label_kind: LabelKind
+    licence: str
+    clips: list[ClipRow]
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a CSV (`.csv`), tab-separated (`.tsv`) or JSON-lines (`.jsonl`) table that has at least these columns.
+
+    Every value is returned as text; lists stay JSON. Raises CorpusError that names the file, and the line or column.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: expected the corpus's table of clips, found no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: expected text in UTF-8, found {error}") from None
+    rows = _read_json_lines(path, text) if path.suffix == ".jsonl" else _read_separated(path, text)
+    for line, row in rows:
+        missing = [column for column in columns if row.get(column) is None]
+        if missing:
+            raise CorpusError(f"{path}, line {line}: expected a column `{missing[0]}`, found only: {', '.join(row)}")
+    if not rows:
+        raise CorpusError(f"{path}: expected at least one clip, found none")
+    return [row for _, row in rows]
+
+
+def reject(where: object, problems: Mapping[str, Sequence[str]]) -> None:
+    """Raise one CorpusError with every rule that is broken (name -> offenders), or return when none is."""
+    lines = []
+    for rule, offenders in problems.items():
+        if offenders:
+            more = f", and {len(offenders) - _NAMED} more" if len(offenders) > _NAMED else ""
+            lines.append(f"{where}: {rule} ({len(offenders)}): {', '.join(offenders[:_NAMED])}{more}")
+    if lines:
+        raise CorpusError("\n".join(lines))
+
+
+def _read_separated(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                expected = f"{len(reader.fieldnames or ())} values, one per column"
+                raise CorpusError(f"{path}, line {reader.line_num}: expected {expected}, found another number")
+            rows.append((reader.line_num, dict(row)))
+    except csv.Error as error:
+        raise CorpusError(f"{path}, line {reader.line_num}: expected separated values, found {error}") from None
+    return rows
+
+
+def _read_json_lines(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    rows = []
+    for line, entry in enumerate(text.split("\n"), start=1):  # splitlines() would cut at U+2028 within a string too
+        if not entry.strip():
+            continue
+        try:
+            row = json.loads(entry)
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{path}, line {line}: expected JSON, found {error}") from None
+        if not isinstance(row, dict):
+            raise CorpusError(f"{path}, line {line}: expected a JSON object, found {type(row).__name__}")
+        rows.append((line, {key: _as_text(value) for key, value in row.items()}))
+    return rows
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

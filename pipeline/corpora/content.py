@@ -1,0 +1,125 @@
+"""What is in a file, told by its bytes; a file whose size and time have not moved is not read again.
+
+The digests of earlier runs are kept in an SQLite file, keyed by absolute path, size and modification time. It is a memo:
+deleting it costs time and nothing else.
+"""
+
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts.files import file_digest
+
+log = logging.getLogger(__name__)
+
+STORE_PATH = Path(".sonolex/content.sqlite")
+
+_BATCH = 512  # files between two commits: what a killed run loses
+_THREADS = 4  # hashing waits for the disk more than for the processor
+_SECONDS_BETWEEN_LINES = 10.0
+
+# A file changed again within the clock tick of its last change keeps its time. As git does with its index, a time this
+# close to the present is not trusted: the file is read again on the next run.
+_UNSETTLED = 2 * 10**9  # ns
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS content
+    (path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Digests in the order of the paths asked for, and how many files had to be read for them."""
+
+    digests: list[str]  # empty: no such file, or it cannot be read
+    num_hashed: int
+
+
+def content_digests(paths: Sequence[Path], store_path: Path = STORE_PATH) -> Contents:
+    """Return the digest of every file; each path is expected once. Raises nothing for a missing or unreadable file."""
+    digests: list[str] = []
+    num_hashed = 0
+    spoken = time.monotonic()
+    with closing(_open_store(store_path)) as store, ThreadPoolExecutor(_THREADS) as pool:
+        for batch in _batches([path.absolute() for path in paths]):
+            known = [_recall(store, path, status) for path, status in batch]
+            unknown = [item for item, digest in zip(batch, known, strict=True) if digest is None]
+            fresh = list(pool.map(_read, (path for path, _ in unknown)))
+            _remember(store, unknown, fresh)
+            rest = iter(fresh)
+            digests += [next(rest) if digest is None else digest for digest in known]
+            num_hashed += sum(digest != "" for digest in fresh)
+            if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
+                spoken = time.monotonic()
+                log.info("looked at %d of %d files, read %d", len(digests), len(paths), num_hashed)
+    return Contents(digests, num_hashed)
+
+
+def _open_store(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(2):
+        store = sqlite3.connect(path, timeout=60)
+        try:
+            store.execute(_TABLE)
+        except sqlite3.OperationalError:  # locked, disk full, no permission: not a matter of what the file holds
+            store.close()
+            raise
+        except sqlite3.DatabaseError:
+            store.close()
+            if attempt:
+                raise
+            log.warning("%s is damaged; starting a new one, every file is read again", path)
+            path.unlink()
+        else:
+            break
+    return store
+
+
+def _batches(paths: list[Path]) -> Iterator[list[tuple[Path, os.stat_result | None]]]:
+    for start in range(0, len(paths), _BATCH):
+        yield [(path, _status(path)) for path in paths[start : start + _BATCH]]
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return the file's size and times, or None when there is no such regular file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _recall(store: sqlite3.Connection, path: Path, status: os.stat_result | None) -> str | None:
+    """Return the remembered digest, "" for a file that is not there, or None when it must be read."""
+    if status is None:
+        return ""
+    query = "SELECT digest FROM content WHERE path = ? AND size = ? AND mtime_ns = ?"
+    row = store.execute(query, (os.fspath(path), status.st_size, status.st_mtime_ns)).fetchone()
+    return row[0] if row else None
+
+
+def _remember(store: sqlite3.Connection, files: list[tuple[Path, os.stat_result | None]], digests: list[str]) -> None:
+    settled = time.time_ns() - _UNSETTLED
+    rows = [
+        (os.fspath(path), status.st_size, status.st_mtime_ns, digest)
+        for (path, status), digest in zip(files, digests, strict=True)
+        if digest and status is not None and status.st_mtime_ns < settled
+    ]
+    with store:
+        store.executemany("INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?)", rows)
+
+
+def _read(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return ""

@@ -1,0 +1,70 @@
+"""The demo corpus: made on the spot, so that a fresh machine can run everything without a download.
+
+<root>/<clip_id>.wav     mono, 16-bit PCM
+<root>/settings.json     what the files were made with: others are made anew
+"""
+
+import json
+import wave
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from pipeline.artifacts.files import file_digest, replacing
+from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing
+
+SAMPLE_RATE = 16_000  # Hz
+
+
+class DemoParams(AdapterParams):
+    kind: Literal["demo"]
+    clips_per_class: PositiveInt
+    duration: PositiveFloat  # seconds of every clip
+    seed: NonNegativeInt
+
+    layout: ClassVar[str] = "nothing: missing files are synthesised"
+    makes_audio: ClassVar[bool] = True
+
+
+def list_clips(params: DemoParams) -> CorpusListing:
+    """List the demo's clips and synthesise those whose file is missing."""
+    # Imported here, since SciPy behind it takes longer to start than any stage that only names a corpus.
+    from pipeline.corpora import synthesis
+
+    clips = synthesis.demo_clips(params.clips_per_class, params.seed)
+    _discard_others(params, Path(synthesis.__file__), synthesis.CLASSES)
+    for clip in clips:
+        path = params.root / f"{clip.clip_id}.wav"
+        if not path.exists():
+            waveform = synthesis.synthesise(clip, duration=params.duration, sample_rate=SAMPLE_RATE, seed=params.seed)
+            _write_wav(path, waveform)
+    rows = [
+        ClipRow(c.clip_id, f"{c.clip_id}.wav", (synthesis.CLASSES[c.class_index],), group=c.group, fold=str(c.fold))
+        for c in clips
+    ]
+    return CorpusListing(synthesis.CLASSES, "one", "CC0: synthesised by Sonolex", rows)
+
+
+def _discard_others(params: DemoParams, program: Path, classes: tuple[str, ...]) -> None:
+    """Remove demo clips made with other settings or by another version of the program; a killed run can do it again."""
+    made_with = {"duration": params.duration, "sample_rate": SAMPLE_RATE, "seed": params.seed}
+    stamp, expected = params.root / "settings.json", json.dumps(made_with | {"program": file_digest(program)}) + "\n"
+    if stamp.exists() and stamp.read_text() == expected:
+        return
+    stamp.unlink(missing_ok=True)
+    for path in params.root.glob("*.wav"):
+        if path.stem.rpartition("-")[0] in classes:  # never a file that the demo did not write
+            path.unlink()
+    with replacing(stamp) as partial:
+        partial.write_text(expected)
+
+
+def _write_wav(path: Path, waveform: np.ndarray) -> None:
+    """Write (sample,) float32 in [-1, 1] as 16-bit PCM."""
+    with replacing(path) as partial, wave.open(str(partial), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.round(np.clip(waveform, -1.0, 1.0) * 32767).astype("<i2").tobytes())

@@ -1,0 +1,47 @@
+"""ESC-50 and its part ESC-10: environmental sounds of 5 s in five published folds (Piczak, 2015).
+
+<root>/audio/*.wav, *.ogg    named by the table
+<root>/meta/esc50.csv        filename, fold, target, category, esc10, src_file, take
+
+Clips cut from one Freesound recording share `src_file`, and lie in one fold.
+"""
+
+from pathlib import PurePosixPath
+from typing import ClassVar, Literal
+
+from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, reject
+
+LICENCE = "ESC-50 is CC BY-NC 3.0, its part ESC-10 is CC BY 3.0; the recordists are named in the corpus's own LICENSE"
+
+
+class Esc50Params(AdapterParams):
+    kind: Literal["esc50"]
+    table: str  # CSV below root: meta/esc50.csv or meta/esc10.csv
+
+    layout: ClassVar[str] = "audio/ with the clips, and the CSV named by corpus.table"
+
+
+def list_clips(params: Esc50Params) -> CorpusListing:
+    """List the clips of the table; classes are its categories in the order of their targets."""
+    path = params.root / params.table
+    rows = read_rows(path, ("filename", "fold", "target", "category", "src_file"))
+    names: dict[str, set[str]] = {}
+    for row in rows:
+        names.setdefault(row["target"], set()).add(row["category"])
+    problems = {
+        "targets that are no number": [target for target in names if not target.isdecimal()],
+        "targets of several categories": [f"{t} ({', '.join(sorted(c))})" for t, c in names.items() if len(c) > 1],
+    }
+    reject(path, problems)
+    clips = [
+        ClipRow(
+            clip_id=PurePosixPath(row["filename"]).stem,
+            source=f"audio/{row['filename']}",
+            labels=(row["category"],),
+            group=row["src_file"],
+            fold=row["fold"],
+        )
+        for row in rows
+    ]
+    classes = tuple(names[target].pop() for target in sorted(names, key=int))
+    return CorpusListing(classes, "one", LICENCE, clips)

@@ -1,0 +1,34 @@
+"""Logits from a stored model, with nothing but the model's own folder and the clips' frames or tokens."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.artifacts.model import TrainedModel
+from pipeline.models import is_neural, model_module
+from pipeline.params import validate_params
+from pipeline.training.inputs import Inputs
+
+CLIPS_PER_BATCH = 64
+
+
+def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
+    """Return logits (clip, class) float32 for these clips, in order."""
+    kind = model.facts["params"]["kind"]
+    module = model_module(kind)
+    params = validate_params(module.Params, model.facts["params"], "params", model.path / "model.json")
+    if not is_neural(kind):
+        batches = [clip_ids[i : i + CLIPS_PER_BATCH] for i in range(0, len(clip_ids), CLIPS_PER_BATCH)]
+        return np.concatenate([module.predict(params, model.weights, inputs.arrays(ids)) for ids in batches])
+
+    import torch  # baselines predict without it
+
+    from pipeline.training.batches import Batches
+    from pipeline.training.loop import predict_logits
+
+    torch.set_flush_denormal(True)
+    network = module.build(params, model.facts["input"], len(model.facts["classes"]))
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in model.weights.items()})
+    batches_of_clips = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
+    logits: np.ndarray = predict_logits(network, batches_of_clips, CLIPS_PER_BATCH).numpy()
+    return logits

@@ -1,0 +1,116 @@
+"""What every stage shares: one command line, one log format, errors as messages, and a report for people.
+
+    if __name__ == "__main__":
+        stage_main(main)
+
+The report (`results/stages/<stage>.json`, or `<stage>-<item>.json` for an item of a matrix) holds times and memory,
+which differ from run to run: it is read by people and by `sonolex`, and is no output or input of any DVC stage.
+"""
+
+import errno
+import inspect
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from pipeline.artifacts.files import replacing
+from pipeline.errors import SonolexError
+
+REPORTS_PATH = Path("results/stages")
+
+# ru_maxrss counts KiB on Linux and bytes on macOS.
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def stage_main(main: Callable[..., None]) -> None:
+    """Run `main` as a program: its arguments become the command line, its module's docstring the help text.
+
+    A SonolexError, or a full disk, is printed on stderr as a message without a traceback, and the program ends with exit
+    status 1. Any other exception is a fault of the program and keeps its traceback.
+    """
+    start_logging()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    module = sys.modules[main.__module__]
+    app.command(help=inspect.cleandoc(module.__doc__ or ""))(main)
+    try:
+        app()
+    except SonolexError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(f"error: {error.filename or 'output'}: expected room on the disk, found it full\n")
+        sys.exit(1)
+
+
+def start_logging() -> None:
+    """Send log records of level INFO and above to stderr: through rich on a terminal, as plain lines elsewhere."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
+    else:  # rich would fold and pad lines to 80 columns in DVC's and CI's logs
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports every build of itself that it tries
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
+
+
+@dataclass
+class StageReport:
+    """The counters of one run of a stage; time runs from the moment the report is created."""
+
+    stage: str
+    item: str = ""  # of a matrix stage, for example the fold
+    clips: int = 0
+    decoded: int = 0
+    reused: int = 0
+    failed: dict[str, int] = field(default_factory=dict)  # reason -> clips
+    shards: int = 0
+    bytes_written: int = 0
+    executor: str = "local"
+    workers: int = 1  # processes; 1 = everything ran in this one
+    started: float = field(default_factory=time.perf_counter, repr=False)
+
+    def write(self, path: Path | None = None) -> Path:
+        """Write the report as JSON, by default to `results/stages/<stage>[-<item>].json`, and return its path."""
+        if path is None:
+            path = REPORTS_PATH / f"{'-'.join(filter(None, (self.stage, self.item.replace('/', '-'))))}.json"
+        seconds = time.perf_counter() - self.started
+        counters = {
+            "stage": self.stage,
+            "item": self.item,
+            "clips": self.clips,
+            "decoded": self.decoded,
+            "reused": self.reused,
+            "failed": dict(sorted(self.failed.items())),
+            "shards": self.shards,
+            "seconds": round(seconds, 3),
+            "clips_per_second": round(self.clips / max(seconds, 1e-9), 1),
+            "peak_memory_bytes": peak_memory(self.workers),
+            "bytes_written": self.bytes_written,
+            "executor": f"{self.executor}, {self.workers} worker{'s' * (self.workers != 1)}",
+        }
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(counters, indent=1) + "\n")
+        return path
+
+
+def peak_memory(workers: int) -> int:
+    """Return the most resident memory, in bytes, that this process and its finished children can have held together.
+
+    The system remembers only the largest child, so with `workers` > 1 this is an upper bound: every worker counts as
+    much as the largest.
+    """
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if workers > 1 else 0
+    return int(own + workers * child) * _MAXRSS_UNIT

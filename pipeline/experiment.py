@@ -1,0 +1,101 @@
+"""All of params.yaml at once: every section with its class, and what must hold between sections.
+
+The `corpus` stage runs first and always, and checks the whole file here, so that a typo in the last section costs seconds
+and not the stages before it. All mistakes are named together.
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpora.registry import CorpusParams
+from pipeline.corpora.splitting import SplitParams
+from pipeline.errors import ParamsError
+from pipeline.execution.local import ExecutionParams
+from pipeline.experiment_params import ExperimentParams
+from pipeline.models import model_module, validate_model_params
+from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
+from pipeline.reporting.summary import ReportParams
+from pipeline.spectrogram.building import SpectrogramParams
+from pipeline.training.loop import TrainParams
+from pipeline.vocabulary import VocabularyParams
+
+SECTIONS: dict[str, Any] = {
+    "experiment": ExperimentParams,
+    "corpus": CorpusParams,
+    "split": SplitParams,
+    "spectrogram": SpectrogramParams,
+    "vocabulary": VocabularyParams,
+    "train": TrainParams,
+    "report": ReportParams,
+    "execution": ExecutionParams,
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Every section of a params file, checked."""
+
+    sections: dict[str, Any]  # section -> its Params
+    models: dict[str, Params]  # entry of `models` -> its Params
+
+
+def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
+    """Read and check a whole params file. Raises one ParamsError that names every mistake in it."""
+    document = read_params(path)
+    mistakes = _unknown_sections(document, path)
+    sections: dict[str, Any] = {}
+    models: dict[str, Params] = {}
+    for name, kind in SECTIONS.items():
+        if name not in document:
+            mistakes.append(f"{path}: {name}: expected this section, found none")
+            continue
+        try:
+            sections[name] = validate_params(kind, document[name], name, path)
+        except ParamsError as error:
+            mistakes.append(str(error))
+    for name, value in (document.get("models") or {}).items():
+        try:
+            models[name] = validate_model_params(name, value, path)
+        except ParamsError as error:
+            mistakes.append(str(error))
+    if "experiment" in sections:
+        mistakes += _grid_mistakes(sections["experiment"], document.get("models") or {}, models, path)
+    if {"train", "split"} <= set(sections):
+        patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction
+        if patience and not fraction:
+            mistakes.append(
+                f"{path}: train.early_stop_patience: expected 0 while split.validation_fraction is 0, found {patience}"
+            )
+    if mistakes:
+        raise ParamsError("\n".join(mistakes))
+    return Experiment(sections, models)
+
+
+def _unknown_sections(document: dict[str, Any], path: Path) -> list[str]:
+    known = [*SECTIONS, "models"]
+    mistakes = []
+    for name in document:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean `{close[0]}`? " if close else ""
+            mistakes.append(f"{path}: {name}: unknown section; {hint}known sections: {', '.join(known)}")
+    if "models" not in document:
+        mistakes.append(f"{path}: models: expected this section, found none")
+    return mistakes
+
+
+def _grid_mistakes(
+    experiment: ExperimentParams, listed: dict[str, Any], models: dict[str, Params], path: Path
+) -> list[str]:
+    """Name the models of the grid that are nowhere described, or stand in the wrong list."""
+    mistakes = []
+    for key, reads in (("frame_models", "frames"), ("token_models", "tokens")):
+        for name in getattr(experiment, key):
+            if name not in listed:
+                found = f"found {name}, but models has only: {', '.join(listed)}"
+                mistakes.append(f"{path}: experiment.{key}: expected entries of `models`, {found}")
+            elif name in models and reads != model_module(getattr(models[name], "kind")).READS:  # noqa: B009
+                mistakes.append(f"{path}: experiment.{key}: expected models that read {reads}, found {name}")
+    return mistakes

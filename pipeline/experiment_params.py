@@ -1,0 +1,41 @@
+"""The section `experiment`: which models are trained, on which folds, with which seeds."""
+
+from typing import Self
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from pipeline.params import Params
+
+
+class ExperimentParams(Params):
+    """The grid of the experiment: every model on every fold with every seed."""
+
+    frame_models: list[str]  # entries of `models` that read log-mel frames
+    token_models: list[str]  # entries of `models` that read tokens of the fold's vocabulary
+    folds: list[str] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
+    seeds: list[NonNegativeInt] = Field(min_length=1)
+
+    @property
+    def models(self) -> list[str]:
+        """All models, those that read frames first."""
+        return [*self.frame_models, *self.token_models]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.models:
+            raise ValueError("frame_models and token_models: expected at least one model in either, found none")
+        for keys, values in (
+            ("frame_models and token_models", self.models),
+            ("folds", self.folds),
+            ("seeds", self.seeds),
+        ):
+            repeated = sorted({str(value) for value in values if list(values).count(value) > 1})
+            if repeated:
+                raise ValueError(f"{keys}: expected each entry once, found {', '.join(repeated)} again")
+        for key, names in (("models", self.models), ("folds", self.folds)):
+            for name in names:
+                if not name or any(sign in name for sign in "/\\@. "):
+                    raise ValueError(
+                        f"{key}: expected names without / \\ @ . or spaces (they become paths), found {name!r}"
+                    )
+        return self

@@ -1,0 +1,86 @@
+"""The one transformer encoder behind every stem, which is what makes patches and tokens comparable.
+
+Pre-norm blocks (Xiong et al., 2020, "On Layer Normalization in the Transformer Architecture") with
+scaled_dot_product_attention; drop path after Huang et al., 2016, "Deep Networks with Stochastic Depth".
+
+Conventions: B batch, N position, D width. `mask` is (B, N) bool, True = real; None says that all are, which lets the
+fused attention kernels run without one.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pipeline.params import Params
+
+
+class EncoderParams(Params):
+    width: PositiveInt
+    depth: PositiveInt  # blocks
+    heads: PositiveInt
+    mlp_ratio: PositiveFloat  # hidden units of a block's perceptron over width
+    drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "EncoderParams":
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
+        return self
+
+
+class Encoder(nn.Module):
+    """Turn (B, N, D) positions into (B, N, D) contextual ones."""
+
+    def __init__(self, params: EncoderParams) -> None:
+        super().__init__()
+        rates = [params.drop_path * (i + 1) / params.depth for i in range(params.depth)]
+        self.blocks = nn.ModuleList(Block(params, rate) for rate in rates)
+        self.norm = nn.LayerNorm(params.width, eps=1e-6)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        keys = None if mask is None else mask[:, None, None, :]  # every query sees the real positions only
+        for block in self.blocks:
+            x = block(x, keys)
+        out: Tensor = self.norm(x)
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self, params: EncoderParams, drop_path: float) -> None:
+        super().__init__()
+        width, hidden = params.width, round(params.width * params.mlp_ratio)
+        self.heads, self.drop_path = params.heads, drop_path
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        x = x + self._drop(self._attend(self.norm1(x), keys))
+        return x + self._drop(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
+
+    def _attend(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        batch, positions, width = x.shape
+        q, k, v = self.qkv(x).view(batch, positions, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(batch, positions, width))
+        return out
+
+    def _drop(self, y: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return y
+        # One draw a clip, not an element: cheap, whereas dropout on a CPU costs more than the products beside it.
+        keep = 1 - self.drop_path
+        return y * (torch.rand(len(y), 1, 1, device=y.device) < keep).to(y.dtype) / keep
+
+
+def sinusoids(positions: int, width: int, device: torch.device) -> Tensor:
+    """Return the fixed position table (position, width) of Vaswani et al., 2017: any length, nothing to outgrow."""
+    rates = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
+    angles = torch.arange(positions, device=device)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

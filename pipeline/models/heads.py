@@ -1,0 +1,56 @@
+"""Heads: from contextual positions to one vector a clip, and from that to logits.
+
+`class` is ViT's class token; `class_distillation` AST's and DeiT's pair, averaged (Touvron et al., 2021); `mean` and
+`mean_max` pool over the real positions.
+
+Conventions: B batch, N position, D width, K class.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Pooling = Literal["mean", "mean_max", "class", "class_distillation"]
+
+_NUM_CLASS_TOKENS = {"class": 1, "class_distillation": 2, "mean": 0, "mean_max": 0}
+
+
+class Head(nn.Module):
+    """Adds its class tokens before the encoder (`open`) and reads the clip from the encoder's output (`forward`)."""
+
+    def __init__(self, pooling: Pooling, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.pooling, self.num_tokens = pooling, _NUM_CLASS_TOKENS[pooling]
+        if self.num_tokens:
+            self.tokens = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
+        features = width * (2 if pooling == "mean_max" else 1)
+        self.norm = nn.LayerNorm(features)
+        self.classify = nn.Linear(features, num_classes)
+
+    def open(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Put the class tokens in front of (B, N, D)."""
+        if self.num_tokens:
+            x = torch.cat([self.tokens.expand(len(x), -1, -1), x], dim=1)
+            if mask is not None:
+                mask = nn.functional.pad(mask, (self.num_tokens, 0), value=True)
+        return x, mask
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, N, D) to logits (B, K)."""
+        if self.num_tokens:
+            pooled = x[:, : self.num_tokens].mean(1)
+        else:
+            pooled = _mean(x, mask)
+            if self.pooling == "mean_max":
+                largest = x if mask is None else x.masked_fill(~mask[:, :, None], -torch.inf)
+                pooled = torch.cat([pooled, largest.amax(1)], dim=1)
+        logits: Tensor = self.classify(self.norm(pooled))
+        return logits
+
+
+def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return x.mean(1)
+    weights = mask[:, :, None].to(x.dtype)
+    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -1,0 +1,140 @@
+"""Stems: how a (frame, feature) picture becomes the positions that the encoder sees.
+
+`patches` is AST's (Gong et al., 2021): one convolution over the picture, kernel = patch, with any stride.
+`convolution` is a stack of strided convolutions before the encoder (Xiao et al., 2021, "Early Convolutions Help
+Transformers See Better"): with a few hundred clips, locality at the input is worth more than depth behind it.
+`linear` hands each frame on as it is.
+
+Conventions: B batch, T frame, F feature (mel band, or what an embedding made of a token), C channel, N position, D width.
+Every stem maps (B, T, F) and a mask (B, T) to positions (B, N, D) and their mask (B, N). Padding never leaks: whatever
+stands behind a clip's last frame, its own positions come out the same.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pipeline.models.encoder import sinusoids
+from pipeline.params import Params
+
+
+class PatchesParams(Params):
+    kind: Literal["patches"]
+    frames: PositiveInt  # of a patch
+    bands: PositiveInt  # of a patch
+    stride_frames: PositiveInt
+    stride_bands: PositiveInt
+
+
+class ConvolutionParams(Params):
+    kind: Literal["convolution"]
+    channels: list[PositiveInt]  # of each layer
+    strides: list[Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]]  # (frames, bands) of each layer
+    kernel: PositiveInt  # odd, both ways
+
+    @model_validator(mode="after")
+    def _layers_agree(self) -> "ConvolutionParams":
+        if not self.channels or len(self.channels) != len(self.strides):
+            raise ValueError(f"channels {self.channels} and strides {self.strides} must name the same number of layers")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} must be odd, to keep each output centred on its input")
+        return self
+
+
+class LinearParams(Params):
+    kind: Literal["linear"]
+
+
+StemParams = Annotated[PatchesParams | ConvolutionParams | LinearParams, Field(discriminator="kind")]
+
+
+def build_stem(params: StemParams, *, num_features: int, width: int) -> nn.Module:
+    """Build the stem for pictures of `num_features` features a frame."""
+    if isinstance(params, PatchesParams):
+        return Patches(params, num_features, width)
+    if isinstance(params, ConvolutionParams):
+        return Convolution(params, num_features, width)
+    return Linear(params, num_features, width)
+
+
+class Patches(nn.Module):
+    def __init__(self, params: PatchesParams, num_features: int, width: int) -> None:
+        super().__init__()
+        if params.bands > num_features:
+            raise ValueError(f"stem.bands {params.bands}: expected at most the {num_features} features of a frame")
+        self.frames, self.stride = params.frames, params.stride_frames
+        size, stride = (params.frames, params.bands), (params.stride_frames, params.stride_bands)
+        self.project = nn.Conv2d(1, width, size, stride)
+        self.rows = nn.Parameter(torch.randn((num_features - params.bands) // params.stride_bands + 1, width) * 0.02)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if x.shape[1] < self.frames:  # a clip shorter than a patch still makes one
+            x = nn.functional.pad(x, (0, 0, 0, self.frames - x.shape[1]))
+        if mask is not None:
+            x = x * _as(mask, x)
+        grid = self.project(x[:, None]).permute(0, 2, 3, 1)  # (B, time, row, D)
+        grid = grid + self.rows + sinusoids(grid.shape[1], grid.shape[3], x.device)[:, None]
+        if mask is not None:
+            # Only patches that lie inside the clip are real, so none of them has seen padding.
+            counts = ((mask.sum(1) - self.frames).clamp(min=0) // self.stride) + 1
+            real = torch.arange(grid.shape[1], device=x.device) < counts[:, None]
+            mask = real.repeat_interleave(grid.shape[2], dim=1)
+        return grid.flatten(1, 2), mask
+
+
+class Convolution(nn.Module):
+    def __init__(self, params: ConvolutionParams, num_features: int, width: int) -> None:
+        super().__init__()
+        self.strides = [stride for stride, _ in params.strides]
+        self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
+        channels, bands = 1, num_features
+        for out, (stride, stride_bands) in zip(params.channels, params.strides, strict=True):
+            layer = nn.Conv2d(channels, out, params.kernel, (stride, stride_bands), params.kernel // 2, bias=False)
+            # Channels last: the convolutions of oneDNN on a CPU and of cuDNN run in this layout without copies.
+            self.convolutions.append(layer.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+            self.norms.append(nn.BatchNorm2d(out))
+            channels, bands = out, -(-bands // stride_bands)
+        self.project = nn.Linear(channels * bands, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        h = x[:, None].contiguous(memory_format=torch.channels_last)
+        if mask is not None:
+            h = h * _as(mask, x)[:, None]
+        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
+            h = convolution(h)
+            if mask is not None:
+                mask = mask[:, ::stride]  # an output is real when the frame at its centre is
+            h = nn.functional.gelu(_normalise(norm, h, mask))
+            if mask is not None:  # what follows the clip is zero again, as the border of an unpadded clip is
+                h = h * mask[:, None, :, None].to(h.dtype)
+        positions = self.project(h.permute(0, 2, 1, 3).flatten(2))
+        return positions + sinusoids(positions.shape[1], positions.shape[2], x.device), mask
+
+
+class Linear(nn.Module):
+    def __init__(self, params: LinearParams, num_features: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(num_features, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        positions = self.project(x)
+        return positions + sinusoids(positions.shape[1], positions.shape[2], x.device), mask
+
+
+def _normalise(norm: nn.Module, h: Tensor, mask: Tensor | None) -> Tensor:
+    """Batch-normalise (B, C, T, F) with statistics of real frames only: padding would pull them towards zero."""
+    if mask is None or not norm.training:
+        out: Tensor = norm(h)
+        return out
+    frames = h.permute(0, 2, 3, 1)  # (B, T, F, C)
+    real = frames[mask]  # (real frame, F, C)
+    normalised = norm(real.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    return torch.zeros_like(frames).masked_scatter(mask[:, :, None, None], normalised).permute(0, 3, 1, 2)
+
+
+def _as(mask: Tensor, x: Tensor) -> Tensor:
+    """Return the mask as numbers (B, T, 1), padded like x."""
+    grown = nn.functional.pad(mask, (0, x.shape[1] - mask.shape[1]))
+    return grown[:, :, None].to(x.dtype)

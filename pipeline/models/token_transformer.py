@@ -1,0 +1,83 @@
+"""Token transformer: the clip as a sentence of audio words, read by the same encoder as the patches are.
+
+A word enters as a vector. With `embedding: centroids` the table is the vocabulary's codebook, so that words which sound
+alike look alike, kept as it is or (`embedding_learned`) taken as a start; several codebooks stand side by side, each in its
+own bands. With `random` the table starts from noise and codebooks are summed. The whole clip is in context: nothing is cut
+off.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
+from pipeline.models.encoder import Encoder, EncoderParams
+from pipeline.models.heads import Head, Pooling
+from pipeline.models.stems import StemParams, build_stem
+
+READS = "tokens"
+
+
+class Params(EncoderParams):
+    kind: Literal["token_transformer"]
+    embedding: Literal["centroids", "random"]
+    embedding_learned: bool  # whether training moves the table
+    embedding_width: PositiveInt  # of a random table; centroids bring their own
+    stem: StemParams
+    pooling: Pooling
+
+
+class TokenTransformer(nn.Module):
+    """`model(tokens, mask) -> logits`: (batch, codebook, frame) int64, (batch, frame) bool in, (batch, class) out."""
+
+    def __init__(self, params: Params, *, size: int, widths: list[int], num_classes: int) -> None:
+        super().__init__()
+        self.side_by_side = params.embedding == "centroids"
+        self.padding_token, self.mask_token = size, size + 1
+        if not self.side_by_side:
+            widths = [params.embedding_width] * len(widths)
+        # The padding row stays zero for good: `padding_idx` takes it out of the gradient.
+        rows = size + NUM_SPECIAL_TOKENS
+        self.tables = nn.ModuleList(nn.Embedding(rows, width, padding_idx=self.padding_token) for width in widths)
+        num_features = sum(widths) if self.side_by_side else widths[0]
+        self.stem = build_stem(params.stem, num_features=num_features, width=params.width)
+        self.encoder = Encoder(params)
+        self.head = Head(params.pooling, params.width, num_classes)
+        self.tables.requires_grad_(params.embedding_learned)
+
+    @torch.no_grad()
+    def start_from(self, codebooks: list[np.ndarray]) -> None:
+        """Start the tables at the codebooks, each (code, feature), and the special rows at zero: an average frame."""
+        for table, codebook in zip(self.tables, codebooks, strict=True):
+            assert isinstance(table, nn.Embedding)
+            table.weight.zero_()
+            table.weight[: len(codebook)] = torch.from_numpy(codebook)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Return the picture of the sentence, (batch, frame, feature), that augmentation may mix and mask."""
+        vectors = [table(inputs[:, book]) for book, table in enumerate(self.tables)]
+        return torch.cat(vectors, dim=2) if self.side_by_side else torch.stack(vectors).sum(0)
+
+    def classify(self, picture: Tensor, mask: Tensor | None) -> Tensor:
+        """Map a picture (batch, frame, feature) to logits (batch, class)."""
+        x, mask = self.head.open(*self.stem(picture, mask))
+        logits: Tensor = self.head(self.encoder(x, mask), mask)
+        return logits
+
+    def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        return self.classify(self.embed(inputs), mask)
+
+
+def build(params: Params, input_facts: dict[str, Any], num_classes: int) -> TokenTransformer:
+    """Build the model for a vocabulary described by `input_facts` (`vocabulary_size`, `bands`)."""
+    widths = [stop - start for start, stop in input_facts["bands"]]
+    return TokenTransformer(params, size=input_facts["vocabulary_size"], widths=widths, num_classes=num_classes)
+
+
+def start(model: TokenTransformer, params: Params, codebooks: list[np.ndarray]) -> None:
+    """Prepare a fresh model for training: embeddings from the codebooks' centroids when asked for."""
+    if params.embedding == "centroids":
+        model.start_from(codebooks)

@@ -1,0 +1,267 @@
+"""Charts of the report, drawn by matplotlib as SVG that takes its colours and its font from the page.
+
+Conventions: a figure is a string with one `<svg>` element, to stand inside an HTML page. matplotlib draws with placeholder
+colours, which become CSS variables afterwards (`--ink`, `--line`, `--model-0` ...), so that one drawing serves the light and
+the dark page. The same data give the same bytes: no date, and ids that follow from the figure's name.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.reporting.plots import ClassRow, LossCurve
+from pipeline.reporting.summary import ModelSummary, Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NUM_MODEL_COLOURS = 8
+INK, LINE = "#fe0001", "#fe0002"
+_MODEL = "#fd00{:02x}"
+_MOST_CLASSES = 40  # drawn in one figure: those with the lowest mean
+_MOST_NUMBERED = 20  # classes of a confusion matrix whose cells hold numbers
+
+
+def model_colour(position: int) -> str:
+    """Return the placeholder colour of the model at a position."""
+    return _MODEL.format(position % NUM_MODEL_COLOURS)
+
+
+def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run]) -> str:
+    """Draw every fold's accuracy and mAP as dots, with the mean and the deviation between folds as a bar beside them."""
+    generator = np.random.default_rng(0)
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        for axis, metric, label in zip(axes, ("accuracy", "mAP"), ("accuracy, %", "mAP, %"), strict=True):
+            for position, summary in enumerate(summaries):
+                values = 100 * np.array([getattr(run, metric) for run in runs if run.model == summary.model])
+                heights = position + generator.uniform(-0.12, 0.12, len(values))
+                colour, mean = model_colour(position), 100 * summary.mean[metric]
+                axis.scatter(values, heights, s=22, color=colour, alpha=0.45, linewidths=0)
+                axis.errorbar(
+                    mean, position + 0.3, xerr=np.nan_to_num(100 * summary.deviation[metric]), color=colour, fmt="D",
+                    markersize=5.5, elinewidth=2, capsize=0,
+                )  # fmt: skip
+                axis.annotate(
+                    f"{mean:.1f}", (mean, position + 0.3), (0, -12), textcoords="offset points", ha="center", fontsize=9
+                )
+            axis.set_ylim(len(summaries) - 0.3, -0.45)
+            axis.set_xlabel(label)
+            axis.set_yticks(range(len(summaries)), [_spell(summary.model) for summary in summaries])
+            axis.tick_params(axis="y", length=0)
+            axis.grid(axis="x")
+            axis.spines["left"].set_visible(False)
+            axis.margins(x=0.08)
+
+    return _draw("results", draw, columns=2, size=(9.4, 0.62 * len(summaries) + 0.9), share_rows=True)
+
+
+def loss_figure(curves: Mapping[str, LossCurve | None]) -> str:
+    """Draw each model's training loss by epoch: the mean over runs, and a band from the lowest to the highest run."""
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for position, (model, curve) in enumerate(curves.items()):
+            if curve is None:
+                continue
+            colour = model_colour(position)
+            axis.fill_between(curve.epochs, curve.lowest, curve.highest, color=colour, alpha=0.16, linewidth=0)
+            axis.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, label=_spell(model))
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("training loss")
+        axis.set_xlim(left=1)
+        axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(axis="y")
+        axis.legend(loc="upper right")
+
+    return _draw("loss", draw, size=(9.4, 3.4))
+
+
+def confusion_figure(name: str, counts: np.ndarray, classes: Sequence[str]) -> str:
+    """Draw counts (actual, predicted); a cell's strength is its part of the actual class's clips."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    numbered = len(classes) <= _MOST_NUMBERED
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            share = float(shares[row, column])
+            colour = model_colour(0 if row == column else NUM_MODEL_COLOURS - 1)
+            # A single lost clip of a hundred must still be seen, hence the square root.
+            axis.add_patch(_rectangle(column - 0.47, row - 0.47, 0.94, colour, 0.08 + 0.72 * share**0.5))
+            if numbered:
+                axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8.5)
+        size, names = len(classes), [_spell(name) for name in classes]
+        axis.set_xlim(-0.5, size - 0.5)
+        axis.set_ylim(size - 0.5, -0.5)
+        axis.set_aspect("equal")
+        font = 8.5 if numbered else 6
+        axis.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=font)
+        axis.set_yticks(range(size), names, fontsize=font)
+        axis.tick_params(length=0)
+        axis.set_xlabel("decided")
+        axis.set_ylabel("actual")
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+    side = min(9.0, max(3.4, (0.33 if numbered else 0.15) * len(classes) + 1.4))
+    return _draw(f"confusion-{name}", draw, size=(side, side))
+
+
+def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
+    """Draw each class's average precision, one dot a model, hardest class first."""
+    names = [row.name for row in next(iter(rows.values()))]
+    values = np.array([[row.average_precision for row in model] for model in rows.values()])  # (model, class)
+    present = np.flatnonzero(np.isfinite(values).all(axis=0))
+    order = present[np.argsort(values[:, present].mean(axis=0), kind="stable")][:_MOST_CLASSES]
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for line, position in enumerate(order):
+            column = 100 * values[:, position]
+            axis.plot([column.min(), column.max()], [line, line], color=LINE, linewidth=2.5, zorder=1)
+        for index, model in enumerate(rows):
+            axis.scatter(
+                100 * values[index, order], range(len(order)), s=38, color=model_colour(index), label=_spell(model),
+                alpha=0.85, linewidths=0, zorder=2,
+            )  # fmt: skip
+        axis.set_yticks(range(len(order)), [_spell(names[position]) for position in order])
+        axis.set_ylim(len(order) - 0.4, -0.6)
+        axis.tick_params(axis="y", length=0)
+        axis.set_xlabel("average precision, %, mean over folds")
+        axis.grid(axis="x")
+        axis.spines["left"].set_visible(False)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(6, len(rows)))
+
+    lines = -(-len(rows) // 6)
+    return _draw("classes", draw, size=(9.4, 0.27 * len(order) + 0.8 + 0.25 * lines))
+
+
+def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -> str:
+    """Draw how often each word occurs against its rank, one line a fold, both axes logarithmic.
+
+    `counts` holds each fold's frames by word, any shape; natural languages follow a line of slope -1 (Zipf, 1949).
+    """
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for position, (fold, values) in enumerate(counts.items()):
+            used = np.sort(values[values > 0].ravel())[::-1]
+            axis.plot(
+                np.arange(1, used.size + 1), used / used.sum(), color=model_colour(position), linewidth=1.6, alpha=0.85,
+                label=f"fold {fold}: slope {slopes[fold]:.2f}",
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("rank of the word")
+        axis.set_ylabel("part of all frames")
+        axis.grid(which="major")
+        axis.legend(loc="lower left")
+
+    return _draw("ranks", draw, size=(5.6, 3.7))
+
+
+def codebook_figure(codes: np.ndarray) -> str:
+    """Draw which mel bands each word lights up: codes (code, mel) as columns, low-pitched words on the left."""
+    n_mels = codes.shape[1]
+    picture = codes[np.argsort(centres(codes), kind="stable")].T
+    low, high = np.percentile(picture, [2, 98])
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        axis.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high, interpolation="nearest")
+        axis.set_xlabel("word, by the centre of its spectrum")
+        axis.set_ylabel("mel band")
+        axis.set_yticks([0, n_mels // 2, n_mels - 1], ["0", str(n_mels // 2), str(n_mels - 1)])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+    return _draw("codebook", draw, size=(5.6, 3.7))
+
+
+def centres(codes: np.ndarray) -> np.ndarray:
+    """Return the centre of gravity over the mel bands of each code (code, mel) in log-mel units: (code,)."""
+    weights = np.exp((codes - codes.max(axis=1, keepdims=True)) / max(float(codes.std()), 1e-6))
+    centre: np.ndarray = (weights * np.arange(codes.shape[1])).sum(axis=1) / weights.sum(axis=1)
+    return centre
+
+
+def _rectangle(x: float, y: float, side: float, colour: str, strength: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), side, side, facecolor=colour, alpha=strength, linewidth=0)
+
+
+def _spell(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _draw(
+    name: str,
+    draw: Callable[[Sequence["Axes"]], None],
+    *,
+    size: tuple[float, float],
+    columns: int = 1,
+    share_rows: bool = False,
+) -> str:
+    """Draw a figure of `size` inches on `columns` axes and return it as SVG for the page."""
+    from matplotlib.figure import Figure
+
+    with _style(name):
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False, sharey=share_rows)[0]
+        draw(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _for_page(buffer.getvalue(), name)
+
+
+def _style(name: str) -> AbstractContextManager[None]:
+    import matplotlib as mpl
+
+    style: AbstractContextManager[None] = mpl.rc_context(
+        {
+            "svg.fonttype": "none",  # text stays text: selectable, and in the page's font
+            "svg.hashsalt": name,  # ids differ between the figures of one page, and not between runs
+            "font.family": ["DejaVu Sans"],
+            "font.size": 9.5,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": LINE,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "grid.color": LINE,
+            "grid.linewidth": 0.7,
+            "xtick.color": LINE,
+            "ytick.color": LINE,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+        }
+    )
+    return style
+
+
+def _for_page(svg: str, name: str) -> str:
+    """Strip what only a file needs, put CSS variables in the place of colours, and let the width follow the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    width = float(re.search(r'<svg[^>]*?width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?)width="[^"]*"', rf'\1aria-hidden="true" style="width:{width / 72:.2f}in"', svg, count=1)
+    svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'id="([\w.]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(href="#|url\(#)([\w.]+)', rf"\1{name}-\2", svg)
+    svg = svg.replace(INK, "var(--ink)").replace(LINE, "var(--line)")
+    for position in range(NUM_MODEL_COLOURS):
+        svg = svg.replace(model_colour(position), f"var(--model-{position})")
+    return svg

@@ -1,0 +1,274 @@
+"""Which clips the report shows, and how one clip looks and sounds: audio, log-mel, its words, what they keep of it.
+
+Conventions: frames are (frame, mel), tokens (codebook, frame); pictures run left to right in time and upward in frequency.
+A picture or a sound is a `data:` address, so that the page is one file. Words are coloured by what their code holds: the
+hue follows the rank of its centre of gravity over the mel bands (violet low, yellow high), the lightness the rank of its
+level, so that alike sounds look alike in every clip of a fold.
+"""
+
+import base64
+import hashlib
+import io
+import wave
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.spectrogram import Spectrogram
+from pipeline.artifacts.tokens import open_tokens, token_arrays
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.evaluation.ensemble import ScoredClips
+from pipeline.evaluation.metrics import decide
+from pipeline.reporting.figures import centres
+from pipeline.reporting.summary import Experiment
+
+_AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
+_LONGEST_SECONDS = 3600.0  # of a clip that is decoded for the page
+_WAVE_POINTS = 240  # of the waveform's outline
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one model says of one clip."""
+
+    model: str
+    classes: tuple[str, ...]  # decided for, the likeliest first; for label kind many possibly none
+    probability: float  # of the likeliest class
+    right: bool
+
+
+@dataclass(frozen=True)
+class ClipCard:
+    """Everything that the page shows of one clip; an empty string where a thing is not to be had, with `no_audio` why."""
+
+    clip_id: str
+    fold: str
+    labels: tuple[str, ...]
+    seconds: float
+    decisions: tuple[Decision, ...]
+    num_words: int  # different words in the clip, over all codebooks
+    audio: str
+    no_audio: str
+    outline: str  # SVG path of the waveform in a box of 240 by 40
+    log_mel: str
+    rebuilt: str  # the log-mel that the words stand for
+    words: str
+
+
+@dataclass(frozen=True)
+class ScoredExperiment:
+    """Every model's test clips by (model, fold), seeds averaged; computed once, for choosing and for showing."""
+
+    models: tuple[str, ...]
+    folds: tuple[str, ...]
+    scored: Mapping[tuple[str, str], ScoredClips]
+    fold_of: Mapping[str, str]  # the first fold that tests a clip
+
+
+def score_experiment(experiment: Experiment) -> ScoredExperiment:
+    """Average the seeds of every model on every fold."""
+    folds = tuple(experiment.params.folds)
+    scored = {(model, fold): experiment.scored(model, fold) for model in experiment.models for fold in folds}
+    fold_of: dict[str, str] = {}
+    for fold in folds:
+        for clip in scored[experiment.models[0], fold].clip_ids:
+            fold_of.setdefault(clip, fold)
+    return ScoredExperiment(tuple(experiment.models), folds, scored, fold_of)
+
+
+def choose_examples(scores: ScoredExperiment, count: int) -> list[str]:
+    """Choose test clips whatever the models say of them: classes in turn, within a class by the hash of the clip's id."""
+    classes = next(iter(scores.scored.values())).classes
+    queues: list[list[str]] = [[] for _ in classes]
+    for fold in scores.folds:
+        clips = scores.scored[scores.models[0], fold]
+        for clip, target in zip(clips.clip_ids, clips.targets, strict=True):
+            if target.any() and scores.fold_of[clip] == fold:
+                queues[int(target.argmax())].append(clip)
+    for queue in queues:
+        queue.sort(key=lambda clip: hashlib.sha256(clip.encode()).digest(), reverse=True)
+    chosen: list[str] = []
+    while len(chosen) < count and any(queues):
+        chosen += [queue.pop() for queue in queues if queue]
+    return chosen[:count]
+
+
+def choose_mistakes(scores: ScoredExperiment, models: Sequence[str], count: int) -> list[str]:
+    """Choose the clips that one of `models` gets wrong with the highest probability for a class that is not there."""
+    worst: dict[str, float] = {}
+    for model in models:
+        for fold in scores.folds:
+            clips = scores.scored[model, fold]
+            decisions = decide(clips.scores, clips.label_kind)
+            wrong = np.where(decisions & (clips.targets == 0), clips.scores, 0.0).max(axis=1)
+            for row in np.flatnonzero(wrong):
+                clip = clips.clip_ids[row]
+                if scores.fold_of[clip] == fold:
+                    worst[clip] = max(worst.get(clip, 0.0), float(wrong[row]))
+    return sorted(worst, key=lambda clip: (-worst[clip], clip))[:count]
+
+
+@dataclass(frozen=True)
+class GallerySources:
+    """Where the things shown of a clip come from."""
+
+    clips: Mapping[str, Mapping[str, Any]]  # clip_id -> row of the manifest
+    classes: Sequence[str]
+    spectrogram: Spectrogram
+    vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary
+    tokens_path: Path  # folder of the folds' tokens
+    audio_path: Path  # corpus root
+
+
+def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: GallerySources) -> list[ClipCard]:
+    """Return the cards of test clips, in the order given; every fold's tokens are opened at most once."""
+    from pipeline.spectrogram.reader import FrameReader
+
+    reader = FrameReader(sources.spectrogram)
+    cards = {}
+    for fold in dict.fromkeys(scores.fold_of[clip] for clip in clip_ids):
+        own = [clip for clip in clip_ids if scores.fold_of[clip] == fold]
+        vocabulary = sources.vocabularies.get(fold)
+        sentences = token_arrays(open_tokens(sources.tokens_path / f"{fold}.parquet")) if vocabulary else {}
+        colours = word_colours(vocabulary) if vocabulary else np.empty(0)
+        for clip, frames in zip(own, reader.read(own), strict=True):
+            low, high = (float(value) for value in np.percentile(frames, [1, 99.7]))
+            tokens, rebuilt, words, num_words = sentences.get(clip), "", "", 0
+            if vocabulary and tokens is not None:
+                clean = rebuild(vocabulary, tokens)
+                rebuilt = "" if clean is None else mel_picture(clean, low, high)
+                words = picture(np.stack([colours[b, row] for b, row in enumerate(tokens)])[::-1])
+                num_words = sum(len(np.unique(row)) for row in tokens)
+            waveform, no_audio = _waveform(sources, clip)
+            cards[clip] = ClipCard(
+                clip_id=clip,
+                fold=fold,
+                labels=tuple(sources.classes[label] for label in sources.clips[clip]["labels"]),
+                seconds=len(frames) / sources.spectrogram.frame_rate,
+                decisions=_decisions(scores, clip, fold),
+                num_words=num_words,
+                audio=wav_address(waveform, sources.spectrogram.facts["sample_rate"]) if waveform.size else "",
+                no_audio=no_audio,
+                outline=wave_outline(waveform) if waveform.size else "",
+                log_mel=mel_picture(frames, low, high),
+                rebuilt=rebuilt,
+                words=words,
+            )
+    return [cards[clip] for clip in clip_ids]
+
+
+def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray | None:
+    """Return the frames (frame, mel), in the front end's units, that tokens (codebook, frame) stand for.
+
+    Codebooks that share bands are summed (residual ones encode what those before left over). None for the normalisation
+    "l2", which forgets the level of a frame.
+    """
+    if vocabulary.facts["normalisation"] == "l2":
+        return None
+    z = np.zeros((tokens.shape[1], len(vocabulary.mean)), dtype=np.float32)
+    for codebook, words, (start, stop) in zip(vocabulary.codebooks, tokens, vocabulary.facts["bands"], strict=True):
+        z[:, start:stop] += codebook[words, : stop - start]
+    frames: np.ndarray = z * vocabulary.scale + vocabulary.mean
+    return frames
+
+
+def word_colours(vocabulary: Vocabulary) -> np.ndarray:
+    """Return a colour for every word, (codebook, code, 3) in [0, 1]; see the module's conventions."""
+    import matplotlib as mpl
+
+    colours = []
+    for codebook, (start, stop) in zip(vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
+        # Back to log-mel units, so that "loud" and "high" mean what they mean to an ear, not after normalisation.
+        codes = codebook[:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
+        hues = mpl.colormaps["plasma"](0.05 + 0.9 * _ranks(centres(codes)))[:, :3]
+        strength = (0.45 + 0.55 * _ranks(codes.mean(axis=1)))[:, None]
+        colours.append(hues * strength)
+    return np.stack(colours)
+
+
+def mel_picture(frames: np.ndarray, low: float, high: float) -> str:
+    """Return frames (frame, mel) as a picture, black at `low` and white at `high`."""
+    import matplotlib as mpl
+
+    levels = np.clip((frames - low) / max(high - low, 1e-6), 0, 1)
+    return picture(mpl.colormaps["magma"](levels.T[::-1])[:, :, :3])
+
+
+def picture(colours: np.ndarray) -> str:
+    """Return an RGB picture (row, column, 3) in [0, 1], top row first, as the `data:` address of a PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(np.asarray(colours) * 255).astype(np.uint8)).save(buffer, "PNG", optimize=True)
+    return _address("image/png", buffer.getvalue())
+
+
+def wav_address(waveform: np.ndarray, sample_rate: int) -> str:
+    """Return a waveform (sample,) in [-1, 1] as the `data:` address of a 16-bit WAV file, at most 12 seconds of it."""
+    samples = np.clip(waveform[: round(_AUDIO_SECONDS * sample_rate)], -1, 1)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
+    return _address("audio/wav", buffer.getvalue())
+
+
+def wave_outline(waveform: np.ndarray) -> str:
+    """Return the SVG path of a waveform's outline, scaled to its own peak, in a box of 240 by 40."""
+    points = min(_WAVE_POINTS, len(waveform))
+    pieces = np.array_split(waveform / max(float(np.abs(waveform).max()), 1e-9), points)
+    scale = _WAVE_POINTS / points
+    upper = [f"{scale * i:.0f} {20 - 19 * float(piece.max()):.1f}" for i, piece in enumerate(pieces)]
+    lower = [f"{scale * i:.0f} {20 - 19 * float(piece.min()):.1f}" for i, piece in enumerate(pieces)]
+    return f"M{'L'.join(upper)}L{'L'.join(reversed(lower))}Z"
+
+
+def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision, ...]:
+    decisions = []
+    for model in scores.models:
+        clips = scores.scored[model, fold]
+        row = clips.clip_ids.index(clip)
+        decided = decide(clips.scores[row : row + 1], clips.label_kind)[0]
+        order = [int(position) for position in np.argsort(-clips.scores[row], kind="stable")]
+        names = tuple(clips.classes[position] for position in order if decided[position])
+        right = bool((decided == (clips.targets[row] > 0)).all())
+        decisions.append(Decision(model, names, float(clips.scores[row].max()), right))
+    return tuple(decisions)
+
+
+def _waveform(sources: GallerySources, clip: str) -> tuple[np.ndarray, str]:
+    """Return a clip's waveform at the front end's rate, as the models hear it, or nothing and the reason."""
+    from pipeline.spectrogram.decoding import BadClip, decode
+
+    nothing, row = np.empty(0, dtype=np.float32), sources.clips[clip]
+    if row["member"]:
+        return nothing, "audio inside an archive"
+    if not (sources.audio_path / row["source"]).is_file():
+        return nothing, "audio not on this machine"
+    try:
+        waveform = decode(
+            sources.audio_path / row["source"],
+            start=row["start"],
+            duration=row["duration"],
+            sample_rate=sources.spectrogram.facts["sample_rate"],
+            max_duration=_LONGEST_SECONDS,
+        )
+    except BadClip as error:
+        return nothing, f"audio cannot be read now ({error.reason})"
+    return waveform, ""
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return ranks in [0, 1], the smallest value first."""
+    order = np.empty(len(values))
+    order[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return order / max(len(values) - 1, 1)
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

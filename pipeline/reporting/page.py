@@ -1,0 +1,213 @@
+"""The report as one HTML file that needs neither a server nor a network.
+
+Conventions: everything shown comes from artifacts, never from params.yaml, so the page says what was run and not what is
+set by now. The same artifacts give the same bytes: no date, no host, no path of this machine.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.files import replacing
+from pipeline.artifacts.spectrogram import Spectrogram
+from pipeline.artifacts.tables import Table
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.reporting import figures
+from pipeline.reporting.gallery import ClipCard
+from pipeline.reporting.plots import ClassRow, LossCurve
+from pipeline.reporting.summary import ENSEMBLE, Experiment, ModelSummary, duration, spread, summarise
+from pipeline.reporting.words import WordStatistics
+
+TEMPLATE = "page.html.j2"
+
+_PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "zarr", "pyarrow", "faiss-cpu", "soundfile", "soxr", "dvc")
+_NAMED_FAILURES = 20  # clips named under one reason
+_CONFUSIONS = 3  # pairs named under a matrix
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """What goes onto the page, besides what follows from the experiment."""
+
+    experiment: Experiment
+    clips: Table
+    spectrogram: Spectrogram
+    vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary; empty without token models
+    word_counts: Mapping[str, np.ndarray]  # fold -> frames by (codebook, code), over all clips
+    word_statistics: Mapping[str, WordStatistics]
+    curves: Mapping[str, LossCurve | None]  # model -> curve; None: fitted in one go
+    class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
+    confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
+    examples: Sequence[ClipCard]
+    mistakes: Sequence[ClipCard]
+
+
+def write_page(path: Path, content: PageContent) -> None:
+    """Render the report and write it in one step."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "count": _count, "duration": duration}
+    html = environment.get_template(TEMPLATE).render(page_values(content))
+    with replacing(path) as partial:
+        partial.write_text(html, encoding="utf-8")
+
+
+def page_values(content: PageContent) -> dict[str, Any]:
+    """Return the template's values."""
+    experiment = content.experiment
+    summaries = summarise(experiment.runs)
+    classes = content.clips.facts["classes"]
+    settings = _settings(content)
+    facts = next(iter(experiment.tables.values())).facts
+    return {
+        "corpus": content.clips.facts["corpus"],
+        "licence": content.clips.facts["licence"],
+        "label_kind": facts["label_kind"],
+        "classes": classes,
+        "num_clips": len(content.clips),
+        "params": experiment.params,
+        "colours": {
+            model: f"var(--model-{i % figures.NUM_MODEL_COLOURS})" for i, model in enumerate(experiment.models)
+        },
+        "summaries": summaries,
+        "spread": spread,
+        "best": _best(summaries),
+        "tiles": [s for s in summaries if s.model in experiment.headline or s.model == ENSEMBLE],
+        "headline": experiment.headline,
+        "ensemble": ENSEMBLE,
+        "chance": 1 / len(classes) if facts["label_kind"] == "one" else math.nan,
+        "num_present_classes": min(run.num_present_classes for run in experiment.runs),
+        "fold_table": _fold_table(experiment),
+        "results_figure": figures.results_figure(summaries, experiment.runs),
+        "loss_figure": figures.loss_figure(content.curves) if any(content.curves.values()) else "",
+        "fitted": [model for model, curve in content.curves.items() if curve is None],
+        "confusions": [
+            (model, figures.confusion_figure(model, counts, classes), _largest_confusions(counts, classes))
+            for model, counts in content.confusions.items()
+        ],
+        "class_figure": figures.class_figure(content.class_rows),
+        "class_rows": content.class_rows,
+        "class_table": list(zip(*content.class_rows.values(), strict=True)),
+        "words": _words(content),
+        "examples": content.examples,
+        "mistakes": content.mistakes,
+        "failures": _failures(content.spectrogram),
+        "front_end": content.spectrogram.facts,
+        "settings": settings,
+        "digest": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
+        "versions": _versions(),
+    }
+
+
+def _best(summaries: Sequence[ModelSummary]) -> dict[str, float]:
+    """Return the highest mean of each metric, to be set in bold."""
+    metrics = summaries[0].mean
+    return {
+        metric: max((s.mean[metric] for s in summaries if not math.isnan(s.mean[metric])), default=math.nan)
+        for metric in metrics
+    }
+
+
+def _fold_table(experiment: Experiment) -> list[tuple[str, int, list[tuple[float, float]]]]:
+    """Return fold, test clips, and (accuracy, mAP) of each model, seeds averaged."""
+    rows = []
+    for fold in experiment.params.folds:
+        cells, num_clips = [], 0
+        for model in experiment.models:
+            runs = [run for run in experiment.runs if run.model == model and run.fold == fold]
+            cells.append((sum(r.accuracy for r in runs) / len(runs), sum(r.mAP for r in runs) / len(runs)))
+            num_clips = runs[0].num_clips
+        rows.append((fold, num_clips, cells))
+    return rows
+
+
+def _largest_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Return the pairs (actual, decided, clips) that are confused most often."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]
+    pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+    return [(classes[row], classes[column], int(wrong[row, column])) for row, column in pairs if wrong[row, column]]
+
+
+def _words(content: PageContent) -> dict[str, Any] | None:
+    """Return the vocabulary's section; None when no model reads tokens."""
+    if not content.vocabularies:
+        return None
+    fold, vocabulary = next(iter(content.vocabularies.items()))
+    start, stop = vocabulary.facts["bands"][0]
+    codes = vocabulary.codebooks[0][:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
+    slopes = {fold: float(statistics.zipf_slope) for fold, statistics in content.word_statistics.items()}
+    return {
+        "facts": vocabulary.facts,
+        "rows": list(content.word_statistics.items()),
+        "samples": {fold: v.facts["sample"] for fold, v in content.vocabularies.items()},
+        "rank_figure": figures.rank_figure(content.word_counts, slopes),
+        "codebook_figure": figures.codebook_figure(codes),
+        "codebook_fold": fold,
+    }
+
+
+def _failures(spectrogram: Spectrogram) -> list[tuple[str, int, list[tuple[str, str]]]]:
+    """Return reason, clips, and the first of them with their messages; the commonest reason first."""
+    index = spectrogram.index
+    rows = zip(*(index.list(name) for name in ("clip_id", "status", "reason", "message")), strict=True)
+    failed = [(clip, reason, message) for clip, status, reason, message in rows if status == "failed"]
+    return [
+        (reason, count, [(clip, message) for clip, r, message in failed if r == reason][:_NAMED_FAILURES])
+        for reason, count in Counter(reason for _, reason, _ in failed).most_common()
+    ]
+
+
+def _settings(content: PageContent) -> dict[str, Any]:
+    """Return what the artifacts say they were made with; the digest of it names the experiment."""
+    experiment = content.experiment
+    first = (experiment.params.folds[0], experiment.params.seeds[0])
+    settings: dict[str, Any] = {
+        "experiment": experiment.params.model_dump(),
+        "corpus": {name: content.clips.facts[name] for name in ("corpus", "label_kind")},
+        "spectrogram": content.spectrogram.facts,
+        "models": {model: experiment.cards[model, *first]["params"] for model in experiment.params.models},
+    }
+    for vocabulary in content.vocabularies.values():
+        settings["vocabulary"] = {
+            name: vocabulary.facts[name] for name in ("kind", "size", "num_codebooks", "normalisation", "seed")
+        }
+    return settings
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = [("Python", platform.python_version())]
+    for name in _PACKAGES:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:  # for example faiss-gpu in the place of faiss-cpu
+            continue
+    return found
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")

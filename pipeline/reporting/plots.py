@@ -1,0 +1,154 @@
+"""Data behind the pictures, as small CSV files that `dvc plots show` and `dvc plots diff` draw.
+
+    loss/<model>.csv        one row an epoch: mean loss over folds and seeds, and its range
+    confusion/<model>.csv   one row a test clip: actual, predicted (label kind one)
+    per_class/<model>.csv   one row a class: means over folds
+
+Conventions: the training logs are DVCLive's: one tab-separated file a metric below `plots/metrics`, columns `step` and
+the metric's name; a step is an epoch. Steps count from 0 in the logs and epochs from 1 here.
+"""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.files import replacing
+from pipeline.errors import ArtifactError
+from pipeline.reporting.summary import Experiment
+
+LOGGED = "train/loss"  # the metric that every training run logs once an epoch
+FITTED = "fitted.txt"  # in the place of logs: the model has no epochs
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Training loss by epoch over all runs of a model; a run that stopped early is missing from later epochs."""
+
+    epochs: list[int]  # from 1
+    mean: list[float]
+    lowest: list[float]
+    highest: list[float]
+    num_runs: list[int]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of one model: means over the folds where the value is defined, NaN when there is none."""
+
+    name: str
+    num_positives: int  # test clips of all folds
+    average_precision: float
+    auc: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def loss_curve(logs_path: Path, experiment: Experiment, model: str) -> LossCurve | None:
+    """Read a model's training losses of all folds and seeds; None for a model that is fitted in one go.
+
+    Raises ArtifactError naming a missing or broken log.
+    """
+    params = experiment.params
+    folders = [logs_path / model / fold / str(seed) for fold in params.folds for seed in params.seeds]
+    if all((folder / FITTED).exists() for folder in folders):
+        return None
+    runs = [_read_log(folder / "plots" / "metrics" / f"{LOGGED}.tsv") for folder in folders]
+    steps = sorted({step for run in runs for step in run})
+    values = [[run[step] for run in runs if step in run] for step in steps]
+    return LossCurve(
+        epochs=[step + 1 for step in steps],
+        mean=[math.fsum(losses) / len(losses) for losses in values],
+        lowest=[min(losses) for losses in values],
+        highest=[max(losses) for losses in values],
+        num_runs=[len(losses) for losses in values],
+    )
+
+
+def class_rows(experiment: Experiment, model: str) -> list[ClassRow]:
+    """Return every class's scores, seeds averaged within a fold, then over folds; in the order of the class list."""
+    params = experiment.params
+    names = next(iter(experiment.tables.values())).facts["classes"]
+    rows = []
+    for position, name in enumerate(names):
+        by_fold = [
+            [experiment.scores[model, fold, seed].classes[position] for seed in params.seeds] for fold in params.folds
+        ]
+        means = {
+            key: _mean(_mean(getattr(scores, key) for scores in fold) for fold in by_fold)
+            for key in ("average_precision", "auc", "precision", "recall", "f1")
+        }
+        rows.append(ClassRow(name, sum(fold[0].num_positives for fold in by_fold), **means))
+    return rows
+
+
+def confusion_counts(experiment: Experiment, model: str) -> np.ndarray:
+    """Count test clips by (actual, predicted) over all folds, seeds averaged: shape (class, class), int64."""
+    scores = [experiment.scored(model, fold).evaluate() for fold in experiment.params.folds]
+    return np.asarray(np.sum([fold.confusion for fold in scores if fold.confusion is not None], axis=0))
+
+
+def write_plots(plots_path: Path, logs_path: Path, experiment: Experiment) -> None:
+    """Write all CSV files below `plots_path` in one step."""
+    with replacing(plots_path) as partial:
+        for model in experiment.params.models:
+            curve = loss_curve(logs_path, experiment, model)
+            if curve is None:
+                continue
+            columns = (curve.epochs, curve.mean, curve.lowest, curve.highest, curve.num_runs)
+            _write(
+                partial / "loss" / f"{model}.csv",
+                ("epoch", "loss", "lowest", "highest", "num_runs"),
+                zip(*columns, strict=True),
+            )
+        for model in experiment.models:
+            rows = class_rows(experiment, model)
+            names = ("class", "num_positives", "average_precision", "auc", "precision", "recall", "f1")
+            _write(partial / "per_class" / f"{model}.csv", names, (tuple(vars(row).values()) for row in rows))
+            pairs = _decisions(experiment, model)
+            if pairs:
+                _write(partial / "confusion" / f"{model}.csv", ("actual", "predicted"), pairs)
+
+
+def _decisions(experiment: Experiment, model: str) -> list[tuple[str, str]]:
+    """Return (actual, predicted) of every test clip, folds in order; empty when clips may have several classes."""
+    pairs = []
+    for fold in experiment.params.folds:
+        clips = experiment.scored(model, fold)
+        if clips.label_kind == "one":
+            actual, predicted = clips.targets.argmax(axis=1), clips.scores.argmax(axis=1)
+            pairs += [(clips.classes[a], clips.classes[p]) for a, p in zip(actual, predicted, strict=True)]
+    return pairs
+
+
+def _read_log(path: Path) -> dict[int, float]:
+    """Return step -> value of one DVCLive metric; the last value of a step counts (a resumed run repeats steps)."""
+    if not path.exists():
+        raise ArtifactError(path, "file", expected=f"a training log of {LOGGED}", found="no file", stage="train")
+    name = path.stem
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        if not {"step", name} <= set(reader.fieldnames or ()):
+            raise ArtifactError(path, "columns", expected=f"step, {name}", found=reader.fieldnames, stage="train")
+        try:
+            return {int(row["step"]): float(row[name]) for row in reader}
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(path, "rows", expected="numbers", found=str(error), stage="train") from None
+
+
+def _mean(values: Iterable[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _write(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows)

@@ -1,0 +1,84 @@
+"""Read stored frames, many clips at once and in any order.
+
+Conventions: a clip's frames are (frame, mel) float32 in the front end's units (stored values times scale plus offset).
+
+Read with tensorstore: the chunks of a whole batch are fetched and decompressed side by side, where zarr-python goes
+through them one by one. Its threads do not survive a fork: open a reader in the process that reads.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
+from pipeline.spectrogram.storing import restore
+
+_CACHE_BYTES = 128 << 20  # of decompressed chunks, kept between reads
+
+
+class FrameReader:
+    """Reads the frames of the clips of one opened spectrogram."""
+
+    def __init__(self, spectrogram: Spectrogram) -> None:
+        self._spectrogram = spectrogram
+        index = spectrogram.index
+        columns = (index.list(name) for name in ("clip_id", "shard", "start", "num_frames", "status"))
+        self._places = {
+            clip_id: (shard, start, num_frames)
+            for clip_id, shard, start, num_frames, status in zip(*columns, strict=True)
+            if status == "ok"
+        }
+        self._arrays: dict[str, Any] = {}
+        self._context: Any = None
+
+    def ok(self, clip_ids: Sequence[str]) -> list[str]:
+        """Return those of the clips that have frames, in the order given."""
+        return [clip_id for clip_id in clip_ids if clip_id in self._places]
+
+    def num_frames(self, clip_id: str) -> int:
+        """Return how many frames a clip has; KeyError for a clip that is unknown or failed."""
+        return int(self._places[clip_id][2])
+
+    def read(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        """Return the frames (frame, mel) float32 of each clip, in the order given; the caller bounds the batch.
+
+        Raises KeyError for a clip that is unknown or failed (see `ok`), ArtifactError naming the shard where a chunk is
+        damaged or missing.
+        """
+        pending = []
+        for clip_id in clip_ids:
+            shard, start, num_frames = self._places[clip_id]
+            pending.append((shard, self._open(shard)[start : start + num_frames].read()))
+        frames = []
+        for shard, future in pending:
+            try:
+                stored = future.result()
+            except ValueError as error:
+                raise self._damaged(shard, error) from None
+            frames.append(restore(stored, self._spectrogram.facts))
+        return frames
+
+    def _open(self, shard: str) -> Any:
+        if shard not in self._arrays:
+            import tensorstore  # here: stages that read the index alone start without it
+
+            if self._context is None:
+                self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+            store = {"driver": "file", "path": str((self._spectrogram.frames_path / shard).absolute())}
+            spec = {
+                "driver": "zarr3",
+                "kvstore": store,
+                "recheck_cached_data": "open",
+                # Else a lost file would read as the fill value: silence.
+                "fill_missing_data_reads": False,
+            }
+            try:
+                self._arrays[shard] = tensorstore.open(spec, read=True, context=self._context).result()
+            except ValueError as error:
+                raise self._damaged(shard, error) from None
+        return self._arrays[shard]
+
+    def _damaged(self, shard: str, error: ValueError) -> Exception:
+        path = self._spectrogram.frames_path / shard
+        return FRAMES.error(path, "chunk", expected="frames as written", found=str(error).splitlines()[0])

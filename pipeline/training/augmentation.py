@@ -1,0 +1,96 @@
+"""What training does to a batch so that few clips go further. Vectorised, on one torch generator, seeded by the epoch.
+
+In order: time shift and stretch (circular, within each clip's own length), token masking (spans become the mask token),
+then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, and SpecAugment's masks (Park et
+al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and of a standardised codebook.
+
+Conventions: B batch, T frame, F feature, K class.
+"""
+
+from typing import NamedTuple
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from torch import Tensor
+
+from pipeline.params import Params
+
+Fraction = Field(ge=0, le=1)
+
+
+class MasksParams(Params):
+    count: NonNegativeInt  # spans a clip
+    width: NonNegativeInt  # each span covers 0 to this many
+
+
+class AugmentationParams(Params):
+    time_shift: float = Fraction  # largest shift as a part of the clip
+    time_stretch: float = Fraction  # largest change of speed, as a natural logarithm: 0.1 reads 10 % faster or slower
+    mixup_probability: float = Fraction
+    mixup_alpha: NonNegativeFloat = Field(gt=0)  # of Beta(alpha, alpha)
+    frame_masks: MasksParams  # for tokens these become the mask token, before the embedding
+    band_masks: MasksParams
+
+
+class Mixed(NamedTuple):
+    picture: Tensor  # (B, T, F)
+    mask: Tensor | None  # (B, T): a mixture is as long as the longer of its two
+    targets: Tensor  # (B, K)
+
+
+def warp_time(inputs: Tensor, mask: Tensor | None, params: AugmentationParams, time_axis: int) -> Tensor:
+    """Read each clip from a random point on, at a random speed, around its own end; padding stays where it is.
+
+    `inputs` is (B, T, mel) with time_axis 1, or (B, codebook, T) with time_axis 2.
+    """
+    if params.time_shift == 0 and params.time_stretch == 0:
+        return inputs
+    batch, frames = len(inputs), torch.arange(inputs.shape[time_axis])
+    lengths = torch.full((batch, 1), len(frames)) if mask is None else mask.sum(1, keepdim=True)
+    shift = ((torch.rand(batch, 1) * 2 - 1) * params.time_shift * lengths).long()
+    speed = ((torch.rand(batch, 1) * 2 - 1) * params.time_stretch).exp()
+    source = torch.where(frames < lengths, ((frames * speed).long() + shift) % lengths, frames)  # (B, T)
+    index = source[:, :, None] if time_axis == 1 else source[:, None, :]
+    return torch.take_along_dim(inputs, index, dim=time_axis)
+
+
+def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: MasksParams) -> Tensor:
+    """Replace spans of real tokens (B, codebook, T) by the mask token."""
+    hidden = _spans(len(tokens), tokens.shape[2], masks)
+    if mask is not None:
+        hidden &= mask
+    return tokens.masked_fill(hidden[:, None, :], mask_token)
+
+
+def mask_picture(picture: Tensor, frame_masks: MasksParams | None, band_masks: MasksParams) -> Tensor:
+    """Zero spans of frames (None leaves them) and of features of (B, T, F)."""
+    if frame_masks is not None:
+        picture = picture.masked_fill(_spans(len(picture), picture.shape[1], frame_masks)[:, :, None], 0.0)
+    return picture.masked_fill(_spans(len(picture), picture.shape[2], band_masks)[:, None, :], 0.0)
+
+
+def mix(picture: Tensor, mask: Tensor | None, targets: Tensor, params: AugmentationParams) -> Mixed:
+    """Mix each clip, with the probability given, with another of the batch; targets mix by the same weights."""
+    if params.mixup_probability == 0 or len(picture) < 2:
+        return Mixed(picture, mask, targets)
+    # Gamma draws make a Beta one; torch's own Beta takes no notice of zero-size shapes and is slower to set up.
+    gammas = torch._standard_gamma(torch.full((2, len(picture)), params.mixup_alpha))
+    weight = gammas[0] / gammas.sum(0).clamp(min=1e-20)
+    weight = torch.where(torch.rand(len(picture)) < params.mixup_probability, weight, 1.0)
+    partner = torch.randperm(len(picture))
+    by_clip = weight[:, None, None]
+    mixed = by_clip * picture + (1 - by_clip) * picture[partner]
+    if mask is not None:
+        mask = mask | (mask[partner] & (weight < 1)[:, None])
+    return Mixed(mixed, mask, weight[:, None] * targets + (1 - weight[:, None]) * targets[partner])
+
+
+def _spans(batch: int, length: int, masks: MasksParams) -> Tensor:
+    """Draw `count` spans of 0 to `width` positions in each row of (batch, length); True = inside one."""
+    inside = torch.zeros(batch, length, dtype=torch.bool)
+    positions = torch.arange(length)
+    for _ in range(masks.count):
+        size = torch.randint(0, min(masks.width, length) + 1, (batch, 1))
+        start = (torch.rand(batch, 1) * (length - size + 1)).long()
+        inside |= (positions >= start) & (positions < start + size)
+    return inside

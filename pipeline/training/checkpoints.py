@@ -1,0 +1,81 @@
+"""A run that was killed goes on where its last finished epoch ended, with the result of an undisturbed one.
+
+A checkpoint is one safetensors file outside DVC's outputs (DVC deletes those before a stage starts), under a key of
+everything that decides the result: params, inputs, and the code of the training and model wings. So a checkpoint of other
+settings is never picked up by mistake. Random state needs no saving: every epoch seeds its own streams.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.artifacts.files import replacing
+from pipeline.training.averaging import WeightAverage
+
+CHECKPOINTS = Path(".sonolex/checkpoints")
+
+
+class Progress(NamedTuple):
+    """What a run is made of besides its model, between two epochs."""
+
+    optimiser: torch.optim.Optimizer
+    average: WeightAverage
+    best: dict[str, Tensor]  # state of the best epoch so far, when validation chooses; else empty
+    facts: dict[str, Any]  # epochs finished, steps, history: plain JSON
+
+
+def run_key(facts: Mapping[str, Any]) -> str:
+    """Return the name of a run: a digest of its facts and of the code that trains."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    wings = Path(__file__).parent.parent
+    for source in sorted([*wings.glob("training/*.py"), *wings.glob("models/*.py")]):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def save_checkpoint(path: Path, model: nn.Module, progress: Progress) -> None:
+    """Write everything in one step; the previous checkpoint stays whole until the new one is."""
+    tensors: dict[str, Tensor] = {f"model/{name}": t for name, t in model.state_dict().items()}
+    tensors |= {f"average/{name}": t for name, t in progress.average.values.items()}
+    tensors |= {f"best/{name}": t for name, t in progress.best.items()}
+    for index, state in progress.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{index}/{name}": t for name, t in state.items()}
+    facts = progress.facts | {"average_step": progress.average.step}
+    with replacing(path) as partial:
+        contiguous = {name: t.detach().clone().contiguous() for name, t in tensors.items()}
+        save_file(contiguous, partial, metadata={"progress": json.dumps(facts)})
+
+
+def load_checkpoint(path: Path, model: nn.Module, progress: Progress) -> dict[str, Any] | None:
+    """Put a saved run back in place and return its facts; None when there is none that can be read."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, Any] = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, KeyError):
+        return None  # unreadable: start over rather than stop, nothing else is lost
+    model.load_state_dict(_below(tensors, "model/"))
+    for name, value in _below(tensors, "average/").items():
+        progress.average.values[name].copy_(value)
+    progress.average.step = facts.pop("average_step")
+    progress.best.update(_below(tensors, "best/"))
+    saved = progress.optimiser.state_dict()
+    saved["state"] = {}
+    for name, value in _below(tensors, "optimiser/").items():
+        index, key = name.split("/")
+        saved["state"].setdefault(int(index), {})[key] = value
+    progress.optimiser.load_state_dict(saved)
+    return facts
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

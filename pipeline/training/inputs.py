@@ -1,0 +1,124 @@
+"""What a model reads: frames or tokens of clips by id, behind one small interface. Imports no torch.
+
+Conventions: `arrays(ids)` returns one array a clip, time not padded: frames (frame, mel) float32 in the front end's units,
+or tokens (codebook, frame) uint16.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.artifacts.model import TrainedModel
+from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
+from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.errors import ArtifactError, SonolexError
+from pipeline.spectrogram.normalisation import corpus_statistics
+from pipeline.spectrogram.reader import FrameReader
+
+
+class Inputs(Protocol):
+    """The clips of one artifact, for training and for prediction alike."""
+
+    facts: dict[str, Any]  # what a model is built for; stored with it
+    front_end: dict[str, Any]
+    source: str  # digest of the vocabulary behind tokens, empty for frames
+    time_axis: int  # of an array
+
+    def usable(self, clip_ids: Sequence[str]) -> list[str]:
+        """Return those clips that the artifact holds, in order."""
+
+    def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        """Return one array a clip."""
+
+    def num_frames(self, clip_id: str) -> int:
+        """Return a clip's length in frames."""
+
+    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
+        """Return mean and standard deviation over all values of these clips; (0, 1) for tokens."""
+
+
+class FrameInputs:
+    """Log-mel frames from a spectrogram."""
+
+    source = ""
+    time_axis = 0
+
+    def __init__(self, spectrogram: Spectrogram) -> None:
+        self._spectrogram = spectrogram
+        self._reader = FrameReader(spectrogram)
+        self.front_end = spectrogram.facts
+        self.facts: dict[str, Any] = {"n_mels": spectrogram.n_mels}
+
+    def usable(self, clip_ids: Sequence[str]) -> list[str]:
+        return self._reader.ok(clip_ids)
+
+    def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        return self._reader.read(clip_ids)
+
+    def num_frames(self, clip_id: str) -> int:
+        return self._reader.num_frames(clip_id)
+
+    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
+        return corpus_statistics(self._spectrogram, clip_ids)
+
+
+class TokenInputs:
+    """Sentences of one fold's vocabulary, all in memory: 2 bytes a word, 4 GB for all of AudioSet."""
+
+    time_axis = 1
+
+    def __init__(self, path: Path, front_end: dict[str, Any], bands: list[list[int]]) -> None:
+        table = open_tokens(path)
+        self._path, self._arrays = path, token_arrays(table)
+        self.front_end = front_end
+        self.source = str(table.facts["vocabulary"])
+        self.facts: dict[str, Any] = {
+            "vocabulary_size": table.facts["vocabulary_size"],
+            "num_codebooks": table.facts["num_codebooks"],
+            "bands": bands,
+        }
+
+    def usable(self, clip_ids: Sequence[str]) -> list[str]:
+        return [clip for clip in clip_ids if clip in self._arrays]
+
+    def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        return [self._arrays[clip] for clip in clip_ids]
+
+    def num_frames(self, clip_id: str) -> int:
+        return int(self._arrays[clip_id].shape[1])
+
+    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def require_vocabulary(self, digest: str) -> None:
+        """Raise ArtifactError unless the sentences are of the vocabulary with this digest."""
+        if self.source != digest:
+            raise TOKENS.error(self._path, "fact vocabulary", expected=digest, found=self.source)
+
+
+def open_inputs(reads: str, source: Path, vocabulary: Vocabulary | None) -> FrameInputs | TokenInputs:
+    """Open what a model that reads "frames" or "tokens" is trained on."""
+    if reads == "frames":
+        return FrameInputs(open_spectrogram(source))
+    if vocabulary is None:
+        raise SonolexError(f"{source}: expected the fold's vocabulary beside the tokens, found none; pass --vocabulary")
+    tokens = TokenInputs(source, vocabulary.facts["front_end"], vocabulary.facts["bands"])
+    tokens.require_vocabulary(vocabulary.digest())
+    return tokens
+
+
+def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs:
+    """Open the artifact that a trained model predicts from, and refuse one that it was not trained on."""
+    if model.facts["reads"] == "tokens":
+        tokens = TokenInputs(path, model.facts["front_end"], model.facts["input"]["bands"])
+        tokens.require_vocabulary(model.facts["source"])
+        return tokens
+    frames = FrameInputs(open_spectrogram(path))
+    for key, expected in model.facts["front_end"].items():
+        if frames.front_end.get(key) != expected:
+            found = frames.front_end.get(key)
+            raise ArtifactError(path, f"front end {key}", expected=expected, found=found, stage="spectrogram")
+    return frames

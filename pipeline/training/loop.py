@@ -1,0 +1,244 @@
+"""The training loop: one schedule, decided beforehand, over the training clips of a fold.
+
+Without validation clips (the K-fold default) every epoch runs and the averaged weights at the end are the model: nothing is
+chosen. With them, and `early_stop_patience` above 0, the epoch of lowest validation loss is kept.
+
+Conventions: targets (clip, class) float32, in the order of the batches' clips.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from pipeline.artifacts.clips import LabelKind
+from pipeline.errors import SonolexError
+from pipeline.params import Params
+from pipeline.seeding import named_seed
+from pipeline.training import augmentation, checkpoints
+from pipeline.training.augmentation import AugmentationParams
+from pipeline.training.averaging import WeightAverage
+from pipeline.training.batches import Batch, Batches
+from pipeline.training.losses import classification_loss, smooth_labels
+from pipeline.training.schedules import warmup_cosine
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 20.0  # between two checkpoints: what a kill may cost
+
+
+class TrainParams(Params):
+    epochs: PositiveInt
+    batch_size: PositiveInt  # clips
+    learning_rate: PositiveFloat = Field(le=1)  # at the peak
+    weight_decay: NonNegativeFloat  # on matrices only; not on norms, biases, embeddings and class tokens
+    betas: tuple[float, float] = Field(strict=False)  # of AdamW
+    warmup: float = Field(ge=0, le=1)  # part of all steps
+    gradient_clip: PositiveFloat  # largest norm
+    label_smoothing: float = Field(ge=0, lt=1)
+    average_decay: float = Field(ge=0, lt=1)  # of the averaged weights, a step; 0 takes the last weights
+    early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
+    augmentation: AugmentationParams
+
+
+class Examples(NamedTuple):
+    batches: Batches
+    targets: Tensor  # (clip, class)
+    clip_ids: list[str]
+
+
+class Trained(NamedTuple):
+    """What a run leaves, besides the model's weights."""
+
+    history: list[dict[str, float]]  # one row an epoch
+    clips_seen: int
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    params: TrainParams,
+    examples: Examples,
+    validation: Examples | None,
+    *,
+    label_kind: LabelKind,
+    time_axis: int,
+    seed: int,
+    on_epoch: Callable[[dict[str, float]], None],
+    checkpoint: Path,
+) -> Trained:
+    """Train `model` in place; it ends with the averaged (or best) weights. Resumes from `checkpoint` if there is one.
+
+    `on_epoch` is called once for every epoch, those before a resume included, with: loss, learning_rate,
+    gradient_norm, clips_per_second, and validation_loss when there are validation clips.
+    """
+    if params.early_stop_patience and validation is None:
+        raise SonolexError(
+            "train.early_stop_patience: expected 0 without validation clips, found "
+            f"{params.early_stop_patience}; set split.validation_fraction above 0, or the patience to 0"
+        )
+    started = time.perf_counter()
+    optimiser = _optimiser(model, params)
+    average = WeightAverage(model, params.average_decay)
+    progress = checkpoints.Progress(optimiser, average, {}, {"epoch": 0, "history": [], "seconds": 0.0})
+    resumed = checkpoints.load_checkpoint(checkpoint, model, progress)
+    if resumed:
+        progress.facts.update(resumed)
+        log.info("resuming after epoch %d of %d", resumed["epoch"], params.epochs)
+    history: list[dict[str, float]] = progress.facts["history"]
+    for row in history:
+        on_epoch(row)
+    before, saved = progress.facts["seconds"], time.perf_counter()
+
+    with _progress_bar(params.epochs, progress.facts["epoch"], len(examples.clip_ids)) as advance:
+        while progress.facts["epoch"] < params.epochs and not _exhausted(history, params):
+            epoch = progress.facts["epoch"]
+            row = _run_epoch(model, params, examples, label_kind, time_axis, seed, epoch, optimiser, average)
+            if validation:
+                row["validation_loss"] = _validate(model, average, validation, label_kind, params.batch_size)
+                if params.early_stop_patience and row["validation_loss"] <= min(
+                    r["validation_loss"] for r in [*history, row]
+                ):
+                    progress.best.update({name: t.clone() for name, t in average.values.items()})
+            history.append(row)
+            on_epoch(row)
+            advance(row)
+            progress.facts["epoch"] = epoch + 1
+            progress.facts["seconds"] = before + time.perf_counter() - started
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                checkpoints.save_checkpoint(checkpoint, model, progress)
+                saved = time.perf_counter()
+
+    average.values.update(progress.best)
+    average.swap()
+    checkpoint.unlink(missing_ok=True)
+    seen = len(history) * len(examples.clip_ids)
+    return Trained(history, seen, before + time.perf_counter() - started)
+
+
+def _run_epoch(
+    model: nn.Module,
+    params: TrainParams,
+    examples: Examples,
+    label_kind: LabelKind,
+    time_axis: int,
+    seed: int,
+    epoch: int,
+    optimiser: torch.optim.Optimizer,
+    average: WeightAverage,
+) -> dict[str, float]:
+    """Run one epoch; all its random numbers follow from (seed, epoch), so a resumed run draws the same ones."""
+    torch.manual_seed(named_seed(seed, "epoch", epoch))
+    model.train()
+    started = time.perf_counter()
+    num_clips = len(examples.clip_ids)
+    steps = math.ceil(num_clips / params.batch_size)
+    losses, norms = [], []
+    for index, rows in enumerate(torch.tensor_split(torch.randperm(num_clips), steps)):
+        step = epoch * steps + index
+        rate = params.learning_rate * warmup_cosine(step, params.epochs * steps, params.warmup)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        batch = examples.batches.take(rows.tolist())
+        loss = _augmented_loss(model, params, batch, examples.targets[rows], label_kind, time_axis)
+        if not torch.isfinite(loss):
+            clips = ", ".join(examples.clip_ids[row] for row in rows.tolist())
+            raise SonolexError(
+                f"train: step {step} (epoch {epoch + 1}): expected a finite loss, found {loss.item()}; lower "
+                f"train.learning_rate (now {params.learning_rate}) or look at the batch's clips: {clips}"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip, foreach=True).item())
+        optimiser.step()
+        average.update()
+        losses.append(loss.item())
+    return {
+        "loss": sum(losses) / steps,
+        "learning_rate": rate,
+        "gradient_norm": sum(norms) / steps,
+        "clips_per_second": num_clips / (time.perf_counter() - started),
+    }
+
+
+def _augmented_loss(
+    model: nn.Module, params: TrainParams, batch: Batch, targets: Tensor, label_kind: LabelKind, time_axis: int
+) -> Tensor:
+    options = params.augmentation
+    inputs = augmentation.warp_time(batch.inputs, batch.mask, options, time_axis)
+    masks_tokens = isinstance(getattr(model, "mask_token", None), int)
+    if masks_tokens:
+        inputs = augmentation.mask_tokens(inputs, batch.mask, model.mask_token, options.frame_masks)  # type: ignore[arg-type]
+    picture = model.embed(inputs)  # type: ignore[operator]
+    mixed = augmentation.mix(picture, batch.mask, smooth_labels(targets, params.label_smoothing, label_kind), options)
+    frame_masks = None if masks_tokens else options.frame_masks
+    picture = augmentation.mask_picture(mixed.picture, frame_masks, options.band_masks)
+    return classification_loss(model.classify(picture, mixed.mask), mixed.targets, label_kind)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def _validate(
+    model: nn.Module, average: WeightAverage, validation: Examples, label_kind: LabelKind, batch_size: int
+) -> float:
+    average.swap()
+    logits = predict_logits(model, validation.batches, batch_size)
+    average.swap()
+    return classification_loss(logits, validation.targets, label_kind).item()
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, batches: Batches, batch_size: int) -> Tensor:
+    """Return logits (clip, class) in the order of the batches' clips, without augmentation."""
+    model.eval()
+    return torch.cat([model(batch.inputs, batch.mask) for batch in batches.in_order(batch_size)])
+
+
+def _optimiser(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
+    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    bare = {id(p) for name, p in model.named_parameters() if name.split(".")[-1] not in ("weight", "bias")}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in tables | bare]
+    chosen = {id(p) for p in decayed}
+    groups = [
+        {"params": decayed, "weight_decay": params.weight_decay},
+        {"params": [p for p in model.parameters() if id(p) not in chosen], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=params.betas, fused=True)
+
+
+def _exhausted(history: list[dict[str, float]], params: TrainParams) -> bool:
+    if not params.early_stop_patience or not history:
+        return False
+    losses = [row["validation_loss"] for row in history]
+    return len(losses) - 1 - losses.index(min(losses)) >= params.early_stop_patience
+
+
+@contextmanager
+def _progress_bar(epochs: int, done: int, num_clips: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    columns = (
+        TextColumn("train"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs  loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} clips/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("train", total=epochs, completed=done, loss=math.nan, rate=math.nan)
+
+        def advance(row: dict[str, Any]) -> None:
+            bar.update(task, advance=1, loss=row["loss"], rate=row["clips_per_second"])
+            finished = int(bar.tasks[0].completed)
+            if not bar.console.is_terminal and finished % max(1, epochs // 5) == 0:
+                log.info(
+                    "epoch %d of %d: loss %.3f, %.0f clips/s (%d clips)",
+                    finished, epochs, row["loss"], row["clips_per_second"], num_clips,
+                )  # fmt: skip
+
+        yield advance

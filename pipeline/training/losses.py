@@ -1,0 +1,23 @@
+"""The loss follows from the label kind of the corpus, never from a setting.
+
+Conventions: logits and targets (batch, class); targets may be soft (mix-up, smoothing) and are used as they are. The
+result is the mean over the batch.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.artifacts.clips import LabelKind
+
+
+def classification_loss(logits: Tensor, targets: Tensor, label_kind: LabelKind) -> Tensor:
+    """Cross entropy against soft targets (one label a clip), or the mean of the classes' binary ones (many)."""
+    if label_kind == "one":
+        return -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def smooth_labels(targets: Tensor, smoothing: float, label_kind: LabelKind) -> Tensor:
+    """Move targets by `smoothing` towards the uninformed answer: 1 / classes (one), or 1 / 2 (many)."""
+    uninformed = 1 / targets.shape[1] if label_kind == "one" else 0.5
+    return targets * (1 - smoothing) + smoothing * uninformed

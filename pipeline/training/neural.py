@@ -1,0 +1,99 @@
+"""From a model's params and a fold's clips to trained weights: builds, normalises, trains, logs.
+
+Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epoch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from dvclive.live import Live
+
+from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.models import model_module
+from pipeline.seeding import named_seed
+from pipeline.training import checkpoints
+from pipeline.training.batches import Batches
+from pipeline.training.inputs import Inputs
+from pipeline.training.loop import Examples, Trained, TrainParams, train
+
+
+class Part(NamedTuple):
+    """The clips of a role, with what they are."""
+
+    clip_ids: Sequence[str]
+    targets: np.ndarray  # (clip, class)
+
+
+def train_model(
+    params: Any,
+    settings: TrainParams,
+    inputs: Inputs,
+    training: Part,
+    validation: Part,
+    vocabulary: Vocabulary | None,
+    *,
+    label_kind: LabelKind,
+    seed: int,
+    live_path: Path,
+) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
+    """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
+
+    `validation` may be empty. All random numbers follow from `seed`.
+    """
+    torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
+    torch.manual_seed(named_seed(seed, "weights"))
+    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids)}
+    module = model_module(params.kind)
+    model = module.build(params, input_facts, training.targets.shape[1])
+    if vocabulary is not None:
+        bands = vocabulary.facts["bands"]
+        codebooks = [book[:, : stop - start] for book, (start, stop) in zip(vocabulary.codebooks, bands, strict=True)]
+        module.start(model, params, codebooks)
+
+    def examples(part: Part) -> Examples:
+        batches = Batches(inputs, part.clip_ids, input_facts["normalisation"])
+        return Examples(batches, torch.from_numpy(part.targets), list(part.clip_ids))
+
+    identity = {
+        "params": params.model_dump(mode="json"),
+        "train": settings.model_dump(mode="json"),
+        "seed": seed,
+        "input": input_facts,
+        "front_end": inputs.front_end,
+        "source": inputs.source,
+        "clips": [list(training.clip_ids), list(validation.clip_ids)],
+        "targets": [training.targets.tolist(), validation.targets.tolist()],
+    }
+    with Live(str(live_path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live:
+
+        def log_epoch(row: dict[str, float]) -> None:
+            for name, value in row.items():
+                live.log_metric(f"train/{name}", value, timestamp=False)
+            live.next_step()
+
+        trained = train(
+            model,
+            settings,
+            examples(training),
+            examples(validation) if validation.clip_ids else None,
+            label_kind=label_kind,
+            time_axis=inputs.time_axis + 1,
+            seed=seed,
+            on_epoch=log_epoch,
+            checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity)}.safetensors",
+        )
+    weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    return weights, input_facts, trained
+
+
+def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str]) -> dict[str, Any]:
+    """Return the facts that `pipeline.training.batches.normalise` needs, from training clips alone."""
+    kind = getattr(params, "normalisation", "none")
+    if kind != "corpus":
+        return {"kind": kind, "deviations": getattr(params, "deviations", 1.0), "mean": 0.0, "deviation": 1.0}
+    mean, deviation = inputs.statistics(clip_ids)
+    return {"kind": kind, "deviations": params.deviations, "mean": mean, "deviation": deviation}

@@ -1,0 +1,20 @@
+"""Cut a list of clips into batches that hold a bounded number of frames, whatever the clips' lengths."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+
+def clip_batches(
+    clip_ids: Sequence[str], num_frames: Callable[[str], int], *, frames_per_batch: int
+) -> Iterator[list[str]]:
+    """Yield the clips in order, in batches of at most `frames_per_batch` frames (a longer clip comes alone)."""
+    batch: list[str] = []
+    held = 0
+    for clip_id in clip_ids:
+        count = num_frames(clip_id)
+        if batch and held + count > frames_per_batch:
+            yield batch
+            batch, held = [], 0
+        batch.append(clip_id)
+        held += count
+    if batch:
+        yield batch

@@ -1,0 +1,108 @@
+"""The frames that a vocabulary is fitted on: chosen by hash, so that the choice is a fact of the clips and the seed.
+
+Conventions: a clip's key is a 64-bit hash of its id and the seed, a frame's key a 64-bit hash of its clip's key and its
+position. The sample is every frame when they fit, else the frames with the smallest keys. Neither the order of the clips
+nor anything else in the corpus enters, and FAISS, which cuts large samples down without a word, is never given the choice.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.errors import CorpusError
+from pipeline.vocabulary.batching import clip_batches
+
+# A large corpus is sampled in two steps, clips and then frames, so that reading stays proportional to the sample: at
+# most this many frames are read for one that is kept. 16 takes 60 frames of a ten-second clip at 100 frames a second,
+# from 16,000 clips for a sample of a million; a smaller number means fewer clips with more (and more alike) frames each.
+FRAMES_READ_PER_FRAME_KEPT = 16
+FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands
+
+
+class ClipFrames(Protocol):
+    """What sampling needs of `pipeline.spectrogram.reader.FrameReader`."""
+
+    def ok(self, clip_ids: Sequence[str]) -> list[str]: ...
+    def num_frames(self, clip_id: str) -> int: ...
+    def read(self, clip_ids: Sequence[str]) -> list[np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class FrameSample:
+    """Sampled frames, and the facts by which the draw can be checked later."""
+
+    frames: np.ndarray  # (frame, mel) float32, in the front end's units
+    facts: dict[str, int | str]  # clips and frames drawn, frames available, digest of which
+
+
+def draw_sample(reader: ClipFrames, clip_ids: Sequence[str], *, sample_frames: int, seed: int) -> FrameSample:
+    """Draw at most `sample_frames` frames of the usable clips among `clip_ids`.
+
+    Frames come out ordered by clip id, then by time. Raises CorpusError when no clip has a frame.
+    """
+    lengths = {clip_id: reader.num_frames(clip_id) for clip_id in sorted(reader.ok(clip_ids))}
+    available = sum(lengths.values())
+    if available == 0:
+        raise CorpusError(
+            f"vocabulary sample: expected training clips with frames, found {len(clip_ids)} clips without a usable frame; "
+            "see the index of the spectrogram for the reasons, and the split for the roles"
+        )
+    chosen = choose_frames(lengths, sample_frames=sample_frames, seed=seed)
+    drawn = []
+    for batch in clip_batches(list(chosen), lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH):
+        drawn += [frames[chosen[clip_id]] for clip_id, frames in zip(batch, reader.read(batch), strict=True)]
+    frames = np.concatenate(drawn).astype(np.float32, copy=False)
+    facts: dict[str, int | str] = {
+        "clips": len(chosen),
+        "frames": len(frames),
+        "available": available,
+        "digest": _digest(chosen),
+    }
+    return FrameSample(frames, facts)
+
+
+def choose_frames(lengths: dict[str, int], *, sample_frames: int, seed: int) -> dict[str, np.ndarray]:
+    """Choose min(`sample_frames`, all) frames: clip id -> ascending positions (frame,) int64, clips in order of id.
+
+    `lengths` holds the number of frames of each clip. Every frame of the corpus is equally likely to be chosen, so a clip
+    counts by its length.
+    """
+    keys = {clip_id: _clip_key(clip_id, seed) for clip_id in lengths}
+    visited: list[str] = []
+    reached = 0
+    for clip_id in sorted(lengths, key=lambda clip_id: (keys[clip_id], clip_id)):
+        if reached >= FRAMES_READ_PER_FRAME_KEPT * sample_frames:
+            break
+        visited.append(clip_id)
+        reached += lengths[clip_id]
+    visited.sort()
+    frame_keys = [_frame_keys(keys[clip_id], lengths[clip_id]) for clip_id in visited]
+    if reached > sample_frames:
+        limit = np.partition(np.concatenate(frame_keys), sample_frames)[sample_frames]
+    else:
+        limit = np.uint64(2**64 - 1)
+    chosen = {clip_id: np.flatnonzero(k < limit) for clip_id, k in zip(visited, frame_keys, strict=True)}
+    return {clip_id: positions for clip_id, positions in chosen.items() if len(positions)}
+
+
+def _clip_key(clip_id: str, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\x1f{clip_id}".encode(), digest_size=8).digest(), "little")
+
+
+def _frame_keys(clip_key: int, num_frames: int) -> np.ndarray:
+    """Hash positions 0 .. num_frames - 1 to (frame,) uint64 with SplitMix64 (Steele, Lea and Flood, 2014)."""
+    z = np.uint64(clip_key) + np.arange(1, num_frames + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))
+
+
+def _digest(chosen: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for clip_id, positions in chosen.items():
+        digest.update(f"{clip_id}\x1f{len(positions)}\x1f".encode())
+        digest.update(positions.astype("<i8").tobytes())
+    return digest.hexdigest()[:32]

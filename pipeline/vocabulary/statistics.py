@@ -1,0 +1,90 @@
+"""How a vocabulary is used: which words, how evenly, how much they say, and how much of the sound they lose.
+
+Conventions: counts (code,) or (codebook, code) are occurrences of words, never negative; tokens (codebook, frame).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def usage(counts: np.ndarray) -> float:
+    """Return the share of words that occur at all."""
+    return float((counts > 0).mean())
+
+
+def dead_codes(counts: np.ndarray) -> int:
+    """Return how many words never occur."""
+    return int((counts == 0).sum())
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Return the entropy of one codebook's words (code,) in bits a word; 0 when there are none."""
+    seen = counts[counts > 0].astype(np.float64)
+    if not seen.size:
+        return 0.0
+    share = seen / seen.sum()
+    return float(max(0.0, -(share * np.log2(share)).sum()))
+
+
+def perplexity(counts: np.ndarray) -> float:
+    """Return 2 ** entropy of one codebook (code,): the number of equally frequent words that would say as much."""
+    return float(2.0 ** entropy(counts))
+
+
+def zipf_slope(counts: np.ndarray) -> float | None:
+    """Return the slope of log count over log rank for one codebook (code,); natural language lies near -1.
+
+    The n words that occur, most frequent first, have ranks r = 1 .. n. The slope is the least-squares line of ln(count)
+    on ln(r) over 0.1 n <= r <= 0.9 n, so that neither silence at the head nor rare words at the tail decide. None with
+    fewer than two such ranks.
+    """
+    seen = np.sort(counts[counts > 0])[::-1].astype(np.float64)
+    ranks = np.arange(1, len(seen) + 1)
+    middle = (ranks >= 0.1 * len(seen)) & (ranks <= 0.9 * len(seen))
+    if middle.sum() < 2:
+        return None
+    x, y = np.log(ranks[middle]), np.log(seen[middle])
+    x -= x.mean()
+    return float((x @ (y - y.mean())) / (x @ x))
+
+
+def bits_per_second(counts: np.ndarray, *, frame_rate: float) -> float:
+    """Return the rate of the sentences (codebook, code): frame rate (Hz) times the entropies of the codebooks.
+
+    Words count as independent of each other, so this bounds the rate of an ideal coder of single words from below, and
+    that of the sound from above.
+    """
+    return frame_rate * sum(entropy(codebook) for codebook in counts)
+
+
+def distortion(z: np.ndarray, tokens: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]]) -> float:
+    """Return |z - decoded z|^2 over |z - mean of z|^2, summed over frames: 0 is lossless, 1 says nothing but the mean.
+
+    `z` (frame, mel) are normalised frames; a frame is decoded to the sum of its codes, each in its band.
+    """
+    error = total = 0.0
+    mean = z.mean(axis=0, dtype=np.float64)
+    for first in range(0, len(z), 1 << 16):  # bounds the float64 copies
+        rest = z[first : first + (1 << 16)].astype(np.float64)
+        total += float(((rest - mean) ** 2).sum())
+        for words, codebook, (start, stop) in zip(tokens, codebooks, bands, strict=True):
+            rest[:, start:stop] -= codebook[words[first : first + (1 << 16)], : stop - start]
+        error += float((rest**2).sum())
+    return error / total if total > 0 else 0.0
+
+
+def summarise(counts: np.ndarray, *, frame_rate: float) -> dict[str, float | int | None]:
+    """Return the statistics of a vocabulary's counts (codebook, code), rounded for people.
+
+    Usage and dead codes are over all codebooks together; perplexity is the geometric and Zipf's slope the plain mean of
+    the codebooks' own (codebooks too small for a slope are left out of it).
+    """
+    slopes = [slope for codebook in counts if (slope := zipf_slope(codebook)) is not None]
+    return {
+        "usage": round(usage(counts), 6),
+        "dead_codes": dead_codes(counts),
+        "perplexity": round(float(2.0 ** np.mean([entropy(codebook) for codebook in counts])), 3),
+        "zipf_slope": round(float(np.mean(slopes)), 4) if slopes else None,
+        "bits_per_second": round(bits_per_second(counts, frame_rate=frame_rate), 1),
+    }

@@ -1,0 +1,44 @@
+"""List the corpus's clips and identify every file by its content.
+
+    corpus (a folder of audio and its table) -> clips.parquet
+
+DVC runs this stage every time: it looks at size and time of each file, reads those that moved, and leaves the manifest
+as it is when nothing changed, so that nothing after it runs either. It first checks all of params.yaml.
+"""
+
+import logging
+from pathlib import Path
+
+from pipeline.corpora.registry import CorpusParams
+from pipeline.corpora.manifest import refresh_manifest
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.experiment import load_experiment
+
+log = logging.getLogger(__name__)
+
+
+def run(params: CorpusParams, clips_path: Path) -> None:
+    report = StageReport("corpus")
+    refresh = refresh_manifest(params, clips_path)
+    log.info(
+        "%d clips of `%s`: read %d files, %d missing; %s %s",
+        refresh.num_clips,
+        params.kind,
+        refresh.num_hashed,
+        refresh.num_missing,
+        "wrote" if refresh.written else "nothing changed in",
+        clips_path,
+    )
+    report.clips = refresh.num_clips
+    report.failed = {"missing": refresh.num_missing} if refresh.num_missing else {}
+    report.bytes_written = clips_path.stat().st_size if refresh.written else 0
+    report.write()
+
+
+def main(clips: Path) -> None:
+    experiment = load_experiment()  # a typo in the last stage's section is reported now, not after hours
+    run(experiment.sections["corpus"], clips)
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,77 @@
+"""Predict the test clips of one fold, and put the truth beside the predictions.
+
+    models/<model>/<fold>/<seed> + clips + split + (spectrogram | tokens) -> predictions/<model>/<fold>/<seed>.parquet
+
+The only stage that reads test labels. It computes no metric: `report` does, from what is stored here.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.model import open_model
+from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.errors import CorpusError
+from pipeline.evaluation.prediction import predict
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.training.inputs import open_inputs_of
+from pipeline.training.targets import class_targets
+
+log = logging.getLogger(__name__)
+
+
+def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, predictions_path: Path) -> None:
+    model = open_model(model_path)
+    name, fold, seed = model.facts["model"], model.facts["fold"], model.facts["seed"]
+    report = StageReport("evaluate", f"{name}-{fold}-{seed}")
+    clips, split = open_clips(clips_path), open_split(split_path)
+    if clips.facts["classes"] != model.facts["classes"]:
+        raise CorpusError(
+            f"{model_path}: classes: expected those of {clips_path} ({len(clips.facts['classes'])}), found "
+            f"{len(model.facts['classes'])} others; train the model again"
+        )
+    inputs = open_inputs_of(model, source)
+    ids: list[str] = []
+    roles: list[str] = []
+    for role in ("validation", "test"):
+        usable = inputs.usable(clips_of(split, role))
+        ids, roles = ids + usable, roles + [role] * len(usable)
+    if "test" not in roles:
+        raise CorpusError(f"{split_path}: expected test clips with frames in fold {fold}, found none")
+    started = time.perf_counter()
+    logits = predict(model, inputs, ids)
+    seconds = time.perf_counter() - started
+    facts = {
+        "model": name,
+        "fold": fold,
+        "seed": seed,
+        "classes": clips.facts["classes"],
+        "label_kind": clips.facts["label_kind"],
+        "weights": model.facts["weights"],
+        "num_parameters": model.facts["num_parameters"],
+        "seconds": model.facts["seconds"],
+    }
+    columns = {"clip_id": ids, "role": roles, "logits": logits.tolist(), "targets": class_targets(clips, ids).tolist()}
+    PREDICTIONS.write(predictions_path, columns, facts)
+    log.info("%s, fold %s: %d clips, %.0f clips/s", name, fold, len(ids), len(ids) / seconds)
+    report.clips = len(ids)
+    report.write()
+
+
+def main(
+    clips: Path,
+    split: Path,
+    source: Annotated[Path, typer.Argument(help="the spectrogram, or the fold's tokens")],
+    model: Path,
+    predictions: Path,
+) -> None:
+    run(clips, split, source, model, predictions)
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,48 @@
+"""Give every clip its role in one fold, and prove that nothing leaks between roles.
+
+clips.parquet -> splits/<fold>.parquet
+"""
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.splits import ROLES, SPLIT
+from pipeline.corpora.splitting import SplitParams, assign_roles, describe_rule
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.params import load_params
+
+log = logging.getLogger(__name__)
+
+
+def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> None:
+    report = StageReport("split", fold)
+    clips = open_clips(clips_path)
+    roles = assign_roles(clips, fold, params)
+    rule = describe_rule(clips, params)
+    SPLIT.write(
+        split_path,
+        {"clip_id": clips.list("clip_id"), "role": roles},
+        {"fold": fold, "seed": params.seed, "rule": rule},
+    )
+    counts = Counter(roles)
+    log.info("fold %s (%s): %s", fold, rule, ", ".join(f"{counts[role]} {role}" for role in ROLES))
+    report.clips = len(clips)
+    report.bytes_written = split_path.stat().st_size
+    report.write()
+
+
+def main(
+    clips: Path,
+    split: Path,
+    fold: Annotated[str, typer.Option(help="one of the corpus's folds, or `official`")],
+) -> None:
+    run(load_params(SplitParams, "split"), clips, split, fold)
+
+
+if __name__ == "__main__":
+    stage_main(main)

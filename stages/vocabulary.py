@@ -1,0 +1,56 @@
+"""Learn a fold's vocabulary of sound from the frames of its training clips.
+
+spectrogram + split -> data/vocabulary/<fold>.zarr
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.params import load_params
+from pipeline.spectrogram.reader import FrameReader
+from pipeline.vocabulary import VocabularyParams, fit_vocabulary
+from pipeline.vocabulary.fitting import write_vocabulary
+from pipeline.vocabulary.sampling import draw_sample
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    params: VocabularyParams, spectrogram_path: Path, split_path: Path, vocabulary_path: Path, *, fold: str
+) -> StageReport:
+    report = StageReport("vocabulary", fold)
+    spectrogram, split = open_spectrogram(spectrogram_path), open_split(split_path)
+    if split.facts["fold"] != fold:
+        raise SPLIT.error(split_path, "fact fold", expected=fold, found=split.facts["fold"])
+    training_clips = clips_of(split, "train")
+    sample = draw_sample(FrameReader(spectrogram), training_clips, sample_frames=params.sample_frames, seed=params.seed)
+    fit = fit_vocabulary(params, sample.frames)
+    facts = write_vocabulary(
+        vocabulary_path, fit, sample, kind=params.kind, seed=params.seed, fold=fold, spectrogram=spectrogram
+    )
+    log.info(
+        "fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
+        fold,
+        *fit.codebooks.shape[:2],
+        *(sample.facts[key] for key in ("frames", "available", "clips")),
+        facts["perplexity"],
+        facts["dead_codes"],
+    )
+    report.clips = int(sample.facts["clips"])
+    report.bytes_written = sum(file.stat().st_size for file in vocabulary_path.rglob("*") if file.is_file())
+    return report
+
+
+def main(spectrogram: Path, split: Path, vocabulary: Path, fold: Annotated[str, typer.Option()]) -> None:
+    params: VocabularyParams = load_params(VocabularyParams, "vocabulary")
+    run(params, spectrogram, split, vocabulary, fold=fold).write()
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,90 @@
+"""Words are the nearest codes, whatever the batch, the block, and (with l2) the level."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.vocabulary import assignment
+from pipeline.vocabulary.assignment import assign, nearest_codes, normalise
+
+GENERATOR = np.random.default_rng(0)
+
+
+def make_vocabulary(
+    size: int = 50, n_mels: int = 16, *, bands: int = 1, normalisation: str = "standardise"
+) -> Vocabulary:
+    width = n_mels // bands
+    facts: dict[str, Any] = {
+        "size": size,
+        "num_codebooks": bands,
+        "normalisation": normalisation,
+        "bands": [[start, start + width] for start in range(0, n_mels, width)],
+    }
+    codebooks = GENERATOR.normal(size=(bands, size, width)).astype(np.float32)
+    mean = GENERATOR.normal(-6, 1, n_mels).astype(np.float32)
+    scale = np.ones(n_mels, np.float32) if normalisation == "l2" else GENERATOR.uniform(1, 3, n_mels).astype(np.float32)
+    return Vocabulary(Path("v.zarr"), codebooks, mean, scale, np.ones((bands, size), np.int64), facts)
+
+
+@pytest.mark.parametrize("bands", [1, 4])
+def test_codes_tokenize_to_themselves(bands: int) -> None:
+    vocabulary = make_vocabulary(bands=bands)
+    frames = np.concatenate(list(vocabulary.codebooks), axis=1) * vocabulary.scale + vocabulary.mean
+    tokens = assign(vocabulary, frames)
+    assert tokens.dtype == np.uint16
+    assert np.array_equal(tokens, np.tile(np.arange(50), (bands, 1)))
+
+
+def test_words_are_nearest_and_never_special() -> None:
+    vocabulary = make_vocabulary()
+    frames = GENERATOR.normal(-6, 4, (3000, 16)).astype(np.float32)
+    z = (frames.astype(np.float64) - vocabulary.mean) / vocabulary.scale
+    distances = ((z[:, None] - vocabulary.codebooks[0]) ** 2).sum(axis=2)
+    tokens = assign(vocabulary, frames)[0]
+    assert np.allclose(distances[np.arange(3000), tokens], distances.min(axis=1), atol=1e-4)
+    assert tokens.max() < vocabulary.size
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary, frames = make_vocabulary(), GENERATOR.normal(-6, 4, (1000, 16)).astype(np.float32)
+    whole = assign(vocabulary, frames)
+    monkeypatch.setattr(assignment, "_SCORES_PER_BLOCK", 1)
+    assert np.array_equal(assign(vocabulary, frames), whole)
+
+
+def test_l2_ignores_level_and_standardising_does_not() -> None:
+    frames = GENERATOR.normal(-6, 4, (500, 16)).astype(np.float32)
+    louder = frames + np.float32(3)  # a gain adds one number to every band of a log-mel frame
+    level_free, level_bound = make_vocabulary(normalisation="l2"), make_vocabulary()
+    assert np.array_equal(assign(level_free, frames), assign(level_free, louder))
+    assert (assign(level_bound, frames) != assign(level_bound, louder)).any()
+
+
+def test_l2_has_unit_length_and_flat_frames_stay_finite() -> None:
+    vocabulary = make_vocabulary(normalisation="l2")
+    frames = GENERATOR.normal(-6, 4, (10, 16)).astype(np.float32)
+    frames[0] = vocabulary.mean
+    z = normalise(frames, vocabulary)
+    assert np.allclose(np.linalg.norm(z[1:], axis=1), 1, atol=1e-6)
+    assert not z[0].any()
+
+
+def test_normalising_leaves_its_input_alone() -> None:
+    frames = np.zeros((2, 16), np.float32)
+    normalise(frames, make_vocabulary())
+    assert not frames.any()
+
+
+def test_overlapping_codebooks_encode_what_is_left() -> None:
+    coarse, fine = np.array([[0.0, 0], [10, 10]]), np.array([[-1.0, 0], [1, 0]])
+    z = np.array([[9, 10], [1, 0], [11, 10], [-1, 0]], np.float32)
+    tokens = nearest_codes(z, np.stack([coarse, fine]).astype(np.float32), [[0, 2], [0, 2]])
+    assert tokens.tolist() == [[1, 0, 1, 0], [0, 1, 1, 0]]
+    assert z[0].tolist() == [9, 10]  # not written to
+
+
+def test_a_clip_without_frames_has_no_words() -> None:
+    assert assign(make_vocabulary(bands=4), np.empty((0, 16), np.float32)).shape == (4, 0)

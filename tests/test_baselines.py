@@ -1,0 +1,107 @@
+"""The baselines learn what can be learnt, and say in NumPy what scikit-learn says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+from pipeline.models import bag_of_tokens, frame_statistics
+
+BAG = bag_of_tokens.Params(kind="bag_of_tokens", sublinear=True, regularisation=10.0, iterations=1000)
+STATISTICS = frame_statistics.Params(kind="frame_statistics", penalty=10.0, kernel_width=1.0)
+FACTS: dict[str, Any] = {"vocabulary_size": 12, "num_codebooks": 2, "n_mels": 4}
+CASES = [(bag_of_tokens, BAG), (frame_statistics, STATISTICS)]
+NUM_CLASSES = 3
+
+
+def make_inputs(module: Any, classes: np.ndarray) -> list[np.ndarray]:
+    """Return clips of 20 to 30 frames, each class with words (or a level) of its own."""
+    generator = np.random.default_rng(len(classes))
+    clips = []
+    for c in classes:
+        num_frames = int(generator.integers(20, 30))
+        if module.READS == "tokens":
+            clips.append(generator.integers(3 * c, 3 * c + 6, (2, num_frames)).astype(np.uint16))
+        else:
+            clips.append(generator.normal(3.0 * c, 2, (num_frames, 4)).astype(np.float32))
+    return clips
+
+
+def fit(module: Any, params: Any, inputs: list[np.ndarray], targets: np.ndarray, kind: str = "one") -> Any:
+    return module.fit(params, inputs, targets, input_facts=FACTS, label_kind=kind, seed=0)
+
+
+def one_hot(classes: np.ndarray) -> np.ndarray:
+    return np.eye(NUM_CLASSES, dtype=np.float32)[classes]
+
+
+@pytest.mark.parametrize(("module", "params"), CASES)
+@pytest.mark.parametrize("kind", ["one", "many"])
+def test_separable_classes_are_learnt(module: Any, params: Any, kind: str) -> None:
+    train, test = np.arange(60) % 3, np.arange(30) % 3
+    weights = fit(module, params, make_inputs(module, train), one_hot(train), kind)
+    assert {values.dtype for values in weights.values()} == {np.dtype(np.float32)}
+    logits = module.predict(params, weights, make_inputs(module, test))
+    assert logits.shape == (30, NUM_CLASSES)
+    assert logits.dtype == np.float32
+    assert (logits.argmax(axis=1) == test).all()
+
+
+@pytest.mark.parametrize("sublinear", [True, False])
+def test_bag_of_tokens_says_what_scikit_learn_says(sublinear: bool) -> None:
+    classes = np.arange(60) % 3
+    inputs = make_inputs(bag_of_tokens, classes)
+    params = BAG.model_copy(update={"sublinear": sublinear})
+    logits = bag_of_tokens.predict(params, fit(bag_of_tokens, params, inputs, one_hot(classes)), inputs)
+    counts = np.stack([np.concatenate([np.bincount(words, minlength=12) for words in clip]) for clip in inputs])
+    features = TfidfTransformer(sublinear_tf=sublinear).fit_transform(counts)
+    expected = LogisticRegression(C=10.0, max_iter=1000).fit(features, classes).decision_function(features)
+    assert np.allclose(logits, expected, atol=2e-3)
+
+
+def test_frame_statistics_say_what_scikit_learn_says() -> None:
+    classes = np.arange(60) % 3
+    inputs = make_inputs(frame_statistics, classes)
+    logits = frame_statistics.predict(STATISTICS, fit(frame_statistics, STATISTICS, inputs, one_hot(classes)), inputs)
+    features = frame_statistics.describe(inputs)
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    for number in range(NUM_CLASSES):
+        machine = SVC(C=10.0, gamma="auto").fit(features, classes == number)
+        assert np.allclose(logits[:, number], machine.decision_function(features), atol=2e-3)
+
+
+def test_statistics_by_hand() -> None:
+    frames = np.array([[0.0, 1], [2, 1], [4, 1]], np.float32)
+    deviation = np.sqrt(8 / 3)
+    assert np.allclose(frame_statistics.describe([frames])[0], [2, 1, deviation, 0, 4, 1, 2, 0])
+    assert np.isfinite(frame_statistics.describe([frames[:1]])).all()
+
+
+@pytest.mark.parametrize(("module", "params"), CASES)
+def test_many_labels_are_told_apart(module: Any, params: Any) -> None:
+    classes = np.arange(60) % 3
+    targets = np.stack([classes == 0, classes >= 1, classes == 2], axis=1).astype(np.float32)
+    inputs = make_inputs(module, classes)
+    logits = module.predict(params, fit(module, params, inputs, targets, "many"), inputs)
+    assert ((logits > 0) == (targets > 0.5)).all()
+
+
+@pytest.mark.parametrize(("module", "params"), CASES)
+@pytest.mark.parametrize("kind", ["one", "many"])
+@pytest.mark.parametrize("seen", [[0, 2], [1]])
+def test_a_class_absent_in_training_is_never_predicted(module: Any, params: Any, kind: str, seen: list[int]) -> None:
+    classes = np.resize(seen, 20)
+    inputs = make_inputs(module, classes)
+    logits = module.predict(params, fit(module, params, inputs, one_hot(classes), kind), inputs)
+    assert np.isfinite(logits).all()
+    assert (logits.argmax(axis=1) == classes).all()
+    assert (logits[:, np.setdiff1d(np.arange(3), seen)] < -10).all()
+
+
+def test_an_empty_clip_has_finite_logits() -> None:
+    classes = np.arange(12) % 3
+    weights = fit(bag_of_tokens, BAG, make_inputs(bag_of_tokens, classes), one_hot(classes))
+    assert np.isfinite(bag_of_tokens.predict(BAG, weights, [np.empty((2, 0), np.uint16)])).all()

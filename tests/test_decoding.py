@@ -1,0 +1,193 @@
+"""Decoding: analytic truth for rates, channels and depths, and one crafted file per reason to fail."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import make_waveform
+
+from pipeline.spectrogram.decoding import BadClip, decode
+
+
+def _decode(path: Path, **changed: float) -> np.ndarray:
+    settings = {"start": 0.0, "duration": 0.0, "sample_rate": 16000, "max_duration": 10.0, "min_samples": 400}
+    return decode(path, **(settings | changed))  # type: ignore[arg-type]
+
+
+def _write(path: Path, waveform: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, waveform, sample_rate, subtype=subtype)
+    return path
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 22050, 44100, 48000, 192000])
+def test_a_tone_at_any_rate_is_the_same_tone_at_16_khz(tmp_path: Path, sample_rate: int) -> None:
+    path = _write(tmp_path / "tone.wav", make_waveform("tone", 1.0, sample_rate), sample_rate, "FLOAT")
+    waveform = _decode(path)
+    assert waveform.dtype == np.float32
+    assert waveform.shape == (16000,)
+    middle = slice(1000, -1000)  # a resampler rings at the ends
+    np.testing.assert_allclose(waveform[middle], make_waveform("tone", 1.0)[middle], atol=2e-4)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 6])
+def test_mono_is_the_mean_of_the_channels(tmp_path: Path, num_channels: int) -> None:
+    channels = np.stack([make_waveform("noise", seed=seed) for seed in range(num_channels)], axis=1)
+    np.testing.assert_allclose(
+        _decode(_write(tmp_path / "a.wav", channels, subtype="FLOAT")), channels.mean(axis=1), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "tolerance"),
+    [
+        ("a.wav", "PCM_U8", 1 / 128),
+        ("a.wav", "PCM_16", 1 / 32768),
+        ("a.wav", "PCM_24", 1e-6),
+        ("a.wav", "PCM_32", 1e-6),
+        ("a.wav", "FLOAT", 0),
+        ("a.wav", "DOUBLE", 1e-7),
+        ("a.flac", "PCM_16", 1 / 32768),
+        ("a.flac", "PCM_24", 1e-6),
+        ("a.ogg", "VORBIS", 0.05),
+        ("a.mp3", "MPEG_LAYER_III", 0.05),
+    ],
+)
+def test_every_format_and_depth_gives_the_same_waveform(
+    tmp_path: Path, name: str, subtype: str, tolerance: float
+) -> None:
+    waveform = make_waveform("tone", 1.0)
+    decoded = _decode(_write(tmp_path / name, waveform, subtype=subtype))
+    assert decoded.shape == waveform.shape
+    middle = slice(2000, -2000)  # lossy coders smear the ends
+    np.testing.assert_allclose(decoded[middle], waveform[middle], atol=tolerance)
+
+
+def test_only_the_part_asked_for_is_returned(tmp_path: Path) -> None:
+    waveform = make_waveform("noise", 2.0)
+    path = _write(tmp_path / "a.wav", waveform, subtype="FLOAT")
+    np.testing.assert_array_equal(_decode(path, start=0.5, duration=0.25), waveform[8000:12000])
+    np.testing.assert_array_equal(_decode(path, start=1.5), waveform[24000:])
+    np.testing.assert_array_equal(_decode(path, start=1.5, duration=0.5005), waveform[24000:])  # a rounded table entry
+
+
+def test_a_long_file_is_no_obstacle_to_a_short_part(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wav", make_waveform("noise", 3.0))
+    assert _decode(path, start=1.0, duration=1.0, max_duration=1.0).shape == (16000,)
+
+
+def test_a_recording_through_a_pipe_knows_no_length_and_is_whole(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wav", make_waveform("tone"))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"data")
+    data[4:8] = data[at + 4 : at + 8] = b"\xff" * 4
+    path.write_bytes(data)
+    assert _decode(path).shape == (8000,)
+
+
+def _missing(folder: Path) -> Path:
+    return folder / "nothing.wav"
+
+
+def _folder(folder: Path) -> Path:
+    return folder
+
+
+def _empty(folder: Path) -> Path:
+    (folder / "a.wav").touch()
+    return folder / "a.wav"
+
+
+def _headless(folder: Path) -> Path:
+    (folder / "a.wav").write_text("These are not the samples you are looking for.\n")
+    return folder / "a.wav"
+
+
+def _no_samples(folder: Path) -> Path:
+    return _write(folder / "a.wav", np.zeros(0))
+
+
+def _odd_rate(folder: Path) -> Path:
+    return _write(folder / "a.wav", make_waveform("tone", 1.0, 4000), 4000)
+
+
+def _short(folder: Path) -> Path:
+    return _write(folder / "a.wav", make_waveform("tone")[:399])
+
+
+def _long(folder: Path) -> Path:
+    return _write(folder / "a.wav", make_waveform("tone", 10.01))
+
+
+def _nan(folder: Path) -> Path:
+    waveform = make_waveform("tone")
+    waveform[100] = np.nan
+    return _write(folder / "a.wav", waveform, subtype="FLOAT")
+
+
+def _infinite(folder: Path) -> Path:
+    waveform = make_waveform("tone")
+    waveform[100] = np.inf
+    return _write(folder / "a.wav", waveform, subtype="FLOAT")
+
+
+def _silent(folder: Path) -> Path:
+    return _write(folder / "a.wav", make_waveform("silence"))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason", "message"),
+    [
+        (_missing, "missing", "expected a file, found none"),
+        (_folder, "missing", "found a folder"),
+        (_empty, "empty", "0 bytes"),
+        (_no_samples, "empty", "header without samples"),
+        (_headless, "unreadable", "expected WAV, FLAC, OGG or MP3"),
+        (_odd_rate, "unreadable", "found 4000 Hz"),
+        (_short, "too_short", "at least 400 samples at 16000 Hz, found 399"),
+        (_long, "too_long", "at most 10.0 s, found 10.0 s"),
+        (_nan, "not_finite", "found 1 NaN or infinite"),
+        (_infinite, "not_finite", "found 1 NaN or infinite"),
+        (_silent, "silent", "8000 samples that are all 0"),
+    ],
+)
+def test_a_bad_file_fails_with_its_reason(tmp_path: Path, make: object, reason: str, message: str) -> None:
+    path = make(tmp_path)  # type: ignore[operator]
+    with pytest.raises(BadClip) as caught:
+        _decode(path)
+    assert caught.value.reason == reason
+    assert message in caught.value.message
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype"),
+    [("a.wav", "PCM_16"), ("a.wav", "FLOAT"), ("a.flac", "PCM_16"), ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III")],
+)
+@pytest.mark.parametrize("kept", [0.5, 0.98])
+def test_a_file_that_lost_its_end_is_truncated(tmp_path: Path, name: str, subtype: str, kept: float) -> None:
+    path = _write(tmp_path / name, make_waveform("noise", 3.0), subtype=subtype)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(BadClip) as caught:
+        _decode(path)
+    assert caught.value.reason == "truncated"
+
+
+def test_a_part_beyond_the_end_fails(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wav", make_waveform("tone", 1.0))
+    with pytest.raises(BadClip, match=r"truncated: .*expected sound to 1.500 s, found the end at 1.000 s"):
+        _decode(path, start=0.5, duration=1.0)
+    with pytest.raises(BadClip, match=r"too_short: .*expected sound at 1.0 s, found the end at 1.000 s"):
+        _decode(path, start=1.0, duration=0.5)
+
+
+@pytest.mark.slow
+def test_every_clip_of_esc10_decodes(esc10_root: Path) -> None:
+    paths = sorted((esc10_root / "audio").glob("*.ogg"))
+    assert len(paths) == 400
+    lengths = [len(_decode(path)) for path in paths]
+    assert (
+        sum(79000 < length < 81000 for length in lengths) == 394
+    )  # five seconds; six clips are published longer or shorter
+    assert (min(lengths), max(lengths)) == (58305, 115844)

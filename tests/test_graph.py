@@ -1,0 +1,222 @@
+"""The whole graph under DVC, on a small demo corpus in a repository of its own: what runs, what reruns, what travels."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import networkx
+import pytest
+from dvc.repo import Repo
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("pipeline", "stages", "tools", "recipes", "metadata", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
+FOLDS = ["1", "2"]
+
+# Half a second of ten classes, five clips each: small enough to train four models twice within the test's minute.
+SMALL: dict[str, Any] = {
+    "experiment.folds": FOLDS,
+    "corpus.clips_per_class": 5,
+    "corpus.duration": 0.5,
+    "spectrogram.front_end.n_mels": 24,
+    "vocabulary.size": 16,
+    "train.epochs": 2,
+    "models.ast.depth": 1,
+    "models.token_transformer.depth": 1,
+    "report.examples": 1,
+    "report.worst": 1,
+}
+
+
+def _set(document: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        document = document[section]
+    document[last] = value
+
+
+def change_params(workspace: Path, changes: dict[str, Any]) -> None:
+    yaml = YAML()
+    document = yaml.load(workspace / "params.yaml")
+    for key, value in changes.items():
+        _set(document, key, value)
+    yaml.dump(document, workspace / "params.yaml")
+
+
+def run(workspace: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command in a workspace, with this environment's programs and no settings of the person's own."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(workspace),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_AUTHOR_NAME": "Tester",
+        "GIT_AUTHOR_EMAIL": "tester@example.invalid",
+        "GIT_COMMITTER_NAME": "Tester",
+        "GIT_COMMITTER_EMAIL": "tester@example.invalid",
+    }
+    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600)
+    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def make_workspace(path: Path) -> Path:
+    """Copy the project into a repository of its own, with the small experiment committed."""
+    path.mkdir()
+    for name in SOURCES:
+        source, target = ROOT / name, path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    shutil.copy(ROOT / "params.yaml", path)
+    change_params(path, SMALL)
+    run(path, "git", "init", "-q")
+    run(path, "git", "add", ".")
+    run(path, "git", "commit", "-qm", "the small experiment")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace in which everything has run once."""
+    workspace = make_workspace(tmp_path_factory.mktemp("graph") / "workspace")
+    run(workspace, "dvc", "repro", "-q")
+    run(workspace, "git", "add", ".")
+    run(workspace, "git", "commit", "-qm", "its results")
+    return workspace
+
+
+@pytest.fixture
+def changed(finished: Path) -> Iterator[Path]:
+    """Return the finished workspace, to change params in; they are put back afterwards."""
+    before = (finished / "params.yaml").read_text()
+    yield finished
+    (finished / "params.yaml").write_text(before)
+
+
+def stale(workspace: Path) -> set[str]:
+    """Return the stages that `dvc status` calls changed, but for `corpus`, which always is."""
+    status = json.loads(run(workspace, "dvc", "status", "--json").stdout)
+    return {name for name, reasons in status.items() if reasons != ["always changed"]}
+
+
+def reruns(workspace: Path, changes: dict[str, Any]) -> set[str]:
+    """Return the stages that a change of params makes stale, and those downstream of them."""
+    change_params(workspace, changes)
+    first = stale(workspace)
+    graph = Repo(str(workspace)).index.graph  # edges run from a stage to what it depends on
+    names = {stage.addressing: stage for stage in graph}
+    below: set[str] = set()
+    for name in first:
+        below |= {stage.addressing for stage in networkx.ancestors(graph, names[name])}
+    return first | below
+
+
+def items(stage: str, *models: str) -> set[str]:
+    return {f"{stage}@{model}-{fold}-0" for model in models for fold in FOLDS}
+
+
+def test_the_graph_runs_and_is_finished(finished: Path) -> None:
+    assert stale(finished) == set()
+    metrics = json.loads((finished / "results/metrics.json").read_text())
+    scalars = [value for model in metrics.values() for value in model.values()]
+    assert 4 <= len(scalars) <= 10
+    assert all(isinstance(value, float) for value in scalars)
+    assert (finished / "report/index.html").exists()
+    assert not list(finished.rglob("*.partial"))
+
+
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    output = run(finished, "dvc", "repro").stdout
+    assert output.count("Running stage") == 1  # corpus, which compares
+    assert "Running stage 'corpus'" in output
+    assert stale(finished) == set()
+
+
+def test_a_models_depth_reruns_that_model_alone(changed: Path) -> None:
+    expected = items("train_frames", "ast") | items("evaluate_frames", "ast") | {"report"}
+    assert reruns(changed, {"models.ast.depth": 2}) == expected
+
+
+def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) -> None:
+    words = {f"{stage}@{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
+    models = ("token_transformer", "bag_of_tokens")
+    expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report"}
+    assert reruns(changed, {"vocabulary.size": 20}) == expected
+
+
+def test_a_hop_length_reruns_what_follows(changed: Path) -> None:
+    everything = reruns(changed, {"spectrogram.front_end.hop_length": 200})
+    assert {"spectrogram", "report"} | {f"vocabulary@{fold}" for fold in FOLDS} <= everything
+    assert items("train_frames", "ast", "frame_statistics") <= everything
+    assert items("train_tokens", "token_transformer", "bag_of_tokens") <= everything
+    assert not {name for name in everything if name.split("@")[0] in ("corpus", "split")}
+
+
+def test_where_the_corpus_lies_and_how_many_workers_rerun_nothing(changed: Path) -> None:
+    assert reruns(changed, {"execution.workers": 1}) == set()
+
+
+def test_every_mistake_in_params_is_named_before_anything_runs(changed: Path) -> None:
+    change_params(changed, {"train.epochs": -1, "models.ast.deepth": 3, "spectrogram.front_end.hop_lenght": 80})
+    done = run(changed, "dvc", "repro", check=False)
+    assert done.returncode != 0
+    for key in ("train.epochs", "models.ast.deepth", "spectrogram.front_end.hop_lenght"):
+        assert f"params.yaml: {key}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
+    split = finished / "data/splits/1.parquet"
+    content = split.read_bytes()
+    split.unlink()  # a file of DVC's cache may be linked here: never write through it
+    split.write_bytes(content[:-30])
+    done = run(finished, sys.executable, "-m", "stages.vocabulary", "--fold", "1", check=False)
+    assert done.returncode == 1
+    assert "data/splits/1.parquet: file: expected a whole Parquet file" in done.stderr
+    assert "Traceback" not in done.stderr
+    run(finished, "dvc", "checkout", "-q", "--force")
+    assert stale(finished) == set()
+
+
+def test_results_travel_through_a_remote(finished: Path, tmp_path: Path) -> None:
+    """Push, clone elsewhere, pull, repro: nothing is computed again."""
+    run(finished, "dvc", "remote", "add", "-q", "--local", "--force", "shelf", str(tmp_path / "shelf"))
+    run(finished, "dvc", "push", "-q", "-r", "shelf")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(finished), str(clone))
+    run(clone, "dvc", "remote", "add", "-q", "--local", "shelf", str(tmp_path / "shelf"))
+    run(clone, "dvc", "pull", "-q", "-r", "shelf")
+    output = run(clone, "dvc", "repro").stdout
+    assert output.count("Running stage") == 1, output  # corpus, which compares
+    assert stale(clone) == set()
+    for path in ("results/metrics.json", "report/index.html", "data/clips.parquet"):
+        assert (clone / path).read_bytes() == (finished / path).read_bytes()
+
+
+def test_plots_show_curves_confusion_and_classes(finished: Path, tmp_path: Path) -> None:
+    run(finished, "dvc", "plots", "show", "-o", str(tmp_path / "plots"))
+    page = (tmp_path / "plots/index.html").read_text()
+    for name in ("loss/ast", "confusion/token_transformer", "per_class/bag_of_tokens"):
+        assert name in page
+
+
+@pytest.mark.slow
+def test_experiments_compare_in_one_table(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    run(workspace, "dvc", "repro", "-q")
+    run(workspace, "git", "add", ".")
+    run(workspace, "git", "commit", "-qm", "its results")
+    output = run(workspace, "dvc", "exp", "run", "-S", "models.ast.depth=2").stdout
+    trained = {line for line in output.splitlines() if "Running stage 'train" in line}
+    assert len(trained) == len(FOLDS)
+    table = run(workspace, "dvc", "exp", "show", "--only-changed", "--csv").stdout.splitlines()
+    assert "ast.accuracy" in table[0]
+    assert "models.ast.depth" in table[0]
+    assert sum(name.count("accuracy") + name.count("mAP") for name in table[0].split(",")) <= 10

@@ -1,0 +1,240 @@
+"""Metrics against hand-computed cases, limits, and scikit-learn."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.metrics import (
+    average_precision,
+    confusion_matrix,
+    d_prime,
+    evaluate,
+    evaluate_scores,
+    roc_auc,
+    to_scores,
+    validate,
+)
+
+GOLDEN = Path(__file__).parent / "data" / "metrics.json"  # written by running this file as a script
+
+
+def one_hot(classes: list[int], num_classes: int) -> np.ndarray:
+    return np.eye(num_classes, dtype=np.float32)[classes]
+
+
+def random_case(
+    seed: int, *, num_clips: int = 200, num_classes: int = 7, levels: int = 12
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (clip, class) with many ties, and independent 0-1 targets."""
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(0, levels, (num_clips, num_classes)) / (levels - 1)
+    return scores, (generator.random((num_clips, num_classes)) < 0.2).astype(np.float32)
+
+
+def test_average_precision_by_hand() -> None:
+    # Ranked: positive, negative, positive, negative -> (1/1 + 2/3) / 2.
+    values = average_precision([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]])
+    assert values == pytest.approx([5 / 6], abs=1e-15)
+
+
+def test_roc_auc_by_hand() -> None:
+    # Of the four pairs (positive, negative), 0.9 beats both, 0.7 beats one.
+    assert roc_auc([[0.9], [0.8], [0.7], [0.1]], [[1], [0], [1], [0]]) == pytest.approx([0.75], abs=1e-15)
+
+
+def test_equal_scores_are_chance_in_any_order() -> None:
+    targets = np.array([[1], [0], [0], [1], [0]])
+    scores = np.full((5, 1), 0.3)
+    assert roc_auc(scores, targets) == pytest.approx([0.5], abs=1e-15)
+    assert average_precision(scores, targets) == pytest.approx([2 / 5], abs=1e-15)
+    assert average_precision(scores, targets[::-1]) == pytest.approx([2 / 5], abs=1e-15)
+
+
+def test_metrics_do_not_depend_on_the_order_of_clips() -> None:
+    scores, targets = random_case(1)
+    order = np.random.default_rng(0).permutation(len(scores))
+    for metric in (average_precision, roc_auc):
+        np.testing.assert_allclose(metric(scores, targets), metric(scores[order], targets[order]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("label_kind", ["one", "many"])
+def test_perfect_predictions_score_one(label_kind) -> None:
+    targets = one_hot([0, 1, 2, 0, 1, 2], 3)
+    scores = evaluate(20 * (targets - 0.5), targets, label_kind)
+    for name in ("accuracy", "mean_average_precision", "mean_auc", "macro_f1", "micro_f1", "macro_recall"):
+        assert getattr(scores, name) == pytest.approx(1, abs=1e-12), name
+    assert scores.d_prime == math.inf
+    assert (scores.num_clips, scores.num_classes, scores.num_present_classes, scores.num_ranked_classes) == (6, 3, 3, 3)
+
+
+def test_reversed_predictions_have_auc_zero() -> None:
+    targets = one_hot([0, 1, 0, 1], 2)
+    scores = evaluate(-20 * (targets - 0.5), targets, "one")
+    assert (scores.accuracy, scores.mean_auc, scores.d_prime) == (0.0, 0.0, -math.inf)
+
+
+def test_chance_predictions_sit_at_chance() -> None:
+    generator = np.random.default_rng(0)
+    targets = one_hot(generator.integers(0, 10, 20_000).tolist(), 10)
+    scores = evaluate(generator.normal(size=targets.shape), targets, "one")
+    assert scores.accuracy == pytest.approx(0.1, abs=0.01)
+    assert scores.mean_average_precision == pytest.approx(0.1, abs=0.01)
+    assert scores.mean_auc == pytest.approx(0.5, abs=0.01)
+    assert scores.d_prime == pytest.approx(0, abs=0.03)
+
+
+def test_an_absent_class_is_counted_and_left_out_of_the_means() -> None:
+    targets = one_hot([0, 1, 0, 1], 3)  # class 2 has no positive
+    scores = evaluate(20 * (targets - 0.5), targets, "one")
+    assert (scores.num_classes, scores.num_present_classes, scores.num_ranked_classes) == (3, 2, 2)
+    absent = scores.classes[2]
+    assert absent.num_positives == 0
+    assert all(
+        math.isnan(v) for v in (absent.average_precision, absent.auc, absent.precision, absent.recall, absent.f1)
+    )
+    assert scores.mean_average_precision == scores.macro_f1 == 1.0
+
+
+def test_a_class_of_positives_alone_has_precision_but_no_auc() -> None:
+    scores = evaluate([[3.0], [-3.0]], [[1], [1]], "many")
+    assert (scores.num_present_classes, scores.num_ranked_classes) == (1, 0)
+    assert scores.mean_average_precision == 1.0
+    assert math.isnan(scores.mean_auc)
+    assert math.isnan(scores.d_prime)
+
+
+def test_no_positive_at_all_never_crashes() -> None:
+    scores = evaluate(np.zeros((3, 2)), np.zeros((3, 2)), "many")
+    assert scores.num_present_classes == 0
+    assert math.isnan(scores.mean_average_precision)
+
+
+def test_precision_recall_f1_by_hand() -> None:
+    # Decided 0 0 1 1 for actual 0 1 1 1: precision 1/2 and 2/2, recall 1/1 and 2/3, F1 2/3 and 4/5.
+    scores = evaluate([[2, 0], [2, 0], [0, 2], [0, 2]], one_hot([0, 1, 1, 1], 2), "one")
+    assert scores.accuracy == scores.micro_f1 == 0.75
+    assert scores.macro_precision == pytest.approx(3 / 4)
+    assert scores.macro_recall == pytest.approx(5 / 6)
+    assert scores.macro_f1 == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert scores.confusion is not None
+    assert scores.confusion.tolist() == [[1, 0], [1, 2]]
+
+
+def test_many_labels_are_decided_from_one_half_on() -> None:
+    # Logit 0 is score 0.5: decided. Rows: right, one false positive -> half of the clips are right as a whole.
+    scores = evaluate([[0.0, -1.0], [1.0, 1.0]], [[1, 0], [1, 0]], "many")
+    assert scores.accuracy == 0.5
+    assert scores.micro_precision == pytest.approx(2 / 3)
+    assert scores.micro_recall == 1.0
+    assert scores.confusion is None
+
+
+def test_a_class_never_decided_has_precision_zero() -> None:
+    scores = evaluate([[5.0, 0.0]] * 3, one_hot([0, 0, 1], 2), "one")
+    assert (scores.classes[1].precision, scores.classes[1].recall, scores.classes[1].f1) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_scikit_learn(seed: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    scores, targets = random_case(seed, num_classes=70)  # more than one block of classes
+    result = evaluate_scores(scores, targets, "many")
+    for position, found in enumerate(result.classes):
+        column = (targets[:, position], scores[:, position])
+        assert found.average_precision == pytest.approx(metrics.average_precision_score(*column), abs=1e-12)
+        assert found.auc == pytest.approx(metrics.roc_auc_score(*column), abs=1e-12)
+    for average in ("macro", "micro"):
+        expected = metrics.precision_recall_fscore_support(targets, scores >= 0.5, average=average, zero_division=0)
+        found_values = [getattr(result, f"{average}_{name}") for name in ("precision", "recall", "f1")]
+        assert found_values == pytest.approx(expected[:3], abs=1e-12)
+    assert result.accuracy == pytest.approx(metrics.accuracy_score(targets, scores >= 0.5), abs=1e-12)
+
+
+def test_one_of_many_agrees_with_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(3)
+    actual = generator.integers(0, 6, 300)
+    logits = generator.normal(size=(300, 6)) + 1.5 * one_hot(actual.tolist(), 6)
+    result = evaluate(logits, one_hot(actual.tolist(), 6), "one")
+    decided = logits.argmax(axis=1)
+    assert result.accuracy == pytest.approx(metrics.accuracy_score(actual, decided), abs=1e-12)
+    assert result.macro_f1 == pytest.approx(metrics.f1_score(actual, decided, average="macro"), abs=1e-12)
+    np.testing.assert_array_equal(result.confusion, metrics.confusion_matrix(actual, decided))
+    assert result.mean_auc == pytest.approx(
+        metrics.roc_auc_score(actual, to_scores(logits, "one"), multi_class="ovr"), abs=1e-12
+    )
+
+
+def test_confusion_matrix_sums_to_the_clips() -> None:
+    scores, _ = random_case(2)
+    counts = confusion_matrix(scores, one_hot(list(range(7)) * 28 + [0] * 4, 7))
+    assert counts.sum() == 200
+    assert counts.sum(axis=1).tolist() == [32, *[28] * 6]
+
+
+def test_d_prime_of_known_areas() -> None:
+    # Two unit normals at distance d have AUC Phi(d / sqrt 2): at d = 1, 0.7602499389065233.
+    assert d_prime(0.7602499389065233) == pytest.approx(1, abs=1e-12)
+    assert d_prime(0.5) == pytest.approx(0, abs=1e-12)
+    assert d_prime(1.0) == math.inf
+    assert math.isnan(d_prime(math.nan))
+
+
+def test_scores_of_extreme_logits_are_finite_and_stay_apart() -> None:
+    many = to_scores([[-800.0, 800.0, -50.0, -49.0]], "many")
+    assert np.isfinite(many).all()
+    assert many[0, 2] < many[0, 3]
+    one = to_scores([[1000.0, 0.0], [-1000.0, -1000.0]], "one")
+    np.testing.assert_allclose(one, [[1, 0], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "message"),
+    [
+        ([0.1, 0.2], [0, 1], r"shape \(clip, class\)"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), "at least one of each"),
+        ([[0.1, 0.2]], [[0, 1, 0]], r"shape of scores \(1, 2\)"),
+        ([[0.1, math.nan]], [[0, 1]], "row 0, class 1"),
+        ([[0.1, 0.2]], [[0.4, 0.6]], "expected 0 or 1, found 0.4"),
+    ],
+)
+def test_validate_names_what_is_wrong(scores, targets, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(scores, targets)
+
+
+def test_label_kind_one_needs_exactly_one_class_a_clip() -> None:
+    with pytest.raises(ValueError, match="found 2 in row 1"):
+        evaluate(np.zeros((2, 2)), [[1, 0], [1, 1]], "one")
+
+
+def test_to_dict_is_plain() -> None:
+    scores = evaluate(np.eye(3), np.eye(3), "one")
+    values = scores.to_dict()
+    assert values["confusion"] == np.eye(3, dtype=int).tolist()
+    assert len(values["classes"]) == 3
+    json.dumps(values)  # no NumPy type is left
+
+
+def golden_values() -> dict[str, dict[str, object]]:
+    scores, targets = random_case(11, num_clips=60, num_classes=4)
+    values = {"many": evaluate_scores(scores, targets, "many").to_dict()}
+    values["one"] = evaluate(scores, one_hot([position % 4 for position in range(60)], 4), "one").to_dict()
+    return values
+
+
+def test_golden_values_have_not_moved() -> None:
+    expected, found = json.loads(GOLDEN.read_text()), golden_values()
+    for label_kind, values in expected.items():
+        classes = list(found[label_kind].pop("classes"))
+        assert classes == [pytest.approx(entry, abs=1e-12) for entry in values.pop("classes")]
+        assert found[label_kind].pop("confusion") == values.pop("confusion")
+        assert found[label_kind] == pytest.approx(values, abs=1e-12)
+
+
+if __name__ == "__main__":  # a change of definition is written down with: python -m tests.test_metrics
+    GOLDEN.parent.mkdir(exist_ok=True)
+    GOLDEN.write_text(json.dumps(golden_values(), indent=1) + "\n")

@@ -1,0 +1,163 @@
+"""The contract of every neural model, over every stem and head: shapes, gradients, padding, and that it can learn."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import ParamsError
+from pipeline.models import MODELS, is_neural, model_module, validate_model_params
+from pipeline.models.encoder import Block, EncoderParams
+
+STEMS: dict[str, dict[str, Any]] = {
+    "patches": {"kind": "patches", "frames": 8, "bands": 8, "stride_frames": 5, "stride_bands": 4},
+    "convolution": {"kind": "convolution", "channels": [8, 16], "strides": [[4, 4], [2, 2]], "kernel": 5},
+    "linear": {"kind": "linear"},
+}
+ENCODER = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0}
+OWN = {
+    "ast": {"normalisation": "corpus", "deviations": 1.0},
+    "token_transformer": {"embedding": "centroids", "embedding_learned": True, "embedding_width": 12},
+}
+INPUTS = {"ast": {"n_mels": 24}, "token_transformer": {"vocabulary_size": 20, "bands": [[0, 12], [12, 24]]}}
+NEURAL = [kind for kind in MODELS if is_neural(kind)]
+NUM_CLASSES = 7
+POOLINGS = ("mean", "mean_max", "class", "class_distillation")
+
+
+def _build(kind: str, stem: str, pooling: str = "mean", **changes: Any) -> Any:
+    section = {"kind": kind, "stem": STEMS[stem], "pooling": pooling, **ENCODER, **OWN[kind], **changes}
+    params = validate_model_params("tested", section)
+    torch.manual_seed(0)
+    model = model_module(kind).build(params, INPUTS[kind], NUM_CLASSES)
+    if kind == "token_transformer":
+        generator = np.random.default_rng(0)
+        codebooks = [generator.standard_normal((20, 12)).astype(np.float32) for _ in range(2)]
+        model_module(kind).start(model, params, codebooks)
+    return model
+
+
+def _inputs(kind: str, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    if kind == "ast":
+        frames = torch.randn(len(lengths), max(lengths), 24, generator=generator)
+        return frames.masked_fill(~mask[:, :, None], 0), mask
+    tokens = torch.randint(0, 20, (len(lengths), 2, max(lengths)), generator=generator)
+    return tokens.masked_fill(~mask[:, None], 20), mask
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("kind", NEURAL)
+def test_padding_changes_nothing(kind: str, stem: str, pooling: str) -> None:
+    model = _build(kind, stem, pooling).eval()
+    lengths = [90, 41, 3]
+    inputs, mask = _inputs(kind, lengths)
+    with torch.no_grad():
+        together = model(inputs, mask)
+        axis = 1 if kind == "ast" else 2
+        alone = [model(inputs[i : i + 1].narrow(axis, 0, n), None) for i, n in enumerate(lengths)]
+        other = inputs.clone()  # whatever stands behind a clip's end, nobody reads it
+        if kind == "ast":
+            other[~mask] = 1e3
+    assert together.shape == (3, NUM_CLASSES)
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(other, mask), together, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("kind", NEURAL)
+def test_every_parameter_learns(kind: str, stem: str) -> None:
+    model = _build(kind, stem).train()
+    inputs, mask = _inputs(kind, [90, 41, 30])
+    logits = model(inputs, mask)
+    assert torch.isfinite(logits).all()
+    logits.square().sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
+    assert not without
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("kind", NEURAL)
+def test_overfits_four_clips(kind: str, stem: str) -> None:
+    model = _build(kind, stem).train()
+    inputs, mask = _inputs(kind, [60, 60, 50, 40])
+    targets = torch.arange(4)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(model(inputs, mask), targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert (model(inputs, mask).argmax(1) == targets).all()
+
+
+def test_padding_in_a_training_batch_leaves_batch_norm_alone() -> None:
+    """Statistics come from real frames: a batch with a padded clip must not pull them towards zero."""
+    padded, plain = _build("ast", "convolution").train(), _build("ast", "convolution").train()
+    frames = torch.randn(2, 40, 24) + 5
+    plain(frames, None)
+    padded(torch.nn.functional.pad(frames, (0, 0, 0, 200)), torch.arange(240).expand(2, -1) < 40)
+    mean, expected = padded.stem.norms[0].running_mean, plain.stem.norms[0].running_mean
+    torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sentence_of_ten_seconds_is_read_to_its_last_word() -> None:
+    """Peer bugs 3.3.1 and 3.3.3: a padding id that is a word, and a context cut at 512 tokens."""
+    model = _build("token_transformer", "linear").eval()
+    inputs, mask = _inputs("token_transformer", [1000])
+    with torch.no_grad():
+        before = model(inputs, mask)
+        changed = inputs.clone()
+        changed[0, :, 999] = (changed[0, :, 999] + 1) % 20
+        assert not torch.allclose(model(changed, mask), before, atol=1e-7)
+
+
+def test_tokens_start_as_their_centroids_and_padding_stays_zero() -> None:
+    model = _build("token_transformer", "linear")
+    codebook = np.random.default_rng(0).standard_normal((20, 12)).astype(np.float32)
+    np.testing.assert_array_equal(model.tables[0].weight[:20].detach().numpy(), codebook)
+    inputs, mask = _inputs("token_transformer", [30, 10])
+    model(inputs, mask).sum().backward()
+    assert not model.tables[0].weight[20].any()
+    assert not model.tables[0].weight.grad[20].any()
+
+
+def test_frozen_and_random_embeddings() -> None:
+    frozen = _build("token_transformer", "linear", embedding_learned=False)
+    assert not any(p.requires_grad for p in frozen.tables.parameters())
+    summed = _build("token_transformer", "linear", embedding="random", embedding_width=10)
+    inputs, _ = _inputs("token_transformer", [8])
+    picture = summed.embed(inputs)
+    assert picture.shape == (1, 8, 10)
+    torch.testing.assert_close(picture, summed.tables[0](inputs[:, 0]) + summed.tables[1](inputs[:, 1]))
+
+
+def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
+    block = Block(EncoderParams(**ENCODER), drop_path=0.5)
+    ones = torch.ones(4000, 1, 1)
+    dropped = block._drop(ones)
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert abs(dropped.mean().item() - 1) < 0.1
+    assert block.eval()._drop(ones) is ones
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 36}, r"models\.tested: width 36 must be a multiple of 2 \* heads = 8"),
+        ({"stem": STEMS["convolution"] | {"kernel": 4}}, r"models\.tested\.stem: kernel 4 must be odd"),
+        (
+            {"stem": STEMS["convolution"] | {"channels": [8]}},
+            r"channels \[8\] and strides .* the same number of layers",
+        ),
+        ({"kind": "asd"}, r"models\.tested\.kind: expected one of ast, token_transformer, .*found 'asd'"),
+        ({"drop_path": 1.5}, r"models\.tested\.drop_path: input should be less than 1, found 1\.5"),
+    ],
+)
+def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
+    section = {"kind": "ast", "stem": STEMS["linear"], "pooling": "mean", **ENCODER, **OWN["ast"], **changes}
+    with pytest.raises(ParamsError, match=message):
+        validate_model_params("tested", section)

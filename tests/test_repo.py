@@ -1,0 +1,75 @@
+"""The house itself: who may import whom, and that dvc.yaml lists exactly what each stage runs."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.experiment import SECTIONS
+from tools.closure import closure, code_deps, imports_of, stage_module
+
+ROOT = Path(__file__).parent.parent
+GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+# Each wing may import itself and those behind it.
+WINGS = (
+    "reporting",
+    "evaluation",
+    "training",
+    "models",
+    "vocabulary",
+    "spectrogram",
+    "corpora",
+    "execution",
+    "artifacts",
+)
+
+
+def _wing(module: str) -> str:
+    return module.split(".")[1] if module.count(".") else ""
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipeline").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_imports_run_downward(path: Path) -> None:
+    parts = path.relative_to(ROOT).parts
+    imported = {name for name in imports_of(path) if name != "pipeline"}
+    assert not {name for name in imported if name.split(".")[0] in ("stages", "tools")}
+    if len(parts) == 2:  # the ground, but for experiment.py, which gathers every section from above
+        allowed = set(WINGS) if parts[1] == "experiment.py" else set()
+    else:
+        allowed = set(WINGS[WINGS.index(parts[1]) :])
+    ground = {"errors", "params", "seeding", "experiment_params"}
+    assert {_wing(name) for name in imported} <= allowed | ground | ({"experiment"} & set())
+
+
+@pytest.mark.parametrize("stage", GRAPH)
+def test_dvc_yaml_lists_the_modules_that_a_stage_runs(stage: str) -> None:
+    body = GRAPH[stage]
+    expected = sorted(closure(stage_module(body["cmd"])))
+    assert code_deps(body) == expected, "run `make deps`"
+
+
+def test_closure_follows_imports_inside_functions_and_registries() -> None:
+    files = closure("stages.train")
+    assert "pipeline/training/loop.py" in files  # imported inside run()
+    assert "pipeline/models/bag_of_tokens.py" in files  # named in a registry
+    assert "pipeline/reporting/page.py" not in files
+
+
+def test_stage_names_are_params_sections() -> None:
+    known = {*SECTIONS, "models"}
+    for body in GRAPH.values():
+        assert {str(name).split(".")[0] for name in body.get("params", [])} <= known
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("*.py")), ids=lambda path: path.name)
+def test_stages_stay_thin(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 120
+
+
+def test_init_files_are_empty_but_for_registries() -> None:
+    registries = {"spectrogram", "vocabulary", "models"}
+    for path in (ROOT / "pipeline").rglob("__init__.py"):
+        assert path.parent.name in registries or not path.read_text(), path

@@ -1,0 +1,358 @@
+"""The report, from artifacts written by hand to the page."""
+
+import csv
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+
+from pipeline.artifacts.model import write_model
+from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.tokens import TOKENS, open_tokens
+from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
+from pipeline.errors import ArtifactError, ParamsError
+from pipeline.experiment_params import ExperimentParams
+from pipeline.params import validate_params
+from pipeline.reporting.assembly import DataPaths
+from pipeline.reporting.gallery import rebuild
+from pipeline.reporting.plots import FITTED
+from pipeline.reporting.summary import (
+    ReportParams,
+    Run,
+    duration,
+    headline_metrics,
+    read_summary,
+    results_table,
+    summarise,
+    write_summary,
+)
+from pipeline.reporting.words import count_words, word_statistics
+from stages.report import run
+
+CLASSES = ("dog bark", "rain", "<saw>")  # the last one must be escaped
+MODELS = ("ast", "token_transformer", "bag_of_tokens")
+FOLDS, SEEDS, SIZE, N_MELS = ("1", "2"), (0, 1), 5, 8
+CLIPS = [f"clip{number:02d}" for number in range(12)]  # clip number i: class i % 3, fold 1 + i % 2
+
+EXPERIMENT = ExperimentParams(
+    frame_models=["ast"], token_models=["token_transformer", "bag_of_tokens"], folds=list(FOLDS), seeds=list(SEEDS)
+)
+PARAMS = ReportParams(headline=["ast", "token_transformer"], examples=3, worst=2)
+
+
+def write_experiment(root: Path, *, label_kind: str = "one", audio: bool = True) -> None:
+    """Write every artifact that the report reads; ast is right everywhere but for clip04, the others are noisy."""
+    generator = np.random.default_rng(0)
+    (root / "audio").mkdir(parents=True)
+    if audio:
+        for clip in CLIPS:
+            soundfile.write(root / "audio" / f"{clip}.wav", make_waveform("tone", 0.3), 16000)
+    sources = [f"{clip}.wav" for clip in [*CLIPS, "gone"]]
+    labels = [[number % 3] for number in range(12)] + [[0]]
+    make_clips(root / "data" / "clips.parquet", root / "audio", sources, labels=labels)
+    _rewrite_classes(root / "data" / "clips.parquet", label_kind)
+    frames = {clip: generator.normal(size=(28, N_MELS)).astype(np.float32) for clip in CLIPS}
+    make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
+    for fold in FOLDS:
+        write_words(root / "data", fold, generator)
+        for model in MODELS:
+            for seed in SEEDS:
+                write_run(root, model, fold, seed, generator, label_kind)
+
+
+def _rewrite_classes(path: Path, label_kind: str) -> None:
+    from pipeline.artifacts.clips import CLIPS as SCHEMA
+
+    table = SCHEMA.open(path)
+    SCHEMA.write(path, table.columns, table.facts | {"classes": list(CLASSES), "label_kind": label_kind})
+
+
+def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
+    arrays = {
+        "codebooks": generator.normal(size=(1, SIZE, N_MELS)).astype(np.float32),
+        "mean": np.ones(N_MELS, np.float32),
+        "scale": np.full(N_MELS, 2.0, np.float32),
+        "counts": np.ones((1, SIZE), np.int64),
+    }
+    facts = {"kind": "kmeans", "size": SIZE, "num_codebooks": 1, "normalisation": "standardise", "bands": [[0, N_MELS]]}
+    facts |= special_tokens(SIZE) | {"fold": fold, "role": "train", "front_end": {"n_mels": N_MELS}, "seed": 0}
+    path = data / "vocabulary" / f"{fold}.zarr"
+    VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {}})
+    words = {"clip_id": CLIPS, "tokens": [[generator.integers(0, SIZE - 1, 28).tolist()] for _ in CLIPS]}
+    facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": SIZE, "num_codebooks": 1}
+    TOKENS.write(data / "tokens" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})
+
+
+def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random.Generator, label_kind: str) -> None:
+    test = [number for number in range(12) if str(1 + number % 2) == fold]
+    targets = np.eye(3, dtype=np.float32)[[number % 3 for number in test]]
+    logits = 6 * targets - 3 + (0 if model == "ast" else 4) * generator.normal(size=targets.shape)
+    if model == "ast" and 4 in test:
+        logits[test.index(4)] = [9, -3, -3]  # sure of class 0, actual class 1
+    place = Path(model) / fold / str(seed)
+    facts = {
+        "model": model,
+        "params": {"depth": 2},
+        "classes": list(CLASSES),
+        "label_kind": label_kind,
+        "reads": "frames",
+    }
+    facts |= {"input": {}, "source": "", "front_end": {}, "fold": fold, "seed": seed, "num_parameters": 1234}
+    write_model(root / "models" / place, {"w": logits.astype(np.float32)}, facts | {"clips_seen": 60, "seconds": 2.5})
+    weights = json.loads((root / "models" / place / "model.json").read_text())["weights"]
+    facts = {"model": model, "fold": fold, "seed": seed, "classes": list(CLASSES), "label_kind": label_kind}
+    columns = {
+        "clip_id": [CLIPS[number] for number in test],
+        "role": ["test"] * len(test),
+        "logits": logits.astype(np.float32).tolist(),
+        "targets": targets.tolist(),
+    }
+    facts |= {"weights": weights, "num_parameters": 1234, "seconds": 2.5}
+    PREDICTIONS.write(root / "predictions" / place.with_suffix(".parquet"), columns, facts)
+    logs = root / "results" / "train" / place
+    logs.mkdir(parents=True)
+    if model == "bag_of_tokens":
+        (logs / FITTED).write_text("Fitted in one go.\n")
+        return
+    (logs / "plots" / "metrics" / "train").mkdir(parents=True)
+    last = "1.0" if seed else "0.5"
+    (logs / "plots" / "metrics" / "train" / "loss.tsv").write_text(f"step\tloss\n0\t2.0\n1\t{last}\n")
+
+
+def report(root: Path, params: ReportParams = PARAMS, experiment: ExperimentParams = EXPERIMENT) -> str:
+    data = DataPaths.below(root / "data", logs=root / "results" / "train", audio=root / "audio")
+    page = root / "report" / "index.html"
+    run(params, experiment, root / "predictions", root / "models", data, root / "results", page)
+    return page.read_text()
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("reported")
+    write_experiment(root)
+    report(root)
+    return root
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_are_at_most_ten_rounded_scalars(reported: Path) -> None:
+    metrics = json.loads((reported / "results" / "metrics.json").read_text())
+    assert list(metrics) == ["ast", "token_transformer", "ensemble"]
+    scalars = [value for values in metrics.values() for value in values.values()]
+    assert len(scalars) == 10
+    assert all(round(value, 4) == value for value in scalars)
+    # Five of six clips of fold 1 (clip04 is in it) and all of fold 2, whatever the seed.
+    assert metrics["ast"]["accuracy"] == round((5 / 6 + 1) / 2, 4)
+    assert metrics["ast"]["accuracy_deviation"] == round(statistics.stdev([5 / 6, 1]), 4)
+
+
+def test_summary_has_one_row_a_run_and_comes_back_as_written(reported: Path, tmp_path: Path) -> None:
+    runs = read_summary(reported / "results" / "summary.csv")
+    assert len(runs) == (len(MODELS) + 1) * len(FOLDS) * len(SEEDS)
+    assert {run.num_clips for run in runs} == {6}
+    write_summary(tmp_path / "again.csv", runs)
+    assert (tmp_path / "again.csv").read_bytes() == (reported / "results" / "summary.csv").read_bytes()
+    table = results_table(runs)
+    assert table.row_count == len(MODELS) + 1
+    assert table.title == "Test clips: 12 over 2 folds, 2 seeds"
+
+
+def test_plots_data_add_up(reported: Path) -> None:
+    plots = reported / "results" / "plots"
+    for model in (*MODELS, "ensemble"):
+        confusion = rows(plots / "confusion" / f"{model}.csv")
+        assert len(confusion) == 12
+        assert {row["actual"] for row in confusion} == set(CLASSES)
+        assert sum(int(row["num_positives"]) for row in rows(plots / "per_class" / f"{model}.csv")) == 12
+    right = sum(row["actual"] == row["predicted"] for row in rows(plots / "confusion" / "ast.csv"))
+    assert right == 11
+    loss = rows(plots / "loss" / "ast.csv")
+    assert loss[1] == {"epoch": "2", "loss": "0.750000", "lowest": "0.500000", "highest": "1.000000", "num_runs": "4"}
+    assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer"]
+
+
+def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
+    page = (reported / "report" / "index.html").read_text()
+    markup = re.sub(r'"data:[^"]*"', '""', page)
+    assert not re.search(r"https?:|//[a-z]|@import|<link|src=\"[^\"]", markup)
+    assert str(reported) not in page
+    for section in (
+        "results",
+        "folds",
+        "training",
+        "confusion",
+        "classes",
+        "vocabulary",
+        "examples",
+        "mistakes",
+        "failed",
+    ):
+        assert f'<section id="{section}">' in page
+    assert page.count("<audio") == 5  # 3 examples, 2 mistakes
+    assert "&lt;saw&gt;" in page
+    assert "<saw>" not in page
+    assert ">gone</summary>" in page
+    assert "without epochs: bag of tokens." in page
+    images = re.findall(r"<img[^>]*>", page)
+    assert images
+    assert all('alt="' in image for image in images)
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_the_surest_mistake_comes_first(reported: Path) -> None:
+    page = (reported / "report" / "index.html").read_text()
+    assert re.search(r'class="id">(\w+)', page[page.index('<section id="mistakes">') :])[1] == "clip04"
+
+
+def test_a_second_report_is_identical(reported: Path, tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    report(tmp_path)
+    for name in ("results/metrics.json", "results/summary.csv", "report/index.html"):
+        assert (tmp_path / name).read_bytes() == (reported / name).read_bytes(), name
+
+
+def test_many_labels_without_audio(tmp_path: Path) -> None:
+    write_experiment(tmp_path, label_kind="many", audio=False)
+    page = report(tmp_path)
+    assert "Audio not on this machine" in page
+    assert '<section id="confusion">' not in page
+    assert not (tmp_path / "results" / "plots" / "confusion").exists()
+
+
+def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    one = ExperimentParams(frame_models=["ast"], token_models=[], folds=["1"], seeds=[0])
+    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0), one)
+    assert '<section id="vocabulary">' not in page
+    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert set(metrics["ast"]) == {"accuracy", "mAP"}  # one fold has no deviation, one model no ensemble
+
+
+def remove_predictions(root: Path) -> None:
+    (root / "predictions" / "ast" / "2" / "1.parquet").unlink()
+
+
+def swap_seeds(root: Path) -> None:
+    (root / "predictions" / "ast" / "2" / "1.parquet").replace(root / "predictions" / "ast" / "2" / "0.parquet")
+
+
+def retrain(root: Path) -> None:
+    card = root / "models" / "ast" / "1" / "0" / "model.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"weights": "others"}))
+
+
+def remove_log(root: Path) -> None:
+    (root / "results" / "train" / "ast" / "1" / "0" / "plots" / "metrics" / "train" / "loss.tsv").unlink()
+
+
+def refit_vocabulary(root: Path) -> None:
+    write_words(root / "other", "1", np.random.default_rng(5))
+    (root / "other" / "tokens" / "1.parquet").replace(root / "data" / "tokens" / "1.parquet")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (remove_predictions, r"predictions/ast/2/1\.parquet: file: expected a predictions table.* evaluate"),
+        (swap_seeds, "fact seed: expected 0, found 1"),
+        (retrain, r"ast/1/0\.parquet: fact weights: expected others"),
+        (remove_log, r"loss\.tsv: file: expected a training log of train/loss.* train"),
+        (refit_vocabulary, r"tokens/1\.parquet: fact vocabulary: expected"),
+    ],
+)
+def test_artifacts_that_are_missing_or_do_not_fit_are_named(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    write_experiment(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ArtifactError, match=message):
+        report(tmp_path)
+
+
+def test_headline_must_name_models_of_the_experiment() -> None:
+    with pytest.raises(ParamsError, match=r"report\.headline: .*found 'vgg'"):
+        ReportParams(headline=["vgg"], examples=0, worst=0).check_against(EXPERIMENT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": ["1", "1"]}, "folds: expected each entry once, found 1 again"),
+        ({"seeds": []}, r"experiment\.seeds"),
+        ({"frame_models": [], "token_models": []}, "at least one model"),
+        ({"token_models": ["ast"]}, "frame_models and token_models: expected each entry once"),
+        ({"folds": ["../x"]}, "expected names without"),
+    ],
+)
+def test_experiment_params_name_the_mistake(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        validate_params(ExperimentParams, EXPERIMENT.model_dump() | change, "experiment")
+
+
+def make_run(model: str, fold: str, seed: int, accuracy: float, d_prime: float = 1.0) -> Run:
+    return Run(model, "frames", fold, seed, 10, 3, accuracy, accuracy, 0.8, d_prime, 0.5, 0.5, 0.5, 0.5, 7, 70, 1.0)
+
+
+def test_seeds_are_averaged_before_folds() -> None:
+    summary = summarise(
+        [make_run("a", "1", 0, 0.2), make_run("a", "1", 1, 0.4), make_run("a", "2", 0, 0.9), make_run("a", "2", 1, 0.9)]
+    )[0]
+    assert summary.mean["accuracy"] == pytest.approx(0.6)
+    assert summary.deviation["accuracy"] == pytest.approx(statistics.stdev([0.3, 0.9]))
+    assert (summary.num_folds, summary.num_seeds, summary.num_clips) == (2, 2, 20)
+
+
+def test_infinite_and_undefined_values_do_not_stop_the_summary() -> None:
+    runs = [make_run("a", "1", 0, math.nan, math.inf), make_run("a", "2", 0, math.nan, math.inf)]
+    summary = summarise(runs)[0]
+    assert summary.mean["d_prime"] == math.inf
+    assert headline_metrics([summary], ["a"]) == {"a": {}}
+    assert results_table(runs).row_count == 1
+
+
+def test_durations_are_spelled() -> None:
+    assert [duration(s) for s in (0.04, 59.94, 59.97, 185, 7800)] == [
+        "0.0 s",
+        "59.9 s",
+        "1 min 00 s",
+        "3 min 05 s",
+        "2 h 10 min",
+    ]
+
+
+def test_word_statistics_of_known_counts(reported: Path) -> None:
+    even = word_statistics(np.array([[5, 5, 5, 5, 0]]), frame_rate=100.0)
+    assert (even.num_unused, even.num_words, even.num_frames) == (1, 5, 20)
+    assert even.perplexity == pytest.approx(4)
+    assert even.top_share == 0.25
+    counts = count_words(open_tokens(reported / "data" / "tokens" / "1.parquet"))
+    assert counts.shape == (1, SIZE)
+    assert counts.sum() == 12 * 28
+    assert counts[0, SIZE - 1] == 0  # never drawn
+
+
+def test_rebuilt_frames_are_the_codes_in_units(reported: Path) -> None:
+    vocabulary = open_vocabulary(reported / "data" / "vocabulary" / "1.zarr")
+    frames = rebuild(vocabulary, np.array([[3, 0]]))
+    np.testing.assert_allclose(frames, 2 * vocabulary.codebooks[0, [3, 0]] + 1, rtol=1e-6)
+
+
+def test_results_table_starts_without_heavy_libraries() -> None:
+    heavy = ("torch", "sklearn", "matplotlib", "jinja2", "scipy")
+    program = f"import sys, stages.report; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

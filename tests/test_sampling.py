@@ -1,0 +1,94 @@
+"""The frame sample is a fact of clips and seed alone, and reading stays proportional to it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from pipeline.errors import CorpusError
+from pipeline.vocabulary import sampling
+from pipeline.vocabulary.batching import clip_batches
+from pipeline.vocabulary.sampling import choose_frames, draw_sample
+
+
+class Clips:
+    """Frames in memory; frame t of a clip holds [number of the clip, t]. Counts the frames read."""
+
+    def __init__(self, lengths: dict[str, int]) -> None:
+        self.lengths, self.frames_read = lengths, 0
+
+    def ok(self, clip_ids: Sequence[str]) -> list[str]:
+        return [clip for clip in clip_ids if clip in self.lengths]
+
+    def num_frames(self, clip_id: str) -> int:
+        return self.lengths[clip_id]
+
+    def read(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        self.frames_read += sum(self.lengths[clip] for clip in clip_ids)
+        return [
+            np.stack([np.full(self.lengths[c], float(c[1:])), np.arange(self.lengths[c])], axis=1).astype(np.float32)
+            for c in clip_ids
+        ]
+
+
+def clips(count: int, length: int = 50) -> Clips:
+    return Clips({f"c{number}": length for number in range(count)})
+
+
+def test_all_frames_are_used_when_they_fit() -> None:
+    sample = draw_sample(clips(4), ["c0", "c1", "c2", "missing"], sample_frames=150, seed=0)
+    assert sample.frames.tolist() == [[c, t] for c in range(3) for t in range(50)]
+    assert {k: sample.facts[k] for k in ("clips", "frames", "available")} == {
+        "clips": 3,
+        "frames": 150,
+        "available": 150,
+    }
+
+
+def test_a_sample_has_the_size_asked_for_and_no_frame_twice() -> None:
+    sample = draw_sample(clips(20), [f"c{n}" for n in range(20)], sample_frames=333, seed=0)
+    assert sample.frames.shape == (333, 2)
+    assert len(np.unique(sample.frames, axis=0)) == 333
+    assert sample.facts["available"] == 1000
+
+
+def test_the_order_of_clips_does_not_matter_and_the_seed_does() -> None:
+    ids = [f"c{n}" for n in range(20)]
+    first = draw_sample(clips(20), ids, sample_frames=100, seed=0)
+    turned = draw_sample(clips(20), ids[::-1], sample_frames=100, seed=0)
+    other = draw_sample(clips(20), ids, sample_frames=100, seed=1)
+    assert np.array_equal(first.frames, turned.frames)
+    assert first.facts == turned.facts
+    assert first.facts["digest"] != other.facts["digest"]
+
+
+def test_batches_do_not_change_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"c{n}" for n in range(20)]
+    whole = draw_sample(clips(20), ids, sample_frames=100, seed=0)
+    monkeypatch.setattr(sampling, "FRAMES_PER_BATCH", 60)
+    assert np.array_equal(whole.frames, draw_sample(clips(20), ids, sample_frames=100, seed=0).frames)
+
+
+def test_reading_is_proportional_to_the_sample_not_to_the_corpus() -> None:
+    reader = clips(5000, length=100)
+    sample = draw_sample(reader, list(reader.lengths), sample_frames=500, seed=0)
+    assert len(sample.frames) == 500
+    assert reader.frames_read <= sampling.FRAMES_READ_PER_FRAME_KEPT * 500 + 100
+
+
+def test_every_frame_is_equally_likely() -> None:
+    lengths = {"short": 1000, "long": 9000}
+    chosen = choose_frames(lengths, sample_frames=2000, seed=3)
+    assert len(chosen["long"]) == pytest.approx(1800, abs=4 * np.sqrt(2000 * 0.9 * 0.1))
+    early = (chosen["long"] < 4500).mean()
+    assert early == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(1800))
+
+
+def test_no_usable_clip_is_an_error() -> None:
+    with pytest.raises(CorpusError, match="2 clips without a usable frame"):
+        draw_sample(clips(1), ["gone", "lost"], sample_frames=10, seed=0)
+
+
+def test_batches_hold_whole_clips_in_order() -> None:
+    lengths = {"a": 5, "b": 5, "c": 30, "d": 1}
+    assert list(clip_batches(list("abcd"), lengths.__getitem__, frames_per_batch=10)) == [["a", "b"], ["c"], ["d"]]

@@ -1,0 +1,60 @@
+"""Statistics of vocabularies against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from pipeline.vocabulary import statistics
+
+
+def test_even_use_says_the_most() -> None:
+    counts = np.full(8, 5)
+    assert statistics.entropy(counts) == pytest.approx(3)
+    assert statistics.perplexity(counts) == pytest.approx(8)
+    assert statistics.usage(counts) == 1
+    assert statistics.dead_codes(counts) == 0
+
+
+def test_uneven_use_by_hand() -> None:
+    counts = np.array([2, 1, 1, 0])  # 1/2 * 1 + 1/4 * 2 + 1/4 * 2 = 1.5 bits
+    assert statistics.entropy(counts) == pytest.approx(1.5)
+    assert statistics.perplexity(counts) == pytest.approx(2**1.5)
+    assert statistics.usage(counts) == 0.75
+    assert statistics.dead_codes(counts) == 1
+
+
+def test_one_word_says_nothing() -> None:
+    assert statistics.entropy(np.array([7, 0])) == 0
+    assert statistics.perplexity(np.array([0, 0])) == 1
+
+
+@pytest.mark.parametrize("exponent", [-1.0, -0.5])
+def test_zipf_slope_is_the_exponent_of_a_power_law(exponent: float) -> None:
+    counts = 1e9 * np.arange(1, 101.0) ** exponent
+    assert statistics.zipf_slope(np.random.default_rng(0).permutation(counts)) == pytest.approx(exponent)
+
+
+def test_zipf_slope_looks_at_the_middle_ranks_alone() -> None:
+    counts = 1e9 / np.arange(1, 101.0)
+    counts[:9] *= 1000  # ranks 1 to 9 of 100, and 91 to 100, are outside 10-90 %
+    counts[90:] /= 1000
+    assert statistics.zipf_slope(np.concatenate([counts, np.zeros(50)])) == pytest.approx(-1)
+    assert statistics.zipf_slope(np.array([4, 0, 0])) is None
+
+
+def test_bits_per_second_add_up_over_codebooks() -> None:
+    assert statistics.bits_per_second(np.array([[1, 1, 1, 1], [2, 2, 0, 0]]), frame_rate=100) == pytest.approx(300)
+
+
+def test_distortion_by_hand() -> None:
+    z = np.array([[0.0], [2], [10], [12]], np.float32)  # mean 6, total 36 + 16 + 16 + 36 = 104
+    tokens = np.array([[0, 0, 1, 1]])
+    assert statistics.distortion(z, tokens, np.array([[[1.0], [11]]]), [[0, 1]]) == pytest.approx(4 / 104)
+    assert statistics.distortion(z, tokens, np.array([[[6.0], [6]]]), [[0, 1]]) == pytest.approx(1)
+
+
+def test_summary_over_codebooks() -> None:
+    summary = statistics.summarise(np.array([[1, 1, 1, 1], [2, 2, 0, 0]]), frame_rate=100)
+    assert summary["usage"] == 0.75
+    assert summary["dead_codes"] == 2
+    assert summary["perplexity"] == pytest.approx(2**1.5, abs=1e-3)
+    assert summary["bits_per_second"] == 300

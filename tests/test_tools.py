@@ -1,0 +1,249 @@
+"""The programs for people: `sonolex why`, `doctor`, `check`, `results`, and the picture of a clip."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from matplotlib.image import imread
+from typer.testing import CliRunner
+
+from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.tokens import TOKENS
+from pipeline.errors import CorpusError
+from pipeline.experiment import load_experiment
+from tools import doctor, inspect_clip
+from tools.doctor import Cache
+from tools.sonolex import app
+from tools.why import Finding, trace
+
+CLASSES = ["dog", "rain", "siren"]
+CLIPS = ("a-dog", "b-rain", "c-siren", "d-lost")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Return a folder with every artifact of four clips, one of which failed, in two folds."""
+    for number, clip in enumerate(CLIPS[:3]):
+        waveform = make_waveform("chirp", 1.0, frequency=2000.0 * (number + 1))
+        (tmp_path / "audio").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "audio" / f"{clip}.wav", waveform, 16000)
+    data = tmp_path / "data"
+    labels = [[0], [1], [2], [0]]
+    folds = ["1", "1", "2", "2"]
+    make_clips(data / "clips.parquet", tmp_path / "audio", [f"{clip}.wav" for clip in CLIPS], labels=labels, fold=folds)
+    ramp = np.linspace(-10, 5, 98 * 64, dtype=np.float32).reshape(98, 64)
+    make_spectrogram(data / "spectrogram", dict.fromkeys(CLIPS[:3], ramp), failed=["d-lost"])
+    for fold in ("1", "2"):
+        roles = ["test" if own == fold else "train" for own in folds]
+        SPLIT.write(
+            data / "splits" / f"{fold}.parquet",
+            {"clip_id": CLIPS, "role": roles},
+            {"fold": fold, "seed": 0, "rule": "published folds"},
+        )
+        facts = {"fold": fold, "vocabulary": "0" * 32, "vocabulary_size": 50, "num_codebooks": 1, "frame_rate": 100.0}
+        words = [[[(7 * i) % 50 for i in range(98)]]] * 3
+        TOKENS.write(data / "tokens" / f"{fold}.parquet", {"clip_id": CLIPS[:3], "tokens": words}, facts)
+    _write_predictions(tmp_path / "predictions" / "ast" / "1" / "0.parquet", ["a-dog", "b-rain"])
+    return tmp_path
+
+
+def _write_predictions(path: Path, clip_ids: list[str]) -> None:
+    facts = {"model": "ast", "fold": "1", "seed": 0, "classes": [f"class {i}" for i in range(3)], "label_kind": "one"}
+    logits = [[2.0, 2.0, 0.0], [0.0, 5.0, 0.0]]  # a tie for the first clip, a hit for the second
+    columns = {"clip_id": clip_ids, "role": ["test"] * 2, "logits": logits, "targets": [[1.0, 0, 0], [0, 1.0, 0]]}
+    PREDICTIONS.write(path, columns, facts | {"weights": "0" * 32, "num_parameters": 10, "seconds": 1.0})
+
+
+def _trace(clip: str, workspace: Path) -> dict[str, Finding]:
+    findings = trace(clip, workspace / "data", workspace / "predictions")
+    return {str(finding.path.relative_to(workspace)): finding for finding in findings}
+
+
+def test_why_follows_a_clip_through_every_artifact(workspace: Path) -> None:
+    findings = _trace("b-rain", workspace)
+    assert not [path for path, finding in findings.items() if finding.wrong]
+    assert findings["data/clips.parquet"].text.startswith("class 1; b-rain.wav, 0 s to its end; group b-rain, fold 1")
+    assert "shard shard0000, frames 98 to 195: 98 frames, 0.98 s" in findings["data/spectrogram/index.parquet"].text
+    assert findings["data/splits/1.parquet"].text == "role test"
+    assert findings["data/splits/2.parquet"].text == "role train"
+    assert findings["data/tokens/1.parquet"].text.startswith("98 words, 50 distinct of 50: 0 7 14")
+    assert findings["predictions/ast/1/0.parquet"].text == "test: class 1 ranks 1 (99%) of 3"
+
+
+def test_why_counts_a_tie_as_the_worse_rank(workspace: Path) -> None:
+    assert "class 0 ranks 2 (47%) of 3" in _trace("a-dog", workspace)["predictions/ast/1/0.parquet"].text
+
+
+def test_why_says_where_a_bad_clip_was_lost(workspace: Path) -> None:
+    findings = _trace("d-lost", workspace)
+    assert findings["data/spectrogram/index.parquet"].text == "failed, missing: expected a file, found none"
+    assert findings["data/clips.parquet"].text.endswith("digest none: the file was missing")
+    assert findings["data/tokens/1.parquet"].text == "the clip is not in it (3 others are)"
+    assert all(findings[f"data/{name}"].wrong for name in ("spectrogram/index.parquet", "tokens/1.parquet"))
+    # It is a test clip of fold 2 alone: its absence from fold 1's predictions is as it should be.
+    assert "predictions/ast/1/0.parquet" not in findings
+
+
+def test_why_tells_missing_and_broken_artifacts(workspace: Path) -> None:
+    (workspace / "data" / "spectrogram" / "index.parquet").unlink()
+    (workspace / "data" / "splits" / "1.parquet").write_bytes(b"PAR1")
+    for folder in ("data/tokens", "predictions"):
+        for path in (workspace / folder).rglob("*.parquet"):
+            path.unlink()
+    findings = _trace("a-dog", workspace)
+    assert findings["data/spectrogram/index.parquet"].text == "missing"
+    assert "expected a whole Parquet file" in findings["data/splits/1.parquet"].text
+    assert findings["data/tokens"].text == "missing"
+    assert findings["predictions"].text == "no predictions yet"
+    assert not findings["data/clips.parquet"].wrong
+    (workspace / "data" / "clips.parquet").write_bytes(b"PAR1")
+    assert "expected a whole Parquet file" in _trace("a-dog", workspace)["data/clips.parquet"].text
+
+
+def test_why_knows_nothing_and_says_so_in_an_empty_workspace(tmp_path: Path) -> None:
+    assert all(finding.wrong for finding in trace("a-dog", tmp_path / "data", tmp_path / "predictions"))
+
+
+@pytest.mark.parametrize(
+    ("clip", "expected"),
+    [("rain", "close to it: b-rain"), ("c-sirne", "close to it: c-siren"), ("?", "none of 4 ids is close to it")],
+)
+def test_why_names_clips_close_to_an_unknown_one(clip: str, expected: str, workspace: Path) -> None:
+    with pytest.raises(CorpusError, match=expected):
+        trace(clip, workspace / "data", workspace / "predictions")
+
+
+def test_mistakes_are_messages_without_a_traceback(workspace: Path) -> None:
+    paths = ["--data", str(workspace / "data"), "--predictions", str(workspace / "predictions")]
+    result = CliRunner().invoke(app, ["why", "rain", *paths])
+    assert result.exit_code == 1
+    assert result.output.startswith("error: ")
+    assert "Traceback" not in result.output
+    assert CliRunner().invoke(app, ["why", "b-rain", *paths]).exit_code == 0
+
+
+def test_check_names_all_mistakes_at_once(tmp_path: Path) -> None:
+    text = (REPOSITORY / "params.yaml").read_text()
+    assert CliRunner().invoke(app, ["check", "--params", str(REPOSITORY / "params.yaml")]).exit_code == 0
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("epochs:", "epoch:").replace("iterations: 25", "iterations: many"))
+    result = CliRunner().invoke(app, ["check", "--params", str(path)])
+    assert result.exit_code == 1
+    for expected in ("train.epoch: unknown key; did you mean `epochs`?", "vocabulary.iterations"):
+        assert expected in result.output
+
+
+def test_results_without_a_run_say_what_to_do(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["results", "--summary", str(tmp_path / "summary.csv")])
+    assert result.exit_code == 1
+    assert "report" in result.output
+
+
+def test_a_picture_shows_waveform_frames_and_words(workspace: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "clip.png"
+    left_out = inspect_clip.run("b-rain", "1", workspace / "data", workspace / "audio", picture)
+    assert left_out == []
+    pixels = imread(picture)
+    assert pixels.shape[0] > 400
+    assert pixels.std() > 0.05  # something is drawn
+
+
+def test_a_picture_does_without_audio_and_words(workspace: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "clip.png"
+    left_out = inspect_clip.run("b-rain", "9", workspace / "data", tmp_path / "elsewhere", picture)
+    assert [remark.split(":")[0] for remark in left_out] == ["waveform", "words"]
+    assert picture.exists()
+
+
+@pytest.mark.parametrize(("clip", "expected"), [("nobody", "no clip 'nobody'"), ("d-lost", "has no frames")])
+def test_a_picture_of_nothing_is_refused(clip: str, expected: str, workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=expected):
+        inspect_clip.run(clip, "1", workspace / "data", workspace / "audio", tmp_path / "clip.png")
+
+
+def test_the_time_axis_is_that_of_the_frames() -> None:
+    facts = {"frame_rate": 100.0, "sample_rate": 16000, "f_min": 20.0, "f_max": 8000.0, "units": "dB"}
+    tokens = np.tile(np.arange(50, dtype=np.uint16), (2, 4))
+    figure = inspect_clip.draw("clip", np.zeros(32000), np.zeros((200, 8)), tokens, facts, fold="1", vocabulary_size=50)
+    waveform, frames, words = (axes for axes in figure.axes if axes.get_xlabel() or axes.get_ylabel() != "dB")
+    assert frames.get_xlim() == (0.0, 2.0)
+    assert waveform.lines[0].get_xdata()[-1] == pytest.approx(2.0, abs=1e-3)
+    assert len(words.lines) == 2  # one a codebook
+    assert words.lines[0].get_xdata()[[0, -1]] == pytest.approx([0.005, 1.995])
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchaudio", "advice"),
+    [("2.13.0+cpu", "2.11.0", "same minor version"), ("2.11.0", "", "make install"), ("", "2.11.0", "make install")],
+)
+def test_doctor_flags_a_torch_that_is_not_torchaudios(torch: str, torchaudio: str, advice: str) -> None:
+    row = doctor.check_torch(torch, torchaudio)
+    assert row.verdict == "broken"
+    assert advice in row.advice
+
+
+@pytest.mark.parametrize(
+    ("types", "file_system", "same_device", "copies", "advised"),
+    [
+        ((), "ext4", True, True, "hardlink,symlink"),
+        (("hardlink", "symlink"), "ext4", True, False, ""),
+        (("reflink", "hardlink"), "ext4", True, True, "hardlink,symlink"),  # commits by copy: hardlink is not first
+        ((), "nfs4", True, True, "hardlink,symlink"),
+        ((), "xfs", True, False, ""),
+        ((), "xfs", False, True, "symlink"),
+        (("symlink",), "ext4", False, False, ""),
+    ],
+)
+def test_doctor_names_the_links_that_copy_nothing(
+    types: tuple[str, ...], file_system: str, same_device: bool, copies: bool, advised: str
+) -> None:
+    row = list(doctor.check_cache(Cache(Path("cache"), types, file_system, same_device)))[-1]
+    assert row.verdict == ("note" if copies else "ok")
+    assert row.advice.endswith(f"cache.type {advised}" if advised else "")
+
+
+def test_doctor_reckons_the_space_that_frames_take(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load_experiment(REPOSITORY / "params.yaml")
+    seconds, source = doctor.corpus_seconds(experiment, workspace / "data")
+    assert (seconds, source) == (pytest.approx(3 * 0.98), "index of frames")
+    (workspace / "data" / "spectrogram" / "index.parquet").unlink()
+    longest = experiment.sections["corpus"].max_duration
+    assert doctor.corpus_seconds(experiment, workspace / "data") == (4 * longest, "manifest, at most")
+    assert doctor.check_space(experiment, workspace / "data", None).verdict == "ok"
+    monkeypatch.setattr(doctor, "_free", lambda path: 1 << 30)
+    row = doctor.check_space(experiment, workspace / "data", None)
+    assert row.verdict == "broken"
+    assert "make room: 1." in row.advice
+
+
+def test_doctor_ends_with_1_when_something_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("{}")
+    result = CliRunner().invoke(app, ["doctor", "--params", str(path)])
+    assert result.exit_code == 1
+    assert "broken" in result.output
+
+
+def test_every_package_that_doctor_asks_for_is_in_the_lock() -> None:
+    locked = doctor.read_lock(REPOSITORY / "requirements.lock")
+    assert {*doctor.PACKAGES, "torch", "torchaudio", "faiss-cpu", "setuptools", "pytest", "uv"} <= set(locked)
+    assert locked["torch"].rpartition(".")[0] == locked["torchaudio"].rpartition(".")[0] == "2.11"
+
+
+def test_the_lock_names_no_place_to_fetch_from() -> None:
+    text = (REPOSITORY / "requirements.lock").read_text()
+    assert not [word for word in ("://", "--index", "--find-links", "file:", " @ ", "+cpu") if word in text]
+
+
+def test_the_console_program_starts_without_the_heavy_packages() -> None:
+    code = "import json, sys, tools.sonolex; print(json.dumps(sorted(sys.modules)))"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    loaded = json.loads(subprocess.check_output([sys.executable, "-c", code], env=environment, text=True))
+    assert not {"torch", "sklearn", "matplotlib", "scipy", "zarr", "dvc"} & set(loaded)

@@ -1,0 +1,105 @@
+"""The stages vocabulary and tokenize on artifacts that are known by construction."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_spectrogram
+from test_kmeans import make_params
+
+from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
+from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.tokens import open_tokens, token_arrays
+from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.errors import ArtifactError
+from pipeline.vocabulary.assignment import assign
+from stages import tokenize, vocabulary
+
+ROLES = {"a": "train", "b": "train", "c": "validation", "d": "test", "e": "train", "broken": "train"}
+
+
+def make_frames(*, poisoned: bool = False) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    frames = {clip: generator.normal(-6, 3, (20 + 5 * n, 8)).astype(np.float32) for n, clip in enumerate("abcde")}
+    if poisoned:
+        frames["c"], frames["d"] = frames["c"] * 0 + 1000, frames["d"][:7] * -50
+    return frames
+
+
+def make_split(path: Path, fold: str = "1") -> Path:
+    columns = {"clip_id": list(ROLES), "role": list(ROLES.values())}
+    SPLIT.write(path, columns, {"fold": fold, "seed": 0, "rule": "by hand"})
+    return path
+
+
+def fit(folder: Path, *, poisoned: bool = False, sample_frames: int = 60, bands: int = 2) -> tuple[Path, Path]:
+    spectrogram = make_spectrogram(folder / "spectrogram", make_frames(poisoned=poisoned), failed=["broken"])
+    params = make_params(size=6, bands=bands, sample_frames=sample_frames)
+    vocabulary.run(params, spectrogram, make_split(folder / "1.parquet"), folder / "1.zarr", fold="1")
+    return spectrogram, folder / "1.zarr"
+
+
+def contents(store: Path) -> dict[str, str]:
+    return {str(file.relative_to(store)): file_digest(file) for file in sorted(store.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("sample_frames", [60, 10000])
+def test_only_training_clips_are_read(tmp_path: Path, sample_frames: int) -> None:
+    _, clean = fit(tmp_path / "clean", sample_frames=sample_frames)
+    _, poisoned = fit(tmp_path / "poisoned", poisoned=True, sample_frames=sample_frames)
+    assert contents(clean) == contents(poisoned)
+
+
+def test_the_artifact_tells_how_it_was_fitted(tmp_path: Path) -> None:
+    spectrogram, path = fit(tmp_path)
+    fitted = open_vocabulary(path)
+    assert fitted.facts["front_end"] == open_spectrogram(spectrogram).facts
+    assert fitted.facts["sample"]["frames"] == 60
+    assert fitted.facts["sample"]["available"] == 20 + 25 + 40
+    assert fitted.counts.sum(axis=1).tolist() == [60, 60]
+    assert len(fitted.facts["fit"]["objective"]) == 10
+    assert {"usage", "perplexity", "dead_codes", "zipf_slope"} <= set(fitted.facts["fit"])
+
+
+def test_every_usable_clip_becomes_a_sentence(tmp_path: Path) -> None:
+    spectrogram, path = fit(tmp_path)
+    report = tokenize.run(spectrogram, path, tmp_path / "1.parquet", fold="1")
+    fitted, table = open_vocabulary(path), open_tokens(tmp_path / "1.parquet")
+    tokens, frames = token_arrays(table), make_frames()
+    assert list(tokens) == list("abcde")
+    assert report.clips == 5
+    assert table.facts["vocabulary"] == fitted.digest()
+    for clip, sentence in tokens.items():
+        assert np.array_equal(sentence, assign(fitted, frames[clip]))
+        assert sentence.max() < fitted.padding_token
+
+
+def test_batches_do_not_change_the_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spectrogram, path = fit(tmp_path)
+    tokenize.run(spectrogram, path, tmp_path / "whole.parquet", fold="1")
+    monkeypatch.setattr(tokenize, "FRAMES_PER_BATCH", 45)
+    tokenize.run(spectrogram, path, tmp_path / "pieces.parquet", fold="1")
+    assert file_digest(tmp_path / "whole.parquet") == file_digest(tmp_path / "pieces.parquet")
+
+
+def test_frames_of_another_front_end_are_refused(tmp_path: Path) -> None:
+    spectrogram, path = fit(tmp_path)
+    group, facts = FRAMES.open_group(spectrogram / "frames.zarr")
+    other = facts | {"hop_length": 80, "frame_rate": 200.0}
+    changed = tmp_path / "other"
+    made = FRAMES.create(changed / "frames.zarr", other)
+    for name in group.array_keys():
+        FRAMES.arrays["*"].write(made, name, np.asarray(group[name]))
+    index = INDEX.open(spectrogram / "index.parquet")
+    INDEX.write(changed / "index.parquet", index.columns, index.facts | {"front_end": other})
+    with pytest.raises(ArtifactError, match=r"front_end.hop_length .* expected 80, found 160"):
+        tokenize.run(changed, path, tmp_path / "1.parquet", fold="1")
+
+
+def test_another_fold_is_refused(tmp_path: Path) -> None:
+    spectrogram, path = fit(tmp_path)
+    with pytest.raises(ArtifactError, match="fact fold: expected 2, found 1"):
+        tokenize.run(spectrogram, path, tmp_path / "2.parquet", fold="2")
+    with pytest.raises(ArtifactError, match="fact fold: expected 1, found 2"):
+        vocabulary.run(make_params(), spectrogram, make_split(tmp_path / "2.parquet", "2"), path, fold="1")

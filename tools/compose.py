@@ -1,0 +1,215 @@
+"""Write params.yaml: the base, a recipe laid over it, and settings given by hand over both.
+
+    recipes/base.yaml + recipes/<recipe>.yaml + key=value ... -> params.yaml
+
+`recipes/base.yaml` is complete and commented; a recipe holds only what differs. Mappings are merged key by key, except
+that one whose `kind` or `name` changes is replaced as a whole: the keys of one kind mean nothing to another. All other
+values, lists too, are replaced. Comments of the base survive.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.tokens import CommentToken
+
+from pipeline.artifacts.files import replacing
+from pipeline.errors import ParamsError
+from pipeline.experiment import load_experiment
+
+BASE = "base"
+
+_TAGS = ("kind", "name")  # of a mapping that is one of several forms
+_ABSENT = "(none)"
+
+
+def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_path: Path, console: Console) -> None:
+    """Write `params_path` if all of it is right, and print what changed.
+
+    Raises ParamsError that names every mistake at once, and then leaves the file as it was.
+    """
+    before = dict(_leaves(_load(params_path))) if params_path.exists() else {}
+    document, mistakes = compose(recipe, overrides, recipes_path)
+    with replacing(params_path) as partial:
+        partial.write_text(dump(document), encoding="utf-8")
+        try:
+            load_experiment(partial)
+        except ParamsError as error:
+            mistakes.append(str(error).replace(str(partial), str(params_path)))
+        if mistakes:
+            raise ParamsError("\n".join(mistakes))
+    _print_changes(before, dict(_leaves(_load(params_path))), f"{params_path} = {recipe}", console)
+
+
+def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[CommentedMap, list[str]]:
+    """Return the merged document, and a message for each override that could not be read."""
+    known = list_recipes(recipes_path)
+    if recipe not in known:
+        raise ParamsError(f"recipe: expected one of {', '.join(known)} (in {recipes_path}), found {recipe!r}")
+    document = _load(recipes_path / f"{BASE}.yaml")
+    _merge(document, _load(recipes_path / f"{recipe}.yaml"))
+    mistakes = []
+    for override in overrides:
+        try:
+            _merge(document, _parse_override(override))
+        except ParamsError as error:
+            mistakes.append(str(error))
+    return document, mistakes
+
+
+def list_recipes(recipes_path: Path) -> list[str]:
+    """Return the names of all recipes; the base is none."""
+    return sorted(path.stem for path in recipes_path.glob("*.yaml") if path.stem != BASE)
+
+
+def print_recipes(recipes_path: Path, console: Console) -> None:
+    """Print each recipe with what it is for."""
+    names = list_recipes(recipes_path)
+    for name in names:
+        text = f"{name:{max(map(len, names))}}  {describe_recipe(recipes_path / f'{name}.yaml')}"
+        console.print(escape(text), soft_wrap=True)
+
+
+def describe_recipe(path: Path) -> str:
+    """Return the first comment of a recipe, which says what it is for."""
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def dump(document: CommentedMap) -> str:
+    """Return the document as text, comments included."""
+    stream = io.StringIO()
+    _yaml().dump(document, stream)
+    return stream.getvalue()
+
+
+def _yaml() -> YAML:
+    yaml = YAML()  # round trip, YAML 1.2: keeps comments, quotes and the spelling of numbers; 1e-4 is a number
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # never fold a line
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _load(path: Path) -> CommentedMap:
+    try:
+        document = _yaml().load(path)
+    except YAMLError as error:
+        raise ParamsError(f"{path}: expected YAML, found a syntax error: {error}") from None
+    if document is None:  # nothing but comments: a recipe that changes nothing
+        return CommentedMap()
+    if not isinstance(document, CommentedMap):
+        raise ParamsError(f"{path}: expected sections (`train:`, ...), found {type(document).__name__}")
+    return document
+
+
+def _parse_override(override: str) -> CommentedMap:
+    """Turn `train.epochs=80` into the overlay {train: {epochs: 80}}; the value is YAML, so `[a, b]` is a list."""
+    keys, sign, text = override.partition("=")
+    names = keys.strip().split(".")
+    if not sign or not all(names):
+        raise ParamsError(f"override: expected key=value, such as train.epochs=80, found {override!r}")
+    try:
+        value = _yaml().load(text)
+    except YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ParamsError(f"override of {keys}: expected a YAML value, found {text!r} ({reason})") from None
+    for name in reversed(names):
+        value = CommentedMap({name: value})
+    return value  # type: ignore[no-any-return]
+
+
+def _merge(base: CommentedMap, overlay: CommentedMap) -> None:
+    for key, value in overlay.items():
+        old = base.get(key)
+        if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _changes_form(old, value):
+            _merge(old, value)
+        else:
+            _put(base, key, value)
+
+
+def _changes_form(old: CommentedMap, new: CommentedMap) -> bool:
+    return any(tag in new and tag in old and new[tag] != old[tag] for tag in _TAGS)
+
+
+def _put(base: CommentedMap, key: str, value: Any) -> None:
+    """Set a value without losing the comment that stands above whatever follows it.
+
+    ruamel.yaml hangs a comment on the last value *before* it, however deep: replacing or adding to the end of a
+    section would take the next section's heading away, or leave it in the middle.
+    """
+    last = key if key in base else next(reversed(base), None)
+    heading = _swap_tail(base, last, "") if last is not None else ""
+    if isinstance(base.get(key), CommentedMap) or isinstance(value, CommentedMap):
+        base.ca.items.pop(key, None)  # a remark on the old mapping's first line does not hold for the new one
+    base[key] = value
+    _swap_tail(base, key, heading)
+
+
+def _swap_tail(container: Any, key: Any, heading: str) -> str:
+    """Replace the comment lines that follow the value at `key`, and return those that stood there."""
+    value = container[key]
+    while isinstance(value, CommentedMap | CommentedSeq) and value and not value.fa.flow_style():
+        container = value
+        key = next(reversed(value)) if isinstance(value, CommentedMap) else len(value) - 1
+        value = container[key]
+    slot = 2 if isinstance(container, CommentedMap) else 0
+    tokens = container.ca.items.get(key) or [None, None, None, None]
+    old = tokens[slot].value if tokens[slot] else ""
+    remark, _, tail = old.partition("\n")  # `remark` stands on the value's own line
+    if remark or heading:
+        column = tokens[slot].column if tokens[slot] else 0
+        tokens[slot] = CommentToken(f"{remark}\n{heading}", CommentMark(column))
+        container.ca.items[key] = tokens
+    else:
+        container.ca.items.pop(key, None)
+    return tail
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every setting as (dotted key, value as YAML); a list is one setting."""
+    if isinstance(node, CommentedMap) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, _spell(node)
+
+
+def _spell(value: Any) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.width = True, 4096
+    stream = io.StringIO()
+    yaml.dump(_plain(value), stream)
+    return stream.getvalue().removesuffix("...\n").strip()
+
+
+def _plain(value: Any) -> Any:
+    """Strip ruamel's notes on spelling from a value."""
+    if isinstance(value, CommentedSeq):
+        return [_plain(item) for item in value]
+    if isinstance(value, CommentedMap):
+        return {str(key): _plain(item) for key, item in value.items()}
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _print_changes(before: dict[str, str], after: dict[str, str], title: str, console: Console) -> None:
+    changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    if not before:
+        console.print(f"{escape(title)}: written, {len(after)} settings")
+    elif not changed:
+        console.print(f"{escape(title)}: nothing changed, {len(after)} settings")
+    else:
+        console.print(f"{escape(title)}: {len(changed)} of {len(after)} settings changed")
+        width = max(map(len, changed))
+        for key in changed:
+            was, now = escape(before.get(key, _ABSENT)), escape(after.get(key, _ABSENT))
+            console.print(f"  {key:{width}}  [red]{was}[/] -> [green]{now}[/]", soft_wrap=True)

@@ -1,0 +1,293 @@
+"""What this machine is, and what on it would stop or slow a run: one row a check.
+
+A row is `broken` when a run would fail, `note` when it would work and could be better, `ok` otherwise.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.tables import Table
+from pipeline.errors import ArtifactError, ParamsError
+from pipeline.experiment import Experiment, load_experiment
+
+Verdict = Literal["ok", "note", "broken"]
+
+LOCK_PATH = Path("requirements.lock")
+PYTHONS = ((3, 11), (3, 13))
+PACKAGES = ("numpy", "zarr", "tensorstore", "pyarrow", "dvc", "dvclive", "soundfile", "soxr", "scikit-learn")
+
+# File systems that can copy a file by sharing its blocks; DVC's default, `reflink,copy`, costs nothing there.
+_REFLINK = ("xfs", "btrfs", "apfs", "bcachefs")
+_STYLES: dict[Verdict, str] = {"ok": "green", "note": "yellow", "broken": "bold red"}
+_SLACK = 2 << 30  # bytes: models, logs and plots besides the frames
+_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    check: str
+    found: str
+    advice: str = ""
+    verdict: Verdict = "ok"
+
+
+def run(params_path: Path, data_path: Path, console: Console) -> bool:
+    """Print all checks and return whether something is broken."""
+    rows = [*check_packages(LOCK_PATH), *check_machine()]
+    cache = find_cache(Path.cwd())
+    rows += check_cache(cache)
+    experiment, row = check_params(params_path)
+    rows.append(row)
+    if experiment:
+        rows.append(check_space(experiment, data_path, cache))
+    console.print(rows_table(rows))
+    return any(row.verdict == "broken" for row in rows)
+
+
+def rows_table(rows: list[Row]) -> Grid:
+    """Return the checks as a table for the terminal."""
+    grid = Grid()
+    for name in ("check", "", "found", "advice"):
+        grid.add_column(name, no_wrap=name == "check")
+    for row in rows:
+        verdict = f"[{_STYLES[row.verdict]}]{row.verdict}[/]"
+        grid.add_row(escape(row.check), verdict, escape(row.found), escape(row.advice))
+    return grid
+
+
+def check_packages(lock_path: Path) -> Iterator[Row]:
+    """Check Python, and that the packages are there, fit each other, and are those of the lock."""
+    version = sys.version_info
+    low, high = (".".join(map(str, bound)) for bound in PYTHONS)
+    right = PYTHONS[0] <= version[:2] <= PYTHONS[1]
+    found = f"{version.major}.{version.minor}.{version.micro}"
+    yield Row("python", found, "" if right else f"expected {low} to {high}", "ok" if right else "broken")
+    locked = read_lock(lock_path)
+    torch, torchaudio = _version("torch"), _version("torchaudio")
+    yield check_torch(torch, torchaudio)
+    faiss = "faiss-gpu" if _version("faiss-gpu") else "faiss-cpu"
+    yield _check_import("faiss", faiss, locked)
+    for name in PACKAGES:
+        yield _check_version(name, _version(name), locked)
+
+
+def check_torch(torch: str, torchaudio: str) -> Row:
+    """Check that torch and torchaudio are a pair: torchaudio is compiled against one minor version of torch."""
+    found = f"torch {torch or 'missing'}, torchaudio {torchaudio or 'missing'}"
+    if not torch or not torchaudio:
+        return Row("torch", found, "`make install`", "broken")
+    if _minor(torch) != _minor(torchaudio):
+        return Row("torch", found, "expected the same minor version of both: `make install`", "broken")
+    return _check_import("torchaudio", "torch", {}, found)
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Return package -> version of the lock file, or nothing where there is none."""
+    if not path.exists():
+        return {}
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def check_machine() -> Iterator[Row]:
+    """Check cores, memory and GPUs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = psutil.virtual_memory()
+    yield Row("cores", f"{cores} usable of {psutil.cpu_count()}")
+    scarce = memory.available < cores << 30
+    advice = "below 1 GB a core: lower execution.workers" if scarce else ""
+    yield Row("memory", f"{_size(memory.available)} free of {_size(memory.total)}", advice, "note" if scarce else "ok")
+    yield _check_gpu()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where DVC keeps its copies, how it links them, and what file systems both ends lie on."""
+
+    path: Path
+    types: tuple[str, ...]  # as configured; empty = DVC's default, reflink then copy
+    file_system: str
+    same_device: bool
+
+    def advised(self) -> tuple[str, ...]:
+        """Return the link types that copy nothing here. `hardlink` must come first, or DVC copies into the cache."""
+        if not self.same_device:
+            return ("symlink",)
+        return () if self.file_system in _REFLINK else ("hardlink", "symlink")
+
+    @property
+    def copies(self) -> bool:
+        """Whether every artifact takes its space twice."""
+        if self.types[:1] in (("hardlink",), ("symlink",)):
+            return False
+        return self.file_system not in _REFLINK or not self.same_device
+
+
+def find_cache(workspace: Path) -> Cache | None:
+    """Return DVC's cache of the workspace, or None outside a DVC repository."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(workspace) as repo:
+            path = Path(repo.cache.local.path)
+            types = repo.config["cache"].get("type") or ()
+    except DvcException:
+        return None
+    existing = _existing(path)
+    same = existing.stat().st_dev == workspace.stat().st_dev
+    return Cache(path, tuple(types), file_system(workspace), same)
+
+
+def check_cache(cache: Cache | None) -> Iterator[Row]:
+    """Check how DVC's cache is linked to the workspace."""
+    if cache is None:
+        yield Row("dvc", "no DVC repository here", "run it in the repository's root", "broken")
+        return
+    where = "the same" if cache.same_device else "another"
+    yield Row("file system", f"{cache.file_system}; DVC's cache is on {where} device")
+    found = f"cache.type {','.join(cache.types) or 'by default reflink,copy'}"
+    if cache.copies:
+        advised = ",".join(cache.advised())
+        advice = f"artifacts are kept twice; to link them: dvc config --local cache.type {advised}"
+        yield Row("dvc links", found, advice, "note")
+    else:
+        yield Row("dvc links", found)
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that a path lies on (`ext4`, `nfs4`, ...), or `unknown`."""
+    path = path.resolve()
+    mounts = [
+        (len(part.mountpoint), part.fstype)
+        for part in psutil.disk_partitions(all=True)
+        if path.is_relative_to(part.mountpoint)
+    ]
+    return max(mounts)[1].lower() if mounts else "unknown"
+
+
+def check_params(path: Path) -> tuple[Experiment | None, Row]:
+    """Check params.yaml; see `pipeline/experiment.py`."""
+    try:
+        experiment = load_experiment(path)
+    except ParamsError as error:
+        return None, Row("params", str(error), "mend the file, or `sonolex compose RECIPE`", "broken")
+    grid = experiment.sections["experiment"]
+    size = f"{len(grid.models)} models x {len(grid.folds)} folds x {len(grid.seeds)} seeds"
+    return experiment, Row("params", f"{path}: corpus {experiment.sections['corpus'].kind}, {size}")
+
+
+def check_space(experiment: Experiment, data_path: Path, cache: Cache | None) -> Row:
+    """Compare the free space with what the frames of the corpus take, here and in the cache."""
+    seconds, source = corpus_seconds(experiment, data_path)
+    if seconds is None:
+        return Row("disk space", f"{_size(_free(Path.cwd()))} free", source)
+    frames = experiment.sections["spectrogram"]
+    front_end = frames.front_end
+    needed = seconds * front_end.sample_rate / front_end.hop_length * front_end.n_mels * _BYTES[frames.dtype]
+    needed += _SLACK
+    found = f"{_size(needed)} needed for {seconds / 3600:,.1f} h of sound ({source})"
+    places = {Path.cwd(): needed * 2 if cache and cache.copies and cache.same_device else needed}
+    if cache and not cache.same_device:
+        places[_existing(cache.path)] = needed
+    short = []
+    for place, bytes_needed in places.items():
+        found += f"; {_size(_free(place))} free at {place}"
+        if _free(place) < bytes_needed:
+            short.append(f"{_size(bytes_needed - _free(place))} more at {place}")
+    return Row("disk space", found, f"make room: {', '.join(short)}" if short else "", "broken" if short else "ok")
+
+
+def corpus_seconds(experiment: Experiment, data_path: Path) -> tuple[float | None, str]:
+    """Return how long the corpus is, from the best source at hand, and which that is (or what is missing)."""
+    corpus = experiment.sections["corpus"]
+    index = _open(INDEX, data_path / "spectrogram" / "index.parquet")
+    if index is not None:
+        return (pc.sum(index["num_frames"]).as_py() or 0) / index.facts["front_end"]["frame_rate"], "index of frames"
+    clips = _open(CLIPS, data_path / "clips.parquet")
+    if clips is None:
+        return None, "what the corpus takes is known after `dvc repro corpus`"
+    durations = [duration or corpus.max_duration for duration in clips.list("duration")]
+    return sum(durations), "manifest, at most"
+
+
+def _open(schema: Any, path: Path) -> Table | None:
+    try:
+        table: Table = schema.open(path)
+    except ArtifactError:
+        return None
+    return table
+
+
+def _check_gpu() -> Row:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Row("gpu", f"unknown: {error}", "`make install`", "broken")
+    if not torch.cuda.is_available():
+        return Row("gpu", "none that torch can use", "training runs on the processor")
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    import faiss
+
+    count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    advice = "" if count else "faiss sees none: vocabularies are fitted on the processor"
+    return Row(
+        "gpu", f"{', '.join(names)} (CUDA {torch.version.cuda}); faiss: {count}", advice, "ok" if count else "note"
+    )
+
+
+def _check_import(module: str, package: str, locked: dict[str, str], found: str = "") -> Row:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing or does not fit
+        return Row(package, found or "missing", f"`make install`; importing it says: {error}", "broken")
+    return Row(package, found) if found else _check_version(package, _version(package), locked)
+
+
+def _check_version(package: str, found: str, locked: dict[str, str]) -> Row:
+    if not found:
+        return Row(package, "missing", "`make install`", "broken")
+    expected = locked.get(package, found)
+    differs = found.partition("+")[0] != expected
+    return Row(
+        package, found, f"the lock has {expected}: `make install`" if differs else "", "note" if differs else "ok"
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the closest folder above it that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(path).free
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB"

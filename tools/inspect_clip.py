@@ -1,0 +1,159 @@
+"""Draw one clip as the models meet it: waveform, log-mel frames, and the words of one fold's vocabulary.
+
+    python -m tools.inspect_clip CLIP [--fold 1] [--out clip.png]
+
+The frames and words come from the artifacts, the waveform from the corpus; what is not at hand is left out and said.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import typer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.files import replacing
+from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.tokens import open_tokens, token_arrays
+from pipeline.errors import ArtifactError, CorpusError
+from pipeline.execution.stage import stage_main
+from pipeline.params import read_params
+from pipeline.spectrogram.decoding import BadClip, decode
+from pipeline.spectrogram.reader import FrameReader
+
+_INCHES = (10.0, 7.0)
+_DPI = 110
+
+
+def run(clip_id: str, fold: str, data_path: Path, corpus_root: Path, picture_path: Path) -> list[str]:
+    """Write the picture and return what had to be left out of it.
+
+    Raises CorpusError when the manifest has no such clip, ArtifactError when there are no frames to draw.
+    """
+    clips = open_clips(data_path / "clips.parquet")
+    rows = clips.columns.filter(pc.equal(clips["clip_id"], clip_id)).to_pylist()
+    if not rows:
+        raise CorpusError(
+            f"{clips.path}: clip_id: no clip {clip_id!r}; `sonolex why {clip_id}` names those close to it"
+        )
+    spectrogram = open_spectrogram(data_path / "spectrogram")
+    reader = FrameReader(spectrogram)
+    if not reader.ok([clip_id]):
+        raise CorpusError(f"{clip_id}: the clip has no frames; `sonolex why {clip_id}` says why")
+    (frames,) = reader.read([clip_id])
+    left_out: list[str] = []
+    facts = spectrogram.facts
+    waveform = _waveform(rows[0], corpus_root, facts["sample_rate"], len(frames) / facts["frame_rate"], left_out)
+    tokens, size = _tokens(clip_id, data_path / "tokens" / f"{fold}.parquet", left_out)
+
+    labels = ", ".join(clips.facts["classes"][label] for label in rows[0]["labels"])
+    figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, facts, fold=fold, vocabulary_size=size)
+    with replacing(picture_path) as partial:
+        figure.savefig(partial, format="png", dpi=_DPI)
+    return left_out
+
+
+def draw(
+    title: str,
+    waveform: np.ndarray | None,
+    frames: np.ndarray,
+    tokens: np.ndarray | None,
+    facts: dict[str, Any],
+    *,
+    fold: str,
+    vocabulary_size: int,
+) -> Figure:
+    """Draw a waveform (sample,), frames (frame, mel) and tokens (codebook, frame) above each other on one time axis.
+
+    `facts` are the front end's: `sample_rate` and `frame_rate` place the samples and frames in time.
+    """
+    heights = {"waveform": 1.0, "frames": 2.2, "tokens": 1.5}
+    shown = {"waveform": waveform is not None, "frames": True, "tokens": tokens is not None}
+    names = [name for name, there in shown.items() if there]
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    grid = figure.subplots(len(names), 1, sharex=True, squeeze=False, height_ratios=[heights[name] for name in names])
+    axes = dict(zip(names, grid[:, 0], strict=True))
+    seconds = len(frames) / facts["frame_rate"]
+    if waveform is not None:
+        axes["waveform"].plot(np.arange(len(waveform)) / facts["sample_rate"], waveform, linewidth=0.4)
+        axes["waveform"].set_ylabel("waveform")
+    _draw_frames(axes["frames"], frames, seconds, facts, figure)
+    if tokens is not None:
+        times = (np.arange(tokens.shape[1]) + 0.5) / facts["frame_rate"]
+        for number, words in enumerate(tokens):
+            axes["tokens"].plot(times, words, "|", markersize=4, label=f"codebook {number}")
+        axes["tokens"].set(ylabel=f"word, fold {fold}", ylim=(-0.02 * vocabulary_size, 1.02 * vocabulary_size))
+        if len(tokens) > 1:
+            axes["tokens"].legend(loc="upper right", fontsize="small")
+    grid[0, 0].set_title(title)
+    grid[-1, 0].set(xlabel="seconds", xlim=(0, seconds))
+    return figure
+
+
+def _draw_frames(axes: Axes, frames: np.ndarray, seconds: float, facts: dict[str, Any], figure: Figure) -> None:
+    # The two percentiles keep one click, or digital silence, from flattening everything else.
+    low, high = np.percentile(frames, [1, 99.8])
+    image = axes.imshow(
+        frames.T,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(0, seconds, -0.5, frames.shape[1] - 0.5),
+        vmin=low,
+        vmax=max(high, low + 1e-6),
+        cmap="magma",
+    )
+    axes.set_ylabel(f"mel band, {facts['f_min']:g} to {facts['f_max']:g} Hz")
+    figure.colorbar(image, ax=axes, label=facts["units"], pad=0.01)
+
+
+def _waveform(
+    row: dict[str, Any], root: Path, sample_rate: int, seconds: float, left_out: list[str]
+) -> np.ndarray | None:
+    """Decode the clip; a file that is longer than its frames by more than a second is not the one they came from."""
+    if row["member"]:
+        left_out.append(f"waveform: the clip lies inside the archive {row['source']}")
+        return None
+    try:
+        return decode(
+            root / row["source"],
+            start=row["start"],
+            duration=row["duration"],
+            sample_rate=sample_rate,
+            max_duration=seconds + 1,
+        )
+    except BadClip as error:
+        left_out.append(f"waveform: {error}")
+        return None
+
+
+def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray | None, int]:
+    try:
+        tokens = open_tokens(path)
+    except ArtifactError as error:
+        left_out.append(f"words: {error}")
+        return None, 0
+    words = token_arrays(tokens).get(clip_id)
+    if words is None:
+        left_out.append(f"words: {path} does not hold the clip")
+    return words, int(tokens.facts["vocabulary_size"])
+
+
+def main(
+    clip_id: Annotated[str, typer.Argument(metavar="CLIP", help="id of the clip, as in the manifest")],
+    fold: Annotated[str, typer.Option(help="whose vocabulary's words to draw")] = "1",
+    out: Annotated[Path, typer.Option(help="PNG to write")] = Path("clip.png"),
+    data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
+    corpus: Annotated[Path | None, typer.Option(help="corpus root; by default that of params.yaml")] = None,
+) -> None:
+    root = corpus or Path(read_params().get("corpus", {}).get("root", ""))
+    for remark in run(clip_id, fold, data, root, out):
+        typer.echo(f"left out: {remark}")
+    typer.echo(str(out))
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,18 @@
+"""The results of the last run, as a table, and where the report page lies."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.reporting.summary import read_summary, results_table
+
+
+def run(summary_path: Path, page_path: Path, console: Console) -> None:
+    """Print the table of results. Raises ArtifactError while there are none."""
+    table = results_table(read_summary(summary_path))
+    # Cut to the width of a narrow terminal, the table would lose whole columns: let it overflow instead.
+    console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
+    console.print(table)
+    there = page_path.resolve() if page_path.exists() else f"missing: expected {page_path}; rerun with `dvc repro`"
+    console.print(f"report: {escape(str(there))}", soft_wrap=True)

@@ -1,0 +1,103 @@
+"""`sonolex`: the console program. Each command lives in its own module and is imported when it is called."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from pipeline.errors import SonolexError
+
+Data = Annotated[Path, typer.Option(help="folder of the artifacts")]
+
+
+class _Commands(TyperGroup):
+    """Prints what a user can mend as a message, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SonolexError as error:
+            sys.stderr.write(f"error: {error}\n")
+            raise typer.Exit(1) from None
+
+
+def _console() -> Console:
+    """Return a console as wide as the terminal; in a file or a pipe there is no need to fold at 80 columns."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Learn a vocabulary of sound, and train transformers on it. Stages are run by `dvc repro`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def compose(
+    recipe: Annotated[str, typer.Argument(help="name of a recipe; without one, the recipes are listed")] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="train.epochs=80")] = None,
+    recipes: Annotated[Path, typer.Option(help="folder of the recipes")] = Path("recipes"),
+    params: Annotated[Path, typer.Option(help="file to write")] = Path("params.yaml"),
+) -> None:
+    """Write params.yaml from a recipe and settings given by hand."""
+    from tools import compose as command
+
+    console = _console()
+    if recipe:
+        command.run(recipe, overrides or [], recipes_path=recipes, params_path=params, console=console)
+    else:
+        command.print_recipes(recipes, console)
+
+
+@app.command()
+def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
+    """Check params.yaml, and name all mistakes at once."""
+    from pipeline.experiment import load_experiment
+
+    sections = load_experiment(params).sections
+    experiment = sections["experiment"]
+    runs = len(experiment.models) * len(experiment.folds) * len(experiment.seeds)
+    typer.echo(f"{params}: no mistakes; corpus {sections['corpus'].kind}, {runs} models to train")
+
+
+@app.command()
+def doctor(
+    params: Annotated[Path, typer.Option(help="the experiment that the disk space is reckoned for")] = Path(
+        "params.yaml"
+    ),
+    data: Data = Path("data"),
+) -> None:
+    """Look over this machine: versions, cores, GPU, file system, disk space. Ends with 1 if something is broken."""
+    from tools import doctor as command
+
+    if command.run(params, data, _console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def why(
+    clip: Annotated[str, typer.Argument(help="id of a clip, as in the manifest")],
+    data: Data = Path("data"),
+    predictions: Annotated[Path, typer.Option(help="folder of the predictions")] = Path("predictions"),
+) -> None:
+    """Trace one clip through every artifact."""
+    from tools import why as command
+
+    _console().print(command.findings_table(clip, command.trace(clip, data, predictions)))
+
+
+@app.command()
+def results(
+    summary: Annotated[Path, typer.Option(help="table of runs")] = Path("results/summary.csv"),
+    page: Annotated[Path, typer.Option(help="report page")] = Path("report/index.html"),
+) -> None:
+    """Print the results of the last run, and where the report lies."""
+    from tools import results as command
+
+    command.run(summary, page, _console())

@@ -1,0 +1,157 @@
+"""One clip through every artifact: where it came from, what became of it, what the models say of it.
+
+A missing artifact is a line of its own, and so is a clip that an artifact should hold and does not.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.tables import Table, TableSchema
+from pipeline.artifacts.tokens import TOKENS
+from pipeline.errors import ArtifactError, CorpusError
+
+_WORDS_SHOWN = 12
+_MATCHES_SHOWN = 5
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one artifact says of the clip."""
+
+    path: Path
+    text: str
+    wrong: bool = False  # the artifact is missing or broken, lacks the clip, or says that it failed
+    absent: bool = False  # the artifact is whole and does not hold the clip
+
+
+def trace(clip_id: str, data_path: Path, predictions_path: Path) -> list[Finding]:
+    """Return what each artifact says of a clip, in the order of the pipeline.
+
+    Raises CorpusError with the closest ids when the manifest has no such clip.
+    """
+    findings = [_look(data_path / "clips.parquet", CLIPS, clip_id, _describe_clip)]
+    if findings[0].absent:
+        _reject_unknown(clip_id, findings[0].path)
+    findings.append(_look(data_path / "spectrogram" / "index.parquet", INDEX, clip_id, _describe_frames))
+    findings += _trace_folds(clip_id, data_path)
+    tests = {path.stem for path in sorted((data_path / "splits").glob("*.parquet")) if _role(path, clip_id) == "test"}
+    predictions = sorted(predictions_path.glob("*/*/*.parquet"))
+    if not predictions:
+        findings.append(Finding(predictions_path, "no predictions yet", wrong=True))
+    for path in predictions:
+        finding = _look(path, PREDICTIONS, clip_id, _describe_prediction)
+        # Predictions are of the fold's test clips: not to be in those of another fold is as it should be.
+        if path.parent.name in tests or not finding.absent:
+            findings.append(finding)
+    return findings
+
+
+def findings_table(clip_id: str, findings: list[Finding]) -> Grid:
+    """Return the findings as a table for the terminal."""
+    grid = Grid(title=escape(clip_id), title_style="bold", show_lines=False)
+    grid.add_column("artifact", no_wrap=True)
+    grid.add_column("what it says of the clip")
+    for finding in findings:
+        grid.add_row(escape(str(finding.path)), escape(finding.text), style="red" if finding.wrong else "")
+    return grid
+
+
+def _look(path: Path, schema: TableSchema, clip_id: str, describe: Callable[[Table, Row], tuple[str, bool]]) -> Finding:
+    try:
+        table = schema.open(path)
+    except ArtifactError as error:
+        return Finding(path, "missing" if not path.exists() else str(error), wrong=True)
+    rows = table.columns.filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
+    if not rows:
+        return Finding(path, f"the clip is not in it ({len(table)} others are)", wrong=True, absent=True)
+    text, wrong = describe(table, rows[0])
+    return Finding(path, text, wrong)
+
+
+def _reject_unknown(clip_id: str, path: Path) -> None:
+    ids = CLIPS.open(path)["clip_id"]
+    parts = ids.filter(pc.match_substring(ids, clip_id, ignore_case=True))[:_MATCHES_SHOWN].to_pylist()
+    close = parts or difflib.get_close_matches(clip_id, ids.to_pylist(), n=_MATCHES_SHOWN, cutoff=0.5)
+    hint = f"close to it: {', '.join(close)}" if close else f"none of {len(ids)} ids is close to it"
+    raise CorpusError(f"{path}: clip_id: expected the id of a clip, found {clip_id!r}; {hint}")
+
+
+def _trace_folds(clip_id: str, data_path: Path) -> Iterator[Finding]:
+    for folder, schema, describe in (
+        ("splits", SPLIT, lambda _, row: (f"role {row['role']}", False)),
+        ("tokens", TOKENS, _describe_tokens),
+    ):
+        paths = sorted((data_path / folder).glob("*.parquet"))
+        if not paths:
+            yield Finding(data_path / folder, "missing", wrong=True)
+        for path in paths:
+            yield _look(path, schema, clip_id, describe)
+
+
+def _role(path: Path, clip_id: str) -> str:
+    try:
+        table = SPLIT.open(path)
+    except ArtifactError:
+        return ""
+    roles = table["role"].filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
+    return str(roles[0]) if roles else ""
+
+
+def _describe_clip(clips: Table, row: Row) -> tuple[str, bool]:
+    labels = ", ".join(clips.facts["classes"][label] for label in row["labels"]) or "no class"
+    source = f"{row['source']} in which {row['member']}" if row["member"] else row["source"]
+    end = f"{row['start'] + row['duration']:g} s" if row["duration"] else "its end"
+    place = f"{source}, {row['start']:g} s to {end}"
+    origin = f"group {row['group'] or 'none'}, fold {row['fold'] or 'none published'}"
+    content = row["content"] or "none: the file was missing"
+    return f"{labels}; {place}; {origin}; digest {content}", not row["content"]
+
+
+def _describe_frames(index: Table, row: Row) -> tuple[str, bool]:
+    if row["status"] != "ok":
+        return f"failed, {row['reason']}: {row['message']}", True
+    facts = index.facts["front_end"]
+    count = row["num_frames"]
+    seconds = count / facts["frame_rate"]
+    mean = row["sum"] / max(1, count * facts["n_mels"])
+    place = f"shard {row['shard']}, frames {row['start']} to {row['start'] + count - 1}"
+    return f"{place}: {count} frames, {seconds:.2f} s, mean {mean:.2f} {facts['units']}", False
+
+
+def _describe_tokens(tokens: Table, row: Row) -> tuple[str, bool]:
+    words = row["tokens"]
+    size = tokens.facts["vocabulary_size"]
+    books = []
+    for book in words:
+        start = " ".join(map(str, book[:_WORDS_SHOWN])) + (" ..." if len(book) > _WORDS_SHOWN else "")
+        books.append(f"{len(book)} words, {len(set(book))} distinct of {size}: {start}")
+    return "; ".join(books), not any(words)
+
+
+def _describe_prediction(predictions: Table, row: Row) -> tuple[str, bool]:
+    """Rank 1 is the class with the highest logit; ties take the worst rank, so that no tie looks like a hit."""
+    classes = predictions.facts["classes"]
+    logits, targets = np.array(row["logits"]), np.array(row["targets"])
+    if predictions.facts["label_kind"] == "one":
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+    else:
+        scores = 0.5 * (1 + np.tanh(logits / 2))  # the sigmoid, without overflow
+    true = [f"{classes[i]} ranks {int((logits >= logits[i]).sum())} ({scores[i]:.0%})" for i in np.flatnonzero(targets)]
+    best = int(logits.argmax())
+    first = "" if targets[best] else f"; first is {classes[best]} ({scores[best]:.0%})"
+    return f"{row['role']}: {', '.join(true) or 'no true class'} of {len(classes)}{first}", False
