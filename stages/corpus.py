@@ -9,8 +9,8 @@ as it is when nothing changed, so that nothing after it runs either. It first ch
 import logging
 from pathlib import Path
 
-from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.manifest import refresh_manifest
+from pipeline.corpora.registry import CorpusParams
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment import load_experiment
 

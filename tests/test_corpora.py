@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.corpora import demo, esc50, table
-from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.base import AdapterParams, read_rows
 from pipeline.corpora.manifest import manifest_columns, refresh_manifest
+from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.splitting import SplitParams, assign_roles, fold_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params

@@ -18,7 +18,7 @@ STEMS: dict[str, dict[str, Any]] = {
 ENCODER = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0}
 OWN = {
     "ast": {"normalisation": "corpus", "deviations": 1.0},
-    "token_transformer": {"embedding": "centroids", "embedding_learned": True, "embedding_width": 12},
+    "token_transformer": {"embedding": "centroids", "embedding_rate": 0.05, "embedding_width": 12},
 }
 INPUTS = {"ast": {"n_mels": 24}, "token_transformer": {"vocabulary_size": 20, "bands": [[0, 12], [12, 24]]}}
 NEURAL = [kind for kind in MODELS if is_neural(kind)]
@@ -126,7 +126,7 @@ def test_tokens_start_as_their_centroids_and_padding_stays_zero() -> None:
 
 
 def test_frozen_and_random_embeddings() -> None:
-    frozen = _build("token_transformer", "linear", embedding_learned=False)
+    frozen = _build("token_transformer", "linear", embedding_rate=0.0)
     assert not any(p.requires_grad for p in frozen.tables.parameters())
     summed = _build("token_transformer", "linear", embedding="random", embedding_width=10)
     inputs, _ = _inputs("token_transformer", [8])

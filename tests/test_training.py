@@ -24,6 +24,7 @@ NO_MASKS = {"count": 0, "width": 0}
 PLAIN = {
     "time_shift": 0.0,
     "time_stretch": 0.0,
+    "word_noise": 0.0,
     "mixup_probability": 0.0,
     "mixup_alpha": 0.5,
     "frame_masks": NO_MASKS,
@@ -228,6 +229,19 @@ def test_time_shift_turns_a_clip_around_its_own_end(time_axis: int) -> None:
         assert sorted(values.tolist()) == list(range(length))
         assert ((values.roll(-1) - values) % length == 1).all()
     assert not torch.equal(warped, ramp)
+
+
+def test_word_noise_stays_near_and_leaves_special_tokens_alone() -> None:
+    torch.manual_seed(0)
+    neighbours = torch.tensor([[[1], [0], [2], [3]], [[2], [2], [1], [3]]])  # words 0-2, padding 3
+    tokens = torch.randint(0, 4, (30, 2, 40))
+    noisy = augmentation.replace_words(tokens, neighbours, 0.3)
+    near = torch.stack([neighbours[book, tokens[:, book], 0] for book in range(2)], dim=1)
+    assert ((noisy == tokens) | (noisy == near)).all()
+    assert (noisy[tokens == 3] == 3).all()
+    changed = (noisy != tokens)[near != tokens].float().mean()
+    assert 0.25 < changed < 0.35
+    assert torch.equal(augmentation.replace_words(tokens, neighbours, 0.0), tokens)
 
 
 def test_masked_tokens_become_the_mask_token_and_never_padding() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.tables import Table
-from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.base import CorpusListing, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
+from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.errors import ArtifactError, CorpusError
 
 log = logging.getLogger(__name__)

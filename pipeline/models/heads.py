@@ -25,7 +25,8 @@ class Head(nn.Module):
         if self.num_tokens:
             self.tokens = nn.Parameter(torch.randn(self.num_tokens, width) * 0.02)
         features = width * (2 if pooling == "mean_max" else 1)
-        self.norm = nn.LayerNorm(features)
+        # AST's class tokens pass a second norm. Pooled positions do not: how large their mean is says how sure they are.
+        self.norm = nn.LayerNorm(features) if self.num_tokens else nn.Identity()
         self.classify = nn.Linear(features, num_classes)
 
     def open(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

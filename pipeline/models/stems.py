@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pipeline.models.encoder import sinusoids
+from pipeline.models.encoder import Positions
 from pipeline.params import Params
 
 
@@ -67,6 +67,7 @@ class Patches(nn.Module):
         self.frames, self.stride = params.frames, params.stride_frames
         size, stride = (params.frames, params.bands), (params.stride_frames, params.stride_bands)
         self.project = nn.Conv2d(1, width, size, stride)
+        self.positions = Positions(width)
         self.rows = nn.Parameter(torch.randn((num_features - params.bands) // params.stride_bands + 1, width) * 0.02)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -75,7 +76,7 @@ class Patches(nn.Module):
         if mask is not None:
             x = x * _as(mask, x)
         grid = self.project(x[:, None]).permute(0, 2, 3, 1)  # (B, time, row, D)
-        grid = grid + self.rows + sinusoids(grid.shape[1], grid.shape[3], x.device)[:, None]
+        grid = grid + self.rows + self.positions(grid.shape[1])[:, None]
         if mask is not None:
             # Only patches that lie inside the clip are real, so none of them has seen padding.
             counts = ((mask.sum(1) - self.frames).clamp(min=0) // self.stride) + 1
@@ -97,6 +98,7 @@ class Convolution(nn.Module):
             self.norms.append(nn.BatchNorm2d(out))
             channels, bands = out, -(-bands // stride_bands)
         self.project = nn.Linear(channels * bands, width)
+        self.positions = Positions(width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         h = x[:, None].contiguous(memory_format=torch.channels_last)
@@ -110,17 +112,18 @@ class Convolution(nn.Module):
             if mask is not None:  # what follows the clip is zero again, as the border of an unpadded clip is
                 h = h * mask[:, None, :, None].to(h.dtype)
         positions = self.project(h.permute(0, 2, 1, 3).flatten(2))
-        return positions + sinusoids(positions.shape[1], positions.shape[2], x.device), mask
+        return positions + self.positions(positions.shape[1]), mask
 
 
 class Linear(nn.Module):
     def __init__(self, params: LinearParams, num_features: int, width: int) -> None:
         super().__init__()
         self.project = nn.Linear(num_features, width)
+        self.positions = Positions(width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         positions = self.project(x)
-        return positions + sinusoids(positions.shape[1], positions.shape[2], x.device), mask
+        return positions + self.positions(positions.shape[1]), mask
 
 
 def _normalise(norm: nn.Module, h: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,7 +1,8 @@
 """Token transformer: the clip as a sentence of audio words, read by the same encoder as the patches are.
 
 A word enters as a vector. With `embedding: centroids` the table is the vocabulary's codebook, so that words which sound
-alike look alike, kept as it is or (`embedding_learned`) taken as a start; several codebooks stand side by side, each in its
+alike look alike, taken as a start and moved by a small part of the learning rate (`embedding_rate`: at the full rate the table
+overfits, LOG.md 2026-11-21), or kept as it is (0); several codebooks stand side by side, each in its
 own bands. With `random` the table starts from noise and codebooks are summed. The whole clip is in context: nothing is cut
 off.
 """
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
@@ -20,11 +21,13 @@ from pipeline.models.stems import StemParams, build_stem
 
 READS = "tokens"
 
+NUM_NEIGHBOURS = 8  # words that word noise chooses among
+
 
 class Params(EncoderParams):
     kind: Literal["token_transformer"]
     embedding: Literal["centroids", "random"]
-    embedding_learned: bool  # whether training moves the table
+    embedding_rate: float = Field(ge=0, le=1)  # learning rate of the table over that of the rest; 0 keeps it
     embedding_width: PositiveInt  # of a random table; centroids bring their own
     stem: StemParams
     pooling: Pooling
@@ -46,15 +49,24 @@ class TokenTransformer(nn.Module):
         self.stem = build_stem(params.stem, num_features=num_features, width=params.width)
         self.encoder = Encoder(params)
         self.head = Head(params.pooling, params.width, num_classes)
-        self.tables.requires_grad_(params.embedding_learned)
+        self.embedding_rate = params.embedding_rate
+        self.tables.requires_grad_(params.embedding_rate > 0)
+        itself = torch.arange(rows)[None, :, None].repeat(len(widths), 1, 1)
+        self.register_buffer("neighbours", itself, persistent=False)  # (codebook, word, near word)
 
     @torch.no_grad()
     def start_from(self, codebooks: list[np.ndarray]) -> None:
         """Start the tables at the codebooks, each (code, feature), and the special rows at zero: an average frame."""
+        near = []
         for table, codebook in zip(self.tables, codebooks, strict=True):
             assert isinstance(table, nn.Embedding)
             table.weight.zero_()
-            table.weight[: len(codebook)] = torch.from_numpy(codebook)
+            words = torch.from_numpy(codebook)
+            table.weight[: len(codebook)] = words
+            nearest = torch.cdist(words, words).topk(min(NUM_NEIGHBOURS + 1, len(words)), largest=False).indices[:, 1:]
+            special = torch.arange(len(words), table.num_embeddings)[:, None].expand(-1, nearest.shape[1])
+            near.append(torch.cat([nearest, special]))
+        self.neighbours = torch.stack(near)
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the picture of the sentence, (batch, frame, feature), that augmentation may mix and mask."""

@@ -1,7 +1,7 @@
 """What training does to a batch so that few clips go further. Vectorised, on one torch generator, seeded by the epoch.
 
-In order: time shift and stretch (circular, within each clip's own length), token masking (spans become the mask token),
-then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, and SpecAugment's masks (Park et
+In order: time shift and stretch (circular, within each clip's own length), word noise and token masking (spans become the mask
+token), then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, and SpecAugment's masks (Park et
 al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and of a standardised codebook.
 
 Conventions: B batch, T frame, F feature, K class.
@@ -28,6 +28,7 @@ class AugmentationParams(Params):
     time_stretch: float = Fraction  # largest change of speed, as a natural logarithm: 0.1 reads 10 % faster or slower
     mixup_probability: float = Fraction
     mixup_alpha: NonNegativeFloat = Field(gt=0)  # of Beta(alpha, alpha)
+    word_noise: float = Fraction  # probability that a token becomes one of its nearest words
     frame_masks: MasksParams  # for tokens these become the mask token, before the embedding
     band_masks: MasksParams
 
@@ -52,6 +53,19 @@ def warp_time(inputs: Tensor, mask: Tensor | None, params: AugmentationParams, t
     source = torch.where(frames < lengths, ((frames * speed).long() + shift) % lengths, frames)  # (B, T)
     index = source[:, :, None] if time_axis == 1 else source[:, None, :]
     return torch.take_along_dim(inputs, index, dim=time_axis)
+
+
+def replace_words(tokens: Tensor, neighbours: Tensor, probability: float) -> Tensor:
+    """Replace tokens (B, codebook, T) by near words, drawn from `neighbours` (codebook, token, near word).
+
+    A frame near the border of two words could have been either: noise that k-means itself would make. Special tokens
+    have no neighbours but themselves.
+    """
+    if probability == 0:
+        return tokens
+    choice = torch.randint(0, neighbours.shape[2], tokens.shape)
+    near = neighbours[torch.arange(len(neighbours))[:, None], tokens, choice]
+    return torch.where(torch.rand(tokens.shape) < probability, near, tokens)
 
 
 def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: MasksParams) -> Tensor:

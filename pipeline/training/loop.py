@@ -146,7 +146,7 @@ def _run_epoch(
         step = epoch * steps + index
         rate = params.learning_rate * warmup_cosine(step, params.epochs * steps, params.warmup)
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         batch = examples.batches.take(rows.tolist())
         loss = _augmented_loss(model, params, batch, examples.targets[rows], label_kind, time_axis)
         if not torch.isfinite(loss):
@@ -176,6 +176,7 @@ def _augmented_loss(
     inputs = augmentation.warp_time(batch.inputs, batch.mask, options, time_axis)
     masks_tokens = isinstance(getattr(model, "mask_token", None), int)
     if masks_tokens:
+        inputs = augmentation.replace_words(inputs, model.neighbours, options.word_noise)  # type: ignore[arg-type]
         inputs = augmentation.mask_tokens(inputs, batch.mask, model.mask_token, options.frame_masks)  # type: ignore[arg-type]
     picture = model.embed(inputs)  # type: ignore[operator]
     mixed = augmentation.mix(picture, batch.mask, smooth_labels(targets, params.label_smoothing, label_kind), options)
@@ -205,10 +206,13 @@ def _optimiser(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     bare = {id(p) for name, p in model.named_parameters() if name.split(".")[-1] not in ("weight", "bias")}
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in tables | bare]
-    chosen = {id(p) for p in decayed}
+    embeddings = [p for p in model.parameters() if id(p) in tables]
+    chosen = {id(p) for p in [*decayed, *embeddings]}
+    plain = [p for p in model.parameters() if id(p) not in chosen]
     groups = [
-        {"params": decayed, "weight_decay": params.weight_decay},
-        {"params": [p for p in model.parameters() if id(p) not in chosen], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": params.weight_decay, "factor": 1.0},
+        {"params": plain, "weight_decay": 0.0, "factor": 1.0},
+        {"params": embeddings, "weight_decay": 0.0, "factor": getattr(model, "embedding_rate", 1.0)},
     ]
     return torch.optim.AdamW(groups, lr=params.learning_rate, betas=params.betas, fused=True)
 
