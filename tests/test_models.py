@@ -94,14 +94,20 @@ def test_overfits_four_clips(kind: str, stem: str) -> None:
     assert (model(inputs, mask).argmax(1) == targets).all()
 
 
-def test_padding_in_a_training_batch_leaves_batch_norm_alone() -> None:
-    """Statistics come from real frames: a batch with a padded clip must not pull them towards zero."""
+def test_padding_in_a_training_batch_changes_no_step() -> None:
+    """Outputs, statistics and gradients of batch norm come from real frames alone, as if nothing had been padded."""
     padded, plain = _build("ast", "convolution").train(), _build("ast", "convolution").train()
     frames = torch.randn(2, 40, 24) + 5
-    plain(frames, None)
-    padded(torch.nn.functional.pad(frames, (0, 0, 0, 200)), torch.arange(240).expand(2, -1) < 40)
-    mean, expected = padded.stem.norms[0].running_mean, plain.stem.norms[0].running_mean
-    torch.testing.assert_close(mean, expected, atol=1e-5, rtol=1e-5)
+    expected = plain(frames, None)
+    logits = padded(torch.nn.functional.pad(frames, (0, 0, 0, 200)), torch.arange(240).expand(2, -1) < 40)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    weights = torch.randn_like(logits)
+    (logits * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for (name, p), q in zip(padded.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+    mean, expected_mean = padded.stem.norms[0].running_mean, plain.stem.norms[0].running_mean
+    torch.testing.assert_close(mean, expected_mean, atol=1e-5, rtol=1e-5)
 
 
 def test_a_sentence_of_ten_seconds_is_read_to_its_last_word() -> None:

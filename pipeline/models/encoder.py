@@ -82,8 +82,7 @@ class Block(nn.Module):
 class Positions(nn.Module):
     """The position table of Vaswani et al., 2017, times a learned gain: any length, nothing to outgrow.
 
-    The gain starts small. At full size the table drowns what the stem says: with it, fold 3 of ESC-10 fell by several
-    points (LOG.md, 2026-11-21).
+    The gain starts small, as a learned table does, so that positions do not drown what the stem says of them.
     """
 
     def __init__(self, width: int) -> None:

@@ -133,8 +133,9 @@ def _normalise(norm: nn.Module, h: Tensor, mask: Tensor | None) -> Tensor:
         return out
     frames = h.permute(0, 2, 3, 1)  # (B, T, F, C)
     real = frames[mask]  # (real frame, F, C)
-    normalised = norm(real.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-    return torch.zeros_like(frames).masked_scatter(mask[:, :, None, None], normalised).permute(0, 3, 1, 2)
+    # One row a value and channel: of a permuted view, torch 2.11's batch norm returns wrong gradients (LOG.md, 2026-11-21).
+    normalised = norm(real.reshape(-1, real.shape[2], 1, 1)).reshape(real.shape)
+    return torch.zeros_like(frames).index_put(mask.nonzero(as_tuple=True), normalised).permute(0, 3, 1, 2)
 
 
 def _as(mask: Tensor, x: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """Token transformer: the clip as a sentence of audio words, read by the same encoder as the patches are.
 
 A word enters as a vector. With `embedding: centroids` the table is the vocabulary's codebook, so that words which sound
-alike look alike, taken as a start and moved by a small part of the learning rate (`embedding_rate`: at the full rate the table
-overfits, LOG.md 2026-11-21), or kept as it is (0); several codebooks stand side by side, each in its
-own bands. With `random` the table starts from noise and codebooks are summed. The whole clip is in context: nothing is cut
-off.
+alike look alike: taken as a start and moved by a small part of the learning rate (`embedding_rate`; at the full rate the
+table overfits, LOG.md 2026-11-21), or kept as it is (0). Several codebooks stand side by side, each in its own bands. With
+`random` the table starts from noise and codebooks are summed. The whole clip is in context: nothing is cut off.
 """
 
 from typing import Any, Literal

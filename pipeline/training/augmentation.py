@@ -1,8 +1,8 @@
 """What training does to a batch so that few clips go further. Vectorised, on one torch generator, seeded by the epoch.
 
-In order: time shift and stretch (circular, within each clip's own length), word noise and token masking (spans become the mask
-token), then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, and SpecAugment's masks (Park et
-al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and of a standardised codebook.
+In order: time shift and stretch (circular, within each clip's own length), word noise and token masking (spans become
+the mask token), then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, and SpecAugment's
+masks (Park et al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and codebook.
 
 Conventions: B batch, T frame, F feature, K class.
 """
