@@ -6,6 +6,7 @@ registries import by name, when asked).
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ def module_path(name: str, root: Path = ROOT) -> Path | None:
 def imports_of(path: Path, root: Path = ROOT) -> set[str]:
     """Return the project's modules that a file imports or names, packages on the way included."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    for node in _nodes(path):
         for name in _names(node):
             parts = name.split(".")
             prefixes = [".".join(parts[: i + 1]) for i in range(len(parts))]
@@ -105,8 +106,12 @@ def _names(node: ast.AST) -> Iterator[str]:
 
 
 def _strings(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {node.value for node in _nodes(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+@functools.cache
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(), str(path))))
 
 
 if __name__ == "__main__":

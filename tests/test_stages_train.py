@@ -1,0 +1,122 @@
+"""The stages train and evaluate on small artifacts: no leak from other roles, refusals by name, prediction from a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import make_spectrogram
+
+from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.predictions import matrix, open_predictions
+from pipeline.artifacts.splits import SPLIT
+from pipeline.errors import ArtifactError, CorpusError
+from pipeline.models import validate_model_params
+from pipeline.params import PARAMS_PATH, load_params
+from pipeline.training import checkpoints, loop
+from stages import evaluate, train
+
+ROOT = Path(__file__).parent.parent
+ROLES = ["train", "train", "train", "test", "train", "test"]
+AST = {
+    "kind": "ast",
+    "normalisation": "corpus",
+    "deviations": 1.0,
+    "stem": {"kind": "convolution", "channels": [4], "strides": [[4, 4]], "kernel": 3},
+    "pooling": "mean",
+    "width": 8,
+    "depth": 1,
+    "heads": 2,
+    "mlp_ratio": 1.0,
+    "drop_path": 0.0,
+}
+STATISTICS = {"kind": "frame_statistics", "penalty": 1.0, "kernel_width": 1.0}
+
+
+def make_artifacts(folder: Path, *, poisoned: bool = False, n_mels: int = 8) -> train.Paths:
+    """Write six clips of two classes; poisoning changes the frames and the labels of the test clips alone."""
+    generator = np.random.default_rng(0)
+    ids = [f"clip{i}" for i in range(6)]
+    frames = {clip: generator.normal(i % 2, 1, (30 + i, n_mels)).astype(np.float32) for i, clip in enumerate(ids)}
+    labels = [[i % 2] for i in range(6)]
+    if poisoned:
+        for i in (3, 5):
+            frames[ids[i]], labels[i] = frames[ids[i]] * 0 + 500, [1 - i % 2]
+    columns: dict[str, Any] = {
+        "clip_id": ids,
+        "source": [f"{clip}.wav" for clip in ids],
+        "member": [""] * 6,
+        "start": [0.0] * 6,
+        "duration": [0.0] * 6,
+        "labels": labels,
+        "group": ids,
+        "fold": ["1"] * 6,
+        "content": ids,
+    }
+    facts = {"corpus": "test", "classes": ["dog", "rain"], "label_kind": "one", "licence": ""}
+    CLIPS.write(folder / "clips.parquet", columns, facts)
+    roles = {"clip_id": ids, "role": ROLES}
+    SPLIT.write(folder / "split.parquet", roles, {"fold": "1", "seed": 0, "rule": "by hand"})
+    spectrogram = make_spectrogram(folder / "spectrogram", frames)
+    return train.Paths(
+        folder / "clips.parquet", folder / "split.parquet", spectrogram, None, folder / "m/1/0", folder / "curves"
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = load_params(loop.TrainParams, "train", ROOT / PARAMS_PATH).model_copy(update={"epochs": 2})
+    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.chdir(tmp_path)
+
+
+def run_train(paths: train.Paths, section: dict[str, Any]) -> dict[str, Any]:
+    train.run(validate_model_params("m", section), paths, model="m", fold="1", seed=0)
+    card: dict[str, Any] = json.loads((paths.model / "model.json").read_text())
+    return card
+
+
+def run_evaluate(paths: train.Paths, source: Path | None = None) -> Path:
+    predictions = paths.model.parent / "predictions.parquet"
+    evaluate.run(paths.clips, paths.split, source or paths.source, paths.model, predictions)
+    return predictions
+
+
+@pytest.mark.parametrize("section", [AST, STATISTICS], ids=["ast", "frame_statistics"])
+def test_training_sees_nothing_of_the_test_clips(tmp_path: Path, section: dict[str, Any]) -> None:
+    clean, poisoned = make_artifacts(tmp_path / "clean"), make_artifacts(tmp_path / "poisoned", poisoned=True)
+    cards = [run_train(paths, section) for paths in (clean, poisoned)]
+    assert cards[0]["weights"] == cards[1]["weights"]
+    assert cards[0]["input"] == cards[1]["input"]  # the normalisation too
+    digests = {file_digest(paths.model / "weights.safetensors") for paths in (clean, poisoned)}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("section", [AST, STATISTICS], ids=["ast", "frame_statistics"])
+def test_prediction_needs_the_model_folder_and_frames_alone(tmp_path: Path, section: dict[str, Any]) -> None:
+    paths = make_artifacts(tmp_path / "a")
+    card = run_train(paths, section)
+    predictions = open_predictions(run_evaluate(paths))
+    assert predictions.list("clip_id") == ["clip3", "clip5"]
+    assert set(predictions.list("role")) == {"test"}
+    assert matrix(predictions, "targets").tolist() == [[0, 1], [0, 1]]
+    assert predictions.facts["weights"] == card["weights"]
+
+
+def test_a_model_refuses_frames_of_another_front_end(tmp_path: Path) -> None:
+    paths = make_artifacts(tmp_path / "a")
+    run_train(paths, STATISTICS)
+    other = make_artifacts(tmp_path / "b", n_mels=6)
+    with pytest.raises(ArtifactError, match="front end n_mels: expected 8, found 6"):
+        run_evaluate(paths, other.source)
+
+
+def test_a_fold_without_training_clips_is_refused(tmp_path: Path) -> None:
+    paths = make_artifacts(tmp_path / "a")
+    roles = {"clip_id": [f"clip{i}" for i in range(6)], "role": ["test"] * 6}
+    SPLIT.write(paths.split, roles, {"fold": "1", "seed": 0, "rule": "by hand"})
+    with pytest.raises(CorpusError, match="expected training clips of fold 1 with frames, found none"):
+        run_train(paths, STATISTICS)
