@@ -14,12 +14,12 @@ from pipeline.corpora.splitting import SplitParams
 from pipeline.errors import ParamsError
 from pipeline.execution.local import ExecutionParams
 from pipeline.experiment_params import ExperimentParams
-from pipeline.models import model_module, validate_model_params
+from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.summary import ReportParams
 from pipeline.spectrogram.building import SpectrogramParams
 from pipeline.training.loop import TrainParams
-from pipeline.vocabulary import VocabularyParams
+from pipeline.vocabulary.registry import VocabularyParams
 
 SECTIONS: dict[str, Any] = {
     "experiment": ExperimentParams,

@@ -17,7 +17,6 @@ from pipeline.corpora.base import AudioParams
 from pipeline.execution.local import ExecutionParams, run_shards
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
-from pipeline.spectrogram import build_front_end
 from pipeline.spectrogram.building import (
     SpectrogramParams,
     compute_shard,
@@ -26,6 +25,7 @@ from pipeline.spectrogram.building import (
     require_few_failed,
     write_index,
 )
+from pipeline.spectrogram.registry import build_front_end
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.models import is_neural, load_model_params, model_module
+from pipeline.models.registry import is_neural, load_model_params, model_module
 from pipeline.params import load_params
 from pipeline.training.inputs import open_inputs
 from pipeline.training.targets import class_targets

@@ -14,8 +14,8 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
-from pipeline.vocabulary import VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.fitting import write_vocabulary
+from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.sampling import draw_sample
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from conftest import make_waveform
 
 from pipeline.errors import ParamsError
 from pipeline.params import validate_params
-from pipeline.spectrogram import FRONT_ENDS, FrontEndParams, build_front_end
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
+from pipeline.spectrogram.registry import FRONT_ENDS, FrontEndParams, build_front_end
 
 AST = {
     "kind": "kaldi",

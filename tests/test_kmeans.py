@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
-from pipeline.vocabulary import VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.fitting import count_distinct
 from pipeline.vocabulary.kmeans import Params
+from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
 
 PARAMS = {
     "kind": "kmeans",

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.errors import ParamsError
-from pipeline.models import MODELS, is_neural, model_module, validate_model_params
 from pipeline.models.encoder import Block, EncoderParams
+from pipeline.models.registry import MODELS, is_neural, model_module, validate_model_params
 
 STEMS: dict[str, dict[str, Any]] = {
     "patches": {"kind": "patches", "frames": 8, "bands": 8, "stride_frames": 5, "stride_bands": 4},

@@ -14,10 +14,10 @@ from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.execution.local import ExecutionParams
 from pipeline.params import validate_params
-from pipeline.spectrogram import build_front_end
 from pipeline.spectrogram.building import SpectrogramParams
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.spectrogram.registry import build_front_end
 from stages.spectrogram import run
 
 PARAMS: dict[str, Any] = {

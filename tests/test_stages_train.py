@@ -13,7 +13,7 @@ from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError
-from pipeline.models import validate_model_params
+from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
 from pipeline.training import checkpoints, loop
 from stages import evaluate, train

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import SonolexError
-from pipeline.models import model_module, validate_model_params
+from pipeline.models.registry import model_module, validate_model_params
 from pipeline.training import augmentation, loop
 from pipeline.training.augmentation import AugmentationParams, MasksParams
 from pipeline.training.averaging import WeightAverage

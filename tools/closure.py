@@ -58,6 +58,35 @@ def closure(module: str, root: Path = ROOT) -> set[str]:
     return {str(path.relative_to(root)) for path in seen if path.stat().st_size}
 
 
+def collapse(files: set[str], root: Path = ROOT) -> list[str]:
+    """Return the files as dependencies: a folder of which a stage uses every file stands for its files.
+
+    DVC writes all of dvc.lock after every stage, so its length is time: a folder is one entry.
+    """
+    deps = set(files)
+    for folder in sorted({str(Path(file).parent) for file in files}):
+        inside = {str(path.relative_to(root)) for path in _code_in(root / folder)}
+        if len(inside) > 1 and inside <= files:
+            deps = (deps - inside) | {folder}
+    return sorted(deps)
+
+
+def expand(deps: list[str], root: Path = ROOT) -> set[str]:
+    """Return the files behind dependencies; the inverse of `collapse`."""
+    files = set()
+    for dep in deps:
+        path = root / dep
+        inside = _code_in(path) if path.is_dir() else [path]
+        files |= {str(file.relative_to(root)) for file in inside}
+    return files
+
+
+def _code_in(folder: Path) -> list[Path]:
+    """Return a folder's files, empty ones and what Python caches apart."""
+    found = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return [path for path in found if path.stat().st_size]
+
+
 def stage_module(command: str) -> str:
     """Return the module that a stage's command runs with `python -m`."""
     words = command.split()
@@ -82,7 +111,7 @@ def main(write: Annotated[bool, typer.Option(help="rewrite dvc.yaml")] = False) 
     graph = yaml.load(GRAPH)
     stale = []
     for name, body in stage_bodies(graph).items():
-        expected = sorted(closure(stage_module(body["cmd"])))
+        expected = collapse(closure(stage_module(body["cmd"])))
         if code_deps(body) != expected:
             stale.append(name)
             data = [path for path in body["deps"] if path not in code_deps(body)]

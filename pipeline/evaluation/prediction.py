@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.artifacts.model import TrainedModel
-from pipeline.models import is_neural, model_module
+from pipeline.models.registry import is_neural, model_module
 from pipeline.params import validate_params
 from pipeline.training.inputs import Inputs
 

@@ -22,8 +22,8 @@ from pipeline.artifacts.tables import Table
 from pipeline.errors import CorpusError
 from pipeline.execution.shards import cut_shards, shard_name
 from pipeline.params import Params
-from pipeline.spectrogram import FrontEnd, FrontEndParams, build_front_end
 from pipeline.spectrogram.decoding import BadClip, decode
+from pipeline.spectrogram.registry import FrontEnd, FrontEndParams, build_front_end
 from pipeline.spectrogram.storing import restore, store
 
 # Frames of one chunk, the unit of reading. Shuffled batches of 5 s clips read equally fast, within the noise, with 64 to

@@ -13,7 +13,7 @@ from dvclive.live import Live
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.models import model_module
+from pipeline.models.registry import model_module
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches

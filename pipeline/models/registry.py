@@ -1,0 +1,47 @@
+"""The registry of models: what `models.<name>.kind` may say, and the module behind each.
+
+A model's module holds `Params` (its section, with `kind`), `READS` ("frames" or "tokens"), and either `build` (a
+torch module, trained by `pipeline.training.loop`) or `fit` and `predict` (a classical baseline). Modules are
+imported when asked for, so that a baseline starts without torch.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ParamsError
+from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
+
+MODELS = {
+    "ast": "pipeline.models.ast",
+    "token_transformer": "pipeline.models.token_transformer",
+    "bag_of_tokens": "pipeline.models.bag_of_tokens",
+    "frame_statistics": "pipeline.models.frame_statistics",
+}
+
+
+def model_module(kind: str) -> Any:
+    """Return the module of a kind of model."""
+    return importlib.import_module(MODELS[kind])
+
+
+def is_neural(kind: str) -> bool:
+    """Say whether a kind is trained by gradient descent, rather than fitted in one go."""
+    return hasattr(model_module(kind), "build")
+
+
+def load_model_params(name: str, path: Path = PARAMS_PATH) -> Params:
+    """Load the section `models.<name>` as the Params of its kind. Raises ParamsError."""
+    models = read_params(path).get("models") or {}
+    if name not in models:
+        raise ParamsError(f"{path}: models.{name}: expected a section of this name, found only: {', '.join(models)}")
+    return validate_model_params(name, models[name], path)
+
+
+def validate_model_params(name: str, value: Any, path: Path = PARAMS_PATH) -> Params:
+    """Check one model's plain section."""
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind not in MODELS:
+        raise ParamsError(f"{path}: models.{name}.kind: expected one of {', '.join(MODELS)}, found {kind!r}")
+    params: Params = validate_params(model_module(kind).Params, value, f"models.{name}", path)
+    return params
