@@ -71,7 +71,7 @@ def test_stages_stay_thin(path: Path) -> None:
 
 
 def test_init_files_are_empty() -> None:
-    """Whatever stood in one would be a dependency of every stage that touches its wing; registries have files of their own."""
+    """What stood in one would be a dependency of every stage that touches its wing; registries have their own files."""
     for path in (ROOT / "pipeline").rglob("__init__.py"):
         assert not path.read_text(), path
 
