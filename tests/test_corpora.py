@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.corpora import demo, esc50, table
-from pipeline.corpora.base import AdapterParams, read_rows
+from pipeline.corpora.base import AdapterParams, corpus_name, read_rows
 from pipeline.corpora.manifest import manifest_columns, refresh_manifest
 from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.splitting import SplitParams, assign_roles, fold_names
@@ -304,3 +304,9 @@ def test_the_worked_example_of_the_guide_reads_as_the_guide_says(tmp_path: Path)
     assert columns["clip_id"][0] == "garden/2024-05-01.wav@12.5"
     assert columns["group"] == ["w1", "w1", "r1", "w1", "w2"]
     assert columns["duration"] == [3.0, 3.0, 2.4, 3.0, 0.0]
+
+
+def test_a_corpus_is_called_by_its_table_or_its_kind() -> None:
+    assert corpus_name('{"kind": "esc50", "table": "meta/esc10.csv"}') == "esc10"
+    assert corpus_name('{"kind": "demo", "seed": 0}') == "demo"
+    assert corpus_name("by hand") == "by hand"

@@ -54,6 +54,15 @@ class AdapterParams(AudioParams):
         return json.dumps(names, sort_keys=True, ensure_ascii=False)
 
 
+def corpus_name(identity: str) -> str:
+    """Return what people call a corpus: its table's name (`esc10`), or its kind where it has no table (`demo`)."""
+    try:
+        settings = json.loads(identity)
+    except json.JSONDecodeError:
+        return identity
+    return Path(settings["table"]).stem if "table" in settings else str(settings.get("kind", identity))
+
+
 @dataclass(frozen=True, slots=True)
 class ClipRow:
     """One clip as its corpus lists it."""

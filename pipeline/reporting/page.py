@@ -21,6 +21,7 @@ from pipeline.artifacts.files import replacing
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
 from pipeline.reporting.plots import ClassRow, LossCurve
@@ -76,7 +77,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
     settings = _settings(content)
     facts = next(iter(experiment.tables.values())).facts
     return {
-        "corpus": content.clips.facts["corpus"],
+        "corpus": corpus_name(content.clips.facts["corpus"]),
         "licence": content.clips.facts["licence"],
         "label_kind": facts["label_kind"],
         "classes": classes,
