@@ -295,7 +295,7 @@ def test_the_stage_writes_roles_rule_and_the_same_bytes_twice(tmp_path: Path, mo
 def test_the_program_prints_a_mistake_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("split: {num_folds: 5, validation_fraction: 0.0, seed: 0}\n")
     clips = manifest(tmp_path, published("12"))
-    command = [sys.executable, "-m", "stages.split", "--fold", "7", "--clips", str(clips.path)]
+    command = [sys.executable, "-m", "stages.split", str(clips.path), str(tmp_path / "7.parquet"), "--fold", "7"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -133,7 +133,7 @@ def test_check_names_all_mistakes_at_once(tmp_path: Path) -> None:
     text = (REPOSITORY / "params.yaml").read_text()
     assert CliRunner().invoke(app, ["check", "--params", str(REPOSITORY / "params.yaml")]).exit_code == 0
     path = tmp_path / "params.yaml"
-    path.write_text(text.replace("epochs:", "epoch:").replace("iterations: 25", "iterations: many"))
+    path.write_text(text.replace("epochs:", "epoch:").replace("iterations: 20", "iterations: many"))
     result = CliRunner().invoke(app, ["check", "--params", str(path)])
     assert result.exit_code == 1
     for expected in ("train.epoch: unknown key; did you mean `epochs`?", "vocabulary.iterations"):
