@@ -177,7 +177,8 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
     content = split.read_bytes()
     split.unlink()  # a file of DVC's cache may be linked here: never write through it
     split.write_bytes(content[:-30])
-    done = run(finished, sys.executable, "-m", "stages.vocabulary", "--fold", "1", check=False)
+    paths = ("data/spectrogram", "data/splits/1.parquet", "data/vocabulary/1.zarr")
+    done = run(finished, sys.executable, "-m", "stages.vocabulary", *paths, "--fold", "1", check=False)
     assert done.returncode == 1
     assert "data/splits/1.parquet: file: expected a whole Parquet file" in done.stderr
     assert "Traceback" not in done.stderr
@@ -185,6 +186,7 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
     assert stale(finished) == set()
 
 
+@pytest.mark.slow
 def test_results_travel_through_a_remote(finished: Path, tmp_path: Path) -> None:
     """Push, clone elsewhere, pull, repro: nothing is computed again."""
     run(finished, "dvc", "remote", "add", "-q", "--local", "--force", "shelf", str(tmp_path / "shelf"))
@@ -200,6 +202,7 @@ def test_results_travel_through_a_remote(finished: Path, tmp_path: Path) -> None
         assert (clone / path).read_bytes() == (finished / path).read_bytes()
 
 
+@pytest.mark.slow
 def test_plots_show_curves_confusion_and_classes(finished: Path, tmp_path: Path) -> None:
     run(finished, "dvc", "plots", "show", "-o", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text()
