@@ -206,8 +206,8 @@ def test_results_travel_through_a_remote(finished: Path, tmp_path: Path) -> None
 def test_plots_show_curves_confusion_and_classes(finished: Path, tmp_path: Path) -> None:
     run(finished, "dvc", "plots", "show", "-o", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text()
-    for name in ("loss/ast", "confusion/token_transformer", "per_class/bag_of_tokens"):
-        assert name in page
+    for name in ("loss_ast", "confusion_token_transformer", "per_class_bag_of_tokens"):
+        assert f"results_plots_{name}_csv" in page
 
 
 @pytest.mark.slow
