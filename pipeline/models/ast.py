@@ -6,8 +6,8 @@ Log-mel frames, normalised, go through a stem (AST's patches with any strides, o
 from typing import Any, Literal
 
 from pydantic import PositiveFloat
-from torch import Tensor, nn
 
+from pipeline.models.classifier import PictureClassifier
 from pipeline.models.encoder import Encoder, EncoderParams
 from pipeline.models.heads import Head, Pooling
 from pipeline.models.stems import StemParams, build_stem
@@ -23,7 +23,7 @@ class Params(EncoderParams):
     pooling: Pooling
 
 
-class SpectrogramTransformer(nn.Module):
+class SpectrogramTransformer(PictureClassifier):
     """`model(frames, mask) -> logits`: (batch, frame, mel) and (batch, frame) bool in, (batch, class) out."""
 
     def __init__(self, params: Params, *, n_mels: int, num_classes: int) -> None:
@@ -31,19 +31,6 @@ class SpectrogramTransformer(nn.Module):
         self.stem = build_stem(params.stem, num_features=n_mels, width=params.width)
         self.encoder = Encoder(params)
         self.head = Head(params.pooling, params.width, num_classes)
-
-    def embed(self, inputs: Tensor) -> Tensor:
-        """Return the picture that augmentation may mix and mask: the frames themselves."""
-        return inputs
-
-    def classify(self, picture: Tensor, mask: Tensor | None) -> Tensor:
-        """Map a picture (batch, frame, feature) to logits (batch, class)."""
-        x, mask = self.head.open(*self.stem(picture, mask))
-        logits: Tensor = self.head(self.encoder(x, mask), mask)
-        return logits
-
-    def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        return self.classify(self.embed(inputs), mask)
 
 
 def build(params: Params, input_facts: dict[str, Any], num_classes: int) -> SpectrogramTransformer:

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
+from pipeline.models.classifier import PictureClassifier
 from pipeline.models.encoder import Encoder, EncoderParams
 from pipeline.models.heads import Head, Pooling
 from pipeline.models.stems import StemParams, build_stem
@@ -32,7 +33,7 @@ class Params(EncoderParams):
     pooling: Pooling
 
 
-class TokenTransformer(nn.Module):
+class TokenTransformer(PictureClassifier):
     """`model(tokens, mask) -> logits`: (batch, codebook, frame) int64, (batch, frame) bool in, (batch, class) out."""
 
     def __init__(self, params: Params, *, size: int, widths: list[int], num_classes: int) -> None:
@@ -71,15 +72,6 @@ class TokenTransformer(nn.Module):
         """Return the picture of the sentence, (batch, frame, feature), that augmentation may mix and mask."""
         vectors = [table(inputs[:, book]) for book, table in enumerate(self.tables)]
         return torch.cat(vectors, dim=2) if self.side_by_side else torch.stack(vectors).sum(0)
-
-    def classify(self, picture: Tensor, mask: Tensor | None) -> Tensor:
-        """Map a picture (batch, frame, feature) to logits (batch, class)."""
-        x, mask = self.head.open(*self.stem(picture, mask))
-        logits: Tensor = self.head(self.encoder(x, mask), mask)
-        return logits
-
-    def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        return self.classify(self.embed(inputs), mask)
 
 
 def build(params: Params, input_facts: dict[str, Any], num_classes: int) -> TokenTransformer:
