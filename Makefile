@@ -59,7 +59,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 .PHONY: lock
 lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \
-		--generate-hashes --annotation-style line --no-emit-index-url --custom-compile-command "make lock" \
+		--generate-hashes --annotation-style line --custom-compile-command "make lock" \
 		--quiet $(LOCK_FLAGS) --output-file requirements.lock
 
 .PHONY: deps
