@@ -17,7 +17,7 @@ from pipeline.experiment_params import ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.summary import ReportParams
-from pipeline.spectrogram.building import SpectrogramParams
+from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.loop import TrainParams
 from pipeline.vocabulary.registry import VocabularyParams
 

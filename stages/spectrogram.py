@@ -3,29 +3,34 @@
     clips.parquet + the audio below corpus.root -> spectrogram/{frames.zarr, index.parquet}
 
 The manifest names every file by its content, so DVC tracks the manifest and not the audio. Frames do not depend on the
-split: one spectrogram serves all folds. A clip that cannot be used stands in the index with the reason.
+split: one spectrogram serves all folds. A clip that cannot be used stands in the index with the reason. Shards that are
+in the memo store are linked, and of the others only clips that are nowhere known are decoded.
 """
 
 import logging
-import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.files import replacing
-from pipeline.artifacts.spectrogram import FRAMES
+from pipeline.artifacts.files import clear_partials, replacing
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.local import ExecutionParams, run_shards
+from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.building import (
-    SpectrogramParams,
+    assemble,
     compute_shard,
     count_failed,
+    find_known,
+    open_memo,
     plan_shards,
     require_few_failed,
-    write_index,
+    shard_specs,
 )
 from pipeline.spectrogram.registry import build_front_end
+from pipeline.spectrogram.settings import SpectrogramParams
 
 log = logging.getLogger(__name__)
 
@@ -41,28 +46,39 @@ def run(
     empty_bands = build_front_end(params.front_end).empty_bands
     if empty_bands:
         log.warning("no FFT bin lies in mel bands %s: they stay at the floor; fewer n_mels or more n_fft", empty_bands)
+    clear_partials(path)
+    memo = open_memo(shared_path(execution.memo), params, corpus.max_duration)
+    plans = plan_shards(clips, params.clips_per_shard)
+    reuse = find_known(memo, plans, clips)
+    total = sum(plan.stop - plan.start for plan in reuse.todo)
+    report.clips, report.shards, report.reused = len(clips), len(plans), len(clips) - total
+    report.workers = execution.num_workers(len(reuse.todo), worthwhile=total // _CLIPS_WORTH_A_WORKER)
+    new: set[str] = set()
+    specs = shard_specs(clips, reuse, params, root=corpus.root, max_duration=corpus.max_duration, memo=memo)
+    for done in run_shards(
+        compute_shard, specs, workers=report.workers, label="spectrogram", num_clips=lambda spec: len(spec.clips)
+    ):
+        reuse.entries[done.name] = memo.require(done.entry)
+        new.add(done.name)
+        report.decoded += done.decoded
+        report.reused += done.reused
+    known = set(reuse.entries) - new
+    memo.mark_used(entry.path.name for entry in reuse.entries.values())
     with replacing(path) as partial:
-        frames_path = partial / "frames.zarr"
-        FRAMES.create(frames_path, params.facts)
-        specs = plan_shards(clips, params, root=corpus.root, max_duration=corpus.max_duration, frames_path=frames_path)
-        report.workers = execution.num_workers(len(specs), worthwhile=len(clips) // _CLIPS_WORTH_A_WORKER)
-        done = run_shards(
-            compute_shard, specs, workers=report.workers, label="spectrogram", num_clips=lambda spec: len(spec.clips)
+        rows = assemble(partial, plans, reuse.entries, memo, params.facts)
+        report.failed = count_failed(rows)
+        require_few_failed(rows, corpus.max_bad_fraction)
+        report.bytes_written = sum(
+            file.stat().st_size for file in partial.rglob("*") if file.is_file() and not known & set(file.parts)
         )
-        by_name = {shard.name: shard for shard in done}
-        shards = [by_name[spec.name] for spec in specs]
-        report.clips, report.shards, report.failed = len(clips), len(shards), count_failed(shards)
-        report.decoded = len(clips) - sum(report.failed.values())
-        require_few_failed(shards, corpus.max_bad_fraction)
-        for stray in frames_path.glob(".*.partial"):  # of killed workers
-            shutil.rmtree(stray)
-        write_index(partial / "index.parquet", shards, params.facts)
-        report.bytes_written = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-    num_clipped = sum(shard.num_clipped for shard in shards)
+    num_clipped = pc.sum(rows["num_clipped"]).as_py()
     if num_clipped:
         log.warning("%d values lay outside spectrogram.uint8_range and were clipped to it", num_clipped)
     failed = ", ".join(f"{reason} {count}" for reason, count in report.failed.items()) or "none"
-    log.info("%d clips, failed: %s; %d shards -> %s", report.clips, failed, report.shards, path)
+    log.info(
+        "%d clips: decoded %d, reused %d, failed: %s; %d shards -> %s",
+        report.clips, report.decoded, report.reused, failed, report.shards, path,
+    )  # fmt: skip
     report.write()
 
 

@@ -2,62 +2,75 @@
 
     spectrogram + vocabulary -> data/tokens/<fold>.parquet
 
-Run as `python -m stages.tokenize`: run as a script, this file would hide the standard library's own `tokenize`.
+Run as `python -m stages.tokenize`: run as a script, this file would hide the standard library's own `tokenize`. Sentences
+that are in the memo store, under this vocabulary, are not computed again.
 """
 
 import logging
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import pyarrow as pa
 import typer
 
+from pipeline.artifacts.files import clear_partials
 from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.tokens import TOKENS, tokens_column
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
+from pipeline.execution.local import ExecutionParams, run_shards
+from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.spectrogram.reader import FrameReader
-from pipeline.vocabulary.assignment import assign
-from pipeline.vocabulary.batching import clip_batches
-
-FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands, and as much again normalised
+from pipeline.params import load_params
+from pipeline.vocabulary.sentences import (
+    compute_sentences,
+    find_known,
+    open_memo,
+    plan_sentences,
+    sentences_specs,
+    write_sentences,
+)
 
 log = logging.getLogger(__name__)
 
+# Starting a worker takes as long as finding the words of this many frames.
+_FRAMES_WORTH_A_WORKER = 5_000_000
 
-def run(spectrogram_path: Path, vocabulary_path: Path, tokens_path: Path, *, fold: str) -> StageReport:
-    report = StageReport("tokenize", fold)
+
+def run(
+    execution: ExecutionParams, spectrogram_path: Path, vocabulary_path: Path, tokens_path: Path, *, fold: str
+) -> StageReport:
+    report = StageReport("tokenize", fold, executor=execution.executor)
     spectrogram, vocabulary = open_spectrogram(spectrogram_path), open_vocabulary(vocabulary_path)
     if vocabulary.facts["fold"] != fold:
         raise VOCABULARY.error(vocabulary_path, "fact fold", expected=fold, found=vocabulary.facts["fold"])
     vocabulary.require_front_end(spectrogram)
+    clear_partials(tokens_path)
 
-    reader = FrameReader(spectrogram)
-    clip_ids = reader.ok(spectrogram.index.list("clip_id"))
-    sentences: list[pa.ListArray] = []
-    for batch in clip_batches(clip_ids, reader.num_frames, frames_per_batch=FRAMES_PER_BATCH):
-        clips = reader.read(batch)
-        sentences.append(tokens_column(assign(vocabulary, np.concatenate(clips)), [len(clip) for clip in clips]))
-    columns = {
-        "clip_id": pa.array(clip_ids, pa.string()),
-        "tokens": pa.chunked_array(sentences, TOKENS.columns["tokens"]),
-    }
-    facts = {
-        "fold": fold,
-        "vocabulary": vocabulary.digest(),
-        "vocabulary_size": vocabulary.size,
-        "num_codebooks": vocabulary.num_codebooks,
-        "frame_rate": spectrogram.frame_rate,
-    }
-    TOKENS.write(tokens_path, pa.table(columns), facts)
-    log.info("fold %s: %d clips -> %s", fold, len(clip_ids), tokens_path)
-    report.clips, report.bytes_written = len(clip_ids), tokens_path.stat().st_size
+    memo = open_memo(shared_path(execution.memo), vocabulary, spectrogram)
+    plans = plan_sentences(spectrogram)
+    entries, known = find_known(memo, plans)
+    todo = [plan.index for name, plan in plans.items() if name not in entries]
+    report.clips, report.shards = sum(len(plan.index) for plan in plans.values()), len(plans)
+    report.reused = report.clips - sum(map(len, todo))
+    frames = sum(index["num_frames"].to_numpy().sum() for index in todo)
+    report.workers = execution.num_workers(len(todo), worthwhile=int(frames // _FRAMES_WORTH_A_WORKER))
+    specs = sentences_specs(plans, entries, known, vocabulary_path, memo)
+    for done in run_shards(
+        compute_sentences, specs, workers=report.workers, label="tokenize", num_clips=lambda s: len(s.spectrogram.index)
+    ):
+        entries[done.name] = memo.require(done.name)
+        report.decoded += done.computed
+        report.reused += done.reused
+    memo.mark_used(entries)
+    write_sentences(tokens_path, list(plans), entries, spectrogram, vocabulary)
+    report.bytes_written = tokens_path.stat().st_size
+    log.info(
+        "fold %s: %d clips: tokenised %d, reused %d -> %s",
+        fold, report.clips, report.decoded, report.reused, tokens_path,
+    )  # fmt: skip
     return report
 
 
 def main(spectrogram: Path, vocabulary: Path, tokens: Path, fold: Annotated[str, typer.Option()]) -> None:
-    run(spectrogram, vocabulary, tokens, fold=fold).write()
+    run(load_params(ExecutionParams, "execution"), spectrogram, vocabulary, tokens, fold=fold).write()
 
 
 if __name__ == "__main__":

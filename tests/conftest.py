@@ -109,16 +109,18 @@ def make_spectrogram(
         shard, start = f"shard{first:04d}", 0
         for clip in clip_ids[first : first + clips_per_shard]:
             values = frames[clip].astype(np.float64)
-            rows.append((clip, shard, start, len(values), values.sum(), (values**2).sum(), "ok", "", ""))
+            rows.append(
+                (clip, f"key of {clip}", shard, start, len(values), values.sum(), (values**2).sum(), "ok", "", "")
+            )
             start += len(values)
         arrays[shard] = np.concatenate([frames[c] for c in clip_ids[first : first + clips_per_shard]])
-    rows += [(clip, "", 0, 0, 0.0, 0.0, "failed", "missing", "expected a file, found none") for clip in failed]
+    rows += [(clip, "", "", 0, 0, 0.0, 0.0, "failed", "missing", "expected a file, found none") for clip in failed]
     group = FRAMES.create(path / "frames.zarr", facts)
     for shard, values in arrays.items():
         FRAMES.arrays["*"].write(group, shard, values.astype(np.float32), chunks=(64, n_mels))
     columns = dict(zip(INDEX.columns, map(list, zip(*rows, strict=True)), strict=True))
     shards = {shard: len(values) for shard, values in arrays.items()}
-    INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": facts})
+    INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": facts, "version": "test"})
     return path
 
 

@@ -47,6 +47,7 @@ def _spectrogram(path: Path, index: dict[str, Any] | None = None, facts: dict[st
     FRAMES.arrays["*"].write(group, "first", frames)
     rows = {
         "clip_id": ["a", "b", "c"],
+        "key": ["key of a", "key of b", "key of c"],
         "shard": ["first", "first", ""],
         "start": [0, 6, 0],
         "num_frames": [6, 4, 0],
@@ -59,7 +60,7 @@ def _spectrogram(path: Path, index: dict[str, Any] | None = None, facts: dict[st
     INDEX.write(
         path / "index.parquet",
         rows | (index or {}),
-        {"shards": {"first": 10}, "front_end": FRONT_END | (facts or {})},
+        {"shards": {"first": 10}, "front_end": FRONT_END | (facts or {}), "version": "test"},
     )
     return path
 

@@ -95,7 +95,7 @@ def test_progress_away_from_a_terminal_is_log_lines(
     ("workers", "num_shards", "worthwhile", "expected"), [(4, 10, 1, 4), (4, 3, 9, 3), (0, 10, 1, 1), (0, 0, 0, 1)]
 )
 def test_workers_started(workers: int, num_shards: int, worthwhile: int, expected: int) -> None:
-    params = ExecutionParams(executor="local", workers=workers)
+    params = ExecutionParams(executor="local", workers=workers, memo=Path("memo"))
     assert params.num_workers(num_shards, worthwhile) == expected
 
 

@@ -1,5 +1,6 @@
 """The stages vocabulary and tokenize on artifacts that are known by construction."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,18 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError
+from pipeline.execution.local import ExecutionParams
+from pipeline.vocabulary import sentences
 from pipeline.vocabulary.assignment import assign
 from stages import tokenize, vocabulary
 
+EXECUTION = ExecutionParams(executor="local", workers=1, memo=Path("memo"))
 ROLES = {"a": "train", "b": "train", "c": "validation", "d": "test", "e": "train", "broken": "train"}
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the memo store goes there
 
 
 def make_frames(*, poisoned: bool = False) -> dict[str, np.ndarray]:
@@ -64,7 +73,7 @@ def test_the_artifact_tells_how_it_was_fitted(tmp_path: Path) -> None:
 
 def test_every_usable_clip_becomes_a_sentence(tmp_path: Path) -> None:
     spectrogram, path = fit(tmp_path)
-    report = tokenize.run(spectrogram, path, tmp_path / "1.parquet", fold="1")
+    report = tokenize.run(EXECUTION, spectrogram, path, tmp_path / "1.parquet", fold="1")
     fitted, table = open_vocabulary(path), open_tokens(tmp_path / "1.parquet")
     tokens, frames = token_arrays(table), make_frames()
     assert list(tokens) == list("abcde")
@@ -77,9 +86,10 @@ def test_every_usable_clip_becomes_a_sentence(tmp_path: Path) -> None:
 
 def test_batches_do_not_change_the_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spectrogram, path = fit(tmp_path)
-    tokenize.run(spectrogram, path, tmp_path / "whole.parquet", fold="1")
-    monkeypatch.setattr(tokenize, "FRAMES_PER_BATCH", 45)
-    tokenize.run(spectrogram, path, tmp_path / "pieces.parquet", fold="1")
+    tokenize.run(EXECUTION, spectrogram, path, tmp_path / "whole.parquet", fold="1")
+    monkeypatch.setattr(sentences, "_FRAMES_PER_BATCH", 45)
+    shutil.rmtree("memo")
+    tokenize.run(EXECUTION, spectrogram, path, tmp_path / "pieces.parquet", fold="1")
     assert file_digest(tmp_path / "whole.parquet") == file_digest(tmp_path / "pieces.parquet")
 
 
@@ -94,12 +104,12 @@ def test_frames_of_another_front_end_are_refused(tmp_path: Path) -> None:
     index = INDEX.open(spectrogram / "index.parquet")
     INDEX.write(changed / "index.parquet", index.columns, index.facts | {"front_end": other})
     with pytest.raises(ArtifactError, match=r"front_end.hop_length .* expected 80, found 160"):
-        tokenize.run(changed, path, tmp_path / "1.parquet", fold="1")
+        tokenize.run(EXECUTION, changed, path, tmp_path / "1.parquet", fold="1")
 
 
 def test_another_fold_is_refused(tmp_path: Path) -> None:
     spectrogram, path = fit(tmp_path)
     with pytest.raises(ArtifactError, match="fact fold: expected 2, found 1"):
-        tokenize.run(spectrogram, path, tmp_path / "2.parquet", fold="2")
+        tokenize.run(EXECUTION, spectrogram, path, tmp_path / "2.parquet", fold="2")
     with pytest.raises(ArtifactError, match="fact fold: expected 1, found 2"):
         vocabulary.run(make_params(), spectrogram, make_split(tmp_path / "2.parquet", "2"), path, fold="1")

@@ -3,12 +3,22 @@
 import contextlib
 import hashlib
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 PARTIAL_SUFFIX = ".partial"
+_HOST = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())  # two machines may share a folder
+
+
+def partial_name(path: Path) -> Path:
+    """Return a temporary name beside `path` that no other process uses, and that tells whose it is."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
 
 
 @contextlib.contextmanager
@@ -19,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     an artifact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    partial = partial_name(path)
     try:
         yield partial
         if path.is_dir() and not path.is_symlink():
@@ -29,6 +39,17 @@ def replacing(path: Path) -> Iterator[Path]:
         if partial.is_dir():
             shutil.rmtree(partial)
         partial.unlink(missing_ok=True)
+
+
+def clear_partials(path: Path) -> None:
+    """Remove what killed runs left beside `path`: temporary names of processes of this machine that are no more."""
+    for partial in path.parent.glob(f".{path.name}.*{PARTIAL_SUFFIX}"):
+        host, _, process = partial.name.removeprefix(f".{path.name}.").split(".")[0].rpartition("-")
+        if host == _HOST and process.isdecimal() and not psutil.pid_exists(int(process)):
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:

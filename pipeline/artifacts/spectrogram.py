@@ -36,20 +36,23 @@ FRONT_END_FACTS: Mapping[str, type] = {
     "offset": float,
 }
 
+FRAMES_ARRAY = ArraySchema(dims=("frame", "mel"), dtypes=("float32", "float16", "uint8"), units="see sonolex.facts")
+
 FRAMES = GroupSchema(
     name="spectrogram",
     version=1,
     stage="spectrogram",
-    arrays={"*": ArraySchema(dims=("frame", "mel"), dtypes=("float32", "float16", "uint8"), units="see sonolex.facts")},
+    arrays={"*": FRAMES_ARRAY},
     facts=FRONT_END_FACTS,
 )
 
 INDEX = TableSchema(
     name="spectrogram index",
-    version=1,
+    version=2,
     stage="spectrogram",
     columns={
         "clip_id": pa.string(),
+        "key": pa.string(),  # digest of what was read of the clip; empty when its file was missing
         "shard": pa.string(),  # name of the array; empty when failed
         "start": pa.int64(),  # first frame within the shard
         "num_frames": pa.int64(),
@@ -59,7 +62,8 @@ INDEX = TableSchema(
         "reason": pa.string(),  # one word for counting, empty when ok
         "message": pa.string(),  # for people, empty when ok
     },
-    facts={"shards": dict, "front_end": dict},  # shard name -> frames in it; the front end's facts again
+    # Shard name -> frames in it; the front end's facts again; what params and code made the frames, as one digest.
+    facts={"shards": dict, "front_end": dict, "version": str},
 )
 
 

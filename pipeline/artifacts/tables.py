@@ -8,7 +8,7 @@ over the columns stands beside them: a file that was edited afterwards, or was c
 import builtins
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from pipeline.artifacts.files import replacing
 from pipeline.errors import ArtifactError
 
-_KEY = b"sonolex"
+_KEY, _DIGEST_KEY = b"sonolex", b"sonolex.digest"
+_DIGEST_ROWS = 4096  # hashed at once; part of what the digest is
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,24 @@ class TableSchema:
     def write(self, path: Path, columns: Mapping[str, Sequence[Any]] | pa.Table, facts: Mapping[str, Any]) -> str:
         """Write the table in one step (temporary file, then rename) and return its digest."""
         table = columns if isinstance(columns, pa.Table) else pa.table(dict(columns), schema=self.arrow)
-        table = table.select(list(self.columns)).cast(self.arrow)
-        digest = _digest(table)
-        head = {"artifact": self.name, "version": self.version, "digest": digest, "facts": dict(facts)}
+        return self.write_parts(path, [table], facts)
+
+    def write_parts(self, path: Path, parts: Iterable[pa.Table], facts: Mapping[str, Any]) -> str:
+        """Write a table that comes in parts, of which one is held at a time; see `write`."""
         self._check_facts(path, facts)
+        head = {"artifact": self.name, "version": self.version, "facts": dict(facts)}
         text = json.dumps(head, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        digest = _Digest(self.arrow)
         with replacing(path) as partial:
-            pq.write_table(
-                table.replace_schema_metadata({_KEY: text.encode()}),
-                partial,
-                compression="zstd",
-                write_page_checksum=True,
-            )
-        return digest
+            schema = self.arrow.with_metadata({_KEY: text.encode()})
+            with pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True) as writer:
+                for part in parts:
+                    table = part.select(list(self.columns)).cast(self.arrow)
+                    digest.update(table)
+                    writer.write_table(table.replace_schema_metadata(schema.metadata))
+                value = digest.value()  # known only now: the facts stand at the front of the file, this at its end
+                writer.add_key_value_metadata({_DIGEST_KEY.decode(): value})
+        return value
 
     def open(self, path: Path) -> Table:
         """Open and check a table. Raises ArtifactError that names the file, the field, and the stage to rerun."""
@@ -99,12 +105,13 @@ class TableSchema:
         if not path.exists():
             raise self.error(path, "file", expected=f"a {self.name} table", found="no file")
         try:
-            metadata = pq.read_schema(path).metadata or {}
+            metadata = pq.read_metadata(path).metadata or {}
         except (pa.ArrowException, OSError) as error:
             raise self.error(path, "file", expected="a whole Parquet file", found=str(error)) from None
         if _KEY not in metadata:
             raise self.error(path, "metadata", expected="Sonolex facts", found="none: written by another program")
         head: dict[str, Any] = json.loads(metadata[_KEY])
+        head["digest"] = metadata.get(_DIGEST_KEY, b"none").decode()
         for key, expected in (("artifact", self.name), ("version", self.version)):
             if head.get(key) != expected:
                 raise self.error(path, key, expected=expected, found=head.get(key))
@@ -137,21 +144,45 @@ def _spell(columns: Mapping[str, pa.DataType]) -> str:
     return ", ".join(f"{name}: {kind}" for name, kind in columns.items())
 
 
+class _Digest:
+    """Hashes columns' values as they come, however they are cut into parts."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.closed = False  # asked of a file
+        self._sha256 = hashlib.sha256()
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), schema)
+        self._waiting = [schema.empty_table()]
+
+    def update(self, table: pa.Table) -> None:
+        """Add rows; what does not fill a batch waits for the next ones."""
+        self._waiting.append(table.replace_schema_metadata(None))
+        if sum(part.num_rows for part in self._waiting) >= _DIGEST_ROWS:
+            rows = pa.concat_tables(self._waiting)
+            whole = rows.num_rows - rows.num_rows % _DIGEST_ROWS
+            for start in range(0, whole, _DIGEST_ROWS):
+                self._hash(rows.slice(start, _DIGEST_ROWS))
+            self._waiting = [rows.slice(whole)]
+
+    def value(self) -> str:
+        """Return the digest of all rows."""
+        self._hash(pa.concat_tables(self._waiting))
+        self._writer.close()
+        return self._sha256.hexdigest()[:32]
+
+    def _hash(self, rows: pa.Table) -> None:
+        # `take` makes new buffers: those of slices and of columns that were joined differ in their padding.
+        self._writer.write_table(rows.combine_chunks().take(pa.array(range(rows.num_rows), pa.int64())))
+
+    def write(self, data: Any) -> int:
+        """Take what the stream writes, as a file would."""
+        self._sha256.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing, as a file without a buffer does."""
+
+
 def _digest(table: pa.Table) -> str:
-    """Hash the columns' values, whatever their chunking."""
-    digest = hashlib.sha256()
-
-    class Sink:
-        closed = False
-
-        def write(self, data: Any) -> int:
-            digest.update(data)
-            return len(data)
-
-        def flush(self) -> None: ...
-        def close(self) -> None: ...
-
-    plain = table.combine_chunks().replace_schema_metadata(None)
-    with pa.ipc.new_stream(pa.PythonFile(Sink(), mode="w"), plain.schema) as writer:
-        writer.write_table(plain, max_chunksize=1 << 16)
-    return digest.hexdigest()[:32]
+    digest = _Digest(table.schema.remove_metadata())
+    digest.update(table)
+    return digest.value()

@@ -12,12 +12,13 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -39,6 +40,7 @@ class ExecutionParams(Params):
 
     executor: Literal["local"]
     workers: NonNegativeInt  # processes; 0 = one for each core that this process may use, fewer for little work
+    memo: Annotated[Path, Field(strict=False)]  # folder, relative to the project: what runs remember for each other
 
     def num_workers(self, num_shards: int, worthwhile: int) -> int:
         """Return how many workers to start, at least 1; `worthwhile` bounds the choice where it is left to the program."""
@@ -48,7 +50,7 @@ class ExecutionParams(Params):
 
 def run_shards(
     compute: Callable[[S], R],
-    specs: Sequence[S],
+    specs: Iterable[S],
     *,
     workers: int,
     label: str,
@@ -61,6 +63,7 @@ def run_shards(
     in flight are tried again on half as many workers (too little memory is the likely cause), so `compute` must bear
     being repeated; SonolexError after three times.
     """
+    specs = list(specs)
     pairs = _in_process(compute, specs) if workers == 1 else _in_pool(compute, specs, workers, label)
     with contextlib.closing(pairs), _progress(label, sum(map(num_clips, specs))) as advance:
         for spec, result in pairs:
@@ -74,7 +77,7 @@ def _in_process(compute: Callable[[S], R], specs: Sequence[S]) -> Generator[tupl
 
 
 def _in_pool(
-    compute: Callable[[S], R], specs: Sequence[S], workers: int, label: str
+    compute: Callable[[S], R], specs: Iterable[S], workers: int, label: str
 ) -> Generator[tuple[S, R], None, None]:
     waiting = deque(specs)
     lost = 0

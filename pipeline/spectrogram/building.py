@@ -1,91 +1,55 @@
-"""Build one shard of a spectrogram: decode its clips, compute their frames, write one array.
+"""Build a spectrogram shard by shard: link what is known, compute what is not, write the index.
 
-`compute_shard` is a pure function of its spec, small and picklable both ways; the worker writes the frames, and only counts
-and sums travel back. Whatever a clip does to its decoder, the shard goes on without it and says why.
+`compute_shard` is a pure function of its spec, small and picklable both ways; the worker writes the shard into the memo
+store, and only counts travel back. A clip of a disturbed shard is copied from where its frames were before; whatever a new
+clip does to its decoder, the shard goes on without it and says why.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import zarr
-from pydantic import PositiveInt, model_validator
 
-from pipeline.artifacts.files import replacing
 from pipeline.artifacts.spectrogram import FRAMES, INDEX
 from pipeline.artifacts.tables import Table
 from pipeline.errors import CorpusError
+from pipeline.execution.memo import Entry, Memo, link_tree
 from pipeline.execution.shards import cut_shards, shard_name
-from pipeline.params import Params
-from pipeline.spectrogram.decoding import BadClip, decode
-from pipeline.spectrogram.registry import FrontEnd, FrontEndParams, build_front_end
-from pipeline.spectrogram.storing import restore, store
+from pipeline.spectrogram.computing import (
+    PASSING_REASONS,
+    Clip,
+    compute_clip,
+    computing_version,
+    write_frames,
+)
+from pipeline.spectrogram.decoding import BadClip
+from pipeline.spectrogram.registry import build_front_end
+from pipeline.spectrogram.settings import ClipsPerShard, SpectrogramParams
 
-# Frames of one chunk, the unit of reading. Shuffled batches of 5 s clips read equally fast, within the noise, with 64 to
-# 512 of them; at 1024 a cold read decompresses too much that was not asked for.
-_CHUNK_FRAMES = 256
+log = logging.getLogger(__name__)
+
+_ARRAY, _ROWS = "frames", "rows.parquet"  # of a memo entry
+_UNSETTLED = ".unsettled"  # ends the name of an entry some of whose clips may be there the next time
+
+_ROWS_SCHEMA = INDEX.arrow.append(pa.field("num_clipped", pa.int64(), nullable=False))
 
 _EXAMPLES = 3  # of each reason, when too many clips failed
 
 
-class ClipsPerShard(Params):
-    """How many clips a shard holds; see `pipeline/execution/shards.py`."""
-
-    minimum: PositiveInt
-    average: PositiveInt
-    maximum: PositiveInt
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.minimum <= self.average <= self.maximum:
-            raise ValueError(f"minimum {self.minimum} <= average {self.average} <= maximum {self.maximum} must hold")
-        return self
-
-
-class ValueRange(Params):
-    """The values that the 256 steps of uint8 span; values outside are clipped to it, and counted."""
-
-    low: float  # in the units of the front end
-    high: float  # in the units of the front end
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.low < self.high:
-            raise ValueError(f"low {self.low} < high {self.high} must hold")
-        return self
-
-
-class SpectrogramParams(Params):
-    """Settings of the stage spectrogram."""
-
-    front_end: FrontEndParams
-    dtype: Literal["float32", "float16", "uint8"]  # as stored
-    uint8_range: ValueRange  # read when dtype is uint8
-    clips_per_shard: ClipsPerShard
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Return the facts of the artifact: those of the front end, and how values are stored."""
-        scale, offset = 1.0, 0.0
-        if self.dtype == "uint8":
-            offset, scale = self.uint8_range.low, (self.uint8_range.high - self.uint8_range.low) / 255
-        return build_front_end(self.front_end).facts | {"dtype": self.dtype, "scale": scale, "offset": offset}
-
-
 @dataclass(frozen=True)
-class Clip:
-    """One clip as the manifest lists it."""
+class ShardPlan:
+    """One shard before anything is computed."""
 
-    clip_id: str
-    source: str  # file below the corpus root
-    start: float  # seconds
-    duration: float  # seconds; 0 = to the end
-    content: str  # digest of the encoded audio; empty = missing
+    name: str
+    start: int  # row of the manifest
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -94,125 +58,186 @@ class ShardSpec:
 
     name: str
     clips: tuple[Clip, ...]
+    known: dict[str, dict[str, Any]]  # clip key -> row of another entry of the memo, with the entry's name as `entry`
     params: SpectrogramParams
     root: Path  # of the corpus
     max_duration: float  # seconds
-    frames_path: Path  # the Zarr group to write into
+    memo: Memo
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of a shard's clips."""
+    """What became of a shard."""
 
     name: str
-    rows: pa.Table  # of the index, one per clip in the shard's order
-    num_frames: int
-    num_clipped: int  # values outside uint8_range
+    entry: str  # name of the memo's entry
+    decoded: int  # clips whose frames were computed
+    reused: int  # clips that were copied from another entry
 
 
-def plan_shards(
-    clips: Table, params: SpectrogramParams, *, root: Path, max_duration: float, frames_path: Path
-) -> list[ShardSpec]:
-    """Cut the manifest into shards, in its order; boundaries follow from the clip ids, names from what is in the clips.
+@dataclass
+class Reuse:
+    """What the memo knows of the shards of a plan."""
 
-    Raises CorpusError for clips within tar files, which are not read.
-    """
-    in_tar = next((member for member in clips.list("member") if member), None)
-    if in_tar is not None:
-        raise CorpusError(
-            f"{clips.path}: member: expected clips in files of their own, found {in_tar} within a tar file"
-        )
-    columns = (clips.list(name) for name in ("clip_id", "source", "start", "duration", "content"))
-    rows = [Clip(*row) for row in zip(*columns, strict=True)]
-    sizes = params.clips_per_shard
-    specs = []
-    for part in cut_shards(
-        [clip.clip_id for clip in rows], minimum=sizes.minimum, average=sizes.average, maximum=sizes.maximum
-    ):
-        members = tuple(rows[part.start : part.stop])
-        name = shard_name([str((c.clip_id, c.content, c.start, c.duration)) for c in members])
-        specs.append(ShardSpec(name, members, params, root, max_duration, frames_path))
-    return specs
+    entries: dict[str, Entry] = field(default_factory=dict)  # shard -> its finished entry
+    todo: list[ShardPlan] = field(default_factory=list)
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)  # clips of `todo`; see ShardSpec.known
+
+
+def open_memo(root: Path, params: SpectrogramParams, max_duration: float) -> Memo:
+    """Open the memo's version for these params and the code as it is now."""
+    code = computing_version(build_front_end(params.front_end))
+    return Memo(root, "spectrogram", params={"facts": params.facts, "max_duration": max_duration}, code=code)
+
+
+def plan_shards(clips: Table, sizes: ClipsPerShard) -> list[ShardPlan]:
+    """Cut the manifest into shards, in its order; boundaries follow from the clip ids, names from what is in the clips."""
+    ids = clips.list("clip_id")
+    plans = []
+    for part in cut_shards(ids, minimum=sizes.minimum, average=sizes.average, maximum=sizes.maximum):
+        members = manifest_clips(clips, part.start, part.stop)
+        name = shard_name([f"{clip.clip_id}\x1f{clip.key}" for clip in members])
+        plans.append(ShardPlan(name, part.start, part.stop))
+    return plans
+
+
+def manifest_clips(clips: Table, start: int, stop: int) -> list[Clip]:
+    """Return the clips of some rows of the manifest."""
+    rows = clips.columns.slice(start, stop - start)
+    columns = (rows[name].to_pylist() for name in ("clip_id", "source", "start", "duration", "content"))
+    return [Clip(*row) for row in zip(*columns, strict=True)]
+
+
+def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
+    """Look up in the memo which shards are finished, and for the others, which of their clips stand in other entries."""
+    reuse = Reuse()
+    for plan in plans:
+        entry = memo.find(plan.name)
+        if entry:
+            reuse.entries[plan.name] = entry
+        else:
+            reuse.todo.append(plan)
+    donors = sorted(memo.names() - set(reuse.entries)) if reuse.todo else []
+    if donors:
+        wanted = {clip.key for plan in reuse.todo for clip in manifest_clips(clips, plan.start, plan.stop)} - {""}
+        keys = pa.array(sorted(wanted), pa.string())
+        for name in donors:
+            rows = _read_rows(memo.find(name))
+            rows = rows.filter(pc.is_in(rows["key"], keys))
+            rows = rows.filter(pc.invert(pc.is_in(rows["reason"], pa.array(PASSING_REASONS))))
+            reuse.known |= {row["key"]: row | {"entry": name} for row in rows.to_pylist()}
+    return reuse
+
+
+def shard_specs(
+    clips: Table, reuse: Reuse, params: SpectrogramParams, *, root: Path, max_duration: float, memo: Memo
+) -> Iterator[ShardSpec]:
+    """Yield the specs of the shards to compute, each only when it is asked for."""
+    for plan in reuse.todo:
+        members = tuple(manifest_clips(clips, plan.start, plan.stop))
+        known = {clip.key: reuse.known[clip.key] for clip in members if clip.key in reuse.known}
+        yield ShardSpec(plan.name, members, known, params, root, max_duration, memo)
 
 
 def compute_shard(spec: ShardSpec) -> ShardReport:
-    """Write the frames of the shard's clips, end to end, as the array `spec.name`; clips that fail are reported.
+    """Write the frames of the shard's clips, end to end, into the memo; clips that fail are reported.
 
-    Holds the stored frames of one shard, and one clip beyond them. A shard without a usable clip writes no array.
+    Holds the stored frames of one shard, and one clip beyond them. A shard without a usable clip has no array.
     """
-    front_end = build_front_end(spec.params.front_end)
-    facts = spec.params.facts
-    rows: list[tuple[str | int | float, ...]] = []
+    front_end, facts = build_front_end(spec.params.front_end), spec.params.facts
+    rows: list[dict[str, Any]] = []
     pieces: list[np.ndarray] = []
-    start = num_clipped = 0
+    arrays: dict[str, Any] = {}
+    start = decoded = reused = 0
+    unsettled = False
+    num_new = sum(clip.key not in spec.known for clip in spec.clips)
     for clip in spec.clips:
-        try:
-            log_mel = _compute_clip(spec, clip, front_end)
-        except BadClip as error:
-            message = error.message.replace(f"{spec.root}/", "")  # the artifact is the same wherever the corpus lies
-            rows.append((clip.clip_id, "", 0, 0, 0.0, 0.0, "failed", error.reason, message))
-            continue
-        stored, clipped = store(log_mel, facts)
-        # Statistics are those of what a reader gets, not of what was lost in storing.
-        values = restore(stored, facts).astype(np.float64)
-        total, squares = float(values.sum()), float(np.square(values).sum())
-        rows.append((clip.clip_id, spec.name, start, len(stored), total, squares, "ok", "", ""))
-        pieces.append(stored)
-        start += len(stored)
-        num_clipped += clipped
-    if pieces:
-        group = zarr.open_group(spec.frames_path, mode="r+")
-        with replacing(spec.frames_path / spec.name) as partial:
-            FRAMES.arrays["*"].write(group, partial.name, np.concatenate(pieces), (_CHUNK_FRAMES, facts["n_mels"]))
-    columns = map(list, zip(*rows, strict=True))
-    return ShardReport(spec.name, pa.table(list(columns), schema=INDEX.arrow), start, num_clipped)
+        row: dict[str, Any] = {"clip_id": clip.clip_id, "key": clip.key, "start": 0, "num_frames": 0, "shard": ""}
+        known = spec.known.get(clip.key)
+        if known:
+            reused += 1
+            row |= {name: known[name] for name in ("sum", "sum_of_squares", "status", "reason", "num_clipped")}
+            row["message"] = known["message"]
+            if known["status"] == "ok":
+                pieces.append(_copy_frames(spec.memo, known, arrays))
+        else:
+            try:
+                frames = compute_clip(clip, front_end, facts, root=spec.root, max_duration=spec.max_duration)
+            except BadClip as error:
+                message = error.message.replace(f"{spec.root}/", "")  # the same wherever the corpus lies
+                row |= {"sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0}
+                row |= {"status": "failed", "reason": error.reason, "message": message}
+                unsettled |= error.reason in PASSING_REASONS and bool(clip.key)
+            else:
+                decoded += 1
+                row |= {"sum": frames.sum, "sum_of_squares": frames.sum_of_squares, "num_clipped": frames.num_clipped}
+                row |= {"status": "ok", "reason": "", "message": ""}
+                pieces.append(frames.stored)
+        if row["status"] == "ok":
+            row |= {"shard": spec.name, "start": start, "num_frames": len(pieces[-1])}
+            start += len(pieces[-1])
+        rows.append(row)
+    entry = spec.name + _UNSETTLED * unsettled
+    if unsettled:
+        spec.memo.forget(entry)  # what failed then may not be what failed now
+    with spec.memo.writing(entry, clips=len(rows), computed=num_new) as folder:
+        if pieces:
+            write_frames(folder, _ARRAY, pieces)
+        pq.write_table(pa.Table.from_pylist(rows, schema=_ROWS_SCHEMA), folder / _ROWS)
+    return ShardReport(spec.name, entry, decoded, reused)
 
 
-def write_index(path: Path, reports: Sequence[ShardReport], facts: dict[str, Any]) -> None:
-    """Write the index of finished shards, in the order given."""
-    shards = {report.name: report.num_frames for report in reports if report.num_frames}
-    rows = pa.concat_tables([INDEX.arrow.empty_table(), *(report.rows for report in reports)])
-    INDEX.write(path, rows, {"shards": shards, "front_end": facts})
+def _copy_frames(memo: Memo, row: dict[str, Any], arrays: dict[str, Any]) -> np.ndarray:
+    """Return a clip's stored frames from another entry of the memo."""
+    name = row["entry"]
+    if name not in arrays:
+        arrays[name] = zarr.open_array(memo.path / name / _ARRAY, mode="r")
+    frames: np.ndarray = arrays[name][row["start"] : row["start"] + row["num_frames"]]
+    return frames
 
 
-def count_failed(reports: Sequence[ShardReport]) -> dict[str, int]:
+def assemble(
+    path: Path, plans: Sequence[ShardPlan], entries: dict[str, Entry], memo: Memo, facts: dict[str, Any]
+) -> pa.Table:
+    """Lay out the artifact at `path` from finished entries, in the order of the plan, and return its rows."""
+    FRAMES.create(path / "frames.zarr", facts)
+    shards: dict[str, int] = {}
+    rows = [_ROWS_SCHEMA.empty_table()]
+    for plan in plans:
+        entry = entries[plan.name]
+        rows.append(_read_rows(entry))
+        num_frames = int(pc.sum(rows[-1]["num_frames"]).as_py() or 0)
+        if num_frames:
+            link_tree(entry.path / _ARRAY, path / "frames.zarr" / plan.name)
+            shards[plan.name] = num_frames
+    table = pa.concat_tables(rows)
+    index = table.select(INDEX.arrow.names)
+    INDEX.write(path / "index.parquet", index, {"shards": shards, "front_end": facts, "version": memo.version})
+    return table
+
+
+def _read_rows(entry: Entry | None) -> pa.Table:
+    return pq.read_table(entry.path / _ROWS, partitioning=None) if entry else _ROWS_SCHEMA.empty_table()
+
+
+def count_failed(rows: pa.Table) -> dict[str, int]:
     """Return reason -> number of clips that failed for it, the most frequent first."""
-    reasons = Counter(reason for report in reports for reason in report.rows["reason"].to_pylist() if reason)
-    return dict(reasons.most_common())
+    counts = rows.filter(pc.equal(rows["status"], "failed")).group_by("reason").aggregate([("reason", "count")])
+    pairs = zip(counts["reason"].to_pylist(), counts["reason_count"].to_pylist(), strict=True)
+    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
 
-def require_few_failed(reports: Sequence[ShardReport], max_bad_fraction: float) -> None:
+def require_few_failed(rows: pa.Table, max_bad_fraction: float) -> None:
     """Raise CorpusError, with the reasons and examples of each, when too large a part of the clips failed."""
-    num_clips, failed = sum(report.rows.num_rows for report in reports), count_failed(reports)
+    num_clips, failed = rows.num_rows, count_failed(rows)
     num_failed = sum(failed.values())
     if num_failed <= max_bad_fraction * num_clips:
         return
-    examples: dict[str, list[str]] = {reason: [] for reason in failed}
-    for report in reports:
-        for row in report.rows.filter(pc.equal(report.rows["status"], "failed")).to_pylist():
-            if len(examples[row["reason"]]) < _EXAMPLES:
-                examples[row["reason"]].append(f"    {row['clip_id']}: {row['message']}")
     lines = [
         f"{num_failed} of {num_clips} clips cannot be used: expected at most the fraction corpus.max_bad_fraction "
         f"{max_bad_fraction}, found {num_failed / num_clips:.4f}; mend or remove the clips, or raise the limit"
     ]
     for reason, count in failed.items():
-        lines += [f"  {reason}: {count}", *examples[reason]]
+        examples = rows.filter(pc.equal(rows["reason"], reason)).slice(0, _EXAMPLES).to_pylist()
+        lines += [f"  {reason}: {count}", *(f"    {row['clip_id']}: {row['message']}" for row in examples)]
     raise CorpusError("\n".join(lines))
-
-
-def _compute_clip(spec: ShardSpec, clip: Clip, front_end: FrontEnd) -> np.ndarray:
-    waveform = decode(
-        spec.root / clip.source,
-        start=clip.start,
-        duration=clip.duration,
-        sample_rate=spec.params.front_end.sample_rate,
-        max_duration=spec.max_duration,
-        min_samples=front_end.min_samples,
-    )
-    with np.errstate(over="ignore", invalid="ignore"):  # answered below
-        log_mel = front_end.log_mel(waveform)
-    if not np.isfinite(log_mel).all():
-        found = f"samples as large as {np.abs(waveform).max():.3g}"
-        raise BadClip("not_finite", f"{spec.root / clip.source}: expected samples about [-1, 1], found {found}")
-    return log_mel

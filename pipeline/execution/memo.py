@@ -1,0 +1,188 @@
+"""What is known already: finished shards, kept outside the artifacts under what they follow from.
+
+    <memo>/<stage>/<version>/about.json          the stage, its params and the code behind the version
+    <memo>/<stage>/<version>/<shard>/entry.json  the shard's files with their digests, its clips, and what it took
+    <memo>/<stage>/<version>/<shard>/...         the files
+
+A version stands for params and code, a shard's name for its clips, so a shard that is here need not be computed again
+whatever happened in between: a killed run, a changed and restored setting, another experiment. Artifacts are made of hard
+links to these files, which are therefore read-only and never written in place; where links are impossible, of copies.
+
+An entry appears in one step, by rename. Deleting any of it costs time and nothing else.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.files import partial_name, replacing
+from pipeline.errors import SonolexError
+
+log = logging.getLogger(__name__)
+
+_ABOUT, _ENTRY = "about.json", "entry.json"
+_EXPERIMENTS = (".dvc", "tmp", "exps")  # where DVC lays out the workspaces of `dvc exp run --temp` and `--queue`
+
+
+def shared_path(path: Path) -> Path:
+    """Return a folder of the project as an absolute path; the workspaces of its experiments all get the project's own."""
+    here = Path.cwd()
+    for depth in range(len(here.parts) - len(_EXPERIMENTS), 0, -1):
+        if here.parts[depth : depth + len(_EXPERIMENTS)] == _EXPERIMENTS:
+            here = Path(*here.parts[:depth])
+            break
+    return here / path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished shard."""
+
+    path: Path
+    files: dict[str, dict[str, Any]]  # path below the entry -> size, mtime_ns, sha256
+    clips: int
+    computed: int  # clips that were computed, not copied from another entry
+    seconds: float  # that it took
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of its files."""
+        return sum(file["size"] for file in self.files.values())
+
+
+class Memo:
+    """The shards of one version of one stage."""
+
+    def __init__(self, root: Path, stage: str, *, params: dict[str, Any], code: str) -> None:
+        """Open the version that `params` (plain values) and `code` make; nothing is written before the first entry."""
+        self.about = {"stage": stage, "params": params, "code": code}
+        self.version = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
+        self.path = root / stage / self.version
+
+    def names(self) -> set[str]:
+        """Return the names of the finished shards."""
+        try:
+            return {entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[0] != "."}
+        except FileNotFoundError:
+            return set()
+
+    def find(self, name: str) -> Entry | None:
+        """Return a finished shard, or None; one whose files are no longer those that were written is dropped."""
+        entry = read_entry(self.path / name)
+        if entry is None:
+            return None
+        damage = damaged(entry)
+        if damage:
+            log.warning("%s: expected %s as it was written, found it changed; computing it again", entry.path, damage)
+            self.forget(name)
+            return None
+        return entry
+
+    def require(self, name: str) -> Entry:
+        """Return a shard that a worker has just finished. Raises SonolexError where this process does not see it."""
+        entry = read_entry(self.path / name)
+        if entry is None:
+            raise SonolexError(
+                f"{self.path / name}: expected the shard that a worker wrote, found none; workers on other machines need "
+                f"`execution.memo` on a file system that all share"
+            )
+        return entry
+
+    def forget(self, name: str) -> None:
+        """Remove an entry, if it is there."""
+        shutil.rmtree(self.path / name, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def writing(self, name: str, *, clips: int, computed: int) -> Iterator[Path]:
+        """Yield a folder for the files of a shard; it becomes the entry `name` when the block ends without an error."""
+        started = time.perf_counter()
+        if not (self.path / _ABOUT).exists():
+            with replacing(self.path / _ABOUT) as partial:
+                partial.write_text(json.dumps(self.about, indent=1, sort_keys=True) + "\n")
+        partial = partial_name(self.path / name)
+        try:
+            partial.mkdir()
+            yield partial
+            entry = {"clips": clips, "computed": computed, "files": _note_files(partial)}
+            entry["seconds"] = round(time.perf_counter() - started, 4)
+            (partial / _ENTRY).write_text(json.dumps(entry) + "\n")
+            _settle(partial, self.path / name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def mark_used(self, names: Iterable[str]) -> None:
+        """Note that these shards were of use just now: what was not, for long, goes first when space is short."""
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.utime(self.path / name)
+
+
+def read_entry(path: Path) -> Entry | None:
+    """Read what an entry says of itself; None where there is no whole one."""
+    try:
+        found = json.loads((path / _ENTRY).read_text())
+        return Entry(path, found["files"], found["clips"], found["computed"], found["seconds"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def damaged(entry: Entry, *, thorough: bool = False) -> str:
+    """Return the name of a file that is not as it was written, or "".
+
+    A file whose size and time are those noted is taken for whole; `thorough` reads it all the same.
+    """
+    for name, noted in entry.files.items():
+        path = entry.path / name
+        try:
+            status = path.stat()
+        except OSError:
+            return name
+        same = (status.st_size, status.st_mtime_ns) == (noted["size"], noted["mtime_ns"])
+        if (thorough or not same) and (status.st_size != noted["size"] or _sha256(path) != noted["sha256"]):
+            return name
+    return ""
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make `target` a folder with the files of `source`: hard links, or copies where the file system has none."""
+    for file in source.rglob("*"):
+        if file.is_file():
+            place = target / file.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:
+                shutil.copyfile(file, place)
+
+
+def _note_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Make the files of a new entry read-only, and note what they are."""
+    files = {}
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        file.chmod(0o444)
+        status = file.stat()
+        noted = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _sha256(file)}
+        files[str(file.relative_to(folder))] = noted
+    return files
+
+
+def _settle(partial: Path, target: Path) -> None:
+    """Put a new entry in its place; one that another run has just put there holds the same, and stays."""
+    try:
+        partial.rename(target)
+    except OSError:
+        if read_entry(target) is None:
+            raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,52 @@
+"""The section `spectrogram`: which front end, how its values are stored, and how many clips make a shard."""
+
+from typing import Any, Literal, Self
+
+from pydantic import PositiveInt, model_validator
+
+from pipeline.params import Params
+from pipeline.spectrogram.registry import FrontEndParams, build_front_end
+
+
+class ClipsPerShard(Params):
+    """How many clips a shard holds; see `pipeline/execution/shards.py`."""
+
+    minimum: PositiveInt
+    average: PositiveInt
+    maximum: PositiveInt
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.minimum <= self.average <= self.maximum:
+            raise ValueError(f"minimum {self.minimum} <= average {self.average} <= maximum {self.maximum} must hold")
+        return self
+
+
+class ValueRange(Params):
+    """The values that the 256 steps of uint8 span; values outside are clipped to it, and counted."""
+
+    low: float  # in the units of the front end
+    high: float  # in the units of the front end
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low} < high {self.high} must hold")
+        return self
+
+
+class SpectrogramParams(Params):
+    """Settings of the stage spectrogram."""
+
+    front_end: FrontEndParams
+    dtype: Literal["float32", "float16", "uint8"]  # as stored
+    uint8_range: ValueRange  # read when dtype is uint8
+    clips_per_shard: ClipsPerShard
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return the facts of the artifact: those of the front end, and how values are stored."""
+        scale, offset = 1.0, 0.0
+        if self.dtype == "uint8":
+            offset, scale = self.uint8_range.low, (self.uint8_range.high - self.uint8_range.low) / 255
+        return build_front_end(self.front_end).facts | {"dtype": self.dtype, "scale": scale, "offset": offset}

@@ -1,0 +1,142 @@
+"""Rewrite clips as sentences shard by shard: those of known shards and clips are taken from the memo.
+
+`compute_sentences` is a pure function of its spec, small and picklable both ways; the worker writes the shard's sentences
+into the memo store. A shard is one of the spectrogram's.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.artifacts.spectrogram import Spectrogram
+from pipeline.artifacts.tables import Table
+from pipeline.artifacts.tokens import TOKENS, tokens_column
+from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
+from pipeline.execution.code import code_version
+from pipeline.execution.memo import Entry, Memo
+from pipeline.spectrogram.reader import FrameReader
+from pipeline.vocabulary.assignment import assign
+from pipeline.vocabulary.batching import clip_batches
+
+_FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands, and as much again normalised
+
+_ROWS = "tokens.parquet"  # of a memo entry
+_ROWS_SCHEMA = TOKENS.arrow.append(pa.field("key", pa.string(), nullable=False))
+
+
+@dataclass(frozen=True)
+class SentencesSpec:
+    """Everything that one shard's sentences follow from, and where they go."""
+
+    name: str  # of the spectrogram's shard
+    spectrogram: Spectrogram  # its index cut down to the clips of this shard
+    vocabulary_path: Path
+    known: dict[str, str]  # clip key -> name of another entry of the memo that has its sentence
+    memo: Memo
+
+
+@dataclass(frozen=True)
+class SentencesReport:
+    """What became of a shard."""
+
+    name: str
+    computed: int  # clips
+    reused: int  # clips that were copied from another entry
+
+
+def open_memo(root: Path, vocabulary: Vocabulary, spectrogram: Spectrogram) -> Memo:
+    """Open the memo's version for this vocabulary, these frames, and the code as it is now."""
+    params = {"vocabulary": vocabulary.digest(), "frames": spectrogram.index.facts["version"]}
+    return Memo(root, "tokenize", params=params, code=code_version(assign, tokens_column))
+
+
+def plan_sentences(spectrogram: Spectrogram) -> dict[str, Spectrogram]:
+    """Return shard -> the spectrogram cut down to it, in the order of the index; shards without frames do not occur."""
+    index = spectrogram.index
+    usable = index.columns.filter(pc.equal(index["status"], "ok"))
+    plans, start = {}, 0
+    for name, group in groupby(usable["shard"].to_pylist()):
+        stop = start + sum(1 for _ in group)
+        rows = usable.slice(start, stop - start)
+        plans[str(name)] = Spectrogram(spectrogram.path, Table(index.path, rows, index.facts), spectrogram.facts)
+        start = stop
+    return plans
+
+
+def find_known(memo: Memo, plans: dict[str, Spectrogram]) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the finished shards, and for clips of the others, in which entry their sentence stands."""
+    entries = {name: entry for name in plans if (entry := memo.find(name))}
+    todo = [plan for name, plan in plans.items() if name not in entries]
+    donors = sorted(memo.names() - set(entries)) if todo else []
+    known: dict[str, str] = {}
+    if donors:
+        wanted = set(pa.concat_tables([plan.index.columns.select(["key"]) for plan in todo])["key"].to_pylist())
+        for name in donors:
+            entry = memo.find(name)
+            keys = pq.read_table(entry.path / _ROWS, columns=["key"], partitioning=None)["key"] if entry else []
+            known |= {key: name for key in map(str, keys) if key in wanted}
+    return entries, known
+
+
+def sentences_specs(
+    plans: dict[str, Spectrogram], entries: dict[str, Entry], known: dict[str, str], vocabulary_path: Path, memo: Memo
+) -> Iterator[SentencesSpec]:
+    """Yield the specs of the shards that are not finished, each only when it is asked for."""
+    for name, plan in plans.items():
+        if name not in entries:
+            keys = plan.index.list("key")
+            # `take` copies: a slice would be sent to the worker with the whole index behind it.
+            rows = plan.index.columns.take(list(range(len(keys))))
+            part = Spectrogram(plan.path, Table(plan.index.path, rows, plan.index.facts), plan.facts)
+            yield SentencesSpec(name, part, vocabulary_path, {key: known[key] for key in keys if key in known}, memo)
+
+
+def compute_sentences(spec: SentencesSpec) -> SentencesReport:
+    """Write the sentences of the shard's clips into the memo. Holds one batch of frames, and the shard's words."""
+    vocabulary, reader = open_vocabulary(spec.vocabulary_path), FrameReader(spec.spectrogram)
+    index = spec.spectrogram.index
+    keys = dict(zip(index.list("clip_id"), index.list("key"), strict=True))
+    new = [clip for clip, key in keys.items() if key not in spec.known]
+    parts = [_copy_sentences(spec, {clip: key for clip, key in keys.items() if key in spec.known})]
+    for batch in clip_batches(new, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
+        frames = reader.read(batch)
+        tokens = tokens_column(assign(vocabulary, np.concatenate(frames)), [len(clip) for clip in frames])
+        columns = {"clip_id": pa.array(batch, pa.string()), "tokens": tokens, "key": [keys[clip] for clip in batch]}
+        parts.append(pa.table(columns).cast(_ROWS_SCHEMA))
+    rows = pa.concat_tables(parts)
+    order = pc.index_in(pa.array(list(keys), pa.string()), rows["clip_id"].combine_chunks())
+    with spec.memo.writing(spec.name, clips=len(keys), computed=len(new)) as folder:
+        pq.write_table(rows.take(order), folder / _ROWS, compression="zstd")
+    return SentencesReport(spec.name, len(new), len(keys) - len(new))
+
+
+def _copy_sentences(spec: SentencesSpec, clips: dict[str, str]) -> pa.Table:
+    """Return the rows of clips (clip id -> key) that stand in other entries of the memo, under the ids they have now."""
+    parts = [_ROWS_SCHEMA.empty_table()]
+    for name in sorted(set(spec.known.values())):
+        ids = [clip for clip, key in clips.items() if spec.known[key] == name]
+        rows = pq.read_table(spec.memo.path / name / _ROWS, partitioning=None)
+        places = pc.index_in(pa.array([clips[clip] for clip in ids], pa.string()), rows["key"].combine_chunks())
+        columns = {"clip_id": pa.array(ids, pa.string()), **{n: rows[n].take(places) for n in ("tokens", "key")}}
+        parts.append(pa.table(columns).cast(_ROWS_SCHEMA))
+    return pa.concat_tables(parts)
+
+
+def write_sentences(
+    path: Path, names: Sequence[str], entries: dict[str, Entry], spectrogram: Spectrogram, vocabulary: Vocabulary
+) -> None:
+    """Write the artifact from finished entries, one at a time, in the order of `names`."""
+    facts = {
+        "fold": vocabulary.facts["fold"],
+        "vocabulary": vocabulary.digest(),
+        "vocabulary_size": vocabulary.size,
+        "num_codebooks": vocabulary.num_codebooks,
+        "frame_rate": spectrogram.frame_rate,
+    }
+    TOKENS.write_parts(path, (pq.read_table(entries[n].path / _ROWS, partitioning=None) for n in names), facts)

@@ -1,0 +1,240 @@
+"""Only what is new is computed, and what comes out is what a run from nothing makes, to the byte."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import soundfile
+from conftest import make_clips, make_wav_corpus, make_waveform
+from test_kmeans import make_params
+from test_spectrogram_stage import PARAMS
+
+from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.tokens import open_tokens
+from pipeline.execution.local import ExecutionParams
+from pipeline.execution.memo import shared_path
+from pipeline.params import validate_params
+from pipeline.spectrogram import computing
+from pipeline.spectrogram.reader import FrameReader
+from pipeline.spectrogram.settings import SpectrogramParams
+from stages import tokenize, vocabulary
+from stages.spectrogram import run
+
+NUM_CLIPS = 120
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the root of 120 clips of a tenth of a second, in a workspace of its own."""
+    monkeypatch.chdir(tmp_path)
+    return make_wav_corpus(tmp_path / "corpus", clips_per_class=NUM_CLIPS // 6, seconds=0.1)
+
+
+def _build(root: Path, name: str = "data", *, memo: str = "memo", bad: float = 0.0, **changed: Any) -> Any:
+    """Run the stage over every clip below `root`; return its report and the bytes of the artifact."""
+    sources = sorted(f"audio/{file.name}" for file in (root / "audio").iterdir())
+    clips = make_clips(Path(name) / "clips.parquet", root, sources)
+    return _build_clips(clips, root, name, memo=memo, bad=bad, **changed)
+
+
+def _build_clips(clips: Path, root: Path, name: str, *, memo: str = "memo", bad: float = 0.0, **changed: Any) -> Any:
+    params = validate_params(SpectrogramParams, PARAMS | changed, "spectrogram")
+    limits: Any = SimpleNamespace(root=root, max_bad_fraction=bad, max_duration=5.0)
+    path = Path(name) / "spectrogram"
+    run(params, limits, ExecutionParams(executor="local", workers=1, memo=Path(memo)), clips, path)
+    spectrogram = open_spectrogram(path)
+    FrameReader(spectrogram).read(FrameReader(spectrogram).ok(spectrogram.index.list("clip_id")))
+    assert not list(Path(name).rglob("*.partial"))
+    assert not [file for file in path.rglob("*") if file.name in ("entry.json", "rows.parquet", "about.json")]
+    report = json.loads(Path("results/stages/spectrogram.json").read_text())
+    return SimpleNamespace(report=report, bytes=_bytes(path), path=path)
+
+
+def _bytes(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def _from_nothing(root: Path, **changed: Any) -> dict[str, bytes]:
+    result: dict[str, bytes] = _build(root, "scratch", memo="another memo", **changed).bytes
+    shutil.rmtree("another memo")
+    return result
+
+
+def test_nothing_changed_nothing_decoded(corpus: Path) -> None:
+    first = _build(corpus)
+    assert (first.report["decoded"], first.report["reused"]) == (NUM_CLIPS, 0)
+    shutil.rmtree(first.path)  # as DVC does before a stage runs
+    again = _build(corpus)
+    assert (again.report["decoded"], again.report["reused"]) == (0, NUM_CLIPS)
+    assert again.bytes == first.bytes
+
+
+@pytest.mark.parametrize("where", ["0-first", "1-1000-B", "3-last"])
+def test_an_added_clip_is_all_that_is_decoded(corpus: Path, where: str) -> None:
+    _build(corpus)
+    soundfile.write(corpus / "audio" / f"{where}.wav", make_waveform("chirp", 0.1), 16000)
+    after = _build(corpus)
+    assert (after.report["decoded"], after.report["reused"]) == (1, NUM_CLIPS)
+    assert after.bytes == _from_nothing(corpus)
+
+
+def test_a_removed_clip_decodes_nothing(corpus: Path) -> None:
+    _build(corpus)
+    sorted((corpus / "audio").iterdir())[50].unlink()
+    after = _build(corpus)
+    assert (after.report["decoded"], after.report["reused"]) == (0, NUM_CLIPS - 1)
+    assert after.bytes == _from_nothing(corpus)
+
+
+def test_a_recorded_again_clip_is_all_that_is_decoded(corpus: Path) -> None:
+    before = _build(corpus)
+    clip = sorted((corpus / "audio").iterdir())[50]
+    soundfile.write(clip, make_waveform("chirp", 0.2), 16000)
+    after = _build(corpus)
+    assert (after.report["decoded"], after.report["reused"]) == (1, NUM_CLIPS - 1)
+    assert after.bytes == _from_nothing(corpus)
+    assert after.bytes != before.bytes
+
+
+def test_a_new_label_decodes_nothing_and_changes_nothing(corpus: Path) -> None:
+    before = _build(corpus)
+    sources = sorted(f"audio/{file.name}" for file in (corpus / "audio").iterdir())
+    labels = [[1 if index == 7 else 0] for index in range(NUM_CLIPS)]
+    after = _build_clips(make_clips(Path("data/clips.parquet"), corpus, sources, labels=labels), corpus, "data")
+    assert (after.report["decoded"], after.report["reused"]) == (0, NUM_CLIPS)
+    assert after.bytes == before.bytes
+
+
+def test_a_renamed_clip_is_known_by_its_content(corpus: Path) -> None:
+    _build(corpus)
+    clip = sorted((corpus / "audio").iterdir())[50]
+    clip.rename(clip.with_name("0-another-name.wav"))
+    after = _build(corpus)
+    assert after.report["decoded"] == 0
+    assert after.bytes == _from_nothing(corpus)
+
+
+def test_a_setting_changed_and_changed_back_costs_nothing(corpus: Path) -> None:
+    first = _build(corpus)
+    other = {"front_end": PARAMS["front_end"] | {"hop_length": 80}}
+    assert _build(corpus, **other).report["decoded"] == NUM_CLIPS
+    back = _build(corpus)
+    assert (back.report["decoded"], back.bytes) == (0, first.bytes)
+    assert _build(corpus, **other).report["decoded"] == 0
+
+
+def test_other_shard_sizes_decode_nothing(corpus: Path) -> None:
+    _build(corpus)
+    sizes = {"clips_per_shard": {"minimum": 8, "average": 16, "maximum": 32}}
+    after = _build(corpus, **sizes)
+    assert (after.report["decoded"], after.report["reused"]) == (0, NUM_CLIPS)
+    assert after.bytes == _from_nothing(corpus, **sizes)
+
+
+def test_a_clip_that_failed_is_remembered_but_a_vanished_one_is_tried_again(corpus: Path) -> None:
+    files = sorted((corpus / "audio").iterdir())
+    files[3].write_bytes(b"no audio")
+    sources = [f"audio/{file.name}" for file in files]
+    clips = make_clips(Path("data/clips.parquet"), corpus, sources)
+    files[70].rename(corpus / "elsewhere.wav")  # after the manifest was written
+    first = _build_clips(clips, corpus, "data", bad=0.1)
+    assert first.report["failed"] == {"missing": 1, "unreadable": 1}
+    assert first.report["decoded"] == NUM_CLIPS - 2
+    same = _build_clips(clips, corpus, "data", bad=0.1)
+    assert (same.report["decoded"], same.bytes) == (0, first.bytes)
+    (corpus / "elsewhere.wav").rename(files[70])
+    back = _build_clips(clips, corpus, "data", bad=0.1)
+    assert back.report["decoded"] == 1
+    assert back.report["failed"] == {"unreadable": 1}
+    assert back.bytes == _from_nothing(corpus, bad=0.1)
+    assert _build_clips(clips, corpus, "data", bad=0.1).report["decoded"] == 0
+
+
+def test_a_damaged_shard_heals(corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = _build(corpus)
+    shard = sorted((first.path / "frames.zarr").glob("*/c/0/0"))[2]
+    assert shard.stat().st_nlink == 2  # in the memo and in the artifact
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)
+    os.utime(shard)
+    healed = _build(corpus)
+    assert healed.bytes == first.bytes
+    assert 0 < healed.report["decoded"] <= 6
+    assert "found it changed; computing it again" in caplog.text
+
+
+def test_a_mended_computation_is_done_again_and_no_other(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _build(corpus)
+    monkeypatch.setattr(computing, "code_version", lambda *_: "mended")
+    assert _build(corpus).report["decoded"] == NUM_CLIPS
+    monkeypatch.undo()
+    monkeypatch.chdir(corpus.parent)
+    assert _build(corpus).report["decoded"] == 0
+
+
+def _tokenise(spectrogram: Path, vocabulary: Path, name: str, *, memo: str = "memo") -> Any:
+    path = Path(name) / "1.parquet"
+    execution = ExecutionParams(executor="local", workers=1, memo=Path(memo))
+    report = tokenize.run(execution, spectrogram, vocabulary, path, fold="1")
+    open_tokens(path)
+    return SimpleNamespace(report=report, bytes=path.read_bytes())
+
+
+@pytest.fixture
+def fitted(corpus: Path) -> tuple[Path, Path]:
+    """Return the corpus and a vocabulary fitted on it; its spectrogram lies at data/spectrogram."""
+    spectrogram = _build(corpus).path
+    ids = open_spectrogram(spectrogram).index.list("clip_id")
+    split = {"clip_id": ids, "role": ["train"] * len(ids)}
+    SPLIT.write(Path("data/split.parquet"), split, {"fold": "1", "seed": 0, "rule": "by hand"})
+    params = make_params(size=6, bands=1, sample_frames=500)
+    vocabulary.run(params, spectrogram, Path("data/split.parquet"), Path("data/1.zarr"), fold="1")
+    return corpus, Path("data/1.zarr")
+
+
+def test_known_sentences_are_not_computed_again(fitted: tuple[Path, Path]) -> None:
+    corpus, words = fitted
+    first = _tokenise(Path("data/spectrogram"), words, "tokens")
+    assert (first.report.decoded, first.report.reused) == (NUM_CLIPS, 0)
+    again = _tokenise(Path("data/spectrogram"), words, "tokens")
+    assert (again.report.decoded, again.report.reused, again.bytes) == (0, NUM_CLIPS, first.bytes)
+
+    files = sorted((corpus / "audio").iterdir())
+    soundfile.write(corpus / "audio" / "1-1000-B.wav", make_waveform("chirp", 0.1), 16000)
+    shutil.copy(files[3], corpus / "audio" / "1-1000-C.wav")
+    files[40].unlink()
+    soundfile.write(files[60], make_waveform("chirp", 0.2), 16000)
+    changed = _build(corpus).path
+    after = _tokenise(changed, words, "tokens")
+    assert (after.report.decoded, after.report.reused) == (3, NUM_CLIPS - 2)
+    assert after.bytes == _tokenise(changed, words, "scratch tokens", memo="another memo").bytes
+
+
+def test_another_vocabulary_makes_all_sentences_anew_and_the_old_ones_stay_known(fitted: tuple[Path, Path]) -> None:
+    _, words = fitted
+    spectrogram = Path("data/spectrogram")
+    first = _tokenise(spectrogram, words, "tokens")
+    params = make_params(size=5, bands=1, sample_frames=500)
+    vocabulary.run(params, spectrogram, Path("data/split.parquet"), Path("data/other.zarr"), fold="1")
+    assert _tokenise(spectrogram, Path("data/other.zarr"), "tokens").report.decoded == NUM_CLIPS
+    back = _tokenise(spectrogram, words, "tokens")
+    assert (back.report.decoded, back.bytes) == (0, first.bytes)
+
+
+def test_experiments_in_workspaces_of_their_own_share_the_projects_memo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = tmp_path / ".dvc" / "tmp" / "exps" / "tmpabc"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    assert shared_path(Path(".sonolex/memo")) == tmp_path / ".sonolex" / "memo"
+    monkeypatch.chdir(tmp_path)
+    assert shared_path(Path(".sonolex/memo")) == tmp_path / ".sonolex" / "memo"
+    assert shared_path(Path("/elsewhere")) == Path("/elsewhere")
