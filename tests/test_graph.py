@@ -163,6 +163,30 @@ def test_where_the_corpus_lies_and_how_many_workers_rerun_nothing(changed: Path)
     assert reruns(changed, {"execution.workers": 1}) == set()
 
 
+def plan_rows(workspace: Path) -> dict[str, list[str]]:
+    """Return stage -> the cells of `sonolex plan`."""
+    lines = [line for line in run(workspace, "sonolex", "plan").stdout.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
+    before = plan_rows(changed)
+    shards = before["spectrogram"][1]
+    assert int(shards) >= 1
+    assert before["spectrogram"][:4] == ["0 of 1", shards, "0", "0"]
+    assert all(row[0].startswith("0 of") for row in before.values())
+    change_params(changed, {"vocabulary.size": 20})
+    words = plan_rows(changed)
+    assert words["spectrogram"][0] == "0 of 1"
+    assert words["train_frames"][0] == "0 of 2"
+    assert words["vocabulary"][4] == "param vocabulary.size"
+    assert words["tokenize"][4] == "follows vocabulary"
+    change_params(changed, {"spectrogram.front_end.hop_length": 200})
+    frames = plan_rows(changed)
+    assert frames["spectrogram"][:5] == ["1 of 1", "0", shards, "50", f"param ({shards})" if shards != "1" else "param"]
+
+
 def test_every_mistake_in_params_is_named_before_anything_runs(changed: Path) -> None:
     change_params(changed, {"train.epochs": -1, "models.ast.deepth": 3, "spectrogram.front_end.hop_lenght": 80})
     done = run(changed, "dvc", "repro", check=False)

@@ -81,6 +81,40 @@ def doctor(
 
 
 @app.command()
+def plan(
+    params: Annotated[Path, typer.Option(help="the experiment")] = Path("params.yaml"),
+    data: Data = Path("data"),
+    results: Annotated[Path, typer.Option(help="folder of the results, for the times of earlier runs")] = Path(
+        "results"
+    ),
+) -> None:
+    """Say what a run would do: shards reused and to compute per stage, why, and about how long."""
+    from tools import plan as command
+
+    command.run(params, data, results, _console())
+
+
+@app.command()
+def gc(
+    max_size: Annotated[
+        str | None, typer.Option(help="bytes that may stay, such as 20G; the longest unused go")
+    ] = None,
+    max_days: Annotated[float | None, typer.Option(help="days without use after which an entry goes")] = None,
+    verify: Annotated[bool, typer.Option(help="read every file and remove what is damaged")] = False,
+    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+    params: Annotated[Path, typer.Option(help="the experiment, for where the memo is")] = Path("params.yaml"),
+) -> None:
+    """Bound the memo store."""
+    from pipeline.execution.local import ExecutionParams
+    from pipeline.execution.memo import shared_path
+    from pipeline.params import load_params
+    from tools import gc as command
+
+    root = shared_path(load_params(ExecutionParams, "execution", params).memo)
+    command.run(root, max_size=max_size, max_days=max_days, verify=verify, dry_run=dry_run, console=_console())
+
+
+@app.command()
 def why(
     clip: Annotated[str, typer.Argument(help="id of a clip, as in the manifest")],
     data: Data = Path("data"),

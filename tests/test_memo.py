@@ -1,0 +1,154 @@
+"""The memo store: entries appear whole, damage is found, and it can be bounded."""
+
+import os
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline.errors import ParamsError, SonolexError
+from pipeline.execution.housekeeping import entries, plan_removal, remove
+from pipeline.execution.memo import Memo, link_tree
+from tools.gc import parse_size, run
+
+DAY = 86400
+
+
+def make_memo(root: Path, code: str = "one") -> Memo:
+    return Memo(root, "work", params={"size": 1}, code=code)
+
+
+def put(memo: Memo, name: str, content: bytes = b"x" * 100, age_days: float = 0.0) -> None:
+    with memo.writing(name, clips=2, computed=1) as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "file").write_bytes(content)
+    times = (memo.path / name).stat().st_mtime - age_days * DAY
+    os.utime(memo.path / name, (times, times))
+
+
+def test_an_entry_is_found_by_name_under_its_version(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    assert memo.find("a") is None
+    put(memo, "a")
+    found = make_memo(tmp_path).find("a")
+    assert found is not None
+    assert (found.clips, found.computed, found.size) == (2, 1, 100)
+    assert make_memo(tmp_path, "two").find("a") is None
+    assert make_memo(tmp_path).names() == {"a"}
+
+
+def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+
+    def fail() -> None:
+        with memo.writing("a", clips=1, computed=1) as folder:
+            (folder / "file").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert memo.names() == set()
+    assert [path.name for path in memo.path.iterdir()] == ["about.json"]
+
+
+def test_two_that_write_the_same_entry_both_end_well(tmp_path: Path) -> None:
+    first, second = make_memo(tmp_path), make_memo(tmp_path)
+    with first.writing("a", clips=1, computed=1) as one, second.writing("a", clips=1, computed=1) as two:
+        (one / "file").write_text("same")
+        (two / "file").write_text("same")
+    assert first.require("a").size == 4
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_entry_that_no_one_sees_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(SonolexError, match=r"expected the shard that a worker wrote, found none; .*`execution.memo`"):
+        make_memo(tmp_path).require("a")
+
+
+@pytest.mark.parametrize("damage", ["edit", "shorten", "delete"])
+def test_an_entry_that_is_not_as_it_was_written_counts_as_none(tmp_path: Path, damage: str) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    file = memo.path / "a" / "part" / "file"
+    file.chmod(0o644)
+    if damage == "edit":
+        file.write_bytes(b"y" * 100)
+    elif damage == "shorten":
+        file.write_bytes(b"x")
+    else:
+        file.unlink()
+    assert memo.find("a") is None
+    assert memo.names() == set()
+
+
+def test_only_the_time_of_a_file_moved_and_the_entry_stays(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    os.utime(memo.path / "a" / "part" / "file", (0, 0))  # as a copy to another disk leaves it
+    assert memo.find("a") is not None
+
+
+def test_links_share_the_bytes(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    link_tree(memo.path / "a" / "part", tmp_path / "artifact")
+    assert (tmp_path / "artifact" / "file").samefile(memo.path / "a" / "part" / "file")
+    assert next(entries(tmp_path)).shared
+
+
+def test_the_longest_unused_go_first(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    for name, age in (("old", 3), ("older", 5), ("new", 0)):
+        put(memo, name, age_days=age)
+    memo.mark_used(["older"])
+    removal = plan_removal(tmp_path, max_bytes=200, max_days=None, thorough=False)
+    assert [kept.entry.path.name for kept in removal.entries] == ["old"]
+    assert (removal.freed_bytes, removal.kept_bytes) == (100, 200)
+    remove(removal)
+    assert memo.names() == {"older", "new"}
+
+
+def test_age_damage_and_left_overs(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "old", age_days=40)
+    put(memo, "flipped")
+    put(memo, "good")
+    file = memo.path / "flipped" / "part" / "file"
+    times = file.stat()
+    file.chmod(0o644)
+    file.write_bytes(b"x" * 99 + b"y")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a failing disk does it: unseen
+    partial = memo.path / ".a.host-1.abc.partial"
+    partial.mkdir()
+    os.utime(partial, (0, 0))
+    assert plan_removal(tmp_path, max_bytes=None, max_days=None, thorough=False).entries == []
+    removal = plan_removal(tmp_path, max_bytes=None, max_days=30, thorough=True)
+    assert {kept.entry.path.name for kept in removal.entries} == {"old", "flipped"}
+    assert removal.damaged == [str(file)]
+    remove(removal)
+    assert memo.names() == {"good"}
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_the_command_says_what_went_and_a_dry_run_removes_nothing(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    for dry_run, words in ((True, "would free 100 bytes"), (False, "freed 100 bytes")):
+        output = StringIO()
+        console = Console(file=output, width=200)
+        run(tmp_path, max_size="0", max_days=None, verify=False, dry_run=dry_run, console=console)
+        assert words in output.getvalue()
+        assert memo.names() == ({"a"} if dry_run else set())
+
+
+@pytest.mark.parametrize(("text", "size"), [("20G", 20 * 10**9), ("1.5m", 1_500_000), ("7", 7), ("3 KB", 3000)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+def test_a_wrong_size_is_named() -> None:
+    with pytest.raises(
+        ParamsError, match=r"--max-size: expected a number with K, M, G or T, such as 20G, found '20 pounds'"
+    ):
+        parse_size("20 pounds")

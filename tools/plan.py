@@ -1,0 +1,254 @@
+"""What a run would do: per stage, shards reused and to compute, why, and about how long and how much.
+
+What DVC would rerun is asked of DVC. For stages that work shard by shard (spectrogram, tokenize) the memo store tells what
+is known of them; the corpus is looked at as it is now. Times are those of earlier runs on this machine.
+"""
+
+import json
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.tables import Table
+from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.corpora.manifest import refresh_manifest
+from pipeline.errors import SonolexError
+from pipeline.execution.housekeeping import versions
+from pipeline.execution.memo import Memo, read_entry, shared_path
+from pipeline.experiment import Experiment, load_experiment
+from pipeline.spectrogram import building
+from pipeline.vocabulary import sentences
+
+_MEASURED = 200  # entries of the memo that a rate is taken from
+
+
+@dataclass
+class StagePlan:
+    """What a run would do for one stage, all items of its matrix together."""
+
+    stage: str
+    items: int = 0
+    stale: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # why -> items, or shards where the stage has shards
+    shards: int = 0
+    reused: int = 0
+    clips: int = 0  # to compute
+    seconds: float | None = 0.0  # None = never measured
+    size: int | None = None  # bytes to write
+
+    @property
+    def to_compute(self) -> int:
+        return self.shards - self.reused
+
+
+def make_plan(params_path: Path, data: Path, results: Path) -> list[StagePlan]:
+    """Return one entry a stage, in the order of the graph."""
+    experiment = load_experiment(params_path)
+    with tempfile.TemporaryDirectory() as folder:
+        clips = _manifest_now(experiment, data / "clips.parquet", Path(folder) / "clips.parquet")
+        moved = not _same_clips(clips, data / "clips.parquet")
+        plans = _asked_of_dvc(results, moved)
+        if clips is not None and "spectrogram" in plans:
+            _plan_spectrogram(plans["spectrogram"], experiment, clips)
+        if "tokenize" in plans:
+            _plan_sentences(plans, experiment, data)
+    return list(plans.values())
+
+
+def plan_table(plans: list[StagePlan]) -> RichTable:
+    """Lay a plan out for reading."""
+    table = RichTable(title="what `dvc repro` would do now")
+    for name in ("stage", "items to run", "shards reused", "to compute", "clips", "why", "time", "bytes"):
+        table.add_column(name, justify="left" if name in ("stage", "why") else "right")
+    for plan in plans:
+        sharded = plan.shards > 0
+        time = "-" if not plan.stale else "not measured yet" if plan.seconds is None else _spell_time(plan.seconds)
+        table.add_row(
+            plan.stage,
+            f"{plan.stale} of {plan.items}",
+            str(plan.reused) if sharded else "",
+            str(plan.to_compute) if sharded else "",
+            f"{plan.clips:,}" if sharded else "",
+            ", ".join(f"{why} ({count})" if count > 1 else why for why, count in plan.reasons.most_common()),
+            time,
+            "" if plan.size is None else f"{plan.size:,}",
+        )
+    return table
+
+
+def run(params_path: Path, data: Path, results: Path, console: Console) -> None:
+    """Print the plan."""
+    plans = make_plan(params_path, data, results)
+    console.print(plan_table(plans))
+    known = [plan.seconds for plan in plans if plan.stale and plan.seconds is not None]
+    console.print(
+        f"about {_spell_time(sum(known))} of work that was measured before; each stage also takes seconds to start"
+    )
+
+
+def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> Table | None:
+    """Return the manifest as the corpus stage would write it now; None where the corpus is not there yet."""
+    params = experiment.sections["corpus"]
+    if params.makes_audio and not params.root.is_dir():
+        return None
+    if path.exists():
+        shutil.copy(path, scratch)
+    refresh_manifest(params, scratch)
+    return open_clips(scratch)
+
+
+def _same_clips(clips: Table | None, path: Path) -> bool:
+    try:
+        return clips is not None and open_clips(path).columns.equals(clips.columns)
+    except SonolexError:
+        return False
+
+
+def _asked_of_dvc(results: Path, moved: bool) -> dict[str, StagePlan]:
+    """Return stage -> what DVC says of it, with what would rerun because something before it does."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        status: dict[str, Any] = repo.status()
+        names = [stage.addressing for stage in repo.index.stages]
+        order = list(repo.index.graph.nodes)
+        before = {stage.addressing: {dep.addressing for dep in repo.index.graph.successors(stage)} for stage in order}
+    reasons = {name: _classify(found) for name, found in status.items()}
+    if moved:
+        reasons["corpus"] = {"input"}
+    stale = {name for name, why in reasons.items() if why}
+    grown = True
+    while grown:  # what depends on something stale may run too
+        followers = {name for name in names if name not in stale and before[name] & stale}
+        for name in followers:
+            reasons[name] = {"follows " + " and ".join(sorted({dep.split("@")[0] for dep in before[name] & stale}))}
+        stale |= followers
+        grown = bool(followers)
+    plans: dict[str, StagePlan] = {}
+    for name in sorted(names, key=lambda name: (_depth(name, before), name)):
+        stage, _, item = name.partition("@")
+        plan = plans.setdefault(stage, StagePlan(stage))
+        plan.items += 1
+        if name in stale:
+            plan.stale += 1
+            plan.reasons.update(reasons[name])
+            seconds = _last_seconds(results, stage, item)
+            plan.seconds = None if seconds is None or plan.seconds is None else plan.seconds + seconds
+    return plans
+
+
+def _depth(name: str, before: dict[str, set[str]]) -> int:
+    return 1 + max((_depth(dep, before) for dep in before[name]), default=0)
+
+
+def _classify(found: list[Any]) -> set[str]:
+    """Return why DVC calls a stage changed: code, input, a parameter by name, output, or new."""
+    reasons = set()
+    for entry in found:
+        if entry == "always changed":
+            continue
+        if not isinstance(entry, dict):
+            reasons.add(str(entry))
+            continue
+        if "changed outs" in entry:
+            reasons.add("output missing or changed")
+        for path, change in entry.get("changed deps", {}).items():
+            if isinstance(change, dict):  # params.yaml: {key: what happened}
+                reasons |= {f"param {key}" for key in change}
+            elif Path(path).parts[0] in ("pipeline", "stages", "tools"):
+                reasons.add("code" if change == "modified" else "never run")
+            else:
+                reasons.add("input" if change == "modified" else "never run")
+    return {"never run"} if "never run" in reasons else reasons
+
+
+def _last_seconds(results: Path, stage: str, item: str) -> float | None:
+    stage = stage.removesuffix("_frames").removesuffix("_tokens")
+    path = results / "stages" / (f"{stage}-{item}.json" if item else f"{stage}.json")
+    try:
+        return float(json.loads(path.read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: Table) -> None:
+    params, corpus = experiment.sections["spectrogram"], experiment.sections["corpus"]
+    root = shared_path(experiment.sections["execution"].memo)
+    memo = building.open_memo(root, params, corpus.max_duration)
+    shards = building.plan_shards(clips, params.clips_per_shard)
+    reuse = building.find_known(memo, shards, clips)
+    plan.shards, plan.reused = len(shards), len(reuse.entries)
+    if plan.stale:
+        keys = [clip.key for p in reuse.todo for clip in building.manifest_clips(clips, p.start, p.stop)]
+        plan.clips = sum(key not in reuse.known for key in keys)
+        _reckon(plan, root, memo, [p.name for p in reuse.todo], len(keys), experiment)
+
+
+def _plan_sentences(plans: dict[str, StagePlan], experiment: Experiment, data: Path) -> None:
+    """Look the sentences up where spectrogram and vocabulary stay as they are; a new vocabulary makes all of them anew."""
+    plan = plans["tokenize"]
+    root = shared_path(experiment.sections["execution"].memo)
+    settled = not plans["spectrogram"].stale and not plans["vocabulary"].stale
+    todo: list[str] = []
+    clips = 0
+    for fold in experiment.sections["experiment"].folds:
+        try:
+            spectrogram = open_spectrogram(data / "spectrogram")
+            shards = sentences.plan_sentences(spectrogram)
+            vocabulary = open_vocabulary(data / "vocabulary" / f"{fold}.zarr")
+        except SonolexError:
+            plan.shards += plans["spectrogram"].shards
+            continue
+        memo = sentences.open_memo(root, vocabulary, spectrogram)
+        entries, known = sentences.find_known(memo, shards) if settled or not plan.stale else ({}, {})
+        plan.shards, plan.reused = plan.shards + len(shards), plan.reused + len(entries)
+        missing = [name for name in shards if name not in entries]
+        todo += missing
+        clips += sum(key not in known for name in missing for key in shards[name].index.list("key"))
+    if plan.stale:
+        plan.clips = clips
+        if todo and settled:
+            _reckon(plan, root, memo, todo, clips, experiment)
+
+
+def _reckon(
+    plan: StagePlan, root: Path, memo: Memo, todo: list[str], clips_written: int, experiment: Experiment
+) -> None:
+    """Say why shards are not known, and what computing them takes, by the memo's own record."""
+    others = {version: about for version, about in versions(root, plan.stage).items() if version != memo.version}
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for version, about in others.items():
+        for name in _names(root / plan.stage / version):
+            found[name] |= {key for key in ("params", "code") if about.get(key) != memo.about[key]}
+    plan.reasons = Counter(
+        " and ".join("param" if key == "params" else key for key in sorted(found[name], reverse=True))
+        if name in found
+        else "input"
+        for name in todo
+    )
+    measured = [entry for path in list((root / plan.stage).glob("*/*/"))[-_MEASURED:] if (entry := read_entry(path))]
+    computed, written = sum(entry.computed for entry in measured), sum(entry.clips for entry in measured)
+    workers = experiment.sections["execution"].num_workers(max(1, len(todo)), worthwhile=max(1, plan.clips // 400))
+    plan.seconds = sum(e.seconds for e in measured) / computed * plan.clips / workers if computed else None
+    plan.size = round(sum(entry.size for entry in measured) / written * clips_written) if written else None
+    if not todo:
+        plan.seconds, plan.size = 0.0, 0
+
+
+def _names(path: Path) -> set[str]:
+    return {entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."}
+
+
+def _spell_time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.0f} min" if minutes < 90 else f"{hours:.1f} h"
