@@ -11,10 +11,13 @@ from pathlib import Path
 
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.corpora.registry import CorpusParams
+from pipeline.execution.checked import check_once
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.experiment import load_experiment
+from pipeline.params import PARAMS_PATH, load_params
 
 log = logging.getLogger(__name__)
+
+_CHECKED = Path(".sonolex/checked")
 
 
 def run(params: CorpusParams, clips_path: Path) -> None:
@@ -35,9 +38,16 @@ def run(params: CorpusParams, clips_path: Path) -> None:
     report.write()
 
 
+def _check_all_params() -> None:
+    from pipeline.experiment import load_experiment  # imports every model
+
+    load_experiment()
+
+
 def main(clips: Path) -> None:
-    experiment = load_experiment()  # a typo in the last stage's section is reported now, not after hours
-    run(experiment.sections["corpus"], clips)
+    # A typo in the last stage's section is reported now, not after hours.
+    check_once(_check_all_params, [PARAMS_PATH, *Path("pipeline").rglob("*.py")], _CHECKED)
+    run(load_params(CorpusParams, "corpus"), clips)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
