@@ -14,7 +14,7 @@ from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.spectrogram import FRAMES
 from pipeline.corpora.base import AudioParams
-from pipeline.execution.local import ExecutionParams, run_shards
+from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.building import (
@@ -36,7 +36,7 @@ _CLIPS_WORTH_A_WORKER = 400
 def run(
     params: SpectrogramParams, corpus: AudioParams, execution: ExecutionParams, clips_path: Path, path: Path
 ) -> None:
-    report = StageReport("spectrogram", executor=execution.executor)
+    report = StageReport("spectrogram")
     clips = open_clips(clips_path)
     empty_bands = build_front_end(params.front_end).empty_bands
     if empty_bands:
@@ -45,9 +45,15 @@ def run(
         frames_path = partial / "frames.zarr"
         FRAMES.create(frames_path, params.facts)
         specs = plan_shards(clips, params, root=corpus.root, max_duration=corpus.max_duration, frames_path=frames_path)
-        report.workers = execution.num_workers(len(specs), worthwhile=len(clips) // _CLIPS_WORTH_A_WORKER)
         done = run_shards(
-            compute_shard, specs, workers=report.workers, label="spectrogram", num_clips=lambda spec: len(spec.clips)
+            compute_shard,
+            specs,
+            execution=execution,
+            report=report,
+            label="spectrogram",
+            total_clips=len(clips),
+            num_clips=lambda spec: len(spec.clips),
+            worthwhile=len(clips) // _CLIPS_WORTH_A_WORKER,
         )
         by_name = {shard.name: shard for shard in done}
         shards = [by_name[spec.name] for spec in specs]
