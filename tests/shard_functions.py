@@ -55,3 +55,13 @@ def refuse_at_0(number: int) -> int:
 
 def find_an_artifact_damaged(_: int) -> int:
     raise ArtifactError(Path("data/spectrogram"), "shard", expected="all", found="half", stage="spectrogram")
+
+
+def where(_: int) -> tuple[str, int]:
+    return str(Path.cwd()), os.getpid()
+
+
+def nap(_: int) -> tuple[float, float]:
+    start = time.time()
+    time.sleep(0.2)
+    return start, time.time()

@@ -59,7 +59,6 @@ def run_on_cluster(
         cluster.wait_for_workers()
         _require_same_packages(client)
         _require_fitting(client, site)
-        report.workers = len(cluster.workers)
         yield from _Run(cluster, compute, site, report).results(chain(first, specs))
 
 
@@ -74,7 +73,7 @@ def _connected(scheduler: str) -> Iterator["Client"]:
         ) from None
     logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters of it is told here
     try:
-        client = Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
+        client = Client(scheduler, timeout=_SECONDS_TO_CONNECT)
     except (OSError, ValueError) as error:
         raise SonolexError(
             f"execution.scheduler: expected a Dask scheduler at {scheduler}, found none that answers within "
@@ -253,7 +252,9 @@ class _Run(Generic[S, R]):
         """Run specs until none is left, or until there are many suspects."""
         while True:
             if self._failure is None and len(self._suspects) < _MOST_SUSPECTS:
-                room = _AHEAD * max(1, len(self.cluster.workers)) - len(self._running)
+                workers = len(self.cluster.workers)
+                self.report.workers = max(self.report.workers, workers)
+                room = _AHEAD * max(1, workers) - len(self._running)
                 for spec in islice(specs, max(0, room)):
                     self._send(spec)
             if not self._running:
