@@ -92,8 +92,8 @@ def _site(spec: object) -> Iterator["Site"]:
 
     named = [getattr(spec, field.name) for field in fields(spec)] if is_dataclass(spec) else []
     paths = [value for value in named if isinstance(value, Path) and value.exists()]
-    modules = [name.removeprefix("pipeline.") for name in sys.modules if name.startswith("pipeline.")]
-    in_use = {f"{name.replace('.', '/')}.py" for name in modules}
+    modules = [name.split(".") for name in sys.modules]
+    in_use = {f"{'/'.join(parts[1:])}.py" for parts in modules if parts[0] == "pipeline"}
     sources = tuple((name, digest) for name, digest in source_digests().items() if name in in_use)
     mark = Path(".sonolex", f"{uuid.uuid4().hex}.mark")
     mark.parent.mkdir(exist_ok=True)
