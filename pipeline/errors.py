@@ -1,6 +1,8 @@
 """The mistakes that a user can cause. A message says where, what was expected, what was found, what to do."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class SonolexError(ValueError):
@@ -19,8 +21,13 @@ class ArtifactError(SonolexError):
     """An artifact is missing, half written, edited, or was made with other settings."""
 
     def __init__(self, path: Path, field: str, *, expected: object, found: object, stage: str) -> None:
-        self.path, self.field, self.stage = path, field, stage
+        self.path, self.field, self.expected, self.found, self.stage = path, field, expected, found, stage
         super().__init__(
             f"{path}: {field}: expected {expected}, found {found}; rerun it with `dvc repro --force --single-item "
             f"{stage}` (`dvc stage list` names the items of a matrix)"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the fields on the way from a worker: by default an exception is built again from its message alone."""
+        values = {"expected": str(self.expected), "found": str(self.found), "stage": self.stage}
+        return partial(type(self), self.path, self.field, **values), ()

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import SplitParams
 from pipeline.errors import ParamsError
-from pipeline.execution.local import ExecutionParams
+from pipeline.execution.executors import ExecutionParams
 from pipeline.experiment_params import ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.files import clear_partials, replacing
 from pipeline.corpora.base import AudioParams
-from pipeline.execution.local import ExecutionParams, run_shards
+from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
@@ -41,7 +41,7 @@ _CLIPS_WORTH_A_WORKER = 400
 def run(
     params: SpectrogramParams, corpus: AudioParams, execution: ExecutionParams, clips_path: Path, path: Path
 ) -> None:
-    report = StageReport("spectrogram", executor=execution.executor)
+    report = StageReport("spectrogram")
     clips = open_clips(clips_path)
     empty_bands = build_front_end(params.front_end).empty_bands
     if empty_bands:
@@ -52,11 +52,17 @@ def run(
     reuse = find_known(memo, plans, clips)
     total = sum(plan.stop - plan.start for plan in reuse.todo)
     report.clips, report.shards, report.reused = len(clips), len(plans), len(clips) - total
-    report.workers = execution.num_workers(len(reuse.todo), worthwhile=total // _CLIPS_WORTH_A_WORKER)
     new: set[str] = set()
     specs = shard_specs(clips, reuse, params, root=corpus.root, max_duration=corpus.max_duration, memo=memo)
     for done in run_shards(
-        compute_shard, specs, workers=report.workers, label="spectrogram", num_clips=lambda spec: len(spec.clips)
+        compute_shard,
+        specs,
+        execution=execution,
+        report=report,
+        label="spectrogram",
+        total_clips=total,
+        num_clips=lambda spec: len(spec.clips),
+        worthwhile=total // _CLIPS_WORTH_A_WORKER,
     ):
         reuse.entries[done.name] = memo.require(done.entry)
         new.add(done.name)

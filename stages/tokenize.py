@@ -15,7 +15,7 @@ import typer
 from pipeline.artifacts.files import clear_partials
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
-from pipeline.execution.local import ExecutionParams, run_shards
+from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
@@ -37,7 +37,7 @@ _FRAMES_WORTH_A_WORKER = 5_000_000
 def run(
     execution: ExecutionParams, spectrogram_path: Path, vocabulary_path: Path, tokens_path: Path, *, fold: str
 ) -> StageReport:
-    report = StageReport("tokenize", fold, executor=execution.executor)
+    report = StageReport("tokenize", fold)
     spectrogram, vocabulary = open_spectrogram(spectrogram_path), open_vocabulary(vocabulary_path)
     if vocabulary.facts["fold"] != fold:
         raise VOCABULARY.error(vocabulary_path, "fact fold", expected=fold, found=vocabulary.facts["fold"])
@@ -51,10 +51,16 @@ def run(
     report.clips, report.shards = sum(len(plan.index) for plan in plans.values()), len(plans)
     report.reused = report.clips - sum(map(len, todo))
     frames = sum(index["num_frames"].to_numpy().sum() for index in todo)
-    report.workers = execution.num_workers(len(todo), worthwhile=int(frames // _FRAMES_WORTH_A_WORKER))
     specs = sentences_specs(plans, entries, known, vocabulary_path, memo)
     for done in run_shards(
-        compute_sentences, specs, workers=report.workers, label="tokenize", num_clips=lambda s: len(s.spectrogram.index)
+        compute_sentences,
+        specs,
+        execution=execution,
+        report=report,
+        label="tokenize",
+        total_clips=sum(map(len, todo)),
+        num_clips=lambda spec: len(spec.spectrogram.index),
+        worthwhile=int(frames // _FRAMES_WORTH_A_WORKER),
     ):
         entries[done.name] = memo.require(done.name)
         report.decoded += done.computed

@@ -3,100 +3,181 @@
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY
+from shard_functions import (
+    die_at_7,
+    die_once,
+    find_an_artifact_damaged,
+    leave,
+    refuse,
+    refuse_at_0,
+    run_out_of_memory_at_7,
+    square,
+    threads,
+)
 
-from pipeline.errors import SonolexError
-from pipeline.execution.local import ExecutionParams, run_shards
+from pipeline.errors import ArtifactError, ParamsError, SonolexError
+from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.stage import StageReport
-
-# Functions for workers: spawned processes import this module anew.
-
-
-def square(number: int) -> int:
-    return number * number
+from pipeline.params import validate_params
 
 
-def refuse(number: int) -> int:
-    raise SonolexError(f"no {number}")
-
-
-def threads(_: int) -> str | None:
-    return os.environ.get("OMP_NUM_THREADS")
-
-
-def die_once(flag: str) -> int:
-    """Kill this worker, unless the flag says that one has died already."""
-    path = Path(flag)
-    if path.suffix == ".flag" and not path.exists():
-        path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 1
-
-
-def die(_: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 1
+def run(
+    compute: Callable[[Any], Any],
+    specs: Iterable[Any],
+    *,
+    workers: int = 2,
+    report: StageReport | None = None,
+    total_clips: int = 0,
+    num_clips: Callable[[Any], int] = lambda _: 1,
+    worthwhile: int = 9,
+) -> Iterator[Any]:
+    return run_shards(
+        compute,
+        specs,
+        execution=ExecutionParams(executor="local", workers=workers, scheduler="", memo=Path("memo")),
+        report=report or StageReport("test"),
+        label="test",
+        total_clips=total_clips,
+        num_clips=num_clips,
+        worthwhile=worthwhile,
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_shard_is_computed_once(workers: int) -> None:
+    report = StageReport("test")
     numbers = list(range(23))
-    assert sorted(run_shards(square, numbers, workers=workers, label="test")) == [n * n for n in numbers]
+    assert sorted(run(square, iter(numbers), workers=workers, report=report)) == [n * n for n in numbers]
+    assert (report.executor, report.workers, report.incidents) == ("local", workers, [])
 
 
 def test_no_shards_give_no_results() -> None:
-    assert list(run_shards(square, [], workers=2, label="test")) == []
+    assert list(run(square, [])) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_are_drawn_a_few_at_a_time(workers: int) -> None:
+    drawn = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield drawn
+
+    results = run(square, endless(), workers=workers)
+    for _ in range(10):
+        next(results)
+    results.close()
+    assert drawn <= 10 + 2 * workers
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_error_of_a_shard_reaches_the_caller(workers: int) -> None:
     with pytest.raises(SonolexError, match="no 7"):
-        list(run_shards(refuse, [7], workers=workers, label="test"))
+        list(run(refuse, [7, 7], workers=workers))
+
+
+def test_what_had_begun_when_a_shard_failed_is_yielded_before_its_error() -> None:
+    results = []
+    with pytest.raises(SonolexError, match="no 0"):
+        results.extend(run(refuse_at_0, [1, 0, *range(2, 100)]))
+    # `extend` keeps what it was given before the error.
+    assert 1 in results
+    assert len(results) < 10
+
+
+def test_an_error_with_fields_of_its_own_travels() -> None:
+    with pytest.raises(ArtifactError, match="data/spectrogram: shard: expected all, found half") as caught:
+        list(run(find_an_artifact_damaged, [1, 2]))
+    assert (caught.value.path, caught.value.stage) == (Path("data/spectrogram"), "spectrogram")
 
 
 def test_workers_run_on_one_thread_and_the_caller_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert list(run_shards(threads, [1], workers=2, label="test")) == ["1"]
-    assert os.environ["OMP_NUM_THREADS"] == "3"
+    for found in run(threads, [1, 2]):
+        assert found == "1"
+        assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_the_shards_of_a_killed_worker_are_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report = StageReport("test")
     specs = [str(tmp_path / "died.flag"), *map(str, range(7))]
     with caplog.at_level(logging.WARNING):
-        assert sum(run_shards(die_once, specs, workers=2, label="test")) == 8
-    assert "a worker was killed" in caplog.text
+        assert sum(run(die_once, specs, report=report)) == 8
+    assert "a worker was killed (SIGKILL)" in caplog.text
+    assert len(report.incidents) == 1
+    assert report.incidents[0].startswith("1 worker was lost (SIGKILL); ")
 
 
-def test_workers_that_are_killed_again_and_again_end_the_run() -> None:
-    with pytest.raises(SonolexError, match=r"test: .*killed 3 times.*execution\.workers"):
-        list(run_shards(die, [1, 2], workers=2, label="test"))
+def test_a_shard_that_kills_every_worker_is_named_after_all_others_are_done() -> None:
+    report, results = StageReport("test"), []
+    with pytest.raises(SonolexError, match=r"(?s)test: expected every shard .*found 1 .*SIGKILL.*memory.*\n  7$"):
+        results.extend(run(die_at_7, range(20), report=report))
+    assert sorted(results) == [number for number in range(20) if number != 7]
+    assert "workers were lost (SIGKILL)" in report.incidents[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_shard_that_memory_is_too_short_for_is_named_after_all_others_are_done(workers: int) -> None:
+    results = []
+    with pytest.raises(SonolexError, match=r"(?s)found 1 .*MemoryError.*\n  7$"):
+        results.extend(run(run_out_of_memory_at_7, range(20), workers=workers))
+    assert sorted(results) == [number for number in range(20) if number != 7]
+
+
+@pytest.mark.slow
+def test_workers_that_always_end_end_the_run() -> None:
+    with pytest.raises(SonolexError, match=r"(?s)found 3 .*exit status 3"):
+        list(run(leave, range(100)))
 
 
 def test_progress_away_from_a_terminal_is_log_lines(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pipeline.execution.local._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("pipeline.execution.progress._SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level(logging.INFO):
-        list(run_shards(square, [3, 4], workers=1, label="squares", num_clips=lambda number: number))
+        list(run(square, [3, 4], workers=1, total_clips=7, num_clips=lambda number: number))
     assert [record.getMessage().rsplit(",", 1)[0] for record in caplog.records] == [
-        "squares: 3 of 7 clips",
-        "squares: 7 of 7 clips",
+        "test: 3 of 7 clips",
+        "test: 7 of 7 clips",
     ]
 
 
 @pytest.mark.parametrize(
-    ("workers", "num_shards", "worthwhile", "expected"), [(4, 10, 1, 4), (4, 3, 9, 3), (0, 10, 1, 1), (0, 0, 0, 1)]
+    ("workers", "num_shards", "worthwhile", "expected"), [(3, 2, 9, 2), (0, 10, 1, 1), (0, 10, 0, 1), (0, 0, 0, 1)]
 )
 def test_workers_started(workers: int, num_shards: int, worthwhile: int, expected: int) -> None:
-    params = ExecutionParams(executor="local", workers=workers, memo=Path("memo"))
-    assert params.num_workers(num_shards, worthwhile) == expected
+    report = StageReport("test")
+    assert (
+        len(list(run(square, range(num_shards), workers=workers, worthwhile=worthwhile, report=report))) == num_shards
+    )
+    assert report.workers == expected
+
+
+@pytest.mark.parametrize(
+    ("executor", "scheduler", "message"),
+    [
+        ("dask", "", r"execution\.scheduler: expected the address of a Dask scheduler, such as tcp://host:8786"),
+        ("dask", "host", r"execution\.scheduler: expected the address .*found 'host'"),
+        ("local", "tcp://host:8786", r"execution\.scheduler: expected an empty string with executor local"),
+        ("slurm", "", r"execution\.executor: .*'local' or 'dask'"),
+    ],
+)
+def test_an_executor_and_its_scheduler_must_agree(executor: str, scheduler: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        validate_params(
+            ExecutionParams, {"executor": executor, "workers": 0, "scheduler": scheduler, "memo": "memo"}, "execution"
+        )
 
 
 def test_the_report_holds_every_counter(tmp_path: Path) -> None:
@@ -116,6 +197,7 @@ def test_the_report_holds_every_counter(tmp_path: Path) -> None:
         "peak_memory_bytes",
         "bytes_written",
         "executor",
+        "incidents",
     ]
     assert counters["failed"] == {"empty": 1, "silent": 1}
     assert counters["executor"] == "local, 2 workers"

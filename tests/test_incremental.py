@@ -16,7 +16,7 @@ from test_spectrogram_stage import PARAMS
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens
-from pipeline.execution.local import ExecutionParams
+from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.memo import shared_path
 from pipeline.params import validate_params
 from pipeline.spectrogram import computing
@@ -46,7 +46,7 @@ def _build_clips(clips: Path, root: Path, name: str, *, memo: str = "memo", bad:
     params = validate_params(SpectrogramParams, PARAMS | changed, "spectrogram")
     limits: Any = SimpleNamespace(root=root, max_bad_fraction=bad, max_duration=5.0)
     path = Path(name) / "spectrogram"
-    run(params, limits, ExecutionParams(executor="local", workers=1, memo=Path(memo)), clips, path)
+    run(params, limits, ExecutionParams(executor="local", scheduler="", workers=1, memo=Path(memo)), clips, path)
     spectrogram = open_spectrogram(path)
     FrameReader(spectrogram).read(FrameReader(spectrogram).ok(spectrogram.index.list("clip_id")))
     assert not list(Path(name).rglob("*.partial"))
@@ -181,7 +181,7 @@ def test_a_mended_computation_is_done_again_and_no_other(corpus: Path, monkeypat
 
 def _tokenise(spectrogram: Path, vocabulary: Path, name: str, *, memo: str = "memo") -> Any:
     path = Path(name) / "1.parquet"
-    execution = ExecutionParams(executor="local", workers=1, memo=Path(memo))
+    execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path(memo))
     report = tokenize.run(execution, spectrogram, vocabulary, path, fold="1")
     open_tokens(path)
     return SimpleNamespace(report=report, bytes=path.read_bytes())

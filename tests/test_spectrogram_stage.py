@@ -12,7 +12,7 @@ from conftest import make_clips, make_waveform
 
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
-from pipeline.execution.local import ExecutionParams
+from pipeline.execution.executors import ExecutionParams
 from pipeline.params import validate_params
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.reader import FrameReader
@@ -89,7 +89,13 @@ def _build_clips(
 ) -> Spectrogram:
     params = validate_params(SpectrogramParams, PARAMS | changed, "spectrogram")
     corpus: Any = SimpleNamespace(root=root, max_bad_fraction=max_bad_fraction, max_duration=max_duration)
-    run(params, corpus, ExecutionParams(executor="local", workers=workers, memo=Path("memo")), clips_path, path)
+    run(
+        params,
+        corpus,
+        ExecutionParams(executor="local", scheduler="", workers=workers, memo=Path("memo")),
+        clips_path,
+        path,
+    )
     return open_spectrogram(path)
 
 

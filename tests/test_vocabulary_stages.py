@@ -14,12 +14,12 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError
-from pipeline.execution.local import ExecutionParams
+from pipeline.execution.executors import ExecutionParams
 from pipeline.vocabulary import sentences
 from pipeline.vocabulary.assignment import assign
 from stages import tokenize, vocabulary
 
-EXECUTION = ExecutionParams(executor="local", workers=1, memo=Path("memo"))
+EXECUTION = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path("memo"))
 ROLES = {"a": "train", "b": "train", "c": "validation", "d": "test", "e": "train", "broken": "train"}
 
 

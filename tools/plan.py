@@ -22,6 +22,7 @@ from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import SonolexError
 from pipeline.execution.housekeeping import versions
+from pipeline.execution.local import num_cores
 from pipeline.execution.memo import Memo, read_entry, shared_path
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.spectrogram import building
@@ -236,8 +237,8 @@ def _reckon(
     )
     measured = [entry for path in list((root / plan.stage).glob("*/*/"))[-_MEASURED:] if (entry := read_entry(path))]
     computed, written = sum(entry.computed for entry in measured), sum(entry.clips for entry in measured)
-    workers = experiment.sections["execution"].num_workers(max(1, len(todo)), worthwhile=max(1, plan.clips // 400))
-    plan.seconds = sum(e.seconds for e in measured) / computed * plan.clips / workers if computed else None
+    workers = min(experiment.sections["execution"].workers or num_cores(), max(1, len(todo)))
+    plan.seconds = sum(entry.seconds for entry in measured) / computed * plan.clips / workers if computed else None
     plan.size = round(sum(entry.size for entry in measured) / written * clips_written) if written else None
     if not todo:
         plan.seconds, plan.size = 0.0, 0

@@ -105,7 +105,7 @@ def gc(
     params: Annotated[Path, typer.Option(help="the experiment, for where the memo is")] = Path("params.yaml"),
 ) -> None:
     """Bound the memo store."""
-    from pipeline.execution.local import ExecutionParams
+    from pipeline.execution.executors import ExecutionParams
     from pipeline.execution.memo import shared_path
     from pipeline.params import load_params
     from tools import gc as command

@@ -9,21 +9,16 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import sys
-import time
+import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from itertools import islice
+from multiprocessing.process import BaseProcess
+from typing import Generic, TypeVar
 
-from pydantic import Field, NonNegativeInt
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from pipeline.errors import SonolexError
-from pipeline.params import Params
+from pipeline.execution.losses import Losses
 
 log = logging.getLogger(__name__)
 
@@ -31,80 +26,134 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_LOST_POOLS = 3  # so many times may workers be killed before the stage gives up
-_SECONDS_BETWEEN_LINES = 10.0  # of progress, away from a terminal
+_AHEAD = 2  # shards in flight a worker: one computed and one waiting, so that no worker waits for this process
 
 
-class ExecutionParams(Params):
-    """How shards are run. Tracked by no stage: it changes the time taken, never the result."""
-
-    executor: Literal["local"]
-    workers: NonNegativeInt  # processes; 0 = one for each core that this process may use, fewer for little work
-    memo: Annotated[Path, Field(strict=False)]  # folder, relative to the project: what runs remember for each other
-
-    def num_workers(self, num_shards: int, worthwhile: int) -> int:
-        """Return how many workers to start, at least 1; `worthwhile` bounds the choice where it is left to the program."""
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(self.workers or min(available, worthwhile), num_shards))
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_shards(
-    compute: Callable[[S], R],
-    specs: Iterable[S],
-    *,
-    workers: int,
-    label: str,
-    num_clips: Callable[[S], int] = lambda _: 1,
-) -> Iterator[R]:
-    """Yield `compute(spec)` for every spec, in the order in which they finish.
-
-    `compute` must be importable and its spec and result picklable; with `workers` = 1 it runs in this process. Progress
-    is counted in clips, `num_clips` a spec. An exception of `compute` ends the run. When a worker is killed, the shards
-    in flight are tried again on half as many workers (too little memory is the likely cause), so `compute` must bear
-    being repeated; SonolexError after three times.
-    """
-    specs = list(specs)
-    pairs = _in_process(compute, specs) if workers == 1 else _in_pool(compute, specs, workers, label)
-    with contextlib.closing(pairs), _progress(label, sum(map(num_clips, specs))) as advance:
-        for spec, result in pairs:
-            advance(num_clips(spec))
-            yield result
-
-
-def _in_process(compute: Callable[[S], R], specs: Sequence[S]) -> Generator[tuple[S, R], None, None]:
+def run_here(compute: Callable[[S], R], specs: Iterator[S], losses: Losses) -> Generator[tuple[S, R], None, None]:
+    """Yield every spec with its result, computed in this process; one that memory is too short for is set aside."""
     for spec in specs:
-        yield spec, compute(spec)
+        try:
+            result = compute(spec)
+        except MemoryError:
+            losses.causes.add("MemoryError")
+            losses.give_up(spec)
+        else:
+            yield spec, result
 
 
-def _in_pool(
-    compute: Callable[[S], R], specs: Iterable[S], workers: int, label: str
+def run_in_processes(
+    compute: Callable[[S], R], specs: Iterator[S], workers: int, losses: Losses
 ) -> Generator[tuple[S, R], None, None]:
-    waiting = deque(specs)
-    lost = 0
-    while waiting:
-        running: dict[Future[R], S] = {}
-        with _one_thread_each(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            try:
-                while waiting or running:
-                    # A few shards ahead of the workers, not all: a corpus may have thousands.
-                    while waiting and len(running) < 2 * workers:
-                        running[pool.submit(compute, waiting[0])] = waiting[0]
-                        waiting.popleft()
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        result = future.result()
-                        yield running.pop(future), result
-            except BrokenProcessPool:
-                lost += 1
-                if lost == _LOST_POOLS:
-                    raise SonolexError(
-                        f"{label}: expected workers to finish their shards, found one killed {lost} times, the last "
-                        f"with {len(running)} shards in flight (out of memory?); lower execution.workers"
-                    ) from None
-                waiting.extendleft(reversed(running.values()))
-                workers = max(1, workers // 2)
-                log.warning("%s: a worker was killed; trying %d shards again, workers %d", label, len(running), workers)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+    """Yield every spec with its result, computed by `workers` processes, in the order in which they finish.
+
+    When a worker is killed, its pool is lost, and the shards in flight are tried again by themselves, on half as many
+    workers each time (too little memory is the likely cause). One that is lost twice with nothing beside it is given up,
+    see `Losses`, and the others go on with all workers. An exception of `compute` is raised once the shards that had
+    begun are done and yielded.
+    """
+    most = workers
+    again: deque[S] = deque()
+    accused: list[S] = []  # the shard that was lost alone, until it has been tried once more
+    while True:
+        pool = _Pool(compute, specs, again, workers)
+        yield from pool.results()
+        if pool.failure is not None:
+            raise pool.failure
+        if not pool.lost:
+            return
+        losses.workers += 1
+        losses.causes |= pool.causes()
+        if pool.alone and accused and accused[0] is pool.lost[0]:
+            losses.give_up(accused.pop())
+            workers = most
+            continue
+        accused = pool.lost[:1] if pool.alone else []
+        workers = workers if pool.alone else max(1, workers // 2)
+        losses.shards += len(pool.lost)
+        again.extendleft(reversed(pool.lost))
+        found = ", ".join(sorted(pool.causes())) or "unknown cause"
+        log.warning(
+            "%s: a worker was killed (%s); trying %d shards again, workers %d",
+            *(losses.label, found, len(pool.lost), workers),
+        )
+
+
+class _Pool(Generic[S, R]):
+    """Worker processes until the specs are used up, one of the processes is lost, or `compute` raises."""
+
+    def __init__(self, compute: Callable[[S], R], specs: Iterator[S], again: deque[S], workers: int) -> None:
+        self.compute, self.specs, self.again, self.workers = compute, specs, again, workers
+        self.lost: list[S] = []
+        self.alone = False  # the lost shard was the only one in flight
+        self.failure: BaseException | None = None
+        self._running: dict[Future[R], S] = {}
+        self._careful = bool(again)  # nothing runs beside the shards that are tried again
+        self._others = set(multiprocessing.active_children())
+        self._children: set[BaseProcess] = set()
+        self._out_of_memory = False
+
+    def results(self) -> Generator[tuple[S, R], None, None]:
+        """Yield specs with their results; `lost` and `failure` say afterwards why it ended."""
+        pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+        try:
+            while True:
+                if not self.lost and self.failure is None:
+                    self._fill(pool)
+                if not self._running:
+                    return
+                in_flight = len(self._running)
+                for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                    spec, error = self._running.pop(future), future.exception()
+                    if error is None:
+                        yield spec, future.result()
+                    else:
+                        self._note(spec, error, alone=in_flight == 1)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def causes(self) -> set[str]:
+        """Return how the lost worker ended, once `results` is through: a signal or an exit status."""
+        codes = {child.exitcode for child in self._children}
+        by_itself = {code for code in codes if code and code != -signal.SIGTERM}  # the pool ends the others by SIGTERM
+        causes = {signal.Signals(-code).name if code < 0 else f"exit status {code}" for code in by_itself}
+        return causes | {"MemoryError"} if self._out_of_memory else causes
+
+    def _fill(self, pool: ProcessPoolExecutor) -> None:
+        self._careful = bool(self.again) or (self._careful and bool(self._running))
+        ahead = self.workers if self._careful else _AHEAD * self.workers
+        with _one_thread_each():  # submitting may start a worker
+            for spec in islice(self._waiting(), ahead - len(self._running)):
+                try:
+                    self._running[pool.submit(self.compute, spec)] = spec
+                except BrokenProcessPool:
+                    self.lost.append(spec)
+                    break
+        self._children.update(set(multiprocessing.active_children()) - self._others)
+
+    def _waiting(self) -> Iterator[S]:
+        if self._careful:
+            while self.again:
+                yield self.again.popleft()
+        else:
+            yield from self.specs
+
+    def _note(self, spec: S, error: BaseException, *, alone: bool) -> None:
+        """Remember a shard without a result; what has not begun is taken back if the run is to end."""
+        killed = isinstance(error, BrokenProcessPool) and error.__cause__ is None  # else: a result that cannot travel
+        if killed or isinstance(error, MemoryError):
+            self.lost.append(spec)
+            self.alone = alone
+            self._out_of_memory |= not killed
+        elif self.failure is None:
+            self.failure = error
+            for future in list(self._running):
+                if future.cancel():
+                    del self._running[future]
 
 
 @contextlib.contextmanager
@@ -120,37 +169,3 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of clips just done: a bar on a terminal, log lines elsewhere."""
-    started = time.perf_counter()
-    done = 0
-
-    def rate() -> float:
-        return done / max(time.perf_counter() - started, 1e-9)
-
-    if sys.stderr.isatty():
-        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} clips/s"))
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=total, rate=0.0)
-
-            def advance_bar(num_clips: int) -> None:
-                nonlocal done
-                done += num_clips
-                bar.update(task, completed=done, rate=rate())
-
-            yield advance_bar
-        return
-
-    next_line = started + _SECONDS_BETWEEN_LINES
-
-    def advance_log(num_clips: int) -> None:
-        nonlocal done, next_line
-        done += num_clips
-        if time.perf_counter() >= next_line:
-            log.info("%s: %d of %d clips, %.0f clips/s", label, done, total, rate())
-            next_line = time.perf_counter() + _SECONDS_BETWEEN_LINES
-
-    yield advance_log

@@ -78,7 +78,9 @@ class StageReport:
     shards: int = 0
     bytes_written: int = 0
     executor: str = "local"
-    workers: int = 1  # processes; 1 = everything ran in this one
+    workers: int = 1  # processes; 1 = everything ran in this one, unless the executor is a cluster
+    worker_memory: int = 0  # bytes, the most that a worker of a cluster has held; the system knows it of local ones
+    incidents: list[str] = field(default_factory=list)  # what went wrong on the way and was healed, as sentences
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     def write(self, path: Path | None = None) -> Path:
@@ -96,21 +98,22 @@ class StageReport:
             "shards": self.shards,
             "seconds": round(seconds, 3),
             "clips_per_second": round(self.clips / max(seconds, 1e-9), 1),
-            "peak_memory_bytes": peak_memory(self.workers),
+            "peak_memory_bytes": peak_memory(self.workers, self.worker_memory),
             "bytes_written": self.bytes_written,
             "executor": f"{self.executor}, {self.workers} worker{'s' * (self.workers != 1)}",
+            "incidents": self.incidents,
         }
         with replacing(path) as partial:
             partial.write_text(json.dumps(counters, indent=1) + "\n")
         return path
 
 
-def peak_memory(workers: int) -> int:
-    """Return the most resident memory, in bytes, that this process and its finished children can have held together.
+def peak_memory(workers: int, worker_memory: int = 0) -> int:
+    """Return the most resident memory, in bytes, that this process and its workers can have held together.
 
-    The system remembers only the largest child, so with `workers` > 1 this is an upper bound: every worker counts as
-    much as the largest.
+    The system remembers only the largest of the finished children, and a cluster's workers report their own peak as
+    `worker_memory`; so with several workers this is an upper bound: each counts as much as the largest.
     """
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if workers > 1 else 0
-    return int(own + workers * child) * _MAXRSS_UNIT
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _MAXRSS_UNIT if workers > 1 else 0
+    return int(own + workers * (worker_memory or child))

@@ -1,0 +1,324 @@
+"""Run shards on the workers of a Dask cluster; docs/scaling.md says how to start one.
+
+Dask's scheduler hands out the shards and gives those of a lost worker to another. This module keeps a few shards for
+each worker in flight, however many wait, checks that workers see the same files and code, and counts what was lost.
+`distributed` is imported when a cluster is used, and not before: without the extra `cluster` all else works.
+"""
+
+import contextlib
+import logging
+import pickle
+import sys
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import fields, is_dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pipeline.errors import SonolexError
+from pipeline.execution.losses import Losses
+from pipeline.execution.stage import StageReport
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+    from pipeline.execution.dask_worker import Answer, Site
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+_AHEAD = 2  # shards in flight a worker: one computed and one waiting
+_SECONDS_TO_CONNECT = 10.0
+_SECONDS_BETWEEN_LOOKS = 5.0  # at a cluster that has nothing to say
+_SECONDS_BETWEEN_LINES = 60.0  # about a cluster without workers
+_MOST_SUSPECTS = 8  # shards that lost their workers; so many are first tried alone before others are sent
+_SCHEDULER_PACKAGES = ("dask", "distributed")  # messages depend on them
+_WORKER_PACKAGES = (*_SCHEDULER_PACKAGES, "numpy", "pyarrow", "soundfile", "soxr", "zarr")  # and these make the bytes
+
+
+def run_on_cluster(
+    compute: Callable[[S], R], specs: Iterator[S], scheduler: str, report: StageReport, losses: Losses
+) -> Generator[tuple[S, R], None, None]:
+    """Yield every spec with its result, computed by the workers of the Dask scheduler at this address.
+
+    Shards of a lost worker are run again by Dask; those for which it has lost too many (its setting `allowed-failures`)
+    are tried once more alone, after the others, and then given up, see `Losses`. Waits for workers as long as there are
+    none. An exception of `compute` is raised once the shards in flight are done and yielded. Raises SonolexError where
+    the scheduler cannot be reached or is lost, and where workers differ from this process in files, code or packages.
+    """
+    first = list(islice(specs, 1))
+    if not first:
+        return
+    with _connected(scheduler) as client, _site(first[0]) as site:
+        cluster = _Cluster(client, losses)
+        cluster.wait_for_workers()
+        _require_same_packages(client)
+        _require_fitting(client, site)
+        yield from _Run(cluster, compute, site, report).results(chain(first, specs))
+
+
+@contextlib.contextmanager
+def _connected(scheduler: str) -> Iterator["Client"]:
+    try:
+        from distributed import Client
+    except ModuleNotFoundError:
+        raise SonolexError(
+            "execution.executor: expected the package `distributed` for dask, found none; install it with "
+            "`pip install -e '.[cluster]'`, or set execution.executor to local"
+        ) from None
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters of it is told here
+    try:
+        client = Client(scheduler, timeout=_SECONDS_TO_CONNECT)
+    except (OSError, ValueError) as error:
+        raise SonolexError(
+            f"execution.scheduler: expected a Dask scheduler at {scheduler}, found none that answers within "
+            f"{_SECONDS_TO_CONNECT:.0f} s ({error}); start one with `dask scheduler` and set the address that it prints"
+        ) from None
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextlib.contextmanager
+def _site(spec: object) -> Iterator["Site"]:
+    """Yield what workers must see: this folder, a mark left in it, the files that a shard names, and the code in use."""
+    from pipeline.execution.dask_worker import Site, source_digests
+
+    named = [getattr(spec, field.name) for field in fields(spec)] if is_dataclass(spec) else []
+    paths = [value for value in named if isinstance(value, Path) and value.exists()]
+    modules = [name.split(".") for name in sys.modules]
+    in_use = {f"{'/'.join(parts[1:])}.py" for parts in modules if parts[0] == "pipeline"}
+    sources = tuple((name, digest) for name, digest in source_digests().items() if name in in_use)
+    mark = Path(".sonolex", f"{uuid.uuid4().hex}.mark")
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    try:
+        yield Site(Path.cwd(), (mark, *paths), sources)
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _require_same_packages(client: "Client") -> None:
+    """Raise SonolexError, naming every difference, unless scheduler and workers run the versions that this process does."""
+    versions = client.get_versions(packages=list(_WORKER_PACKAGES))
+    here = _of_interest(versions["client"], _WORKER_PACKAGES)
+    places = {f"worker {name}": _of_interest(found, _WORKER_PACKAGES) for name, found in versions["workers"].items()}
+    places["the scheduler"] = _of_interest(versions["scheduler"], _SCHEDULER_PACKAGES)
+    mistakes = [
+        f"{place}: {name}: expected {here[name]}, found {version or 'none'}"
+        for place, found in places.items()
+        for name, version in found.items()
+        if version != here[name]
+    ]
+    if mistakes:
+        raise SonolexError(
+            "\n  ".join(
+                ["execution.scheduler: start scheduler and workers in the environment of this process:", *mistakes]
+            )
+        )
+
+
+def _of_interest(versions: Any, packages: tuple[str, ...]) -> dict[str, str | None]:
+    python = ".".join(versions["host"]["python"].split(".")[:2])
+    return {"python": python} | {name: versions["packages"].get(name) for name in packages}
+
+
+def _require_fitting(client: "Client", site: "Site") -> None:
+    """Raise SonolexError, naming every worker and what it lacks, unless all see the files and have the code."""
+    from pipeline.execution.dask_worker import differences
+
+    answers = client.run(_by_value(), _pack(differences, site), on_error="return")
+    mistakes = [f"{worker}: {sentence}" for worker, answer in answers.items() for sentence in _sentences(answer)]
+    if mistakes:
+        raise SonolexError("\n  ".join(["execution.scheduler: workers cannot compute for this process:", *mistakes]))
+
+
+def _sentences(answer: list[str] | BaseException) -> list[str]:
+    if isinstance(answer, ModuleNotFoundError):
+        return [
+            f"expected the code of Sonolex, found no module {answer.name}: start workers in the environment of this "
+            f"process, or with PYTHONPATH={Path.cwd()}"
+        ]
+    if isinstance(answer, BaseException):
+        return [f"expected an answer, found {type(answer).__name__}: {answer}"]
+    return answer
+
+
+def _pack(function: Callable[..., Any], *arguments: object) -> bytes:
+    return pickle.dumps((function, arguments))
+
+
+def _by_value() -> Callable[[bytes], Any]:
+    """Return the function that workers are sent: it calls what was packed.
+
+    Being local, it is pickled with its code: a scheduler needs no code of Sonolex to pass it on, and a worker without
+    fails in the call, where the error can be told, and not while it reads its messages.
+    """
+
+    def call(packed: bytes) -> Any:
+        import pickle
+
+        function, arguments = pickle.loads(packed)  # noqa: S301 - from the process that the worker serves
+        return function(*arguments)
+
+    return call
+
+
+class _Cluster:
+    """The workers that there are now, told by the scheduler's events, and the shards that went with those lost."""
+
+    def __init__(self, client: "Client", losses: Losses) -> None:
+        self.client, self.losses = client, losses
+        self.in_flight: set[str] = set()  # keys of this run, added and removed by `_Run`
+        self.workers: set[str] = set()
+        client.subscribe_topic("all", self._hear)  # on the client's own thread
+        self.workers |= set(client.nthreads())
+        self._last_line = -_SECONDS_BETWEEN_LINES
+
+    def wait_for_workers(self) -> None:
+        """Return when there is a worker. Raises SonolexError when the scheduler is lost."""
+        while not self.workers:
+            if self.client.status != "running":
+                raise self.lost_scheduler()
+            self.warn_without_workers()
+            time.sleep(0.2)
+        several = sum(threads > 1 for threads in self.client.nthreads().values())
+        if several:
+            log.warning(
+                "%s: %d of %d workers have several threads and will use one: start them with --nthreads 1",
+                *(self.losses.label, several, len(self.workers)),
+            )
+
+    def warn_without_workers(self) -> None:
+        """Say, now and then, that the cluster has no worker."""
+        if not self.workers and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            log.warning("%s: the cluster has no worker; waiting for one", self.losses.label)
+
+    def lost_scheduler(self) -> SonolexError:
+        """Return the error of a run that can't go on: a client that connects anew knows nothing of its shards."""
+        return SonolexError(
+            f"{self.losses.label}: expected the Dask scheduler to stay until the last shard, found it gone or restarted; "
+            "start it again, set execution.scheduler to its address, and run the stage again"
+        )
+
+    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+        _, message = event
+        if message.get("action") == "add-worker":
+            self.workers.add(message["worker"])
+        elif message.get("action") == "remove-worker":
+            self.workers.discard(message["worker"])
+            keys = set(message["processing-tasks"]) | set(message["lost-computed-tasks"])
+            lost = len(keys & self.in_flight)
+            if lost or not message.get("expected", False):
+                self.losses.workers += 1
+                self.losses.shards += lost
+                log.warning("%s: lost worker %s with %d shards in flight", self.losses.label, message["worker"], lost)
+
+
+class _Run(Generic[S, R]):
+    """One run of shards on a cluster."""
+
+    def __init__(self, cluster: _Cluster, compute: Callable[[S], R], site: "Site", report: StageReport) -> None:
+        from pipeline.execution.dask_worker import compute_at
+
+        self.cluster, self.compute, self.site, self.report = cluster, compute, site, report
+        self._compute_at = compute_at
+        self._call = _by_value()
+        self._name = f"{cluster.losses.label}-{uuid.uuid4().hex[:8]}"  # keys are never shared between runs
+        self._sent = 0
+        self._running: dict[Future[Answer], S] = {}
+        self._suspects: list[S] = []  # whose workers were lost too often
+        self._failure: BaseException | None = None
+
+    def results(self, specs: Iterator[S]) -> Generator[tuple[S, R], None, None]:
+        """Yield every spec with its result."""
+        try:
+            while True:
+                yield from self._beside_each_other(specs)
+                if not self._suspects:
+                    return
+                yield from self._alone()
+        finally:
+            self._settle()
+
+    def _beside_each_other(self, specs: Iterator[S]) -> Generator[tuple[S, R], None, None]:
+        """Run specs until none is left, or until there are many suspects."""
+        while True:
+            if self._failure is None and len(self._suspects) < _MOST_SUSPECTS:
+                workers = len(self.cluster.workers)
+                self.report.workers = max(self.report.workers, workers)
+                room = _AHEAD * max(1, workers) - len(self._running)
+                for spec in islice(specs, max(0, room)):
+                    self._send(spec)
+            if not self._running:
+                break
+            yield from self._finished()
+        if self._failure is not None:
+            raise self._failure
+
+    def _alone(self) -> Generator[tuple[S, R], None, None]:
+        suspects, self._suspects = self._suspects, []
+        for spec in suspects:
+            self._send(spec)
+            while self._running:
+                yield from self._finished()
+            if self._failure is not None:
+                raise self._failure
+            if self._suspects:
+                self.cluster.losses.give_up(self._suspects.pop())
+
+    def _send(self, spec: S) -> None:
+        job = pickle.dumps((self.compute, spec))
+        key = f"{self._name}-{self._sent}"
+        self._sent += 1
+        self.cluster.in_flight.add(key)
+        packed = _pack(self._compute_at, self.site, job)
+        self._running[self.cluster.client.submit(self._call, packed, key=key, pure=False)] = spec
+
+    def _finished(self) -> Generator[tuple[S, R], None, None]:
+        """Wait a while for shards to finish, and yield those that have a result."""
+        from distributed import KilledWorker
+
+        for future in self._done():
+            spec = self._running[future]
+            if future.status == "finished":
+                try:
+                    answer = future.result(timeout=_SECONDS_BETWEEN_LOOKS)
+                except TimeoutError:  # its worker was lost, and the result with it: Dask runs it again
+                    continue
+                self.report.worker_memory = max(self.report.worker_memory, answer.memory)
+                yield spec, answer.result
+            elif isinstance(error := future.exception(), KilledWorker | MemoryError):
+                self._suspects.append(spec)
+            elif self._failure is None:
+                self._failure = error
+            del self._running[future]
+            self.cluster.in_flight.discard(future.key)
+
+    def _done(self) -> list["Future[Answer]"]:
+        from distributed import wait
+
+        try:
+            done = wait(list(self._running), timeout=_SECONDS_BETWEEN_LOOKS, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            self.cluster.warn_without_workers()
+            return []
+        except CancelledError:  # what becomes of all shards in flight when the scheduler is restarted or gone
+            self._running.clear()
+            raise self.cluster.lost_scheduler() from None
+        return [future for future in done if future.status in ("finished", "error")]
+
+    def _settle(self) -> None:
+        """Wait for what workers still compute, so that none writes into a folder that is about to be removed."""
+        if self._running:
+            log.info("%s: waiting for %d shards in flight", self.cluster.losses.label, len(self._running))
+        while self._running and self.cluster.workers:
+            for future in self._done():
+                del self._running[future]

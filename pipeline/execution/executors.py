@@ -1,0 +1,88 @@
+"""Run shards wherever the params say: on processes of this machine, or on the workers of a Dask cluster.
+
+One pure function does a shard. It must be importable, bear being repeated, and write what it makes by itself: only its
+spec, which is small, and its result, which is smaller, travel.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator
+
+from pipeline.execution.dask_cluster import run_on_cluster
+from pipeline.execution.local import num_cores, run_here, run_in_processes
+from pipeline.execution.losses import Losses
+from pipeline.execution.progress import progress
+from pipeline.execution.stage import StageReport
+from pipeline.params import Params
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+class ExecutionParams(Params):
+    """How shards are run. Tracked by no stage: it changes the time taken, never the result."""
+
+    executor: Literal["local", "dask"]
+    workers: NonNegativeInt  # local processes; 0 = one for each core that this process may use, fewer for little work
+    scheduler: str  # address of a Dask scheduler, such as tcp://host:8786; empty with executor local
+    memo: Annotated[Path, Field(strict=False)]  # folder, relative to the project: finished shards that all runs share
+
+    @field_validator("scheduler")
+    @classmethod
+    def _check(cls, scheduler: str, others: ValidationInfo) -> str:
+        executor = others.data.get("executor")
+        if executor == "dask" and not re.fullmatch(r"[a-z]+://\S+:\d+", scheduler):
+            raise ValueError("expected the address of a Dask scheduler, such as tcp://host:8786, with executor dask")
+        if executor == "local" and scheduler:
+            raise ValueError("expected an empty string with executor local")
+        return scheduler
+
+
+def run_shards(
+    compute: Callable[[S], R],
+    specs: Iterable[S],
+    *,
+    execution: ExecutionParams,
+    report: StageReport,
+    label: str,
+    total_clips: int,
+    num_clips: Callable[[S], int],
+    worthwhile: int,
+) -> Iterator[R]:
+    """Yield `compute(spec)` for every spec, in the order in which they finish, and say in `report` who computed it.
+
+    `specs` may be endless: a few for each worker are drawn ahead. Progress is counted in clips, `num_clips` a spec and
+    `total_clips` in all; `worthwhile` bounds the local workers where their number is left to the program. One worker is
+    this process itself. Shards whose worker is lost are run again; those that no worker survives are named by a
+    SonolexError after all others are done. An exception of `compute` ends the run; what had finished by then is
+    yielded first.
+    """
+    waiting = iter(specs)
+    report.executor = " ".join(filter(None, (execution.executor, execution.scheduler)))
+    if execution.executor == "dask":
+        losses = Losses(label, "give workers more memory, or make shards smaller; their logs may say more")
+        pairs = run_on_cluster(compute, waiting, execution.scheduler, report, losses)
+    else:
+        losses = Losses(label, "free memory, make shards smaller, or mend the files that they read")
+        wanted = execution.workers or max(1, min(num_cores(), worthwhile))
+        first = list(islice(waiting, wanted))  # no more workers than shards
+        waiting = chain(first, waiting)
+        report.workers = max(1, len(first))
+        if report.workers == 1:
+            pairs = run_here(compute, waiting, losses)
+        else:
+            pairs = run_in_processes(compute, waiting, report.workers, losses)
+    try:
+        with contextlib.closing(pairs), progress(label, total_clips) as advance:
+            for spec, result in pairs:
+                advance(num_clips(spec))
+                yield result
+    finally:
+        report.incidents += losses.incidents()
+    if losses.given_up:
+        raise losses.error()

@@ -1,0 +1,48 @@
+"""How far a stage is, in clips: a bar on a terminal, log lines elsewhere."""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10.0  # away from a terminal
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with the number of clips just done: a bar on a terminal, log lines elsewhere."""
+    started = time.perf_counter()
+    done = 0
+
+    def rate() -> float:
+        return done / max(time.perf_counter() - started, 1e-9)
+
+    if sys.stderr.isatty():
+        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} clips/s"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(label, total=total, rate=0.0)
+
+            def advance_bar(num_clips: int) -> None:
+                nonlocal done
+                done += num_clips
+                bar.update(task, completed=done, rate=rate())
+
+            yield advance_bar
+        return
+
+    next_line = started + _SECONDS_BETWEEN_LINES
+
+    def advance_log(num_clips: int) -> None:
+        nonlocal done, next_line
+        done += num_clips
+        if time.perf_counter() >= next_line:
+            log.info("%s: %d of %d clips, %.0f clips/s", label, done, total, rate())
+            next_line = time.perf_counter() + _SECONDS_BETWEEN_LINES
+
+    yield advance_log
