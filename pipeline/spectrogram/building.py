@@ -99,6 +99,9 @@ class ShardSpec:
     max_duration: float  # seconds
     frames_path: Path  # the Zarr group to write into
 
+    def __str__(self) -> str:
+        return f"shard {self.name}: {len(self.clips)} clips, {self.clips[0].source} ... {self.clips[-1].source}"
+
 
 @dataclass(frozen=True)
 class ShardReport:
