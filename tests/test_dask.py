@@ -173,6 +173,9 @@ def test_an_error_of_a_shard_reaches_the_caller(cluster: Cluster) -> None:
         list(run(cluster.address, refuse, [3]))
     with pytest.raises(ArtifactError, match="expected all, found half"):
         list(run(cluster.address, find_an_artifact_damaged, [3]))
+    with pytest.raises(FileNotFoundError, match="No such file or directory: 'gone'") as caught:
+        list(run(cluster.address, os.stat, ["gone"]))  # an OSError of a shard is none of the connection
+    assert caught.value.filename == "gone"
 
 
 def test_a_shard_that_memory_is_too_short_for_is_named_after_all_others_are_done(cluster: Cluster) -> None:
@@ -258,6 +261,7 @@ def test_other_versions_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPa
     assert re.fullmatch(r"  the scheduler: python: expected 3\.\d+, found 3\.9", scheduler)
 
 
+@pytest.mark.slow
 def test_shards_take_turns_in_a_worker_of_several_threads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with start_cluster(tmp_path / "home", workers=0) as cluster:
         cluster.add_worker("--nthreads", "4", "--no-nanny")

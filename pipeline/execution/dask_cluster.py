@@ -55,11 +55,20 @@ def run_on_cluster(
     if not first:
         return
     with _connected(scheduler) as client, _site(first[0]) as site:
-        cluster = _Cluster(client, losses)
-        cluster.wait_for_workers()
-        _require_same_packages(client)
-        _require_fitting(client, site)
-        yield from _Run(cluster, compute, site, report).results(chain(first, specs))
+        from distributed import CommClosedError
+
+        run = _Run(_Cluster(client, losses), compute, site, report)
+        try:
+            run.cluster.wait_for_workers()
+            _require_same_packages(client)
+            _require_fitting(client, site)
+            yield from run.results(chain(first, specs))
+        # A client whose scheduler is gone, or another one of the same address, has lost all shards in flight.
+        except (CancelledError, CommClosedError):
+            raise SonolexError(
+                f"{losses.label}: expected the Dask scheduler to stay until the last shard, found it gone or restarted; "
+                "start it again, set execution.scheduler to its address, and run the stage again"
+            ) from None
 
 
 @contextlib.contextmanager
@@ -182,10 +191,10 @@ class _Cluster:
         self._last_line = -_SECONDS_BETWEEN_LINES
 
     def wait_for_workers(self) -> None:
-        """Return when there is a worker. Raises SonolexError when the scheduler is lost."""
+        """Return when there is a worker. Raises CancelledError when the scheduler is lost."""
         while not self.workers:
             if self.client.status != "running":
-                raise self.lost_scheduler()
+                raise CancelledError
             self.warn_without_workers()
             time.sleep(0.2)
         several = sum(threads > 1 for threads in self.client.nthreads().values())
@@ -200,13 +209,6 @@ class _Cluster:
         if not self.workers and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             log.warning("%s: the cluster has no worker; waiting for one", self.losses.label)
-
-    def lost_scheduler(self) -> SonolexError:
-        """Return the error of a run that can't go on: a client that connects anew knows nothing of its shards."""
-        return SonolexError(
-            f"{self.losses.label}: expected the Dask scheduler to stay until the last shard, found it gone or restarted; "
-            "start it again, set execution.scheduler to its address, and run the stage again"
-        )
 
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
@@ -235,7 +237,7 @@ class _Run(Generic[S, R]):
         self._sent = 0
         self._running: dict[Future[Answer], S] = {}
         self._suspects: list[S] = []  # whose workers were lost too often
-        self._failure: BaseException | None = None
+        self._failure: BaseException | None = None  # of `compute`
 
     def results(self, specs: Iterator[S]) -> Generator[tuple[S, R], None, None]:
         """Yield every spec with its result."""
@@ -310,9 +312,9 @@ class _Run(Generic[S, R]):
         except TimeoutError:
             self.cluster.warn_without_workers()
             return []
-        except CancelledError:  # what becomes of all shards in flight when the scheduler is restarted or gone
-            self._running.clear()
-            raise self.cluster.lost_scheduler() from None
+        except CancelledError:
+            self._running.clear()  # there is nothing to wait for
+            raise
         return [future for future in done if future.status in ("finished", "error")]
 
     def _settle(self) -> None:

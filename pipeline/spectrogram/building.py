@@ -64,6 +64,9 @@ class ShardSpec:
     max_duration: float  # seconds
     memo: Memo
 
+    def __str__(self) -> str:
+        return f"shard {self.name}: {len(self.clips)} clips, {self.clips[0].source} ... {self.clips[-1].source}"
+
 
 @dataclass(frozen=True)
 class ShardReport:
