@@ -22,7 +22,7 @@ from pipeline.artifacts.tables import Table
 from pipeline.errors import CorpusError
 from pipeline.execution.shards import cut_shards, shard_name
 from pipeline.params import Params
-from pipeline.spectrogram.decoding import BadClip, decode
+from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 from pipeline.spectrogram.registry import FrontEnd, FrontEndParams, build_front_end
 from pipeline.spectrogram.storing import restore, store
 
@@ -86,6 +86,9 @@ class Clip:
     start: float  # seconds
     duration: float  # seconds; 0 = to the end
     content: str  # digest of the encoded audio; empty = missing
+    member: str = ""  # of `source` when that is a tar file
+    offset: int = 0  # of the member, in bytes
+    size: int = 0  # of the member, in bytes
 
 
 @dataclass(frozen=True)
@@ -113,16 +116,9 @@ class ShardReport:
 def plan_shards(
     clips: Table, params: SpectrogramParams, *, root: Path, max_duration: float, frames_path: Path
 ) -> list[ShardSpec]:
-    """Cut the manifest into shards, in its order; boundaries follow from the clip ids, names from what is in the clips.
-
-    Raises CorpusError for clips within tar files, which are not read.
-    """
-    in_tar = next((member for member in clips.list("member") if member), None)
-    if in_tar is not None:
-        raise CorpusError(
-            f"{clips.path}: member: expected clips in files of their own, found {in_tar} within a tar file"
-        )
-    columns = (clips.list(name) for name in ("clip_id", "source", "start", "duration", "content"))
+    """Cut the manifest into shards, in its order; boundaries follow from the clip ids, names from what is in the clips."""
+    names = ("clip_id", "source", "start", "duration", "content", "member", "offset", "size")
+    columns = (clips.list(name) for name in names)
     rows = [Clip(*row) for row in zip(*columns, strict=True)]
     sizes = params.clips_per_shard
     specs = []
@@ -209,6 +205,7 @@ def _compute_clip(spec: ShardSpec, clip: Clip, front_end: FrontEnd) -> np.ndarra
         sample_rate=spec.params.front_end.sample_rate,
         max_duration=spec.max_duration,
         min_samples=front_end.min_samples,
+        member=TarMember(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
     )
     with np.errstate(over="ignore", invalid="ignore"):  # answered below
         log_mel = front_end.log_mel(waveform)
