@@ -23,7 +23,7 @@ _ROLES: dict[SetName, str] = {"bal_train": "train", "unbal_train": "train", "eva
 
 class AudiosetParams(AdapterParams):
     kind: Literal["audioset"]
-    tables: dict[SetName, PathParam | None]  # the table of segments of each set to read; null = not this set
+    tables: dict[SetName, PathParam | None]  # of segments, below root or absolute; null = without this set
     class_table: PathParam  # index, mid, display_name
     missing: Literal["keep", "drop"]  # segments without audio: in the manifest as missing, or not in it
 
@@ -40,7 +40,7 @@ def list_clips(params: AudiosetParams) -> CorpusListing:
         path = params.tables.get(name)
         if path is None:
             continue
-        segments = read_segments(path)
+        segments = read_segments(params.root / path)
         if role in seen:
             again = pc.is_in(segments["video"], seen[role])
             left_out["listed_again"] += pc.sum(again).as_py()
