@@ -134,13 +134,14 @@ def plan(folder: Path) -> str:
     return f"{len(specs)} shards"
 
 
-def _measured(work: Callable[..., str], folder: Path, arguments: tuple[Any, ...]) -> tuple[float, float, str]:
+def _measured(work: Callable[..., str], folder: Path, arguments: tuple[Any, ...]) -> tuple[float, float, float, str]:
     os.chdir(folder)  # reports of stages go here
     logging.disable()
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     said = work(folder, *arguments)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
-    return time.perf_counter() - started, peak, said
+    return seconds, cpu, peak, said
 
 
 def main(
@@ -167,15 +168,15 @@ def main(
             write_files(folder / "corpus", sets)
         del sets
         grid = Grid(title=f"{clips:,} clips, audio: {audio}", title_justify="left")
-        for name in ("step", "seconds", "peak GiB", "found"):
-            grid.add_column(name, justify="right" if name in ("seconds", "peak GiB") else "left")
-        total = highest = 0.0
+        for name in ("step", "seconds", "of processor", "peak GiB", "found"):
+            grid.add_column(name, justify="left" if name in ("step", "found") else "right")
+        total = total_cpu = highest = 0.0
         for name, work, arguments in steps:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                seconds, peak, said = pool.submit(_measured, work, folder, arguments).result()
-            grid.add_row(name, f"{seconds:.1f}", f"{peak:.2f}", said)
-            total, highest = total + seconds, max(highest, peak)
-        grid.add_row("all", f"{total:.1f}", f"{highest:.2f}", "")
+                seconds, cpu, peak, said = pool.submit(_measured, work, folder, arguments).result()
+            grid.add_row(name, f"{seconds:.1f}", f"{cpu:.1f}", f"{peak:.2f}", said)
+            total, total_cpu, highest = total + seconds, total_cpu + cpu, max(highest, peak)
+        grid.add_row("all", f"{total:.1f}", f"{total_cpu:.1f}", f"{highest:.2f}", "")
         Console(width=160).print(grid)
     finally:
         shutil.rmtree(folder)
