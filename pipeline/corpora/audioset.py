@@ -7,7 +7,7 @@ A clip is called <set>/<video>; its group is its video.
 """
 
 from collections import Counter
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +18,7 @@ from pipeline.corpora.base import CLIP_COLUMNS, AdapterParams, CorpusListing, Pa
 LICENCE = "AudioSet's tables are CC BY 4.0, (c) Google; the rights in the audio stay with the videos' makers"
 
 SetName = Literal["bal_train", "unbal_train", "eval"]
+SET_NAMES: tuple[SetName, ...] = get_args(SetName)
 _ROLES: dict[SetName, str] = {"bal_train": "train", "unbal_train": "train", "eval": "test"}
 
 

@@ -25,7 +25,7 @@ from pipeline.errors import CorpusError
 
 log = logging.getLogger(__name__)
 
-_VIDEO_IN_NAME = r"(?:^|/)Y?(?P<video>[A-Za-z0-9_-]{11})\.(?:flac|wav|ogg|mp3)$"
+VIDEO_IN_NAME = r"(?:^|/)Y?(?P<video>[A-Za-z0-9_-]{11})\.(?:flac|wav|ogg|mp3)$"
 _SEGMENT_COLUMNS = ("video", "start", "end", "labels")
 _PLACE = pa.schema(
     {
@@ -142,5 +142,5 @@ def _walk_folder(folder: Path, name: str) -> Iterator[str]:
 
 def _videos(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return the video that each name stands for, empty for what is no audio of one."""
-    found = pc.struct_field(pc.extract_regex(names, _VIDEO_IN_NAME), "video")
+    found = pc.struct_field(pc.extract_regex(names, VIDEO_IN_NAME), "video")
     return pc.fill_null(found, "")

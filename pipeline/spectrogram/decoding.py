@@ -89,7 +89,8 @@ def decode(
             native_rate = file.samplerate
             waveform = _read(file, encoded, path, start, duration, max_duration)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {error}") from None
+        found = str(error).replace(repr(encoded), repr(str(path)))  # an address in memory is another in every run
+        raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
     if not np.isfinite(waveform).all():
         bad = int((~np.isfinite(waveform)).sum())
         raise BadClip("not_finite", f"{path}: expected finite samples, found {bad} NaN or infinite")
