@@ -117,7 +117,7 @@ def corpus(folder: Path) -> str:
     try:
         done = refresh_manifest(corpus_params(root), folder / "clips.parquet")
     except CorpusError as error:
-        return str(error).partition(" Put the corpus")[0][:120] + " ..."
+        return f"stopped: {str(error).partition(', found ')[2].partition(';')[0][:60]} ..."
     return f"{done.num_clips} clips, {done.num_missing} missing, {done.num_hashed} files read, written: {done.written}"
 
 

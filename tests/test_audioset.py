@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -317,3 +318,21 @@ def test_a_tar_that_is_packed_anew_after_the_manifest_serves_no_wrong_clip(tmp_p
     execution = ExecutionParams(executor="local", workers=1)
     with pytest.raises(CorpusError, match=r"moved: 3\n"):
         stages.spectrogram.run(settings, corpus, execution, Path("clips.parquet"), Path("spectrogram"))
+
+
+def test_the_report_and_the_picture_of_a_clip_hear_a_member_too(tmp_path: Path) -> None:
+    from pipeline.reporting import gallery
+    from tools import inspect_clip
+
+    root = make_tars(tmp_path / "tars")
+    refresh(root)
+    row = next(row for row in open_clips(Path("clips.parquet")).columns.to_pylist() if row["group"] == TRAIN[1])
+    left_out: list[str] = []
+    waveform = inspect_clip._waveform(row, root, 16000, 0.5, left_out)
+    assert left_out == []
+    assert waveform is not None
+    assert waveform.shape == (8000,)
+    sources: Any = SimpleNamespace(
+        clips={"clip": row}, audio_path=root, spectrogram=SimpleNamespace(facts={"sample_rate": 16000})
+    )
+    np.testing.assert_array_equal(gallery._waveform(sources, "clip")[0], waveform)

@@ -63,7 +63,7 @@ def refresh_manifest(params: CorpusParams, path: Path, store_path: Path = STORE_
             first,
             "; corpus.missing is drop, so they are left out of the manifest" if listing.missing == "drop" else "",
         )
-    if listing.missing == "drop":
+    if listing.missing == "drop" and num_missing:
         columns = columns.filter(there)
     facts = {
         "corpus": params.identity(),
