@@ -33,7 +33,8 @@ def run(params: CorpusParams, clips_path: Path) -> None:
         clips_path,
     )
     report.clips = refresh.num_clips
-    report.failed = {"missing": refresh.num_missing} if refresh.num_missing else {}
+    counted = {"missing": refresh.num_missing, **refresh.left_out}
+    report.failed = {reason: count for reason, count in counted.items() if count}
     report.bytes_written = clips_path.stat().st_size if refresh.written else 0
     report.write()
 

@@ -68,6 +68,8 @@ def make_clips(path: Path, root: Path, sources: Sequence[str], **columns: Sequen
         "clip_id": [Path(source).stem for source in sources],
         "source": list(sources),
         "member": [""] * count,
+        "offset": [0] * count,
+        "size": [0] * count,
         "start": [0.0] * count,
         "duration": [0.0] * count,
         "labels": [[0]] * count,

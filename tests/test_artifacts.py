@@ -154,6 +154,8 @@ def test_clips_check_ids_and_labels(tmp_path: Path) -> None:
         "clip_id": ["a", "a"],
         "source": ["a.wav", "b.wav"],
         "member": ["", ""],
+        "offset": [0, 0],
+        "size": [0, 0],
         "start": [0.0, 0.0],
         "duration": [0.0, 0.0],
         "labels": [[0], [1]],

@@ -299,7 +299,7 @@ def test_the_worked_example_of_the_guide_reads_as_the_guide_says(tmp_path: Path)
     validate_params(SplitParams, example["split"], "split")
     settings = example["corpus"] | {"root": str(tmp_path), "table": str(tmp_path / "calls.csv")}
     listing = table.list_clips(validate_params(table.TableParams, settings, "corpus"))
-    columns, _ = manifest_columns(listing, tmp_path, tmp_path / "content.sqlite")
+    columns = manifest_columns(listing, tmp_path, tmp_path / "content.sqlite")[0].to_pydict()
     assert listing.classes == ("robin", "wren")
     assert columns["clip_id"][0] == "garden/2024-05-01.wav@12.5"
     assert columns["group"] == ["w1", "w1", "r1", "w1", "w2"]

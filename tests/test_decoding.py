@@ -1,18 +1,27 @@
 """Decoding: analytic truth for rates, channels and depths, and one crafted file per reason to fail."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import make_waveform
 
-from pipeline.spectrogram.decoding import BadClip, decode
+from pipeline.artifacts.files import file_digest
+from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 
 
-def _decode(path: Path, **changed: float) -> np.ndarray:
+def _decode(path: Path, **changed: Any) -> np.ndarray:
     settings = {"start": 0.0, "duration": 0.0, "sample_rate": 16000, "max_duration": 10.0, "min_samples": 400}
     return decode(path, **(settings | changed))  # type: ignore[arg-type]
+
+
+def _pack(path: Path) -> tuple[Path, TarMember]:
+    """Put a file's bytes between others, as a tar does; what stands around them must not matter."""
+    data, tar = path.read_bytes(), path.with_suffix(".tar")
+    tar.write_bytes(b"#" * 777 + data + data[:2000] + b"#" * 777)
+    return tar, TarMember(path.name, 777, len(data), file_digest(path))
 
 
 def _write(path: Path, waveform: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16") -> Path:
@@ -172,6 +181,56 @@ def test_a_file_that_lost_its_end_is_truncated(tmp_path: Path, name: str, subtyp
     with pytest.raises(BadClip) as caught:
         _decode(path)
     assert caught.value.reason == "truncated"
+
+
+# members of tar files
+
+
+FORMATS = [("a.wav", "PCM_16"), ("a.flac", "PCM_24"), ("a.ogg", "VORBIS"), ("a.mp3", "MPEG_LAYER_III")]
+
+
+@pytest.mark.parametrize(("name", "subtype"), FORMATS)
+@pytest.mark.parametrize("part", [{}, {"start": 0.25, "duration": 0.5}])
+def test_a_member_decodes_as_the_file_does(tmp_path: Path, name: str, subtype: str, part: dict[str, float]) -> None:
+    path = _write(tmp_path / name, make_waveform("noise", 1.0, 48000), 48000, subtype)
+    tar, member = _pack(path)
+    np.testing.assert_array_equal(_decode(tar, member=member, **part), _decode(path, **part))
+
+
+@pytest.mark.parametrize(("name", "subtype"), FORMATS)
+def test_a_member_that_was_packed_without_its_end_is_truncated(tmp_path: Path, name: str, subtype: str) -> None:
+    path = _write(tmp_path / name, make_waveform("noise", 3.0), subtype=subtype)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    tar, member = _pack(path)
+    with pytest.raises(BadClip, match=rf"truncated: .*a\.tar/{name}"):
+        _decode(tar, member=member)
+
+
+@pytest.mark.parametrize("make", [_empty, _no_samples, _headless, _short, _long, _nan, _silent])
+def test_a_bad_member_fails_with_the_reason_of_the_file(tmp_path: Path, make: Any) -> None:
+    path = make(tmp_path)
+    tar, member = _pack(path)
+    with pytest.raises(BadClip) as of_file:
+        _decode(path)
+    with pytest.raises(BadClip) as of_member:
+        _decode(tar, member=member)
+    assert of_member.value.reason == of_file.value.reason
+    assert of_member.value.message == of_file.value.message.replace(str(path), f"{tar}/{path.name}")
+
+
+def test_a_member_out_of_its_place_is_never_decoded(tmp_path: Path) -> None:
+    tar, member = _pack(_write(tmp_path / "a.wav", make_waveform("tone", 1.0)))
+    other = _write(tmp_path / "b.wav", make_waveform("noise", 1.0)).read_bytes()
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:777] + other + whole[777 + len(other) :])
+    with pytest.raises(BadClip, match=r"moved: .*a\.tar/a\.wav: expected the bytes that the manifest names"):
+        _decode(tar, member=member)
+    tar.write_bytes(whole[:1000])
+    with pytest.raises(BadClip, match=r"truncated: .*found 223: the tar was cut"):
+        _decode(tar, member=member)
+    tar.unlink()
+    with pytest.raises(BadClip, match=r"missing: .*a\.tar: expected a file, found none"):
+        _decode(tar, member=member)
 
 
 def test_a_part_beyond_the_end_fails(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def settle(root: Path) -> None:
 
 
 def columns_of(clips: CorpusListing, root: Path) -> dict[str, list[Any]]:
-    return manifest_columns(clips, root, root / "content.sqlite")[0]
+    return manifest_columns(clips, root, root / "content.sqlite")[0].to_pydict()
 
 
 # the columns
@@ -50,10 +50,13 @@ def test_rows_are_sorted_labels_are_targets_and_groups_are_never_empty(tmp_path:
     assert columns["content"] == ["", file_digest(tmp_path / "b.wav")]
 
 
-def test_members_of_one_tar_differ_in_content(tmp_path: Path) -> None:
+def test_the_content_of_a_member_is_its_own_and_not_that_of_its_tar(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"tar")
-    one, two = (ClipRow(name, "a.tar", ("wren",), member=name) for name in ("one.wav", "two.wav"))
-    assert len(set(columns_of(listing(one, two), tmp_path)["content"])) == 2
+    (tmp_path / "b.wav").write_bytes(b"b")
+    member = ClipRow("a", "a.tar", ("wren",), member="one.wav", offset=512, size=3, content="0123")
+    columns = columns_of(listing(member, ClipRow("b", "b.wav", ("wren",))), tmp_path)
+    assert columns["content"] == ["0123", file_digest(tmp_path / "b.wav")]
+    assert (columns["member"], columns["offset"], columns["size"]) == (["one.wav", ""], [512, 0], [3, 0])
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,19 @@ def test_parts_of_one_long_recording_are_clips_of_their_own(tmp_path: Path) -> N
         np.testing.assert_array_equal(frames, engine.log_mel(part))
 
 
+def test_a_member_that_is_no_longer_in_its_place_is_not_taken_for_another(wav_corpus: Path, tmp_path: Path) -> None:
+    source = next((wav_corpus / "audio").iterdir()).relative_to(wav_corpus)
+    place = {
+        "member": ["inside.wav"],
+        "offset": [0],
+        "size": [(wav_corpus / source).stat().st_size],
+        "content": ["0" * 32],
+    }
+    clips = make_clips(tmp_path / "clips.parquet", wav_corpus, [str(source)], **place)
+    with pytest.raises(CorpusError, match=r"moved: 1\n.*inside\.wav: expected the bytes that the manifest names"):
+        _build_clips(clips, wav_corpus, tmp_path / "spectrogram")
+
+
 @pytest.mark.parametrize("damage", ["flip", "delete"])
 def test_a_damaged_shard_is_refused(wav_corpus: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "data" / "spectrogram"

@@ -32,6 +32,8 @@ def manifest(folder: Path, clips: list[dict[str, Any]], num_classes: int = 2) ->
             "clip_id": f"{number:04d}",
             "source": f"{number}.wav",
             "member": "",
+            "offset": 0,
+            "size": 0,
             "start": 0.0,
             "duration": 0.0,
             "labels": [number % num_classes],

@@ -48,6 +48,8 @@ def make_artifacts(folder: Path, *, poisoned: bool = False, n_mels: int = 8) -> 
         "clip_id": ids,
         "source": [f"{clip}.wav" for clip in ids],
         "member": [""] * 6,
+        "offset": [0] * 6,
+        "size": [0] * 6,
         "start": [0.0] * 6,
         "duration": [0.0] * 6,
         "labels": labels,

@@ -21,7 +21,7 @@ from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.execution.stage import stage_main
 from pipeline.params import read_params
-from pipeline.spectrogram.decoding import BadClip, decode
+from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 from pipeline.spectrogram.reader import FrameReader
 
 _INCHES = (10.0, 7.0)
@@ -114,9 +114,6 @@ def _waveform(
     row: dict[str, Any], root: Path, sample_rate: int, seconds: float, left_out: list[str]
 ) -> np.ndarray | None:
     """Decode the clip; a file that is longer than its frames by more than a second is not the one they came from."""
-    if row["member"]:
-        left_out.append(f"waveform: the clip lies inside the archive {row['source']}")
-        return None
     try:
         return decode(
             root / row["source"],
@@ -124,6 +121,7 @@ def _waveform(
             duration=row["duration"],
             sample_rate=sample_rate,
             max_duration=seconds + 1,
+            member=TarMember.of(row),
         )
     except BadClip as error:
         left_out.append(f"waveform: {error}")

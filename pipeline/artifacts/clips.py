@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artifacts.tables import Table, TableSchema
 
@@ -11,18 +12,20 @@ LabelKind = Literal["one", "many"]  # exactly one class a clip, or any number of
 
 CLIPS = TableSchema(
     name="clips",
-    version=1,
+    version=2,
     stage="corpus",
     columns={
         "clip_id": pa.string(),
         "source": pa.string(),  # file below the corpus root
         "member": pa.string(),  # member of `source` when that is a tar file, else empty
+        "offset": pa.int64(),  # of the member's first byte in the tar; 0 for a file of its own
+        "size": pa.int64(),  # of the member, in bytes; 0 for a file of its own
         "start": pa.float64(),  # seconds from the beginning of the source
         "duration": pa.float64(),  # seconds; 0 = to the end of the source
         "labels": pa.list_(pa.uint16()),  # positions in the class list, ascending
         "group": pa.string(),  # recording, song or video that the clip was cut from; never straddles roles
         "fold": pa.string(),  # published fold or split ("train", "test"); empty = none published
-        "content": pa.string(),  # digest of the encoded audio; empty = the file is missing
+        "content": pa.string(),  # digest of the encoded audio, in a tar or not; empty = the file is missing
     },
     facts={"corpus": str, "classes": list, "label_kind": str, "licence": str},
 )
@@ -32,12 +35,19 @@ def open_clips(path: Path) -> Table:
     """Open the manifest and check that ids are unique and labels lie inside the class list."""
     clips = CLIPS.open(path)
     ids = clips["clip_id"]
-    if len(ids.unique()) != len(ids):
-        raise CLIPS.error(path, "clip_id", expected="unique ids", found=f"{len(ids) - len(ids.unique())} repeated")
-    flat = clips["labels"].combine_chunks().flatten()
+    num_repeated = len(ids) - pc.count_distinct(ids).as_py()
+    if num_repeated:
+        raise CLIPS.error(path, "clip_id", expected="unique ids", found=f"{num_repeated} repeated")
+    highest = pc.max(clips["labels"].combine_chunks().flatten()).as_py()
     num_classes = len(clips.facts["classes"])
-    if len(flat) and max(flat.to_pylist()) >= num_classes:
-        raise CLIPS.error(path, "labels", expected=f"below {num_classes}", found=max(flat.to_pylist()))
+    if highest is not None and highest >= num_classes:
+        raise CLIPS.error(path, "labels", expected=f"below {num_classes}", found=highest)
+    within = pc.not_equal(clips["member"], "")
+    misplaced = pc.or_(pc.less(clips["offset"], 0), pc.less(clips["size"], 0))
+    outside = pc.and_(pc.invert(within), pc.or_(pc.not_equal(clips["offset"], 0), pc.not_equal(clips["size"], 0)))
+    if (num_wrong := pc.sum(pc.or_(misplaced, outside)).as_py() or 0) > 0:
+        expected = "a place in bytes for members of a tar, 0 and 0 for others"
+        raise CLIPS.error(path, "offset and size", expected=expected, found=f"others for {num_wrong} clips")
     if clips.facts["label_kind"] not in ("one", "many"):
         raise CLIPS.error(path, "fact label_kind", expected="one or many", found=clips.facts["label_kind"])
     return clips

@@ -9,10 +9,11 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
+import pyarrow as pa
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from pipeline.artifacts.clips import LabelKind
@@ -50,8 +51,7 @@ class AdapterParams(AudioParams):
     def identity(self) -> str:
         """Name the corpus by the settings that choose its clips: the same on every machine, wherever its files lie."""
         settings = {key: value for key, value in self if key not in AdapterParams.model_fields}
-        names = {key: value.name if isinstance(value, Path) else value for key, value in settings.items()}
-        return json.dumps(names, sort_keys=True, ensure_ascii=False)
+        return json.dumps(settings, sort_keys=True, ensure_ascii=False, default=lambda path: path.name)
 
 
 def corpus_name(identity: str) -> str:
@@ -65,16 +65,37 @@ def corpus_name(identity: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClipRow:
-    """One clip as its corpus lists it."""
+    """One clip as its corpus lists it. Members of tar files bring what the tar's index says of them."""
 
     clip_id: str
     source: str  # file below the root
     labels: tuple[str, ...]
     member: str = ""  # member of `source` when that is a tar file
+    offset: int = 0  # of the member, in bytes
+    size: int = 0  # of the member, in bytes
+    content: str = ""  # digest of the member; that of a file of its own is not the adapter's business
     start: float = 0.0  # seconds
     duration: float = 0.0  # seconds; 0 = to the end of the source
     group: str = ""  # recording, song or video that the clip was cut from; empty = its source
     fold: str = ""  # published fold or role; empty = none published
+
+
+# The same as columns, for corpora of which Python objects would be too many.
+CLIP_COLUMNS = pa.schema(
+    {
+        "clip_id": pa.string(),
+        "source": pa.string(),
+        "labels": pa.list_(pa.string()),
+        "member": pa.string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "content": pa.string(),
+        "start": pa.float64(),
+        "duration": pa.float64(),
+        "group": pa.string(),
+        "fold": pa.string(),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,16 @@ class CorpusListing:
     classes: tuple[str, ...]  # in the order of the targets
     label_kind: LabelKind
     licence: str
-    clips: list[ClipRow]
+    clips: list[ClipRow] | pa.Table  # rows, or the columns of CLIP_COLUMNS
+    missing: Literal["keep", "drop"] = "keep"  # clips without audio: in the manifest without content, or not in it
+    left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter passed over
+
+    def table(self) -> pa.Table:
+        """Return the clips as columns."""
+        if isinstance(self.clips, pa.Table):
+            return self.clips.select(CLIP_COLUMNS.names).cast(CLIP_COLUMNS)
+        columns = {name: [getattr(clip, name) for clip in self.clips] for name in CLIP_COLUMNS.names}
+        return pa.table(columns, schema=CLIP_COLUMNS)
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

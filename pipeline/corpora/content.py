@@ -4,6 +4,7 @@ The digests of earlier runs are kept in an SQLite file, keyed by absolute path, 
 deleting it costs time and nothing else.
 """
 
+import functools
 import logging
 import os
 import sqlite3
@@ -43,14 +44,17 @@ class Contents:
     num_hashed: int
 
 
-def content_digests(paths: Sequence[Path], store_path: Path = STORE_PATH) -> Contents:
-    """Return the digest of every file; each path is expected once. Raises nothing for a missing or unreadable file."""
+def content_digests(paths: Sequence[Path | str], store_path: Path = STORE_PATH) -> Contents:
+    """Return the digest of every file; each path is expected once. Raises nothing for a missing or unreadable file.
+
+    Sorted paths are the fastest: a folder is listed once, and its files' memories are fetched together.
+    """
     digests: list[str] = []
     num_hashed = 0
     spoken = time.monotonic()
-    with closing(_open_store(store_path)) as store, ThreadPoolExecutor(_THREADS) as pool:
-        for batch in _batches([path.absolute() for path in paths]):
-            known = [_recall(store, path, status) for path, status in batch]
+    with closing(open_store(store_path)) as store, ThreadPoolExecutor(_THREADS) as pool:
+        for batch in _batches(paths):
+            known = _recall(store, batch)
             unknown = [item for item, digest in zip(batch, known, strict=True) if digest is None]
             fresh = list(pool.map(_read, (path for path, _ in unknown)))
             _remember(store, unknown, fresh)
@@ -63,7 +67,8 @@ def content_digests(paths: Sequence[Path], store_path: Path = STORE_PATH) -> Con
     return Contents(digests, num_hashed)
 
 
-def _open_store(path: Path) -> sqlite3.Connection:
+def open_store(path: Path) -> sqlite3.Connection:
+    """Open the memo, or start it; a damaged one is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(2):
         store = sqlite3.connect(path, timeout=60)
@@ -83,43 +88,63 @@ def _open_store(path: Path) -> sqlite3.Connection:
     return store
 
 
-def _batches(paths: list[Path]) -> Iterator[list[tuple[Path, os.stat_result | None]]]:
+def settled(status: os.stat_result) -> bool:
+    """Tell whether a file's time is old enough to stand for what is in it."""
+    return status.st_mtime_ns < time.time_ns() - _UNSETTLED
+
+
+def _batches(paths: Sequence[Path | str]) -> Iterator[list[tuple[str, os.stat_result | None]]]:
+    names_in = functools.lru_cache(maxsize=8)(_names_in)  # sorted paths stay in a folder and those above it
+    here = os.getcwd()  # noqa: PTH109 - of two million paths, Path objects take longer than the files
     for start in range(0, len(paths), _BATCH):
-        yield [(path, _status(path)) for path in paths[start : start + _BATCH]]
+        batch = []
+        for path in paths[start : start + _BATCH]:
+            absolute = os.path.join(here, path)  # noqa: PTH118
+            folder, _, name = absolute.rpartition("/")
+            batch.append((absolute, _status(absolute) if name in names_in(folder) else None))
+        yield batch
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _names_in(folder: str) -> frozenset[str]:
+    """List a folder, so that of files that are not there nothing more is asked; empty when there is none."""
+    try:
+        return frozenset(os.listdir(folder or "/"))  # noqa: PTH208
+    except OSError:
+        return frozenset()
+
+
+def _status(path: str) -> os.stat_result | None:
     """Return the file's size and times, or None when there is no such regular file."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
     return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _recall(store: sqlite3.Connection, path: Path, status: os.stat_result | None) -> str | None:
-    """Return the remembered digest, "" for a file that is not there, or None when it must be read."""
-    if status is None:
-        return ""
-    query = "SELECT digest FROM content WHERE path = ? AND size = ? AND mtime_ns = ?"
-    row = store.execute(query, (os.fspath(path), status.st_size, status.st_mtime_ns)).fetchone()
-    return row[0] if row else None
+def _recall(store: sqlite3.Connection, batch: list[tuple[str, os.stat_result | None]]) -> list[str | None]:
+    """Return for each file the remembered digest, "" where it is not there, or None where it must be read."""
+    present = [path for path, status in batch if status is not None]
+    known: dict[tuple[str, int, int], str] = {}
+    if present:
+        query = "SELECT path, size, mtime_ns, digest FROM content WHERE path BETWEEN ? AND ?"
+        known = {row[:3]: row[3] for row in store.execute(query, (min(present), max(present)))}
+    return ["" if status is None else known.get((path, status.st_size, status.st_mtime_ns)) for path, status in batch]
 
 
-def _remember(store: sqlite3.Connection, files: list[tuple[Path, os.stat_result | None]], digests: list[str]) -> None:
-    settled = time.time_ns() - _UNSETTLED
+def _remember(store: sqlite3.Connection, files: list[tuple[str, os.stat_result | None]], digests: list[str]) -> None:
     rows = [
-        (os.fspath(path), status.st_size, status.st_mtime_ns, digest)
+        (path, status.st_size, status.st_mtime_ns, digest)
         for (path, status), digest in zip(files, digests, strict=True)
-        if digest and status is not None and status.st_mtime_ns < settled
+        if digest and status is not None and settled(status)
     ]
     with store:
         store.executemany("INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?)", rows)
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        return file_digest(path)
+        return file_digest(Path(path))
     except OSError as error:
         log.warning("%s cannot be read: %s", path, error)
         return ""

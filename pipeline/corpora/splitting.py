@@ -10,14 +10,16 @@ Clips of one group, and clips with the same audio, are drawn together. Roles fol
 """
 
 import hashlib
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from pipeline.artifacts.splits import Role
+from pipeline.artifacts.splits import ROLES, Role
 from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
 from pipeline.errors import CorpusError, ParamsError
@@ -58,7 +60,9 @@ def fold_names(clips: Table, params: SplitParams) -> list[str]:
         case "published roles":
             return [OFFICIAL]
         case "published folds":
-            return sorted(set(clips.list("fold")), key=lambda name: (not name.isdecimal(), name.zfill(9), name))
+            return sorted(
+                clips["fold"].unique().to_pylist(), key=lambda name: (not name.isdecimal(), name.zfill(9), name)
+            )
         case "drawn folds":
             return [str(number + 1) for number in range(params.num_folds)]
 
@@ -74,13 +78,14 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
         raise CorpusError(
             f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}"
         )
-    roles: list[Role]
     source = _fold_source(clips)
-    if source == "published roles":
-        roles = [PUBLISHED_ROLES[name.lower()] for name in clips.list("fold")]
-    else:
-        folds = clips.list("fold") if source == "published folds" else _draw_folds(clips, params)
-        roles = ["test" if name == fold else "train" for name in folds]
+    folds = _draw_folds(clips, params) if source == "drawn folds" else clips["fold"]
+    values = pc.unique(folds)
+    roles_of: list[Role] = [
+        PUBLISHED_ROLES[name.lower()] if source == "published roles" else "test" if name == fold else "train"
+        for name in values.to_pylist()
+    ]
+    roles: list[Role] = [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
     if params.validation_fraction > 0:
         if "validation" in roles:
             raise ParamsError(
@@ -107,16 +112,17 @@ def check_roles(clips: Table, roles: Sequence[Role], fold: str) -> None:
 
     A class counts as present where a clip of it has its audio: a missing file trains and tests nothing.
     """
-    ids, contents, labels = clips.list("clip_id"), clips.list("content"), clips.list("labels")
-    present: dict[Role, set[int]] = {"train": set(), "validation": set(), "test": set()}
-    for role, content, targets in zip(roles, contents, labels, strict=True):
-        if content not in _NO_AUDIO:
-            present[role].update(targets)
+    codes = pc.index_in(pa.array(roles, pa.string()), pa.array(ROLES, pa.string())).to_numpy().astype(np.int8)
+    audible = _audible(clips)
+    labels = clips["labels"].combine_chunks()
+    owners, targets = pc.list_parent_indices(labels).to_numpy(), labels.flatten().to_numpy()
+    heard = audible[owners]
+    present = {role: set(targets[heard & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
     classes: list[str] = clips.facts["classes"]
     problems = {
-        "groups in two roles": _straddling(ids, roles, clips.list("group"), ignored=()),
+        "groups in two roles": _straddling(clips, codes, "group", np.ones(len(codes), dtype=bool)),
         "the same audio in two roles; remove all but one of each from the corpus's table": _straddling(
-            ids, roles, contents, ignored=_NO_AUDIO
+            clips, codes, "content", audible
         ),
         "classes without a training clip": [name for t, name in enumerate(classes) if t not in present["train"]],
         "classes without a test clip": [name for t, name in enumerate(classes) if t not in present["test"]],
@@ -125,15 +131,15 @@ def check_roles(clips: Table, roles: Sequence[Role], fold: str) -> None:
 
 
 def _fold_source(clips: Table) -> Source:
-    published = set(clips.list("fold"))
-    if published == {""}:
+    counted = pc.value_counts(clips["fold"])
+    found = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+    if set(found) == {""}:
         return "drawn folds"
-    roles = {name for name in published if name.lower() in PUBLISHED_ROLES}
-    if roles == published:
+    roles = {name for name in found if name.lower() in PUBLISHED_ROLES}
+    if roles == set(found):
         return "published roles"
-    if roles or "" in published:
-        found = Counter(clips.list("fold"))
-        spelled = ", ".join(f"{name or 'nothing'} ({found[name]} clips)" for name in sorted(published))
+    if roles or "" in found:
+        spelled = ", ".join(f"{name or 'nothing'} ({found[name]} clips)" for name in sorted(found))
         raise CorpusError(
             f"{clips.path}: fold: expected for all clips roles ({', '.join(PUBLISHED_ROLES)}), or for all clips the name of "
             f"a fold, or nothing for all, found {spelled}"
@@ -141,30 +147,29 @@ def _fold_source(clips: Table) -> Source:
     return "published folds"
 
 
-def _draw_folds(clips: Table, params: SplitParams) -> list[str]:
-    labels = clips.list("labels")
+def _draw_folds(clips: Table, params: SplitParams) -> pa.Array:
     shares = [1 / params.num_folds] * params.num_folds
+    labels = clips["labels"].combine_chunks()
     bins = _stratify(_units(clips), labels, shares, named_seed(params.seed, "folds"))
-    return [str(number + 1) for number in bins]
+    return pa.array([str(number + 1) for number in bins.tolist()], pa.string())
 
 
 def _draw_validation(clips: Table, roles: list[Role], fold: str, params: SplitParams) -> None:
     """Turn some of the training clips into validation clips, in place."""
-    units, labels = _units(clips), clips.list("labels")
-    training = [position for position, role in enumerate(roles) if role == "train"]
-    bins = _stratify(
-        [units[position] for position in training],
-        [labels[position] for position in training],
-        [1 - params.validation_fraction, params.validation_fraction],
-        named_seed(params.seed, "validation", fold),
-    )
-    for position, number in zip(training, bins, strict=True):
-        if number == 1:
-            roles[position] = "validation"
+    training = np.array([position for position, role in enumerate(roles) if role == "train"], dtype=np.int64)
+    shares = [1 - params.validation_fraction, params.validation_fraction]
+    units, labels = _units(clips).take(pa.array(training)), clips["labels"].combine_chunks().take(pa.array(training))
+    bins = _stratify(units, labels, shares, named_seed(params.seed, "validation", fold))
+    for position in training[bins == 1].tolist():
+        roles[position] = "validation"
 
 
-def _units(clips: Table) -> list[str]:
+def _units(clips: Table) -> pa.Array:
     """Return what each clip must be drawn together with: its group, joined with every group that shares audio with it."""
+    groups, contents = clips["group"].combine_chunks(), clips["content"].combine_chunks()
+    counted = pc.value_counts(contents.filter(pa.array(_audible(clips))))
+    shared = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    sharing = pc.is_in(contents, shared)
     parents: dict[str, str] = {}
 
     def root(group: str) -> str:
@@ -174,63 +179,72 @@ def _units(clips: Table) -> list[str]:
         return group
 
     first_with: dict[str, str] = {}
-    groups = clips.list("group")
-    for group, content in zip(groups, clips.list("content"), strict=True):
-        if content not in _NO_AUDIO:
-            one, other = sorted((root(group), root(first_with.setdefault(content, group))))
-            parents[other] = one
-    return [root(group) for group in groups]
+    for group, content in zip(groups.filter(sharing).to_pylist(), contents.filter(sharing).to_pylist(), strict=True):
+        one, other = sorted((root(group), root(first_with.setdefault(content, group))))
+        parents[other] = one
+    joined = pa.array(list(parents), pa.string())
+    roots = pa.array([root(group) for group in joined.to_pylist()], pa.string())
+    return pc.coalesce(roots.take(pc.index_in(groups, joined)), groups)
 
 
-def _stratify(units: Sequence[str], labels: Sequence[Sequence[int]], shares: Sequence[float], seed: int) -> list[int]:
+def _stratify(units: pa.Array, labels: pa.ListArray, shares: Sequence[float], seed: int) -> np.ndarray:
     """Deal whole units into bins that get their share of every class as nearly as units allow; return each clip's bin.
 
     A greedy form of iterative stratification (Sechidis et al., 2011, "On the stratification of multi-label data"):
     units with the rarest class come first, larger before smaller, the seed decides among equals; each goes to the bin
     that still lacks most of that class.
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for position, unit in enumerate(units):
-        members[unit].append(position)
-    class_sizes = Counter(target for targets in labels for target in targets)
-    rarest = {
-        unit: min(
-            (target for position in positions for target in labels[position]),
-            key=lambda target: (class_sizes[target], target),
-            default=-1,
-        )
-        for unit, positions in members.items()
-    }
-    order = sorted(
-        members,
-        key=lambda unit: (
-            class_sizes.get(rarest[unit], math.inf),
-            rarest[unit],
-            -len(members[unit]),
-            named_seed(seed, unit),
-        ),
-    )
-    lacking = [{target: share * size for target, size in class_sizes.items()} | {-1: 0.0} for share in shares]
+    names = pc.unique(units)
+    unit_of = pc.index_in(units, names).to_numpy()
+    targets, ends = labels.flatten().to_numpy().astype(np.int64), np.cumsum(pc.list_value_length(labels).to_numpy())
+    class_sizes = np.bincount(targets)
+    rank = np.empty(len(class_sizes), dtype=np.int64)  # of each class by its size, the rarest 0
+    rank[np.argsort(class_sizes, kind="stable")] = np.arange(len(class_sizes))
+    ranks = rank[targets]
+    rarest = np.full(len(names), len(class_sizes))  # of the unit's classes; behind all of them where it has none
+    np.minimum.at(rarest, unit_of[pc.list_parent_indices(labels).to_numpy()], ranks)
+    unit_sizes = np.bincount(unit_of, minlength=len(names))
+    draws = np.array([named_seed(seed, name) for name in names.to_pylist()], dtype=np.int64)
+    order = np.lexsort((draws, -unit_sizes, rarest))
+
+    # From here on plain lists: the loop takes one value at a time.
+    clips_in_order = np.argsort(unit_of, kind="stable").tolist()
+    unit_ends = np.cumsum(unit_sizes).tolist()
+    wanted, clip_ranks, clip_ends = rarest.tolist(), ranks.tolist(), [0, *ends.tolist()]
+    lacking = [[share * size for size in np.sort(class_sizes).tolist()] + [0.0] for share in shares]
     room = [share * len(units) for share in shares]
-    bins = [0] * len(units)
-    for unit in order:
-        chosen = max(range(len(shares)), key=lambda number: (lacking[number][rarest[unit]], room[number], -number))
-        for position in members[unit]:
-            bins[position] = chosen
-            room[chosen] -= 1
-            for target in labels[position]:
-                lacking[chosen][target] -= 1
+    bins = np.zeros(len(units), dtype=np.int64)
+    for unit in order.tolist():
+        _, _, last = max((lacking[number][wanted[unit]], room[number], -number) for number in range(len(shares)))
+        for clip in clips_in_order[unit_ends[unit] - int(unit_sizes[unit]) : unit_ends[unit]]:
+            bins[clip] = -last
+            room[-last] -= 1
+            for target in clip_ranks[clip_ends[clip] : clip_ends[clip + 1]]:
+                lacking[-last][target] -= 1
     return bins
 
 
-def _straddling(ids: Sequence[str], roles: Sequence[Role], keys: Sequence[str], *, ignored: Sequence[str]) -> list[str]:
+def _audible(clips: Table) -> np.ndarray:
+    """Tell of each clip (clip,) whether its file is there and not empty."""
+    silent = pc.is_in(clips["content"], pa.array(_NO_AUDIO, pa.string()))
+    return np.asarray(pc.invert(silent).combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _straddling(clips: Table, codes: np.ndarray, column: str, considered: np.ndarray) -> list[str]:
     """Describe each key (a group, a content) whose clips have several roles, by one clip of each role."""
+    keys = clips[column].filter(pa.array(considered))
+    codes = codes[considered]
+    values = pc.unique(keys)
+    key_of = pc.index_in(keys, values).combine_chunks().to_numpy()
+    lowest, highest = np.full(len(values), len(ROLES), dtype=np.int8), np.full(len(values), -1, dtype=np.int8)
+    np.minimum.at(lowest, key_of, codes)
+    np.maximum.at(highest, key_of, codes)
+    torn = (lowest < highest)[key_of]
+    ids = clips["clip_id"].filter(pa.array(considered)).filter(pa.array(torn)).to_pylist()
     examples: dict[str, dict[Role, str]] = defaultdict(dict)
-    for clip_id, role, key in zip(ids, roles, keys, strict=True):
-        if key not in ignored:
-            examples[key].setdefault(role, clip_id)
+    for clip_id, code, key in zip(ids, codes[torn].tolist(), keys.filter(pa.array(torn)).to_pylist(), strict=True):
+        examples[key].setdefault(ROLES[code], clip_id)
     return [
         f"{key} ({', '.join(f'{role}: {clip_id}' for role, clip_id in sorted(found.items()))})"
         for key, found in examples.items()
-        if len(found) > 1
     ]

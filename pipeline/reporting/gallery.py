@@ -243,11 +243,9 @@ def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision
 
 def _waveform(sources: GallerySources, clip: str) -> tuple[np.ndarray, str]:
     """Return a clip's waveform at the front end's rate, as the models hear it, or nothing and the reason."""
-    from pipeline.spectrogram.decoding import BadClip, decode
+    from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 
     nothing, row = np.empty(0, dtype=np.float32), sources.clips[clip]
-    if row["member"]:
-        return nothing, "audio inside an archive"
     if not (sources.audio_path / row["source"]).is_file():
         return nothing, "audio not on this machine"
     try:
@@ -257,6 +255,7 @@ def _waveform(sources: GallerySources, clip: str) -> tuple[np.ndarray, str]:
             duration=row["duration"],
             sample_rate=sources.spectrogram.facts["sample_rate"],
             max_duration=_LONGEST_SECONDS,
+            member=TarMember.of(row),
         )
     except BadClip as error:
         return nothing, f"audio cannot be read now ({error.reason})"

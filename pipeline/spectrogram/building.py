@@ -107,7 +107,8 @@ def plan_shards(clips: Table, sizes: ClipsPerShard) -> list[ShardPlan]:
 def manifest_clips(clips: Table, start: int, stop: int) -> list[Clip]:
     """Return the clips of some rows of the manifest."""
     rows = clips.columns.slice(start, stop - start)
-    columns = (rows[name].to_pylist() for name in ("clip_id", "source", "start", "duration", "content"))
+    names = ("clip_id", "source", "start", "duration", "content", "member", "offset", "size")
+    columns = (rows[name].to_pylist() for name in names)
     return [Clip(*row) for row in zip(*columns, strict=True)]
 
 
@@ -126,8 +127,8 @@ def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
         keys = pa.array(sorted(wanted), pa.string())
         for name in donors:
             rows = _read_rows(memo.find(name))
-            rows = rows.filter(pc.is_in(rows["key"], keys))
-            rows = rows.filter(pc.invert(pc.is_in(rows["reason"], pa.array(PASSING_REASONS))))
+            # What failed is tried again where its shard is made anew: its message names the file as it is called now.
+            rows = rows.filter(pc.and_(pc.is_in(rows["key"], keys), pc.equal(rows["status"], "ok")))
             reuse.known |= {row["key"]: row | {"entry": name} for row in rows.to_pylist()}
     return reuse
 
@@ -159,10 +160,9 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
         known = spec.known.get(clip.key)
         if known:
             reused += 1
-            row |= {name: known[name] for name in ("sum", "sum_of_squares", "status", "reason", "num_clipped")}
-            row["message"] = known["message"]
-            if known["status"] == "ok":
-                pieces.append(_copy_frames(spec.memo, known, arrays))
+            row |= {name: known[name] for name in ("sum", "sum_of_squares", "num_clipped")}
+            row |= {"status": "ok", "reason": "", "message": ""}
+            pieces.append(_copy_frames(spec.memo, known, arrays))
         else:
             try:
                 frames = compute_clip(clip, front_end, facts, root=spec.root, max_duration=spec.max_duration)

@@ -14,7 +14,7 @@ import zarr
 
 from pipeline.artifacts.spectrogram import FRAMES_ARRAY
 from pipeline.execution.code import code_version
-from pipeline.spectrogram.decoding import BadClip, decode
+from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 from pipeline.spectrogram.registry import FrontEnd
 from pipeline.spectrogram.storing import restore, store
 
@@ -23,7 +23,7 @@ from pipeline.spectrogram.storing import restore, store
 _CHUNK_FRAMES = 256
 
 # Reasons that say something of the moment and not of the clip: the next run tries again.
-PASSING_REASONS = ("missing",)
+PASSING_REASONS = ("missing", "moved")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Clip:
     start: float  # seconds
     duration: float  # seconds; 0 = to the end
     content: str  # digest of the encoded audio; empty = missing
+    member: str = ""  # of `source` when that is a tar file
+    offset: int = 0  # of the member, in bytes
+    size: int = 0  # of the member, in bytes
 
     @property
     def key(self) -> str:
@@ -68,6 +71,7 @@ def compute_clip(
         sample_rate=facts["sample_rate"],
         max_duration=max_duration,
         min_samples=front_end.min_samples,
+        member=TarMember(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
     )
     with np.errstate(over="ignore", invalid="ignore"):  # answered below
         log_mel = front_end.log_mel(waveform)

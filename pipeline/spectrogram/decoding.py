@@ -5,9 +5,14 @@ seconds of the source. Mono is the mean of the channels. Other sample rates are 
 nothing else: another resampler is another feature.
 """
 
+import hashlib
+import io
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import soundfile
@@ -23,6 +28,9 @@ _BLOCK = 1 << 16  # samples a channel
 _SHORT_WAV = re.compile(r"^data *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_LENGTHS = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 
+# A member of a tar is read into memory as a whole; ten seconds of the heaviest format take 60 MB.
+_LARGEST_MEMBER = 1 << 30  # bytes
+
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 
 
@@ -37,25 +45,52 @@ class BadClip(Exception):  # noqa: N818 - not a fault of the program: a fact abo
         return f"{self.reason}: {self.message}"
 
 
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """Where the bytes of a clip lie in a tar file, as the manifest says."""
+
+    name: str  # for messages
+    offset: int  # bytes
+    size: int  # bytes
+    content: str  # digest of the bytes: a tar that was packed anew may hold another clip there
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self | None:
+        """Return the member that a row of the manifest names, or None when its clip has a file of its own."""
+        return cls(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None
+
+
 def decode(
-    path: Path, *, start: float, duration: float, sample_rate: int, max_duration: float, min_samples: int = 1
+    path: Path,
+    *,
+    start: float,
+    duration: float,
+    sample_rate: int,
+    max_duration: float,
+    min_samples: int = 1,
+    member: TarMember | None = None,
 ) -> np.ndarray:
     """Return the waveform of `duration` seconds from `start` (0 = to the end), shape (sample,) float32 at `sample_rate`.
 
-    Reads WAV, FLAC, OGG and MP3 at 8 to 192 kHz, of any depth and number of channels; only the part asked for is
-    decoded. Raises BadClip with one of the reasons missing, unreadable, empty, truncated, too_short (fewer than
-    `min_samples`, one frame of the front end), too_long (more than `max_duration` seconds), not_finite, silent.
+    Reads WAV, FLAC, OGG and MP3 at 8 to 192 kHz, of any depth and number of channels, from a file or a `member` of a tar;
+    only the part asked for is decoded. Raises BadClip with one of the reasons missing, unreadable, empty, truncated,
+    moved (other bytes stand where the member was), too_short (fewer than `min_samples`, one frame of the front end),
+    too_long (more than `max_duration` seconds), not_finite, silent.
     """
     if not path.is_file():
         raise BadClip("missing", f"{path}: expected a file, found {'a folder' if path.is_dir() else 'none'}")
-    if path.stat().st_size == 0:
+    encoded: Path | io.BytesIO = path
+    if member is not None:
+        encoded, path = _read_member(path, member), path / member.name  # from here on the path is for messages
+    if _num_bytes(encoded) == 0:
         raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(encoded) as file:
             native_rate = file.samplerate
-            waveform = _read(file, path, start, duration, max_duration)
+            waveform = _read(file, encoded, path, start, duration, max_duration)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {error}") from None
+        found = str(error).replace(repr(encoded), repr(str(path)))  # an address in memory is another in every run
+        raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
     if not np.isfinite(waveform).all():
         bad = int((~np.isfinite(waveform)).sum())
         raise BadClip("not_finite", f"{path}: expected finite samples, found {bad} NaN or infinite")
@@ -70,7 +105,45 @@ def decode(
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def _read(file: soundfile.SoundFile, path: Path, start: float, duration: float, max_duration: float) -> np.ndarray:
+def _read_member(path: Path, member: TarMember) -> io.BytesIO:
+    """Return the bytes of a member, proven to be those that the manifest names."""
+    where = path / member.name
+    if member.size > _LARGEST_MEMBER:
+        raise BadClip("too_long", f"{where}: expected at most {_LARGEST_MEMBER} bytes, found {member.size}")
+    try:
+        with path.open("rb") as tar:
+            tar.seek(member.offset)
+            encoded = tar.read(member.size)
+    except OSError as error:
+        raise BadClip("unreadable", f"{where}: expected {member.size} bytes, found: {error}") from None
+    if len(encoded) < member.size:
+        raise _truncated(where, f"{member.size} bytes from byte {member.offset}", f"{len(encoded)}: the tar was cut")
+    if hashlib.sha256(encoded).hexdigest()[: len(member.content)] != member.content:
+        found = "others: the tar was changed; `dvc repro corpus` finds its members again"
+        raise BadClip("moved", f"{where}: expected the bytes that the manifest names, found {found}")
+    return io.BytesIO(encoded)
+
+
+def _num_bytes(encoded: Path | io.BytesIO) -> int:
+    return encoded.stat().st_size if isinstance(encoded, Path) else encoded.getbuffer().nbytes
+
+
+def _tail(encoded: Path | io.BytesIO, size: int) -> bytes:
+    if isinstance(encoded, io.BytesIO):
+        return bytes(encoded.getbuffer()[-size:])
+    with encoded.open("rb") as raw:
+        raw.seek(max(0, encoded.stat().st_size - size))
+        return raw.read()
+
+
+def _read(
+    file: soundfile.SoundFile,
+    encoded: Path | io.BytesIO,
+    path: Path,
+    start: float,
+    duration: float,
+    max_duration: float,
+) -> np.ndarray:
     """Read the part asked for at the file's own rate and mix it down, block by block; see `decode`."""
     rate, num_frames = file.samplerate, file.frames
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
@@ -88,7 +161,7 @@ def _read(file: soundfile.SoundFile, path: Path, start: float, duration: float, 
         raise _truncated(path, f"sound to {last / rate:.3f} s", f"the end at {num_frames / rate:.3f} s")
     last = min(last, num_frames)
     if not duration:
-        _require_whole(file, path)
+        _require_whole(file, encoded, path)
     if first:
         file.seek(first)
     mono = np.empty(last - first, dtype=np.float32)
@@ -105,16 +178,15 @@ def _read(file: soundfile.SoundFile, path: Path, start: float, duration: float, 
     return mono
 
 
-def _require_whole(file: soundfile.SoundFile, path: Path) -> None:
+def _require_whole(file: soundfile.SoundFile, encoded: Path | io.BytesIO, path: Path) -> None:
     """Raise BadClip for a cut WAV or OGG, which libsndfile reads to the cut as if nothing were missing."""
     short = _SHORT_WAV.search(file.extra_info) if file.format in ("WAV", "WAVEX", "RF64") else None
     if short and int(short[1]) not in _UNKNOWN_LENGTHS:
         raise _truncated(path, f"{short[1]} bytes of samples, as its header says", short[2])
     if file.format == "OGG":
-        with path.open("rb") as raw:
-            raw.seek(max(0, path.stat().st_size - 2 * _LARGEST_OGG_PAGE))
-            tail = raw.read()
-        _, _, page = tail.rpartition(b"OggS")  # then version, flags, 20 bytes, number of segments and their lengths
+        _, _, page = _tail(encoded, 2 * _LARGEST_OGG_PAGE).rpartition(
+            b"OggS"
+        )  # then version, flags, 20 bytes, number of segments and their lengths
         ends = len(page) > 22 and page[1] & 4 and len(page) >= 23 + page[22] + sum(page[23 : 23 + page[22]])
         if not ends:
             raise _truncated(path, "a last page that ends the stream (RFC 3533)", "a stream without end")

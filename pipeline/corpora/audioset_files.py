@@ -1,0 +1,146 @@
+"""What AudioSet is on disk: tables of segments and of classes, and FLAC files, in tars or in folders.
+
+A segment is called by its video, of which a set holds one segment. Mirrors differ, so audio is looked for where they put it:
+
+<root>/[data/]<set>*.tar                  as on Hugging Face; members are called <anything>/<video>.flac, read in place
+<root>/[audio/]<set>/[<two letters>/]<video>.flac        folders, as tools/expand_audioset.py makes them
+
+Some mirrors write `Y` before every video. Where a set has tars, a file of its own serves only what they lack.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from pipeline.corpora.base import read_rows, reject
+from pipeline.corpora.tars import index_tars
+from pipeline.errors import CorpusError
+
+log = logging.getLogger(__name__)
+
+VIDEO_IN_NAME = r"(?:^|/)Y?(?P<video>[A-Za-z0-9_-]{11})\.(?:flac|wav|ogg|mp3)$"
+_SEGMENT_COLUMNS = ("video", "start", "end", "labels")
+_PLACE = pa.schema(
+    {
+        "video": pa.string(),
+        "source": pa.string(),
+        "member": pa.string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "content": pa.string(),
+    }
+)
+_NOWHERE = (("source", ""), ("member", ""), ("offset", 0), ("size", 0), ("content", ""))
+
+
+def read_classes(path: Path) -> tuple[list[str], list[str]]:
+    """Return the machine ids (`/m/09x0r`) and display names of the class table, in the order of its index.
+
+    It is this table that makes the published 527 classes. The ontology has more, of which some are never used.
+    """
+    rows = read_rows(path, ("index", "mid", "display_name"))
+    if sorted(row["index"] for row in rows) != sorted(map(str, range(len(rows)))):
+        raise CorpusError(f"{path}: index: expected 0 to {len(rows) - 1}, each once, found other values")
+    rows.sort(key=lambda row: int(row["index"]))
+    return [row["mid"] for row in rows], [row["display_name"] for row in rows]
+
+
+def read_segments(path: Path) -> pa.Table:
+    """Return `video` and `labels` (machine ids) of a published table of segments."""
+    if not path.is_file():
+        raise CorpusError(f"{path}: expected AudioSet's table of segments, found no such file")
+    text = path.read_bytes()
+    num_comments = next((i for i, line in enumerate(text.split(b"\n", 100)) if not line.startswith(b"#")), 0)
+    try:
+        segments = pa.csv.read_csv(
+            pa.BufferReader(text.replace(b", ", b",")),  # a quote counts only at the beginning of its cell
+            read_options=pa.csv.ReadOptions(column_names=list(_SEGMENT_COLUMNS), skip_rows=num_comments),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict(
+                    zip(_SEGMENT_COLUMNS, (pa.string(), pa.float64(), pa.float64(), pa.string()), strict=True)
+                ),
+                null_values=[],
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        expected = 'rows of `YTID, start_seconds, end_seconds, "labels"`'
+        raise CorpusError(f"{path}: expected {expected}, found {error}") from None
+    backwards = segments.filter(pc.invert(pc.less(segments["start"], segments["end"])))
+    unlabelled = segments.filter(pc.equal(segments["labels"], ""))
+    problems = {
+        "segments that end before they begin": backwards["video"].to_pylist(),
+        "segments without a label": unlabelled["video"].to_pylist(),
+    }
+    reject(path, problems)
+    return pa.table({"video": segments["video"], "labels": pc.split_pattern(segments["labels"], ",")})
+
+
+def place_segments(root: Path, name: str, videos: pa.ChunkedArray) -> tuple[pa.Table, Counter[str]]:
+    """Say where the audio of a set's segments is, in their order, and count by reason what else was found.
+
+    A segment without audio is placed where it would lie as a file. Reasons: refused (members of tars that no one should
+    have packed), not_audio, repeated (further files of a video; the first counts), unlisted (videos not of the table).
+    """
+    found, left_out = _find_audio(root, name)
+    row = pc.index_in(videos, found["video"])
+    left_out["unlisted"] = len(found) - (pc.sum(pc.is_in(found["video"], videos)).as_py() or 0)
+    num_missing = row.null_count
+    log.info("%s: %d segments, %d of them without audio", name, len(videos), num_missing)
+    for reason, count in left_out.items():
+        if count:
+            log.warning("%s: %d files passed over: %s", name, count, reason)
+    file_names = pc.binary_join_element_wise(videos, ".flac", "")
+    as_files = pc.binary_join_element_wise(name, pc.utf8_slice_codeunits(videos, 0, 2), file_names, "/")
+    places = found.select(["source", "member", "offset", "size", "content"]).take(row)
+    columns = {key: pc.fill_null(places[key], as_files if key == "source" else default) for key, default in _NOWHERE}
+    return pa.table(columns), left_out
+
+
+def _find_audio(root: Path, name: str) -> tuple[pa.Table, Counter[str]]:
+    """Look for a set's audio, in its tars and then in its folders; return _PLACE of each video, the first found."""
+    pieces = [_PLACE.empty_table()]
+    left_out: Counter[str] = Counter()
+    tars = sorted(path for folder in (root, root / "data") for path in folder.glob(f"{name}*.tar"))
+    for path, index in zip(tars, index_tars(tars), strict=True):
+        left_out["refused"] += len(index.refused)
+        members = index.members
+        source = pa.repeat(path.relative_to(root).as_posix(), len(members))
+        columns = [_videos(members["name"]), source, *(members[key] for key in ("name", "offset", "size", "digest"))]
+        pieces.append(pa.table(columns, schema=_PLACE))
+    for folder in (root / name, root / "audio" / name):
+        files = pa.array(_walk_folder(folder, folder.relative_to(root).as_posix()), pa.string())
+        nothing, zero = pa.repeat("", len(files)), pa.repeat(pa.scalar(0, pa.int64()), len(files))
+        pieces.append(pa.table([_videos(files), files, nothing, zero, zero, nothing], schema=_PLACE))
+    files_found = pa.concat_tables(pieces)
+    audio = files_found.filter(pc.not_equal(files_found["video"], ""))
+    first = pc.equal(pc.index_in(audio["video"], audio["video"]), pa.array(np.arange(len(audio), dtype=np.int32)))
+    found = audio.filter(first)
+    left_out["not_audio"] = len(files_found) - len(audio)
+    left_out["repeated"] = len(audio) - len(found)
+    return found, left_out
+
+
+def _walk_folder(folder: Path, name: str) -> Iterator[str]:
+    """Yield the files of a folder and of those in it, by their paths below the root."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from (f"{name}/{entry.name}/{inner}" for inner in sorted(os.listdir(entry.path)))  # noqa: PTH208
+        else:
+            yield f"{name}/{entry.name}"
+
+
+def _videos(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return the video that each name stands for, empty for what is no audio of one."""
+    found = pc.struct_field(pc.extract_regex(names, VIDEO_IN_NAME), "video")
+    return pc.fill_null(found, "")

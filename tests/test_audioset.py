@@ -1,0 +1,338 @@
+"""AudioSet as mirrors ship it: tars or folders, real tables where they are at hand, and what is wrong with either."""
+
+import csv
+import json
+import logging
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import REPOSITORY, make_waveform
+from test_spectrogram_stage import PARAMS
+from test_tars import write_tar
+
+import stages.corpus
+import stages.spectrogram
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.corpora.audioset import AudiosetParams, list_clips
+from pipeline.corpora.audioset_files import read_classes, read_segments
+from pipeline.corpora.manifest import Refresh, refresh_manifest
+from pipeline.corpora.splitting import SplitParams, assign_roles, fold_names
+from pipeline.errors import CorpusError
+from pipeline.execution.executors import ExecutionParams
+from pipeline.params import validate_params
+from pipeline.spectrogram.reader import FrameReader
+from pipeline.spectrogram.settings import SpectrogramParams
+
+REAL = REPOSITORY.parent / "shared" / "metadata" / "audioset"
+CLASSES = REPOSITORY / "metadata" / "audioset" / "class_labels_indices.csv"
+COMMENTS = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_segs=4\n# YTID, start_seconds, end_seconds, labels\n"
+TRAIN, TEST = ("--PJHxphWEs", "-0aBcDeFgHi", "_under_scor", "Ystartswith"), ("0123456789a", "vanished_00")
+SPEECH, DOG, BARK = "/m/09x0r", "/m/0bt9lr", "/m/05tny_"
+SPLIT = SplitParams(num_folds=2, validation_fraction=0.0, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the memo of contents and the report lie below
+
+
+@pytest.fixture
+def real() -> Path:
+    if not REAL.is_dir():
+        pytest.skip(f"needs AudioSet's tables at {REAL}")
+    return REAL
+
+
+def segments(videos: tuple[str, ...], labels: str = f"{DOG},{SPEECH}") -> str:
+    return COMMENTS + "".join(f'{video}, 30.000, 40.000, "{labels}"\n' for video in videos)
+
+
+def make_root(root: Path) -> Path:
+    root.mkdir(parents=True)
+    (root / "train.csv").write_text(segments(TRAIN))
+    (root / "eval.csv").write_text(segments(TEST))
+    (root / "classes.csv").write_text(f'index,mid,display_name\n1,{DOG},"Dog"\n0,{SPEECH},"Speech, human"\n')
+    return root
+
+
+def params(root: Path, **settings: Any) -> AudiosetParams:
+    values = {
+        "kind": "audioset",
+        "root": str(root),
+        "max_bad_fraction": 0.2,
+        "max_duration": 15.0,
+        "tables": {"bal_train": "train.csv", "unbal_train": None, "eval": "eval.csv"},
+        "class_table": str(root / "classes.csv"),
+        "missing": "drop",
+    }
+    return validate_params(AudiosetParams, values | settings, "corpus")
+
+
+def flac(video: str) -> bytes:
+    """Return half a second of sound, another for each video, as mirrors store it: 48 kHz, 24 bit."""
+    noise = make_waveform("noise", 0.5, 48000, seed=sum(video.encode()))
+    path = Path("encoded.flac")
+    soundfile.write(path, np.stack([noise, noise[::-1]], axis=1), 48000, subtype="PCM_24")
+    return path.read_bytes()
+
+
+def make_tars(root: Path) -> Path:
+    """Lay the corpus out as on Hugging Face: the last training clip in a second tar, one test clip nowhere."""
+    make_root(root)
+    (root / "data").mkdir()
+    members = [(f"audio/bal_train/{video}.flac", flac(video)) for video in TRAIN]
+    write_tar(root / "data" / "bal_train00.tar", *members[:3], ("audio/bal_train/README.md", b"not audio"))
+    write_tar(root / "data" / "bal_train01.tar", *members[3:], members[0], ("audio/bal_train/unlisted_00.flac", b"?"))
+    write_tar(root / "data" / "unbal_train00.tar", ("audio/unbal_train/not_asked_f.flac", b"?"))
+    write_tar(root / "data" / "eval00.tar", (f"audio/eval/{TEST[0]}.flac", flac(TEST[0])))
+    return root
+
+
+def make_tree(root: Path) -> Path:
+    make_root(root)
+    for name, videos in (("bal_train", TRAIN), ("eval", TEST[:1])):
+        for video in videos:
+            path = root / name / video[:2] / f"{video}.flac"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(flac(video))
+    return root
+
+
+def refresh(root: Path, name: str = "clips.parquet", **settings: Any) -> Refresh:
+    return refresh_manifest(params(root, **settings), Path(name), Path("content.sqlite"))
+
+
+# the tables
+
+
+def test_classes_stand_in_the_order_of_the_published_table_and_not_of_the_ontology(real: Path) -> None:
+    mids, names = read_classes(CLASSES)
+    assert CLASSES.read_bytes() == (real / "class_labels_indices.csv").read_bytes()
+    assert (len(mids), names[0], names[-1], mids[137]) == (527, "Speech", "Field recording", "/m/04rlf")
+    ontology = json.loads((real / "ontology.json").read_text())
+    unrestricted = {entry["id"] for entry in ontology if not entry["restrictions"]}
+    assert len(unrestricted - set(mids)) == 28
+    assert len(set(mids) - unrestricted) == 12  # real classes, which a mapping through the ontology would lose
+    assert set(mids) <= {entry["id"] for entry in ontology}
+
+
+def test_the_real_tables_are_read_as_published(tmp_path: Path, real: Path) -> None:
+    tables = {"bal_train": str(real / "balanced_train_segments.csv"), "eval": str(real / "eval_segments.csv")}
+    listing = list_clips(params(tmp_path, tables=tables, class_table=str(CLASSES)))
+    clips = listing.table()
+    assert len(clips) == 22160 + 20371
+    by_id = {row["clip_id"]: row for row in clips.to_pylist()}
+    first = by_id["bal_train/--PJHxphWEs"]
+    assert (first["labels"], first["group"], first["fold"]) == (["Speech", "Gush"], "--PJHxphWEs", "train")
+    assert by_id["eval/--BfvyPmVMo"]["fold"] == "test"
+    assert sum(map(len, clips["labels"].to_pylist())) == 52882 + 51804
+    with (real / "eval_segments.csv").open() as file:  # the slow way
+        rows = [row for row in csv.reader(file, skipinitialspace=True) if not row[0].startswith("#")]
+    names = dict(zip(*read_classes(CLASSES), strict=True))
+    for row in rows:
+        assert by_id[f"eval/{row[0]}"]["labels"] == [names[mid] for mid in row[3].split(",")]
+
+
+def test_the_recipe_reads_the_tables_that_the_project_names() -> None:
+    from tools.compose import compose
+
+    document, _ = compose("audioset", ["corpus.tables.unbal_train=u.csv"], REPOSITORY / "recipes")
+    corpus = validate_params(AudiosetParams, document["corpus"], "corpus")
+    assert (REPOSITORY / corpus.class_table) == CLASSES
+    assert list(corpus.tables) == ["bal_train", "unbal_train", "eval"]
+    assert str(REPOSITORY) not in corpus.identity()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"train\.csv: expected rows of .*found"),
+        (COMMENTS + f"{TRAIN[0]}, 0.0, 10.0\n", r"train\.csv: expected rows of .*found .*Expected 4 columns, got 3"),
+        (COMMENTS + f'{TRAIN[0]}, soon, 10.0, "{DOG}"\n', r"train\.csv: expected rows of .*found .*'soon'"),
+        (COMMENTS + f'{TRAIN[0]}, 10.0, 0.0, "{DOG}"\n', rf"segments that end before they begin \(1\): {TRAIN[0]}"),
+        (segments(TRAIN, ""), r"segments without a label \(4\): --PJHxphWEs"),
+        (
+            segments(TRAIN, BARK),
+            r"unknown labels, where the classes are Speech, human, Dog \(1\): '/m/05tny_' \(of 4 clips\)",
+        ),
+        (segments((*TRAIN, TRAIN[1])), rf"clip ids listed twice \(1\): bal_train/{TRAIN[1]}"),
+    ],
+)
+def test_a_broken_table_is_named(tmp_path: Path, text: str, message: str) -> None:
+    root = make_root(tmp_path / "corpus")
+    (root / "train.csv").write_text(text)
+    with pytest.raises(CorpusError, match=message):
+        refresh(root)
+
+
+def test_a_class_table_with_gaps_and_a_missing_table_are_named(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "corpus")
+    with pytest.raises(CorpusError, match=r"nowhere\.csv: expected AudioSet's table of segments, found no such file"):
+        read_segments(root / "nowhere.csv")
+    (root / "classes.csv").write_text(f"index,mid,display_name\n0,{DOG},Dog\n2,{SPEECH},Speech\n")
+    with pytest.raises(CorpusError, match=r"classes\.csv: index: expected 0 to 1, each once"):
+        refresh(root)
+
+
+def test_a_video_of_both_training_sets_is_listed_once_and_one_of_train_and_test_is_a_leak(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "corpus")
+    (root / "more.csv").write_text(segments((TRAIN[0], "another_one")))
+    listing = list_clips(params(root, tables={"bal_train": "train.csv", "unbal_train": "more.csv", "eval": "eval.csv"}))
+    assert listing.left_out["listed_again"] == 1
+    ids = listing.table()["clip_id"].to_pylist()
+    assert [i for i in ids if i.startswith("unbal")] == ["unbal_train/another_one"]
+
+    (root / "eval.csv").write_text(segments((TRAIN[0], *TEST)))
+    refresh(root, missing="keep")
+    with pytest.raises(
+        CorpusError, match=rf"groups in two roles \(1\): {TRAIN[0]} \(test: eval/{TRAIN[0]}, train: bal"
+    ):
+        assign_roles(open_clips(Path("clips.parquet")), "official", SPLIT)
+
+
+# the audio
+
+
+def test_tars_are_read_in_place_and_everything_else_in_them_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    root = make_tars(tmp_path / "corpus")
+    done = refresh(root)
+    assert (done.num_clips, done.num_missing, done.written) == (5, 1, True)
+    assert done.left_out == {"refused": 0, "not_audio": 1, "repeated": 1, "unlisted": 1}
+    assert "bal_train: 1 files passed over: unlisted" in caplog.text
+    assert (
+        f"1 of 6 clips have no readable file below {root}, eval/va/vanished_00.flac for one; corpus.missing is drop"
+        in caplog.text
+    )
+    clips = open_clips(Path("clips.parquet"))
+    assert clips.facts["classes"] == ["Speech, human", "Dog"]
+    row = next(row for row in clips.columns.to_pylist() if row["group"] == TRAIN[3])
+    assert (row["clip_id"], row["fold"], row["labels"]) == (f"bal_train/{TRAIN[3]}", "train", [0, 1])
+    assert (row["source"], row["member"]) == ("data/bal_train01.tar", f"audio/bal_train/{TRAIN[3]}.flac")
+    assert (root / row["source"]).read_bytes()[row["offset"] :][: row["size"]] == flac(TRAIN[3])
+    assert fold_names(clips, SPLIT) == ["official"]
+    assert assign_roles(clips, "official", SPLIT) == ["train"] * 4 + ["test"]
+
+
+def test_missing_clips_are_kept_on_demand(tmp_path: Path) -> None:
+    root = make_tars(tmp_path / "corpus")
+    done = refresh(root, missing="keep")
+    assert (done.num_clips, done.num_missing) == (6, 1)
+    assert open_clips(Path("clips.parquet")).columns.to_pylist()[-1]["content"] == ""
+
+
+def test_the_report_of_the_stage_has_every_count(tmp_path: Path) -> None:
+    stages.corpus.run(params(make_tars(tmp_path / "corpus")), Path("clips.parquet"))
+    report = json.loads(Path("results/stages/corpus.json").read_text())
+    assert report["failed"] == {"missing": 1, "not_audio": 1, "repeated": 1, "unlisted": 1}
+
+
+@pytest.mark.parametrize("path", ["bal_train/Y{}.flac", "audio/bal_train/{}.flac", "bal_train/any/{}.wav"])
+def test_folders_of_other_mirrors_are_read_too(tmp_path: Path, path: str) -> None:
+    root = make_root(tmp_path / "corpus")
+    for video in TRAIN:
+        file = root / path.format(video)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(flac(video))
+    done = refresh(root, tables={"bal_train": "train.csv"})
+    assert (done.num_clips, done.num_missing) == (4, 0)
+    assert open_clips(Path("clips.parquet")).list("source") == sorted(path.format(video) for video in TRAIN)
+
+
+def test_packing_the_tars_anew_changes_places_and_no_content(tmp_path: Path) -> None:
+    root = make_tars(tmp_path / "corpus")
+    refresh(root)
+    before = open_clips(Path("clips.parquet")).columns
+    (root / "data" / "bal_train01.tar").unlink()
+    members = [(f"elsewhere/Y{video}.flac", flac(video)) for video in reversed(TRAIN)]
+    write_tar(root / "data" / "bal_train00.tar", *members, form="pax")
+    assert refresh(root).written
+    after = open_clips(Path("clips.parquet")).columns
+    moved = {name for name in before.column_names if before[name] != after[name]}
+    assert moved == {"source", "member", "offset"}
+
+
+def test_a_cut_tar_serves_what_it_has_and_heals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_tars(tmp_path / "corpus")
+    path = root / "data" / "bal_train00.tar"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    done = refresh(root)
+    assert (done.num_clips, done.num_missing) == (3, 3)  # the first member of the tar is in the other too
+    assert re.search(r"bal_train00\.tar: expected \d+ bytes of audio/bal_train/.*: it was cut", caplog.text)
+    path.write_bytes(whole)
+    assert refresh(root).num_missing == 1
+
+
+def test_without_audio_the_manifest_is_kept(tmp_path: Path) -> None:
+    root = make_tars(tmp_path / "corpus")
+    refresh(root)
+    for path in root.rglob("*.tar"):
+        path.unlink()
+    done = refresh(root)
+    assert (done.num_clips, done.written) == (5, False)
+
+
+# from tars or from folders, the frames are the same
+
+
+def build(corpus: AudiosetParams, path: Path) -> Path:
+    refresh_manifest(corpus, path / "clips.parquet", path / "content.sqlite")
+    execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path("memo"))
+    settings = validate_params(SpectrogramParams, PARAMS, "spectrogram")
+    stages.spectrogram.run(settings, corpus, execution, path / "clips.parquet", path / "spectrogram")
+    return path
+
+
+def test_tars_and_folders_give_the_same_spectrogram(tmp_path: Path) -> None:
+    packed = build(params(make_tars(tmp_path / "tars")), tmp_path / "one")
+    expanded = build(params(make_tree(tmp_path / "tree")), tmp_path / "two")
+    one, two = (open_clips(path / "clips.parquet").columns for path in (packed, expanded))
+    places = ["source", "member", "offset", "size"]
+    assert one.drop_columns(places).equals(two.drop_columns(places))
+    a, b = (open_spectrogram(path / "spectrogram") for path in (packed, expanded))
+    assert a.index.columns.equals(b.index.columns)
+    ids = one["clip_id"].to_pylist()
+    assert len(ids) == 5
+    for left, right in zip(FrameReader(a).read(ids), FrameReader(b).read(ids), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert a.index.list("status") == ["ok"] * 5
+
+
+def test_a_tar_that_is_packed_anew_after_the_manifest_serves_no_wrong_clip(tmp_path: Path) -> None:
+    corpus = params(make_tars(tmp_path / "tars"))
+    refresh_manifest(corpus, Path("clips.parquet"), Path("content.sqlite"))
+    members = [(f"audio/bal_train/{video}.flac", flac(video)) for video in reversed(TRAIN)]
+    write_tar(tmp_path / "tars" / "data" / "bal_train00.tar", *members)
+    settings = validate_params(SpectrogramParams, PARAMS, "spectrogram")
+    execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path("memo"))
+    with pytest.raises(CorpusError, match=r"moved: 3\n"):
+        stages.spectrogram.run(settings, corpus, execution, Path("clips.parquet"), Path("spectrogram"))
+
+
+def test_the_report_and_the_picture_of_a_clip_hear_a_member_too(tmp_path: Path) -> None:
+    from pipeline.reporting import gallery
+    from tools import inspect_clip
+
+    root = make_tars(tmp_path / "tars")
+    refresh(root)
+    row = next(row for row in open_clips(Path("clips.parquet")).columns.to_pylist() if row["group"] == TRAIN[1])
+    left_out: list[str] = []
+    waveform = inspect_clip._waveform(row, root, 16000, 0.5, left_out)
+    assert left_out == []
+    assert waveform is not None
+    assert waveform.shape == (8000,)
+    sources: Any = SimpleNamespace(
+        clips={"clip": row}, audio_path=root, spectrogram=SimpleNamespace(facts={"sample_rate": 16000})
+    )
+    np.testing.assert_array_equal(gallery._waveform(sources, "clip")[0], waveform)
