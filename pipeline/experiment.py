@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import SplitParams
 from pipeline.errors import ParamsError
+from pipeline.execution.launch import LaunchParams
 from pipeline.execution.local import ExecutionParams
 from pipeline.experiment_params import ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Any] = {
     "train": TrainParams,
     "report": ReportParams,
     "execution": ExecutionParams,
+    "launch": LaunchParams,
 }
 
 

@@ -32,6 +32,7 @@ PLAIN = {
 }
 SETTINGS: dict[str, Any] = {
     "epochs": 4,
+    "sampling": "shuffled",
     "batch_size": 8,
     "learning_rate": 3e-3,
     "weight_decay": 0.05,

@@ -3,6 +3,9 @@
 A checkpoint is one safetensors file outside DVC's outputs (DVC deletes those before a stage starts), under a key of
 everything that decides the result: params, inputs, and the code of the training and model wings. So a checkpoint of other
 settings is never picked up by mistake. Random state needs no saving: every epoch seeds its own streams.
+
+Of several processes one writes and all read; between two epochs all hold the same, so a run may go on with another number of
+processes than it was begun with. It then ends as neither would have alone: each number of processes draws its own numbers.
 """
 
 import hashlib
