@@ -141,6 +141,14 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "killed").exists()  # nothing stays behind a finished run
 
 
+def test_moments_of_a_channels_last_weight_survive_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second convolution has several input channels: its moments came back in another order than its weights."""
+    monkeypatch.setitem(MODEL, "stem", MODEL["stem"] | {"channels": [8, 8], "strides": [[2, 2], [2, 2]]})  # type: ignore[operator]
+    test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch)
+
+
 def test_an_unreadable_checkpoint_costs_the_run_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"not a checkpoint")
     _, trained = _train(tmp_path / "c")

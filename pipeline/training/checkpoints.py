@@ -73,8 +73,13 @@ def load_checkpoint(path: Path, model: nn.Module, progress: Progress) -> dict[st
     progress.best.update(_below(tensors, "best/"))
     saved = progress.optimiser.state_dict()
     saved["state"] = {}
+    parameters = [parameter for group in progress.optimiser.param_groups for parameter in group["params"]]
     for name, value in _below(tensors, "optimiser/").items():
         index, key = name.split("/")
+        if value.ndim > 1:
+            # torch 2.11's fused AdamW on a CPU goes through memory, not through indices: the moments of a channels-last
+            # weight must lie as the weight does, or each element takes another's.
+            value = torch.empty_like(parameters[int(index)]).copy_(value)  # noqa: PLW2901
         saved["state"].setdefault(int(index), {})[key] = value
     progress.optimiser.load_state_dict(saved)
     return facts
