@@ -13,6 +13,7 @@ from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import SplitParams
 from pipeline.errors import ParamsError
 from pipeline.execution.executors import ExecutionParams
+from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Any] = {
     "train": TrainParams,
     "report": ReportParams,
     "execution": ExecutionParams,
+    "launch": LaunchParams,
 }
 
 

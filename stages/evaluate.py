@@ -2,7 +2,8 @@
 
     models/<model>/<fold>/<seed> + clips + split + (spectrogram | tokens) -> predictions/<model>/<fold>/<seed>.parquet
 
-The only stage that reads test labels. It computes no metric: `report` does, from what is stored here.
+The only stage that reads test labels. It computes no metric: `report` does, from what is stored here. Under torchrun the
+processes share the clips, and the first writes all predictions.
 """
 
 import logging
@@ -18,6 +19,7 @@ from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError
 from pipeline.evaluation.prediction import predict
+from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.training.inputs import open_inputs_of
 from pipeline.training.targets import class_targets
@@ -46,6 +48,8 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
     started = time.perf_counter()
     logits = predict(model, inputs, ids)
     seconds = time.perf_counter() - started
+    if not launch.leads():
+        return
     facts = {
         "model": name,
         "fold": fold,

@@ -3,6 +3,7 @@
     clips + split + (spectrogram | tokens + vocabulary) -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
 
 The second output holds DVCLive's curves. Baselines are fitted in one go and leave it empty but for a note.
+Under torchrun, or with `launch.train_processes` above 1, several processes train a neural model (docs/training.md).
 """
 
 import logging
@@ -17,6 +18,7 @@ from pipeline.artifacts.model import write_model
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
+from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.models.registry import is_neural, load_model_params, model_module
 from pipeline.params import load_params
@@ -38,6 +40,8 @@ class Paths(NamedTuple):
 
 
 def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
+    if not is_neural(params.kind) and not launch.leads():
+        return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}-{fold}-{seed}")
     clips, split = open_clips(paths.clips), open_split(paths.split)
     vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
@@ -51,20 +55,20 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
 
     started, label_kind = time.perf_counter(), clips.facts["label_kind"]
     if is_neural(params.kind):
-        from pipeline.training.loop import TrainParams  # baselines start without torch
+        from pipeline.training.distributed import open_world  # baselines start without torch
+        from pipeline.training.loop import TrainParams
         from pipeline.training.neural import Part, train_model
 
-        weights, input_facts, trained = train_model(
-            params,
-            load_params(TrainParams, "train"),
-            inputs,
-            Part(roles["train"], targets["train"]),
-            Part(roles["validation"], targets["validation"]),
-            vocabulary,
-            label_kind=label_kind,
-            seed=seed,
-            live_path=paths.curves,
-        )
+        settings = load_params(TrainParams, "train")
+        training, validation = (Part(roles[role], targets[role]) for role in ("train", "validation"))
+        with open_world() as world:
+            weights, input_facts, trained = train_model(
+                params, settings, inputs, training, validation, vocabulary,
+                label_kind=label_kind, seed=seed, live_path=paths.curves, world=world,
+            )  # fmt: skip
+        if not world.leads:
+            return
+        report.workers = world.size
         seconds, clips_seen = trained.seconds, trained.clips_seen
     else:
         arrays, input_facts = inputs.arrays(roles["train"]), inputs.facts
@@ -105,8 +109,11 @@ def main(
     vocabulary: Annotated[Path | None, typer.Option(help="the fold's vocabulary, with tokens")] = None,
 ) -> None:
     name, fold, seed = model.parts[-3:]
+    params: Any = load_model_params(name)
+    if is_neural(params.kind):
+        launch.start_processes("stages.train", load_params(launch.LaunchParams, "launch").train_processes)
     paths = Paths(clips, split, source, vocabulary, model, curves)
-    run(load_model_params(name), paths, model=name, fold=fold, seed=int(seed))
+    run(params, paths, model=name, fold=fold, seed=int(seed))
 
 
 if __name__ == "__main__":

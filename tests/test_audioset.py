@@ -288,7 +288,7 @@ def test_without_audio_the_manifest_is_kept(tmp_path: Path) -> None:
 
 def build(corpus: AudiosetParams, path: Path) -> Path:
     refresh_manifest(corpus, path / "clips.parquet", path / "content.sqlite")
-    execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path("memo"))
+    execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=path / "memo")
     settings = validate_params(SpectrogramParams, PARAMS, "spectrogram")
     stages.spectrogram.run(settings, corpus, execution, path / "clips.parquet", path / "spectrogram")
     return path

@@ -32,6 +32,7 @@ PLAIN = {
 }
 SETTINGS: dict[str, Any] = {
     "epochs": 4,
+    "sampling": "shuffled",
     "batch_size": 8,
     "learning_rate": 3e-3,
     "weight_decay": 0.05,
@@ -138,6 +139,14 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: py
     losses = [[row["loss"] for row in history] for history in (expected.history, trained.history)]
     assert losses[0] == losses[1]
     assert not (tmp_path / "killed").exists()  # nothing stays behind a finished run
+
+
+def test_moments_of_a_channels_last_weight_survive_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second convolution has several input channels: its moments came back in another order than its weights."""
+    monkeypatch.setitem(MODEL, "stem", MODEL["stem"] | {"channels": [8, 8], "strides": [[2, 2], [2, 2]]})  # type: ignore[operator]
+    test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch)
 
 
 def test_an_unreadable_checkpoint_costs_the_run_and_no_more(tmp_path: Path) -> None:

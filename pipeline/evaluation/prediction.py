@@ -1,4 +1,7 @@
-"""Logits from a stored model, with nothing but the model's own folder and the clips' frames or tokens."""
+"""Logits from a stored model, with nothing but the model's own folder and the clips' frames or tokens.
+
+Under torchrun the processes share a neural model's clips and each returns all logits; a baseline's they compute each.
+"""
 
 from collections.abc import Sequence
 
@@ -24,11 +27,13 @@ def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.
     import torch  # baselines predict without it
 
     from pipeline.training.batches import Batches
+    from pipeline.training.distributed import open_world
     from pipeline.training.loop import predict_logits
 
     torch.set_flush_denormal(True)
     network = module.build(params, model.facts["input"], len(model.facts["classes"]))
     network.load_state_dict({name: torch.from_numpy(array) for name, array in model.weights.items()})
     batches_of_clips = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
-    logits: np.ndarray = predict_logits(network, batches_of_clips, CLIPS_PER_BATCH).numpy()
+    with open_world() as world:
+        logits: np.ndarray = predict_logits(network.to(world.device), batches_of_clips, CLIPS_PER_BATCH, world).numpy()
     return logits

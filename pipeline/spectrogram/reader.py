@@ -3,7 +3,8 @@
 Conventions: a clip's frames are (frame, mel) float32 in the front end's units (stored values times scale plus offset).
 
 Read with tensorstore: the chunks of a whole batch are fetched and decompressed side by side, where zarr-python goes
-through them one by one. Its threads do not survive a fork: open a reader in the process that reads.
+through them one by one. Its threads do not survive a fork; a process forked after a read goes on with zarr-python
+(`pipeline/spectrogram/forked.py`). A reader may be pickled to another process, which opens the shards itself.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
+from pipeline.spectrogram import forked
 from pipeline.spectrogram.storing import restore
 
 _CACHE_BYTES = 128 << 20  # of decompressed chunks, kept between reads
@@ -46,6 +48,9 @@ class FrameReader:
         Raises KeyError for a clip that is unknown or failed (see `ok`), ArtifactError naming the shard where a chunk is
         damaged or missing.
         """
+        if forked.threads_lost():
+            stored_here = forked.read_stored(self._spectrogram, [self._places[clip_id] for clip_id in clip_ids])
+            return [restore(stored, self._spectrogram.facts) for stored in stored_here]
         pending = []
         for clip_id in clip_ids:
             shard, start, num_frames = self._places[clip_id]
@@ -59,10 +64,15 @@ class FrameReader:
             frames.append(restore(stored, self._spectrogram.facts))
         return frames
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is open."""
+        return self.__dict__ | {"_arrays": {}, "_context": None}
+
     def _open(self, shard: str) -> Any:
         if shard not in self._arrays:
             import tensorstore  # here: stages that read the index alone start without it
 
+            forked.threads_start()
             if self._context is None:
                 self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
             store = {"driver": "file", "path": str((self._spectrogram.frames_path / shard).absolute())}

@@ -3,6 +3,7 @@
 In order: time shift and stretch (circular, within each clip's own length), word noise and token masking (spans become
 the mask token), then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, and SpecAugment's
 masks (Park et al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and codebook.
+Numbers are drawn on the CPU, and moved to where the batch is: every device sees the same ones.
 
 Conventions: B batch, T frame, F feature, K class.
 """
@@ -46,10 +47,12 @@ def warp_time(inputs: Tensor, mask: Tensor | None, params: AugmentationParams, t
     """
     if params.time_shift == 0 and params.time_stretch == 0:
         return inputs
-    batch, frames = len(inputs), torch.arange(inputs.shape[time_axis])
-    lengths = torch.full((batch, 1), len(frames)) if mask is None else mask.sum(1, keepdim=True)
-    shift = ((torch.rand(batch, 1) * 2 - 1) * params.time_shift * lengths).long()
-    speed = ((torch.rand(batch, 1) * 2 - 1) * params.time_stretch).exp()
+    batch, device = len(inputs), inputs.device
+    frames = torch.arange(inputs.shape[time_axis], device=device)
+    full = torch.full((batch, 1), len(frames), device=device)
+    lengths = full if mask is None else mask.sum(1, keepdim=True)
+    shift = ((torch.rand(batch, 1).to(device) * 2 - 1) * params.time_shift * lengths).long()
+    speed = ((torch.rand(batch, 1).to(device) * 2 - 1) * params.time_stretch).exp()
     source = torch.where(frames < lengths, ((frames * speed).long() + shift) % lengths, frames)  # (B, T)
     index = source[:, :, None] if time_axis == 1 else source[:, None, :]
     return torch.take_along_dim(inputs, index, dim=time_axis)
@@ -63,14 +66,15 @@ def replace_words(tokens: Tensor, neighbours: Tensor, probability: float) -> Ten
     """
     if probability == 0:
         return tokens
-    choice = torch.randint(0, neighbours.shape[2], tokens.shape)
-    near = neighbours[torch.arange(len(neighbours))[:, None], tokens, choice]
-    return torch.where(torch.rand(tokens.shape) < probability, near, tokens)
+    device = tokens.device
+    choice = torch.randint(0, neighbours.shape[2], tokens.shape).to(device)
+    near = neighbours[torch.arange(len(neighbours), device=device)[:, None], tokens, choice]
+    return torch.where(torch.rand(tokens.shape).to(device) < probability, near, tokens)
 
 
 def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: MasksParams) -> Tensor:
     """Replace spans of real tokens (B, codebook, T) by the mask token."""
-    hidden = _spans(len(tokens), tokens.shape[2], masks)
+    hidden = _spans(len(tokens), tokens.shape[2], masks).to(tokens.device)
     if mask is not None:
         hidden &= mask
     return tokens.masked_fill(hidden[:, None, :], mask_token)
@@ -79,8 +83,10 @@ def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: Mas
 def mask_picture(picture: Tensor, frame_masks: MasksParams | None, band_masks: MasksParams) -> Tensor:
     """Zero spans of frames (None leaves them) and of features of (B, T, F)."""
     if frame_masks is not None:
-        picture = picture.masked_fill(_spans(len(picture), picture.shape[1], frame_masks)[:, :, None], 0.0)
-    return picture.masked_fill(_spans(len(picture), picture.shape[2], band_masks)[:, None, :], 0.0)
+        frames = _spans(len(picture), picture.shape[1], frame_masks).to(picture.device)
+        picture = picture.masked_fill(frames[:, :, None], 0.0)
+    bands = _spans(len(picture), picture.shape[2], band_masks).to(picture.device)
+    return picture.masked_fill(bands[:, None, :], 0.0)
 
 
 def mix(picture: Tensor, mask: Tensor | None, targets: Tensor, params: AugmentationParams) -> Mixed:
@@ -90,8 +96,8 @@ def mix(picture: Tensor, mask: Tensor | None, targets: Tensor, params: Augmentat
     # Gamma draws make a Beta one; torch's own Beta takes no notice of zero-size shapes and is slower to set up.
     gammas = torch._standard_gamma(torch.full((2, len(picture)), params.mixup_alpha))
     weight = gammas[0] / gammas.sum(0).clamp(min=1e-20)
-    weight = torch.where(torch.rand(len(picture)) < params.mixup_probability, weight, 1.0)
-    partner = torch.randperm(len(picture))
+    weight = torch.where(torch.rand(len(picture)) < params.mixup_probability, weight, 1.0).to(picture.device)
+    partner = torch.randperm(len(picture)).to(picture.device)
     by_clip = weight[:, None, None]
     mixed = by_clip * picture + (1 - by_clip) * picture[partner]
     if mask is not None:

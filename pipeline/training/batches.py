@@ -3,6 +3,9 @@
 Conventions: B batch, T frame. Frames become (B, T, mel) float32, normalised, padded with 0; tokens (B, codebook, T) int64,
 padded with the padding token. The mask is (B, T) bool, True = real, made from clip lengths and never from padded values; it
 is None when no clip of the batch is padded, so that nothing downstream pays for it.
+
+There is no DataLoader and no worker process: clips are read by threads of this process, or lie in its memory, so no start
+method can deadlock. What `Inputs` returns may be read in a DataLoader's workers all the same, started in any way.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +25,10 @@ class Batch(NamedTuple):
     inputs: Tensor
     mask: Tensor | None
     rows: Tensor  # (B,) position of each clip in the list that the batches were made of
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with inputs and mask on a device."""
+        return Batch(self.inputs.to(device), None if self.mask is None else self.mask.to(device), self.rows)
 
 
 class Batches:
@@ -44,9 +51,9 @@ class Batches:
             arrays = self._read([self._clip_ids[row] for row in rows])
         return self._collate(arrays, rows)
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """Yield all clips, in order."""
-        for start in range(0, len(self), size):
+    def in_order(self, size: int, first: int = 0, step: int = 1) -> Iterator[Batch]:
+        """Yield all clips in order, `size` a batch; or, of these batches, every `step`-th from the `first` on."""
+        for start in range(0, len(self), size)[first::step]:
             yield self.take(range(start, min(start + size, len(self))))
 
     def _read(self, clip_ids: Sequence[str]) -> list[np.ndarray]:

@@ -3,6 +3,9 @@
 A checkpoint is one safetensors file outside DVC's outputs (DVC deletes those before a stage starts), under a key of
 everything that decides the result: params, inputs, and the code of the training and model wings. So a checkpoint of other
 settings is never picked up by mistake. Random state needs no saving: every epoch seeds its own streams.
+
+Of several processes one writes and all read; between two epochs all hold the same, so a run may go on with another number of
+processes than it was begun with. It then ends as neither would have alone: each number of processes draws its own numbers.
 """
 
 import hashlib
@@ -70,8 +73,13 @@ def load_checkpoint(path: Path, model: nn.Module, progress: Progress) -> dict[st
     progress.best.update(_below(tensors, "best/"))
     saved = progress.optimiser.state_dict()
     saved["state"] = {}
+    parameters = [parameter for group in progress.optimiser.param_groups for parameter in group["params"]]
     for name, value in _below(tensors, "optimiser/").items():
         index, key = name.split("/")
+        if value.ndim > 1:
+            # torch 2.11's fused AdamW on a CPU goes through memory, not through indices: the moments of a channels-last
+            # weight must lie as the weight does, or each element takes another's.
+            value = torch.empty_like(parameters[int(index)]).copy_(value)  # noqa: PLW2901
         saved["state"].setdefault(int(index), {})[key] = value
     progress.optimiser.load_state_dict(saved)
     return facts

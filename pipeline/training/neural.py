@@ -1,9 +1,12 @@
 """From a model's params and a fold's clips to trained weights: builds, normalises, trains, logs.
 
-Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epoch.
+Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epoch. Of several processes the leader alone
+writes them.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,7 @@ from pipeline.models.registry import model_module
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
+from pipeline.training.distributed import World
 from pipeline.training.inputs import Inputs
 from pipeline.training.loop import Examples, Trained, TrainParams, train
 
@@ -39,6 +43,7 @@ def train_model(
     label_kind: LabelKind,
     seed: int,
     live_path: Path,
+    world: World,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
     """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
 
@@ -53,6 +58,7 @@ def train_model(
         bands = vocabulary.facts["bands"]
         codebooks = [book[:, : stop - start] for book, (start, stop) in zip(vocabulary.codebooks, bands, strict=True)]
         module.start(model, params, codebooks)
+    model = model.to(world.device)
 
     def examples(part: Part) -> Examples:
         batches = Batches(inputs, part.clip_ids, input_facts["normalisation"])
@@ -66,15 +72,9 @@ def train_model(
         "front_end": inputs.front_end,
         "source": inputs.source,
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
-        "targets": [training.targets.tolist(), validation.targets.tolist()],
+        "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
     }
-    with Live(str(live_path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live:
-
-        def log_epoch(row: dict[str, float]) -> None:
-            for name, value in row.items():
-                live.log_metric(f"train/{name}", value, timestamp=False)
-            live.next_step()
-
+    with _curves(live_path, world) as log_epoch:
         trained = train(
             model,
             settings,
@@ -85,9 +85,26 @@ def train_model(
             seed=seed,
             on_epoch=log_epoch,
             checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity)}.safetensors",
+            world=world,
         )
-    weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     return weights, input_facts, trained
+
+
+@contextmanager
+def _curves(path: Path, world: World) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Yield a function that takes an epoch's numbers to DVCLive, where this process leads."""
+    if not world.leads:
+        yield lambda row: None
+        return
+    with Live(str(path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live:
+
+        def log_epoch(row: dict[str, float]) -> None:
+            for name, value in row.items():
+                live.log_metric(f"train/{name}", value, timestamp=False)
+            live.next_step()
+
+        yield log_epoch
 
 
 def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""What each process of tests/test_distributed.py does under torchrun; it writes what it saw to <folder>/<rank>.json."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from test_training import MODEL, PLAIN, SETTINGS, Memory
+
+from pipeline.models.registry import model_module, validate_model_params
+from pipeline.training import loop
+from pipeline.training.batches import Batch, Batches
+from pipeline.training.distributed import World, open_world
+from pipeline.training.loop import Examples, TrainParams, predict_logits, train
+
+NONE = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
+# Without batch norm and random numbers, the processes' steps are those of one process but for rounding.
+PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 8, "stride_bands": 3}
+EXACT: dict[str, Any] = MODEL | {"stem": PATCHES, "drop_path": 0.0}
+NUM_CLIPS = 23  # batches of 8, 8 and 7: the last one's parts are of 4 and 3 clips
+
+
+class Recording(Batches):
+    """Batches that remember which rows were taken."""
+
+    def __init__(self, inputs: Any, clip_ids: Sequence[str], normalisation: dict[str, Any]) -> None:
+        super().__init__(inputs, clip_ids, normalisation)
+        self.taken: list[int] = []
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        self.taken += rows
+        return super().take(rows)
+
+
+def make_examples(num_clips: int = NUM_CLIPS) -> Examples:
+    inputs = Memory(num_clips)
+    ids = list(inputs.clips)
+    targets = torch.nn.functional.one_hot(torch.arange(num_clips) % 3, 3).float()
+    return Examples(Recording(inputs, ids, NONE), targets, ids)
+
+
+def run_training(
+    section: dict[str, Any], changes: dict[str, Any], checkpoint: Path, world: World, die_after: int = 0, **options: Any
+) -> dict[str, Any]:
+    """Train on the examples and return what happened; `die_after` so many epochs, all processes stop as if killed."""
+    torch.manual_seed(5)
+    model = model_module("ast").build(validate_model_params("m", section), {"n_mels": 6}, 3)
+    examples = make_examples()
+    epochs: list[dict[str, float]] = []
+    seeds: list[int] = []
+
+    def on_epoch(row: dict[str, float]) -> None:
+        epochs.append(row)
+        seeds.append(torch.initial_seed())
+        if len(epochs) == die_after + 1 and die_after:
+            raise KeyboardInterrupt
+
+    try:
+        train(
+            model, TrainParams.model_validate(SETTINGS | changes), examples, options.get("validation"),
+            label_kind="one", time_axis=1, seed=3, on_epoch=on_epoch, checkpoint=checkpoint, world=world,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        assert die_after
+    state = model.state_dict()
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest()
+    assert isinstance(examples.batches, Recording)
+    return {
+        "losses": [row["loss"] for row in epochs],
+        "norms": [row["gradient_norm"] for row in epochs],
+        "validation": [row.get("validation_loss") for row in epochs],
+        "seeds": seeds,
+        "taken": examples.batches.taken,
+        "weights": digest,
+    }
+
+
+def predict_seven(world: World) -> list[list[float]]:
+    """Return the logits of an untrained model for seven clips, two a batch: four batches for the processes to share."""
+    torch.manual_seed(5)
+    model = model_module("ast").build(validate_model_params("m", MODEL), {"n_mels": 6}, 3)
+    logits: list[list[float]] = predict_logits(model, make_examples(7).batches, 2, world).tolist()
+    return logits
+
+
+def probe(folder: Path, world: World) -> dict[str, Any]:
+    """Return what takes little time."""
+    seen: dict[str, Any] = {
+        "exact": run_training(EXACT, {"augmentation": PLAIN}, folder / "a", world, validation=make_examples(9)),
+        "predictions": predict_seven(world),
+    }
+    try:
+        world.assemble(torch.tensor([0, world.rank]), torch.zeros(2, 3), 2)
+    except RuntimeError as error:
+        seen["twice"] = str(error)
+    return seen
+
+
+def probe_more(folder: Path, world: World) -> dict[str, Any]:
+    """Return the rest."""
+    loop.CHECKPOINT_SECONDS = 0.0
+    seen = {
+        "straight": run_training(MODEL, {}, folder / "b", world),
+        "balanced": run_training(MODEL, {"sampling": "balanced"}, folder / "c", world),
+    }
+    run_training(MODEL, {}, folder / "killed", world, die_after=2)
+    seen["resumed"] = run_training(MODEL, {}, folder / "killed", world)
+    run_training(MODEL, {}, folder / "left", world, die_after=2)  # for one process to go on with
+    return seen
+
+
+if __name__ == "__main__":
+    with open_world() as world:
+        seen = (probe_more if sys.argv[2:] == ["more"] else probe)(Path(sys.argv[1]), world)
+    Path(sys.argv[1], f"{world.rank}.json").write_text(json.dumps(seen))
