@@ -2,7 +2,7 @@
 
 Conventions: one row per clip, keyed by `clip_id`. What holds for the whole table (class list, vocabulary size, ...) are its
 *facts*, stored as JSON in the file's own metadata, so that a table explains itself without its neighbours. A digest
-over the columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
+over facts and columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
 """
 
 import builtins
@@ -60,7 +60,7 @@ class TableSchema:
         """Write the table in one step (temporary file, then rename) and return its digest."""
         table = columns if isinstance(columns, pa.Table) else pa.table(dict(columns), schema=self.arrow)
         table = table.select(list(self.columns)).cast(self.arrow)
-        digest = _digest(table)
+        digest = _digest(table, facts)
         head = {"artifact": self.name, "version": self.version, "digest": digest, "facts": dict(facts)}
         self._check_facts(path, facts)
         text = json.dumps(head, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -78,7 +78,7 @@ class TableSchema:
         head = self.read_head(path)
         try:
             table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self.error(path, "pages", expected="readable Parquet pages", found=str(error)) from None
         found = {name: table.schema.field(name).type for name in table.column_names}
         if found != dict(self.columns):
@@ -87,11 +87,10 @@ class TableSchema:
         for name in self.columns:
             if table[name].null_count:
                 raise self.error(path, name, expected="no nulls", found=f"{table[name].null_count} nulls")
-        digest = _digest(table)
-        if digest != head["digest"]:
-            raise self.error(
-                path, "digest", expected=f"{head['digest']} as written", found=f"{digest}: edited afterwards"
-            )
+        digest = _digest(table, head["facts"])
+        if digest != head.get("digest"):
+            expected = f"{head.get('digest')} as written"
+            raise self.error(path, "digest", expected=expected, found=f"{digest}: edited afterwards")
         return Table(path, table, head["facts"])
 
     def read_head(self, path: Path) -> dict[str, Any]:
@@ -99,15 +98,21 @@ class TableSchema:
         if not path.exists():
             raise self.error(path, "file", expected=f"a {self.name} table", found="no file")
         try:
-            metadata = pq.read_schema(path).metadata or {}
-        except (pa.ArrowException, OSError) as error:
+            schema = pq.read_schema(path)
+            metadata, _ = schema.metadata or {}, schema.names  # names that are no UTF-8 fail when asked for
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self.error(path, "file", expected="a whole Parquet file", found=str(error)) from None
         if _KEY not in metadata:
             raise self.error(path, "metadata", expected="Sonolex facts", found="none: written by another program")
-        head: dict[str, Any] = json.loads(metadata[_KEY])
+        try:
+            head: dict[str, Any] = json.loads(metadata[_KEY])
+        except ValueError as error:
+            raise self.error(path, "metadata", expected="Sonolex facts as JSON", found=str(error)) from None
         for key, expected in (("artifact", self.name), ("version", self.version)):
             if head.get(key) != expected:
                 raise self.error(path, key, expected=expected, found=head.get(key))
+        if not isinstance(head.get("facts"), dict):
+            raise self.error(path, "metadata", expected="facts", found=head.get("facts"))
         self._check_facts(path, head["facts"])
         return head
 
@@ -137,9 +142,15 @@ def _spell(columns: Mapping[str, pa.DataType]) -> str:
     return ", ".join(f"{name}: {kind}" for name, kind in columns.items())
 
 
-def _digest(table: pa.Table) -> str:
-    """Hash the columns' values, whatever their chunking."""
-    digest = hashlib.sha256()
+def facts_digest(facts: Mapping[str, Any]) -> str:
+    """Hash facts by what JSON keeps of them: the same before writing and after reading."""
+    plain = json.loads(json.dumps(facts))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _digest(table: pa.Table, facts: Mapping[str, Any]) -> str:
+    """Hash the facts and the columns' values, whatever their chunking."""
+    digest = hashlib.sha256(facts_digest(facts).encode())
 
     class Sink:
         closed = False
