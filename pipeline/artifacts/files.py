@@ -78,7 +78,7 @@ def _swap(partial: Path, path: Path) -> None:
             return
         aside = _beside(path)
         with contextlib.suppress(FileNotFoundError):  # another writer has just moved it
-            os.rename(path, aside)
+            path.rename(aside)
         _discard(aside)
 
 
