@@ -23,6 +23,7 @@ class ArtifactError(SonolexError):
 
     def __init__(self, path: Path, field: str, *, expected: object, found: object, stage: str) -> None:
         self.path, self.field, self.stage = path, field, stage
+        found = " ".join(str(found).split())  # libraries' messages may have several lines
         target = f"--glob '{stage}'" if "*" in stage else stage
         super().__init__(
             f"{path}: {field}: expected {expected}, found {found}; rerun it with `dvc repro --force --single-item "

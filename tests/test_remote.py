@@ -10,6 +10,8 @@ import pytest
 from ruamel.yaml import YAML
 from workspace import FOLDS, change_params, clone_workspace, run, stages_run, stale
 
+from benchmarks.remote_increment import pushes
+
 pytestmark = pytest.mark.slow
 
 BUCKET = "sonolex"
@@ -130,3 +132,13 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     assert _outputs(clone, "spectrogram") == [frames]  # the same bytes, from the audio
     item = f"ast-{FOLDS[0]}-0"
     assert stages_run(run(clone, "dvc", "repro", f"evaluate_frames@{item}").stdout) == ["corpus"]
+
+
+def test_a_push_after_the_corpus_grew_sends_the_disturbed_shards_alone(tmp_path: Path) -> None:
+    first, at_end, scattered = pushes(tmp_path, num_clips=600, seconds=0.1)
+    assert first.frame_objects == first.changed == first.shards >= 5
+    assert at_end.frame_objects == at_end.changed <= 2  # what ends the corpus, and what is left over
+    assert 1 <= scattered.frame_objects == scattered.changed <= 6  # new clips: as many shards, at most
+    for push in (at_end, scattered):
+        assert push.objects <= 2 * push.frame_objects + 4  # a shard's frames and shape; index, facts, folder, manifest
+        assert push.size < first.size
