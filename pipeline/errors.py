@@ -18,13 +18,19 @@ class CorpusError(SonolexError):
 
 
 class ArtifactError(SonolexError):
-    """An artifact is missing, half written, edited, or was made with other settings."""
+    """An artifact is missing, half written, edited, damaged, or was made with other settings.
+
+    `stage` is the stage that writes it; a pattern where there are several, as `train_*`.
+    """
 
     def __init__(self, path: Path, field: str, *, expected: object, found: object, stage: str) -> None:
         self.path, self.field, self.expected, self.found, self.stage = path, field, expected, found, stage
+        found = " ".join(str(found).split())  # libraries' messages may have several lines
+        target = f"--glob '{stage}'" if "*" in stage else stage
         super().__init__(
             f"{path}: {field}: expected {expected}, found {found}; rerun it with `dvc repro --force --single-item "
-            f"{stage}` (`dvc stage list` names the items of a matrix)"
+            f"{target}` (`dvc stage list` names the items of a matrix), or, if it was right once, put it back with "
+            f"`dvc checkout --force {path}`"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from workspace import finish, make_workspace
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.files import file_digest
@@ -138,3 +139,9 @@ def esc10_root() -> Path:
     if not (ESC10 / "audio").is_dir():
         pytest.skip(f"needs ESC-10 at {ESC10}")
     return ESC10
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace in which everything has run once. It is shared: whoever changes it puts it back, or copies it."""
+    return finish(make_workspace(tmp_path_factory.mktemp("finished") / "workspace"))

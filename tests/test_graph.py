@@ -1,9 +1,6 @@
-"""The whole graph under DVC, on a small demo corpus in a repository of its own: what runs, what reruns, what travels."""
+"""The whole graph under DVC, on a small demo corpus in a repository of its own: what runs, and what reruns."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,84 +9,7 @@ from typing import Any
 import networkx
 import pytest
 from dvc.repo import Repo
-from ruamel.yaml import YAML
-
-ROOT = Path(__file__).parent.parent
-SOURCES = ("pipeline", "stages", "tools", "recipes", "metadata", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
-FOLDS = ["1"]  # one of the five: every stage of every model runs, once
-
-# Half a second of ten classes, five clips each: what takes time is to start the programs.
-SMALL: dict[str, Any] = {
-    "experiment.folds": FOLDS,
-    "corpus.clips_per_class": 5,
-    "corpus.duration": 0.5,
-    "spectrogram.front_end.n_mels": 24,
-    "vocabulary.size": 16,
-    "train.epochs": 2,
-    "models.ast.depth": 1,
-    "models.token_transformer.depth": 1,
-    "report.examples": 1,
-    "report.worst": 1,
-}
-
-
-def _set(document: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        document = document[section]
-    document[last] = value
-
-
-def change_params(workspace: Path, changes: dict[str, Any]) -> None:
-    yaml = YAML()
-    document = yaml.load(workspace / "params.yaml")
-    for key, value in changes.items():
-        _set(document, key, value)
-    yaml.dump(document, workspace / "params.yaml")
-
-
-def run(workspace: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command in a workspace, with this environment's programs and no settings of the person's own."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(workspace),
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_AUTHOR_NAME": "Tester",
-        "GIT_AUTHOR_EMAIL": "tester@example.invalid",
-        "GIT_COMMITTER_NAME": "Tester",
-        "GIT_COMMITTER_EMAIL": "tester@example.invalid",
-    }
-    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600)
-    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def make_workspace(path: Path) -> Path:
-    """Copy the project into a repository of its own, with the small experiment committed."""
-    path.mkdir()
-    for name in SOURCES:
-        source, target = ROOT / name, path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
-    shutil.copy(ROOT / "params.yaml", path)
-    change_params(path, SMALL)
-    run(path, "git", "init", "-q")
-    run(path, "git", "add", ".")
-    run(path, "git", "commit", "-qm", "the small experiment")
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a workspace in which everything has run once."""
-    workspace = make_workspace(tmp_path_factory.mktemp("graph") / "workspace")
-    run(workspace, "dvc", "repro", "-q")
-    run(workspace, "git", "add", ".")
-    run(workspace, "git", "commit", "-qm", "its results")
-    return workspace
+from workspace import FOLDS, change_params, make_workspace, run, stale
 
 
 @pytest.fixture
@@ -98,12 +18,6 @@ def changed(finished: Path) -> Iterator[Path]:
     before = (finished / "params.yaml").read_text()
     yield finished
     (finished / "params.yaml").write_text(before)
-
-
-def stale(workspace: Path) -> set[str]:
-    """Return the stages that `dvc status` calls changed, but for `corpus`, which always is."""
-    status = json.loads(run(workspace, "dvc", "status", "--json").stdout)
-    return {name for name, reasons in status.items() if reasons != ["always changed"]}
 
 
 def reruns(workspace: Path, changes: dict[str, Any]) -> set[str]:
@@ -208,22 +122,6 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
     assert "Traceback" not in done.stderr
     run(finished, "dvc", "checkout", "-q", "--force")
     assert stale(finished) == set()
-
-
-@pytest.mark.slow
-def test_results_travel_through_a_remote(finished: Path, tmp_path: Path) -> None:
-    """Push, clone elsewhere, pull, repro: nothing is computed again."""
-    run(finished, "dvc", "remote", "add", "-q", "--local", "--force", "shelf", str(tmp_path / "shelf"))
-    run(finished, "dvc", "push", "-q", "-r", "shelf")
-    clone = tmp_path / "clone"
-    run(tmp_path, "git", "clone", "-q", str(finished), str(clone))
-    run(clone, "dvc", "remote", "add", "-q", "--local", "shelf", str(tmp_path / "shelf"))
-    run(clone, "dvc", "pull", "-q", "-r", "shelf")
-    output = run(clone, "dvc", "repro").stdout
-    assert output.count("Running stage") == 1, output  # corpus, which compares
-    assert stale(clone) == set()
-    for path in ("results/metrics.json", "report/index.html", "data/clips.parquet"):
-        assert (clone / path).read_bytes() == (finished / path).read_bytes()
 
 
 @pytest.mark.slow

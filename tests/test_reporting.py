@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
 
-from pipeline.artifacts.model import write_model
+from pipeline.artifacts.model import read_card, write_model
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.tokens import TOKENS, open_tokens
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
@@ -251,8 +251,8 @@ def swap_seeds(root: Path) -> None:
 
 
 def retrain(root: Path) -> None:
-    card = root / "models" / "ast" / "1" / "0" / "model.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"weights": "others"}))
+    path = root / "models" / "ast" / "1" / "0"
+    write_model(path, {"w": np.zeros(3, np.float32)}, read_card(path))
 
 
 def remove_log(root: Path) -> None:
@@ -267,10 +267,10 @@ def refit_vocabulary(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove_predictions, r"predictions/ast/2/1\.parquet: file: expected a predictions table.* evaluate"),
+        (remove_predictions, r"predictions/ast/2/1\.parquet: file: expected a predictions table.* 'evaluate_\*'"),
         (swap_seeds, "fact seed: expected 0, found 1"),
-        (retrain, r"ast/1/0\.parquet: fact weights: expected others"),
-        (remove_log, r"loss\.tsv: file: expected a training log of train/loss.* train"),
+        (retrain, r"ast/1/0\.parquet: fact weights: expected .*, as .*models/ast/1/0"),
+        (remove_log, r"loss\.tsv: file: expected a training log of train/loss.* 'train_\*'"),
         (refit_vocabulary, r"tokens/1\.parquet: fact vocabulary: expected"),
     ],
 )

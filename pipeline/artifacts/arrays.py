@@ -1,9 +1,10 @@
 """Zarr artifacts: named axes, dtype and units of every array, and facts for the whole store, checked on open.
 
 Conventions: an artifact is one Zarr group; its facts are the group's attribute `sonolex`; arrays carry their dimension
-names and units natively. Chunks are compressed with zstd and end in a CRC-32C, so a flipped byte is an error on reading,
-never a silent number. Empty chunks are written: Zarr would drop digital silence otherwise, and a missing file would then
-read as silence too.
+names and units natively. Chunks are compressed with zstd and end in a CRC-32C, and a digest stands beside the facts, so
+a flipped byte is an error on reading, never a silent number. Empty chunks are written: Zarr would drop digital silence
+otherwise, and a missing file would then read as silence too. What Zarr raises over damaged metadata is of many kinds
+(JSON, Unicode, unknown codecs, wrong types), hence the wide `except` around its calls.
 """
 
 from collections.abc import Mapping
@@ -14,10 +15,9 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.errors import BaseZarrError
 
 from pipeline.artifacts.files import replacing
-from pipeline.artifacts.tables import check_facts
+from pipeline.artifacts.tables import check_facts, facts_digest
 from pipeline.errors import ArtifactError
 
 
@@ -69,7 +69,7 @@ class GroupSchema:
 
     def create(self, path: Path, facts: Mapping[str, Any]) -> zarr.Group:
         """Create an empty store with its facts."""
-        head = {"artifact": self.name, "version": self.version, "facts": dict(facts)}
+        head = {"artifact": self.name, "version": self.version, "digest": facts_digest(facts), "facts": dict(facts)}
         return zarr.create_group(path, attributes={"sonolex": head})
 
     def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -80,7 +80,7 @@ class GroupSchema:
             array = self.open_array(path, group, name)
             try:
                 arrays[name] = np.asarray(array[...])
-            except (BaseZarrError, ValueError, RuntimeError, OSError) as error:
+            except Exception as error:
                 raise self.error(path, name, expected="chunks as written", found=str(error)) from None
         return arrays, facts
 
@@ -91,20 +91,28 @@ class GroupSchema:
         try:
             group = zarr.open_group(path, mode="r")
             head: Any = group.attrs.get("sonolex")
-        except (BaseZarrError, ValueError, OSError) as error:
+        except Exception as error:
             raise self.error(path, "store", expected="a Zarr group", found=str(error)) from None
         if not isinstance(head, dict):
             raise self.error(path, "attributes", expected="Sonolex facts", found="none: written by another program")
         for key, expected in (("artifact", self.name), ("version", self.version)):
             if head.get(key) != expected:
                 raise self.error(path, key, expected=expected, found=head.get(key))
+        if not isinstance(head.get("facts"), dict):
+            raise self.error(path, "attributes", expected="facts", found=head.get("facts"))
         check_facts(self.facts, head["facts"], lambda key, **found: self.error(path, key, **found))
+        digest = facts_digest(head["facts"])
+        if digest != head.get("digest"):
+            raise self.error(path, "facts", expected=f"digest {head.get('digest')} as written", found=digest)
         return group, head["facts"]
 
     def open_array(self, path: Path, group: zarr.Group, name: str) -> zarr.Array[Any]:
         """Open one array and check axes, dtype, units, and that its shard file is there."""
         schema = self.arrays.get(name) or self.arrays["*"]
-        array = group.get(name)
+        try:
+            array = group.get(name)
+        except Exception as error:
+            raise self.error(path, name, expected="an array", found=f"damaged metadata: {error}") from None
         if not isinstance(array, zarr.Array):
             raise self.error(path, name, expected="an array", found="nothing")
         for field_name, expected, found in (

@@ -1,6 +1,7 @@
 """Writing so that a reader never meets half a file: temporary name first, then rename."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -21,24 +22,51 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
 
 
+# What a disk may answer to a write, whichever library asked.
+STORAGE_FAULTS = {
+    errno.ENOSPC: "expected room on the disk, found it full",
+    errno.EDQUOT: "expected room on the disk, found the quota used up",
+    errno.EFBIG: "expected room for the file, found the largest size that is allowed reached",
+    errno.EROFS: "expected a disk that can be written, found it mounted read-only",
+    errno.EIO: "expected a disk that works, found an input/output error",
+}
+
+_SWAPS = 100  # attempts; each is lost only to another writer who finishes in the same instant
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, on an error it is removed.
 
     Works for a file and for a folder (a Zarr store). The name starts with a dot, so that no stray one is mistaken for
-    an artifact.
+    an artifact. Two writers of one path may overlap: the last to finish wins, whole. A disk that fails is an OSError
+    with one of STORAGE_FAULTS and `path` as its filename, even where a library made something else of it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+        _swap(partial, path)
+    except Exception as error:
+        number = storage_fault(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        _discard(partial)
+
+
+def storage_fault(error: BaseException) -> int | None:
+    """Return which of STORAGE_FAULTS an exception tells of, or None.
+
+    Python, zarr and pyarrow set `errno`; safetensors leaves the number in its message, and SQLite has one of its own.
+    """
+    number = getattr(error, "errno", None)
+    if number is None and getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        number = errno.ENOSPC
+    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(match[1])
+    return number if number in STORAGE_FAULTS else None
 
 
 def clear_partials(path: Path) -> None:
@@ -46,13 +74,33 @@ def clear_partials(path: Path) -> None:
     for partial in path.parent.glob(f".{path.name}.*{PARTIAL_SUFFIX}"):
         host, _, process = partial.name.removeprefix(f".{path.name}.").split(".")[0].rpartition("-")
         if host == _HOST and process.isdecimal() and not psutil.pid_exists(int(process)):
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            else:
-                partial.unlink(missing_ok=True)
+            _discard(partial)
 
 
 def file_digest(path: Path) -> str:
     """Return the first 32 hex digits of a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _swap(partial: Path, path: Path) -> None:
+    """Put `partial` in the place of `path`. No system call replaces a folder that holds something: it steps aside first."""
+    for attempt in range(_SWAPS):
+        try:
+            os.replace(partial, path)
+        except OSError as error:
+            in_the_way = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+            if not in_the_way or attempt == _SWAPS - 1:
+                raise
+        else:
+            return
+        aside = partial_name(path)
+        with contextlib.suppress(FileNotFoundError):  # another writer has just moved it
+            path.rename(aside)
+        _discard(aside)
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline.artifacts.files import file_digest, replacing
-from pipeline.artifacts.tables import check_facts
+from pipeline.artifacts.tables import check_facts, facts_digest
 from pipeline.errors import ArtifactError
 
 WEIGHTS, CARD = "weights.safetensors", "model.json"
+
+_DIGEST = "digest"  # of all facts; stands among them on the card
 
 _FACTS: Mapping[str, type] = {
     "model": str,
@@ -54,19 +56,15 @@ def write_model(path: Path, weights: Mapping[str, np.ndarray], facts: Mapping[st
         save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, partial / WEIGHTS)
         card = dict(facts) | {"weights": file_digest(partial / WEIGHTS)}
         check_facts(_FACTS, card, lambda key, **found: _error(path, key, **found))
+        card |= {_DIGEST: facts_digest(card)}
         (partial / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
 
 def open_model(path: Path) -> TrainedModel:
     """Open a model folder and check its facts and that the weights are those written with them."""
-    for name in (WEIGHTS, CARD):
-        if not (path / name).exists():
-            raise _error(path, name, expected="a file", found="none")
-    try:
-        facts = json.loads((path / CARD).read_text())
-    except json.JSONDecodeError as error:
-        raise _error(path, CARD, expected="JSON", found=str(error)) from None
-    check_facts(_FACTS, facts, lambda key, **found: _error(path, key, **found))
+    if not (path / WEIGHTS).exists():
+        raise _error(path, WEIGHTS, expected="a file", found="none")
+    facts = read_card(path)
     digest = file_digest(path / WEIGHTS)
     if digest != facts["weights"]:
         raise _error(path, WEIGHTS, expected=f"digest {facts['weights']} as written", found=digest)
@@ -77,5 +75,22 @@ def open_model(path: Path) -> TrainedModel:
     return TrainedModel(path, weights, facts)
 
 
+def read_card(path: Path) -> dict[str, Any]:
+    """Read the facts of a model folder without its weights, and check that they are as written."""
+    if not (path / CARD).exists():
+        raise _error(path, CARD, expected="a file", found="none")
+    try:
+        facts: dict[str, Any] = json.loads((path / CARD).read_text())
+    except ValueError as error:  # not JSON, or not even UTF-8
+        raise _error(path, CARD, expected="JSON", found=str(error)) from None
+    written = facts.pop(_DIGEST, None)
+    found = facts_digest(facts)
+    if written != found:
+        raise _error(path, CARD, expected=f"facts of digest {written} as written", found=found)
+    check_facts(_FACTS, facts, lambda key, **found: _error(path, key, **found))
+    return facts
+
+
 def _error(path: Path, field: str, *, expected: object, found: object) -> ArtifactError:
-    return ArtifactError(path, field, expected=expected, found=found, stage="train")
+    item = "-".join(path.parts[-3:])  # model, fold, seed
+    return ArtifactError(path, field, expected=expected, found=found, stage=f"train_*@{item}")

@@ -10,7 +10,7 @@ from pipeline.artifacts.tables import Table, TableSchema
 PREDICTIONS = TableSchema(
     name="predictions",
     version=1,
-    stage="evaluate",
+    stage="evaluate_*",
     columns={
         "clip_id": pa.string(),
         "role": pa.string(),

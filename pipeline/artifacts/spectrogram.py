@@ -110,7 +110,7 @@ def open_spectrogram(path: Path) -> Spectrogram:
         )
     _check_index(index_path, index)
     shards: dict[str, int] = index.facts["shards"]
-    present = set(group.array_keys())
+    present = {entry.name for entry in frames_path.iterdir() if entry.is_dir()}
     for name, num_frames in shards.items():
         array = FRAMES.open_array(frames_path, group, name)
         expected_shape = (num_frames, facts["n_mels"])

@@ -2,7 +2,7 @@
 
 Conventions: one row per clip, keyed by `clip_id`. What holds for the whole table (class list, vocabulary size, ...) are its
 *facts*, stored as JSON in the file's own metadata, so that a table explains itself without its neighbours. A digest
-over the columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
+over facts and columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
 """
 
 import builtins
@@ -67,7 +67,7 @@ class TableSchema:
         self._check_facts(path, facts)
         head = {"artifact": self.name, "version": self.version, "facts": dict(facts)}
         text = json.dumps(head, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        digest = _Digest(self.arrow)
+        digest = _Digest(self.arrow, facts)
         with replacing(path) as partial:
             schema = self.arrow.with_metadata({_KEY: text.encode()})
             with pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True) as writer:
@@ -84,7 +84,7 @@ class TableSchema:
         head = self.read_head(path)
         try:
             table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self.error(path, "pages", expected="readable Parquet pages", found=str(error)) from None
         found = {name: table.schema.field(name).type for name in table.column_names}
         if found != dict(self.columns):
@@ -93,11 +93,10 @@ class TableSchema:
         for name in self.columns:
             if table[name].null_count:
                 raise self.error(path, name, expected="no nulls", found=f"{table[name].null_count} nulls")
-        digest = _digest(table)
-        if digest != head["digest"]:
-            raise self.error(
-                path, "digest", expected=f"{head['digest']} as written", found=f"{digest}: edited afterwards"
-            )
+        digest = _digest(table, head["facts"])
+        if digest != head.get("digest"):
+            expected = f"{head.get('digest')} as written"
+            raise self.error(path, "digest", expected=expected, found=f"{digest}: edited afterwards")
         return Table(path, table, head["facts"])
 
     def read_head(self, path: Path) -> dict[str, Any]:
@@ -105,16 +104,22 @@ class TableSchema:
         if not path.exists():
             raise self.error(path, "file", expected=f"a {self.name} table", found="no file")
         try:
+            names = pq.read_schema(path).names  # names that are no UTF-8 fail when asked for
             metadata = pq.read_metadata(path).metadata or {}
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self.error(path, "file", expected="a whole Parquet file", found=str(error)) from None
-        if _KEY not in metadata:
+        if _KEY not in metadata or not names:
             raise self.error(path, "metadata", expected="Sonolex facts", found="none: written by another program")
-        head: dict[str, Any] = json.loads(metadata[_KEY])
-        head["digest"] = metadata.get(_DIGEST_KEY, b"none").decode()
+        try:
+            head: dict[str, Any] = json.loads(metadata[_KEY])
+            head["digest"] = metadata.get(_DIGEST_KEY, b"none").decode()
+        except ValueError as error:
+            raise self.error(path, "metadata", expected="Sonolex facts as JSON", found=str(error)) from None
         for key, expected in (("artifact", self.name), ("version", self.version)):
             if head.get(key) != expected:
                 raise self.error(path, key, expected=expected, found=head.get(key))
+        if not isinstance(head.get("facts"), dict):
+            raise self.error(path, "metadata", expected="facts", found=head.get("facts"))
         self._check_facts(path, head["facts"])
         return head
 
@@ -144,12 +149,18 @@ def _spell(columns: Mapping[str, pa.DataType]) -> str:
     return ", ".join(f"{name}: {kind}" for name, kind in columns.items())
 
 
-class _Digest:
-    """Hashes columns' values as they come, however they are cut into parts."""
+def facts_digest(facts: Mapping[str, Any]) -> str:
+    """Hash facts by what JSON keeps of them: the same before writing and after reading."""
+    plain = json.loads(json.dumps(facts))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
-    def __init__(self, schema: pa.Schema) -> None:
+
+class _Digest:
+    """Hashes facts, and columns' values as they come, however they are cut into parts."""
+
+    def __init__(self, schema: pa.Schema, facts: Mapping[str, Any]) -> None:
         self.closed = False  # asked of a file
-        self._sha256 = hashlib.sha256()
+        self._sha256 = hashlib.sha256(facts_digest(facts).encode())
         self._writer = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), schema)
         self._waiting = [schema.empty_table()]
 
@@ -182,7 +193,7 @@ class _Digest:
         """Do nothing, as a file without a buffer does."""
 
 
-def _digest(table: pa.Table) -> str:
-    digest = _Digest(table.schema.remove_metadata())
+def _digest(table: pa.Table, facts: Mapping[str, Any]) -> str:
+    digest = _Digest(table.schema.remove_metadata(), facts)
     digest.update(table)
     return digest.value()

@@ -12,6 +12,7 @@ import inspect
 import json
 import logging
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from pipeline.artifacts.files import replacing
+from pipeline.artifacts.files import STORAGE_FAULTS, replacing, storage_fault
 from pipeline.errors import SonolexError
 
 REPORTS_PATH = Path("results/stages")
@@ -34,8 +35,8 @@ _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 def stage_main(main: Callable[..., None]) -> None:
     """Run `main` as a program: its arguments become the command line, its module's docstring the help text.
 
-    A SonolexError, or a full disk, is printed on stderr as a message without a traceback, and the program ends with exit
-    status 1. Any other exception is a fault of the program and keeps its traceback.
+    A SonolexError, or a disk that is full or fails, is printed on stderr as a message without a traceback, and the
+    program ends with exit status 1. Any other exception is a fault of the program and keeps its traceback.
     """
     start_logging()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -46,11 +47,21 @@ def stage_main(main: Callable[..., None]) -> None:
     except SonolexError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except Exception as error:
+        number = storage_fault(error)
+        if number is None:
             raise
-        sys.stderr.write(f"error: {error.filename or 'output'}: expected room on the disk, found it full\n")
+        where = getattr(error, "filename", None) or "output"
+        sys.stderr.write(f"error: {where}: {STORAGE_FAULTS[number]}; {_storage_advice(number, Path(where))}\n")
         sys.exit(1)
+
+
+def _storage_advice(number: int, path: Path) -> str:
+    if number not in (errno.ENOSPC, errno.EDQUOT):
+        return "see to the disk, then run again"
+    folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(folder).free / 2**20
+    return f"{free:.0f} MiB are free without what this run had begun; make room, then run again: what is finished stays"
 
 
 def start_logging() -> None:

@@ -129,16 +129,16 @@ def _decisions(experiment: Experiment, model: str) -> list[tuple[str, str]]:
 def _read_log(path: Path) -> dict[int, float]:
     """Return step -> value of one DVCLive metric; the last value of a step counts (a resumed run repeats steps)."""
     if not path.exists():
-        raise ArtifactError(path, "file", expected=f"a training log of {LOGGED}", found="no file", stage="train")
+        raise ArtifactError(path, "file", expected=f"a training log of {LOGGED}", found="no file", stage="train_*")
     name = path.stem
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, delimiter="\t")
         if not {"step", name} <= set(reader.fieldnames or ()):
-            raise ArtifactError(path, "columns", expected=f"step, {name}", found=reader.fieldnames, stage="train")
+            raise ArtifactError(path, "columns", expected=f"step, {name}", found=reader.fieldnames, stage="train_*")
         try:
             return {int(row["step"]): float(row[name]) for row in reader}
         except (TypeError, ValueError) as error:
-            raise ArtifactError(path, "rows", expected="numbers", found=str(error), stage="train") from None
+            raise ArtifactError(path, "rows", expected="numbers", found=str(error), stage="train_*") from None
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.artifacts.files import replacing
-from pipeline.artifacts.model import CARD
+from pipeline.artifacts.model import read_card
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tables import Table
 from pipeline.errors import ArtifactError, ParamsError
@@ -302,16 +302,8 @@ def _open(predictions_path: Path, model: str, fold: str, seed: int) -> Table:
 
 def _open_card(models_path: Path, predictions: Table, model: str, fold: str, seed: int) -> dict[str, Any]:
     """Read a trained model's facts without its weights, and check that these weights made the predictions."""
-    path = models_path / model / fold / str(seed) / CARD
-    if not path.exists():
-        raise ArtifactError(path, "file", expected="the facts of a trained model", found="no file", stage="train")
-    try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ArtifactError(path, "file", expected="JSON", found=str(error), stage="train") from None
-    for key in ("weights", "num_parameters", "clips_seen", "seconds", "params"):
-        if key not in card:
-            raise ArtifactError(path, f"fact {key}", expected="a value", found="nothing", stage="train")
+    path = models_path / model / fold / str(seed)
+    card = read_card(path)
     if card["weights"] != predictions.facts["weights"]:
         expected = f"{card['weights']}, as {path}"
         raise PREDICTIONS.error(predictions.path, "fact weights", expected=expected, found=predictions.facts["weights"])

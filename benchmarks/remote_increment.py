@@ -1,0 +1,159 @@
+"""What a push sends after the corpus grew by one per cent: objects and bytes in a DVC remote, first and second push.
+
+    python -m benchmarks.remote_increment [--clips 4000] [--seconds 1] [--folder DIR]
+
+Makes a corpus that a table describes, builds its spectrogram under DVC in a repository of its own, and pushes it into a
+folder; then adds clips and pushes again. New clips whose names sort behind all others (a date, a running number) fall into
+the last shards; clips whose names are as good as random (content hashes, video ids) scatter over the corpus, and each
+disturbs the shard that it falls into. Prints Markdown.
+"""
+
+import argparse
+import csv
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from rich.console import Console
+
+from pipeline.artifacts.spectrogram import open_spectrogram
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("pipeline", "stages", "tools", "recipes", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
+SAMPLE_RATE = 16_000  # Hz
+CLASSES = 10
+
+
+class Push(NamedTuple):
+    """What one push left in the remote that was not there before, and what it was about."""
+
+    title: str
+    clips: int  # in the corpus
+    shards: int
+    changed: int  # shards that the push before did not have
+    objects: int
+    size: int  # bytes
+    frame_objects: int  # of them, shards
+    frame_size: int  # bytes
+    seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=4000)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each clip")
+    parser.add_argument("--folder", type=Path, help="an empty or new folder to work in; default: a temporary one")
+    settings = parser.parse_args()
+    console = Console(width=300, highlight=False)
+    console.print(
+        "| push | clips | shards | shards that changed | objects sent | MB sent | of these frames | push took |"
+    )
+    console.print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=settings.folder) as scratch:
+        for push in pushes(Path(scratch), settings.clips, settings.seconds):
+            console.print(
+                f"| {push.title} | {push.clips:,} | {push.shards} | {push.changed} | {push.objects} "
+                f"| {push.size / 1e6:.2f} | {push.frame_objects} objects, {push.frame_size / 1e6:.2f} MB "
+                f"| {push.seconds:.1f} s |"
+            )
+
+
+def pushes(scratch: Path, num_clips: int, seconds: float) -> Iterator[Push]:
+    """Push a corpus, push it with 1 % more clips at its end, and with 1 % more scattered over it."""
+    workspace, shelf, audio = (scratch / name for name in ("workspace", "shelf", "audio"))
+    make_workspace(workspace, shelf, audio)
+    grown = max(1, num_clips // 100)
+    # "a" and a number of those there, with a tail of its own: anywhere among them, as a hash would choose.
+    places = [int(hashlib.sha256(str(number).encode()).hexdigest(), 16) % num_clips for number in range(grown)]
+    steps = {
+        "first": [f"a{number:06d}.wav" for number in range(num_clips)],
+        "1 % at the end": [f"b{number:06d}.wav" for number in range(grown)],
+        "1 % scattered": [f"a{place:06d}-{number}.wav" for number, place in enumerate(places)],
+    }
+    before: set[str] = set()
+    num_listed = 0
+    for title, names in steps.items():
+        add_clips(workspace, audio, names, seconds)
+        num_listed += len(names)
+        run(workspace, "dvc", "repro", "spectrogram")
+        shards = set(open_spectrogram(workspace / "data/spectrogram").index.facts["shards"])
+        yield Push(title, num_listed, len(shards), len(shards - before), *push_measured(workspace, shelf))
+        before = shards
+
+
+def make_workspace(workspace: Path, shelf: Path, audio: Path) -> None:
+    """Copy the project into a repository of its own, with a corpus by table and a folder as remote."""
+    workspace.mkdir()
+    audio.mkdir()
+    for name in SOURCES:
+        source, target = ROOT / name, workspace / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    table = (
+        f"corpus={{kind: table, root: {audio}, table: clips.csv, path_column: path, labels_column: label, "
+        "label_separator: null, label_kind: one, classes: null, fold_column: null, group_column: null, start_column: null, "
+        "duration_column: null, licence: '', max_bad_fraction: 0.0, max_duration: 60.0}"
+    )
+    run(workspace, "sonolex", "compose", "demo", table)
+    run(workspace, "git", "init", "-q")
+    run(workspace, "dvc", "remote", "add", "-q", "--local", "--default", "shelf", str(shelf))
+
+
+def add_clips(workspace: Path, audio: Path, names: Sequence[str], seconds: float) -> None:
+    """Write clips, each a tone of its own in noise, and append them to the corpus's table."""
+    times = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    table = workspace / "clips.csv"
+    fresh = not table.exists()
+    with table.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(["path", "label"])
+        for name in names:
+            generator = np.random.default_rng(list(name.encode()))
+            tone = 0.3 * np.sin(2 * np.pi * generator.uniform(100, 6000) * times)
+            soundfile.write(audio / name, tone + 0.05 * generator.standard_normal(len(times)), SAMPLE_RATE)
+            writer.writerow([name, f"class {generator.integers(CLASSES)}"])
+
+
+def push_measured(workspace: Path, shelf: Path) -> tuple[int, int, int, int, float]:
+    """Push the manifest and the spectrogram; return the last fields of `Push`."""
+    before = objects_in(shelf)
+    started = time.perf_counter()
+    run(workspace, "dvc", "push", "-q", "corpus", "spectrogram")
+    seconds = time.perf_counter() - started
+    sent = {path: size for path, size in objects_in(shelf).items() if path not in before}
+    # DVC names an object by the MD5 of its content.
+    chunks = (path.read_bytes() for path in (workspace / "data/spectrogram/frames.zarr").glob("*/c/0/0"))
+    frames = {hashlib.md5(content, usedforsecurity=False).hexdigest() for content in chunks}
+    frame_sizes = [size for path, size in sent.items() if "".join(path.parts[-2:]) in frames]
+    return len(sent), sum(sent.values()), len(frame_sizes), sum(frame_sizes), seconds
+
+
+def objects_in(shelf: Path) -> dict[Path, int]:
+    """Return the objects of a folder used as remote, with their sizes in bytes."""
+    return {path: path.stat().st_size for path in shelf.rglob("*") if path.is_file()}
+
+
+def run(workspace: Path, *command: str) -> None:
+    """Run a command in the workspace, with this environment's programs."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(workspace),
+    }
+    subprocess.run(command, cwd=workspace, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The project copied into a repository of its own, with an experiment small enough to run as a whole; see conftest.py."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("pipeline", "stages", "tools", "recipes", "metadata", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
+FOLDS = ["1"]  # one of the five: every stage of every model runs, once
+
+# Half a second of ten classes, five clips each: what takes time is to start the programs.
+SMALL: dict[str, Any] = {
+    "experiment.folds": FOLDS,
+    "corpus.clips_per_class": 5,
+    "corpus.duration": 0.5,
+    "spectrogram.front_end.n_mels": 24,
+    "vocabulary.size": 16,
+    "train.epochs": 2,
+    "models.ast.depth": 1,
+    "models.token_transformer.depth": 1,
+    "report.examples": 1,
+    "report.worst": 1,
+}
+
+
+def _set(document: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        document = document[section]
+    document[last] = value
+
+
+def change_params(workspace: Path, changes: dict[str, Any]) -> None:
+    yaml = YAML()
+    document = yaml.load(workspace / "params.yaml")
+    for key, value in changes.items():
+        _set(document, key, value)
+    yaml.dump(document, workspace / "params.yaml")
+
+
+def run(workspace: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command in a workspace, with this environment's programs and no settings of the person's own."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(workspace),
+        "DVC_NO_ANALYTICS": "1",
+        "GIT_AUTHOR_NAME": "Tester",
+        "GIT_AUTHOR_EMAIL": "tester@example.invalid",
+        "GIT_COMMITTER_NAME": "Tester",
+        "GIT_COMMITTER_EMAIL": "tester@example.invalid",
+    }
+    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600)
+    assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def make_workspace(path: Path) -> Path:
+    """Copy the project into a repository of its own, with the small experiment committed."""
+    path.mkdir()
+    for name in SOURCES:
+        source, target = ROOT / name, path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    shutil.copy(ROOT / "params.yaml", path)
+    change_params(path, SMALL)
+    run(path, "git", "init", "-q")
+    run(path, "git", "add", ".")
+    run(path, "git", "commit", "-qm", "the small experiment")
+    return path
+
+
+def finish(workspace: Path) -> Path:
+    """Run everything and commit the results."""
+    run(workspace, "dvc", "repro", "-q")
+    run(workspace, "git", "add", ".")
+    run(workspace, "git", "commit", "-qm", "its results")
+    return workspace
+
+
+def clone_workspace(workspace: Path, path: Path) -> Path:
+    """Clone what git knows of a workspace: no artifact, no cache, no audio."""
+    run(path.parent, "git", "clone", "-q", str(workspace), str(path))
+    return path
+
+
+def stage(workspace: Path, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run one stage's program, without DVC."""
+    return run(workspace, sys.executable, "-m", f"stages.{name}", *arguments, check=check)
+
+
+def stages_run(output: str) -> list[str]:
+    """Return the stages that a `dvc repro` ran, in order, from what it printed."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def stale(workspace: Path) -> set[str]:
+    """Return the stages that `dvc status` calls changed, but for `corpus`, which always is."""
+    status = json.loads(run(workspace, "dvc", "status", "--json").stdout)
+    return {name for name, reasons in status.items() if reasons != ["always changed"]}
