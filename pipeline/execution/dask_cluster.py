@@ -55,7 +55,7 @@ def run_on_cluster(
     if not first:
         return
     with _connected(scheduler) as client, _site(first[0]) as site:
-        from distributed import CommClosedError
+        from distributed.comm import CommClosedError
 
         run = _Run(_Cluster(client, losses), compute, site, report)
         try:
