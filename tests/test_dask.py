@@ -241,6 +241,9 @@ def test_a_worker_with_other_code_or_none_is_refused_by_name(tmp_path: Path) -> 
         cluster.add_worker(PYTHONPATH=f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}")
         cluster.wait_for_workers(1)
         assert sorted(run(cluster.address, square, range(9))) == [n * n for n in range(9)]
+        cluster.add_worker(PYTHONPATH=str(none))  # while a run goes on
+        with pytest.raises(SonolexError, match="a worker that joined: expected the code of Sonolex, found no module"):
+            list(run(cluster.address, nap, range(999)))
 
 
 def test_other_versions_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

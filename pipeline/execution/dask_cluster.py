@@ -300,7 +300,8 @@ class _Run(Generic[S, R]):
             elif isinstance(error := future.exception(), KilledWorker | MemoryError):
                 self._suspects.append(spec)
             elif self._failure is None:
-                self._failure = error
+                joined = isinstance(error, ModuleNotFoundError)  # those that were there before have been asked
+                self._failure = SonolexError(f"a worker that joined: {_sentences(error)[0]}") if joined else error
             del self._running[future]
             self.cluster.in_flight.discard(future.key)
 
