@@ -241,6 +241,9 @@ def test_a_worker_with_other_code_or_none_is_refused_by_name(tmp_path: Path) -> 
         cluster.add_worker(PYTHONPATH=f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}")
         cluster.wait_for_workers(1)
         assert sorted(run(cluster.address, square, range(9))) == [n * n for n in range(9)]
+        cluster.add_worker(PYTHONPATH=str(none))  # while a run goes on
+        with pytest.raises(SonolexError, match="a worker that joined: expected the code of Sonolex, found no module"):
+            list(run(cluster.address, nap, range(999)))
 
 
 def test_other_versions_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,17 +286,23 @@ def test_a_worker_killed_midway_changes_no_byte_and_stands_in_the_report(tmp_pat
     run_spectrogram(params, corpus, local, clips, Path("local/spectrogram"))
     done_at_kill = []
 
+    over = threading.Event()
+
     def kill(worker: subprocess.Popen[bytes]) -> None:
-        while len(done_at_kill) < 5:
-            done_at_kill[:] = tmp_path.glob("dask memo/*/*/[!.]*/entry.json")
+        while len(done_at_kill) < 5 and not over.wait(0.005):
+            with contextlib.suppress(FileNotFoundError):  # shards appear under other names first
+                done_at_kill[:] = tmp_path.glob("dask memo/*/*/[!.]*/entry.json")
         worker.kill()
 
     with start_cluster(tmp_path / "home") as cluster:
         killer = threading.Thread(target=kill, args=[cluster.workers[0]])
         killer.start()
         execution = ExecutionParams(executor="dask", workers=0, scheduler=cluster.address, memo=Path("dask memo"))
-        run_spectrogram(params, corpus, execution, clips, Path("dask/spectrogram"))
-        killer.join()
+        try:
+            run_spectrogram(params, corpus, execution, clips, Path("dask/spectrogram"))
+        finally:
+            over.set()
+            killer.join()
         assert [worker.poll() for worker in cluster.workers] == [-signal.SIGKILL, None]
     report = json.loads(Path("results/stages/spectrogram.json").read_text())
     assert len(done_at_kill) < report["shards"] / 2

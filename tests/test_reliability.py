@@ -173,6 +173,7 @@ def test_an_audio_file_that_vanished_is_in_the_index_and_the_run_goes_on(folder:
     lost = sorted((folder / "audio/audio").iterdir())[3]
     content = lost.read_bytes()
     lost.unlink()
+    shutil.rmtree(folder / ".sonolex" / "memo")  # else its frames are known, and nothing misses the file
     try:
         done = run_stage(folder, "spectrogram", tmp_path)
     finally:

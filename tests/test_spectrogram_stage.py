@@ -10,10 +10,12 @@ import pytest
 import soundfile
 from conftest import make_clips, make_waveform
 
+from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import validate_params
+from pipeline.spectrogram.building import Reuse, open_memo, plan_shards, shard_specs
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import build_front_end
@@ -92,7 +94,7 @@ def _build_clips(
     run(
         params,
         corpus,
-        ExecutionParams(executor="local", scheduler="", workers=workers, memo=Path("memo")),
+        ExecutionParams(executor="local", scheduler="", workers=workers, memo=Path("memo") / path.parent.name),
         clips_path,
         path,
     )
@@ -145,6 +147,15 @@ def test_the_artifact_is_the_same_bytes_for_any_workers_and_run(wav_corpus: Path
     _build(wav_corpus, two, workers=2)
     assert _bytes(once) == _bytes(again) == _bytes(two)
     assert [entry.name for entry in once.parent.iterdir() if entry.name.endswith(".partial")] == []
+
+
+def test_a_shard_is_described_by_its_clips(wav_corpus: Path, tmp_path: Path) -> None:
+    clips = make_clips(tmp_path / "clips.parquet", wav_corpus, ["audio/1-1000-A-0.wav", "audio/1-1001-A-1.wav"])
+    params = validate_params(SpectrogramParams, PARAMS, "spectrogram")
+    manifest, memo = open_clips(clips), open_memo(tmp_path / "memo", params, 5.0)
+    todo = Reuse(todo=plan_shards(manifest, params.clips_per_shard))
+    (spec,) = shard_specs(manifest, todo, params, root=wav_corpus, max_duration=5.0, memo=memo)
+    assert str(spec) == f"shard {spec.name}: 2 clips, audio/1-1000-A-0.wav ... audio/1-1001-A-1.wav"
 
 
 def test_an_added_clip_leaves_most_shards_as_they_were(wav_corpus: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def run_on_cluster(
     if not first:
         return
     with _connected(scheduler) as client, _site(first[0]) as site:
-        from distributed import CommClosedError
+        from distributed.comm import CommClosedError
 
         run = _Run(_Cluster(client, losses), compute, site, report)
         try:
@@ -300,7 +300,8 @@ class _Run(Generic[S, R]):
             elif isinstance(error := future.exception(), KilledWorker | MemoryError):
                 self._suspects.append(spec)
             elif self._failure is None:
-                self._failure = error
+                joined = isinstance(error, ModuleNotFoundError)  # those that were there before have been asked
+                self._failure = SonolexError(f"a worker that joined: {_sentences(error)[0]}") if joined else error
             del self._running[future]
             self.cluster.in_flight.discard(future.key)
 
