@@ -175,6 +175,12 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, data: bytes, found: str) -> N
         index(tmp_path / "a.tar")
 
 
+def test_a_tar_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").mkdir()
+    with pytest.raises(CorpusError, match=r"a\.tar: expected a tar file that can be read, found Is a directory"):
+        index(tmp_path / "a.tar")
+
+
 def test_one_broken_tar_does_not_undo_the_reading_of_another(tmp_path: Path) -> None:
     good, bad = write_tar(tmp_path / "a.tar", *FILES), tmp_path / "b.tar"
     bad.write_bytes(b"no tar" * 200)

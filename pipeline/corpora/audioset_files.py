@@ -107,7 +107,7 @@ def _find_audio(root: Path, name: str) -> tuple[pa.Table, Counter[str]]:
     """Look for a set's audio, in its tars and then in its folders; return _PLACE of each video, the first found."""
     pieces = [_PLACE.empty_table()]
     left_out: Counter[str] = Counter()
-    tars = sorted(path for folder in (root, root / "data") for path in folder.glob(f"{name}*.tar"))
+    tars = sorted(tar for folder in (root, root / "data") for tar in folder.glob(f"{name}*.tar") if tar.is_file())
     for path, index in zip(tars, index_tars(tars), strict=True):
         left_out["refused"] += len(index.refused)
         members = index.members

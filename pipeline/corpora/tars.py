@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from pipeline.corpora.content import STORE_PATH, open_store, settled
 from pipeline.corpora.tar_walk import Member, Walk
+from pipeline.errors import CorpusError
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class _Known:
 def index_tars(paths: Sequence[Path], store_path: Path = STORE_PATH) -> list[TarIndex]:
     """Return the indexes of tar files in the order asked for; each is remembered as soon as it is made.
 
-    Raises CorpusError where a file is no uncompressed tar.
+    Raises CorpusError where a file is no uncompressed tar, or cannot be read.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         indexes = list(pool.map(lambda path: _index(path.absolute(), store_path), paths))
@@ -75,6 +76,13 @@ def index_tars(paths: Sequence[Path], store_path: Path = STORE_PATH) -> list[Tar
 
 
 def _index(path: Path, store_path: Path) -> TarIndex:
+    try:
+        return _refresh(path, store_path)
+    except OSError as error:
+        raise CorpusError(f"{path}: expected a tar file that can be read, found {error.strerror or error}") from None
+
+
+def _refresh(path: Path, store_path: Path) -> TarIndex:
     status = path.stat()
     with closing(open_store(store_path)) as store:
         store.execute(_TABLE)
