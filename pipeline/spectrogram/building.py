@@ -109,7 +109,7 @@ def manifest_clips(clips: Table, start: int, stop: int) -> list[Clip]:
     rows = clips.columns.slice(start, stop - start)
     names = ("clip_id", "source", "start", "duration", "content", "member", "offset", "size")
     columns = (rows[name].to_pylist() for name in names)
-    return [Clip(*row) for row in zip(*columns, strict=True)]
+    return list(map(Clip._make, zip(*columns, strict=True)))
 
 
 def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:

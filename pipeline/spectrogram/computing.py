@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -26,9 +26,8 @@ _CHUNK_FRAMES = 256
 PASSING_REASONS = ("missing", "moved")
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One clip as the manifest lists it."""
+class Clip(NamedTuple):
+    """One clip as the manifest lists it. A tuple: millions of them are made to plan a run."""
 
     clip_id: str
     source: str  # file below the corpus root
