@@ -6,6 +6,8 @@ never a silent number. Empty chunks are written: Zarr would drop digital silence
 read as silence too.
 """
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.errors import BaseZarrError
+from zarr.storage import LocalStore
 
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.tables import check_facts
@@ -46,7 +49,11 @@ class ArraySchema:
             attributes={"units": self.units},
             config={"write_empty_chunks": True},
         )
-        array[...] = values
+        if chunks == shape:
+            array[...] = values
+        else:
+            assert isinstance(group.store, LocalStore)
+            _fill(group.store.root / array.path, values)
 
 
 @dataclass(frozen=True)
@@ -123,3 +130,26 @@ class GroupSchema:
     def error(self, path: Path, field_name: str, *, expected: object, found: object) -> ArtifactError:
         """Build the error for a store of this kind."""
         return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)
+
+
+def _fill(path: Path, values: np.ndarray) -> None:
+    """Write all of an empty array of many chunks; OSError as the system reports it (disk full).
+
+    By tensorstore, on one thread: zarr-python spends 0.5 ms on each chunk, 4.9 ms on the frames of a ten-second clip
+    (float16, 128 bands) where tensorstore takes 1.3 ms.
+    """
+    import tensorstore  # here: stages that write small arrays start without it
+
+    context = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}, "file_io_sync": False}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path.absolute())},
+        "store_data_equal_to_fill_value": True,
+    }
+    try:
+        tensorstore.open(spec, write=True, context=tensorstore.Context(context)).result().write(values).result()
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
