@@ -1,9 +1,9 @@
 """Zarr artifacts: named axes, dtype and units of every array, and facts for the whole store, checked on open.
 
 Conventions: an artifact is one Zarr group; its facts are the group's attribute `sonolex`; arrays carry their dimension
-names and units natively. Chunks are compressed with zstd and end in a CRC-32C, so a flipped byte is an error on reading,
-never a silent number. Empty chunks are written: Zarr would drop digital silence otherwise, and a missing file would then
-read as silence too.
+names and units natively. Chunks are compressed with zstd, where that pays, and end in a CRC-32C, so a flipped byte is
+an error on reading, never a silent number. Empty chunks are written: Zarr would drop digital silence otherwise, and a
+missing file would then read as silence too.
 """
 
 import os
@@ -31,6 +31,7 @@ class ArraySchema:
     dims: tuple[str, ...]
     dtypes: tuple[str, ...]
     units: str
+    compress: bool = True  # with zstd
 
     def write(self, group: zarr.Group, name: str, values: np.ndarray, chunks: tuple[int, ...] | None = None) -> None:
         """Write one whole array into one shard file, `chunks` of which can be read on their own."""
@@ -44,7 +45,7 @@ class ArraySchema:
             dtype=values.dtype,
             chunks=chunks,
             shards=tuple(-(-size // chunk) * chunk for size, chunk in zip(shape, chunks, strict=True)),
-            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            compressors=[*([ZstdCodec(level=1)] if self.compress else []), Crc32cCodec()],
             dimension_names=self.dims,
             attributes={"units": self.units},
             config={"write_empty_chunks": True},
@@ -136,7 +137,7 @@ def _fill(path: Path, values: np.ndarray) -> None:
     """Write all of an empty array of many chunks; OSError as the system reports it (disk full).
 
     By tensorstore, on one thread: zarr-python spends 0.5 ms on each chunk, 4.9 ms on the frames of a ten-second clip
-    (float16, 128 bands) where tensorstore takes 1.3 ms.
+    (zstd, float16, 128 bands) where tensorstore takes 1.3 ms.
     """
     import tensorstore  # here: stages that write small arrays start without it
 

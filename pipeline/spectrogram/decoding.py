@@ -16,7 +16,9 @@ import soxr
 RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 
 _LOWEST_RATE, _HIGHEST_RATE = 8000, 192000  # Hz
-_BLOCK = 1 << 18  # samples a channel; after each block soundfile seeks to where it is, and FLAC then decodes a frame again
+_BLOCK = (
+    1 << 18
+)  # samples a channel; after each block soundfile seeks to where it is, and FLAC then decodes a frame again
 
 # What libsndfile's log says of a WAV whose data chunk ends after the file; it then reads what there is, silently. A
 # recorder that writes to a pipe cannot know the length and leaves all bits set: such a file is whole.
