@@ -7,6 +7,8 @@ SHELL := bash
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_INSTALLED := $(BENCH_VENV)/.installed
 # dvc.yaml says `python`: it must be the one of .venv, and so must every tool.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -30,6 +32,20 @@ test: $(INSTALLED) ## run the tests, without the slow ones
 .PHONY: test-slow
 test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs)
 	pytest -m slow
+
+# The peers that it compares with bring packages of their own, so they live in an environment of their own.
+.PHONY: bench
+bench: $(BENCH_INSTALLED) ## measure speed, beside what else one could use (minutes; BENCH="features reading": only these)
+	@for name in $(BENCH); do \
+		PYTHONPATH="$(CURDIR)" $(BENCH_VENV)/bin/python -m benchmarks.$$name --json benchmarks/results/$$name.json; \
+	done
+
+BENCH ?= features tokenise reading sampling
+
+$(BENCH_INSTALLED): requirements-bench.lock | $(INSTALLED)
+	@[ -x $(BENCH_VENV)/bin/python ] || uv venv --quiet --python $(VENV)/bin/python $(BENCH_VENV)
+	@uv pip install --quiet --python $(BENCH_VENV)/bin/python --require-hashes -r requirements-bench.lock
+	@touch $@
 
 .PHONY: check
 check: $(INSTALLED) ## lint, formatting, types
@@ -57,10 +73,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 # Versions stay as they are where they can; LOCK_FLAGS=--upgrade takes the newest, `--upgrade-package NAME` one of them.
 .PHONY: lock
-lock: $(INSTALLED) ## write requirements.lock anew from pyproject.toml
+lock: $(INSTALLED) ## write requirements.lock and requirements-bench.lock anew from pyproject.toml
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \
 		--generate-hashes --annotation-style line --custom-compile-command "make lock" \
 		--quiet $(LOCK_FLAGS) --output-file requirements.lock
+	uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --annotation-style line --custom-compile-command "make lock" \
+		--quiet --constraint requirements.lock --output-file requirements-bench.lock
 
 .PHONY: deps
 deps: $(INSTALLED) ## write each stage's modules into dvc.yaml
@@ -68,5 +87,5 @@ deps: $(INSTALLED) ## write each stage's modules into dvc.yaml
 
 .PHONY: clean
 clean: ## remove .venv and the caches of tools; data, artifacts and the DVC cache stay
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -46,7 +46,8 @@ from pipeline.corpora.tar_walk import Member
 from pipeline.corpora.tars import _TABLE, _as_table, _Known, _remember
 from pipeline.errors import CorpusError
 from pipeline.params import load_params, validate_params
-from pipeline.spectrogram.building import SpectrogramParams, plan_shards
+from pipeline.spectrogram.building import find_known, open_memo, plan_shards
+from pipeline.spectrogram.settings import SpectrogramParams
 from stages import split as split_stage
 
 PROJECT = Path(__file__).parents[1]
@@ -130,8 +131,9 @@ def split(folder: Path, validation_fraction: float) -> str:
 def plan(folder: Path) -> str:
     clips = open_clips(folder / "clips.parquet")
     params = load_params(SpectrogramParams, "spectrogram", PROJECT / "params.yaml")
-    specs = plan_shards(clips, params, root=folder / "corpus", max_duration=15.0, frames_path=folder / "frames.zarr")
-    return f"{len(specs)} shards"
+    plans = plan_shards(clips, params.clips_per_shard)
+    known = find_known(open_memo(folder / "memo", params, 15.0), plans, clips)
+    return f"{len(plans)} shards, {len(known.todo)} to compute"
 
 
 def _measured(work: Callable[..., str], folder: Path, arguments: tuple[Any, ...]) -> tuple[float, float, float, str]:

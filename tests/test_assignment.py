@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.vocabulary import assignment
+from pipeline.vocabulary import assignment, device
 from pipeline.vocabulary.assignment import assign, nearest_codes, normalise
 
 GENERATOR = np.random.default_rng(0)
@@ -84,6 +84,24 @@ def test_overlapping_codebooks_encode_what_is_left() -> None:
     tokens = nearest_codes(z, np.stack([coarse, fine]).astype(np.float32), [[0, 2], [0, 2]])
     assert tokens.tolist() == [[1, 0, 1, 0], [0, 1, 1, 0]]
     assert z[0].tolist() == [9, 10]  # not written to
+
+
+@pytest.mark.parametrize("block", [1 << 27, 50 * 7])
+def test_torch_finds_the_same_codes(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """The path that a GPU takes, on the processor; frames between two codes may go either way."""
+    vocabulary, frames = make_vocabulary(bands=2), GENERATOR.normal(-6, 4, (1000, 16)).astype(np.float32)
+    by_numpy = assign(vocabulary, frames)
+    asked: list[int] = []
+    monkeypatch.setattr(assignment, "choose_device", lambda num_scores: asked.append(num_scores) or "cpu")
+    monkeypatch.setattr(device, "_SCORES_PER_BLOCK", block)
+    assert np.array_equal(assign(vocabulary, frames), by_numpy)
+    assert asked == [50 * 1000] * 2
+
+
+def test_numpy_is_chosen_where_there_is_no_gpu_or_little_to_do() -> None:
+    assert device.choose_device(1) is None
+    if not Path("/dev/nvidiactl").exists():
+        assert device.choose_device(1 << 40) is None
 
 
 def test_a_clip_without_frames_has_no_words() -> None:

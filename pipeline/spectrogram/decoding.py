@@ -21,7 +21,9 @@ import soxr
 RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 
 _LOWEST_RATE, _HIGHEST_RATE = 8000, 192000  # Hz
-_BLOCK = 1 << 16  # samples a channel
+_BLOCK = (
+    1 << 18
+)  # samples a channel; after each block soundfile seeks to where it is, and FLAC then decodes a frame again
 
 # What libsndfile's log says of a WAV whose data chunk ends after the file; it then reads what there is, silently. A
 # recorder that writes to a pipe cannot know the length and leaves all bits set: such a file is whole.
@@ -165,17 +167,30 @@ def _read(
     if first:
         file.seek(first)
     mono = np.empty(last - first, dtype=np.float32)
+    buffer = np.empty((min(_BLOCK, len(mono)), file.channels), dtype=np.float32)
     filled = 0
     while filled < len(mono):
         try:
-            block = file.read(min(_BLOCK, len(mono) - filled), dtype="float32", always_2d=True)
+            block = file.read(out=buffer[: len(mono) - filled])
         except soundfile.SoundFileError as error:
             raise _truncated(path, f"{len(mono)} samples, as its header says", f"{filled} before: {error}") from None
         if not len(block):
             raise _truncated(path, f"{len(mono)} samples, as its header says", filled)
-        mono[filled : filled + len(block)] = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+        _mix(block, mono[filled : filled + len(block)])
         filled += len(block)
     return mono
+
+
+def _mix(block: np.ndarray, mono: np.ndarray) -> None:
+    """Write the mean of the channels of `block` (sample, channel) into `mono` (sample,).
+
+    Channel by channel: NumPy's mean over so short an axis takes 20 times as long, half as long as decoding FLAC.
+    """
+    np.copyto(mono, block[:, 0])
+    for channel in range(1, block.shape[1]):
+        mono += block[:, channel]
+    if block.shape[1] > 1:
+        mono /= np.float32(block.shape[1])
 
 
 def _require_whole(file: soundfile.SoundFile, encoded: Path | io.BytesIO, path: Path) -> None:

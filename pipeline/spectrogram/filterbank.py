@@ -3,9 +3,9 @@
 Conventions: a waveform is (sample,), windows are (frame, sample), band powers (frame, mel), all float32. A filter matrix is
 (mel, bin) over the n_fft / 2 + 1 bins of a real FFT.
 
-Measured on 5 s of 16 kHz, 128 bands, one thread: 1.3 ms a clip with the sparse product below, 2.9 ms with a dense one and
-3.0 ms for torchaudio's Kaldi filterbank, whose import alone takes 2.6 s a process. The sparse product also adds the bins of
-a band in one fixed order, so a clip's frames are the same bits alone or among others, on one thread or many.
+Measured on 10 s of 16 kHz, 128 bands, one thread: the sparse product takes 0.2 ms a clip, a dense one 0.9 ms, the FFT
+1.1 ms. The sparse product also adds the bins of a band in one fixed order, so a clip's frames are the same bits alone or
+among others, on one thread or many.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +18,13 @@ _BLOCK = 256  # frames worked on at once: small enough for the processor's cache
 def num_windows(num_samples: int, length: int, hop: int) -> int:
     """Return how many windows of `length` samples, `hop` apart, lie wholly within `num_samples`."""
     return 1 + (num_samples - length) // hop if num_samples >= length else 0
+
+
+def sliding_windows(waveform: np.ndarray, length: int, hop: int) -> np.ndarray:
+    """Return a view (frame, sample) of the waveform's windows, as they lie in it."""
+    count = num_windows(len(waveform), length, hop)
+    step = waveform.strides[0]
+    return np.lib.stride_tricks.as_strided(waveform, (count, length), (hop * step, step), writeable=False)
 
 
 class FilterBank:
@@ -34,17 +41,20 @@ class FilterBank:
         self.empty_bands = [int(band) for band in np.flatnonzero(~weights.any(axis=1))]
 
     def band_powers(
-        self, waveform: np.ndarray, length: int, hop: int, taper: Callable[[np.ndarray], np.ndarray]
+        self, count: int, length: int, taper: Callable[[slice, np.ndarray], None]
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yield blocks of frames, as a slice and their band powers (frame, mel).
+        """Yield blocks of `count` frames, as a slice and their band powers (frame, mel), which are the caller's own.
 
-        `taper` turns windows (frame, sample) as they lie in the waveform into new ones ready for the FFT.
+        `taper` is asked for frames and writes their windows, ready for the FFT, into an array (frame, `length`).
         """
         from scipy.fft import rfft
 
-        count = num_windows(len(waveform), length, hop)
-        windows = np.lib.stride_tricks.sliding_window_view(waveform, length)[::hop] if count else np.empty((0, length))
+        padded = np.zeros((min(_BLOCK, count), self._n_fft), dtype=np.float32)
         for first in range(0, count, _BLOCK):
-            spectrum = rfft(taper(windows[first : first + _BLOCK]), self._n_fft, axis=1)
-            power = spectrum.real**2 + spectrum.imag**2
-            yield slice(first, first + len(power)), (self._weights @ np.ascontiguousarray(power.T)).T
+            frames = slice(first, min(first + _BLOCK, count))
+            windows = padded[: frames.stop - first]
+            taper(frames, windows[:, :length])
+            parts = rfft(windows, axis=1).view(np.float32)  # (frame, real and imaginary of each bin)
+            np.square(parts, out=parts)
+            power = parts[:, ::2] + parts[:, 1::2]
+            yield frames, (self._weights @ np.ascontiguousarray(power.T)).T

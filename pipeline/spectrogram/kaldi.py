@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.params import Params
-from pipeline.spectrogram.filterbank import FilterBank, num_windows
+from pipeline.spectrogram.filterbank import FilterBank, num_windows, sliding_windows
 
 _FLOOR = float(np.finfo(np.float32).eps)  # of a band's power
 
@@ -87,21 +87,27 @@ class KaldiFrontEnd:
         """Return the log-mel frames (frame, mel) of a waveform (sample,), or (clip, frame, mel) of (clip, sample)."""
         if waveforms.ndim > 1:
             return np.stack([self.log_mel(waveform) for waveform in waveforms])
+        params = self.params
         centred = waveforms.astype(np.float32, copy=False) - np.float32(waveforms.mean(dtype=np.float64))
-        log_mel = np.empty((self.num_frames(len(centred)), self.params.n_mels), dtype=np.float32)
-        blocks = self._filters.band_powers(centred, self.params.win_length, self.params.hop_length, self._taper)
-        for frames, powers in blocks:
-            np.log(np.maximum(powers, np.float32(_FLOOR)), out=log_mel[frames])
-        return log_mel
+        log_mel = np.empty((self.num_frames(len(centred)), params.n_mels), dtype=np.float32)
+        # Windows overlap: pre-emphasis over the waveform, not in each window, does its work once. The two agree but at a
+        # window's first sample, which the Hann window makes 0, if the windows' means are removed with it.
+        emphasised = np.empty_like(centred)
+        emphasised[:1] = centred[:1]
+        np.multiply(centred[:-1], np.float32(-params.pre_emphasis), out=emphasised[1:])
+        emphasised[1:] += centred[1:]
+        plain = sliding_windows(centred, params.win_length, params.hop_length)
+        windows = sliding_windows(emphasised, params.win_length, params.hop_length)
 
-    def _taper(self, windows: np.ndarray) -> np.ndarray:
-        centred = windows - windows.mean(axis=1, keepdims=True)
-        emphasised: np.ndarray = np.empty_like(centred)
-        emphasised[:, 0] = centred[:, 0] * np.float32(1 - self.params.pre_emphasis)
-        np.multiply(centred[:, :-1], np.float32(-self.params.pre_emphasis), out=emphasised[:, 1:])
-        emphasised[:, 1:] += centred[:, 1:]
-        emphasised *= self._window
-        return emphasised
+        def taper(frames: slice, out: np.ndarray) -> None:
+            means = plain[frames].mean(axis=1, keepdims=True)
+            np.subtract(windows[frames], means * np.float32(1 - params.pre_emphasis), out=out)
+            out *= self._window
+
+        for frames, powers in self._filters.band_powers(len(log_mel), params.win_length, taper):
+            np.maximum(powers, np.float32(_FLOOR), out=powers)
+            log_mel[frames] = np.log(powers, out=powers)
+        return log_mel
 
 
 def _filters(params: KaldiParams) -> np.ndarray:

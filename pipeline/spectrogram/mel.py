@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.params import Params
-from pipeline.spectrogram.filterbank import FilterBank, num_windows
+from pipeline.spectrogram.filterbank import FilterBank, num_windows, sliding_windows
 
 
 class MelParams(Params):
@@ -91,9 +91,14 @@ class MelFrontEnd:
             return decibels
         padded = np.pad(waveforms.astype(np.float32, copy=False), self.params.n_fft // 2, mode="reflect")
         floor = np.float32(10 ** (self.params.log_floor / 10))
-        blocks = self._filters.band_powers(padded, self.params.n_fft, self.params.hop_length, self._window.__mul__)
-        for frames, powers in blocks:
-            np.log10(np.maximum(powers, floor), out=decibels[frames])
+        windows = sliding_windows(padded, self.params.n_fft, self.params.hop_length)
+
+        def taper(frames: slice, out: np.ndarray) -> None:
+            np.multiply(windows[frames], self._window, out=out)
+
+        for frames, powers in self._filters.band_powers(len(decibels), self.params.n_fft, taper):
+            np.maximum(powers, floor, out=powers)
+            decibels[frames] = np.log10(powers, out=powers)
         decibels *= 10
         return decibels
 

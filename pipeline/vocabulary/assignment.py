@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.vocabulary.device import choose_device, nearest_on
 
 # Frames are scored in blocks whose scores (frame, code) stay in the processor's cache between the matrix product and
 # the argmax. Measured at 128 features against one bare product over all frames, one thread: 500 codes 1.07 of its rate,
@@ -66,6 +67,9 @@ def _nearest(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
     The second term rides in the matrix product as one more feature: a pass over the scores costs more than it.
     """
     num_codes, width = codes.shape
+    device = choose_device(len(features) * num_codes)
+    if device is not None:
+        return nearest_on(device, features, codes)
     weights = np.empty((width + 1, num_codes), dtype=np.float32)
     weights[:-1] = codes.T
     weights[-1] = -0.5 * np.einsum("cf,cf->c", codes, codes, dtype=np.float64)

@@ -1,0 +1,61 @@
+"""A workspace of its own for the stages: params.yaml composed from the base recipe, and stages run as DVC runs them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.compose import compose, dump
+
+ROOT = Path(__file__).parents[1]
+
+
+class Workspace:
+    """A folder with a params.yaml and a corpus table, in which stages run."""
+
+    def __init__(self, folder: Path, audio: Path, rows: Iterable[Mapping[str, str]], overrides: Sequence[str]) -> None:
+        """Lay the workspace out; `rows` have path, label, fold, and group, start, duration if they have."""
+        self.folder = folder
+        folder.mkdir(parents=True)
+        rows = list(rows)
+        with (folder / "clips.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        group, start, duration = (name if name in rows[0] else "null" for name in ("group", "start", "duration"))
+        corpus = (
+            f"{{kind: table, root: {audio}, table: clips.csv, max_bad_fraction: 0.0, max_duration: 60.0, "
+            f"path_column: path, labels_column: label, label_separator: null, label_kind: one, classes: null, "
+            f"fold_column: fold, group_column: {group}, start_column: {start}, duration_column: {duration}, licence: none}}"
+        )
+        document, mistakes = compose("demo", [f"corpus={corpus}", *overrides], ROOT / "recipes")
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        (folder / "params.yaml").write_text(dump(document))
+
+    def run(self, stage: str, *arguments: str) -> tuple[float, dict[str, Any]]:
+        """Run `python -m stages.<stage>` here; return the seconds of the whole process, and the stage's own report."""
+        reports = self.folder / "results" / "stages"
+        before = set(reports.glob("*.json"))
+        for path in before:
+            path.unlink()
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        started = time.perf_counter()
+        done = subprocess.run(  # noqa: S603 - our own stages
+            [sys.executable, "-m", f"stages.{stage}", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            raise RuntimeError(f"stages.{stage} failed:\n{done.stderr[-4000:]}")
+        written = sorted(reports.glob("*.json"))
+        return seconds, json.loads(written[0].read_text()) if written else {}
