@@ -54,7 +54,7 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
             def theirs(index: Any = index, found: dict[str, np.ndarray] = found) -> None:
                 found["faiss"] = index.search(z, 1)[1][:, 0]
 
-            works = {"sonolex": ours, "faiss": theirs, "gemm": gemm}
+            works: dict[str, Callable[[], object]] = {"sonolex": ours, "faiss": theirs, "gemm": gemm}
             contenders = {name: partial(_rate, frames, work) for name, work in works.items()}
             rates = interleave(contenders, repeats)
             best = {name: max(values) for name, values in rates.items()}
