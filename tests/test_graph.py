@@ -94,7 +94,7 @@ def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
     words = plan_rows(changed)
     assert words["spectrogram"][0] == "0 of 1"
     assert words["train_frames"][0] == "0 of 2"
-    assert words["vocabulary"][4] == "param vocabulary.size"
+    assert words["vocabulary"][4] == "param vocabulary"
     assert words["tokenize"][4] == "follows vocabulary"
     change_params(changed, {"spectrogram.front_end.hop_length": 200})
     frames = plan_rows(changed)

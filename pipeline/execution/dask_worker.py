@@ -7,8 +7,6 @@ sent the shard, and have the same code in memory; `Site` is what it compares wit
 import hashlib
 import os
 import pickle
-import resource
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any
 
 import pipeline
 from pipeline.errors import SonolexError
+from pipeline.execution.memory import own_peak_memory
 
 _PACKAGE = Path(pipeline.__path__[0])
 _SECONDS_TO_APPEAR = 5.0  # a file written on another machine may take a moment to be seen through a network
@@ -88,5 +87,4 @@ def compute_at(site: Site, job: bytes) -> Answer:
         os.chdir(site.folder)
         compute, spec = pickle.loads(job)  # noqa: S301 - from the process that this worker serves
         result = compute(spec)
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return Answer(result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return Answer(result, own_peak_memory())

@@ -76,7 +76,7 @@ def run_shards(
         if report.workers == 1:
             pairs = run_here(compute, waiting, losses)
         else:
-            pairs = run_in_processes(compute, waiting, report.workers, losses)
+            pairs = run_in_processes(compute, waiting, report.workers, losses, report)
     try:
         with contextlib.closing(pairs), progress(label, total_clips) as advance:
             for spec, result in pairs:

@@ -19,6 +19,8 @@ from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from pipeline.execution.losses import Losses
+from pipeline.execution.memory import own_peak_memory
+from pipeline.execution.stage import StageReport
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def run_here(compute: Callable[[S], R], specs: Iterator[S], losses: Losses) -> G
 
 
 def run_in_processes(
-    compute: Callable[[S], R], specs: Iterator[S], workers: int, losses: Losses
+    compute: Callable[[S], R], specs: Iterator[S], workers: int, losses: Losses, report: StageReport
 ) -> Generator[tuple[S, R], None, None]:
     """Yield every spec with its result, computed by `workers` processes, in the order in which they finish.
 
@@ -60,7 +62,7 @@ def run_in_processes(
     again: deque[S] = deque()
     accused: list[S] = []  # the shard that was lost alone, until it has been tried once more
     while True:
-        pool = _Pool(compute, specs, again, workers)
+        pool = _Pool(compute, specs, again, workers, report)
         yield from pool.results()
         if pool.failure is not None:
             raise pool.failure
@@ -86,12 +88,14 @@ def run_in_processes(
 class _Pool(Generic[S, R]):
     """Worker processes until the specs are used up, one of the processes is lost, or `compute` raises."""
 
-    def __init__(self, compute: Callable[[S], R], specs: Iterator[S], again: deque[S], workers: int) -> None:
-        self.compute, self.specs, self.again, self.workers = compute, specs, again, workers
+    def __init__(
+        self, compute: Callable[[S], R], specs: Iterator[S], again: deque[S], workers: int, report: StageReport
+    ) -> None:
+        self.compute, self.specs, self.again, self.workers, self.report = compute, specs, again, workers, report
         self.lost: list[S] = []
         self.alone = False  # the lost shard was the only one in flight
         self.failure: BaseException | None = None
-        self._running: dict[Future[R], S] = {}
+        self._running: dict[Future[tuple[R, int]], S] = {}
         self._careful = bool(again)  # nothing runs beside the shards that are tried again
         self._others = set(multiprocessing.active_children())
         self._children: set[BaseProcess] = set()
@@ -110,7 +114,9 @@ class _Pool(Generic[S, R]):
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                     spec, error = self._running.pop(future), future.exception()
                     if error is None:
-                        yield spec, future.result()
+                        result, memory = future.result()
+                        self.report.worker_memory = max(self.report.worker_memory, memory)
+                        yield spec, result
                     else:
                         self._note(spec, error, alone=in_flight == 1)
         finally:
@@ -129,7 +135,7 @@ class _Pool(Generic[S, R]):
         with _one_thread_each():  # submitting may start a worker
             for spec in islice(self._waiting(), ahead - len(self._running)):
                 try:
-                    self._running[pool.submit(self.compute, spec)] = spec
+                    self._running[pool.submit(_measured, self.compute, spec)] = spec
                 except BrokenProcessPool:
                     self.lost.append(spec)
                     break
@@ -154,6 +160,11 @@ class _Pool(Generic[S, R]):
             for future in list(self._running):
                 if future.cancel():
                     del self._running[future]
+
+
+def _measured(compute: Callable[[S], R], spec: S) -> tuple[R, int]:
+    """Return the result, and the most memory in bytes that this worker has held so far."""
+    return compute(spec), own_peak_memory()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import errno
 import inspect
 import json
 import logging
-import resource
 import shutil
 import sys
 import time
@@ -25,11 +24,9 @@ from rich.logging import RichHandler
 
 from pipeline.artifacts.files import STORAGE_FAULTS, replacing, storage_fault
 from pipeline.errors import SonolexError
+from pipeline.execution.memory import own_peak_memory
 
 REPORTS_PATH = Path("results/stages")
-
-# ru_maxrss counts KiB on Linux and bytes on macOS.
-_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def stage_main(main: Callable[..., None]) -> None:
@@ -90,7 +87,7 @@ class StageReport:
     bytes_written: int = 0
     executor: str = "local"
     workers: int = 1  # processes; 1 = everything ran in this one, unless the executor is a cluster
-    worker_memory: int = 0  # bytes, the most that a worker of a cluster has held; the system knows it of local ones
+    worker_memory: int = 0  # bytes, the most that a worker process has held; 0 when there is none
     incidents: list[str] = field(default_factory=list)  # what went wrong on the way and was healed, as sentences
     started: float = field(default_factory=time.perf_counter, repr=False)
 
@@ -109,7 +106,8 @@ class StageReport:
             "shards": self.shards,
             "seconds": round(seconds, 3),
             "clips_per_second": round(self.clips / max(seconds, 1e-9), 1),
-            "peak_memory_bytes": peak_memory(self.workers, self.worker_memory),
+            # An upper bound with several workers: each counts as much as the largest.
+            "peak_memory_bytes": own_peak_memory() + self.workers * self.worker_memory,
             "bytes_written": self.bytes_written,
             "executor": f"{self.executor}, {self.workers} worker{'s' * (self.workers != 1)}",
             "incidents": self.incidents,
@@ -117,14 +115,3 @@ class StageReport:
         with replacing(path) as partial:
             partial.write_text(json.dumps(counters, indent=1) + "\n")
         return path
-
-
-def peak_memory(workers: int, worker_memory: int = 0) -> int:
-    """Return the most resident memory, in bytes, that this process and its workers can have held together.
-
-    The system remembers only the largest of the finished children, and a cluster's workers report their own peak as
-    `worker_memory`; so with several workers this is an upper bound: each counts as much as the largest.
-    """
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _MAXRSS_UNIT if workers > 1 else 0
-    return int(own + workers * (worker_memory or child))

@@ -1,0 +1,21 @@
+"""How much memory a process has held."""
+
+import resource
+import sys
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+def own_peak_memory() -> int:
+    """Return the most resident memory, in bytes, that this process has held.
+
+    On Linux by its own high-water mark: `ru_maxrss` is handed down to a program by the process that started it, so a
+    worker of a large process would report that one's memory.
+    """
+    try:
+        marks = [line.split() for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(marks[0][1]) * 1024
+    except (OSError, IndexError, ValueError):  # no Linux
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
