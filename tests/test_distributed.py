@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import probe_distributed as probe
 import pytest
 import torch
@@ -65,12 +66,16 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_two_processes_take_the_steps_of_one(pair: list[dict[str, Any]], tmp_path: Path) -> None:
-    """Batches of 8, 8 and 7 clips; gradients averaged without regard to the parts of 4 and 3 would be off by more."""
+    """Batches of 8, 8 and 7 clips of several lengths: parts of 4 and 3 clips taken as equals would be off by more.
+
+    So would batch norms of each part alone, or gradients that do not flow through the other part's statistics.
+    """
     one = probe.run_training(
         probe.EXACT, {"augmentation": PLAIN}, tmp_path / "c", ALONE, validation=probe.make_examples(9)
     )
     two = pair[0]["exact"]
-    for key in ("losses", "norms", "validation"):
+    assert two["statistics"]
+    for key in ("losses", "norms", "validation", "statistics"):
         assert two[key] == pytest.approx(one[key], rel=1e-4)
         assert pair[1]["exact"][key] == two[key]
 
@@ -142,8 +147,10 @@ def test_predictions_hold_every_clip_once_and_are_those_of_one_process(pair: lis
     """Seven clips in batches of two do not divide by two."""
     expected = probe.predict_seven(ALONE)
     assert len(expected) == 7
-    assert pair[0]["predictions"] == expected
-    assert pair[1]["predictions"] == expected
+    assert np.array(pair[0]["predictions"]) == pytest.approx(
+        np.array(expected), rel=1e-5
+    )  # this process has more threads
+    assert pair[1]["predictions"] == pair[0]["predictions"]
 
 
 def test_a_clip_predicted_twice_is_an_error(pair: list[dict[str, Any]]) -> None:
@@ -198,7 +205,7 @@ TOKENS = {name: value for name, value in probe.MODEL.items() if name not in ("no
 
 @pytest.mark.parametrize(
     ("section", "masked"),
-    [(probe.EXACT, True), (probe.MODEL, False), (TOKENS, True)],
+    [(probe.MODEL | {"stem": probe.PATCHES}, True), (probe.MODEL, False), (TOKENS, True)],
     ids=["patches", "conv", "tokens"],
 )
 def test_a_batch_on_a_gpu_meets_nothing_on_the_cpu(section: dict[str, Any], masked: bool) -> None:

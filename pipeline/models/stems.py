@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from pipeline.models.batch_norm import BatchNorm
 from pipeline.models.encoder import Positions
 from pipeline.params import Params
 
@@ -95,7 +96,7 @@ class Convolution(nn.Module):
             layer = nn.Conv2d(channels, out, params.kernel, (stride, stride_bands), params.kernel // 2, bias=False)
             # Channels last: the convolutions of oneDNN on a CPU and of cuDNN run in this layout without copies.
             self.convolutions.append(layer.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-            self.norms.append(nn.BatchNorm2d(out))
+            self.norms.append(BatchNorm(out))
             channels, bands = out, -(-bands // stride_bands)
         self.project = nn.Linear(channels * bands, width)
         self.positions = Positions(width)
@@ -108,7 +109,7 @@ class Convolution(nn.Module):
             h = convolution(h)
             if mask is not None:
                 mask = mask[:, ::stride]  # an output is real when the frame at its centre is
-            h = nn.functional.gelu(_normalise(norm, h, mask))
+            h = nn.functional.gelu(norm(h, mask))
             if mask is not None:  # what follows the clip is zero again, as the border of an unpadded clip is
                 h = h * mask[:, None, :, None].to(h.dtype)
         positions = self.project(h.permute(0, 2, 1, 3).flatten(2))
@@ -124,18 +125,6 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         positions = self.project(x)
         return positions + self.positions(positions.shape[1]), mask
-
-
-def _normalise(norm: nn.Module, h: Tensor, mask: Tensor | None) -> Tensor:
-    """Batch-normalise (B, C, T, F) with statistics of real frames only: padding would pull them towards zero."""
-    if mask is None or not norm.training:
-        out: Tensor = norm(h)
-        return out
-    frames = h.permute(0, 2, 3, 1)  # (B, T, F, C)
-    real = frames[mask]  # (real frame, F, C)
-    # One row a value and channel: of a permuted view, torch 2.11's batch norm returns wrong gradients (LOG.md, 2026-11-21).
-    normalised = norm(real.reshape(-1, real.shape[2], 1, 1)).reshape(real.shape)
-    return torch.zeros_like(frames).index_put(mask.nonzero(as_tuple=True), normalised).permute(0, 3, 1, 2)
 
 
 def _as(mask: Tensor, x: Tensor) -> Tensor:

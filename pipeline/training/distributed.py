@@ -1,10 +1,9 @@
 """The processes that train, or predict with, one model together, and the device of each: a `World`. Alone, it costs nothing.
 
 Every process holds the whole model and takes its part of every batch; the gradients of the parts are added up, so that all
-take the same step, the step that one process would have taken with the whole batch. What differs from one process is noise:
-each draws its own random numbers for augmentation, mixes clips of its own part, and its batch norms see its own part alone.
-The running statistics of batch norm are averaged after each epoch, which, both being linear, equals averaging them (and
-their place in the averaged weights) after every step; torch's SyncBatchNorm, which normalises over all parts, needs GPUs.
+take the same step, the step that one process would have taken with the whole batch, to the rounding: batch norms see all
+parts (pipeline/models/batch_norm.py). What differs from one process is noise: each draws its own random numbers for
+augmentation and dropout, and mixes clips of its own part.
 
 The gradients travel in one message a step, after the backward pass, and not through DistributedDataParallel. That one hides
 the transfer behind the backward pass, but it weights all parts alike whatever their size, wants the model called as a whole

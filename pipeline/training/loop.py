@@ -186,22 +186,12 @@ def _run_epoch(
         optimiser.step()
         average.update()
         losses.append(loss.item())
-    _average_statistics(model, average, world)
     return {
         "loss": sum(losses) / steps,
         "learning_rate": rate,
         "gradient_norm": sum(norms) / steps,
         "clips_per_second": num_clips / (time.perf_counter() - started),
     }
-
-
-def _average_statistics(model: nn.Module, average: WeightAverage, world: World) -> None:
-    """Give all processes the mean of their batch-norm statistics, those in the averaged weights included."""
-    statistics = [(name, buffer) for name, buffer in model.named_buffers() if buffer.is_floating_point()]
-    values = [buffer for _, buffer in statistics] + [average.values[name] for name, _ in statistics]
-    if world.size > 1 and values:
-        torch._foreach_div_(values, world.size)
-        world.add_up(values)
 
 
 def _augmented_loss(

@@ -1,0 +1,49 @@
+"""Batch norm (Ioffe and Szegedy, 2015) over the real frames of a batch, wherever the batch's clips are.
+
+Padding would pull the statistics towards zero, so it is left out of them. Where several processes train together, the
+statistics are those of all their parts: each process normalises as one that held the whole batch would, and its running
+statistics are that one's. torch's SyncBatchNorm does this on GPUs alone, and without a mask.
+
+Conventions: B batch, C channel, T frame, F feature, R row = one real value of each channel.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class BatchNorm(nn.BatchNorm2d):
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise (B, C, T, F) channel by channel; where the mask (B, T) is False, in training, the output is zero."""
+        if not self.training:
+            return super().forward(h)
+        shared = dist.is_initialized() and dist.get_world_size() > 1
+        if mask is None and not shared:
+            return super().forward(h)
+        frames = h.permute(0, 2, 3, 1)  # (B, T, F, C)
+        real = frames if mask is None else frames[mask]  # (..., F, C)
+        # A row for each value: of a permuted view, torch 2.11 returns wrong gradients (LOG.md, 2026-11-21).
+        rows = real.reshape(-1, real.shape[-1])  # (R, C)
+        normalised = self._normalise_together(rows) if shared else super().forward(rows[:, :, None, None])
+        normalised = normalised.reshape(real.shape)
+        if mask is not None:
+            normalised = torch.zeros_like(frames).index_put(mask.nonzero(as_tuple=True), normalised)
+        return normalised.permute(0, 3, 1, 2)
+
+    def _normalise_together(self, rows: Tensor) -> Tensor:
+        """Normalise (R, C) by the mean and deviation of the rows of all processes; gradients flow through both."""
+        total = torch.tensor([float(len(rows))], device=rows.device)
+        dist.all_reduce(total)
+        mean: Tensor = all_reduce(rows.sum(0)) / total  # type: ignore[no-untyped-call]
+        centred = rows - mean
+        variance: Tensor = all_reduce(centred.square().sum(0)) / total  # type: ignore[no-untyped-call]
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
