@@ -31,6 +31,13 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
     )
     counts = Counter(roles)
     log.info("fold %s (%s): %s", fold, rule, ", ".join(f"{counts[role]} {role}" for role in ROLES))
+    if counts["excluded"]:
+        log.warning(
+            "fold %s: %d clips excluded, whose audio is that of a clip with a later role (test, then validation); "
+            "`sonolex why CLIP` shows the role of one, column role of %s all",
+            fold, counts["excluded"], split_path,
+        )  # fmt: skip
+        report.failed["same audio in a later role"] = counts["excluded"]
     report.clips = len(clips)
     report.bytes_written = split_path.stat().st_size
     report.write()

@@ -1,4 +1,8 @@
-"""The role of every clip in one fold: train, validation or test."""
+"""The role of every clip in one fold: train, validation, test, or excluded.
+
+A clip is excluded where its audio is, byte for byte, that of a clip with a later role: it would carry the test clip's
+answer into training.
+"""
 
 from pathlib import Path
 from typing import Literal
@@ -7,12 +11,12 @@ import pyarrow as pa
 
 from pipeline.artifacts.tables import Table, TableSchema
 
-Role = Literal["train", "validation", "test"]
-ROLES: tuple[Role, ...] = ("train", "validation", "test")
+Role = Literal["train", "validation", "test", "excluded"]
+ROLES: tuple[Role, ...] = ("train", "validation", "test", "excluded")
 
 SPLIT = TableSchema(
     name="split",
-    version=1,
+    version=2,
     stage="split",
     columns={"clip_id": pa.string(), "role": pa.string()},
     facts={"fold": str, "seed": int, "rule": str},

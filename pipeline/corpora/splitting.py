@@ -6,7 +6,8 @@ What a corpus publishes is never drawn again. Its `fold` column decides by what 
 - any other names: one fold each; its clips are the test clips, all others are for training;
 - nothing: `num_folds` folds are drawn, by group, with every class spread over them as evenly as groups allow.
 
-Clips of one group, and clips with the same audio, are drawn together. Roles follow from the manifest and the seed alone.
+Clips of one group, and clips with the same audio, are drawn together. Where published roles or folds part clips with the
+same audio, the test clip stays and its copies are excluded. Roles follow from the manifest and the seed alone.
 """
 
 import hashlib
@@ -93,6 +94,7 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
                 f"clips, found {params.validation_fraction}"
             )
         _draw_validation(clips, roles, fold, params)
+    _exclude_copies(clips, roles)
     check_roles(clips, roles, fold)
     return roles
 
@@ -108,7 +110,7 @@ def describe_rule(clips: Table, params: SplitParams) -> str:
 
 
 def check_roles(clips: Table, roles: Sequence[Role], fold: str) -> None:
-    """Raise CorpusError that names every group and every audio in two roles, and every class that a role lacks.
+    """Raise CorpusError that names every group in two roles, and every class that a role lacks.
 
     A class counts as present where a clip of it has its audio: a missing file trains and tests nothing.
     """
@@ -120,10 +122,7 @@ def check_roles(clips: Table, roles: Sequence[Role], fold: str) -> None:
     present = {role: set(targets[heard & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
     classes: list[str] = clips.facts["classes"]
     problems = {
-        "groups in two roles": _straddling(clips, codes, "group", np.ones(len(codes), dtype=bool)),
-        "the same audio in two roles; remove all but one of each from the corpus's table": _straddling(
-            clips, codes, "content", audible
-        ),
+        "groups in two roles": _straddling(clips, codes),
         "classes without a training clip": [name for t, name in enumerate(classes) if t not in present["train"]],
         "classes without a test clip": [name for t, name in enumerate(classes) if t not in present["test"]],
     }
@@ -167,9 +166,7 @@ def _draw_validation(clips: Table, roles: list[Role], fold: str, params: SplitPa
 def _units(clips: Table) -> pa.Array:
     """Return what each clip must be drawn together with: its group, joined with every group that shares audio with it."""
     groups, contents = clips["group"].combine_chunks(), clips["content"].combine_chunks()
-    counted = pc.value_counts(contents.filter(pa.array(_audible(clips))))
-    shared = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
-    sharing = pc.is_in(contents, shared)
+    sharing = pc.is_in(contents, _repeated(contents.filter(pa.array(_audible(clips)))))
     parents: dict[str, str] = {}
 
     def root(group: str) -> str:
@@ -230,9 +227,33 @@ def _audible(clips: Table) -> np.ndarray:
     return np.asarray(pc.invert(silent).combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _straddling(clips: Table, codes: np.ndarray, column: str, considered: np.ndarray) -> list[str]:
-    """Describe each key (a group, a content) whose clips have several roles, by one clip of each role."""
-    keys = clips[column].filter(pa.array(considered))
+def _exclude_copies(clips: Table, roles: list[Role]) -> None:
+    """Exclude every clip whose audio also stands in a later role (test after validation after train), in place."""
+    positions = pa.array(np.flatnonzero(_audible(clips)))
+    contents = clips["content"].take(positions)
+    copied = pc.is_in(contents, _repeated(contents))
+    by_content: dict[str, list[int]] = defaultdict(list)
+    for position, content in zip(
+        positions.filter(copied).to_pylist(), contents.filter(copied).to_pylist(), strict=True
+    ):
+        by_content[content].append(position)
+    for copies in by_content.values():
+        last = max(ROLES.index(roles[position]) for position in copies)
+        for position in copies:
+            if ROLES.index(roles[position]) < last:
+                roles[position] = "excluded"
+
+
+def _repeated(values: pa.ChunkedArray) -> pa.Array:
+    """Return the values that occur more than once."""
+    counted = pc.value_counts(values)
+    return counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+
+
+def _straddling(clips: Table, codes: np.ndarray) -> list[str]:
+    """Describe each group whose clips have several roles, by one clip of each role. Excluded clips have none."""
+    considered = codes != ROLES.index("excluded")
+    keys, ids = (clips[column].filter(pa.array(considered)) for column in ("group", "clip_id"))
     codes = codes[considered]
     values = pc.unique(keys)
     key_of = pc.index_in(keys, values).combine_chunks().to_numpy()
@@ -240,9 +261,9 @@ def _straddling(clips: Table, codes: np.ndarray, column: str, considered: np.nda
     np.minimum.at(lowest, key_of, codes)
     np.maximum.at(highest, key_of, codes)
     torn = (lowest < highest)[key_of]
-    ids = clips["clip_id"].filter(pa.array(considered)).filter(pa.array(torn)).to_pylist()
+    torn_ids = ids.filter(pa.array(torn)).to_pylist()
     examples: dict[str, dict[Role, str]] = defaultdict(dict)
-    for clip_id, code, key in zip(ids, codes[torn].tolist(), keys.filter(pa.array(torn)).to_pylist(), strict=True):
+    for clip_id, code, key in zip(torn_ids, codes[torn].tolist(), keys.filter(pa.array(torn)).to_pylist(), strict=True):
         examples[key].setdefault(ROLES[code], clip_id)
     return [
         f"{key} ({', '.join(f'{role}: {clip_id}' for role, clip_id in sorted(found.items()))})"
