@@ -1,5 +1,6 @@
 """Inputs in worker processes: a DataLoader started in any way, after the parent has read, hangs in none."""
 
+import multiprocessing
 import pickle
 import signal
 from collections.abc import Iterator
@@ -86,13 +87,26 @@ def _lose(path: Path) -> None:
 def test_damage_is_named_in_a_forked_process_too(
     path: Path, frames: dict[str, np.ndarray], harm: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.spectrogram.forked.threads_lost", lambda: True)
+    monkeypatch.setattr("pipeline.artifacts.forks.threads_lost", lambda: True)
     reader = FrameReader(open_spectrogram(path))
     assert callable(harm)
     harm(path)
     np.testing.assert_array_equal(reader.read(["clip9", "clip0"])[1], frames["clip0"])
     with pytest.raises(ArtifactError, match=r"shard0004: (chunk|shard): expected .*rerun it with .*spectrogram"):
         reader.read([f"clip{i}" for i in range(4, 8)])
+
+
+def test_a_forked_process_writes_what_its_parent_writes(tmp_path: Path, frames: dict[str, np.ndarray]) -> None:
+    """tensorstore ends a process that was forked from one in which it had written."""
+    make_spectrogram(tmp_path / "parent", frames)
+    child = multiprocessing.get_context("fork").Process(target=make_spectrogram, args=(tmp_path / "child", frames))
+    child.start()
+    child.join(LIMIT / 2)
+    assert child.exitcode == 0
+    shards = sorted(path.relative_to(tmp_path / "parent") for path in (tmp_path / "parent").rglob("c/0/0"))
+    assert shards
+    for shard in shards:
+        assert (tmp_path / "child" / shard).read_bytes() == (tmp_path / "parent" / shard).read_bytes()
 
 
 def test_a_reader_travels_after_it_has_read(path: Path, frames: dict[str, np.ndarray]) -> None:

@@ -19,6 +19,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
+from pipeline.artifacts import forks
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.tables import check_facts, facts_digest
 from pipeline.errors import ArtifactError
@@ -50,7 +51,7 @@ class ArraySchema:
             attributes={"units": self.units},
             config={"write_empty_chunks": True},
         )
-        if chunks == shape:
+        if chunks == shape or forks.threads_lost():
             array[...] = values
         else:
             assert isinstance(group.store, LocalStore)
@@ -149,6 +150,7 @@ def _fill(path: Path, values: np.ndarray) -> None:
     """
     import tensorstore  # here: stages that write small arrays start without it
 
+    forks.threads_start()
     context = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}, "file_io_sync": False}
     spec = {
         "driver": "zarr3",

@@ -1,29 +1,14 @@
-"""Reading in a forked process, where tensorstore cannot go on.
+"""Reading in a forked process, where tensorstore cannot go on (`pipeline/artifacts/forks.py`), with zarr-python.
 
-tensorstore's threads do not survive a fork: a child whose parent had used them is ended by tensorstore at its first read.
-zarr-python starts its own thread anew in a child, and reads there instead, slower. A DataLoader is better served by the
-start methods "forkserver" and "spawn", whose workers read with tensorstore.
+A DataLoader is better served by the start methods "forkserver" and "spawn", whose workers read with tensorstore.
 
 Conventions: stored values (frame, mel), not yet restored to the front end's units.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
-
-_threads = {"started": False, "lost": False}
-
-
-def threads_start() -> None:
-    """Note that tensorstore is about to start its threads in this process."""
-    _threads["started"] = True
-
-
-def threads_lost() -> bool:
-    """Say whether this process was forked from one in which they ran."""
-    return _threads["lost"]
 
 
 def read_stored(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int]]) -> list[Any]:
@@ -39,11 +24,3 @@ def read_stored(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int]]
             message = str(error).splitlines()[0]
             raise FRAMES.error(path / shard, "chunk", expected="frames as written", found=message) from None
     return stored
-
-
-def _after_fork() -> None:
-    _threads["lost"] = _threads["started"]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts import forks
 from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
 from pipeline.spectrogram import forked
 from pipeline.spectrogram.storing import restore
@@ -48,7 +49,7 @@ class FrameReader:
         Raises KeyError for a clip that is unknown or failed (see `ok`), ArtifactError naming the shard where a chunk is
         damaged or missing.
         """
-        if forked.threads_lost():
+        if forks.threads_lost():
             stored_here = forked.read_stored(self._spectrogram, [self._places[clip_id] for clip_id in clip_ids])
             return [restore(stored, self._spectrogram.facts) for stored in stored_here]
         pending = []
@@ -72,7 +73,7 @@ class FrameReader:
         if shard not in self._arrays:
             import tensorstore  # here: stages that read the index alone start without it
 
-            forked.threads_start()
+            forks.threads_start()
             if self._context is None:
                 self._context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
             store = {"driver": "file", "path": str((self._spectrogram.frames_path / shard).absolute())}
