@@ -11,10 +11,6 @@ disturbs the shard that it falls into. Prints Markdown.
 import argparse
 import csv
 import hashlib
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +21,9 @@ import numpy as np
 import soundfile
 from rich.console import Console
 
+from benchmarks.workspace import make_repository, run_in
 from pipeline.artifacts.spectrogram import open_spectrogram
 
-ROOT = Path(__file__).parents[1]
-SOURCES = ("pipeline", "stages", "tools", "recipes", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
 SAMPLE_RATE = 16_000  # Hz
 CLASSES = 10
 
@@ -84,31 +79,22 @@ def pushes(scratch: Path, num_clips: int, seconds: float) -> Iterator[Push]:
     for title, names in steps.items():
         add_clips(workspace, audio, names, seconds)
         num_listed += len(names)
-        run(workspace, "dvc", "repro", "spectrogram")
+        run_in(workspace, "dvc", "repro", "spectrogram")
         shards = set(open_spectrogram(workspace / "data/spectrogram").index.facts["shards"])
         yield Push(title, num_listed, len(shards), len(shards - before), *push_measured(workspace, shelf))
         before = shards
 
 
 def make_workspace(workspace: Path, shelf: Path, audio: Path) -> None:
-    """Copy the project into a repository of its own, with a corpus by table and a folder as remote."""
-    workspace.mkdir()
+    """Make a repository with a corpus by table and a folder as remote."""
     audio.mkdir()
-    for name in SOURCES:
-        source, target = ROOT / name, workspace / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
     table = (
         f"corpus={{kind: table, root: {audio}, table: clips.csv, path_column: path, labels_column: label, "
         "label_separator: null, label_kind: one, classes: null, fold_column: null, group_column: null, start_column: null, "
         "duration_column: null, licence: '', max_bad_fraction: 0.0, max_duration: 60.0}"
     )
-    run(workspace, "sonolex", "compose", "demo", table)
-    run(workspace, "git", "init", "-q")
-    run(workspace, "dvc", "remote", "add", "-q", "--local", "--default", "shelf", str(shelf))
+    make_repository(workspace, "demo", [table])
+    run_in(workspace, "dvc", "remote", "add", "-q", "--local", "--default", "shelf", str(shelf))
 
 
 def add_clips(workspace: Path, audio: Path, names: Sequence[str], seconds: float) -> None:
@@ -131,7 +117,7 @@ def push_measured(workspace: Path, shelf: Path) -> tuple[int, int, int, int, flo
     """Push the manifest and the spectrogram; return the last fields of `Push`."""
     before = objects_in(shelf)
     started = time.perf_counter()
-    run(workspace, "dvc", "push", "-q", "corpus", "spectrogram")
+    run_in(workspace, "dvc", "push", "-q", "corpus", "spectrogram")
     seconds = time.perf_counter() - started
     sent = {path: size for path, size in objects_in(shelf).items() if path not in before}
     # DVC names an object by the MD5 of its content.
@@ -144,15 +130,6 @@ def push_measured(workspace: Path, shelf: Path) -> tuple[int, int, int, int, flo
 def objects_in(shelf: Path) -> dict[Path, int]:
     """Return the objects of a folder used as remote, with their sizes in bytes."""
     return {path: path.stat().st_size for path in shelf.rglob("*") if path.is_file()}
-
-
-def run(workspace: Path, *command: str) -> None:
-    """Run a command in the workspace, with this environment's programs."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(workspace),
-    }
-    subprocess.run(command, cwd=workspace, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
 if __name__ == "__main__":

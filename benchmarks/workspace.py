@@ -1,8 +1,9 @@
-"""A workspace of its own for the stages: params.yaml composed from the base recipe, and stages run as DVC runs them."""
+"""A workspace of its own for the stages: params.yaml composed from a recipe, and stages run alone or under DVC."""
 
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 from tools.compose import compose, dump
 
 ROOT = Path(__file__).parents[1]
+SOURCES = ("pipeline", "stages", "tools", "recipes", "metadata", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
 
 
 class Workspace:
@@ -60,3 +62,26 @@ class Workspace:
             raise RuntimeError(f"stages.{stage} failed:\n{done.stderr[-4000:]}")
         written = sorted(reports.glob("*.json"))
         return seconds, json.loads(written[0].read_text()) if written else {}
+
+
+def make_repository(workspace: Path, recipe: str, overrides: Sequence[str]) -> None:
+    """Copy the project into a repository of its own, with the params of a recipe."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    for name in SOURCES:
+        source, target = ROOT / name, workspace / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    run_in(workspace, "sonolex", "compose", recipe, *overrides)
+    run_in(workspace, "git", "init", "-q")
+
+
+def run_in(workspace: Path, *command: str) -> None:
+    """Run a command in a repository, with this environment's programs."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(workspace),
+    }
+    subprocess.run(command, cwd=workspace, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
