@@ -1,5 +1,6 @@
 """The whole graph under DVC, on a small demo corpus in a repository of its own: what runs, and what reruns."""
 
+import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -143,15 +144,14 @@ def test_experiments_compare_in_one_table(tmp_path: Path) -> None:
     trained = {line for line in output.splitlines() if "Running stage 'train" in line}
     assert len(trained) == 2
     # As the README shows it: file columns dropped. Which metrics changed is for the models to say, so all are shown here.
-    shown = run(workspace, "dvc", "exp", "show", "--csv", "--drop", "[a-z]+(/|$)").stdout.splitlines()
-    columns = shown[0].split(",")
+    shown = run(workspace, "dvc", "exp", "show", "--csv", "--drop", "[a-z]+(/|$)").stdout
+    columns, *rows = csv.reader(shown.splitlines())
     metrics = json.loads((workspace / "results/metrics.json").read_text())
     scalars = {f"{model}.{name}" for model, values in metrics.items() for name in values}
     assert len(scalars) <= 10
     assert scalars <= set(columns)
     assert "models.ast.depth" in columns
     assert not [name for name in columns if "/" in name]
-    depths = [row.split(",")[columns.index("models.ast.depth")] for row in shown[1:]]
-    assert {"1", "2"} <= set(depths)
+    assert {"1", "2"} <= {row[columns.index("models.ast.depth")] for row in rows}
     changed = run(workspace, "dvc", "exp", "show", "--csv", "--only-changed", "--drop", "[a-z]+(/|$)").stdout
     assert "models.ast.depth" in changed.splitlines()[0]
