@@ -314,6 +314,9 @@ def _flip(path: Path) -> None:
 def test_damage_is_named_and_the_message_heals_it_word_for_word(
     damaged: str, reader: str, copied: Path, tmp_path: Path
 ) -> None:
+    shutil.rmtree(
+        copied / ".sonolex" / "memo", ignore_errors=True
+    )  # else tokenize knows its sentences, and does not read the frames
     path = min(copied.glob(damaged))
     arguments = [part.format(tmp_path) for part in READERS[reader]]
     whole = path.read_bytes()
