@@ -26,8 +26,8 @@ run: $(INSTALLED) ## run every stage that is not up to date, then print the resu
 	@sonolex results
 
 .PHONY: test
-test: $(INSTALLED) ## run the tests, without the slow ones
-	pytest -m "not slow"
+test: $(INSTALLED) ## run the tests, without the slow ones, two files at a time
+	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs)
