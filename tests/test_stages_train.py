@@ -15,7 +15,8 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
-from pipeline.training import checkpoints, loop
+from pipeline.training import checkpoints
+from pipeline.training.settings import TrainParams
 from stages import evaluate, train
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,7 @@ def make_artifacts(folder: Path, *, poisoned: bool = False, n_mels: int = 8) -> 
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    settings = load_params(loop.TrainParams, "train", ROOT / PARAMS_PATH).model_copy(update={"epochs": 2})
+    settings = load_params(TrainParams, "train", ROOT / PARAMS_PATH).model_copy(update={"epochs": 2})
     monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
