@@ -19,7 +19,7 @@ from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.summary import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
-from pipeline.training.loop import TrainParams
+from pipeline.training.settings import TrainParams
 from pipeline.vocabulary.registry import VocabularyParams
 
 SECTIONS: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
     clips + split + (spectrogram | tokens + vocabulary) -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
 
-The second output holds DVCLive's curves. Baselines are fitted in one go and leave it empty but for a note.
+The second output holds DVCLive's curves, and their table. Baselines are fitted in one go and leave it empty but for a note.
 Under torchrun, or with `launch.train_processes` above 1, several processes train a neural model (docs/training.md).
 """
 
@@ -18,6 +18,7 @@ from pipeline.artifacts.model import write_model
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
+from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.models.registry import is_neural, load_model_params, model_module
@@ -56,20 +57,19 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
     started, label_kind = time.perf_counter(), clips.facts["label_kind"]
     if is_neural(params.kind):
         from pipeline.training.distributed import open_world  # baselines start without torch
-        from pipeline.training.loop import TrainParams
         from pipeline.training.neural import Part, train_model
+        from pipeline.training.settings import TrainParams
 
         settings = load_params(TrainParams, "train")
         training, validation = (Part(roles[role], targets[role]) for role in ("train", "validation"))
         with open_world() as world:
             weights, input_facts, trained = train_model(
                 params, settings, inputs, training, validation, vocabulary,
-                label_kind=label_kind, seed=seed, live_path=paths.curves, world=world,
+                label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
             )  # fmt: skip
         if not world.leads:
             return
-        report.workers = world.size
-        seconds, clips_seen = trained.seconds, trained.clips_seen
+        report.workers, seconds, clips_seen = world.size, trained.seconds, trained.clips_seen
     else:
         arrays, input_facts = inputs.arrays(roles["train"]), inputs.facts
         weights = module.fit(

@@ -14,12 +14,17 @@ from pipeline.models.registry import model_module, validate_model_params
 from pipeline.training import loop
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.distributed import World, open_world
-from pipeline.training.loop import Examples, TrainParams, predict_logits, train
+from pipeline.training.logits import predict_logits
+from pipeline.training.loop import train
+from pipeline.training.settings import TrainParams
+from pipeline.training.validation import Examples
 
 NONE = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
 # Without random numbers, the processes' steps are those of one process but for rounding.
 EXACT: dict[str, Any] = MODEL | {"drop_path": 0.0}
 PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 8, "stride_bands": 3}
+PARTS: dict[str, Any] = EXACT | {"stem": PATCHES}  # without batch norm, which sees a part at a time
+IN_PARTS = {"augmentation": PLAIN, "accumulate": 3, "average": {"kind": "last", "epochs": 2}}
 NUM_CLIPS = 23  # batches of 8, 8 and 7: the last one's parts are of 4 and 3 clips
 
 
@@ -92,6 +97,7 @@ def probe(folder: Path, world: World) -> dict[str, Any]:
     """Return what takes little time."""
     seen: dict[str, Any] = {
         "exact": run_training(EXACT, {"augmentation": PLAIN}, folder / "a", world, validation=make_examples(9)),
+        "parts": run_training(PARTS, IN_PARTS, folder / "p", world),
         "predictions": predict_seven(world),
     }
     try:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pipeline.errors import ParamsError
 from pipeline.params import validate_params
-from pipeline.training.loop import TrainParams
 from pipeline.training.sampling import clip_weights, draw_rows
+from pipeline.training.settings import TrainParams
 
 
 def _skewed(counts: list[int]) -> Tensor:

@@ -22,10 +22,10 @@ from test_training import PLAIN, SETTINGS
 from pipeline.errors import SonolexError
 from pipeline.execution import launch
 from pipeline.models.registry import model_module, validate_model_params
-from pipeline.training import loop
+from pipeline.training import loop, step
 from pipeline.training.batches import Batch
 from pipeline.training.distributed import ALONE, World, open_world
-from pipeline.training.loop import TrainParams
+from pipeline.training.settings import TrainParams
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
@@ -78,6 +78,14 @@ def test_two_processes_take_the_steps_of_one(pair: list[dict[str, Any]], tmp_pat
     for key in ("losses", "norms", "validation", "statistics"):
         assert two[key] == pytest.approx(one[key], rel=1e-4)
         assert pair[1]["exact"][key] == two[key]
+
+
+def test_two_processes_in_parts_take_the_steps_of_one_at_once(pair: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Seven clips are parts of 2, 1 and 1 in one process, and of 1, 1 and 1 in the other."""
+    whole = probe.run_training(probe.PARTS, probe.IN_PARTS | {"accumulate": 1}, tmp_path / "c", ALONE)
+    for key in ("losses", "norms"):
+        assert pair[0]["parts"][key] == pytest.approx(whole[key], rel=1e-4)
+    assert pair[1]["parts"]["weights"] == pair[0]["parts"]["weights"]
 
 
 def test_training_alone_draws_the_numbers_it_always_drew(tmp_path: Path) -> None:
@@ -163,6 +171,14 @@ def test_more_processes_than_clips_in_a_batch_are_refused(tmp_path: Path) -> Non
         probe.run_training(probe.MODEL, {}, tmp_path / "c", World(0, 9, torch.device("cpu")))
 
 
+def test_more_parts_than_clips_in_a_batch_are_refused(tmp_path: Path) -> None:
+    message = (
+        r"expected a clip for 4 parts for each of 2 processes in every batch, found a batch of 7 .*or lower train\.acc"
+    )
+    with pytest.raises(SonolexError, match=message):
+        probe.run_training(probe.MODEL, {"accumulate": 4}, tmp_path / "c", World(0, 2, torch.device("cpu")))
+
+
 def test_a_process_whose_torchrun_is_gone_stops() -> None:
     with pytest.raises(SonolexError, match=r"expected torchrun \(process 1\d+1\) to be running, found it gone"):
         World(0, 2, torch.device("cpu"), launcher=199999991).require_launcher()
@@ -191,7 +207,9 @@ class Loss(torch.nn.Module):
         self.model, self.params, self.batch, self.targets, self.axis = model, params, batch, targets, axis
 
     def forward(self) -> torch.Tensor:
-        return loop._augmented_loss(self.model, self.params, self.batch, self.targets, "one", self.axis)
+        task = step.Task("one", self.axis, 0.5 if self.axis == 1 else None)
+        classify: Any = self.model.classify
+        return step.augmented_loss(self.model, classify, self.params, self.batch, self.targets, task)
 
 
 TOKENS = {name: value for name, value in probe.MODEL.items() if name not in ("normalisation", "deviations")} | {

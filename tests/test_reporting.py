@@ -125,7 +125,9 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
         return
     (logs / "plots" / "metrics" / "train").mkdir(parents=True)
     last = "1.0" if seed else "0.5"
-    (logs / "plots" / "metrics" / "train" / "loss.tsv").write_text(f"step\tloss\n0\t2.0\n1\t{last}\n")
+    for name, first, second in (("loss", 2.0, last), ("learning_rate", 0.001, 1e-5), ("gradient_norm", 3.0, 5.0)):
+        log = logs / "plots" / "metrics" / "train" / f"{name}.tsv"
+        log.write_text(f"step\t{name}\n0\t{first}\n1\t{second}\n")
 
 
 def report(root: Path, params: ReportParams = PARAMS, experiment: ExperimentParams = EXPERIMENT) -> str:
@@ -180,8 +182,18 @@ def test_plots_data_add_up(reported: Path) -> None:
     right = sum(row["actual"] == row["predicted"] for row in rows(plots / "confusion" / "ast.csv"))
     assert right == 11
     loss = rows(plots / "loss" / "ast.csv")
-    assert loss[1] == {"epoch": "2", "loss": "0.750000", "lowest": "0.500000", "highest": "1.000000", "num_runs": "4"}
+    assert loss[1] == {
+        "epoch": "2", "loss": "0.750000", "lowest": "0.500000", "highest": "1.000000", "num_runs": "4",
+        "learning_rate": "1e-05", "gradient_norm": "5.000000",
+    }  # fmt: skip
     assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer"]
+
+
+def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:
+    page = (reported / "report" / "index.html").read_text()
+    figure = page[page.index('<section id="training">') :].partition("</section>")[0]
+    for label in ("training loss", "learning rate", "norm of the gradients"):
+        assert f">{label}</text>" in figure
 
 
 def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:

@@ -1,5 +1,6 @@
 """The stages train and evaluate on small artifacts: no leak from other roles, refusals by name, prediction from a folder."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
-from pipeline.training import checkpoints, loop
+from pipeline.training import checkpoints
+from pipeline.training.settings import TrainParams
 from stages import evaluate, train
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +71,7 @@ def make_artifacts(folder: Path, *, poisoned: bool = False, n_mels: int = 8) -> 
 
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    settings = load_params(loop.TrainParams, "train", ROOT / PARAMS_PATH).model_copy(update={"epochs": 2})
+    settings = load_params(TrainParams, "train", ROOT / PARAMS_PATH).model_copy(update={"epochs": 2})
     monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
@@ -95,6 +97,35 @@ def test_training_sees_nothing_of_the_test_clips(tmp_path: Path, section: dict[s
     assert cards[0]["input"] == cards[1]["input"]  # the normalisation too
     digests = {file_digest(paths.model / "weights.safetensors") for paths in (clean, poisoned)}
     assert len(digests) == 1
+
+
+def test_the_table_of_epochs_has_a_header_and_metrics_where_clips_validate(tmp_path: Path) -> None:
+    """Peers' tables had none, and theirs were of the test clips: poisoned test clips change nothing here."""
+    tables = []
+    for name in ("clean", "poisoned"):
+        paths = make_artifacts(tmp_path / name, poisoned=name == "poisoned")
+        run_train(paths, AST)
+        with (paths.curves / "epochs.csv").open() as file:
+            plain = list(csv.DictReader(file))
+        columns = ["epoch", "loss", "learning_rate", "gradient_norm", "clips_per_second", "input_fraction"]
+        assert list(plain[0]) == columns
+        roles = ["train", "validation", "validation", "test", "train", "test"]
+        SPLIT.write(
+            paths.split,
+            {"clip_id": [f"clip{i}" for i in range(6)], "role": roles},
+            {"fold": "1", "seed": 0, "rule": "-"},
+        )
+        run_train(paths, AST)
+        with (paths.curves / "epochs.csv").open() as file:
+            tables.append(list(csv.DictReader(file)))
+    rows = tables[0]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    metrics = ["validation_loss", "accuracy", "mAP", "auc", "precision", "recall", "d_prime"]
+    assert list(rows[0])[6:] == [*metrics, "cumulative_accuracy", "cumulative_mAP", "cumulative_auc"]
+    assert rows[0]["cumulative_mAP"] == rows[0]["mAP"]
+    for row, poisoned in zip(*tables, strict=True):
+        assert {name: row[name] for name in metrics} == {name: poisoned[name] for name in metrics}
+        assert 0 <= float(row["input_fraction"]) < 1
 
 
 @pytest.mark.parametrize("section", [AST, STATISTICS], ids=["ast", "frame_statistics"])

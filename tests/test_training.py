@@ -11,14 +11,12 @@ import torch
 
 from pipeline.errors import SonolexError
 from pipeline.models.registry import model_module, validate_model_params
-from pipeline.training import augmentation, loop
-from pipeline.training.augmentation import AugmentationParams, MasksParams
-from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batches, normalise
-from pipeline.training.checkpoints import run_key
-from pipeline.training.loop import Examples, TrainParams, predict_logits, train
+from pipeline.training.logits import predict_logits
+from pipeline.training.loop import train
 from pipeline.training.losses import classification_loss, smooth_labels
-from pipeline.training.schedules import warmup_cosine
+from pipeline.training.settings import TrainParams
+from pipeline.training.validation import Examples
 
 NO_MASKS = {"count": 0, "width": 0}
 PLAIN = {
@@ -27,21 +25,27 @@ PLAIN = {
     "word_noise": 0.0,
     "mixup_probability": 0.0,
     "mixup_alpha": 0.5,
+    "mixup_domain": "log",
     "frame_masks": NO_MASKS,
     "band_masks": NO_MASKS,
+    "noise": 0.0,
 }
 SETTINGS: dict[str, Any] = {
     "epochs": 4,
     "sampling": "shuffled",
     "batch_size": 8,
+    "accumulate": 1,
     "learning_rate": 3e-3,
-    "weight_decay": 0.05,
-    "betas": [0.9, 0.98],
-    "warmup": 0.1,
+    "schedule": {"kind": "cosine", "warmup": 0.1},
+    "optimiser": {"kind": "adamw", "betas": [0.9, 0.98], "weight_decay": 0.05},
     "gradient_clip": 1.0,
     "label_smoothing": 0.1,
-    "average_decay": 0.9,
+    "average": {"kind": "ema", "decay": 0.9},
     "early_stop_patience": 0,
+    "precision": "float32",
+    "compile": False,
+    "recompute": False,
+    "patchout": 0.0,
     "augmentation": PLAIN
     | {"time_shift": 1.0, "time_stretch": 0.1, "mixup_probability": 0.7, "band_masks": {"count": 1, "width": 3}},
 }
@@ -87,7 +91,8 @@ class Memory:
         return 0.0, 1.0
 
 
-def _examples(num_clips: int) -> Examples:
+def make_examples(num_clips: int) -> Examples:
+    """Return the first clips of three classes that are easily told apart."""
     inputs = Memory(num_clips)
     ids = list(inputs.clips)
     targets = torch.nn.functional.one_hot(torch.arange(num_clips) % 3, 3).float()
@@ -95,75 +100,49 @@ def _examples(num_clips: int) -> Examples:
     return Examples(Batches(inputs, ids, none), targets, ids)
 
 
-def _train(
-    checkpoint: Path, on_epoch: Any = lambda row: None, validation: Examples | None = None, **changes: Any
-) -> Any:
+def make_model(**changes: Any) -> torch.nn.Module:
+    """Return the small model that every test trains, with the same weights each time."""
     torch.manual_seed(5)
-    model = model_module("ast").build(validate_model_params("m", MODEL), {"n_mels": 6}, 3)
+    model: torch.nn.Module = model_module("ast").build(validate_model_params("m", MODEL | changes), {"n_mels": 6}, 3)
+    return model
+
+
+def train_small(
+    checkpoint: Path,
+    on_epoch: Any = lambda row: None,
+    validation: Examples | None = None,
+    *,
+    model: torch.nn.Module | None = None,
+    examples: Examples | None = None,
+    score: Any = None,
+    **changes: Any,
+) -> Any:
+    """Train on 24 clips with the settings, changed, and return the model and what the run left."""
+    model = model or make_model()
     settings = TrainParams.model_validate(SETTINGS | changes)
     trained = train(
-        model, settings, _examples(24), validation,
-        label_kind="one", time_axis=1, seed=3, on_epoch=on_epoch, checkpoint=checkpoint,
+        model, settings, examples or make_examples(24), validation,
+        label_kind="one", time_axis=1, seed=3, on_epoch=on_epoch, checkpoint=checkpoint, score=score,
     )  # fmt: skip
     return model, trained
 
 
 def test_training_learns_and_is_the_same_twice(tmp_path: Path) -> None:
-    first, trained = _train(tmp_path / "c", epochs=15)
-    second, _ = _train(tmp_path / "c", epochs=15)
+    first, trained = train_small(tmp_path / "c", epochs=15)
+    second, _ = train_small(tmp_path / "c", epochs=15)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
-    examples = _examples(24)
+    examples = make_examples(24)
     accuracy = (predict_logits(first, examples.batches, 8).argmax(1) == examples.targets.argmax(1)).float().mean()
     assert accuracy > 0.9
     assert trained.clips_seen == 15 * 24
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # after every epoch
-    straight, expected = _train(tmp_path / "straight")
-    epochs = []
-
-    def die_in_the_third(row: dict[str, float]) -> None:
-        epochs.append(row)
-        if len(epochs) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path / "killed", die_in_the_third)
-    assert (tmp_path / "killed").exists()
-    resumed, trained = _train(tmp_path / "killed")
-    for name, value in straight.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    losses = [[row["loss"] for row in history] for history in (expected.history, trained.history)]
-    assert losses[0] == losses[1]
-    assert not (tmp_path / "killed").exists()  # nothing stays behind a finished run
-
-
-def test_moments_of_a_channels_last_weight_survive_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second convolution has several input channels: its moments came back in another order than its weights."""
-    monkeypatch.setitem(MODEL, "stem", MODEL["stem"] | {"channels": [8, 8], "strides": [[2, 2], [2, 2]]})  # type: ignore[operator]
-    test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch)
-
-
-def test_an_unreadable_checkpoint_costs_the_run_and_no_more(tmp_path: Path) -> None:
-    (tmp_path / "c").write_bytes(b"not a checkpoint")
-    _, trained = _train(tmp_path / "c")
-    assert len(trained.history) == 4
-
-
-def test_runs_of_other_settings_have_other_checkpoints() -> None:
-    assert run_key({"seed": 0}) != run_key({"seed": 1})
-    assert run_key({"a": 1, "b": 2}) == run_key({"b": 2, "a": 1})
-
-
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
-    worse = _examples(9)
+    worse = make_examples(9)
     wrong = Examples(worse.batches, worse.targets.roll(1, dims=1), worse.clip_ids)  # the more it learns, the worse
-    _, trained = _train(tmp_path / "c", validation=wrong, epochs=40, early_stop_patience=2)
+    _, trained = train_small(tmp_path / "c", validation=wrong, epochs=40, early_stop_patience=2)
     losses = [row["validation_loss"] for row in trained.history]
     assert len(losses) < 40
     assert losses.index(min(losses)) == len(losses) - 3
@@ -171,18 +150,7 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
 
 def test_early_stopping_without_validation_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SonolexError, match=r"train\.early_stop_patience: expected 0 without validation clips, found 2"):
-        _train(tmp_path / "c", early_stop_patience=2)
-
-
-def test_a_loss_that_is_no_number_stops_with_step_and_clips(tmp_path: Path) -> None:
-    examples = _examples(6)
-    examples.batches._cache[2][:] = np.nan  # type: ignore[index]
-    model = model_module("ast").build(validate_model_params("m", MODEL), {"n_mels": 6}, 3)
-    with pytest.raises(SonolexError, match=r"step 0 \(epoch 1\): expected a finite loss, found nan; .*clip-2"):
-        train(
-            model, TrainParams.model_validate(SETTINGS), examples, None,
-            label_kind="one", time_axis=1, seed=0, on_epoch=lambda row: None, checkpoint=tmp_path / "c",
-        )  # fmt: skip
+        train_small(tmp_path / "c", early_stop_patience=2)
 
 
 def test_soft_labels_train_towards_both_classes() -> None:
@@ -202,108 +170,8 @@ def test_the_loss_follows_the_label_kind() -> None:
     torch.testing.assert_close(smooth_labels(targets[:1], 0.2, "one")[0], torch.tensor([0.85, 0.05, 0.05, 0.85]))
 
 
-def test_mixing_weights_pictures_and_targets_alike() -> None:
-    torch.manual_seed(0)
-    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0})
-    targets = torch.eye(6)
-    picture = targets[:, None, :].expand(6, 4, 6).clone()  # a clip looks like its own target
-    mixed = augmentation.mix(picture, None, targets, params)
-    torch.testing.assert_close(mixed.picture[:, 0], mixed.targets)
-    torch.testing.assert_close(mixed.targets.sum(1), torch.ones(6))
-    assert (mixed.targets.amax(1) < 1).any()
-
-
-def test_a_mixture_is_as_long_as_its_longer_clip() -> None:
-    torch.manual_seed(0)
-    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0})
-    mask = torch.tensor([[True, True, True], [True, False, False]])
-    mixed = augmentation.mix(torch.zeros(2, 3, 1), mask, torch.eye(2), params)
-    weights = mixed.targets.amax(1)
-    assert mixed.mask is not None
-    assert mixed.mask[1].all() or weights[1] == 1
-
-
-@pytest.mark.parametrize("time_axis", [1, 2])
-def test_time_shift_turns_a_clip_around_its_own_end(time_axis: int) -> None:
-    torch.manual_seed(0)
-    lengths = torch.tensor([10, 6])
-    mask = torch.arange(10) < lengths[:, None]
-    ramp = torch.where(mask, torch.arange(10).expand(2, -1), -1)
-    inputs = ramp[:, :, None] if time_axis == 1 else ramp[:, None, :]
-    params = AugmentationParams.model_validate(PLAIN | {"time_shift": 1.0})
-    warped = augmentation.warp_time(inputs, mask, params, time_axis).reshape(2, 10)
-    assert (warped[1, 6:] == -1).all()
-    for row, length in zip(warped, lengths.tolist(), strict=True):
-        values = row[:length]
-        assert sorted(values.tolist()) == list(range(length))
-        assert ((values.roll(-1) - values) % length == 1).all()
-    assert not torch.equal(warped, ramp)
-
-
-def test_word_noise_stays_near_and_leaves_special_tokens_alone() -> None:
-    torch.manual_seed(0)
-    neighbours = torch.tensor([[[1], [0], [2], [3]], [[2], [2], [1], [3]]])  # words 0-2, padding 3
-    tokens = torch.randint(0, 4, (30, 2, 40))
-    noisy = augmentation.replace_words(tokens, neighbours, 0.3)
-    near = torch.stack([neighbours[book, tokens[:, book], 0] for book in range(2)], dim=1)
-    assert ((noisy == tokens) | (noisy == near)).all()
-    assert (noisy[tokens == 3] == 3).all()
-    changed = (noisy != tokens)[near != tokens].float().mean()
-    assert 0.25 < changed < 0.35
-    assert torch.equal(augmentation.replace_words(tokens, neighbours, 0.0), tokens)
-
-
-def test_masked_tokens_become_the_mask_token_and_never_padding() -> None:
-    torch.manual_seed(0)
-    tokens = torch.zeros(50, 2, 20, dtype=torch.int64)
-    mask = (torch.arange(20) < 15).expand(50, -1)
-    hidden = augmentation.mask_tokens(tokens, mask, 99, MasksParams(count=2, width=6)) == 99
-    assert hidden.any()
-    assert (hidden[:, 0] == hidden[:, 1]).all()  # a frame is hidden in all codebooks
-    assert not hidden[:, :, 15:].any()
-    assert hidden.sum(2).max() <= 12
-
-
-def test_picture_masks_cover_whole_frames_and_bands() -> None:
-    torch.manual_seed(0)
-    picture = augmentation.mask_picture(
-        torch.ones(40, 12, 8), MasksParams(count=1, width=4), MasksParams(count=1, width=3)
-    )
-    for clip in picture:
-        frames, bands = (clip == 0).all(1), (clip == 0).all(0)
-        assert ((clip == 0) == (frames[:, None] | bands[None, :])).all()
-        assert frames.sum() <= 4
-        assert bands.sum() <= 3
-
-
-def test_the_schedule_rises_and_falls() -> None:
-    rates = [warmup_cosine(step, 100, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == rates[10] == 1
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[99] < 0.001
-
-
-def test_the_average_is_of_the_weights_and_swaps_back() -> None:
-    model = torch.nn.Linear(1, 1, bias=False)
-    average = WeightAverage(model, decay=0.5)
-    with torch.no_grad():
-        for value in (1.0, 2.0, 3.0, 4.0):
-            model.weight.fill_(value)
-            average.update()
-    expected = 0.0
-    model_start = average  # the first decays are smaller than 0.5: (1/10, 2/11, 3/12, 4/13)
-    assert model_start.step == 4
-    average.swap()
-    assert 3 < model.weight.item() < 4
-    expected = model.weight.item()
-    average.swap()
-    assert model.weight.item() == 4
-    assert average.values["weight"].item() == pytest.approx(expected)
-
-
 def test_batches_pad_behind_and_mask_by_length() -> None:
-    batches = _examples(5).batches
+    batches = make_examples(5).batches
     batch = batches.take([3, 0])
     lengths = [len(batches._cache[row]) for row in (3, 0)]  # type: ignore[index]
     assert batch.mask is not None
@@ -314,9 +182,9 @@ def test_batches_pad_behind_and_mask_by_length() -> None:
 
 
 def test_batches_read_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = _examples(5).batches.take([4, 1])
+    kept = make_examples(5).batches.take([4, 1])
     monkeypatch.setattr("pipeline.training.batches.CACHE_BYTES", 0)
-    torch.testing.assert_close(_examples(5).batches.take([4, 1]).inputs, kept.inputs)
+    torch.testing.assert_close(make_examples(5).batches.take([4, 1]).inputs, kept.inputs)
 
 
 def test_normalisation_by_corpus_and_by_clip() -> None:
@@ -326,3 +194,40 @@ def test_normalisation_by_corpus_and_by_clip() -> None:
     by_clip = normalise(frames, facts | {"kind": "clip", "deviations": 1.0})
     np.testing.assert_allclose([by_clip.mean(), by_clip.std()], [0, 1], atol=1e-6)
     assert np.isfinite(normalise(np.ones((3, 2), np.float32), facts | {"kind": "clip"})).all()
+
+
+@pytest.mark.parametrize(
+    ("units", "kind", "expected"),
+    [
+        ("ln(power)", "corpus", 6.0),
+        ("dB", "corpus", 6 * math.log(10) / 10),
+        ("ln(power)", "none", 1.0),
+        ("ln(power)", "clip", None),
+        ("", "corpus", None),
+    ],
+)
+def test_batches_know_what_a_unit_is_in_logarithms_of_power(units: str, kind: str, expected: float | None) -> None:
+    inputs = Memory(2)
+    inputs.front_end = {"units": units}
+    normalisation = {"kind": kind, "deviations": 2.0, "mean": -5.0, "deviation": 3.0}
+    assert Batches(inputs, ["clip-0"], normalisation).log_unit == pytest.approx(expected)
+
+
+def test_batches_read_ahead_are_those_read_in_turn_one_at_a_time() -> None:
+    batches = make_examples(6).batches
+    taken: list[int] = []
+    take = batches.take
+    batches.take = lambda rows: taken.append(rows[0]) or take(rows)  # type: ignore[func-returns-value, method-assign]
+    ahead = batches.ahead([[4, 1], [2], [0, 3]])
+    for rows in ([4, 1], [2], [0, 3]):
+        assert next(ahead).rows.tolist() == rows
+        assert len(taken) <= [4, 2, 0].index(rows[0]) + 2
+    assert list(ahead) == []
+    assert taken == [4, 2, 0]
+
+
+def test_an_error_in_reading_ahead_is_met_where_the_batch_is_needed() -> None:
+    ahead = make_examples(2).batches.ahead([[0], [99]])
+    next(ahead)
+    with pytest.raises(IndexError):
+        next(ahead)

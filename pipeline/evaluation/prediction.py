@@ -28,7 +28,7 @@ def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.
 
     from pipeline.training.batches import Batches
     from pipeline.training.distributed import open_world
-    from pipeline.training.loop import predict_logits
+    from pipeline.training.logits import predict_logits
 
     torch.set_flush_denormal(True)
     network = module.build(params, model.facts["input"], len(model.facts["classes"]))

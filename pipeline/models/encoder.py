@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.params import Params
 
@@ -32,18 +33,24 @@ class EncoderParams(Params):
 
 
 class Encoder(nn.Module):
-    """Turn (B, N, D) positions into (B, N, D) contextual ones."""
+    """Turn (B, N, D) positions into (B, N, D) contextual ones.
+
+    With `recompute` the backward pass computes each block again from its input, instead of keeping all activations (Chen et
+    al., 2016, "Training Deep Nets with Sublinear Memory Cost"): the same gradients in less memory and more time.
+    """
 
     def __init__(self, params: EncoderParams) -> None:
         super().__init__()
         rates = [params.drop_path * (i + 1) / params.depth for i in range(params.depth)]
         self.blocks = nn.ModuleList(Block(params, rate) for rate in rates)
         self.norm = nn.LayerNorm(params.width, eps=1e-6)
+        self.recompute = False
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         keys = None if mask is None else mask[:, None, None, :]  # every query sees the real positions only
+        again = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, keys)
+            x = checkpoint(block, x, keys, use_reentrant=False) if again else block(x, keys)
         out: Tensor = self.norm(x)
         return out
 

@@ -12,7 +12,7 @@ from pipeline.artifacts.tokens import TOKENS, open_tokens
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.reporting.gallery import GallerySources, choose_examples, choose_mistakes, clip_cards, score_experiment
 from pipeline.reporting.page import PageContent
-from pipeline.reporting.plots import class_rows, confusion_counts, loss_curve
+from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.summary import Experiment, ReportParams
 from pipeline.reporting.words import count_words, word_statistics
 
@@ -62,7 +62,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         word_statistics={
             fold: word_statistics(counts, frame_rate=spectrogram.frame_rate) for fold, counts in word_counts.items()
         },
-        curves={model: loss_curve(data.logs, experiment, model) for model in experiment.params.models},
+        curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
         examples=clip_cards(examples, scores, sources),

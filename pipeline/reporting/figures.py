@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.reporting.plots import ClassRow, LossCurve
+from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, Run
 
 if TYPE_CHECKING:
@@ -60,27 +60,29 @@ def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run]) -> st
     return _draw("results", draw, columns=2, size=(9.4, 0.62 * len(summaries) + 0.9), share_rows=True)
 
 
-def loss_figure(curves: Mapping[str, LossCurve | None]) -> str:
-    """Draw each model's training loss by epoch: the mean over runs, and a band from the lowest to the highest run."""
+def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None]) -> str:
+    """Draw each model's loss, learning rate and gradients' norm by epoch: the mean over runs, and a band over all."""
     from matplotlib.ticker import MaxNLocator
 
-    def draw(axes: Sequence["Axes"]) -> None:
-        axis = axes[0]
-        for position, (model, curve) in enumerate(curves.items()):
-            if curve is None:
-                continue
-            colour = model_colour(position)
-            axis.fill_between(curve.epochs, curve.lowest, curve.highest, color=colour, alpha=0.16, linewidth=0)
-            axis.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, label=_spell(model))
-        axis.set_xlabel("epoch")
-        axis.set_ylabel("training loss")
-        axis.set_xlim(left=1)
-        axis.set_ylim(bottom=0)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(axis="y")
-        axis.legend(loc="upper right")
+    labels = {"loss": "training loss", "learning_rate": "learning rate", "gradient_norm": "norm of the gradients"}
 
-    return _draw("loss", draw, size=(9.4, 3.4))
+    def draw(axes: Sequence["Axes"]) -> None:
+        for axis, (name, label) in zip(axes, labels.items(), strict=True):
+            for position, (model, of_model) in enumerate(curves.items()):
+                if of_model is None:
+                    continue
+                curve, colour = of_model[name], model_colour(position)
+                axis.fill_between(curve.epochs, curve.lowest, curve.highest, color=colour, alpha=0.16, linewidth=0)
+                axis.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, label=_spell(model))
+            axis.set_xlabel("epoch")
+            axis.set_ylabel(label)
+            axis.set_xlim(left=1)
+            axis.set_ylim(bottom=0)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.grid(axis="y")
+        axes[0].legend(loc="upper right")
+
+    return _draw("training", draw, columns=3, size=(9.4, 3.0))
 
 
 def confusion_figure(name: str, counts: np.ndarray, classes: Sequence[str]) -> str:

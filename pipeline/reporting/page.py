@@ -24,7 +24,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
-from pipeline.reporting.plots import ClassRow, LossCurve
+from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ENSEMBLE, Experiment, ModelSummary, duration, spread, summarise
 from pipeline.reporting.words import WordStatistics
 
@@ -45,7 +45,7 @@ class PageContent:
     vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary; empty without token models
     word_counts: Mapping[str, np.ndarray]  # fold -> frames by (codebook, code), over all clips
     word_statistics: Mapping[str, WordStatistics]
-    curves: Mapping[str, LossCurve | None]  # model -> curve; None: fitted in one go
+    curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
     examples: Sequence[ClipCard]
@@ -96,8 +96,8 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "num_present_classes": min(run.num_present_classes for run in experiment.runs),
         "fold_table": _fold_table(experiment),
         "results_figure": figures.results_figure(summaries, experiment.runs),
-        "loss_figure": figures.loss_figure(content.curves) if any(content.curves.values()) else "",
-        "fitted": [model for model, curve in content.curves.items() if curve is None],
+        "training_figure": figures.training_figure(content.curves) if any(content.curves.values()) else "",
+        "fitted": [model for model, curves in content.curves.items() if curves is None],
         "confusions": [
             (model, figures.confusion_figure(model, counts, classes), _largest_confusions(counts, classes))
             for model, counts in content.confusions.items()

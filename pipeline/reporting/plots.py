@@ -1,6 +1,6 @@
 """Data behind the pictures, as small CSV files that `dvc plots show` and `dvc plots diff` draw.
 
-    loss/<model>.csv        one row an epoch: mean loss over folds and seeds, and its range
+    loss/<model>.csv        one row an epoch: mean loss over folds and seeds, its range, rate and gradients' norm
     confusion/<model>.csv   one row a test clip: actual, predicted (label kind one)
     per_class/<model>.csv   one row a class: means over folds
 
@@ -21,13 +21,13 @@ from pipeline.artifacts.files import replacing
 from pipeline.errors import ArtifactError
 from pipeline.reporting.summary import Experiment
 
-LOGGED = "train/loss"  # the metric that every training run logs once an epoch
+LOGGED = ("loss", "learning_rate", "gradient_norm")  # what every training run logs once an epoch, below `train/`
 FITTED = "fitted.txt"  # in the place of logs: the model has no epochs
 
 
 @dataclass(frozen=True)
-class LossCurve:
-    """Training loss by epoch over all runs of a model; a run that stopped early is missing from later epochs."""
+class TrainingCurve:
+    """One number by epoch over all runs of a model; a run that stopped early is missing from later epochs."""
 
     epochs: list[int]  # from 1
     mean: list[float]
@@ -49,8 +49,8 @@ class ClassRow:
     f1: float
 
 
-def loss_curve(logs_path: Path, experiment: Experiment, model: str) -> LossCurve | None:
-    """Read a model's training losses of all folds and seeds; None for a model that is fitted in one go.
+def training_curves(logs_path: Path, experiment: Experiment, model: str) -> dict[str, TrainingCurve] | None:
+    """Read the curves LOGGED of all folds and seeds of a model, by name; None for one that is fitted in one go.
 
     Raises ArtifactError naming a missing or broken log.
     """
@@ -58,15 +58,19 @@ def loss_curve(logs_path: Path, experiment: Experiment, model: str) -> LossCurve
     folders = [logs_path / model / fold / str(seed) for fold in params.folds for seed in params.seeds]
     if all((folder / FITTED).exists() for folder in folders):
         return None
-    runs = [_read_log(folder / "plots" / "metrics" / f"{LOGGED}.tsv") for folder in folders]
+    logs = [folder / "plots" / "metrics" / "train" for folder in folders]
+    return {name: _curve([_read_log(log / f"{name}.tsv") for log in logs]) for name in LOGGED}
+
+
+def _curve(runs: Sequence[dict[int, float]]) -> TrainingCurve:
     steps = sorted({step for run in runs for step in run})
     values = [[run[step] for run in runs if step in run] for step in steps]
-    return LossCurve(
+    return TrainingCurve(
         epochs=[step + 1 for step in steps],
-        mean=[math.fsum(losses) / len(losses) for losses in values],
-        lowest=[min(losses) for losses in values],
-        highest=[max(losses) for losses in values],
-        num_runs=[len(losses) for losses in values],
+        mean=[math.fsum(numbers) / len(numbers) for numbers in values],
+        lowest=[min(numbers) for numbers in values],
+        highest=[max(numbers) for numbers in values],
+        num_runs=[len(numbers) for numbers in values],
     )
 
 
@@ -97,13 +101,15 @@ def write_plots(plots_path: Path, logs_path: Path, experiment: Experiment) -> No
     """Write all CSV files below `plots_path` in one step."""
     with replacing(plots_path) as partial:
         for model in experiment.params.models:
-            curve = loss_curve(logs_path, experiment, model)
-            if curve is None:
+            curves = training_curves(logs_path, experiment, model)
+            if curves is None:
                 continue
-            columns = (curve.epochs, curve.mean, curve.lowest, curve.highest, curve.num_runs)
+            loss, rate, norm = (curves[name] for name in LOGGED)
+            rates = [f"{value:.4g}" for value in rate.mean]  # six decimals would be too few
+            columns = (loss.epochs, loss.mean, loss.lowest, loss.highest, loss.num_runs, rates, norm.mean)
             _write(
                 partial / "loss" / f"{model}.csv",
-                ("epoch", "loss", "lowest", "highest", "num_runs"),
+                ("epoch", "loss", "lowest", "highest", "num_runs", "learning_rate", "gradient_norm"),
                 zip(*columns, strict=True),
             )
         for model in experiment.models:
@@ -129,7 +135,8 @@ def _decisions(experiment: Experiment, model: str) -> list[tuple[str, str]]:
 def _read_log(path: Path) -> dict[int, float]:
     """Return step -> value of one DVCLive metric; the last value of a step counts (a resumed run repeats steps)."""
     if not path.exists():
-        raise ArtifactError(path, "file", expected=f"a training log of {LOGGED}", found="no file", stage="train_*")
+        expected = f"a training log of train/{path.stem}"
+        raise ArtifactError(path, "file", expected=expected, found="no file", stage="train_*")
     name = path.stem
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, delimiter="\t")

@@ -1,17 +1,21 @@
 """What training does to a batch so that few clips go further. Vectorised, on one torch generator, seeded by the epoch.
 
 In order: time shift and stretch (circular, within each clip's own length), word noise and token masking (spans become
-the mask token), then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, and SpecAugment's
-masks (Park et al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and codebook.
-Numbers are drawn on the CPU, and moved to where the batch is: every device sees the same ones.
+the mask token), then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, SpecAugment's
+masks (Park et al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and codebook, and
+noise. Numbers are drawn on the CPU, and moved to where the batch is: every device sees the same ones.
+
+Mix-up of AST and PSLA mixes waveforms (after Tokozume et al., 2018, arXiv 1711.10282), which are gone here; the power of a
+sum of independent waveforms is the sum of their powers but for cross terms, so `mixup_domain: power` adds up the powers,
+each by the square of its weight, and takes the logarithm again.
 
 Conventions: B batch, T frame, F feature, K class.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from pipeline.params import Params
@@ -28,10 +32,12 @@ class AugmentationParams(Params):
     time_shift: float = Fraction  # largest shift as a part of the clip
     time_stretch: float = Fraction  # largest change of speed, as a natural logarithm: 0.1 reads 10 % faster or slower
     mixup_probability: float = Fraction
-    mixup_alpha: NonNegativeFloat = Field(gt=0)  # of Beta(alpha, alpha)
+    mixup_alpha: float = Field(gt=0, le=1000)  # of Beta(alpha, alpha)
+    mixup_domain: Literal["log", "power"]  # power: as the mixed waveforms would look, for models that read frames
     word_noise: float = Fraction  # probability that a token becomes one of its nearest words
     frame_masks: MasksParams  # for tokens these become the mask token, before the embedding
     band_masks: MasksParams
+    noise: float = Fraction  # largest of a clip's noise, uniform from 0 to it, in units of the normalised picture
 
 
 class Mixed(NamedTuple):
@@ -89,8 +95,22 @@ def mask_picture(picture: Tensor, frame_masks: MasksParams | None, band_masks: M
     return picture.masked_fill(bands[:, None, :], 0.0)
 
 
-def mix(picture: Tensor, mask: Tensor | None, targets: Tensor, params: AugmentationParams) -> Mixed:
-    """Mix each clip, with the probability given, with another of the batch; targets mix by the same weights."""
+def add_noise(picture: Tensor, largest: float) -> Tensor:
+    """Add uniform noise to (B, T, F), of another strength in every clip, as AST does for speech commands."""
+    if largest == 0:
+        return picture
+    strength = torch.rand(len(picture), 1, 1) * largest
+    return picture + (torch.rand(picture.shape) * strength).to(picture.device)
+
+
+def mix(
+    picture: Tensor, mask: Tensor | None, targets: Tensor, params: AugmentationParams, log_unit: float | None
+) -> Mixed:
+    """Mix each clip, with the probability given, with another of the batch; targets mix by the same weights.
+
+    `log_unit` is what one unit of the picture is in natural logarithms of power; None where it is none, as with tokens:
+    such pictures are mixed as they are, whatever `mixup_domain` says.
+    """
     if params.mixup_probability == 0 or len(picture) < 2:
         return Mixed(picture, mask, targets)
     # Gamma draws make a Beta one; torch's own Beta takes no notice of zero-size shapes and is slower to set up.
@@ -98,11 +118,28 @@ def mix(picture: Tensor, mask: Tensor | None, targets: Tensor, params: Augmentat
     weight = gammas[0] / gammas.sum(0).clamp(min=1e-20)
     weight = torch.where(torch.rand(len(picture)) < params.mixup_probability, weight, 1.0).to(picture.device)
     partner = torch.randperm(len(picture)).to(picture.device)
+    longer = None if mask is None else mask | (mask[partner] & (weight < 1)[:, None])
     by_clip = weight[:, None, None]
-    mixed = by_clip * picture + (1 - by_clip) * picture[partner]
-    if mask is not None:
-        mask = mask | (mask[partner] & (weight < 1)[:, None])
-    return Mixed(mixed, mask, weight[:, None] * targets + (1 - weight[:, None]) * targets[partner])
+    if params.mixup_domain == "power" and log_unit is not None:
+        own, other = (
+            _loudness(values, real, log_unit, share)
+            for values, real, share in (
+                (picture, mask, by_clip),
+                (picture[partner], None if mask is None else mask[partner], 1 - by_clip),
+            )
+        )
+        mixed = torch.logaddexp(own, other) / log_unit
+        if longer is not None:
+            mixed = mixed.masked_fill(~longer[:, :, None], 0.0)
+    else:
+        mixed = by_clip * picture + (1 - by_clip) * picture[partner]
+    return Mixed(mixed, longer, weight[:, None] * targets + (1 - weight[:, None]) * targets[partner])
+
+
+def _loudness(picture: Tensor, mask: Tensor | None, log_unit: float, share: Tensor) -> Tensor:
+    """Return the logarithm of the power that a share (B, 1, 1) of each waveform has; silence behind its end."""
+    loudness = picture * log_unit + 2 * share.log()
+    return loudness if mask is None else loudness.masked_fill(~mask[:, :, None], -torch.inf)
 
 
 def _spans(batch: int, length: int, masks: MasksParams) -> Tensor:

@@ -1,23 +1,89 @@
-"""A running mean of the weights, which is what gets evaluated and stored (Polyak and Juditsky, 1992)."""
+"""The mean of the weights over steps or epochs, which is what gets evaluated and stored (Polyak and Juditsky, 1992).
+
+`ema` forgets exponentially, step by step. `last` and `epochs` are the uniform mean of the weights at the end of some epochs
+(Izmailov et al., 2018, arXiv 1803.05407), as AST and PSLA store it: each epoch counts once. PSLA counted the first twice.
+Until such a mean begins, the weights stand for themselves.
+"""
+
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
+
+from pipeline.params import Params
+
+
+class NoAverageParams(Params):
+    kind: Literal["none"]
+
+
+class EmaParams(Params):
+    kind: Literal["ema"]
+    decay: float = Field(ge=0, lt=1)  # a step
+
+
+class LastParams(Params):
+    kind: Literal["last"]
+    epochs: PositiveInt  # at the end of the run
+
+
+class EpochsParams(Params):
+    kind: Literal["epochs"]
+    first: PositiveInt  # counted from 1
+    last: PositiveInt  # included
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "EpochsParams":
+        if self.first > self.last:
+            raise ValueError(f"expected first <= last, found first {self.first} and last {self.last}")
+        return self
+
+
+AverageParams = Annotated[
+    NoAverageParams | EmaParams | LastParams | EpochsParams,
+    Field(discriminator="kind"),
+]
+
+
+def averaged_epochs(params: AverageParams, num_epochs: int) -> range:
+    """Return the epochs, counted from 1, whose ends are averaged; none with the other kinds."""
+    if isinstance(params, LastParams):
+        return range(num_epochs - params.epochs + 1, num_epochs + 1)
+    if isinstance(params, EpochsParams):
+        return range(params.first, params.last + 1)
+    return range(0)
 
 
 class WeightAverage:
-    """Exponential moving average over every floating-point entry of a model's state, batch-norm statistics included."""
+    """The mean, as `params` want it, of every floating-point entry of a model's state, batch-norm statistics included.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay, self.step = decay, 0
+    `values` are at the end of every epoch what would be stored if it were the last; `count` is the number of weights in
+    them. Both go into checkpoints.
+    """
+
+    def __init__(self, model: nn.Module, params: AverageParams, num_epochs: int) -> None:
+        self.count = 0
+        self._decay = params.decay if isinstance(params, EmaParams) else None
+        self._epochs = averaged_epochs(params, num_epochs)
         self._live = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
         self.values = {name: t.clone() for name, t in self._live.items()}
 
-    @torch.no_grad()
-    def update(self) -> None:
+    def after_step(self) -> None:
         """Take in the weights after a step. Early on the mean forgets faster, so that it leaves the start behind."""
-        self.step += 1
-        decay = min(self.decay, self.step / (self.step + 9))
-        torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), 1 - decay)
+        if self._decay is not None:
+            self.count += 1
+            self._move(1 - min(self._decay, self.count / (self.count + 9)))
+
+    def after_epoch(self, epoch: int) -> None:
+        """Take in the weights at the end of an epoch, counted from 1."""
+        if self._decay is not None:
+            return
+        if epoch in self._epochs:
+            self.count += 1
+            self._move(1 / self.count)
+        elif not self.count:
+            self._move(1.0)
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -26,3 +92,8 @@ class WeightAverage:
             mean = self.values[name].clone()
             self.values[name].copy_(live)
             live.copy_(mean)
+
+    @torch.no_grad()
+    def _move(self, part: float) -> None:
+        """Go this part of the way from the mean to the weights."""
+        torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), part)

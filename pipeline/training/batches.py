@@ -8,7 +8,9 @@ There is no DataLoader and no worker process: clips are read by threads of this 
 method can deadlock. What `Inputs` returns may be read in a DataLoader's workers all the same, started in any way.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +53,31 @@ class Batches:
             arrays = self._read([self._clip_ids[row] for row in rows])
         return self._collate(arrays, rows)
 
+    @property
+    def log_unit(self) -> float | None:
+        """Say what one unit of the frames is in natural logarithms of power; None if clips differ in it, and for tokens."""
+        unit = {"ln(power)": 1.0, "dB": math.log(10) / 10}.get(self._inputs.front_end.get("units", ""))
+        kind = self._normalisation["kind"]
+        if self._inputs.time_axis or unit is None or kind == "clip":
+            return None
+        return (
+            unit
+            if kind == "none"
+            else unit * _unit(self._normalisation["deviations"], self._normalisation["deviation"])
+        )
+
+    def ahead(self, parts: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        """Yield the batch of each list of rows; the next one is read meanwhile."""
+        with ThreadPoolExecutor(1) as reader:
+            waiting = None
+            for rows in parts:
+                following = reader.submit(self.take, rows)
+                if waiting is not None:
+                    yield waiting.result()
+                waiting = following
+            if waiting is not None:
+                yield waiting.result()
+
     def in_order(self, size: int, first: int = 0, step: int = 1) -> Iterator[Batch]:
         """Yield all clips in order, `size` a batch; or, of these batches, every `step`-th from the `first` on."""
         for start in range(0, len(self), size)[first::step]:
@@ -79,6 +106,10 @@ def normalise(array: np.ndarray, normalisation: dict[str, Any]) -> np.ndarray:
     mean, deviation = normalisation["mean"], normalisation["deviation"]
     if kind == "clip":
         mean, deviation = float(array.mean()), float(array.std())
-    unit = normalisation["deviations"] * max(deviation, 1e-6)
+    unit = _unit(normalisation["deviations"], deviation)
     normalised: np.ndarray = ((array - mean) / unit).astype(np.float32)
     return normalised
+
+
+def _unit(deviations: float, deviation: float) -> float:
+    return deviations * max(deviation, 1e-6)

@@ -17,21 +17,20 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.artifacts.files import replacing
-from pipeline.training.averaging import WeightAverage
+from pipeline.training.step import Learner
 
 CHECKPOINTS = Path(".sonolex/checkpoints")
 
 
 class Progress(NamedTuple):
-    """What a run is made of besides its model, between two epochs."""
+    """What a run is made of besides its learner, between two epochs."""
 
-    optimiser: torch.optim.Optimizer
-    average: WeightAverage
     best: dict[str, Tensor]  # state of the best epoch so far, when validation chooses; else empty
-    facts: dict[str, Any]  # epochs finished, steps, history: plain JSON
+    predicted: Tensor  # sum of all epochs' scores of the validation clips, (clip, class)
+    facts: dict[str, Any]  # epochs finished, history, seconds: plain JSON
 
 
 def run_key(facts: Mapping[str, Any]) -> str:
@@ -43,46 +42,54 @@ def run_key(facts: Mapping[str, Any]) -> str:
     return digest.hexdigest()[:24]
 
 
-def save_checkpoint(path: Path, model: nn.Module, progress: Progress) -> None:
+def save_checkpoint(path: Path, learner: Learner, progress: Progress) -> None:
     """Write everything in one step; the previous checkpoint stays whole until the new one is."""
-    tensors: dict[str, Tensor] = {f"model/{name}": t for name, t in model.state_dict().items()}
-    tensors |= {f"average/{name}": t for name, t in progress.average.values.items()}
+    tensors: dict[str, Tensor] = {f"model/{name}": t for name, t in learner.model.state_dict().items()}
+    tensors |= {f"average/{name}": t for name, t in learner.average.values.items()}
     tensors |= {f"best/{name}": t for name, t in progress.best.items()}
-    for index, state in progress.optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{index}/{name}": t for name, t in state.items()}
-    facts = progress.facts | {"average_step": progress.average.step}
+    for index, state in learner.optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser/{index}/{name}": t for name, t in state.items() if t is not None}
+    tensors["predicted"] = progress.predicted
+    facts = progress.facts | {"average_count": learner.average.count, "scaler": learner.scaler.state_dict()}
     with replacing(path) as partial:
         contiguous = {name: t.detach().clone().contiguous() for name, t in tensors.items()}
         save_file(contiguous, partial, metadata={"progress": json.dumps(facts)})
 
 
-def load_checkpoint(path: Path, model: nn.Module, progress: Progress) -> dict[str, Any] | None:
-    """Put a saved run back in place and return its facts; None when there is none that can be read."""
+def load_checkpoint(path: Path, learner: Learner, progress: Progress) -> bool:
+    """Put a saved run back in place; return False when there is none that can be read."""
     if not path.exists():
-        return None
+        return False
     try:
         with safe_open(path, framework="pt") as file:
             facts: dict[str, Any] = json.loads(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError):
-        return None  # unreadable: start over rather than stop, nothing else is lost
-    model.load_state_dict(_below(tensors, "model/"))
+        return False  # unreadable: start over rather than stop, nothing else is lost
+    learner.model.load_state_dict(_below(tensors, "model/"))
     for name, value in _below(tensors, "average/").items():
-        progress.average.values[name].copy_(value)
-    progress.average.step = facts.pop("average_step")
+        learner.average.values[name].copy_(value)
+    learner.average.count = facts.pop("average_count")
+    learner.scaler.load_state_dict(facts.pop("scaler"))
+    _load_optimiser(learner.optimiser, _below(tensors, "optimiser/"))
     progress.best.update(_below(tensors, "best/"))
-    saved = progress.optimiser.state_dict()
+    progress.predicted.copy_(tensors["predicted"])
+    progress.facts.update(facts)
+    return True
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    saved = optimiser.state_dict()
     saved["state"] = {}
-    parameters = [parameter for group in progress.optimiser.param_groups for parameter in group["params"]]
-    for name, value in _below(tensors, "optimiser/").items():
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for name, value in tensors.items():
         index, key = name.split("/")
         if value.ndim > 1:
             # torch 2.11's fused AdamW on a CPU goes through memory, not through indices: the moments of a channels-last
             # weight must lie as the weight does, or each element takes another's.
             value = torch.empty_like(parameters[int(index)]).copy_(value)  # noqa: PLW2901
         saved["state"].setdefault(int(index), {})[key] = value
-    progress.optimiser.load_state_dict(saved)
-    return facts
+    optimiser.load_state_dict(saved)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

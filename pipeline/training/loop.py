@@ -1,61 +1,37 @@
-"""The training loop: one schedule, decided beforehand, over the training clips of a fold.
+"""The training loop: epochs of steps over the training clips of a fold, on a schedule decided beforehand.
 
 Without validation clips (the K-fold default) every epoch runs and the averaged weights at the end are the model: nothing is
 chosen. With them, and `early_stop_patience` above 0, the epoch of lowest validation loss is kept.
-
-Conventions: targets (clip, class) float32, in the order of the batches' clips.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.errors import SonolexError
-from pipeline.params import Params
+from pipeline.models.encoder import Encoder
 from pipeline.seeding import named_seed
-from pipeline.training import augmentation, checkpoints, sampling
-from pipeline.training.augmentation import AugmentationParams
-from pipeline.training.averaging import WeightAverage
-from pipeline.training.batches import Batch, Batches
+from pipeline.training import checkpoints, sampling
+from pipeline.training.batches import Batch
 from pipeline.training.distributed import ALONE, World
-from pipeline.training.losses import classification_loss, smooth_labels
-from pipeline.training.sampling import Sampling
-from pipeline.training.schedules import warmup_cosine
+from pipeline.training.patchout import patchout
+from pipeline.training.progress_bar import progress_bar
+from pipeline.training.schedules import rate_factor
+from pipeline.training.settings import TrainParams
+from pipeline.training.step import Learner, NotFiniteError, Task
+from pipeline.training.validation import Examples, Score, Validation
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 20.0  # between two checkpoints: what a kill may cost
-
-
-class TrainParams(Params):
-    epochs: PositiveInt
-    sampling: Sampling  # of an epoch's clips: each once, or balanced by class with replacement
-    batch_size: PositiveInt  # clips, over all processes together
-    learning_rate: PositiveFloat = Field(le=1)  # at the peak
-    weight_decay: NonNegativeFloat  # on matrices only; not on norms, biases, embeddings and class tokens
-    betas: tuple[float, float] = Field(strict=False)  # of AdamW
-    warmup: float = Field(ge=0, le=1)  # part of all steps
-    gradient_clip: PositiveFloat  # largest norm
-    label_smoothing: float = Field(ge=0, lt=1)
-    average_decay: float = Field(ge=0, lt=1)  # of the averaged weights, a step; 0 takes the last weights
-    early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
-    augmentation: AugmentationParams
-
-
-class Examples(NamedTuple):
-    batches: Batches
-    targets: Tensor  # (clip, class)
-    clip_ids: list[str]
 
 
 class Trained(NamedTuple):
@@ -78,219 +54,231 @@ def train(
     on_epoch: Callable[[dict[str, float]], None],
     checkpoint: Path,
     world: World = ALONE,
+    score: Score | None = None,
 ) -> Trained:
     """Train `model` in place; it ends with the averaged (or best) weights. Resumes from `checkpoint` if there is one.
 
     In a `world` of several processes each calls this with the same arguments, the model on its device, and ends with the
     same weights; the leader alone writes checkpoints.
 
-    `on_epoch` is called once for every epoch, those before a resume included, with: loss, learning_rate,
-    gradient_norm, clips_per_second, and validation_loss when there are validation clips.
+    `on_epoch` is called once for every epoch, those before a resume included, with: loss, learning_rate (of the last
+    step), gradient_norm (mean over the steps, of those that did not overflow), clips_per_second, input_fraction (part of
+    the time spent waiting for clips), and with validation clips what `Validation.measure` returns, by `score`.
     """
-    if params.early_stop_patience and validation is None:
-        raise SonolexError(
-            "train.early_stop_patience: expected 0 without validation clips, found "
-            f"{params.early_stop_patience}; set split.validation_fraction above 0, or the patience to 0"
-        )
+    _require_patience(params, validation)
     _require_a_clip_each(params, examples, world)
     started = time.perf_counter()
-    optimiser = _optimiser(model, params)
-    average = WeightAverage(model, params.average_decay)
-    progress = checkpoints.Progress(optimiser, average, {}, {"epoch": 0, "history": [], "seconds": 0.0})
-    resumed = checkpoints.load_checkpoint(checkpoint, model, progress)
-    if resumed:
-        progress.facts.update(resumed)
-        log.info("resuming after epoch %d of %d", resumed["epoch"], params.epochs)
-    epochs = world.gather(progress.facts["epoch"]) if world.size > 1 else []
-    if len(set(epochs)) > 1:
-        raise SonolexError(
-            f"{checkpoint}: expected every process to resume after the same epoch, found {epochs} by rank; the processes "
-            "need one folder .sonolex/checkpoints in common"
-        )
-    history: list[dict[str, float]] = progress.facts["history"]
+    task = Task(label_kind, time_axis, examples.batches.log_unit)
+    _warn_of_settings_without_effect(model, params, task)
+    measured = Validation(validation, label_kind, score, params.batch_size) if validation else None
+    run = _Run(Learner(model, params, task, world), examples, measured, seed, checkpoint)
+    run.resume()
+    history = run.history
     for row in history:
         on_epoch(row)
-    before, saved = progress.facts["seconds"], time.perf_counter()
 
-    bar = _progress_bar(params.epochs, progress.facts["epoch"], len(examples.clip_ids))
-    with bar if world.leads else nullcontext(lambda row: None) as advance:
-        while progress.facts["epoch"] < params.epochs and not _exhausted(history, params):
+    before = run.progress.facts["seconds"]
+    bar = (
+        progress_bar(params.epochs, run.epoch, len(examples.clip_ids)) if world.leads else nullcontext(lambda row: None)
+    )
+    with bar as advance, _encoder_set(model, params):
+        while run.epoch < params.epochs and not _exhausted(history, params):
             world.require_launcher()
-            epoch = progress.facts["epoch"]
-            row = _run_epoch(model, params, examples, label_kind, time_axis, seed, epoch, optimiser, average, world)
-            if validation:
-                row["validation_loss"] = _validate(model, average, validation, label_kind, params.batch_size, world)
-                if params.early_stop_patience and row["validation_loss"] <= min(
-                    r["validation_loss"] for r in [*history, row]
-                ):
-                    progress.best.update({name: t.clone() for name, t in average.values.items()})
-            history.append(row)
+            row = run.do_epoch()
             on_epoch(row)
             advance(row)
-            progress.facts["epoch"] = epoch + 1
-            progress.facts["seconds"] = before + time.perf_counter() - started
-            if world.leads and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-                checkpoints.save_checkpoint(checkpoint, model, progress)
-                saved = time.perf_counter()
-
-    average.values.update(progress.best)
-    average.swap()
-    if world.leads:
-        checkpoint.unlink(missing_ok=True)
-    seen = len(history) * len(examples.clip_ids)
-    return Trained(history, seen, before + time.perf_counter() - started)
+            run.progress.facts["seconds"] = before + time.perf_counter() - started
+            run.save_now_and_then()
+    run.finish()
+    return Trained(history, len(history) * len(examples.clip_ids), before + time.perf_counter() - started)
 
 
-def _run_epoch(
-    model: nn.Module,
-    params: TrainParams,
-    examples: Examples,
-    label_kind: LabelKind,
-    time_axis: int,
-    seed: int,
-    epoch: int,
-    optimiser: torch.optim.Optimizer,
-    average: WeightAverage,
-    world: World,
-) -> dict[str, float]:
-    """Run one epoch; all its random numbers follow from (seed, epoch, rank), so a resumed run draws the same ones."""
-    torch.manual_seed(named_seed(seed, "epoch", epoch))
-    order = sampling.draw_rows(examples.targets, params.sampling)  # the same for all processes; what follows is not
-    if world.size > 1:
-        torch.manual_seed(named_seed(seed, "epoch", epoch, "rank", world.rank))
-    model.train()
-    started = time.perf_counter()
-    num_clips = len(examples.clip_ids)
-    steps = math.ceil(num_clips / params.batch_size)
-    losses, norms = [], []
-    for index, rows_of_all in enumerate(torch.tensor_split(order, steps)):
-        rows = world.part(rows_of_all)
-        step = epoch * steps + index
-        rate = params.learning_rate * warmup_cosine(step, params.epochs * steps, params.warmup)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
-        batch, targets = examples.batches.take(rows.tolist()).to(world.device), examples.targets[rows].to(world.device)
-        loss = _augmented_loss(model, params, batch, targets, label_kind, time_axis)
-        if not torch.isfinite(loss):
-            clips = ", ".join(examples.clip_ids[row] for row in rows.tolist())
+class _Run:
+    """A learner on its way through the epochs, and what of it a checkpoint holds."""
+
+    def __init__(
+        self, learner: Learner, examples: Examples, validation: Validation | None, seed: int, checkpoint: Path
+    ) -> None:
+        self.learner, self.examples, self.validation = learner, examples, validation
+        self.seed, self.checkpoint = seed, checkpoint
+        predicted = validation.total if validation else torch.zeros(0, 0)
+        self.progress = checkpoints.Progress({}, predicted, {"epoch": 0, "history": [], "seconds": 0.0})
+        self._saved_at, self._saved_epoch = time.perf_counter(), 0
+
+    @property
+    def epoch(self) -> int:
+        """Return how many epochs are done."""
+        return int(self.progress.facts["epoch"])
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Return the rows of the epochs that are done."""
+        rows: list[dict[str, float]] = self.progress.facts["history"]
+        return rows
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one that can be read."""
+        if checkpoints.load_checkpoint(self.checkpoint, self.learner, self.progress):
+            log.info("resuming after epoch %d of %d", self.epoch, self.learner.params.epochs)
+            self._saved_epoch = self.epoch
+        world = self.learner.world
+        epochs = world.gather(self.epoch) if world.size > 1 else []
+        if len(set(epochs)) > 1:
             raise SonolexError(
-                f"train: step {step} (epoch {epoch + 1}): expected a finite loss, found {loss.item()}; lower "
-                f"train.learning_rate (now {params.learning_rate}) or look at the batch's clips: {clips}"
+                f"{self.checkpoint}: expected every process to resume after the same epoch, found {epochs} by rank; the "
+                "processes need one folder .sonolex/checkpoints in common"
             )
-        optimiser.zero_grad(set_to_none=True)
-        loss = loss * (len(rows) / len(rows_of_all))  # a mean over clips, so that the parts add up to the batch's
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss = loss.detach()
-        world.add_up([loss, *(p.grad for p in model.parameters() if p.grad is not None)])
-        norms.append(nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip, foreach=True).item())
-        optimiser.step()
-        average.update()
-        losses.append(loss.item())
-    return {
-        "loss": sum(losses) / steps,
-        "learning_rate": rate,
-        "gradient_norm": sum(norms) / steps,
-        "clips_per_second": num_clips / (time.perf_counter() - started),
-    }
 
+    def do_epoch(self) -> dict[str, float]:
+        """Train for an epoch, measure it, and return its row of the history."""
+        learner = self.learner
+        row = self._steps()
+        self.progress.facts["epoch"] += 1
+        learner.average.after_epoch(self.epoch)
+        if self.validation:
+            row |= self.validation.measure(learner.model, learner.average, self.epoch, learner.world)
+        self.history.append(row)
+        if learner.params.early_stop_patience and _best(self.history) == len(self.history) - 1:
+            self.progress.best.update({name: t.clone() for name, t in learner.average.values.items()})
+        return row
 
-def _augmented_loss(
-    model: nn.Module, params: TrainParams, batch: Batch, targets: Tensor, label_kind: LabelKind, time_axis: int
-) -> Tensor:
-    options = params.augmentation
-    inputs = augmentation.warp_time(batch.inputs, batch.mask, options, time_axis)
-    masks_tokens = isinstance(getattr(model, "mask_token", None), int)
-    if masks_tokens:
-        inputs = augmentation.replace_words(inputs, model.neighbours, options.word_noise)  # type: ignore[arg-type]
-        inputs = augmentation.mask_tokens(inputs, batch.mask, model.mask_token, options.frame_masks)  # type: ignore[arg-type]
-    picture = model.embed(inputs)  # type: ignore[operator]
-    mixed = augmentation.mix(picture, batch.mask, smooth_labels(targets, params.label_smoothing, label_kind), options)
-    frame_masks = None if masks_tokens else options.frame_masks
-    picture = augmentation.mask_picture(mixed.picture, frame_masks, options.band_masks)
-    return classification_loss(model.classify(picture, mixed.mask), mixed.targets, label_kind)  # type: ignore[operator]
+    def _steps(self) -> dict[str, float]:
+        """Take an epoch's steps; all its random numbers follow from (seed, epoch, rank), so a resumed run draws the same."""
+        learner, world, params = self.learner, self.learner.world, self.learner.params
+        torch.manual_seed(named_seed(self.seed, "epoch", self.epoch))
+        order = sampling.draw_rows(self.examples.targets, params.sampling)  # the same for all; what follows is not
+        if world.size > 1:
+            torch.manual_seed(named_seed(self.seed, "epoch", self.epoch, "rank", world.rank))
+        learner.model.train()
+        started = time.perf_counter()
+        steps = math.ceil(len(order) / params.batch_size)
+        batches = torch.tensor_split(order, steps)
+        parts = [part for rows in batches for part in torch.tensor_split(world.part(rows), params.accumulate)]
+        reader = _Reader(self.examples, parts)
+        losses, norms = [], []
+        for index, rows in enumerate(batches):
+            step = self.epoch * steps + index
+            factor = rate_factor(params.schedule, step, steps_per_epoch=steps, num_epochs=params.epochs)
+            rate = params.learning_rate * factor
+            try:
+                loss, norm = learner.step(reader.take(params.accumulate), len(rows), rate)
+            except NotFiniteError as fault:
+                raise self._stopped(fault, step, rate, rows) from None
+            losses.append(loss)
+            norms.append(norm)
+        finite = [norm for norm in norms if math.isfinite(norm)]
+        seconds = time.perf_counter() - started
+        return {
+            "loss": sum(losses) / steps,
+            "learning_rate": rate,
+            "gradient_norm": sum(finite) / len(finite) if finite else math.nan,
+            "clips_per_second": len(order) / seconds,
+            "input_fraction": reader.waited / seconds,
+        }
 
-
-@torch.no_grad()
-def _validate(
-    model: nn.Module,
-    average: WeightAverage,
-    validation: Examples,
-    label_kind: LabelKind,
-    batch_size: int,
-    world: World,
-) -> float:
-    average.swap()
-    logits = predict_logits(model, validation.batches, batch_size, world)
-    average.swap()
-    return classification_loss(logits, validation.targets, label_kind).item()
-
-
-@torch.no_grad()
-def predict_logits(model: nn.Module, batches: Batches, batch_size: int, world: World = ALONE) -> Tensor:
-    """Return logits (clip, class), on the CPU, in the order of the batches' clips, without augmentation.
-
-    Several processes take turns by whole batches, and each gets all the logits: the very ones of a process alone.
-    """
-    model.eval()
-    rows, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, 0)]
-    for batch in batches.in_order(batch_size, world.rank, world.size):
-        inputs, mask, own = batch.to(world.device)
-        rows.append(own)
-        logits.append(model(inputs, mask).cpu())
-    return world.assemble(torch.cat(rows), torch.cat(logits[1:] or logits), len(batches))
-
-
-def _optimiser(model: nn.Module, params: TrainParams) -> torch.optim.Optimizer:
-    tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    bare = {id(p) for name, p in model.named_parameters() if name.split(".")[-1] not in ("weight", "bias")}
-    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in tables | bare]
-    embeddings = [p for p in model.parameters() if id(p) in tables]
-    chosen = {id(p) for p in [*decayed, *embeddings]}
-    plain = [p for p in model.parameters() if id(p) not in chosen]
-    groups = [
-        {"params": decayed, "weight_decay": params.weight_decay, "factor": 1.0},
-        {"params": plain, "weight_decay": 0.0, "factor": 1.0},
-        {"params": embeddings, "weight_decay": 0.0, "factor": getattr(model, "embedding_rate", 1.0)},
-    ]
-    return torch.optim.AdamW(groups, lr=params.learning_rate, betas=params.betas, fused=True)
-
-
-def _require_a_clip_each(params: TrainParams, examples: Examples, world: World) -> None:
-    num_clips = len(examples.clip_ids)
-    smallest = num_clips // math.ceil(num_clips / params.batch_size)  # of the batches, which differ by one at most
-    if smallest < world.size:
-        raise SonolexError(
-            f"train.batch_size: expected a clip for each of {world.size} processes in every batch, found a batch of "
-            f"{smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer processes"
+    def _stopped(self, fault: NotFiniteError, step: int, rate: float, rows: Tensor) -> SonolexError:
+        """Say where the numbers ended, and what is left."""
+        names = self.examples.clip_ids
+        batch = fault.batch or self.examples.batches.take(rows.tolist())
+        broken = [
+            names[row] for row, clip in zip(batch.rows.tolist(), batch.inputs, strict=True) if not clip.isfinite().all()
+        ]
+        culprits = f"; frames that are no numbers: {', '.join(broken)}" if broken else ""
+        kept = (
+            f"the state after epoch {self._saved_epoch} is kept in {self.checkpoint}"
+            if self._saved_epoch
+            else "no checkpoint had been written yet"
+        )
+        return SonolexError(
+            f"train: step {step} (epoch {self.epoch + 1}): expected a finite {fault.what}, found {fault.found}; lower "
+            f"train.learning_rate (now {self.learner.params.learning_rate}, {rate:.3g} at this step) or look at the batch's "
+            f"clips: {', '.join(names[row] for row in batch.rows.tolist())}{culprits}; {kept}"
         )
 
+    def save_now_and_then(self) -> None:
+        """Write a checkpoint if the last one is old enough."""
+        if self.learner.world.leads and time.perf_counter() - self._saved_at > CHECKPOINT_SECONDS:
+            checkpoints.save_checkpoint(self.checkpoint, self.learner, self.progress)
+            self._saved_at, self._saved_epoch = time.perf_counter(), self.epoch
 
-def _exhausted(history: list[dict[str, float]], params: TrainParams) -> bool:
+    def finish(self) -> None:
+        """Leave the averaged or best weights in the model, and no checkpoint."""
+        average = self.learner.average
+        average.values.update(self.progress.best)
+        average.swap()
+        if self.learner.world.leads:
+            self.checkpoint.unlink(missing_ok=True)
+
+
+class _Reader:
+    """An epoch's batches with their targets, and how long training has waited for them."""
+
+    def __init__(self, examples: Examples, parts: Sequence[Tensor]) -> None:
+        self.waited = 0.0
+        self._targets = examples.targets
+        self._batches = examples.batches.ahead(rows.tolist() for rows in parts)
+
+    def take(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Yield the next `count`."""
+        for _ in range(count):
+            started = time.perf_counter()
+            batch = next(self._batches)
+            self.waited += time.perf_counter() - started
+            yield batch, self._targets[batch.rows]
+
+
+def _best(history: Sequence[dict[str, float]]) -> int:
+    """Return the position of the last of the rows with the lowest validation loss."""
+    losses = [row["validation_loss"] for row in history]
+    return len(losses) - 1 - losses[::-1].index(min(losses))
+
+
+def _exhausted(history: Sequence[dict[str, float]], params: TrainParams) -> bool:
     if not params.early_stop_patience or not history:
         return False
     losses = [row["validation_loss"] for row in history]
     return len(losses) - 1 - losses.index(min(losses)) >= params.early_stop_patience
 
 
+def _require_patience(params: TrainParams, validation: Examples | None) -> None:
+    if params.early_stop_patience and validation is None:
+        raise SonolexError(
+            "train.early_stop_patience: expected 0 without validation clips, found "
+            f"{params.early_stop_patience}; set split.validation_fraction above 0, or the patience to 0"
+        )
+
+
+def _require_a_clip_each(params: TrainParams, examples: Examples, world: World) -> None:
+    num_clips = len(examples.clip_ids)
+    smallest = num_clips // math.ceil(num_clips / params.batch_size)  # of the batches, which differ by one at most
+    if smallest // world.size < params.accumulate:
+        parts = f" for {params.accumulate} parts" if params.accumulate > 1 else ""
+        raise SonolexError(
+            f"train.batch_size: expected a clip{parts} for each of {world.size} processes in every batch, found a batch of "
+            f"{smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer processes"
+            f"{', or lower train.accumulate' if parts else ''}"
+        )
+
+
 @contextmanager
-def _progress_bar(epochs: int, done: int, num_clips: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    columns = (
-        TextColumn("train"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs  loss {task.fields[loss]:.3f}  {task.fields[rate]:.0f} clips/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("train", total=epochs, completed=done, loss=math.nan, rate=math.nan)
+def _encoder_set(model: nn.Module, params: TrainParams) -> Iterator[None]:
+    """Have the model's encoder, if it has one, trained as the settings say, until the context ends."""
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        yield
+        return
+    encoder.recompute = params.recompute
+    with patchout(model.stem, params.patchout):  # type: ignore[arg-type]
+        yield
+    encoder.recompute = False
 
-        def advance(row: dict[str, Any]) -> None:
-            bar.update(task, advance=1, loss=row["loss"], rate=row["clips_per_second"])
-            finished = int(bar.tasks[0].completed)
-            if not bar.console.is_terminal and finished % max(1, epochs // 5) == 0:
-                log.info(
-                    "epoch %d of %d: loss %.3f, %.0f clips/s (%d clips)",
-                    finished, epochs, row["loss"], row["clips_per_second"], num_clips,
-                )  # fmt: skip
 
-        yield advance
+def _warn_of_settings_without_effect(model: nn.Module, params: TrainParams, task: Task) -> None:
+    lacking = []
+    if not isinstance(getattr(model, "encoder", None), Encoder):
+        lacking += [(name, "a transformer encoder") for name in ("recompute", "patchout") if getattr(params, name)]
+    options = params.augmentation
+    if options.mixup_domain == "power" and options.mixup_probability and task.log_unit is None:
+        lacking.append(("augmentation.mixup_domain: power", "frames that are normalised alike in all clips"))
+    for name, needed in lacking:
+        log.warning("train.%s: expected a model with %s, found one without: no effect", name, needed)

@@ -1,9 +1,10 @@
 """From a model's params and a fold's clips to trained weights: builds, normalises, trains, logs.
 
-Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epoch. Of several processes the leader alone
-writes them.
+Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epoch, and at the end all together to a table
+`epochs.csv` beside them, one row an epoch. Of several processes the leader alone writes them.
 """
 
+import csv
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from dvclive.live import Live
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.files import replacing
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.registry import model_module
 from pipeline.seeding import named_seed
@@ -22,7 +24,9 @@ from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import World
 from pipeline.training.inputs import Inputs
-from pipeline.training.loop import Examples, Trained, TrainParams, train
+from pipeline.training.loop import Trained, train
+from pipeline.training.settings import TrainParams
+from pipeline.training.validation import Examples, Score
 
 
 class Part(NamedTuple):
@@ -44,10 +48,11 @@ def train_model(
     seed: int,
     live_path: Path,
     world: World,
+    score: Score,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
     """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
 
-    `validation` may be empty. All random numbers follow from `seed`.
+    `validation` may be empty; else `score` measures it in every epoch. All random numbers follow from `seed`.
     """
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
@@ -86,7 +91,10 @@ def train_model(
             on_epoch=log_epoch,
             checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity)}.safetensors",
             world=world,
+            score=score,
         )
+    if world.leads:
+        write_epochs(live_path / "epochs.csv", trained.history)
     weights = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     return weights, input_facts, trained
 
@@ -105,6 +113,14 @@ def _curves(path: Path, world: World) -> Iterator[Callable[[dict[str, float]], N
             live.next_step()
 
         yield log_epoch
+
+
+def write_epochs(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """Write a run's history as a table with a header: epoch, counted from 1, and every number of an epoch."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["epoch", *history[0]])
+        writer.writerows([epoch, *(f"{value:.6g}" for value in row.values())] for epoch, row in enumerate(history, 1))
 
 
 def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str]) -> dict[str, Any]:

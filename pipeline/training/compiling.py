@@ -1,0 +1,31 @@
+"""torch.compile where it works, the plain function where it does not: compiling makes a run faster and never stops it."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+log = logging.getLogger(__name__)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function compiled, at its first call; after a failure to compile it is called plainly, with a warning."""
+    fast: Callable[..., Any] | None = torch.compile(function)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal fast
+        if fast is not None:
+            try:
+                return fast(*arguments)
+            except TorchDynamoException as error:
+                reason = " ".join(str(error).split())[:300]
+                log.warning(
+                    "train.compile: expected torch.compile to work, found %s: %s; training goes on without it, more slowly "
+                    "(it needs a C++ compiler, and on GPUs Triton)", type(error).__name__, reason,
+                )  # fmt: skip
+                fast = None
+        return function(*arguments)
+
+    return call

@@ -1,0 +1,144 @@
+"""What augmentation does to a batch, by cases whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_training import PLAIN
+
+from pipeline.training import augmentation
+from pipeline.training.augmentation import AugmentationParams, MasksParams
+
+POWER = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0, "mixup_domain": "power"})
+
+
+def test_mixing_weights_pictures_and_targets_alike() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0})
+    targets = torch.eye(6)
+    picture = targets[:, None, :].expand(6, 4, 6).clone()  # a clip looks like its own target
+    mixed = augmentation.mix(picture, None, targets, params, None)
+    torch.testing.assert_close(mixed.picture[:, 0], mixed.targets)
+    torch.testing.assert_close(mixed.targets.sum(1), torch.ones(6))
+    assert (mixed.targets.amax(1) < 1).any()
+
+
+def test_a_mixture_is_as_long_as_its_longer_clip() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0})
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    mixed = augmentation.mix(torch.zeros(2, 3, 1), mask, torch.eye(2), params, None)
+    weights = mixed.targets.amax(1)
+    assert mixed.mask is not None
+    assert mixed.mask[1].all() or weights[1] == 1
+
+
+@pytest.mark.parametrize("time_axis", [1, 2])
+def test_time_shift_turns_a_clip_around_its_own_end(time_axis: int) -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([10, 6])
+    mask = torch.arange(10) < lengths[:, None]
+    ramp = torch.where(mask, torch.arange(10).expand(2, -1), -1)
+    inputs = ramp[:, :, None] if time_axis == 1 else ramp[:, None, :]
+    params = AugmentationParams.model_validate(PLAIN | {"time_shift": 1.0})
+    warped = augmentation.warp_time(inputs, mask, params, time_axis).reshape(2, 10)
+    assert (warped[1, 6:] == -1).all()
+    for row, length in zip(warped, lengths.tolist(), strict=True):
+        values = row[:length]
+        assert sorted(values.tolist()) == list(range(length))
+        assert ((values.roll(-1) - values) % length == 1).all()
+    assert not torch.equal(warped, ramp)
+
+
+def test_word_noise_stays_near_and_leaves_special_tokens_alone() -> None:
+    torch.manual_seed(0)
+    neighbours = torch.tensor([[[1], [0], [2], [3]], [[2], [2], [1], [3]]])  # words 0-2, padding 3
+    tokens = torch.randint(0, 4, (30, 2, 40))
+    noisy = augmentation.replace_words(tokens, neighbours, 0.3)
+    near = torch.stack([neighbours[book, tokens[:, book], 0] for book in range(2)], dim=1)
+    assert ((noisy == tokens) | (noisy == near)).all()
+    assert (noisy[tokens == 3] == 3).all()
+    changed = (noisy != tokens)[near != tokens].float().mean()
+    assert 0.25 < changed < 0.35
+    assert torch.equal(augmentation.replace_words(tokens, neighbours, 0.0), tokens)
+
+
+def test_masked_tokens_become_the_mask_token_and_never_padding() -> None:
+    torch.manual_seed(0)
+    tokens = torch.zeros(50, 2, 20, dtype=torch.int64)
+    mask = (torch.arange(20) < 15).expand(50, -1)
+    hidden = augmentation.mask_tokens(tokens, mask, 99, MasksParams(count=2, width=6)) == 99
+    assert hidden.any()
+    assert (hidden[:, 0] == hidden[:, 1]).all()  # a frame is hidden in all codebooks
+    assert not hidden[:, :, 15:].any()
+    assert hidden.sum(2).max() <= 12
+
+
+def test_picture_masks_cover_whole_frames_and_bands() -> None:
+    torch.manual_seed(0)
+    picture = augmentation.mask_picture(
+        torch.ones(40, 12, 8), MasksParams(count=1, width=4), MasksParams(count=1, width=3)
+    )
+    for clip in picture:
+        frames, bands = (clip == 0).all(1), (clip == 0).all(0)
+        assert ((clip == 0) == (frames[:, None] | bands[None, :])).all()
+        assert frames.sum() <= 4
+        assert bands.sum() <= 3
+
+
+def test_powers_mix_as_the_powers_of_mixed_waveforms() -> None:
+    """Two tones far apart have no cross terms: what the mixed waveform holds is what the mixed picture shows."""
+    torch.manual_seed(3)
+    times = np.arange(4000) / 8000
+    tones = [np.sin(2 * np.pi * frequency * times) for frequency in (500, 2000)]
+    noise = 1e-3 * np.random.default_rng(0).standard_normal((2, 4000))
+    mean, deviation = -3.0, 4.0
+
+    def picture(waveform: np.ndarray) -> torch.Tensor:
+        power = np.abs(np.fft.rfft(waveform.reshape(-1, 400) * np.hanning(400))) ** 2  # (frame, bin)
+        return torch.from_numpy((np.log(power) - mean) / deviation).float()
+
+    clips = torch.stack([picture(tone + hiss) for tone, hiss in zip(tones, noise, strict=True)])
+    mixed = augmentation.mix(clips, None, torch.eye(2), POWER, deviation)
+    for clip, (first, second) in zip(mixed.picture, mixed.targets.tolist(), strict=True):
+        waveform = first * (tones[0] + noise[0]) + second * (tones[1] + noise[1])
+        loud = picture(waveform)[:, [25, 100]]  # the bins of the tones
+        torch.testing.assert_close(clip[:, [25, 100]], loud, atol=0.02, rtol=0)
+    assert not torch.allclose(mixed.targets, torch.eye(2))
+
+
+def test_a_clip_that_has_ended_is_silent_in_a_mixture_of_powers() -> None:
+    torch.manual_seed(0)
+    mask = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    pictures = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 4, 2).masked_fill(~mask[:, :, None], 0.0)
+    mixed = augmentation.mix(pictures, mask, torch.eye(2), POWER, 2.0)
+    assert mixed.mask is not None
+    share = mixed.targets[0, 0].item()
+    assert mixed.mask[0].tolist() == [True, True, False, False]
+    assert not mixed.picture[~mixed.mask].any()
+    assert torch.isfinite(mixed.picture).all()
+    both = math.log(share**2 * math.exp(2) + (1 - share) ** 2 * math.exp(6)) / 2 if share < 1 else 1.0
+    assert mixed.picture[0, 0].tolist() == pytest.approx([both, both], rel=1e-4)
+    assert mixed.picture[0, 1, 0].item() == pytest.approx(1 + math.log(share))  # the second clip is over
+
+
+def test_pictures_without_powers_are_mixed_as_they_are() -> None:
+    plain = POWER.model_copy(update={"mixup_domain": "log"})
+    pictures = torch.randn(3, 4, 2)
+    for params, log_unit in ((POWER, None), (plain, 2.0)):
+        torch.manual_seed(1)
+        mixed = augmentation.mix(pictures, None, torch.eye(3), params, log_unit)
+        torch.testing.assert_close(mixed.picture, torch.einsum("ab,btf->atf", mixed.targets, pictures))
+
+
+def test_noise_is_uniform_and_of_another_strength_in_every_clip() -> None:
+    torch.manual_seed(0)
+    picture = torch.zeros(50, 30, 20)
+    noise = augmentation.add_noise(picture, 0.1)
+    largest = noise.amax((1, 2))
+    assert noise.min() >= 0
+    assert largest.max() <= 0.1
+    assert largest.max() > 2 * largest.min()
+    torch.testing.assert_close(noise.mean((1, 2)), largest / 2, rtol=0.1, atol=0)
+    assert augmentation.add_noise(picture, 0.0) is picture
