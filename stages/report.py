@@ -14,12 +14,12 @@ from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
 from pipeline.params import load_params
 from pipeline.reporting.assembly import DataPaths, gather_page
+from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots
 from pipeline.reporting.summary import (
     ReportParams,
     headline_metrics,
-    open_experiment,
     summarise,
     write_metrics,
     write_summary,

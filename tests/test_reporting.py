@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,18 @@ import soundfile
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
 
 from pipeline.artifacts.model import read_card, write_model
-from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tokens import TOKENS, open_tokens
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError, ParamsError
-from pipeline.experiment_params import ExperimentParams
+from pipeline.evaluation.ensemble import average_predictions
+from pipeline.experiment_params import EnsembleParams, ExperimentParams
 from pipeline.params import validate_params
 from pipeline.reporting.assembly import DataPaths
 from pipeline.reporting.gallery import rebuild
 from pipeline.reporting.plots import FITTED
 from pipeline.reporting.summary import (
+    ALL_SEEDS,
     ReportParams,
     Run,
     duration,
@@ -44,7 +47,14 @@ FOLDS, SEEDS, SIZE, N_MELS = ("1", "2"), (0, 1), 5, 8
 CLIPS = [f"clip{number:02d}" for number in range(12)]  # clip number i: class i % 3, fold 1 + i % 2
 
 EXPERIMENT = ExperimentParams(
-    frame_models=["ast"], token_models=["token_transformer", "bag_of_tokens"], folds=list(FOLDS), seeds=list(SEEDS)
+    frame_models=["ast"],
+    token_models=["token_transformer", "bag_of_tokens"],
+    folds=list(FOLDS),
+    seeds=list(SEEDS),
+    ensembles=[
+        EnsembleParams(name="ensemble", models=["ast", "token_transformer"]),
+        EnsembleParams(name="ast_seeds", models=["ast"]),
+    ],
 )
 PARAMS = ReportParams(headline=["ast", "token_transformer"], examples=3, worst=2)
 
@@ -161,12 +171,12 @@ def test_metrics_are_at_most_ten_rounded_scalars(reported: Path) -> None:
 
 def test_summary_has_one_row_a_run_and_comes_back_as_written(reported: Path, tmp_path: Path) -> None:
     runs = read_summary(reported / "results" / "summary.csv")
-    assert len(runs) == (len(MODELS) + 1) * len(FOLDS) * len(SEEDS)
+    assert len(runs) == (len(MODELS) * len(SEEDS) + 2) * len(FOLDS)
     assert {run.num_clips for run in runs} == {6}
     write_summary(tmp_path / "again.csv", runs)
     assert (tmp_path / "again.csv").read_bytes() == (reported / "results" / "summary.csv").read_bytes()
     table = results_table(runs)
-    assert table.row_count == len(MODELS) + 1
+    assert table.row_count == len(MODELS) + 2
     assert table.title == "Test clips: 12 over 2 folds, 2 seeds"
 
 
@@ -235,7 +245,7 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
 
 def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    one = ExperimentParams(frame_models=["ast"], token_models=[], folds=["1"], seeds=[0])
+    one = ExperimentParams(frame_models=["ast"], token_models=[], folds=["1"], seeds=[0], ensembles=[])
     page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0), one)
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
@@ -296,6 +306,11 @@ def test_headline_must_name_models_of_the_experiment() -> None:
         ({"frame_models": [], "token_models": []}, "at least one model"),
         ({"token_models": ["ast"]}, "frame_models and token_models: expected each entry once"),
         ({"folds": ["../x"]}, "expected names without"),
+        ({"ensembles": [{"name": "ast", "models": ["ast"]}]}, "expected each entry once, found ast again"),
+        ({"ensembles": [{"name": "two", "models": ["ast", "ast"]}]}, "models of two: expected each entry once"),
+        ({"ensembles": [{"name": "two", "models": ["vgg"]}]}, r"expected two to name models of .*found vgg"),
+        ({"ensembles": [{"name": "a/b", "models": ["ast"]}]}, "ensembles: expected names without"),
+        ({"ensembles": [{"name": "none", "models": []}]}, r"experiment\.ensembles\.0\.models"),
     ],
 )
 def test_experiment_params_name_the_mistake(change: dict[str, object], message: str) -> None:
@@ -304,7 +319,9 @@ def test_experiment_params_name_the_mistake(change: dict[str, object], message: 
 
 
 def make_run(model: str, fold: str, seed: int, accuracy: float, d_prime: float = 1.0) -> Run:
-    return Run(model, "frames", fold, seed, 10, 3, accuracy, accuracy, 0.8, d_prime, 0.5, 0.5, 0.5, 0.5, 7, 70, 1.0)
+    return Run(
+        model, "frames", fold, str(seed), 10, 3, accuracy, accuracy, 0.8, d_prime, 0.5, 0.5, 0.5, 0.5, 7, 70, 1.0
+    )
 
 
 def test_seeds_are_averaged_before_folds() -> None:
@@ -314,6 +331,33 @@ def test_seeds_are_averaged_before_folds() -> None:
     assert summary.mean["accuracy"] == pytest.approx(0.6)
     assert summary.deviation["accuracy"] == pytest.approx(statistics.stdev([0.3, 0.9]))
     assert (summary.num_folds, summary.num_seeds, summary.num_clips) == (2, 2, 20)
+
+
+def test_a_deviation_between_seeds_is_that_of_their_means_over_folds() -> None:
+    runs = [make_run("a", fold, seed, 0.5 + 0.1 * seed + 0.2 * (fold == "2")) for fold in "12" for seed in (0, 1)]
+    summary = summarise(runs)[0]
+    assert summary.seed_deviation["accuracy"] == pytest.approx(statistics.stdev([0.6, 0.7]))
+    assert math.isnan(summarise(runs[::2])[0].seed_deviation["accuracy"])  # of one seed alone
+
+
+def test_an_ensemble_of_one_model_and_one_seed_equals_it(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    alone = EXPERIMENT.model_copy(
+        update={"seeds": [0], "ensembles": [EnsembleParams(name="same", models=["token_transformer"])]}
+    )
+    report(tmp_path, experiment=alone)
+    runs = read_summary(tmp_path / "results" / "summary.csv")
+    member, same = ([r for r in runs if r.model == model] for model in ("token_transformer", "same"))
+    assert [replace(run, model="same", seed=ALL_SEEDS) for run in member] == same
+
+
+def test_an_ensemble_averages_every_seed_of_every_model(reported: Path) -> None:
+    runs = [r for r in read_summary(reported / "results" / "summary.csv") if r.model == "ensemble"]
+    assert [(run.fold, run.seed) for run in runs] == [(fold, ALL_SEEDS) for fold in FOLDS]
+    paths = [reported / f"predictions/{model}/1/{seed}.parquet" for model in EXPERIMENT.models[:2] for seed in SEEDS]
+    expected = average_predictions([open_predictions(path) for path in paths], "test").evaluate()
+    assert runs[0].mAP == pytest.approx(expected.mean_average_precision, abs=1e-6)
+    assert runs[0].num_parameters == 4 * 1234
 
 
 def test_infinite_and_undefined_values_do_not_stop_the_summary() -> None:

@@ -11,9 +11,10 @@ from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.reporting.gallery import GallerySources, choose_examples, choose_mistakes, clip_cards, score_experiment
+from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent
 from pipeline.reporting.plots import class_rows, confusion_counts, loss_curve
-from pipeline.reporting.summary import Experiment, ReportParams
+from pipeline.reporting.summary import ReportParams
 from pipeline.reporting.words import count_words, word_statistics
 
 

@@ -23,7 +23,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.ensemble import ScoredClips
 from pipeline.evaluation.metrics import decide
 from pipeline.reporting.figures import centres
-from pipeline.reporting.summary import Experiment
+from pipeline.reporting.measuring import Experiment
 
 _AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
 _LONGEST_SECONDS = 3600.0  # of a clip that is decoded for the page

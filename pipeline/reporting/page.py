@@ -24,8 +24,9 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
+from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, LossCurve
-from pipeline.reporting.summary import ENSEMBLE, Experiment, ModelSummary, duration, spread, summarise
+from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
 from pipeline.reporting.words import WordStatistics
 
 TEMPLATE = "page.html.j2"
@@ -89,9 +90,9 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "summaries": summaries,
         "spread": spread,
         "best": _best(summaries),
-        "tiles": [s for s in summaries if s.model in experiment.headline or s.model == ENSEMBLE],
+        "tiles": [s for s in summaries if s.model in experiment.headline or s.ensemble],
         "headline": experiment.headline,
-        "ensemble": ENSEMBLE,
+        "ensembles": experiment.ensembles,
         "chance": 1 / len(classes) if facts["label_kind"] == "one" else math.nan,
         "num_present_classes": min(run.num_present_classes for run in experiment.runs),
         "fold_table": _fold_table(experiment),
