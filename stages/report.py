@@ -52,7 +52,7 @@ def run(
 
 def main(data: Path, models: Path, predictions: Path, results: Path, page: Path) -> None:
     # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
-    paths = DataPaths.below(data, logs=results / "train", audio=load_params(AudioParams, "corpus").root)
+    paths = DataPaths.below(data, models=models, logs=results / "train", audio=load_params(AudioParams, "corpus").root)
     experiment = load_params(ExperimentParams, "experiment")
     run(load_params(ReportParams, "report"), experiment, predictions, models, paths, results, page)
 

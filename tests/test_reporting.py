@@ -1,6 +1,8 @@
 """The report, from artifacts written by hand to the page."""
 
+import base64
 import csv
+import io
 import json
 import math
 import re
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from PIL import Image
 
 from pipeline.artifacts.model import read_card, write_model
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
@@ -23,6 +26,7 @@ from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_t
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
 from pipeline.experiment_params import EnsembleParams, ExperimentParams
+from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
 from pipeline.reporting.assembly import DataPaths
 from pipeline.reporting.gallery import rebuild
@@ -139,7 +143,7 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
 
 
 def report(root: Path, params: ReportParams = PARAMS, experiment: ExperimentParams = EXPERIMENT) -> str:
-    data = DataPaths.below(root / "data", logs=root / "results" / "train", audio=root / "audio")
+    data = DataPaths.below(root / "data", models=root / "models", logs=root / "results" / "train", audio=root / "audio")
     page = root / "report" / "index.html"
     run(params, experiment, root / "predictions", root / "models", data, root / "results", page)
     return page.read_text()
@@ -221,6 +225,37 @@ def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
     assert all('alt="' in image for image in images)
     identifiers = re.findall(r'\bid="([^"]+)"', page)
     assert len(identifiers) == len(set(identifiers))
+
+
+def put_transformers(root: Path) -> None:
+    """Put untrained transformers in the place of the models called ast."""
+    import torch
+
+    stem = {"kind": "convolution", "channels": [4], "strides": [[4, 2]], "kernel": 3}
+    section = {"kind": "ast", "normalisation": "none", "deviations": 1.0, "stem": stem, "pooling": "mean", "width": 8}
+    params = validate_model_params("ast", section | {"depth": 1, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0})
+    torch.manual_seed(0)
+    network = model_module("ast").build(params, {"n_mels": N_MELS}, len(CLASSES))
+    weights = {name: values.numpy() for name, values in network.state_dict().items()}
+    facts = {"params": params.model_dump(mode="json"), "input": {"n_mels": N_MELS, "normalisation": {"kind": "none"}}}
+    for path in (root / "models" / "ast").glob("*/*"):
+        card = {name: value for name, value in read_card(path).items() if name != "weights"}
+        write_model(path, weights, card | facts)
+        table = open_predictions(root / "predictions" / path.relative_to(root / "models").with_suffix(".parquet"))
+        PREDICTIONS.write(table.path, table.columns, table.facts | {"weights": read_card(path)["weights"]})
+
+
+def test_cards_show_what_a_transformer_attends_to(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    assert "attends to" not in report(tmp_path)
+    put_transformers(tmp_path)
+    page = report(tmp_path)
+    assert page.count("What ast attends to") == 5  # 3 examples, 2 mistakes
+    pictures = re.findall(r'src="data:image/png;base64,([^"]*)" alt="The same spectrogram in grey', page)
+    assert len(set(pictures)) >= 4  # one clip is in both
+    colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))), dtype=float)
+    assert colours.shape == (N_MELS, 28, 3)
+    assert np.abs(colours[:, :, 0] - colours[:, :, 2]).max() > 50  # red over the grey
 
 
 def test_the_surest_mistake_comes_first(reported: Path) -> None:

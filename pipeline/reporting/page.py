@@ -49,6 +49,7 @@ class PageContent:
     curves: Mapping[str, LossCurve | None]  # model -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
+    attentive: str  # the model whose attention the cards show; empty = none
     examples: Sequence[ClipCard]
     mistakes: Sequence[ClipCard]
 
@@ -107,6 +108,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "class_rows": content.class_rows,
         "class_table": list(zip(*content.class_rows.values(), strict=True)),
         "words": _words(content),
+        "attentive": content.attentive,
         "examples": content.examples,
         "mistakes": content.mistakes,
         "failures": _failures(content.spectrogram),
