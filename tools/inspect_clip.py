@@ -119,10 +119,12 @@ def draw_frames(
         vmax=max(high, low + 1e-6),
         cmap=colours,
     )
-    ticks = [hertz for hertz in _TICKS if facts["f_min"] <= hertz <= facts["f_max"]]
-    axes.set_yticks(
-        band_positions(facts, ticks), [f"{hertz / 1000:g}k" if hertz >= 1000 else str(hertz) for hertz in ticks]
-    )
+    num_bands = frames.shape[1]
+    ticks: dict[float, str] = {}
+    for hertz, place in zip(_TICKS, band_positions(facts, _TICKS), strict=True):
+        if -0.5 <= place <= num_bands - 0.5 and place >= max(ticks, default=-np.inf) + num_bands / 14:
+            ticks[float(place)] = f"{hertz // 1000}k" if hertz >= 1000 else str(hertz)
+    axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set_ylim(-0.5, frames.shape[1] - 0.5)
     axes.set_ylabel("frequency (Hz)")
     if bar:

@@ -48,11 +48,14 @@ def attention_picture(frames: np.ndarray, attention: np.ndarray, low: float, hig
 
 
 def overlay(strength: np.ndarray) -> np.ndarray:
-    """Return colours (..., 4) with their opacity to lie over a grey picture: clear at 0, a dense red at 1."""
+    """Return colours (..., 4) with their opacity for strengths in [0, 1], to lie over a grey picture.
+
+    Clear at 0, and never so dense that the picture below is lost: it is half of what is seen at 1.
+    """
     import matplotlib as mpl
 
-    colours: np.ndarray = mpl.colormaps["autumn_r"](strength)
-    colours[..., 3] = 0.85 * strength**0.8
+    colours: np.ndarray = mpl.colormaps["autumn"](1 - strength)  # yellow to red
+    colours[..., 3] = 0.55 * strength**0.9
     return colours
 
 
