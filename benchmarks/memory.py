@@ -25,6 +25,7 @@ _OVERRIDES = [
     "experiment.frame_models=[]",
     f"experiment.token_models=[{_MODEL}]",
     f"experiment.folds=['{_FOLD}']",
+    "experiment.ensembles=[]",
     f"report.headline=[{_MODEL}]",
     "train.epochs=1",
     "train.batch_size=64",

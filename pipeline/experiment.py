@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import SplitParams
 from pipeline.errors import ParamsError
+from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
@@ -25,6 +26,7 @@ from pipeline.vocabulary.registry import VocabularyParams
 SECTIONS: dict[str, Any] = {
     "experiment": ExperimentParams,
     "corpus": CorpusParams,
+    "labels": LabelParams,
     "split": SplitParams,
     "spectrogram": SpectrogramParams,
     "vocabulary": VocabularyParams,
@@ -64,6 +66,13 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             mistakes.append(str(error))
     if "experiment" in sections:
         mistakes += _grid_mistakes(sections["experiment"], document.get("models") or {}, models, path)
+    if {"experiment", "labels", "split", "report"} <= set(sections):
+        experiment = sections["experiment"]
+        try:
+            sections["labels"].check_against(experiment, sections["split"].num_folds)
+            sections["report"].check_against(experiment)
+        except ParamsError as error:
+            mistakes.append(f"{path}: {error}")
     if {"train", "split"} <= set(sections):
         patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction
         if patience and not fraction:

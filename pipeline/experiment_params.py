@@ -7,13 +7,21 @@ from pydantic import Field, NonNegativeInt, model_validator
 from pipeline.params import Params
 
 
+class EnsembleParams(Params):
+    """Models whose predictions, of all seeds, are averaged."""
+
+    name: str  # in tables and paths, as a model's
+    models: list[str] = Field(min_length=1)  # of the experiment; one alone makes an ensemble of its seeds
+
+
 class ExperimentParams(Params):
-    """The grid of the experiment: every model on every fold with every seed."""
+    """The grid of the experiment: every model on every fold with every seed, and what is averaged of it."""
 
     frame_models: list[str]  # entries of `models` that read log-mel frames
     token_models: list[str]  # entries of `models` that read tokens of the fold's vocabulary
     folds: list[str] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)
+    ensembles: list[EnsembleParams]  # the first is in results/metrics.json
 
     @property
     def models(self) -> list[str]:
@@ -24,15 +32,24 @@ class ExperimentParams(Params):
     def _check(self) -> Self:
         if not self.models:
             raise ValueError("frame_models and token_models: expected at least one model in either, found none")
-        for keys, values in (
+        ensembles = [ensemble.name for ensemble in self.ensembles]
+        once: list[tuple[str, list[str] | list[int]]] = [
             ("frame_models and token_models", self.models),
             ("folds", self.folds),
             ("seeds", self.seeds),
-        ):
+            ("ensembles, and models beside them", [*self.models, *ensembles]),
+            *((f"ensembles: models of {ensemble.name}", ensemble.models) for ensemble in self.ensembles),
+        ]
+        for keys, values in once:
             repeated = sorted({str(value) for value in values if list(values).count(value) > 1})
             if repeated:
                 raise ValueError(f"{keys}: expected each entry once, found {', '.join(repeated)} again")
-        for key, names in (("models", self.models), ("folds", self.folds)):
+        for ensemble in self.ensembles:
+            unknown = [name for name in ensemble.models if name not in self.models]
+            if unknown:
+                known = f"models of the experiment ({', '.join(self.models)})"
+                raise ValueError(f"ensembles: expected {ensemble.name} to name {known}, found {', '.join(unknown)}")
+        for key, names in (("models", self.models), ("ensembles", ensembles), ("folds", self.folds)):
             for name in names:
                 if not name or any(sign in name for sign in "/\\@. "):
                     raise ValueError(

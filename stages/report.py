@@ -14,12 +14,12 @@ from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
 from pipeline.params import load_params
 from pipeline.reporting.assembly import DataPaths, gather_page
+from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots
 from pipeline.reporting.summary import (
     ReportParams,
     headline_metrics,
-    open_experiment,
     summarise,
     write_metrics,
     write_summary,
@@ -52,7 +52,7 @@ def run(
 
 def main(data: Path, models: Path, predictions: Path, results: Path, page: Path) -> None:
     # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
-    paths = DataPaths.below(data, logs=results / "train", audio=load_params(AudioParams, "corpus").root)
+    paths = DataPaths.below(data, models=models, logs=results / "train", audio=load_params(AudioParams, "corpus").root)
     experiment = load_params(ExperimentParams, "experiment")
     run(load_params(ReportParams, "report"), experiment, predictions, models, paths, results, page)
 

@@ -23,7 +23,7 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
     report = StageReport("split", fold)
     clips = open_clips(clips_path)
     roles = assign_roles(clips, fold, params)
-    rule = describe_rule(clips, params)
+    rule = describe_rule(clips, params, fold)
     SPLIT.write(
         split_path,
         {"clip_id": clips.list("clip_id"), "role": roles},
@@ -33,8 +33,8 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
     log.info("fold %s (%s): %s", fold, rule, ", ".join(f"{counts[role]} {role}" for role in ROLES))
     if counts["excluded"]:
         log.warning(
-            "fold %s: %d clips excluded, whose audio is that of a clip with a later role (test, then validation); "
-            "`sonolex why CLIP` shows the role of one, column role of %s all",
+            "fold %s: %d clips excluded, whose audio is that of a clip with a later role (test, then validation), or which "
+            "the fold that this is a part of tests; `sonolex why CLIP` shows the role of one, column role of %s all",
             fold, counts["excluded"], split_path,
         )  # fmt: skip
         report.failed["same audio in a later role"] = counts["excluded"]
@@ -46,7 +46,7 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
 def main(
     clips: Path,
     split: Path,
-    fold: Annotated[str, typer.Option(help="one of the corpus's folds, or `official`")],
+    fold: Annotated[str, typer.Option(help="one of the corpus's folds, `official`, or a part of one: `official-1`")],
 ) -> None:
     run(load_params(SplitParams, "split"), clips, split, fold)
 

@@ -78,6 +78,13 @@ def test_where_the_corpus_lies_and_how_many_workers_rerun_nothing(changed: Path)
     assert reruns(changed, {"execution.workers": 1}) == set()
 
 
+def test_label_enhancement_is_no_stage_until_it_is_asked_for(changed: Path) -> None:
+    assert "enhance" not in run(changed, "dvc", "stage", "list", "--name-only").stdout
+    assert reruns(changed, {"labels.enhance": FOLDS}) == {f"enhance@{fold}" for fold in FOLDS}
+    done = run(changed, "sonolex", "check", check=False)
+    assert "params.yaml: labels.enhance: expected in experiment.folds all parts of fold 1, 1-1, 1-2" in done.stderr
+
+
 def plan_rows(workspace: Path) -> dict[str, list[str]]:
     """Return stage -> the cells of `sonolex plan`."""
     lines = [line for line in run(workspace, "sonolex", "plan").stdout.splitlines() if line.startswith("│")]

@@ -1,6 +1,8 @@
 """The report, from artifacts written by hand to the page."""
 
+import base64
 import csv
+import io
 import json
 import math
 import re
@@ -8,24 +10,29 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from PIL import Image
 
 from pipeline.artifacts.model import read_card, write_model
-from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tokens import TOKENS, open_tokens
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError, ParamsError
-from pipeline.experiment_params import ExperimentParams
+from pipeline.evaluation.ensemble import average_predictions
+from pipeline.experiment_params import EnsembleParams, ExperimentParams
+from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
 from pipeline.reporting.assembly import DataPaths
 from pipeline.reporting.gallery import rebuild
 from pipeline.reporting.plots import FITTED
 from pipeline.reporting.summary import (
+    ALL_SEEDS,
     ReportParams,
     Run,
     duration,
@@ -44,7 +51,14 @@ FOLDS, SEEDS, SIZE, N_MELS = ("1", "2"), (0, 1), 5, 8
 CLIPS = [f"clip{number:02d}" for number in range(12)]  # clip number i: class i % 3, fold 1 + i % 2
 
 EXPERIMENT = ExperimentParams(
-    frame_models=["ast"], token_models=["token_transformer", "bag_of_tokens"], folds=list(FOLDS), seeds=list(SEEDS)
+    frame_models=["ast"],
+    token_models=["token_transformer", "bag_of_tokens"],
+    folds=list(FOLDS),
+    seeds=list(SEEDS),
+    ensembles=[
+        EnsembleParams(name="ensemble", models=["ast", "token_transformer"]),
+        EnsembleParams(name="ast_seeds", models=["ast"]),
+    ],
 )
 PARAMS = ReportParams(headline=["ast", "token_transformer"], examples=3, worst=2)
 
@@ -131,7 +145,7 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
 
 
 def report(root: Path, params: ReportParams = PARAMS, experiment: ExperimentParams = EXPERIMENT) -> str:
-    data = DataPaths.below(root / "data", logs=root / "results" / "train", audio=root / "audio")
+    data = DataPaths.below(root / "data", models=root / "models", logs=root / "results" / "train", audio=root / "audio")
     page = root / "report" / "index.html"
     run(params, experiment, root / "predictions", root / "models", data, root / "results", page)
     return page.read_text()
@@ -163,12 +177,12 @@ def test_metrics_are_at_most_ten_rounded_scalars(reported: Path) -> None:
 
 def test_summary_has_one_row_a_run_and_comes_back_as_written(reported: Path, tmp_path: Path) -> None:
     runs = read_summary(reported / "results" / "summary.csv")
-    assert len(runs) == (len(MODELS) + 1) * len(FOLDS) * len(SEEDS)
+    assert len(runs) == (len(MODELS) * len(SEEDS) + 2) * len(FOLDS)
     assert {run.num_clips for run in runs} == {6}
     write_summary(tmp_path / "again.csv", runs)
     assert (tmp_path / "again.csv").read_bytes() == (reported / "results" / "summary.csv").read_bytes()
     table = results_table(runs)
-    assert table.row_count == len(MODELS) + 1
+    assert table.row_count == len(MODELS) + 2
     assert table.title == "Test clips: 12 over 2 folds, 2 seeds"
 
 
@@ -225,6 +239,37 @@ def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
     assert len(identifiers) == len(set(identifiers))
 
 
+def put_transformers(root: Path) -> None:
+    """Put untrained transformers in the place of the models called ast."""
+    import torch
+
+    stem = {"kind": "convolution", "channels": [4], "strides": [[4, 2]], "kernel": 3}
+    section = {"kind": "ast", "normalisation": "none", "deviations": 1.0, "stem": stem, "pooling": "mean", "width": 8}
+    params = validate_model_params("ast", section | {"depth": 1, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0})
+    torch.manual_seed(0)
+    network = model_module("ast").build(params, {"n_mels": N_MELS}, len(CLASSES))
+    weights = {name: values.numpy() for name, values in network.state_dict().items()}
+    facts = {"params": params.model_dump(mode="json"), "input": {"n_mels": N_MELS, "normalisation": {"kind": "none"}}}
+    for path in (root / "models" / "ast").glob("*/*"):
+        card = {name: value for name, value in read_card(path).items() if name != "weights"}
+        write_model(path, weights, card | facts)
+        table = open_predictions(root / "predictions" / path.relative_to(root / "models").with_suffix(".parquet"))
+        PREDICTIONS.write(table.path, table.columns, table.facts | {"weights": read_card(path)["weights"]})
+
+
+def test_cards_show_what_a_transformer_attends_to(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    assert "attends to" not in report(tmp_path)
+    put_transformers(tmp_path)
+    page = report(tmp_path)
+    assert page.count("What ast attends to") == 5  # 3 examples, 2 mistakes
+    pictures = re.findall(r'src="data:image/png;base64,([^"]*)" alt="The same spectrogram in grey', page)
+    assert len(set(pictures)) >= 4  # one clip is in both
+    colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))), dtype=float)
+    assert colours.shape == (N_MELS, 28, 3)
+    assert np.abs(colours[:, :, 0] - colours[:, :, 2]).max() > 50  # red over the grey
+
+
 def test_the_surest_mistake_comes_first(reported: Path) -> None:
     page = (reported / "report" / "index.html").read_text()
     assert re.search(r'class="id">(\w+)', page[page.index('<section id="mistakes">') :])[1] == "clip04"
@@ -247,7 +292,7 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
 
 def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    one = ExperimentParams(frame_models=["ast"], token_models=[], folds=["1"], seeds=[0])
+    one = ExperimentParams(frame_models=["ast"], token_models=[], folds=["1"], seeds=[0], ensembles=[])
     page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0), one)
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
@@ -308,6 +353,11 @@ def test_headline_must_name_models_of_the_experiment() -> None:
         ({"frame_models": [], "token_models": []}, "at least one model"),
         ({"token_models": ["ast"]}, "frame_models and token_models: expected each entry once"),
         ({"folds": ["../x"]}, "expected names without"),
+        ({"ensembles": [{"name": "ast", "models": ["ast"]}]}, "expected each entry once, found ast again"),
+        ({"ensembles": [{"name": "two", "models": ["ast", "ast"]}]}, "models of two: expected each entry once"),
+        ({"ensembles": [{"name": "two", "models": ["vgg"]}]}, r"expected two to name models of .*found vgg"),
+        ({"ensembles": [{"name": "a/b", "models": ["ast"]}]}, "ensembles: expected names without"),
+        ({"ensembles": [{"name": "none", "models": []}]}, r"experiment\.ensembles\.0\.models"),
     ],
 )
 def test_experiment_params_name_the_mistake(change: dict[str, object], message: str) -> None:
@@ -316,7 +366,9 @@ def test_experiment_params_name_the_mistake(change: dict[str, object], message: 
 
 
 def make_run(model: str, fold: str, seed: int, accuracy: float, d_prime: float = 1.0) -> Run:
-    return Run(model, "frames", fold, seed, 10, 3, accuracy, accuracy, 0.8, d_prime, 0.5, 0.5, 0.5, 0.5, 7, 70, 1.0)
+    return Run(
+        model, "frames", fold, str(seed), 10, 3, accuracy, accuracy, 0.8, d_prime, 0.5, 0.5, 0.5, 0.5, 7, 70, 1.0
+    )
 
 
 def test_seeds_are_averaged_before_folds() -> None:
@@ -326,6 +378,33 @@ def test_seeds_are_averaged_before_folds() -> None:
     assert summary.mean["accuracy"] == pytest.approx(0.6)
     assert summary.deviation["accuracy"] == pytest.approx(statistics.stdev([0.3, 0.9]))
     assert (summary.num_folds, summary.num_seeds, summary.num_clips) == (2, 2, 20)
+
+
+def test_a_deviation_between_seeds_is_that_of_their_means_over_folds() -> None:
+    runs = [make_run("a", fold, seed, 0.5 + 0.1 * seed + 0.2 * (fold == "2")) for fold in "12" for seed in (0, 1)]
+    summary = summarise(runs)[0]
+    assert summary.seed_deviation["accuracy"] == pytest.approx(statistics.stdev([0.6, 0.7]))
+    assert math.isnan(summarise(runs[::2])[0].seed_deviation["accuracy"])  # of one seed alone
+
+
+def test_an_ensemble_of_one_model_and_one_seed_equals_it(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    alone = EXPERIMENT.model_copy(
+        update={"seeds": [0], "ensembles": [EnsembleParams(name="same", models=["token_transformer"])]}
+    )
+    report(tmp_path, experiment=alone)
+    runs = read_summary(tmp_path / "results" / "summary.csv")
+    member, same = ([r for r in runs if r.model == model] for model in ("token_transformer", "same"))
+    assert [replace(run, model="same", seed=ALL_SEEDS) for run in member] == same
+
+
+def test_an_ensemble_averages_every_seed_of_every_model(reported: Path) -> None:
+    runs = [r for r in read_summary(reported / "results" / "summary.csv") if r.model == "ensemble"]
+    assert [(run.fold, run.seed) for run in runs] == [(fold, ALL_SEEDS) for fold in FOLDS]
+    paths = [reported / f"predictions/{model}/1/{seed}.parquet" for model in EXPERIMENT.models[:2] for seed in SEEDS]
+    expected = average_predictions([open_predictions(path) for path in paths], "test").evaluate()
+    assert runs[0].mAP == pytest.approx(expected.mean_average_precision, abs=1e-6)
+    assert runs[0].num_parameters == 4 * 1234
 
 
 def test_infinite_and_undefined_values_do_not_stop_the_summary() -> None:

@@ -5,6 +5,7 @@
 The frames and words come from the artifacts, the waveform from the corpus; what is not at hand is left out and said.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,15 +18,18 @@ from matplotlib.figure import Figure
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.execution.stage import stage_main
 from pipeline.params import read_params
 from pipeline.spectrogram.decoding import BadClip, TarMember, decode
+from pipeline.spectrogram.mel import to_mel
 from pipeline.spectrogram.reader import FrameReader
 
 _INCHES = (10.0, 7.0)
 _DPI = 110
+_TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 
 
 def run(clip_id: str, fold: str, data_path: Path, corpus_root: Path, picture_path: Path) -> list[str]:
@@ -34,11 +38,7 @@ def run(clip_id: str, fold: str, data_path: Path, corpus_root: Path, picture_pat
     Raises CorpusError when the manifest has no such clip, ArtifactError when there are no frames to draw.
     """
     clips = open_clips(data_path / "clips.parquet")
-    rows = clips.columns.filter(pc.equal(clips["clip_id"], clip_id)).to_pylist()
-    if not rows:
-        raise CorpusError(
-            f"{clips.path}: clip_id: no clip {clip_id!r}; `sonolex why {clip_id}` names those close to it"
-        )
+    row = manifest_row(clips, clip_id)
     spectrogram = open_spectrogram(data_path / "spectrogram")
     reader = FrameReader(spectrogram)
     if not reader.ok([clip_id]):
@@ -46,14 +46,24 @@ def run(clip_id: str, fold: str, data_path: Path, corpus_root: Path, picture_pat
     (frames,) = reader.read([clip_id])
     left_out: list[str] = []
     facts = spectrogram.facts
-    waveform = _waveform(rows[0], corpus_root, facts["sample_rate"], len(frames) / facts["frame_rate"], left_out)
+    waveform = _waveform(row, corpus_root, facts["sample_rate"], len(frames) / facts["frame_rate"], left_out)
     tokens, size = _tokens(clip_id, data_path / "tokens" / f"{fold}.parquet", left_out)
 
-    labels = ", ".join(clips.facts["classes"][label] for label in rows[0]["labels"])
+    labels = ", ".join(clips.facts["classes"][label] for label in row["labels"])
     figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, facts, fold=fold, vocabulary_size=size)
     with replacing(picture_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return left_out
+
+
+def manifest_row(clips: Table, clip_id: str) -> dict[str, Any]:
+    """Return what the manifest says of a clip. Raises CorpusError when it has no such clip."""
+    rows: list[dict[str, Any]] = clips.columns.filter(pc.equal(clips["clip_id"], clip_id)).to_pylist()
+    if not rows:
+        raise CorpusError(
+            f"{clips.path}: clip_id: no clip {clip_id!r}; `sonolex why {clip_id}` names those close to it"
+        )
+    return rows[0]
 
 
 def draw(
@@ -80,7 +90,7 @@ def draw(
     if waveform is not None:
         axes["waveform"].plot(np.arange(len(waveform)) / facts["sample_rate"], waveform, linewidth=0.4)
         axes["waveform"].set_ylabel("waveform")
-    _draw_frames(axes["frames"], frames, seconds, facts, figure)
+    draw_frames(axes["frames"], frames, facts, figure)
     if tokens is not None:
         times = (np.arange(tokens.shape[1]) + 0.5) / facts["frame_rate"]
         for number, words in enumerate(tokens):
@@ -93,7 +103,10 @@ def draw(
     return figure
 
 
-def _draw_frames(axes: Axes, frames: np.ndarray, seconds: float, facts: dict[str, Any], figure: Figure) -> None:
+def draw_frames(
+    axes: Axes, frames: np.ndarray, facts: dict[str, Any], figure: Figure, *, colours: str = "magma", bar: bool = True
+) -> None:
+    """Draw frames (frame, mel) over seconds and Hz; `facts` are the front end's."""
     # The two percentiles keep one click, or digital silence, from flattening everything else.
     low, high = np.percentile(frames, [1, 99.8])
     image = axes.imshow(
@@ -101,13 +114,36 @@ def _draw_frames(axes: Axes, frames: np.ndarray, seconds: float, facts: dict[str
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=(0, seconds, -0.5, frames.shape[1] - 0.5),
+        extent=picture_extent(frames, facts),
         vmin=low,
         vmax=max(high, low + 1e-6),
-        cmap="magma",
+        cmap=colours,
     )
-    axes.set_ylabel(f"mel band, {facts['f_min']:g} to {facts['f_max']:g} Hz")
-    figure.colorbar(image, ax=axes, label=facts["units"], pad=0.01)
+    num_bands = frames.shape[1]
+    ticks: dict[float, str] = {}
+    for hertz, place in zip(_TICKS, band_positions(facts, _TICKS), strict=True):
+        if -0.5 <= place <= num_bands - 0.5 and place >= max(ticks, default=-np.inf) + num_bands / 14:
+            ticks[float(place)] = f"{hertz // 1000}k" if hertz >= 1000 else str(hertz)
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set_ylim(-0.5, frames.shape[1] - 0.5)
+    axes.set_ylabel("frequency (Hz)")
+    if bar:
+        figure.colorbar(image, ax=axes, label=f"log-mel, {facts['units']}", pad=0.01)
+
+
+def picture_extent(frames: np.ndarray, facts: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Return left, right (seconds), bottom and top (bands, each one's middle a whole number) of a picture of frames."""
+    return 0.0, len(frames) / facts["frame_rate"], -0.5, frames.shape[1] - 0.5
+
+
+def band_positions(facts: dict[str, Any], hertz: Sequence[float]) -> np.ndarray:
+    """Return where frequencies lie among the bands (frequency,), each band's middle a whole number from 0.
+
+    The middles of the bands are evenly spaced on the mel scale, the first one a step above f_min.
+    """
+    scale = facts["params"].get("mel_scale", "htk")
+    low, high, *wanted = to_mel(np.array([facts["f_min"], facts["f_max"], *hertz], dtype=np.float64), scale)
+    return np.asarray((np.array(wanted) - low) / (high - low) * (facts["n_mels"] + 1) - 1)
 
 
 def _waveform(

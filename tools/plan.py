@@ -102,7 +102,7 @@ def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> Table | 
         return None
     if path.exists():
         shutil.copy(path, scratch)
-    refresh_manifest(params, scratch)
+    refresh_manifest(params, scratch, labels_path=experiment.sections["labels"].table)
     return open_clips(scratch)
 
 

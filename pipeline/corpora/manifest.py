@@ -19,6 +19,7 @@ from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import CorpusListing, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
 from pipeline.corpora.registry import ADAPTERS, CorpusParams
+from pipeline.corpora.relabelling import identity_with, relabelled
 from pipeline.errors import ArtifactError, CorpusError
 
 # What makes a source other than a plain relative path in its shortest form; others would name one file in many ways.
@@ -38,21 +39,28 @@ class Refresh:
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter passed over
 
 
-def refresh_manifest(params: CorpusParams, path: Path, store_path: Path = STORE_PATH) -> Refresh:
+def refresh_manifest(
+    params: CorpusParams, path: Path, store_path: Path = STORE_PATH, *, labels_path: Path | None = None
+) -> Refresh:
     """Bring the manifest at `path` up to date with the corpus; where nothing changed, its bytes stay as they are.
+
+    With `labels_path` training clips have that table's labels, see `pipeline/corpora/relabelling.py`.
 
     Without the corpus's audio, a manifest of this very corpus (pulled from a DVC remote) is kept: what was computed from
     it can be used, and only new spectrograms need the audio. Raises CorpusError when there is no such manifest, and for
     whatever is wrong with the listing.
     """
+    identity = identity_with(params.identity(), labels_path)
     if not params.root.is_dir() and not params.makes_audio:
-        return _keep(params, path, found="no such folder")
+        return _keep(params, path, identity, found="no such folder")
     listing = ADAPTERS[params.kind](params)
     columns, contents = manifest_columns(listing, params.root, store_path)
     there = pc.not_equal(columns["content"], "")
     num_clips, num_missing = len(columns), len(columns) - (pc.sum(there).as_py() or 0)
     if num_missing == num_clips:
-        return _keep(params, path, found=f"none of the {num_missing} clips' files, {columns['source'][0]} for one")
+        return _keep(
+            params, path, identity, found=f"none of the {num_missing} clips' files, {columns['source'][0]} for one"
+        )
     if num_missing:
         first = columns["source"][pc.index(there, False).as_py()]
         log.warning(
@@ -65,8 +73,10 @@ def refresh_manifest(params: CorpusParams, path: Path, store_path: Path = STORE_
         )
     if listing.missing == "drop" and num_missing:
         columns = columns.filter(there)
+    if labels_path is not None:
+        columns = relabelled(columns, list(listing.classes), labels_path)
     facts = {
-        "corpus": params.identity(),
+        "corpus": identity,
         "classes": list(listing.classes),
         "label_kind": listing.label_kind,
         "licence": listing.licence,
@@ -163,10 +173,10 @@ def _repeated(values: pa.ChunkedArray) -> list[str]:
     return [value for value, count in _counts(values) if count > 1]
 
 
-def _keep(params: CorpusParams, path: Path, found: str) -> Refresh:
+def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refresh:
     """Keep the manifest of a corpus whose audio is not on this machine, if there is one."""
     previous = _previous(path)
-    if previous is not None and previous.facts["corpus"] == params.identity():
+    if previous is not None and previous.facts["corpus"] == identity:
         log.warning(
             "the audio is not here (%s: %s): keeping %s with its %d clips. What is already computed can be used; "
             "spectrograms cannot be recomputed.",

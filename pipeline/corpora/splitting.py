@@ -6,6 +6,10 @@ What a corpus publishes is never drawn again. Its `fold` column decides by what 
 - any other names: one fold each; its clips are the test clips, all others are for training;
 - nothing: `num_folds` folds are drawn, by group, with every class spread over them as evenly as groups allow.
 
+Beside a fold F stand its parts F-1, F-2 ... F-`num_folds`: its training clips, drawn into that many, of which one is tested
+and the others train; what F tests has no role. The models of all parts together score each training clip of F without
+having seen it, nor a test clip of F (Stone, 1974, on cross-validatory choice).
+
 Clips of one group, and clips with the same audio, are drawn together. Where published roles or folds part clips with the
 same audio, the test clip stays and its copies are excluded. Roles follow from the manifest and the seed alone.
 """
@@ -23,6 +27,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from pipeline.artifacts.splits import ROLES, Role
 from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
+from pipeline.corpora.relabelling import require_fold
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import Params
 from pipeline.seeding import named_seed
@@ -50,7 +55,9 @@ Source = Literal["published roles", "published folds", "drawn folds"]
 class SplitParams(Params):
     """How a fold's clips get their roles."""
 
-    num_folds: Annotated[int, Field(ge=2)]  # drawn for a corpus that publishes none; others keep theirs
+    num_folds: Annotated[
+        int, Field(ge=2)
+    ]  # drawn for a corpus that publishes none; others keep theirs. Also: parts of a fold
     validation_fraction: Annotated[NonNegativeFloat, Field(lt=1)]  # of the training clips; 0 = no validation clips
     seed: NonNegativeInt
 
@@ -75,18 +82,17 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
     ask for validation clips besides published ones.
     """
     names = fold_names(clips, params)
-    if fold not in names:
+    whole, part = part_of(fold, names, params.num_folds)
+    if whole not in names:
         raise CorpusError(
-            f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}"
+            f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}; parts of "
+            f"a fold are called {names[0]}-1 to {names[0]}-{params.num_folds}"
         )
-    source = _fold_source(clips)
-    folds = _draw_folds(clips, params) if source == "drawn folds" else clips["fold"]
-    values = pc.unique(folds)
-    roles_of: list[Role] = [
-        PUBLISHED_ROLES[name.lower()] if source == "published roles" else "test" if name == fold else "train"
-        for name in values.to_pylist()
-    ]
-    roles: list[Role] = [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
+    require_fold(clips, fold)
+    roles = _published_or_drawn(clips, whole, params)
+    if part:
+        _exclude_copies(clips, roles)
+        _draw_part(clips, roles, part, params)
     if params.validation_fraction > 0:
         if "validation" in roles:
             raise ParamsError(
@@ -95,24 +101,36 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
             )
         _draw_validation(clips, roles, fold, params)
     _exclude_copies(clips, roles)
-    check_roles(clips, roles, fold)
+    check_roles(clips, roles, fold, every_class_tested=not part)
     return roles
 
 
-def describe_rule(clips: Table, params: SplitParams) -> str:
+def part_of(fold: str, names: Sequence[str], num_parts: int) -> tuple[str, int]:
+    """Return the fold that `fold` is a part of, and which, from 1; the fold itself and 0 where it is none."""
+    whole, _, number = fold.rpartition("-")
+    if fold in names or not number.isdecimal() or not 1 <= int(number) <= num_parts:
+        return fold, 0
+    return whole, int(number)
+
+
+def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
     """Say in words how the roles came about."""
     rule: str = _fold_source(clips)
     if rule == "drawn folds":
         rule = f"{params.num_folds} folds drawn by group"
+    whole, part = part_of(fold, fold_names(clips, params), params.num_folds)
+    if part:
+        rule += f"; part {part} of the {params.num_folds} that the training clips of fold {whole} are drawn into"
     if params.validation_fraction > 0:
         rule += f"; {params.validation_fraction:g} of the training clips drawn for validation by group"
     return rule
 
 
-def check_roles(clips: Table, roles: Sequence[Role], fold: str) -> None:
+def check_roles(clips: Table, roles: Sequence[Role], fold: str, *, every_class_tested: bool = True) -> None:
     """Raise CorpusError that names every group in two roles, and every class that a role lacks.
 
-    A class counts as present where a clip of it has its audio: a missing file trains and tests nothing.
+    A part of a fold need not test every class: it scores clips, and is no measurement. A class counts as present where a
+    clip of it has its audio: a missing file trains and tests nothing.
     """
     codes = pc.index_in(pa.array(roles, pa.string()), pa.array(ROLES, pa.string())).to_numpy().astype(np.int8)
     audible = _audible(clips)
@@ -121,10 +139,11 @@ def check_roles(clips: Table, roles: Sequence[Role], fold: str) -> None:
     heard = audible[owners]
     present = {role: set(targets[heard & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
     classes: list[str] = clips.facts["classes"]
+    untested = [name for t, name in enumerate(classes) if t not in present["test"]]
     problems = {
         "groups in two roles": _straddling(clips, codes),
         "classes without a training clip": [name for t, name in enumerate(classes) if t not in present["train"]],
-        "classes without a test clip": [name for t, name in enumerate(classes) if t not in present["test"]],
+        "classes without a test clip": untested if every_class_tested else [],
     }
     reject(f"{clips.path}, fold {fold}", problems)
 
@@ -144,6 +163,27 @@ def _fold_source(clips: Table) -> Source:
             f"a fold, or nothing for all, found {spelled}"
         )
     return "published folds"
+
+
+def _published_or_drawn(clips: Table, fold: str, params: SplitParams) -> list[Role]:
+    source = _fold_source(clips)
+    folds = _draw_folds(clips, params) if source == "drawn folds" else clips["fold"]
+    values = pc.unique(folds)
+    roles_of: list[Role] = [
+        PUBLISHED_ROLES[name.lower()] if source == "published roles" else "test" if name == fold else "train"
+        for name in values.to_pylist()
+    ]
+    return [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
+
+
+def _draw_part(clips: Table, roles: list[Role], part: int, params: SplitParams) -> None:
+    """Test one part of the training clips and exclude what is not for training, in place."""
+    training = np.array([position for position, role in enumerate(roles) if role == "train"], dtype=np.int64)
+    roles[:] = ["train" if role == "train" else "excluded" for role in roles]
+    units, labels = _units(clips).take(pa.array(training)), clips["labels"].combine_chunks().take(pa.array(training))
+    bins = _stratify(units, labels, [1 / params.num_folds] * params.num_folds, named_seed(params.seed, "parts"))
+    for position in training[bins == part - 1].tolist():
+        roles[position] = "test"
 
 
 def _draw_folds(clips: Table, params: SplitParams) -> pa.Array:

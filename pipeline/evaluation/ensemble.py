@@ -2,7 +2,11 @@
 
 Conventions: scores are probabilities (clip, class), see `pipeline/evaluation/metrics.py`. An ensemble is the unweighted
 mean of its members' probabilities, so a member may be anything that wrote predictions: frames, tokens, or another seed.
-(Averaging probabilities is what the Audio Spectrogram Transformer's ensembles do: Gong et al., Interspeech 2021.)
+
+Why not logits: they are on each model's own scale. A support vector machine's lie near -1 and 1, a transformer's without
+label smoothing near -10 and 10, and a mean of the two is the transformer alone; probabilities are one scale for all.
+Probabilities are also what deep ensembles average (Lakshminarayanan et al., NeurIPS 2017, "Simple and Scalable Predictive
+Uncertainty Estimation"), and those of PSLA and of the Audio Spectrogram Transformer (Gong et al., 2021).
 """
 
 from collections.abc import Sequence

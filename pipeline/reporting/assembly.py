@@ -10,28 +10,39 @@ from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
-from pipeline.reporting.gallery import GallerySources, choose_examples, choose_mistakes, clip_cards, score_experiment
+from pipeline.reporting.gallery import (
+    GallerySources,
+    choose_attentive,
+    choose_examples,
+    choose_mistakes,
+    clip_cards,
+    score_experiment,
+)
+from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
-from pipeline.reporting.summary import Experiment, ReportParams
+from pipeline.reporting.summary import ReportParams
 from pipeline.reporting.words import count_words, word_statistics
 
 
 @dataclass(frozen=True)
 class DataPaths:
-    """Where the artifacts lie that the page shows, besides models and predictions."""
+    """Where the artifacts lie that the page shows, besides predictions."""
 
     clips: Path
     spectrogram: Path
     vocabulary: Path  # folder, one store a fold
     tokens: Path  # folder, one table a fold
+    models: Path  # folder of the trained models
     logs: Path  # folder of the training logs
     audio: Path  # corpus root; may be missing
 
     @classmethod
-    def below(cls, data: Path, *, logs: Path, audio: Path) -> Self:
+    def below(cls, data: Path, *, models: Path, logs: Path, audio: Path) -> Self:
         """Return the paths that dvc.yaml gives the artifacts, below the data folder."""
-        return cls(data / "clips.parquet", data / "spectrogram", data / "vocabulary", data / "tokens", logs, audio)
+        return cls(
+            data / "clips.parquet", data / "spectrogram", data / "vocabulary", data / "tokens", models, logs, audio
+        )
 
 
 def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -> PageContent:
@@ -50,6 +61,8 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         spectrogram=spectrogram,
         vocabularies=vocabularies,
         tokens_path=data.tokens,
+        models_path=data.models,
+        attentive=choose_attentive(experiment),
         audio_path=data.audio,
     )
     one = clips.facts["label_kind"] == "one"
@@ -65,6 +78,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
+        attentive=sources.attentive[0] if sources.attentive else "",
         examples=clip_cards(examples, scores, sources),
         mistakes=clip_cards(mistakes, scores, sources),
     )

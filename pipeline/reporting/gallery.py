@@ -1,15 +1,9 @@
-"""Which clips the report shows, and how one clip looks and sounds: audio, log-mel, its words, what they keep of it.
+"""Which clips the report shows, and what it shows of one: audio, log-mel, attention, its words, what they keep of it.
 
-Conventions: frames are (frame, mel), tokens (codebook, frame); pictures run left to right in time and upward in frequency.
-A picture or a sound is a `data:` address, so that the page is one file. Words are coloured by what their code holds: the
-hue follows the rank of its centre of gravity over the mel bands (violet low, yellow high), the lightness the rank of its
-level, so that alike sounds look alike in every clip of a fold.
+Conventions: frames are (frame, mel), tokens (codebook, frame); see `pipeline/reporting/pictures.py`.
 """
 
-import base64
 import hashlib
-import io
-import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +16,18 @@ from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.ensemble import ScoredClips
 from pipeline.evaluation.metrics import decide
-from pipeline.reporting.figures import centres
-from pipeline.reporting.summary import Experiment
+from pipeline.reporting.measuring import Experiment
+from pipeline.reporting.pictures import (
+    attention_picture,
+    mel_picture,
+    picture,
+    wav_address,
+    wave_outline,
+    word_colours,
+)
 
-_AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
+ATTENTIVE_KIND = "ast"  # of models that attend to frames
 _LONGEST_SECONDS = 3600.0  # of a clip that is decoded for the page
-_WAVE_POINTS = 240  # of the waveform's outline
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class ClipCard:
     no_audio: str
     outline: str  # SVG path of the waveform in a box of 240 by 40
     log_mel: str
+    attention: str  # of the model that the page names, over the log-mel
     rebuilt: str  # the log-mel that the words stand for
     words: str
 
@@ -111,6 +112,18 @@ def choose_mistakes(scores: ScoredExperiment, models: Sequence[str], count: int)
     return sorted(worst, key=lambda clip: (-worst[clip], clip))[:count]
 
 
+RunName = tuple[str, int]  # model, seed
+
+
+def choose_attentive(experiment: Experiment) -> RunName | None:
+    """Return the model whose attention the page shows, the first of the headline before others; None without any."""
+    seed, fold = experiment.params.seeds[0], experiment.params.folds[0]
+    for model in [*experiment.headline, *experiment.params.models]:
+        if experiment.cards[model, fold, seed]["params"].get("kind") == ATTENTIVE_KIND:
+            return model, seed
+    return None
+
+
 @dataclass(frozen=True)
 class GallerySources:
     """Where the things shown of a clip come from."""
@@ -120,6 +133,8 @@ class GallerySources:
     spectrogram: Spectrogram
     vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary
     tokens_path: Path  # folder of the folds' tokens
+    models_path: Path
+    attentive: RunName | None  # model and seed whose attention is shown
     audio_path: Path  # corpus root
 
 
@@ -134,6 +149,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
         vocabulary = sources.vocabularies.get(fold)
         sentences = token_arrays(open_tokens(sources.tokens_path / f"{fold}.parquet")) if vocabulary else {}
         colours = word_colours(vocabulary) if vocabulary else np.empty(0)
+        attention = _attention_maps(sources, fold, own)
         for clip, frames in zip(own, reader.read(own), strict=True):
             low, high = (float(value) for value in np.percentile(frames, [1, 99.7]))
             tokens, rebuilt, words, num_words = sentences.get(clip), "", "", 0
@@ -154,6 +170,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                 no_audio=no_audio,
                 outline=wave_outline(waveform) if waveform.size else "",
                 log_mel=mel_picture(frames, low, high),
+                attention=attention_picture(frames, attention[clip], low, high) if clip in attention else "",
                 rebuilt=rebuilt,
                 words=words,
             )
@@ -175,59 +192,6 @@ def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray | None:
     return frames
 
 
-def word_colours(vocabulary: Vocabulary) -> np.ndarray:
-    """Return a colour for every word, (codebook, code, 3) in [0, 1]; see the module's conventions."""
-    import matplotlib as mpl
-
-    colours = []
-    for codebook, (start, stop) in zip(vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
-        # Back to log-mel units, so that "loud" and "high" mean what they mean to an ear, not after normalisation.
-        codes = codebook[:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
-        hues = mpl.colormaps["plasma"](0.05 + 0.9 * _ranks(centres(codes)))[:, :3]
-        strength = (0.45 + 0.55 * _ranks(codes.mean(axis=1)))[:, None]
-        colours.append(hues * strength)
-    return np.stack(colours)
-
-
-def mel_picture(frames: np.ndarray, low: float, high: float) -> str:
-    """Return frames (frame, mel) as a picture, black at `low` and white at `high`."""
-    import matplotlib as mpl
-
-    levels = np.clip((frames - low) / max(high - low, 1e-6), 0, 1)
-    return picture(mpl.colormaps["magma"](levels.T[::-1])[:, :, :3])
-
-
-def picture(colours: np.ndarray) -> str:
-    """Return an RGB picture (row, column, 3) in [0, 1], top row first, as the `data:` address of a PNG."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.round(np.asarray(colours) * 255).astype(np.uint8)).save(buffer, "PNG", optimize=True)
-    return _address("image/png", buffer.getvalue())
-
-
-def wav_address(waveform: np.ndarray, sample_rate: int) -> str:
-    """Return a waveform (sample,) in [-1, 1] as the `data:` address of a 16-bit WAV file, at most 12 seconds of it."""
-    samples = np.clip(waveform[: round(_AUDIO_SECONDS * sample_rate)], -1, 1)
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
-    return _address("audio/wav", buffer.getvalue())
-
-
-def wave_outline(waveform: np.ndarray) -> str:
-    """Return the SVG path of a waveform's outline, scaled to its own peak, in a box of 240 by 40."""
-    points = min(_WAVE_POINTS, len(waveform))
-    pieces = np.array_split(waveform / max(float(np.abs(waveform).max()), 1e-9), points)
-    scale = _WAVE_POINTS / points
-    upper = [f"{scale * i:.0f} {20 - 19 * float(piece.max()):.1f}" for i, piece in enumerate(pieces)]
-    lower = [f"{scale * i:.0f} {20 - 19 * float(piece.min()):.1f}" for i, piece in enumerate(pieces)]
-    return f"M{'L'.join(upper)}L{'L'.join(reversed(lower))}Z"
-
-
 def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision, ...]:
     decisions = []
     for model in scores.models:
@@ -239,6 +203,20 @@ def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision
         right = bool((decided == (clips.targets[row] > 0)).all())
         decisions.append(Decision(model, names, float(clips.scores[row].max()), right))
     return tuple(decisions)
+
+
+def _attention_maps(sources: GallerySources, fold: str, clip_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return clip_id -> what the attentive model of a fold attends to (frame, mel); nothing where there is none."""
+    if sources.attentive is None or not clip_ids:
+        return {}
+    from pipeline.artifacts.model import open_model
+    from pipeline.evaluation.attention import AttentionReader
+    from pipeline.training.inputs import FrameInputs
+
+    model, seed = sources.attentive
+    trained = open_model(sources.models_path / model / fold / str(seed))
+    reader = AttentionReader(trained, FrameInputs(sources.spectrogram))
+    return {clip: reader.read(clip).over_picture() for clip in clip_ids}
 
 
 def _waveform(sources: GallerySources, clip: str) -> tuple[np.ndarray, str]:
@@ -260,14 +238,3 @@ def _waveform(sources: GallerySources, clip: str) -> tuple[np.ndarray, str]:
     except BadClip as error:
         return nothing, f"audio cannot be read now ({error.reason})"
     return waveform, ""
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return ranks in [0, 1], the smallest value first."""
-    order = np.empty(len(values))
-    order[np.argsort(values, kind="stable")] = np.arange(len(values))
-    return order / max(len(values) - 1, 1)
-
-
-def _address(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -24,8 +24,9 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
+from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
-from pipeline.reporting.summary import ENSEMBLE, Experiment, ModelSummary, duration, spread, summarise
+from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
 from pipeline.reporting.words import WordStatistics
 
 TEMPLATE = "page.html.j2"
@@ -48,6 +49,7 @@ class PageContent:
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
+    attentive: str  # the model whose attention the cards show; empty = none
     examples: Sequence[ClipCard]
     mistakes: Sequence[ClipCard]
 
@@ -89,9 +91,9 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "summaries": summaries,
         "spread": spread,
         "best": _best(summaries),
-        "tiles": [s for s in summaries if s.model in experiment.headline or s.model == ENSEMBLE],
+        "tiles": [s for s in summaries if s.model in experiment.headline or s.ensemble],
         "headline": experiment.headline,
-        "ensemble": ENSEMBLE,
+        "ensembles": experiment.ensembles,
         "chance": 1 / len(classes) if facts["label_kind"] == "one" else math.nan,
         "num_present_classes": min(run.num_present_classes for run in experiment.runs),
         "fold_table": _fold_table(experiment),
@@ -106,6 +108,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "class_rows": content.class_rows,
         "class_table": list(zip(*content.class_rows.values(), strict=True)),
         "words": _words(content),
+        "attentive": content.attentive,
         "examples": content.examples,
         "mistakes": content.mistakes,
         "failures": _failures(content.spectrogram),

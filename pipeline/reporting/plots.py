@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.artifacts.files import replacing
 from pipeline.errors import ArtifactError
-from pipeline.reporting.summary import Experiment
+from pipeline.reporting.measuring import Experiment
 
 LOGGED = ("loss", "learning_rate", "gradient_norm")  # what every training run logs once an epoch, below `train/`
 FITTED = "fitted.txt"  # in the place of logs: the model has no epochs
@@ -80,9 +80,7 @@ def class_rows(experiment: Experiment, model: str) -> list[ClassRow]:
     names = next(iter(experiment.tables.values())).facts["classes"]
     rows = []
     for position, name in enumerate(names):
-        by_fold = [
-            [experiment.scores[model, fold, seed].classes[position] for seed in params.seeds] for fold in params.folds
-        ]
+        by_fold = [[run.classes[position] for run in experiment.scores[model, fold]] for fold in params.folds]
         means = {
             key: _mean(_mean(getattr(scores, key) for scores in fold) for fold in by_fold)
             for key in ("average_precision", "auc", "precision", "recall", "f1")

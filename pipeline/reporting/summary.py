@@ -2,8 +2,8 @@
 
 Conventions: a *run* is one model on one fold with one seed, measured on the fold's test clips. Means and deviations are
 over folds: the seeds of a fold are averaged first, so a deviation says how much folds differ, and it is the sample
-standard deviation (ddof = 1), undefined for a single fold. The ensemble averages the probabilities of the headline
-models, fold by fold and seed by seed, and is summarised like a model. NaN means undefined.
+standard deviation (ddof = 1), undefined for a single fold. The deviation between seeds is that of each seed's mean over
+folds. An ensemble is one run a fold, over all seeds of its models, and is summarised like a model. NaN means undefined.
 """
 
 import csv
@@ -18,26 +18,21 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.artifacts.files import replacing
-from pipeline.artifacts.model import read_card
-from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
-from pipeline.artifacts.tables import Table
 from pipeline.errors import ArtifactError, ParamsError
-from pipeline.evaluation.ensemble import ScoredClips, average_predictions, score_clips
-from pipeline.evaluation.metrics import Scores
 from pipeline.experiment_params import ExperimentParams
 from pipeline.params import Params
 
 if TYPE_CHECKING:
     import rich.table
 
-ENSEMBLE = "ensemble"
+ALL_SEEDS = "all"  # in the place of a seed: an ensemble's run
 METRICS = ("accuracy", "mAP", "AUC", "d_prime", "macro_precision", "macro_recall", "macro_f1", "micro_f1")
 
 
 class ReportParams(Params):
     """What the report puts first, and how many clips it shows."""
 
-    headline: list[str] = Field(min_length=1, max_length=2)  # models in metrics.json; their ensemble is measured too
+    headline: list[str] = Field(min_length=1, max_length=2)  # models in metrics.json, before the first ensemble
     examples: NonNegativeInt  # clips shown with audio, pictures and predictions
     worst: NonNegativeInt  # mistakes shown likewise, the most confident first
 
@@ -48,13 +43,11 @@ class ReportParams(Params):
         return self
 
     def check_against(self, experiment: ExperimentParams) -> None:
-        """Raise ParamsError when a headline model is not in the experiment, or a model has the ensemble's name."""
+        """Raise ParamsError when a headline model is not in the experiment."""
         for name in self.headline:
             if name not in experiment.models:
                 known = ", ".join(experiment.models)
                 raise ParamsError(f"report.headline: expected models of experiment ({known}), found {name!r}")
-        if ENSEMBLE in experiment.models:
-            raise ParamsError(f"experiment: expected models with names other than {ENSEMBLE!r}, which the report uses")
 
 
 @dataclass(frozen=True)
@@ -62,9 +55,9 @@ class Run:
     """One row of `summary.csv`."""
 
     model: str
-    reads: str  # frames, tokens, or both (ensemble)
+    reads: str  # frames, tokens, or both (an ensemble)
     fold: str
-    seed: int
+    seed: str  # a number, or ALL_SEEDS
     num_clips: int  # test clips measured
     num_present_classes: int  # that mAP is the mean of
     accuracy: float
@@ -82,73 +75,20 @@ class Run:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model over all folds."""
+    """A model, or an ensemble, over all folds."""
 
     model: str
+    ensemble: bool
     reads: str
     num_folds: int
     num_seeds: int
     num_clips: int  # test clips of all folds together
     mean: dict[str, float]  # by metric
-    deviation: dict[str, float]
+    deviation: dict[str, float]  # between folds
+    seed_deviation: dict[str, float]  # between seeds
     num_parameters: int
     clips_seen: int  # a run, mean
     seconds: float  # a run, mean
-
-
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """All predictions of an experiment, opened, and what follows from them."""
-
-    params: ExperimentParams
-    headline: tuple[str, ...]
-    tables: dict[tuple[str, str, int], Table]  # (model, fold, seed)
-    cards: dict[tuple[str, str, int], dict[str, Any]]  # facts of the trained models
-    runs: list[Run]
-    scores: dict[tuple[str, str, int], Scores]
-
-    @property
-    def models(self) -> list[str]:
-        """The models, and the ensemble behind them when there are two headline models."""
-        return [*self.params.models, *([ENSEMBLE] if len(self.headline) > 1 else [])]
-
-    def scored(self, model: str, fold: str) -> ScoredClips:
-        """Return a model's test clips of a fold, with the probabilities of its seeds averaged."""
-        members = self.headline if model == ENSEMBLE else (model,)
-        return average_predictions([self.tables[m, fold, s] for m in members for s in self.params.seeds], "test")
-
-
-def open_experiment(
-    params: ExperimentParams, headline: Sequence[str], predictions_path: Path, models_path: Path
-) -> Experiment:
-    """Open every prediction of the experiment and measure it.
-
-    Raises ArtifactError that names the file when one is missing, was made for another model, fold or seed, or by other
-    weights than those in the model's folder.
-    """
-    grid = [(model, fold, seed) for model in params.models for fold in params.folds for seed in params.seeds]
-    tables = {run: _open(predictions_path, *run) for run in grid}
-    cards = {run: _open_card(models_path, tables[run], *run) for run in grid}
-    _check_alike(tables)
-    runs, scores = [], {}
-    for run, table in tables.items():
-        scores[run] = score_clips(table, "test").evaluate()
-        reads = "tokens" if run[0] in params.token_models else "frames"
-        card = cards[run]
-        costs = card["num_parameters"], card["clips_seen"], card["seconds"]
-        runs.append(_row(run, reads, scores[run], *costs))
-    if len(headline) > 1:
-        reads = " + ".join(dict.fromkeys("tokens" if m in params.token_models else "frames" for m in headline))
-        for fold in params.folds:
-            for seed in params.seeds:
-                members = [(model, fold, seed) for model in headline]
-                run = (ENSEMBLE, fold, seed)
-                scores[run] = average_predictions([tables[m] for m in members], "test").evaluate()
-                costs = tuple(
-                    sum(cards[m][key] for m in members) for key in ("num_parameters", "clips_seen", "seconds")
-                )
-                runs.append(_row(run, reads, scores[run], *costs))
-    return Experiment(params, tuple(headline), tables, cards, runs, scores)
 
 
 def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
@@ -157,21 +97,25 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
     for model in dict.fromkeys(run.model for run in runs):
         own = [run for run in runs if run.model == model]
         folds = {fold: [run for run in own if run.fold == fold] for fold in dict.fromkeys(run.fold for run in own)}
-        mean, deviation = {}, {}
+        seeds = {seed: [run for run in own if run.seed == seed] for seed in dict.fromkeys(run.seed for run in own)}
+        mean, deviation, seed_deviation = {}, {}, {}
         for metric in METRICS:
             values = [_mean([getattr(run, metric) for run in fold]) for fold in folds.values()]
-            mean[metric] = _mean(values)
-            usable = len(values) > 1 and all(math.isfinite(value) for value in values)
-            deviation[metric] = statistics.stdev(values) if usable else math.nan
+            mean[metric], deviation[metric] = _mean(values), _deviation(values)
+            seed_deviation[metric] = _deviation(
+                [_mean([getattr(run, metric) for run in runs]) for runs in seeds.values()]
+            )
         summaries.append(
             ModelSummary(
                 model=model,
+                ensemble=own[0].seed == ALL_SEEDS,
                 reads=own[0].reads,
                 num_folds=len(folds),
-                num_seeds=len({run.seed for run in own}),
+                num_seeds=len(seeds),
                 num_clips=sum(fold[0].num_clips for fold in folds.values()),
                 mean=mean,
                 deviation=deviation,
+                seed_deviation=seed_deviation,
                 num_parameters=max(run.num_parameters for run in own),
                 clips_seen=round(statistics.fmean(run.clips_seen for run in own)),
                 seconds=statistics.fmean(run.seconds for run in own),
@@ -190,8 +134,8 @@ def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str])
         for name in ("accuracy", "mAP"):
             metrics[model][name] = summary.mean[name]
             metrics[model][f"{name}_deviation"] = summary.deviation[name]
-    if ENSEMBLE in by_model:
-        metrics[ENSEMBLE] = {name: by_model[ENSEMBLE].mean[name] for name in ("accuracy", "mAP")}
+    for summary in [summary for summary in summaries if summary.ensemble][:1]:
+        metrics[summary.model] = {name: summary.mean[name] for name in ("accuracy", "mAP")}
     return {
         model: {name: round(value, 4) for name, value in values.items() if math.isfinite(value)}
         for model, values in metrics.items()
@@ -239,22 +183,31 @@ def results_table(runs: Sequence[Run]) -> "rich.table.Table":
     folds = f"{first.num_folds} fold{'s' * (first.num_folds != 1)}"
     table = rich.table.Table(
         title=f"Test clips: {first.num_clips:,} over {folds}, {seeds}",
-        caption="mean ± standard deviation between folds (ddof 1, seeds averaged first); training time a run",
+        caption="mean ± standard deviation between folds (ddof 1, seeds averaged first); training time a run; an ensemble "
+        "averages the probabilities of all seeds of its models",
         title_style="bold",
         caption_style="dim",
     )
+    several = first.num_seeds > 1
     for name in ("model", "reads"):
         table.add_column(name)
-    for name in ("accuracy", "mAP", "AUC", "d'", "parameters", "clips seen", "train"):
+    seeds_column = ("± seeds",) if several else ()
+    for name in ("accuracy", *seeds_column, "mAP", *seeds_column, "AUC", "d'", "parameters", "clips seen", "train"):
         table.add_column(name, justify="right", no_wrap=True)
     best = max(summary.mean["accuracy"] for summary in summaries)
-    for summary in summaries:
-        if summary.model == ENSEMBLE:
+    for summary, before in zip(summaries, [None, *summaries], strict=False):
+        if summary.ensemble and before and not before.ensemble:
             table.add_section()
+        cells = []
+        for metric in ("accuracy", "mAP"):
+            cells.append(spread(summary, metric, percent=True))
+            if several:
+                between = summary.seed_deviation[metric]
+                cells.append(f"{100 * between:.1f} %" if math.isfinite(between) else "")
         table.add_row(
             summary.model,
             summary.reads,
-            *(spread(summary, metric, percent=True) for metric in ("accuracy", "mAP")),
+            *cells,
             spread(summary, "AUC"),
             spread(summary, "d_prime", digits=2),
             f"{summary.num_parameters:,}",
@@ -292,54 +245,6 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _open(predictions_path: Path, model: str, fold: str, seed: int) -> Table:
-    table = open_predictions(predictions_path / model / fold / f"{seed}.parquet")
-    for key, expected in (("model", model), ("fold", fold), ("seed", seed)):
-        if table.facts[key] != expected:
-            raise PREDICTIONS.error(table.path, f"fact {key}", expected=expected, found=table.facts[key])
-    return table
-
-
-def _open_card(models_path: Path, predictions: Table, model: str, fold: str, seed: int) -> dict[str, Any]:
-    """Read a trained model's facts without its weights, and check that these weights made the predictions."""
-    path = models_path / model / fold / str(seed)
-    card = read_card(path)
-    if card["weights"] != predictions.facts["weights"]:
-        expected = f"{card['weights']}, as {path}"
-        raise PREDICTIONS.error(predictions.path, "fact weights", expected=expected, found=predictions.facts["weights"])
-    return card
-
-
-def _check_alike(tables: dict[tuple[str, str, int], Table]) -> None:
-    """Raise unless all predictions are over the same classes."""
-    first = next(iter(tables.values()))
-    for table in tables.values():
-        for key in ("classes", "label_kind"):
-            if table.facts[key] != first.facts[key]:
-                expected = f"{first.facts[key]}, as {first.path}"
-                raise PREDICTIONS.error(table.path, f"fact {key}", expected=expected, found=table.facts[key])
-
-
-def _row(
-    run: tuple[str, str, int], reads: str, scores: Scores, num_parameters: int, clips_seen: int, seconds: float
-) -> Run:
-    model, fold, seed = run
-    return Run(
-        model=model,
-        reads=reads,
-        fold=fold,
-        seed=seed,
-        num_clips=scores.num_clips,
-        num_present_classes=scores.num_present_classes,
-        accuracy=scores.accuracy,
-        mAP=scores.mean_average_precision,
-        AUC=scores.mean_auc,
-        d_prime=scores.d_prime,
-        macro_precision=scores.macro_precision,
-        macro_recall=scores.macro_recall,
-        macro_f1=scores.macro_f1,
-        micro_f1=scores.micro_f1,
-        num_parameters=num_parameters,
-        clips_seen=clips_seen,
-        seconds=seconds,
-    )
+def _deviation(values: Sequence[float]) -> float:
+    usable = len(values) > 1 and all(math.isfinite(value) for value in values)
+    return statistics.stdev(values) if usable else math.nan

@@ -105,7 +105,7 @@ class MelFrontEnd:
 
 def mel_filters(params: MelParams) -> np.ndarray:
     """Return the triangles (mel, bin), straight in Hz, as `librosa.filters.mel`."""
-    low, high = _to_mel(np.array([params.f_min, params.f_max]), params.mel_scale)
+    low, high = to_mel(np.array([params.f_min, params.f_max]), params.mel_scale)
     corners = _to_hertz(np.linspace(low, high, params.n_mels + 2), params.mel_scale)[:, None]
     bins = np.fft.rfftfreq(params.n_fft, 1 / params.sample_rate)
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
@@ -119,7 +119,8 @@ def mel_filters(params: MelParams) -> np.ndarray:
 _LINEAR, _KNEE, _KNEE_MEL, _LOG_STEP = 200 / 3, 1000.0, 15.0, np.log(6.4) / 27
 
 
-def _to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
+def to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
+    """Return frequencies in Hz on the mel scale `slaney` or `htk`; Kaldi's is htk's, but for its unit."""
     if scale == "htk":
         return np.asarray(2595 * np.log10(1 + hertz / 700))
     above = _KNEE_MEL + np.log(np.maximum(hertz, _KNEE) / _KNEE) / _LOG_STEP

@@ -1,0 +1,46 @@
+"""Labels that take the place of published ones, for the training clips of one fold and for no others.
+
+Conventions: labels are positions in the class list, ascending. The table holds what was published beside what stands for it
+now, so that a corpus that has changed since is noticed.
+"""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.artifacts.tables import Table, TableSchema
+
+LABELS = TableSchema(
+    name="labels",
+    version=1,
+    stage="enhance*",
+    columns={
+        "clip_id": pa.string(),
+        "published": pa.list_(pa.uint16()),
+        "labels": pa.list_(pa.uint16()),  # the published ones, and what was added
+    },
+    facts={
+        "fold": str,  # whose training clips these are
+        "corpus": str,
+        "classes": list,
+        "models": list,  # whose scores, of all seeds, were averaged
+        "weights": list,  # digests of their weights
+        "ontology": str,  # digest of the file
+        "types": list,
+        "threshold": str,
+        "per_class": list,  # {class, positives, threshold or null, added_1, added_2} in the order of the classes
+    },
+)
+
+
+def open_labels(path: Path) -> Table:
+    """Open a table of labels and check that ids are unique and labels lie inside the class list."""
+    table = LABELS.open(path)
+    num_repeated = len(table) - pc.count_distinct(table["clip_id"]).as_py()
+    if num_repeated:
+        raise LABELS.error(path, "clip_id", expected="unique ids", found=f"{num_repeated} repeated")
+    highest = pc.max(table["labels"].combine_chunks().flatten()).as_py()
+    if highest is not None and highest >= len(table.facts["classes"]):
+        raise LABELS.error(path, "labels", expected=f"below {len(table.facts['classes'])}", found=highest)
+    return table

@@ -1,0 +1,84 @@
+"""Put labels from a table of their own in the place of published ones, for the training clips of one fold.
+
+What is tested never changes: the table holds training clips alone, and a manifest with its labels serves no other fold.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ConfigDict
+
+from pipeline.artifacts.labels import LABELS, open_labels
+from pipeline.artifacts.tables import Table
+from pipeline.corpora.base import reject
+from pipeline.errors import CorpusError
+from pipeline.params import Params
+
+_KEY = "labels"  # in the identity of a corpus
+
+
+class UsedLabels(Params):
+    """What the manifest needs of the section `labels`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    use: str  # path of a table of labels for training clips; empty = as published
+
+    @property
+    def table(self) -> Path | None:
+        """The table's path, where there is one."""
+        return Path(self.use) if self.use else None
+
+
+def relabelled(columns: pa.Table, classes: list[str], path: Path) -> pa.Table:
+    """Return the manifest's columns with the labels of the table at `path`.
+
+    Raises CorpusError when the table is of other classes, or of clips that were published with other labels.
+    """
+    table = open_labels(path)
+    if table.facts["classes"] != classes:
+        found = f"{len(table.facts['classes'])} others"
+        raise CorpusError(f"{path}: classes: expected the {len(classes)} of the corpus, found {found}; enhance again")
+    published, place = columns["labels"].combine_chunks(), pc.index_in(columns["clip_id"], table["clip_id"])
+    place = place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place
+    held = place.is_valid()
+    expected = table["published"].combine_chunks().take(place.filter(held))
+    if not published.filter(held).equals(expected):
+        ids = columns["clip_id"].filter(held).to_pylist()
+        pairs = zip(ids, published.filter(held).to_pylist(), expected.to_pylist(), strict=True)
+        reject(path, {"clips that have been published with other labels since": [i for i, a, b in pairs if a != b]})
+    both = pa.concat_arrays([published, table["labels"].combine_chunks()])
+    rows = pc.if_else(held, pc.add(place.cast(pa.int64()), len(columns)), pa.array(range(len(columns)), pa.int64()))
+    return columns.set_column(columns.column_names.index("labels"), columns.schema.field("labels"), both.take(rows))
+
+
+def identity_with(identity: str, path: Path | None) -> str:
+    """Return a corpus's identity, with its labels' where they are those of the table at `path`."""
+    if path is None:
+        return identity
+    head = LABELS.read_head(path)
+    about = {"table": path.name, "fold": head["facts"]["fold"], "digest": head["digest"]}
+    return json.dumps(json.loads(identity) | {_KEY: about}, sort_keys=True, ensure_ascii=False)
+
+
+def labels_of(clips: Table) -> dict[str, Any] | None:
+    """Return what is known of a manifest's labels where they are not the published ones."""
+    try:
+        settings = json.loads(clips.facts["corpus"])
+    except json.JSONDecodeError:
+        return None
+    return settings.get(_KEY) if isinstance(settings, dict) else None
+
+
+def require_fold(clips: Table, fold: str) -> None:
+    """Raise CorpusError when the manifest's labels are those of another fold's training clips."""
+    about = labels_of(clips)
+    if about is not None and about["fold"] != fold:
+        raise CorpusError(
+            f"{clips.path}: labels: expected those published, or those of fold {fold}, found those of {about['table']}, in "
+            f"which clips that fold {fold} tests may have labels that were added; set experiment.folds to "
+            f"[{about['fold']}], or labels.use to ''"
+        )

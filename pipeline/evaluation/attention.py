@@ -1,0 +1,148 @@
+"""Where in the spectrogram an audio spectrogram transformer looks, clip by clip.
+
+Every call of scaled_dot_product_attention is answered with weights that are kept: the very weights with which the values are
+averaged, so the logits that come out are the model's own. Nothing of the models is changed for it, and no kind of stem or
+pooling is special.
+
+Rollout (Abnar and Zuidema, 2020, "Quantifying Attention Flow in Transformers") multiplies the layers up: each is half the
+mean over its heads and half the identity, for what the residual connection passes by. Weights say where information could
+come from and not why the model decides as it does (Jain and Wallace, 2019, "Attention is not Explanation").
+
+Conventions: Q query, K key, both positions with the class tokens first; positions run through time, and at each time upward
+through the bands. A map is (frame, mel), in units of even attention: 1 is what each position would get of equal parts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from pipeline.artifacts.model import TrainedModel
+from pipeline.errors import SonolexError
+from pipeline.evaluation.prediction import build_network
+from pipeline.training.batches import Batches
+from pipeline.training.inputs import Inputs
+
+
+@dataclass(frozen=True, eq=False)
+class ClipAttention:
+    """What the layers of a model attend to in one clip."""
+
+    logits: np.ndarray  # (class,) float32
+    layers: np.ndarray  # (layer, Q, K) float32, mean over heads; each row sums to 1
+    num_tokens: int  # class tokens in front; 0 where positions are pooled
+    stem: Mapping[str, Any]  # params
+    num_frames: int
+    n_mels: int
+
+    def over_positions(self, layer: int | None = None) -> np.ndarray:
+        """Return the attention (position,) that the clip's vector pays: of one layer, from 1, or of all by rollout.
+
+        The rows are those of the class tokens, or of all positions where these are pooled. Its mean is 1.
+        """
+        weights = self._rollout() if layer is None else self.layers[layer - 1]
+        rows = weights[: self.num_tokens] if self.num_tokens else weights
+        mean = rows.mean(axis=0)[self.num_tokens :]
+        return np.asarray(mean / mean.mean())
+
+    def over_picture(self, layer: int | None = None) -> np.ndarray:
+        """Return the attention as a map (frame, mel): the mean over the positions whose patch holds a frame and band.
+
+        What no whole patch holds, at the upper and the right edge, is NaN.
+        """
+        values = self.over_positions(layer)
+        grid = values.reshape(-1, self._num_rows())
+        frames, bands = self._spans(len(grid))
+        total = frames.T.astype(np.float64) @ grid @ bands
+        count = frames.T.astype(np.float64) @ np.ones_like(grid) @ bands
+        return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+    def _rollout(self) -> np.ndarray:
+        product = np.eye(self.layers.shape[1], dtype=np.float32)
+        for weights in self.layers:
+            product = 0.5 * (weights @ product + product)
+        return product
+
+    def _num_rows(self) -> int:
+        if self.stem["kind"] != "patches":
+            return 1
+        return int((self.n_mels - self.stem["bands"]) // self.stem["stride_bands"] + 1)
+
+    def _spans(self, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Say which frames each column of positions stands for (column, frame), and which bands each row (row, mel)."""
+        frame, band = np.arange(self.num_frames), np.arange(self.n_mels)
+        if self.stem["kind"] == "patches":
+            starts = np.arange(num_columns)[:, None] * self.stem["stride_frames"]
+            rows = np.arange(self._num_rows())[:, None] * self.stem["stride_bands"]
+            return (
+                (frame >= starts) & (frame < starts + self.stem["frames"]),
+                (band >= rows) & (band < rows + self.stem["bands"]),
+            )
+        # Convolutions: a column is centred on every so many frames, and stands for those nearer to it than to others.
+        stride = int(np.prod([time for time, _ in self.stem["strides"]])) if self.stem["kind"] == "convolution" else 1
+        nearest = np.minimum((frame + stride // 2) // stride, num_columns - 1)
+        return nearest == np.arange(num_columns)[:, None], np.ones((1, self.n_mels), dtype=np.bool_)
+
+
+class AttentionReader:
+    """Runs one trained model on clips and keeps what it attends to."""
+
+    def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
+        """Take a model of kind `ast` and the frames that it reads. Raises SonolexError for any other model."""
+        kind = model.facts["params"].get("kind")
+        if kind != "ast":
+            raise SonolexError(
+                f"{model.path}: expected a model of kind ast, whose attention lies in time and Hz, found {kind}"
+            )
+        self._model, self._inputs = model, inputs
+        self._network: Any = build_network(model).eval()
+
+    def read(self, clip_id: str) -> ClipAttention:
+        """Return what the model attends to in a clip."""
+        inputs, mask, _ = Batches(self._inputs, [clip_id], self._model.facts["input"]["normalisation"]).take([0])
+        params = self._model.facts["params"]
+        with torch.no_grad(), _KeptAttention() as kept:
+            logits = self._network(inputs, mask)
+        if len(kept.layers) != params["depth"]:
+            raise SonolexError(
+                f"{self._model.path}: expected {params['depth']} layers of attention, found {len(kept.layers)} calls of "
+                "scaled_dot_product_attention; a model that computes it otherwise cannot be drawn"
+            )
+        return ClipAttention(
+            logits=logits[0].numpy(),
+            layers=torch.stack(kept.layers).numpy(),
+            num_tokens=self._network.head.num_tokens,
+            stem=params["stem"],
+            num_frames=self._inputs.num_frames(clip_id),
+            n_mels=self._model.facts["input"]["n_mels"],
+        )
+
+
+class _KeptAttention(TorchFunctionMode):
+    """Answers scaled_dot_product_attention for one clip, and keeps the weights (Q, K), mean over heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        return self._attend(*args, **(kwargs or {}))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+        unknown = {name: value for name, value in options.items() if value not in (None, 0, 0.0, False)}
+        if unknown:
+            raise SonolexError(f"attention: expected scaled_dot_product_attention without options, found {unknown}")
+        logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        if attn_mask is not None:
+            logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
+        weights = logits.softmax(-1)
+        self.layers.append(weights[0].mean(0))
+        averaged: Tensor = weights @ v
+        return averaged

@@ -1,0 +1,207 @@
+"""Label enhancement: add to clips' labels what an ontology calls for and scores confirm (PSLA: Gong, Chung and Glass, 2021).
+
+Annotators of AudioSet mark "Speech" and leave out "Male speech", or the reverse. Two kinds of labels are added:
+
+type 1   a direct child of a label that the clip has, where the clip lacks the child
+type 2   any ancestor of a label that the clip has, where the clip lacks the ancestor
+
+and only where the clip's score for it is above the class's threshold: the mean, the median or a low percentile of the scores
+of the clips that have the label. Both kinds start from the published labels, and their union is added, so that nothing
+depends on an order. A class that no clip has, has no threshold, and is never added.
+
+The scores must be out of fold: a model that trained on a clip has learned what its labels leave out.
+
+Conventions: scores (clip, class) in [0, 1], labels (clip, class) bool.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
+from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.tables import Table
+from pipeline.corpora.base import PathParam, reject
+from pipeline.corpora.ontology import Ontology
+from pipeline.corpora.relabelling import UsedLabels, labels_of
+from pipeline.errors import CorpusError, ParamsError
+from pipeline.evaluation.ensemble import average_predictions
+from pipeline.experiment_params import ExperimentParams
+
+Threshold = Literal["mean", "median", "percentile_25", "percentile_10", "percentile_5"]
+
+_PERCENTILES: dict[Threshold, float] = {"median": 50, "percentile_25": 25, "percentile_10": 10, "percentile_5": 5}
+_ROWS = 65_536  # compared at once: bounds the memory that two million clips of 527 classes take
+
+
+class LabelParams(UsedLabels, extra="forbid"):
+    """Which labels are trained on, and how tables of others are made."""
+
+    enhance: list[str]  # folds whose training clips' labels are enhanced; their parts must be in experiment.folds
+    models: Annotated[list[str], Field(min_length=1)]  # of the experiment, whose scores are averaged over all seeds
+    ontology: PathParam
+    types: Annotated[list[Literal[1, 2]], Field(min_length=1)]
+    threshold: Threshold  # of the scores of the clips that have the label
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.use and self.enhance:
+            raise ValueError(
+                "use and enhance: expected one of them, since labels are enhanced from published ones; set enhance to []"
+            )
+        return self
+
+    def check_against(self, experiment: ExperimentParams, num_parts: int) -> None:
+        """Raise ParamsError when the experiment lacks a model, or a part of a fold, that enhancement needs."""
+        for fold in self.enhance:
+            lacking = [model for model in self.models if model not in experiment.models]
+            if lacking:
+                known = f"models of the experiment ({', '.join(experiment.models)})"
+                raise ParamsError(f"labels.models: expected {known}, found {', '.join(lacking)}")
+            parts = [f"{fold}-{number + 1}" for number in range(num_parts)]
+            missing = [part for part in parts if part not in experiment.folds]
+            if missing:
+                expected = (
+                    f"in experiment.folds all parts of fold {fold}, {', '.join(parts)} (as many as split.num_folds)"
+                )
+                raise ParamsError(f"labels.enhance: expected {expected}, found none of {', '.join(missing)}")
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """Scores of a fold's training clips, each by models that trained neither on it nor on what the fold tests."""
+
+    clip_ids: tuple[str, ...]
+    scores: NDArray[np.float32]  # (clip, class)
+    labels: NDArray[np.bool_]  # (clip, class) as published
+    weights: tuple[str, ...]  # digests
+
+
+@dataclass(frozen=True, eq=False)
+class Enhancement:
+    """Enhanced labels, and what was added."""
+
+    labels: NDArray[np.bool_]  # (clip, class)
+    thresholds: NDArray[np.float64]  # (class,); NaN without positives
+    added: dict[int, NDArray[np.int64]]  # type -> (class,) clips; a label that both types call for counts for both
+
+
+def enhance(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    ontology: Ontology,
+    types: Sequence[int],
+    threshold: Threshold,
+) -> Enhancement:
+    """Add labels by the rules at the head of this module; nothing is ever taken away."""
+    thresholds = class_thresholds(scores, labels, threshold)
+    # From the label that a clip has (row) to the class that it may be given (column).
+    calls = {1: ontology.children, 2: ontology.descendants.T}
+    enhanced = labels.copy()
+    added = {kind: np.zeros(labels.shape[1], dtype=np.int64) for kind in types}
+    for start in range(0, len(labels), _ROWS):
+        rows = slice(start, start + _ROWS)
+        confirmed = (scores[rows] > thresholds) & ~labels[rows]  # never above NaN
+        for kind in types:
+            called = (labels[rows].astype(np.float32) @ calls[kind].astype(np.float32)) > 0
+            new = called & confirmed
+            enhanced[rows] |= new
+            added[kind] += new.sum(axis=0)
+    return Enhancement(enhanced, thresholds, added)
+
+
+def class_thresholds(
+    scores: NDArray[np.float32], labels: NDArray[np.bool_], threshold: Threshold
+) -> NDArray[np.float64]:
+    """Return each class's threshold (class,) over the clips that have it, percentiles by linear interpolation."""
+    values = np.full(labels.shape[1], np.nan)
+    for position in range(labels.shape[1]):
+        own = scores[labels[:, position], position].astype(np.float64)
+        if own.size:
+            values[position] = own.mean() if threshold == "mean" else np.percentile(own, _PERCENTILES[threshold])
+    return values
+
+
+def out_of_fold(
+    params: LabelParams,
+    experiment: ExperimentParams,
+    fold: str,
+    clips: Table,
+    splits_path: Path,
+    predictions_path: Path,
+) -> OutOfFold:
+    """Gather the scores of a fold's training clips from the predictions of its parts.
+
+    Raises CorpusError or ArtifactError when a clip has exactly one label or others than published, and when a clip was
+    trained on by the model that scores it, is tested by several parts or by none, or belongs to what the fold tests.
+    """
+    if clips.facts["label_kind"] != "many":
+        found = "exactly one, which leaves no room for another"
+        raise CorpusError(f"{clips.path}: label_kind: expected any number of labels a clip (many), found {found}")
+    if (about := labels_of(clips)) is not None:
+        raise CorpusError(
+            f"{clips.path}: labels: expected those published, found those of {about['table']}; set labels.use to ''"
+        )
+    parts = [name for name in experiment.folds if name.rpartition("-")[0] == fold]
+    _check_parts(fold, parts, splits_path)
+    members, weights = [], []
+    for part in parts:
+        tables = [
+            open_predictions(predictions_path / model / part / f"{seed}.parquet")
+            for model in params.models
+            for seed in experiment.seeds
+        ]
+        members.append(average_predictions(tables, "test"))
+        weights += [str(table.facts["weights"]) for table in tables]
+        tested = set(clips_of(open_split(splits_path / f"{part}.parquet"), "test"))
+        if trained := [clip for clip in members[-1].clip_ids if clip not in tested]:
+            raise PREDICTIONS.error(
+                tables[0].path, f"clip {trained[0]}", expected="one that the part tests", found="one that it does not"
+            )
+    clip_ids = tuple(clip for member in members for clip in member.clip_ids)
+    targets = np.concatenate([member.targets for member in members]) > 0
+    return OutOfFold(
+        clip_ids,
+        np.concatenate([member.scores for member in members]).astype(np.float32),
+        _published(clips, clip_ids, targets, predictions_path),
+        tuple(weights),
+    )
+
+
+def _check_parts(fold: str, parts: Sequence[str], splits_path: Path) -> None:
+    """Raise CorpusError unless the parts have the same training clips, and test each of them exactly once."""
+    tested: Counter[str] = Counter()
+    used: set[str] = set()
+    unused: set[str] = set()  # what the fold itself tests, and its copies
+    for part in parts:
+        split = open_split(splits_path / f"{part}.parquet")
+        tested.update(clips_of(split, "test"))
+        used.update(clips_of(split, "train", "validation", "test"))
+        unused.update(clips_of(split, "excluded"))
+    problems = {
+        "training clips that no part tests (put all parts into experiment.folds)": sorted(used - set(tested)),
+        "training clips that several parts test": sorted(clip for clip, count in tested.items() if count > 1),
+        "clips that are excluded from one part, and in another": sorted(used & unused),
+    }
+    reject(f"{splits_path}: {', '.join(parts) or 'no part'} of fold {fold}", problems)
+    if not tested:
+        raise CorpusError(f"{splits_path}: expected parts of fold {fold} in experiment.folds, found none")
+
+
+def _published(
+    clips: Table, clip_ids: Sequence[str], targets: NDArray[np.bool_], predictions_path: Path
+) -> NDArray[np.bool_]:
+    """Return `targets`, which the predictions hold, if they are still the manifest's labels."""
+    labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
+    for clip, row in zip(clip_ids, targets, strict=True):
+        found = np.flatnonzero(row).tolist()
+        if labels.get(clip) != found:
+            expected = f"{labels.get(clip)}, as {clips.path}"
+            raise PREDICTIONS.error(predictions_path, f"targets of {clip}", expected=expected, found=found)
+    return targets

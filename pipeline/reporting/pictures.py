@@ -1,0 +1,101 @@
+"""Pictures and sounds of clips for the page, as `data:` addresses, so that the page is one file.
+
+Conventions: frames are (frame, mel); pictures run left to right in time and upward in frequency. Words are coloured by what
+their code holds: the hue follows the rank of its centre of gravity over the mel bands (violet low, yellow high), the
+lightness the rank of its level, so that alike sounds look alike in every clip of a fold.
+"""
+
+import base64
+import io
+import wave
+
+import numpy as np
+
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.reporting.figures import centres
+
+_AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
+_WAVE_POINTS = 240  # of the waveform's outline
+
+
+def word_colours(vocabulary: Vocabulary) -> np.ndarray:
+    """Return a colour for every word, (codebook, code, 3) in [0, 1]; see the module's conventions."""
+    import matplotlib as mpl
+
+    colours = []
+    for codebook, (start, stop) in zip(vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
+        # Back to log-mel units, so that "loud" and "high" mean what they mean to an ear, not after normalisation.
+        codes = codebook[:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
+        hues = mpl.colormaps["plasma"](0.05 + 0.9 * _ranks(centres(codes)))[:, :3]
+        strength = (0.45 + 0.55 * _ranks(codes.mean(axis=1)))[:, None]
+        colours.append(hues * strength)
+    return np.stack(colours)
+
+
+def mel_picture(frames: np.ndarray, low: float, high: float) -> str:
+    """Return frames (frame, mel) as a picture, black at `low` and white at `high`."""
+    import matplotlib as mpl
+
+    levels = np.clip((frames - low) / max(high - low, 1e-6), 0, 1)
+    return picture(mpl.colormaps["magma"](levels.T[::-1])[:, :, :3])
+
+
+def attention_picture(frames: np.ndarray, attention: np.ndarray, low: float, high: float) -> str:
+    """Return attention (frame, mel), 1 being even, over a grey picture of frames; the brightest is this clip's most."""
+    grey = np.clip((frames - low) / max(high - low, 1e-6), 0, 1).T[::-1, :, None].repeat(3, axis=2)
+    over = overlay(np.nan_to_num(attention.T[::-1]) / max(float(np.nanmax(attention)), 1e-6))
+    return picture(grey * (1 - over[:, :, 3:]) + over[:, :, :3] * over[:, :, 3:])
+
+
+def overlay(strength: np.ndarray) -> np.ndarray:
+    """Return colours (..., 4) with their opacity for strengths in [0, 1], to lie over a grey picture.
+
+    Clear at 0, and never so dense that the picture below is lost: it is half of what is seen at 1.
+    """
+    import matplotlib as mpl
+
+    colours: np.ndarray = mpl.colormaps["autumn"](1 - strength)  # yellow to red
+    colours[..., 3] = 0.55 * strength**0.9
+    return colours
+
+
+def picture(colours: np.ndarray) -> str:
+    """Return an RGB picture (row, column, 3) in [0, 1], top row first, as the `data:` address of a PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(np.asarray(colours) * 255).astype(np.uint8)).save(buffer, "PNG", optimize=True)
+    return _address("image/png", buffer.getvalue())
+
+
+def wav_address(waveform: np.ndarray, sample_rate: int) -> str:
+    """Return a waveform (sample,) in [-1, 1] as the `data:` address of a 16-bit WAV file, at most 12 seconds of it."""
+    samples = np.clip(waveform[: round(_AUDIO_SECONDS * sample_rate)], -1, 1)
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(np.round(samples * 32767).astype("<i2").tobytes())
+    return _address("audio/wav", buffer.getvalue())
+
+
+def wave_outline(waveform: np.ndarray) -> str:
+    """Return the SVG path of a waveform's outline, scaled to its own peak, in a box of 240 by 40."""
+    points = min(_WAVE_POINTS, len(waveform))
+    pieces = np.array_split(waveform / max(float(np.abs(waveform).max()), 1e-9), points)
+    scale = _WAVE_POINTS / points
+    upper = [f"{scale * i:.0f} {20 - 19 * float(piece.max()):.1f}" for i, piece in enumerate(pieces)]
+    lower = [f"{scale * i:.0f} {20 - 19 * float(piece.min()):.1f}" for i, piece in enumerate(pieces)]
+    return f"M{'L'.join(upper)}L{'L'.join(reversed(lower))}Z"
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return ranks in [0, 1], the smallest value first."""
+    order = np.empty(len(values))
+    order[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return order / max(len(values) - 1, 1)
+
+
+def _address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,98 @@
+"""Add labels to a fold's training clips where an ontology calls for them and out-of-fold scores confirm them.
+
+    clips + splits + predictions of the fold's parts + ontology -> labels/<fold>.parquet
+
+Nothing is changed in place: the result is a new table, which `labels.use` may name in another experiment. What the fold
+tests is not in it. The stage runs for the folds of `labels.enhance`, by default for none (docs/corpora.md).
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.labels import LABELS
+from pipeline.corpora.ontology import read_ontology
+from pipeline.evaluation.enhancement import LabelParams, enhance, out_of_fold
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.experiment_params import ExperimentParams
+from pipeline.params import load_params
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    params: LabelParams,
+    experiment: ExperimentParams,
+    clips_path: Path,
+    splits_path: Path,
+    predictions_path: Path,
+    labels_path: Path,
+    fold: str,
+) -> None:
+    report = StageReport("enhance", fold)
+    clips = open_clips(clips_path)
+    classes: list[str] = clips.facts["classes"]
+    ontology = read_ontology(params.ontology, classes)
+    scored = out_of_fold(params, experiment, fold, clips, splits_path, predictions_path)
+    enhanced = enhance(scored.scores, scored.labels, ontology, params.types, params.threshold)
+    order = sorted(range(len(scored.clip_ids)), key=scored.clip_ids.__getitem__)
+    columns = {
+        "clip_id": [scored.clip_ids[row] for row in order],
+        "published": [np.flatnonzero(scored.labels[row]).tolist() for row in order],
+        "labels": [np.flatnonzero(enhanced.labels[row]).tolist() for row in order],
+    }
+    added = {kind: enhanced.added.get(kind, np.zeros(len(classes), dtype=np.int64)) for kind in (1, 2)}
+    per_class = [
+        {
+            "class": name,
+            "positives": int(scored.labels[:, position].sum()),
+            "threshold": None if np.isnan(threshold) else float(threshold),
+            "added_1": int(added[1][position]),
+            "added_2": int(added[2][position]),
+        }
+        for position, (name, threshold) in enumerate(zip(classes, enhanced.thresholds, strict=True))
+    ]
+    facts = {
+        "fold": fold,
+        "corpus": clips.facts["corpus"],
+        "classes": classes,
+        "models": params.models,
+        "weights": list(scored.weights),
+        "ontology": file_digest(params.ontology),
+        "types": sorted(params.types),
+        "threshold": params.threshold,
+        "per_class": per_class,
+    }
+    LABELS.write(labels_path, columns, facts)
+    num_changed = int((enhanced.labels != scored.labels).any(axis=1).sum())
+    log.info(
+        "fold %s: %d labels added to %d of %d training clips (type 1: %d, type 2: %d) -> %s", fold,
+        enhanced.labels.sum() - scored.labels.sum(), num_changed, len(order), added[1].sum(), added[2].sum(), labels_path,
+    )  # fmt: skip
+    without = [row["class"] for row in per_class if not row["positives"]]
+    for what, names in (("no clip, so no threshold", without), ("no place in the ontology", ontology.unknown)):
+        if names:
+            log.warning("%d classes have %s, and are never added: %s", len(names), what, ", ".join(map(str, names)))
+    report.clips = len(order)
+    report.bytes_written = labels_path.stat().st_size
+    report.write()
+
+
+def main(
+    clips: Path,
+    splits: Annotated[Path, typer.Argument(help="folder with the splits of the fold's parts")],
+    predictions: Path,
+    labels: Annotated[Path, typer.Argument(help="table to write")],
+    fold: Annotated[str, typer.Option(help="the fold whose training clips' labels are enhanced")],
+) -> None:
+    params, experiment = load_params(LabelParams, "labels"), load_params(ExperimentParams, "experiment")
+    run(params, experiment, clips, splits, predictions, labels, fold)
+
+
+if __name__ == "__main__":
+    stage_main(main)

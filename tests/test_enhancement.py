@@ -1,0 +1,407 @@
+"""Label enhancement: its rules by hand, that its scores are out of fold, and that what is tested keeps its labels."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.labels import LABELS, open_labels
+from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.artifacts.tables import Table
+from pipeline.corpora.manifest import Refresh, refresh_manifest
+from pipeline.corpora.ontology import read_ontology
+from pipeline.corpora.splitting import SplitParams, assign_roles
+from pipeline.corpora.table import TableParams
+from pipeline.errors import ArtifactError, CorpusError, ParamsError
+from pipeline.evaluation.enhancement import LabelParams, class_thresholds, enhance
+from pipeline.experiment_params import ExperimentParams
+from pipeline.params import validate_params
+from stages import enhance as enhance_stage
+from stages import split as split_stage
+
+ANIMAL, DOG, PUPPY, RAIN, OWL = range(5)
+CLASSES = ["animal", "dog", "puppy", "rain", "owl"]
+# A pet is no class: it leads from animal to dog, and is nobody's parent.
+PAIRS = "parent,child\nanimal,pet\npet,dog\ndog,puppy\nanimal,owl\n"
+
+
+@pytest.fixture
+def ontology_path(tmp_path: Path) -> Path:
+    path = tmp_path / "ontology.csv"
+    path.write_text(PAIRS)
+    return path
+
+
+# the ontology
+
+
+def test_children_are_direct_and_descendants_pass_through_what_is_no_class(ontology_path: Path) -> None:
+    ontology = read_ontology(ontology_path, CLASSES)
+    assert np.argwhere(ontology.children).tolist() == [[ANIMAL, OWL], [DOG, PUPPY]]
+    below = {(int(a), int(b)) for a, b in np.argwhere(ontology.descendants)}
+    assert below == {(ANIMAL, DOG), (ANIMAL, PUPPY), (ANIMAL, OWL), (DOG, PUPPY)}
+    assert ontology.unknown == ("rain",)
+
+
+def test_the_published_ontology_has_all_classes_of_audioset() -> None:
+    table = (REPOSITORY / "metadata/audioset/class_labels_indices.csv").read_text().splitlines()[1:]
+    names = [line.split(",", 2)[2].strip('"') for line in table]
+    ontology = read_ontology(REPOSITORY / "metadata/audioset/ontology.json", names)
+    assert ontology.unknown == ()
+    music, guitar, bass = (names.index(name) for name in ("Music", "Guitar", "Bass guitar"))
+    assert ontology.children[guitar, bass]
+    assert ontology.descendants[music, bass]
+    assert not ontology.children[music, bass]
+    assert not ontology.descendants[bass, music]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("parent,child\ndog,puppy\npuppy,dog\n", "found the circle dog > puppy > dog"),
+        ("parent,child\nvehicle,car\n", "found none of them, but vehicle, car"),
+        ("above,child\ndog,puppy\n", "expected a column `parent`"),
+    ],
+)
+def test_what_is_no_ontology_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "ontology.csv"
+    path.write_text(text)
+    with pytest.raises(CorpusError, match=message):
+        read_ontology(path, CLASSES)
+
+
+def test_an_ontology_in_json_that_lacks_a_child_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ontology.json"
+    path.write_text('[{"id": "a", "name": "dog", "child_ids": ["b"]}]')
+    with pytest.raises(CorpusError, match=r"ontology\.json: expected a list of nodes .* found KeyError: 'b'"):
+        read_ontology(path, CLASSES)
+
+
+# the rules
+
+# Two clips of each of dog and puppy give them the mean thresholds 0.6 and 0.8; animal 0.5; nobody has an owl.
+LABELS_IN = np.array(
+    [
+        # animal, dog, puppy, rain, owl
+        [1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+    ],
+    dtype=bool,
+)
+SCORES = np.array(
+    [
+        [0.50, 0.99, 0.99, 0.99, 0.99],  # animal: dog is no direct child, owl has no threshold
+        [0.49, 0.50, 0.81, 0.99, 0.99],  # dog: puppy is called for (type 1); animal is not above 0.5
+        [0.51, 0.70, 0.80, 0.99, 0.99],  # dog: animal is called for (type 2); puppy is not above 0.8
+        [0.99, 0.61, 0.75, 0.99, 0.99],  # puppy: both its ancestors
+        [0.20, 0.59, 0.85, 0.10, 0.99],  # puppy: neither
+    ],
+    dtype=np.float32,
+)
+
+
+def added(types: list[Any], ontology_path: Path) -> list[tuple[int, int]]:
+    result = enhance(SCORES, LABELS_IN, read_ontology(ontology_path, CLASSES), types, "mean")
+    assert (result.labels | LABELS_IN == result.labels).all()  # nothing is taken away
+    return [(int(clip), int(position)) for clip, position in np.argwhere(result.labels & ~LABELS_IN)]
+
+
+def test_type_1_adds_direct_children_above_their_threshold(ontology_path: Path) -> None:
+    assert added([1], ontology_path) == [(1, PUPPY)]
+
+
+def test_type_2_adds_every_ancestor_above_its_threshold(ontology_path: Path) -> None:
+    assert added([2], ontology_path) == [(2, ANIMAL), (3, ANIMAL), (3, DOG)]
+
+
+def test_both_types_add_the_union_whatever_their_order(ontology_path: Path) -> None:
+    expected = sorted([(1, PUPPY), (2, ANIMAL), (3, ANIMAL), (3, DOG)])
+    assert added([1, 2], ontology_path) == added([2, 1], ontology_path) == expected
+
+
+def test_blocks_of_rows_change_nothing(ontology_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = added([1, 2], ontology_path)
+    monkeypatch.setattr("pipeline.evaluation.enhancement._ROWS", 2)
+    assert added([1, 2], ontology_path) == whole
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [("mean", 0.5), ("median", 0.4), ("percentile_25", 0.2), ("percentile_10", 0.08), ("percentile_5", 0.04)],
+)
+def test_thresholds_are_over_clips_that_have_the_label(threshold: Any, expected: float) -> None:
+    scores = np.array([[0.0], [0.2], [0.4], [0.9], [1.0], [0.77]], dtype=np.float32)
+    labels = np.array([[1], [1], [1], [1], [1], [0]], dtype=bool)
+    assert class_thresholds(scores, labels, threshold)[0] == pytest.approx(expected)
+    assert np.isnan(class_thresholds(scores, labels & False, threshold)[0])
+
+
+# the stage, and what is made of its table
+
+PARTS = ("official-1", "official-2")
+SPLIT_PARAMS = SplitParams(num_folds=2, validation_fraction=0.0, seed=0)
+EXPERIMENT = ExperimentParams(
+    frame_models=["ast", "cnn"], token_models=[], folds=list(PARTS), seeds=[0, 1], ensembles=[]
+)
+
+
+def make_corpus(root: Path) -> TableParams:
+    """Write 12 files: 8 for training and 4 for testing, where only files with the same number share a class."""
+    root.mkdir()
+    rows = ["file,labels,role"]
+    names = [["animal"], ["dog"], ["puppy"], ["rain"], ["owl", "animal"]]
+    for number in range(15):
+        (root / f"{number:02d}.wav").write_bytes(bytes([number]))
+        rows.append(f"{number:02d}.wav,{'+'.join(names[number % 5])},{'test' if number >= 10 else 'train'}")
+    (root / "clips.csv").write_text("\n".join(rows) + "\n")
+    values = {
+        "kind": "table",
+        "root": str(root),
+        "max_bad_fraction": 0.0,
+        "max_duration": 10.0,
+        "table": str(root / "clips.csv"),
+        "path_column": "file",
+        "labels_column": "labels",
+        "label_separator": "+",
+        "label_kind": "many",
+        "classes": CLASSES,
+        "fold_column": "role",
+        "group_column": None,
+        "start_column": None,
+        "duration_column": None,
+        "licence": "",
+    }
+    return validate_params(TableParams, values, "corpus")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder in which two models with two seeds have scored the training clips, each of which sounds of all."""
+    monkeypatch.chdir(tmp_path)
+    refresh(tmp_path, make_corpus(tmp_path / "corpus"))
+    clips = open_clips(tmp_path / "clips.parquet")
+    for part in PARTS:
+        split_stage.run(SPLIT_PARAMS, tmp_path / "clips.parquet", tmp_path / f"splits/{part}.parquet", part)
+        tested = clips_of(open_split(tmp_path / f"splits/{part}.parquet"), "test")
+        for model in ("ast", "cnn"):
+            for seed in (0, 1):
+                write_predictions(tmp_path / f"predictions/{model}/{part}/{seed}.parquet", clips, tested)
+    return tmp_path
+
+
+def refresh(folder: Path, corpus: TableParams, labels_path: Path | None = None) -> Refresh:
+    return refresh_manifest(corpus, folder / "clips.parquet", folder / "content.sqlite", labels_path=labels_path)
+
+
+def write_predictions(path: Path, clips: Table, tested: list[str], **facts: Any) -> None:
+    rows = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
+    targets = np.array([[float(position in rows[clip]) for position in range(5)] for clip in tested])
+    # Labelled clips score below the others, so that whatever the ontology calls for is added.
+    columns = {"clip_id": tested, "role": ["test"] * len(tested), "logits": (1 - 2 * targets).tolist()}
+    known = {"model": path.parts[-3], "fold": path.parts[-2], "seed": int(path.stem), "classes": CLASSES}
+    known |= {"label_kind": "many", "weights": f"weights of {path.parent}", "num_parameters": 1, "seconds": 1.0}
+    PREDICTIONS.write(path, columns | {"targets": targets.tolist()}, known | facts)
+
+
+def params(folder: Path, **changes: Any) -> LabelParams:
+    values = {"use": "", "enhance": ["official"], "models": ["ast", "cnn"], "types": [1, 2], "threshold": "mean"}
+    return validate_params(LabelParams, values | {"ontology": str(folder / "ontology.csv")} | changes, "labels")
+
+
+def run_stage(folder: Path, experiment: ExperimentParams = EXPERIMENT) -> Table:
+    paths = (folder / "clips.parquet", folder / "splits", folder / "predictions", folder / "labels.parquet")
+    enhance_stage.run(params(folder), experiment, *paths, "official")
+    return open_labels(folder / "labels.parquet")
+
+
+def test_parts_of_a_fold_score_each_training_clip_once_and_no_test_clip(workspace: Path) -> None:
+    clips = open_clips(workspace / "clips.parquet")
+    whole = dict(zip(clips.list("clip_id"), assign_roles(clips, "official", SPLIT_PARAMS), strict=True))
+    roles = [open_split(workspace / f"splits/{part}.parquet").list("role") for part in PARTS]
+    for clip, first, second in zip(clips.list("clip_id"), *roles, strict=True):
+        expected = {"excluded"} if whole[clip] == "test" else {"train", "test"}
+        assert {first, second} == expected, clip
+    assert (
+        open_split(workspace / "splits/official-1.parquet")
+        .facts["rule"]
+        .endswith("part 1 of the 2 that the training clips of fold official are drawn into")
+    )
+
+
+def test_a_fold_that_is_neither_published_nor_a_part_is_named(workspace: Path) -> None:
+    clips = open_clips(workspace / "clips.parquet")
+    for fold in ("official-3", "official-0", "other-1"):
+        with pytest.raises(CorpusError, match=rf"found {fold}; parts of a fold are called official-1 to official-2"):
+            assign_roles(clips, fold, SPLIT_PARAMS)
+
+
+def test_the_table_holds_every_training_clip_with_old_and_new_labels(workspace: Path) -> None:
+    table = run_stage(workspace)
+    assert table.list("clip_id") == [f"{number:02d}.wav" for number in range(10)]
+    rows = list(zip(table.list("published"), table.list("labels"), strict=True))[:5]
+    everything = [ANIMAL, DOG, PUPPY]
+    assert rows == [
+        ([ANIMAL], [ANIMAL, OWL]),
+        ([DOG], everything),
+        ([PUPPY], everything),
+        ([RAIN], [RAIN]),
+        ([ANIMAL, OWL], [ANIMAL, OWL]),
+    ]
+    per_class = table.facts["per_class"]
+    assert [(row["positives"], row["added_1"], row["added_2"]) for row in per_class] == [
+        (4, 0, 4),
+        (2, 0, 2),
+        (2, 2, 0),
+        (2, 0, 0),
+        (2, 2, 0),
+    ]
+    assert per_class[0]["threshold"] == pytest.approx(1 / (1 + np.e))
+    assert len(table.facts["weights"]) == len(PARTS) * 4
+
+
+def test_the_same_predictions_give_the_same_bytes(workspace: Path) -> None:
+    run_stage(workspace)
+    first = (workspace / "labels.parquet").read_bytes()
+    run_stage(workspace)
+    assert (workspace / "labels.parquet").read_bytes() == first
+
+
+def test_a_class_that_no_clip_has_is_named_and_never_added(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = make_corpus(workspace / "ownerless")
+    text = (workspace / "ownerless" / "clips.csv").read_text()
+    (workspace / "ownerless" / "clips.csv").write_text(text.replace("owl+animal", "animal"))
+    refresh(workspace, corpus)
+    clips = open_clips(workspace / "clips.parquet")
+    for path in (workspace / "predictions").rglob("*.parquet"):
+        write_predictions(path, clips, open_predictions(path).list("clip_id"))
+    caplog.set_level("INFO")
+    table = run_stage(workspace)
+    assert not any(OWL in labels for labels in table.list("labels"))
+    assert table.facts["per_class"][OWL]["threshold"] is None
+    assert "1 classes have no clip, so no threshold, and are never added: owl" in caplog.text
+    assert "1 classes have no place in the ontology, and are never added: rain" in caplog.text
+
+
+def test_training_clips_get_the_new_labels_and_test_clips_keep_theirs(workspace: Path) -> None:
+    published = open_clips(workspace / "clips.parquet")
+    table = run_stage(workspace)
+    corpus = make_corpus(workspace / "again")
+    assert refresh(workspace, corpus, workspace / "labels.parquet").written
+    clips = open_clips(workspace / "clips.parquet")
+    assert clips.list("labels")[:10] == table.list("labels")
+    assert clips.list("labels")[10:] == published.list("labels")[10:]
+    assert not refresh(workspace, corpus, workspace / "labels.parquet").written
+    about = json.loads(clips.facts["corpus"])["labels"]
+    assert (about["table"], about["fold"]) == ("labels.parquet", "official")
+    assert assign_roles(clips, "official", SPLIT_PARAMS).count("test") == 5
+    assert refresh(workspace, corpus).written  # and back to what was published
+    assert open_clips(workspace / "clips.parquet").columns.equals(published.columns)
+
+
+def test_enhanced_labels_serve_no_other_fold_and_are_not_enhanced_again(workspace: Path) -> None:
+    run_stage(workspace)
+    refresh(workspace, make_corpus(workspace / "again"), workspace / "labels.parquet")
+    clips = open_clips(workspace / "clips.parquet")
+    with pytest.raises(CorpusError, match=r"found those of labels\.parquet, .* set experiment\.folds to \[official\]"):
+        assign_roles(clips, "official-1", SPLIT_PARAMS)
+    with pytest.raises(CorpusError, match=r"expected those published, found those of labels\.parquet"):
+        run_stage(workspace)
+
+
+def test_labels_of_clips_that_were_published_otherwise_since_are_refused(workspace: Path) -> None:
+    run_stage(workspace)
+    corpus = make_corpus(workspace / "again")
+    table = workspace / "again" / "clips.csv"
+    table.write_text(table.read_text().replace("03.wav,rain", "03.wav,rain+dog"))
+    with pytest.raises(CorpusError, match=r"published with other labels since \(1\): 03\.wav"):
+        refresh(workspace, corpus, workspace / "labels.parquet")
+
+
+def trained_on(folder: Path) -> None:
+    path = folder / "predictions/cnn/official-1/1.parquet"
+    clips, tested = open_clips(folder / "clips.parquet"), open_predictions(path).list("clip_id")
+    other = next(clip for clip in clips.list("clip_id")[:10] if clip not in tested)
+    for path in (folder / "predictions").glob("*/official-1/*.parquet"):
+        write_predictions(path, clips, [*tested, other])
+
+
+def other_clips(folder: Path) -> None:
+    path = folder / "predictions/cnn/official-1/1.parquet"
+    write_predictions(path, open_clips(folder / "clips.parquet"), open_predictions(path).list("clip_id")[1:])
+
+
+def clips_tested_twice(folder: Path) -> None:
+    split = open_split(folder / "splits/official-1.parquet")
+    columns = {"clip_id": split.list("clip_id"), "role": ["test"] * 10 + ["excluded"] * 5}
+    SPLIT.write(split.path, columns, split.facts)
+
+
+def clip_of_the_test_set(folder: Path) -> None:
+    split = open_split(folder / "splits/official-1.parquet")
+    SPLIT.write(split.path, {"clip_id": split.list("clip_id"), "role": [*split.list("role")[:14], "test"]}, split.facts)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (trained_on, r"ast/official-1/0\.parquet: clip .*: expected one that the part tests"),
+        (other_clips, r"cnn/official-1/1\.parquet: clip_id: expected the \d clips of .*ast/official-1/0"),
+        (clips_tested_twice, r"training clips that several parts test \(\d\)"),
+        (clip_of_the_test_set, r"clips that are excluded from one part, and in another \(1\): 14\.wav"),
+    ],
+)
+def test_scores_that_are_not_out_of_fold_are_refused(
+    workspace: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    damage(workspace)
+    with pytest.raises((ArtifactError, CorpusError), match=message):
+        run_stage(workspace)
+
+
+def test_a_part_that_is_missing_is_named(workspace: Path) -> None:
+    with pytest.raises(CorpusError, match=r"official-1 of fold official: training clips that no part tests .* \(\d\)"):
+        run_stage(workspace, EXPERIMENT.model_copy(update={"folds": ["official-1"]}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ["vgg"]}, r"labels\.models: expected models of the experiment \(ast, cnn\), found vgg"),
+        ({"enhance": ["1"]}, r"expected in experiment\.folds all parts of fold 1, 1-1, 1-2 .* found none of 1-1, 1-2"),
+    ],
+)
+def test_params_that_do_not_fit_the_experiment_are_named(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        params(tmp_path, **changes).check_against(EXPERIMENT, 2)
+    params(tmp_path).check_against(EXPERIMENT, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use": "x.parquet"}, "use and enhance: expected one of them"),
+        ({"types": [3]}, r"labels\.types\.0"),
+        ({"types": []}, r"labels\.types"),
+        ({"threshold": "p25"}, r"labels\.threshold"),
+    ],
+)
+def test_wrong_params_are_named(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        params(tmp_path, **changes)
+
+
+def test_a_label_outside_the_class_list_is_refused(workspace: Path) -> None:
+    table = run_stage(workspace)
+    columns = {name: table.list(name) for name in table.columns.column_names}
+    LABELS.write(table.path, columns | {"labels": [[9]] * len(table)}, table.facts)
+    with pytest.raises(ArtifactError, match="labels: expected below 5, found 9"):
+        open_labels(table.path)

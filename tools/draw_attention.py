@@ -1,0 +1,122 @@
+"""Draw what an audio spectrogram transformer attends to in one clip: log-mel frames, and the attention over them.
+
+    python -m tools.draw_attention CLIP [--model ast] [--fold 1] [--seed 0] [--layer 2] [--out attention.png]
+
+Without a fold it is the one that tests the clip. Without a layer all are multiplied up (pipeline/evaluation/attention.py).
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.files import replacing
+from pipeline.artifacts.model import TrainedModel, open_model
+from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.errors import CorpusError, SonolexError
+from pipeline.evaluation.attention import AttentionReader, ClipAttention
+from pipeline.evaluation.metrics import to_scores
+from pipeline.execution.stage import stage_main
+from pipeline.reporting.pictures import overlay
+from pipeline.training.inputs import FrameInputs, open_inputs_of
+from tools.inspect_clip import draw_frames, manifest_row, picture_extent
+
+_INCHES = (7.2, 4.6)  # the width of a page's text
+_DPI = 200
+_BRIGHTEST = 99.5  # percentile of the map at the end of the colour bar
+
+
+def run(clip_id: str, model_path: Path, data_path: Path, picture_path: Path, *, layer: int | None) -> ClipAttention:
+    """Write the picture, and return what is drawn.
+
+    Raises CorpusError when there is no such clip or it has no frames, SonolexError for a model without attention over
+    frames or with fewer layers.
+    """
+    clips = open_clips(data_path / "clips.parquet")
+    row = manifest_row(clips, clip_id)
+    model = open_model(model_path)
+    depth = model.facts["params"].get("depth", 0)
+    if layer is not None and depth and not 1 <= layer <= depth:
+        raise SonolexError(f"--layer: expected one of 1 to {depth}, the layers of {model_path}, found {layer}")
+    inputs = open_inputs_of(model, data_path / "spectrogram") if model.facts["reads"] == "frames" else None
+    if not isinstance(inputs, FrameInputs):
+        raise SonolexError(f"{model_path}: expected a model that reads frames, found one that reads tokens")
+    if not inputs.usable([clip_id]):
+        raise CorpusError(f"{clip_id}: the clip has no frames; `sonolex why {clip_id}` says why")
+    attention = AttentionReader(model, inputs).read(clip_id)
+    labels = ", ".join(clips.facts["classes"][label] for label in row["labels"]) or "no class"
+    title = f"{clip_id}: {labels}\n{_describe(model, attention)}"
+    (frames,) = inputs.arrays([clip_id])
+    figure = draw(title, frames, attention.over_picture(layer), inputs.front_end, layer=layer)
+    with replacing(picture_path) as partial:
+        figure.savefig(partial, format="png", dpi=_DPI)
+    return attention
+
+
+def draw(title: str, frames: np.ndarray, attention: np.ndarray, facts: dict[str, Any], *, layer: int | None) -> Figure:
+    """Draw frames (frame, mel), and below them the attention (frame, mel) over their grey picture."""
+    figure = Figure(figsize=_INCHES, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    draw_frames(above, frames, facts, figure)
+    draw_frames(below, frames, facts, figure, colours="gray", bar=False)
+    top = max(float(np.nanpercentile(attention, _BRIGHTEST)), 1e-6)
+    image = below.imshow(
+        attention.T,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=picture_extent(frames, facts),
+        vmin=0,
+        vmax=top,
+        cmap=ListedColormap(overlay(np.linspace(0, 1, 256))),
+    )
+    source = "rollout" if layer is None else f"layer {layer}"
+    figure.colorbar(image, ax=below, label=f"attention, {source}\n(1 = even)", pad=0.01, extend="max")
+    above.set_title(title, fontsize=10, loc="left")
+    below.set(xlabel="time (s)", xlim=(0, len(frames) / facts["frame_rate"]))
+    return figure
+
+
+def tested_in(clip_id: str, model_folder: Path, splits_path: Path) -> str:
+    """Return the first fold that tests a clip and has the model. Raises CorpusError where there is none."""
+    folds = sorted(path.name for path in model_folder.glob("*") if path.is_dir())
+    for fold in folds:
+        path = splits_path / f"{fold}.parquet"
+        if path.exists() and clip_id in clips_of(open_split(path), "test"):
+            return fold
+    raise CorpusError(
+        f"{model_folder}: expected a model of the fold that tests {clip_id}, found {', '.join(folds) or 'none'}; name one "
+        "with --fold, to see a clip that it trained on"
+    )
+
+
+def _describe(model: TrainedModel, attention: ClipAttention) -> str:
+    scores = to_scores(attention.logits[None], model.facts["label_kind"])[0]
+    best = int(scores.argmax())
+    name, fold, seed = (model.facts[key] for key in ("model", "fold", "seed"))
+    return f"{name}, fold {fold}, seed {seed}: {model.facts['classes'][best]} ({scores[best]:.0%})"
+
+
+def main(
+    clip_id: Annotated[str, typer.Argument(metavar="CLIP", help="id of the clip, as in the manifest")],
+    model: Annotated[str, typer.Option(help="entry of `models`, of kind ast")] = "ast",
+    fold: Annotated[str, typer.Option(help="whose model; by default that which tests the clip")] = "",
+    seed: Annotated[int, typer.Option(help="of the model")] = 0,
+    layer: Annotated[
+        int | None, typer.Option(help="a single layer, from 1; by default all of them, multiplied up")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="PNG to write")] = Path("attention.png"),
+    data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
+    models: Annotated[Path, typer.Option(help="folder of the trained models")] = Path("models"),
+) -> None:
+    fold = fold or tested_in(clip_id, models / model, data / "splits")
+    run(clip_id, models / model / fold / str(seed), data, out, layer=layer)
+    typer.echo(str(out))
+
+
+if __name__ == "__main__":
+    stage_main(main)
