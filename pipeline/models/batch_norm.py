@@ -14,6 +14,9 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class BatchNorm(nn.BatchNorm2d):
+    # From (B, C, T, F) to (B, T, F, C), and back. A subclass whose time axis is another one has others.
+    CHANNEL_LAST, CHANNEL_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise (B, C, T, F) channel by channel; where the mask (B, T) is False, in training, the output is zero."""
         if not self.training:
@@ -21,7 +24,7 @@ class BatchNorm(nn.BatchNorm2d):
         shared = dist.is_initialized() and dist.get_world_size() > 1
         if mask is None and not shared:
             return super().forward(h)
-        frames = h.permute(0, 2, 3, 1)  # (B, T, F, C)
+        frames = h.permute(self.CHANNEL_LAST)  # (B, T, F, C)
         real = frames if mask is None else frames[mask]  # (..., F, C)
         # A row for each value: of a permuted view, torch 2.11 returns wrong gradients (LOG.md, 2026-11-21).
         rows = real.reshape(-1, real.shape[-1])  # (R, C)
@@ -29,7 +32,7 @@ class BatchNorm(nn.BatchNorm2d):
         normalised = normalised.reshape(real.shape)
         if mask is not None:
             normalised = torch.zeros_like(frames).index_put(mask.nonzero(as_tuple=True), normalised)
-        return normalised.permute(0, 3, 1, 2)
+        return normalised.permute(self.CHANNEL_FIRST)
 
     def _normalise_together(self, rows: Tensor) -> Tensor:
         """Normalise (R, C) by the mean and deviation of the rows of all processes; gradients flow through both."""

@@ -15,6 +15,8 @@ from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 MODELS = {
     "ast": "pipeline.models.ast",
     "token_transformer": "pipeline.models.token_transformer",
+    "cnn": "pipeline.models.cnn",
+    "psla": "pipeline.models.psla",
     "bag_of_tokens": "pipeline.models.bag_of_tokens",
     "frame_statistics": "pipeline.models.frame_statistics",
 }

@@ -13,10 +13,10 @@ stands behind a clip's last frame, its own positions come out the same.
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.batch_norm import BatchNorm
+from pipeline.models.convolutions import ConvolutionStack, StackParams
 from pipeline.models.encoder import Positions
 from pipeline.params import Params
 
@@ -29,19 +29,8 @@ class PatchesParams(Params):
     stride_bands: PositiveInt
 
 
-class ConvolutionParams(Params):
+class ConvolutionParams(StackParams):
     kind: Literal["convolution"]
-    channels: list[PositiveInt]  # of each layer
-    strides: list[Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]]  # (frames, bands) of each layer
-    kernel: PositiveInt  # odd, both ways
-
-    @model_validator(mode="after")
-    def _layers_agree(self) -> "ConvolutionParams":
-        if not self.channels or len(self.channels) != len(self.strides):
-            raise ValueError(f"channels {self.channels} and strides {self.strides} must name the same number of layers")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} must be odd, to keep each output centred on its input")
-        return self
 
 
 class LinearParams(Params):
@@ -86,33 +75,15 @@ class Patches(nn.Module):
         return grid.flatten(1, 2), mask
 
 
-class Convolution(nn.Module):
+class Convolution(ConvolutionStack):
     def __init__(self, params: ConvolutionParams, num_features: int, width: int) -> None:
-        super().__init__()
-        self.strides = [stride for stride, _ in params.strides]
-        self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
-        channels, bands = 1, num_features
-        for out, (stride, stride_bands) in zip(params.channels, params.strides, strict=True):
-            layer = nn.Conv2d(channels, out, params.kernel, (stride, stride_bands), params.kernel // 2, bias=False)
-            # Channels last: the convolutions of oneDNN on a CPU and of cuDNN run in this layout without copies.
-            self.convolutions.append(layer.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-            self.norms.append(BatchNorm(out))
-            channels, bands = out, -(-bands // stride_bands)
-        self.project = nn.Linear(channels * bands, width)
+        super().__init__(params, num_features)
+        self.project = nn.Linear(self.channels * self.bands, width)
         self.positions = Positions(width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        h = x[:, None].contiguous(memory_format=torch.channels_last)
-        if mask is not None:
-            h = h * _as(mask, x)[:, None]
-        for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):
-            h = convolution(h)
-            if mask is not None:
-                mask = mask[:, ::stride]  # an output is real when the frame at its centre is
-            h = nn.functional.gelu(norm(h, mask))
-            if mask is not None:  # what follows the clip is zero again, as the border of an unpadded clip is
-                h = h * mask[:, None, :, None].to(h.dtype)
-        positions = self.project(h.permute(0, 2, 1, 3).flatten(2))
+        maps, mask = super().forward(x, mask)
+        positions = self.project(maps.permute(0, 2, 1, 3).flatten(2))
         return positions + self.positions(positions.shape[1]), mask
 
 

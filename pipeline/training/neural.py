@@ -56,13 +56,18 @@ def train_model(
     """
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
-    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids)}
     module = model_module(params.kind)
+    start = module.open_start(params, inputs.front_end) if hasattr(module, "open_start") else None
+    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids)}
+    if start is not None:
+        input_facts |= {"start": start.facts}
     model = module.build(params, input_facts, training.targets.shape[1])
     if vocabulary is not None:
         bands = vocabulary.facts["bands"]
-        codebooks = [book[:, : stop - start] for book, (start, stop) in zip(vocabulary.codebooks, bands, strict=True)]
+        codebooks = [book[:, : last - first] for book, (first, last) in zip(vocabulary.codebooks, bands, strict=True)]
         module.start(model, params, codebooks)
+    if start is not None:
+        module.start_from(model, params, start)
     model = model.to(world.device)
 
     def examples(part: Part) -> Examples:
