@@ -19,7 +19,14 @@ from pipeline.training.loop import Examples, TrainParams, predict_logits, train
 NONE = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
 # Without random numbers, the processes' steps are those of one process but for rounding.
 EXACT: dict[str, Any] = MODEL | {"drop_path": 0.0}
-PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 8, "stride_bands": 3}
+PATCHES = {
+    "kind": "patches",
+    "frames": 8,
+    "bands": 3,
+    "stride_frames": 8,
+    "stride_bands": 3,
+    "positions": {"kind": "sinusoidal"},
+}
 NUM_CLIPS = 23  # batches of 8, 8 and 7: the last one's parts are of 4 and 3 clips
 
 

@@ -113,6 +113,18 @@ def test_overrides_that_cannot_be_read_are_all_named(recipes: Path) -> None:
     assert ["'train.epochs'" in mistakes[0], "'train..epochs=3'" in mistakes[1], "'[1'" in mistakes[2]] == [True] * 3
 
 
+def test_recipes_are_stacked_in_order(recipes: Path) -> None:
+    (recipes / "low.yaml").write_text("corpus: {kind: esc50, table: b.csv}\n")
+    document, _ = compose("wide+low", [], recipes)
+    assert document["corpus"] == {"kind": "esc50", "table": "b.csv"}
+    with pytest.raises(ParamsError, match="expected one of demo, low, wide .* found 'lwo'"):
+        compose("wide+lwo", [], recipes)
+
+
+def test_null_is_written_as_a_word(recipes: Path) -> None:
+    assert "\n  seed: null\n" in _text("demo", ["corpus.seed=null"], recipes)
+
+
 def test_an_unknown_recipe_names_the_known_ones(recipes: Path) -> None:
     with pytest.raises(ParamsError, match=r"expected one of demo, wide .* found 'train.epochs=3'"):
         compose("train.epochs=3", [], recipes)

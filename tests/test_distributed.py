@@ -194,7 +194,9 @@ class Loss(torch.nn.Module):
         return loop._augmented_loss(self.model, self.params, self.batch, self.targets, "one", self.axis)
 
 
-TOKENS = {name: value for name, value in probe.MODEL.items() if name not in ("normalisation", "deviations")} | {
+TOKENS = {
+    name: value for name, value in probe.MODEL.items() if name not in ("start", "normalisation", "deviations")
+} | {
     "kind": "token_transformer",
     "embedding": "random",
     "embedding_rate": 1.0,

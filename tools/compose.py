@@ -2,9 +2,9 @@
 
     recipes/base.yaml + recipes/<recipe>.yaml + key=value ... -> params.yaml
 
-`recipes/base.yaml` is complete and commented; a recipe holds only what differs. Mappings are merged key by key, except
-that one whose `kind` or `name` changes is replaced as a whole: the keys of one kind mean nothing to another. All other
-values, lists too, are replaced. Comments of the base survive.
+`recipes/base.yaml` is complete and commented; a recipe holds only what differs, and several can be stacked. Mappings are
+merged key by key, except that one whose `kind` or `name` changes is replaced as a whole: the keys of one kind mean nothing
+to another. All other values, lists too, are replaced. Comments of the base survive.
 """
 
 import io
@@ -17,6 +17,7 @@ from rich.markup import escape
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import CommentMark, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.tokens import CommentToken
 
 from pipeline.artifacts.files import replacing
@@ -27,6 +28,13 @@ BASE = "base"
 
 _TAGS = ("kind", "name")  # of a mapping that is one of several forms
 _ABSENT = "(none)"
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null as a word: an empty place looks like something forgotten."""
+
+
+_Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
 def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_path: Path, console: Console) -> None:
@@ -48,12 +56,16 @@ def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_pat
 
 
 def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[CommentedMap, list[str]]:
-    """Return the merged document, and a message for each override that could not be read."""
+    """Return the merged document, and a message for each override that could not be read.
+
+    `recipe` may be several, as `esc50+ast_tiny224`, each laid over those before it.
+    """
     known = list_recipes(recipes_path)
-    if recipe not in known:
-        raise ParamsError(f"recipe: expected one of {', '.join(known)} (in {recipes_path}), found {recipe!r}")
     document = _load(recipes_path / f"{BASE}.yaml")
-    _merge(document, _load(recipes_path / f"{recipe}.yaml"))
+    for name in recipe.split("+"):
+        if name not in known:
+            raise ParamsError(f"recipe: expected one of {', '.join(known)} (in {recipes_path}), found {name!r}")
+        _merge(document, _load(recipes_path / f"{name}.yaml"))
     mistakes = []
     for override in overrides:
         try:
@@ -91,6 +103,7 @@ def dump(document: CommentedMap) -> str:
 
 def _yaml() -> YAML:
     yaml = YAML()  # round trip, YAML 1.2: keeps comments, quotes and the spelling of numbers; 1e-4 is a number
+    yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 4096  # never fold a line
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -40,7 +40,7 @@ app = typer.Typer(
 
 @app.command()
 def compose(
-    recipe: Annotated[str, typer.Argument(help="name of a recipe; without one, the recipes are listed")] = "",
+    recipe: Annotated[str, typer.Argument(help="a recipe, or several: esc50+ast_tiny224; none lists them")] = "",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="train.epochs=80")] = None,
     recipes: Annotated[Path, typer.Option(help="folder of the recipes")] = Path("recipes"),
     params: Annotated[Path, typer.Option(help="file to write")] = Path("params.yaml"),

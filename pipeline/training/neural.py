@@ -21,7 +21,7 @@ from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import World
-from pipeline.training.inputs import Inputs
+from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.loop import Examples, Trained, TrainParams, train
 
 
@@ -51,13 +51,19 @@ def train_model(
     """
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
-    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids)}
     module = model_module(params.kind)
+    start = module.open_start(params, inputs.front_end) if hasattr(module, "open_start") else None
+    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids, start)}
+    if start is not None:
+        input_facts |= {"start": start.facts}
     model = module.build(params, input_facts, training.targets.shape[1])
     if vocabulary is not None:
         bands = vocabulary.facts["bands"]
         codebooks = [book[:, : stop - start] for book, (start, stop) in zip(vocabulary.codebooks, bands, strict=True)]
         module.start(model, params, codebooks)
+    if start is not None:
+        module.start_from(model, params, start)
+    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model)
     model = model.to(world.device)
 
     def examples(part: Part) -> Examples:
@@ -107,10 +113,10 @@ def _curves(path: Path, world: World) -> Iterator[Callable[[dict[str, float]], N
         yield log_epoch
 
 
-def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the facts that `pipeline.training.batches.normalise` needs, from training clips alone."""
+def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str], start: Any) -> dict[str, Any]:
+    """Return the facts that `pipeline.training.batches.normalise` needs, from training clips alone or from the start."""
     kind = getattr(params, "normalisation", "none")
-    if kind != "corpus":
+    if kind not in ("corpus", "start"):
         return {"kind": kind, "deviations": getattr(params, "deviations", 1.0), "mean": 0.0, "deviation": 1.0}
-    mean, deviation = inputs.statistics(clip_ids)
+    mean, deviation = start.statistics if kind == "start" else inputs.statistics(clip_ids)
     return {"kind": kind, "deviations": params.deviations, "mean": mean, "deviation": deviation}
