@@ -117,7 +117,7 @@ def test_recipes_are_stacked_in_order(recipes: Path) -> None:
     (recipes / "low.yaml").write_text("corpus: {kind: esc50, table: b.csv}\n")
     document, _ = compose("wide+low", [], recipes)
     assert document["corpus"] == {"kind": "esc50", "table": "b.csv"}
-    with pytest.raises(ParamsError, match="expected one of demo, low, wide .* found 'lwo'"):
+    with pytest.raises(ParamsError, match=r"expected one of demo, low, wide .* found 'lwo'"):
         compose("wide+lwo", [], recipes)
 
 

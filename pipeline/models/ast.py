@@ -69,7 +69,7 @@ class SpectrogramTransformer(PictureClassifier):
 
 def build(params: Params, input_facts: dict[str, Any], num_classes: int) -> SpectrogramTransformer:
     """Build the model for an input described by `input_facts`: `n_mels`, `normalisation`, and `start` if there was one."""
-    start, normalisation = input_facts.get("start", {}), input_facts.get("normalisation", {"kind": "none"})
+    normalisation = input_facts.get("normalisation", {"kind": "none"})
     silence = 0.0
     if normalisation["kind"] in ("corpus", "start"):
         silence = -normalisation["mean"] / (normalisation["deviations"] * max(normalisation["deviation"], 1e-6))
@@ -78,8 +78,14 @@ def build(params: Params, input_facts: dict[str, Any], num_classes: int) -> Spec
         n_mels=input_facts["n_mels"],
         num_classes=num_classes,
         silence=silence,
-        epsilons=start.get("norm_epsilons", [NORM_EPSILON, HEAD_NORM_EPSILON]),
+        epsilons=norm_epsilons(input_facts),
     )
+
+
+def norm_epsilons(input_facts: dict[str, Any]) -> list[float]:
+    """Return the epsilons of the encoder's layer norms and of the head's: those of the start, or ours."""
+    epsilons: list[float] = input_facts.get("start", {}).get("norm_epsilons", [NORM_EPSILON, HEAD_NORM_EPSILON])
+    return epsilons
 
 
 def open_start(params: Params, front_end: dict[str, Any]) -> Checkpoint | None:

@@ -89,14 +89,20 @@ def put_in(model: nn.Module, params: Any, checkpoint: Checkpoint) -> None:
 
 def warn_of_front_end(checkpoint: Checkpoint, front_end: Mapping[str, Any]) -> None:
     """Warn where the frames of a run are made in another way than those the weights were trained on."""
-    if checkpoint.picture is None:
-        return
-    for key, expected in (_FRONT_END | {"n_mels": checkpoint.picture[0]}).items():
-        if front_end.get(key, expected) != expected:
+    if checkpoint.picture is not None:
+        for difference in front_end_differences(front_end, checkpoint.picture[0]):
             log.warning(
-                "start: %s: trained on frames of %s %s, the spectrogram has %s: set spectrogram.front_end as AST's",
-                checkpoint.where, key, expected, front_end[key],
-            )  # fmt: skip
+                "start: %s: trained on frames of AST: %s; see recipes/ast_base384.yaml", checkpoint.where, difference
+            )
+
+
+def front_end_differences(front_end: Mapping[str, Any], n_mels: int) -> list[str]:
+    """Say in what the frames of a run differ from those of every published AST."""
+    differences = []
+    for key, expected in (_FRONT_END | {"n_mels": n_mels}).items():
+        if front_end.get(key, expected) != expected:
+            differences.append(f"{key}: expected {expected}, found {front_end[key]}")
+    return differences
 
 
 def _require_layout(kind: str, checkpoint: Checkpoint) -> None:

@@ -115,8 +115,8 @@ class Patches(nn.Module):
         return torch.arange(num_columns, device=mask.device) < counts[:, None]
 
     def _fit(self, x: Tensor, mask: Tensor | None, frames: int) -> tuple[Tensor, Tensor | None]:
-        x = x[:, :frames]
-        mask = None if mask is None else mask[:, :frames]
+        if x.shape[1] > frames:  # asked, because a graph that is exported cannot cut to a length it does not know
+            x, mask = x[:, :frames], None if mask is None else mask[:, :frames]
         if self.silence is None:
             return x, mask
         if mask is not None:

@@ -104,6 +104,50 @@ def from_layout(tensors: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[st
     return weights
 
 
+def config_of(params: Any, n_mels: int, classes: Sequence[str], label_kind: str, epsilon: float) -> dict[str, Any]:
+    """Return config.json of one of our models, of the section `params`."""
+    problem = "single_label_classification" if label_kind == "one" else "multi_label_classification"
+    return {
+        "architectures": ["ASTForAudioClassification"],
+        "model_type": MODEL_TYPE,
+        "hidden_size": params.width,
+        "num_hidden_layers": params.depth,
+        "num_attention_heads": params.heads,
+        "intermediate_size": round(params.width * params.mlp_ratio),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": epsilon,
+        "qkv_bias": True,
+        "patch_size": params.stem.frames,
+        "time_stride": params.stem.stride_frames,
+        "frequency_stride": params.stem.stride_bands,
+        "max_length": params.stem.positions.frames,
+        "num_mel_bins": n_mels,
+        "id2label": {str(number): name for number, name in enumerate(classes)},
+        "label2id": {name: number for number, name in enumerate(classes)},
+        "problem_type": problem,
+        "dtype": "float32",
+    }
+
+
+def preprocessor_of(params: Any, n_mels: int, sample_rate: int, normalisation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return preprocessor_config.json: it divides by twice its `std`, whatever our `deviations` are."""
+    return {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "do_normalize": normalisation["kind"] != "none",
+        "mean": normalisation["mean"],
+        "std": normalisation["deviation"] * normalisation["deviations"] / 2,
+        "num_mel_bins": n_mels,
+        "max_length": params.stem.positions.frames,
+        "sampling_rate": sample_rate,
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+    }
+
+
 def _stated(config: Mapping[str, Any]) -> dict[str, Stated]:
     """Return what config.json says of settings that the shapes of tensors do not show, or not plainly."""
     keys = {
