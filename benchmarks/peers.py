@@ -74,7 +74,7 @@ def transformers_map(paths: list[Path], out: Path, processes: int) -> None:
 
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
-    extractor = ASTFeatureExtractor(sampling_rate=SAMPLE_RATE, num_mel_bins=NUM_MELS)
+    extractor = ASTFeatureExtractor(sampling_rate=SAMPLE_RATE, num_mel_bins=NUM_MELS)  # type: ignore[no-untyped-call]
 
     def extract(row: dict[str, Any]) -> dict[str, Any]:
         samples, rate = soundfile.read(row["path"], dtype="float32", always_2d=True)

@@ -22,7 +22,14 @@ from pipeline.training.validation import Examples
 NONE = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
 # Without random numbers, the processes' steps are those of one process but for rounding.
 EXACT: dict[str, Any] = MODEL | {"drop_path": 0.0}
-PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 8, "stride_bands": 3}
+PATCHES = {
+    "kind": "patches",
+    "frames": 8,
+    "bands": 3,
+    "stride_frames": 8,
+    "stride_bands": 3,
+    "positions": {"kind": "sinusoidal"},
+}
 PARTS: dict[str, Any] = EXACT | {"stem": PATCHES}  # without batch norm, which sees a part at a time
 IN_PARTS = {"augmentation": PLAIN, "accumulate": 3, "average": {"kind": "last", "epochs": 2}}
 NUM_CLIPS = 23  # batches of 8, 8 and 7: the last one's parts are of 4 and 3 clips

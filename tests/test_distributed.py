@@ -212,7 +212,9 @@ class Loss(torch.nn.Module):
         return step.augmented_loss(self.model, classify, self.params, self.batch, self.targets, task)
 
 
-TOKENS = {name: value for name, value in probe.MODEL.items() if name not in ("normalisation", "deviations")} | {
+TOKENS = {
+    name: value for name, value in probe.MODEL.items() if name not in ("start", "normalisation", "deviations")
+} | {
     "kind": "token_transformer",
     "embedding": "random",
     "embedding_rate": 1.0,

@@ -11,14 +11,21 @@ from pipeline.models.encoder import Block, EncoderParams
 from pipeline.models.registry import MODELS, is_neural, model_module, validate_model_params
 
 STEMS: dict[str, dict[str, Any]] = {
-    "patches": {"kind": "patches", "frames": 8, "bands": 8, "stride_frames": 5, "stride_bands": 4},
+    "patches": {
+        "kind": "patches",
+        "frames": 8,
+        "bands": 8,
+        "stride_frames": 5,
+        "stride_bands": 4,
+        "positions": {"kind": "sinusoidal"},
+    },
     "convolution": {"kind": "convolution", "channels": [8, 16], "strides": [[4, 4], [2, 2]], "kernel": 5},
     "linear": {"kind": "linear"},
 }
 ENCODER = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0}
 NORMALISATION = {"normalisation": "corpus", "deviations": 1.0}
 OWN: dict[str, dict[str, Any]] = {
-    "ast": NORMALISATION,
+    "ast": NORMALISATION | {"start": None},
     "token_transformer": {"embedding": "centroids", "embedding_rate": 0.05, "embedding_width": 12},
     "cnn": NORMALISATION | {"channels": [8, 16, 24], "strides": [[2, 2]] * 3, "kernel": 3},
     "psla": NORMALISATION | {"backbone": "mobilenetv3_small_050", "start": None, "drop_path": 0.0, "heads": 2},

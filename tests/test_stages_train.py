@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_spectrogram
+from test_ast import LEARNED, SMALL, STEM
+from test_start import DEVIATION, MEAN, make_original, original_start
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
-from pipeline.errors import ArtifactError, CorpusError
+from pipeline.errors import ArtifactError, CorpusError, SonolexError
+from pipeline.evaluation.prediction import predict_columns
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
 from pipeline.training import checkpoints
+from pipeline.training.inputs import open_inputs_of
 from pipeline.training.settings import TrainParams
 from stages import evaluate, train
 
@@ -24,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 ROLES = ["train", "train", "train", "test", "train", "test"]
 AST = {
     "kind": "ast",
+    "start": None,
     "normalisation": "corpus",
     "deviations": 1.0,
     "stem": {"kind": "convolution", "channels": [4], "strides": [[4, 4]], "kernel": 3},
@@ -153,3 +159,52 @@ def test_a_fold_without_training_clips_is_refused(tmp_path: Path) -> None:
     SPLIT.write(paths.split, roles, {"fold": "1", "seed": 0, "rule": "by hand"})
     with pytest.raises(CorpusError, match="expected training clips of fold 1 with frames, found none"):
         run_train(paths, STATISTICS)
+
+
+def test_a_model_keeps_the_digest_of_its_start_and_predicts_without_it(tmp_path: Path) -> None:
+    weights = tmp_path / "published.pth"
+    make_original(weights)
+    start = original_start(weights, digest=file_digest(weights))
+    paths = make_artifacts(tmp_path / "a", n_mels=128)
+    section = SMALL | {"start": start, "normalisation": "start", "stem": STEM | {"positions": LEARNED | {"frames": 32}}}
+    card = run_train(paths, section)
+    assert card["input"]["start"]["digest"] == file_digest(weights)
+    assert card["input"]["normalisation"] == {"kind": "start", "deviations": 2.0, "mean": MEAN, "deviation": DEVIATION}
+    assert card["params"]["start"] == start
+    fresh = make_artifacts(tmp_path / "b", n_mels=128)
+    other = run_train(fresh, section | {"start": None, "normalisation": "corpus"})
+    assert "start" not in other["input"]
+    weights.unlink()
+    model = open_model(paths.model)
+    inputs = open_inputs_of(model, paths.source)
+    (columns, later) = predict_columns(model, inputs, ["clip0", "clip5"])
+    assert columns.logits.shape == (2, 2)  # 30 frames: patches of 16 at 0 and 10
+    np.testing.assert_allclose(columns.seconds, [0.08, 0.18])
+    alone = predict_columns(model, inputs, ["clip0"])[0]
+    np.testing.assert_allclose(columns.logits, alone.logits, atol=1e-5)
+    assert len(later.logits) == 2  # 35 frames, of which the model reads 32
+    assert matrix(open_predictions(run_evaluate(paths)), "logits").shape == (2, 2)
+
+
+def test_a_start_whose_file_has_changed_stops_before_training(tmp_path: Path) -> None:
+    make_original(tmp_path / "x.pth")
+    section = SMALL | {"start": original_start(tmp_path / "x.pth", digest="0" * 32)}
+    with pytest.raises(SonolexError, match=r"start\.digest: .*expected 0{32}, found"):
+        run_train(make_artifacts(tmp_path / "a", n_mels=128), section)
+
+
+def test_a_baseline_has_no_columns(tmp_path: Path) -> None:
+    paths = make_artifacts(tmp_path / "a")
+    run_train(paths, STATISTICS)
+    model = open_model(paths.model)
+    with pytest.raises(
+        SonolexError, match="expected a model that reads a clip column by column, found the kind frame_st"
+    ):
+        predict_columns(model, open_inputs_of(model, paths.source), ["clip0"])
+
+
+def test_clips_longer_than_the_table_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_train(
+        make_artifacts(tmp_path / "a", n_mels=32), SMALL | {"stem": STEM | {"positions": LEARNED | {"frames": 31}}}
+    )
+    assert "2 of 4 clips have more than 31 frames: the model reads the first ones" in caplog.text

@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
 }
 MODEL = {
     "kind": "ast",
+    "start": None,
     "normalisation": "none",
     "deviations": 1.0,
     "stem": {"kind": "convolution", "channels": [8], "strides": [[2, 2]], "kernel": 3},

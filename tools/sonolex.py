@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
@@ -40,7 +40,7 @@ app = typer.Typer(
 
 @app.command()
 def compose(
-    recipe: Annotated[str, typer.Argument(help="name of a recipe; without one, the recipes are listed")] = "",
+    recipe: Annotated[str, typer.Argument(help="a recipe, or several: esc50+ast_tiny224; none lists them")] = "",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="train.epochs=80")] = None,
     recipes: Annotated[Path, typer.Option(help="folder of the recipes")] = Path("recipes"),
     params: Annotated[Path, typer.Option(help="file to write")] = Path("params.yaml"),
@@ -124,6 +124,24 @@ def why(
     from tools import why as command
 
     _console().print(command.findings_table(clip, command.trace(clip, data, predictions)))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="folder of a trained model: models/<model>/<fold>/<seed>")],
+    to: Annotated[str, typer.Option(help="original, huggingface or onnx")],
+    out: Annotated[Path, typer.Option(help="file to write; with huggingface a folder")],
+) -> None:
+    """Write a trained model as other programs read it."""
+    from tools import export as command
+
+    known = get_args(command.Target)
+    if to not in known:
+        raise SonolexError(f"--to: expected one of {', '.join(known)}, found {to!r}")
+    exported = command.run(model, cast("command.Target", to), out)
+    for remark in exported.remarks:
+        typer.echo(f"note: {remark}")
+    typer.echo(f"{out}: logits differ from the model's by at most {exported.difference:.1g}")
 
 
 @app.command()

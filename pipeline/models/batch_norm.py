@@ -28,10 +28,14 @@ class BatchNorm(nn.BatchNorm2d):
         real = frames if mask is None else frames[mask]  # (..., F, C)
         # A row for each value: of a permuted view, torch 2.11 returns wrong gradients (LOG.md, 2026-11-21).
         rows = real.reshape(-1, real.shape[-1])  # (R, C)
-        normalised = self._normalise_together(rows) if shared else super().forward(rows[:, :, None, None])
+        normalised = (
+            self._normalise_together(rows.float()).to(h.dtype) if shared else super().forward(rows[:, :, None, None])
+        )
         normalised = normalised.reshape(real.shape)
         if mask is not None:
-            normalised = torch.zeros_like(frames).index_put(mask.nonzero(as_tuple=True), normalised)
+            normalised = torch.zeros_like(frames, dtype=normalised.dtype).index_put(
+                mask.nonzero(as_tuple=True), normalised
+            )
         return normalised.permute(self.CHANNEL_FIRST)
 
     def _normalise_together(self, rows: Tensor) -> Tensor:

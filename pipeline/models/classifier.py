@@ -1,5 +1,8 @@
 """What the transformers share beyond their encoder: a picture goes through stem, encoder and head."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from pipeline.models.encoder import Encoder
@@ -12,7 +15,7 @@ class PictureClassifier(nn.Module):
     A subclass builds the three parts and says in `embed` what picture (batch, frame, feature) its inputs are.
     """
 
-    stem: nn.Module
+    stem: Any
     encoder: Encoder
     head: Head
 
@@ -25,6 +28,19 @@ class PictureClassifier(nn.Module):
         x, mask = self.head.open(*self.stem(picture, mask))
         logits: Tensor = self.head(self.encoder(x, mask), mask)
         return logits
+
+    def classify_columns(self, picture: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map a picture to logits (batch, column, class), and say which columns (batch, column) are the clip's.
+
+        Column t is centred on frame `stem.stride` * t + `stem.centre`.
+        """
+        x, positions = self.stem(picture, mask)
+        if mask is None:
+            mask = torch.ones(picture.shape[:2], dtype=torch.bool, device=picture.device)
+        num_columns = x.shape[1] // self.stem.num_rows
+        x, positions = self.head.open(x, positions)
+        logits = self.head.columns(self.encoder(x, positions), self.stem.num_rows)
+        return logits, self.stem.real_columns(mask, num_columns)
 
     def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         return self.classify(self.embed(inputs), mask)

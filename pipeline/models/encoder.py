@@ -7,8 +7,6 @@ Conventions: B batch, N position, D width. `mask` is (B, N) bool, True = real; N
 fused attention kernels run without one.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.params import Params
+
+NORM_EPSILON = 1e-6  # of every layer norm, as in ViT and DeiT; published weights may ask for their own
 
 
 class EncoderParams(Params):
@@ -39,11 +39,11 @@ class Encoder(nn.Module):
     al., 2016, "Training Deep Nets with Sublinear Memory Cost"): the same gradients in less memory and more time.
     """
 
-    def __init__(self, params: EncoderParams) -> None:
+    def __init__(self, params: EncoderParams, norm_epsilon: float = NORM_EPSILON) -> None:
         super().__init__()
         rates = [params.drop_path * (i + 1) / params.depth for i in range(params.depth)]
-        self.blocks = nn.ModuleList(Block(params, rate) for rate in rates)
-        self.norm = nn.LayerNorm(params.width, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(params, rate, norm_epsilon) for rate in rates)
+        self.norm = nn.LayerNorm(params.width, eps=norm_epsilon)
         self.recompute = False
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -56,14 +56,14 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, params: EncoderParams, drop_path: float) -> None:
+    def __init__(self, params: EncoderParams, drop_path: float, norm_epsilon: float = NORM_EPSILON) -> None:
         super().__init__()
         width, hidden = params.width, round(params.width * params.mlp_ratio)
         self.heads, self.drop_path = params.heads, drop_path
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=norm_epsilon)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, eps=norm_epsilon)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
@@ -84,21 +84,3 @@ class Block(nn.Module):
         # One draw a clip, not an element: cheap, whereas dropout on a CPU costs more than the products beside it.
         keep = 1 - self.drop_path
         return y * (torch.rand(len(y), 1, 1, device=y.device) < keep).to(y.dtype) / keep
-
-
-class Positions(nn.Module):
-    """The position table of Vaswani et al., 2017, times a learned gain: any length, nothing to outgrow.
-
-    The gain starts small, as a learned table does, so that positions do not drown what the stem says of them.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-        self.gain = nn.Parameter(torch.tensor(0.03))
-
-    def forward(self, positions: int) -> Tensor:
-        """Return the table (position, width)."""
-        rates = torch.exp(torch.arange(0, self.width, 2, device=self.gain.device) * (-math.log(10_000.0) / self.width))
-        angles = torch.arange(positions, device=self.gain.device)[:, None] * rates
-        return self.gain * torch.cat([angles.sin(), angles.cos()], dim=1)

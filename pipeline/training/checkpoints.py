@@ -37,7 +37,7 @@ def run_key(facts: Mapping[str, Any]) -> str:
     """Return the name of a run: a digest of its facts and of the code that trains."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     wings = Path(__file__).parent.parent
-    for source in sorted([*wings.glob("training/*.py"), *wings.glob("models/*.py")]):
+    for source in sorted([*wings.glob("training/*.py"), *wings.glob("models/**/*.py")]):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:24]
 

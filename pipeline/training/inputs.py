@@ -4,6 +4,7 @@ Conventions: `arrays(ids)` returns one array a clip, time not padded: frames (fr
 or tokens (codebook, frame) uint16.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import ArtifactError, SonolexError
 from pipeline.spectrogram.normalisation import corpus_statistics
 from pipeline.spectrogram.reader import FrameReader
+
+log = logging.getLogger(__name__)
 
 
 class Inputs(Protocol):
@@ -122,3 +125,14 @@ def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs
             found = frames.front_end.get(key)
             raise ArtifactError(path, f"front end {key}", expected=expected, found=found, stage="spectrogram")
     return frames
+
+
+def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], model: Any) -> None:
+    """Warn when clips are longer than what the model reads of them: its learned position table has an end."""
+    limit = getattr(getattr(model, "stem", None), "max_frames", None)
+    longer = 0 if limit is None else sum(inputs.num_frames(clip) > limit for clip in clip_ids)
+    if longer:
+        log.warning(
+            "%d of %d clips have more than %d frames: the model reads the first ones; stem.positions.frames sets how many",
+            longer, len(clip_ids), limit,
+        )  # fmt: skip

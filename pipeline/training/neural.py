@@ -23,7 +23,7 @@ from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import World
-from pipeline.training.inputs import Inputs
+from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.loop import Trained, train
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples, Score
@@ -58,7 +58,7 @@ def train_model(
     torch.manual_seed(named_seed(seed, "weights"))
     module = model_module(params.kind)
     start = module.open_start(params, inputs.front_end) if hasattr(module, "open_start") else None
-    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids)}
+    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids, start)}
     if start is not None:
         input_facts |= {"start": start.facts}
     model = module.build(params, input_facts, training.targets.shape[1])
@@ -68,6 +68,7 @@ def train_model(
         module.start(model, params, codebooks)
     if start is not None:
         module.start_from(model, params, start)
+    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model)
     model = model.to(world.device)
 
     def examples(part: Part) -> Examples:
@@ -128,10 +129,10 @@ def write_epochs(path: Path, history: Sequence[dict[str, float]]) -> None:
         writer.writerows([epoch, *(f"{value:.6g}" for value in row.values())] for epoch, row in enumerate(history, 1))
 
 
-def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the facts that `pipeline.training.batches.normalise` needs, from training clips alone."""
+def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str], start: Any) -> dict[str, Any]:
+    """Return the facts that `pipeline.training.batches.normalise` needs, from training clips alone or from the start."""
     kind = getattr(params, "normalisation", "none")
-    if kind != "corpus":
+    if kind not in ("corpus", "start"):
         return {"kind": kind, "deviations": getattr(params, "deviations", 1.0), "mean": 0.0, "deviation": 1.0}
-    mean, deviation = inputs.statistics(clip_ids)
+    mean, deviation = start.statistics if kind == "start" else inputs.statistics(clip_ids)
     return {"kind": kind, "deviations": params.deviations, "mean": mean, "deviation": deviation}

@@ -1,0 +1,74 @@
+"""Positions: how the encoder knows where in the picture each of its inputs lies.
+
+`sinusoidal` is the table of Vaswani et al., 2017, times a learned gain: any length, nothing to outgrow. `learned` is AST's:
+a row for every patch of clips of a given length, so that published tables fit. A table of another grid is cut or resized.
+
+Conventions: N position, D width; a grid is (row, column, D): rows are bands of the picture from low to high, columns time.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from pipeline.params import Params
+
+
+class SinusoidalParams(Params):
+    kind: Literal["sinusoidal"]
+
+
+class LearnedParams(Params):
+    kind: Literal["learned"]
+    frames: PositiveInt  # of the clips that the table is made for; of a longer clip the first ones are read
+    shorter: Literal[
+        "mask", "pad"
+    ]  # what stands behind a shorter clip: nothing, or zeros in the front end's units as in AST
+
+
+PositionsParams = Annotated[SinusoidalParams | LearnedParams, Field(discriminator="kind")]
+
+
+class Positions(nn.Module):
+    """The sinusoidal table times a learned gain.
+
+    The gain starts small, as a learned table does, so that positions do not drown what the stem says of them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.gain = nn.Parameter(torch.tensor(0.03))
+
+    def forward(self, positions: int) -> Tensor:
+        """Return the table (position, width)."""
+        rates = torch.exp(torch.arange(0, self.width, 2, device=self.gain.device) * (-math.log(10_000.0) / self.width))
+        angles = torch.arange(positions, device=self.gain.device)[:, None] * rates
+        return self.gain * torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def new_table(*shape: int) -> nn.Parameter:
+    """Return a learned table as AST and ViT start one: normal, deviation 0.02, cut at two units."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+
+
+def fit_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
+    """Cut or resize a learned grid (row, column, D) to (rows, columns, D), first in time and then in frequency.
+
+    The rule of AST for both of its starts (Gong et al., 2021, section 2.2, and its code): along an axis that gets shorter
+    the middle is kept, from old // 2 - new // 2 on; along one that gets longer it is resized bilinearly. ImageNet's grids
+    are square, AudioSet's is 12 rows of 101 columns.
+    """
+    return _fit_axis(_fit_axis(grid, 1, columns), 0, rows)
+
+
+def _fit_axis(grid: Tensor, axis: int, size: int) -> Tensor:
+    old = grid.shape[axis]
+    if size <= old:
+        return grid.narrow(axis, old // 2 - size // 2, size)
+    shape = [size if i == axis else grid.shape[i] for i in (0, 1)]
+    resized = F.interpolate(grid.permute(2, 0, 1)[None], shape, mode="bilinear", align_corners=False)
+    return resized[0].permute(1, 2, 0)

@@ -1,0 +1,192 @@
+"""A trained model in other programs: the libraries that own a layout read it and give its logits."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+from test_ast import LEARNED, SMALL, STEM
+from test_start import N_MELS, Oracle, hub_start, make_deit, make_huggingface, original_start, shake
+from typer.testing import CliRunner
+
+from pipeline.artifacts.model import open_model, write_model
+from pipeline.errors import SonolexError
+from pipeline.evaluation.prediction import build_network
+from pipeline.models.ast import open_start, start_from
+from pipeline.models.registry import model_module, validate_model_params
+from pipeline.training.batches import normalise
+from tools import export
+from tools.sonolex import app
+
+CLASSES = ["dog", "rain", "sea waves"]
+NORMALISATION = {"kind": "corpus", "deviations": 2.0, "mean": -4.5, "deviation": 3.0}
+FRONT_END = {"front_end": "kaldi", "sample_rate": 16000, "win_length": 400, "hop_length": 160, "n_mels": 128}
+TOKENS = {
+    "kind": "token_transformer",
+    "embedding": "random",
+    "embedding_rate": 1.0,
+    "embedding_width": 12,
+    "stem": {"kind": "linear"},
+    "pooling": "mean",
+    **{name: SMALL[name] for name in ("width", "depth", "heads", "mlp_ratio", "drop_path")},
+}
+STEMS: dict[str, dict[str, Any]] = {
+    "convolution": {"kind": "convolution", "channels": [8, 16], "strides": [[4, 4], [2, 2]], "kernel": 5},
+    "patches": STEM | {"positions": {"kind": "sinusoidal"}},
+    "masked table": STEM,
+    "padded table": STEM | {"positions": LEARNED | {"shorter": "pad"}},
+}
+
+
+def make_model(path: Path, section: dict[str, Any], **normalisation: Any) -> Any:
+    """Write a model folder of random weights, and return the network."""
+    params: Any = validate_model_params("tested", section)
+    reads = model_module(section["kind"]).READS
+    facts: dict[str, Any] = {"n_mels": N_MELS, "normalisation": NORMALISATION | normalisation}
+    if reads == "tokens":
+        none = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
+        facts = {"vocabulary_size": 20, "num_codebooks": 2, "bands": [[0, 12], [12, 24]], "normalisation": none}
+    start = open_start(params, FRONT_END) if section.get("start") else None
+    if start is not None:
+        facts |= {"start": start.facts}
+    torch.manual_seed(0)
+    network = shake(model_module(section["kind"]).build(params, facts, len(CLASSES)))
+    if start is not None:
+        start_from(network, params, start)
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    write_model(path, weights, {
+        "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one", "reads": reads,
+        "input": facts, "source": "", "front_end": FRONT_END, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1,
+        "seconds": 1.0,
+    })  # fmt: skip
+    return network.eval()
+
+
+def raw_frames(num_frames: int = 64, clips: int = 2) -> np.ndarray:
+    """Return frames (clip, frame, mel) in the front end's units."""
+    return (np.random.default_rng(0).standard_normal((clips, num_frames, N_MELS)) * 3 - 4.5).astype(np.float32)
+
+
+@torch.no_grad()
+def logits_of(network: Any, frames: np.ndarray, **normalisation: Any) -> np.ndarray:
+    facts = NORMALISATION | normalisation
+    inputs = torch.from_numpy(np.stack([normalise(clip, facts) for clip in frames]))
+    logits: np.ndarray = network(inputs, None).numpy()
+    return logits
+
+
+def test_transformers_loads_an_export_and_gives_its_logits(tmp_path: Path) -> None:
+    network = make_model(tmp_path / "m", SMALL | {"deviations": 1.0}, deviations=1.0)
+    exported = export.run(tmp_path / "m", "huggingface", tmp_path / "out")
+    theirs, loading = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    extractor = transformers.ASTFeatureExtractor.from_pretrained(tmp_path / "out")
+    frames = raw_frames()
+    with torch.no_grad():
+        found = theirs.eval()(torch.from_numpy(extractor.normalize(frames))).logits.numpy()
+    np.testing.assert_allclose(found, logits_of(network, frames, deviations=1.0), atol=1e-4)
+    assert theirs.config.id2label == dict(enumerate(CLASSES))
+    assert (extractor.mean, extractor.std, extractor.max_length) == (-4.5, 1.5, 64)
+    assert exported.difference < 1e-4
+    assert any("epsilons [1e-06, 1e-05] here and [1e-06, 1e-06] there" in remark for remark in exported.remarks)
+
+
+def test_an_export_of_what_came_from_hugging_face_is_what_came(tmp_path: Path) -> None:
+    make_huggingface(tmp_path / "hf")
+    section = SMALL | {"start": hub_start(tmp_path / "hf")}
+    # Three classes where there were seven: the head is new, all else must come back.
+    make_model(tmp_path / "m", section)
+    exported = export.run(tmp_path / "m", "huggingface", tmp_path / "out")
+    assert exported == (0.0, [])
+    before, after = (
+        transformers.ASTForAudioClassification.from_pretrained(tmp_path / name).state_dict() for name in ("hf", "out")
+    )
+    same = [name for name in before if name.startswith("audio_spectrogram_transformer.")]
+    assert all(torch.equal(before[name], after[name]) for name in same)
+
+
+def test_the_authors_model_reads_an_export(tmp_path: Path) -> None:
+    network = make_model(tmp_path / "m", SMALL)
+    exported = export.run(tmp_path / "m", "original", tmp_path / "out.pth")
+    weights = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert len(weights) == 159 - 10 * 12
+    oracle = Oracle(make_deit(), 12 * 5, len(CLASSES)).eval()
+    oracle.load_state_dict({name.removeprefix("module."): tensor for name, tensor in weights.items()})  # strictly
+    frames = raw_frames()
+    with torch.no_grad():
+        found = oracle(torch.from_numpy((frames + 4.5) / (2 * 3.0)))
+    np.testing.assert_allclose(found, logits_of(network, frames), atol=1e-4)
+    assert exported.remarks == ["the file does not say how frames are normalised: (x - -4.5) / (2 * 3.0)"]
+
+
+def test_a_model_goes_out_and_comes_in_again(tmp_path: Path) -> None:
+    network = make_model(tmp_path / "m", SMALL)
+    export.run(tmp_path / "m", "original", tmp_path / "out.pth")
+    again = make_model(tmp_path / "n", SMALL | {"start": original_start(tmp_path / "out.pth")})
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_onnx_gives_the_logits_of_other_batches_and_lengths(tmp_path: Path, stem: str) -> None:
+    section = SMALL | {"stem": STEMS[stem], "pooling": "mean" if stem == "convolution" else "class_distillation"}
+    network = make_model(tmp_path / "m", section)
+    exported = export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
+    assert exported.difference < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    for clips, num_frames in ((1, 64), (4, 64), (2, 40), (3, 17)):
+        frames = raw_frames(num_frames, clips)
+        (found,) = session.run(None, {"frames": frames})
+        np.testing.assert_allclose(found, logits_of(network, frames), atol=1e-4)
+    assert session.get_modelmeta().custom_metadata_map["classes"] == '["dog", "rain", "sea waves"]'
+
+
+def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
+    network = make_model(tmp_path / "m", SMALL | {"normalisation": "clip"}, kind="clip")
+    export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
+    frames = raw_frames(60)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(None, {"frames": frames})
+    np.testing.assert_allclose(found, logits_of(network, frames, kind="clip"), atol=1e-4)
+    make_model(tmp_path / "t", TOKENS)
+    assert export.run(tmp_path / "t", "onnx", tmp_path / "t.onnx").difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            SMALL | {"stem": STEMS["convolution"]},
+            "expected an ast with square patches, .* stem convolution, pooling class_d",
+        ),
+        (TOKENS, "found kind token_transformer, stem linear"),
+        (SMALL | {"normalisation": "clip"}, "normalisation: expected one mean and deviation for all clips, found clip"),
+    ],
+)
+def test_what_a_layout_cannot_hold_is_refused(tmp_path: Path, section: dict[str, Any], message: str) -> None:
+    make_model(tmp_path / "m", section)
+    with pytest.raises(SonolexError, match=message):
+        export.run(tmp_path / "m", "original", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_gives_other_logits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model(tmp_path / "m", SMALL)
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(SonolexError, match=r"expected the logits of the model within .* do not use it"):
+        export.run(tmp_path / "m", "original", tmp_path / "out")
+
+
+def test_the_program(tmp_path: Path) -> None:
+    make_model(tmp_path / "m", SMALL)
+    runner = CliRunner()
+    result = runner.invoke(app, ["export", str(tmp_path / "m"), "--to", "original", "--out", str(tmp_path / "x.pth")])
+    assert result.exit_code == 0
+    assert "x.pth: logits differ from the model's by at most 0" in result.output
+    result = runner.invoke(app, ["export", str(tmp_path / "m"), "--to", "original", "--out", str(tmp_path / "x.pth")])
+    assert result.exit_code == 1
+    result = runner.invoke(app, ["export", str(tmp_path / "m"), "--to", "pytorch", "--out", str(tmp_path / "y.pth")])
+    assert result.exit_code == 1
+    assert build_network(open_model(tmp_path / "m")) is not None
