@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
@@ -67,6 +67,8 @@ class Start(NamedTuple):
 
 class Backbone(nn.Module):
     """Map a picture (B, T, F) and its mask (B, T) to positions (B, T / 32, C) and theirs: maps, averaged over frequency."""
+
+    network: Any  # timm's, whose attributes have no types
 
     def __init__(self, name: str, drop_path: float) -> None:
         super().__init__()
@@ -174,8 +176,11 @@ class _SameConvolution(nn.Conv2d):
     """TensorFlow's "same" convolution, with the padding before the first row or column that even sizes get."""
 
     def __init__(self, convolution: Conv2dSame) -> None:
-        sizes = convolution.in_channels, convolution.out_channels, convolution.kernel_size, convolution.stride
-        super().__init__(*sizes, groups=convolution.groups, bias=convolution.bias is not None, device="meta")
+        kernel: Any = convolution.kernel_size
+        stride: Any = convolution.stride
+        groups, has_bias = convolution.groups, convolution.bias is not None
+        channels = convolution.in_channels, convolution.out_channels
+        super().__init__(*channels, kernel, stride, groups=groups, bias=has_bias, device="meta")
         self.load_state_dict(convolution.state_dict(), assign=True)
 
     def forward(self, h: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class AttentionPooling(nn.Module):
     def _by_head(self, outputs: Tensor) -> Tensor:
         """Return (B, N, H * K) as (B, N, H, K), in float32 at least: logarithms of small probabilities need it."""
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        return precise.unflatten(2, (-1, self.num_classes))
+        return precise.reshape(*precise.shape[:2], -1, self.num_classes)
 
 
 class AttentionOverTime(PictureClassifier):
