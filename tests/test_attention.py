@@ -23,7 +23,14 @@ from tools.inspect_clip import band_positions
 
 N_MELS, NUM_FRAMES = 24, 61
 STEMS: dict[str, dict[str, Any]] = {
-    "patches": {"kind": "patches", "frames": 8, "bands": 8, "stride_frames": 5, "stride_bands": 4},
+    "patches": {
+        "kind": "patches",
+        "frames": 8,
+        "bands": 8,
+        "stride_frames": 5,
+        "stride_bands": 4,
+        "positions": {"kind": "sinusoidal"},
+    },
     "convolution": {"kind": "convolution", "channels": [4, 8], "strides": [[4, 4], [2, 2]], "kernel": 3},
     "linear": {"kind": "linear"},
 }
@@ -31,7 +38,14 @@ STEMS: dict[str, dict[str, Any]] = {
 
 def make_model(folder: Path, stem: str, pooling: str = "mean", depth: int = 2) -> Path:
     """Write an untrained model whose attention is far from even."""
-    section = {"kind": "ast", "normalisation": "corpus", "deviations": 1.0, "stem": STEMS[stem], "pooling": pooling}
+    section = {
+        "kind": "ast",
+        "start": None,
+        "normalisation": "corpus",
+        "deviations": 1.0,
+        "stem": STEMS[stem],
+        "pooling": pooling,
+    }
     params = validate_model_params(
         "m", section | {"width": 16, "depth": depth, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0}
     )

@@ -23,6 +23,7 @@ from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.corpora.audioset import AudiosetParams, list_clips
 from pipeline.corpora.audioset_files import read_classes, read_segments
 from pipeline.corpora.manifest import Refresh, refresh_manifest
+from pipeline.corpora.relabelling import UsedLabels
 from pipeline.corpora.splitting import SplitParams, assign_roles, fold_names
 from pipeline.errors import CorpusError
 from pipeline.execution.executors import ExecutionParams
@@ -231,7 +232,7 @@ def test_missing_clips_are_kept_on_demand(tmp_path: Path) -> None:
 
 
 def test_the_report_of_the_stage_has_every_count(tmp_path: Path) -> None:
-    stages.corpus.run(params(make_tars(tmp_path / "corpus")), Path("clips.parquet"))
+    stages.corpus.run(params(make_tars(tmp_path / "corpus")), UsedLabels(use=""), Path("clips.parquet"))
     report = json.loads(Path("results/stages/corpus.json").read_text())
     assert report["failed"] == {"missing": 1, "not_audio": 1, "repeated": 1, "unlisted": 1}
 

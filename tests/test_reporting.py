@@ -244,7 +244,15 @@ def put_transformers(root: Path) -> None:
     import torch
 
     stem = {"kind": "convolution", "channels": [4], "strides": [[4, 2]], "kernel": 3}
-    section = {"kind": "ast", "normalisation": "none", "deviations": 1.0, "stem": stem, "pooling": "mean", "width": 8}
+    section = {
+        "kind": "ast",
+        "start": None,
+        "normalisation": "none",
+        "deviations": 1.0,
+        "stem": stem,
+        "pooling": "mean",
+        "width": 8,
+    }
     params = validate_model_params("ast", section | {"depth": 1, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0})
     torch.manual_seed(0)
     network = model_module("ast").build(params, {"n_mels": N_MELS}, len(CLASSES))

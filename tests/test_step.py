@@ -20,7 +20,8 @@ from pipeline.training.patchout import drop_positions, patchout
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import Learner, Task, augmented_loss
 
-PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 4, "stride_bands": 3}
+POSITIONS = {"kind": "sinusoidal"}
+PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 4, "stride_bands": 3, "positions": POSITIONS}
 EXACT = {"augmentation": PLAIN, "gradient_clip": None}
 
 
