@@ -130,7 +130,9 @@ def test_a_model_goes_out_and_comes_in_again(tmp_path: Path) -> None:
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize(
+    "stem", ["patches", *(pytest.param(s, marks=pytest.mark.slow) for s in STEMS if s != "patches")]
+)
 def test_onnx_gives_the_logits_of_other_batches_and_lengths(tmp_path: Path, stem: str) -> None:
     section = SMALL | {"stem": STEMS[stem], "pooling": "mean" if stem == "convolution" else "class_distillation"}
     network = make_model(tmp_path / "m", section)
@@ -144,6 +146,7 @@ def test_onnx_gives_the_logits_of_other_batches_and_lengths(tmp_path: Path, stem
     assert session.get_modelmeta().custom_metadata_map["classes"] == '["dog", "rain", "sea waves"]'
 
 
+@pytest.mark.slow
 def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
     network = make_model(tmp_path / "m", SMALL | {"normalisation": "clip"}, kind="clip")
     export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")

@@ -92,6 +92,7 @@ def plan_rows(workspace: Path) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells}
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
     before = plan_rows(changed)
     shards = before["spectrogram"][1]
