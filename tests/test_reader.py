@@ -113,3 +113,19 @@ def test_floats_are_stored_as_they_are(dtype: str, tolerance: float) -> None:
     stored, num_clipped = store(values, facts)
     assert (stored.dtype, num_clipped) == (dtype, 0)
     np.testing.assert_allclose(restore(stored, facts), values, atol=tolerance)
+
+
+def test_memory_is_used_again_only_when_nothing_read_is_left(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    frames = {f"clip{i}": generator.normal(size=(30, 6)).astype(np.float32) for i in range(4)}
+    reader = FrameReader(open_spectrogram(make_spectrogram(tmp_path / "spectrogram", frames)))
+    kept = reader.read(["clip0", "clip1"])[1]
+    where = kept.ctypes.data
+    others = reader.read(["clip2", "clip3"])
+    np.testing.assert_array_equal(kept, frames["clip1"])
+    block = others[0].ctypes.data
+    del others
+    again = reader.read(["clip1"])[0]
+    assert again.ctypes.data == block != where
+    np.testing.assert_array_equal(again, frames["clip1"])
+    np.testing.assert_array_equal(kept, frames["clip1"])
