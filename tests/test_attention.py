@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_models as models
 import torch
 from conftest import make_clips, make_spectrogram
 from matplotlib.image import imread
@@ -22,17 +23,8 @@ from tools import draw_attention
 from tools.inspect_clip import band_positions
 
 N_MELS, NUM_FRAMES = 24, 61
-STEMS: dict[str, dict[str, Any]] = {
-    "patches": {
-        "kind": "patches",
-        "frames": 8,
-        "bands": 8,
-        "stride_frames": 5,
-        "stride_bands": 4,
-        "positions": {"kind": "sinusoidal"},
-    },
-    "convolution": {"kind": "convolution", "channels": [4, 8], "strides": [[4, 4], [2, 2]], "kernel": 3},
-    "linear": {"kind": "linear"},
+STEMS: dict[str, dict[str, Any]] = models.STEMS | {
+    "convolution": {"kind": "convolution", "channels": [4, 8], "strides": [[4, 4], [2, 2]], "kernel": 3}
 }
 
 

@@ -1,5 +1,6 @@
 """Reading frames: what was written comes back, in any order and batch; damage is named; statistics need no frames."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,15 @@ def test_memory_is_used_again_only_when_nothing_read_is_left(tmp_path: Path) -> 
     assert again.ctypes.data == block != where
     np.testing.assert_array_equal(again, frames["clip1"])
     np.testing.assert_array_equal(kept, frames["clip1"])
+
+
+def test_threads_that_read_at_once_never_share_memory(tmp_path: Path) -> None:
+    frames = {f"clip{i}": np.full((30, 6), i, dtype=np.float32) for i in range(8)}
+    reader = FrameReader(open_spectrogram(make_spectrogram(tmp_path / "spectrogram", frames)))
+
+    def read(number: int) -> bool:
+        clip = f"clip{number % 8}"
+        return all(np.array_equal(found, frames[clip]) for found in reader.read([clip] * 3))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(400)))

@@ -20,7 +20,8 @@ from pipeline.spectrogram import forked
 from pipeline.spectrogram.storing import restore
 
 _CACHE_BYTES = 128 << 20  # of decompressed chunks, kept between reads
-_OWN_REFERENCES = 2  # to the block: the reader's, and the question's
+_OWN_REFERENCES = 2  # to a block that nobody uses: the name of who asks, and the question's
+_NOTHING = np.empty((0, 0), dtype=np.float32)
 
 
 class FrameReader:
@@ -37,7 +38,7 @@ class FrameReader:
         }
         self._arrays: dict[str, Any] = {}
         self._context: Any = None
-        self._block = np.empty((0, spectrogram.n_mels), dtype=np.float32)
+        self._spare: list[np.ndarray] = []  # the last block that was read into, which may be in use
 
     def ok(self, clip_ids: Sequence[str]) -> list[str]:
         """Return those of the clips that have frames, in the order given."""
@@ -70,10 +71,14 @@ class FrameReader:
 
         Touching memory that the system hands out anew takes several times as long as what is done to a clip here.
         """
-        unused = sys.getrefcount(self._block) == _OWN_REFERENCES
-        if not unused or len(self._block) < num_frames:
-            self._block = np.empty((num_frames, self._spectrogram.n_mels), dtype=np.float32)
-        return self._block
+        try:
+            block = self._spare.pop()  # in one step: of several threads that read, one alone gets it
+        except IndexError:
+            block = _NOTHING
+        if sys.getrefcount(block) != _OWN_REFERENCES or len(block) < num_frames:
+            block = np.empty((num_frames, self._spectrogram.n_mels), dtype=np.float32)
+        self._spare[:] = [block]
+        return block
 
     def _read_stored(self, places: Sequence[tuple[str, int, int]]) -> Iterator[Any]:
         """Yield the stored values of each place, in order; all are fetched at once."""
@@ -86,7 +91,7 @@ class FrameReader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is open."""
-        return self.__dict__ | {"_arrays": {}, "_context": None, "_block": self._block[:0].copy()}
+        return self.__dict__ | {"_arrays": {}, "_context": None, "_spare": []}
 
     def _open(self, shard: str) -> Any:
         if shard not in self._arrays:
