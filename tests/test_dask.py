@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY, make_clips, make_wav_corpus
 from shard_functions import die_at_7, find_an_artifact_damaged, nap, refuse, run_out_of_memory_at_7, square, where
+from test_spectrogram_stage import PARAMS as SPECTROGRAM
 
 from pipeline.errors import ArtifactError, SonolexError
 from pipeline.execution.dask_worker import Site, compute_at, differences
@@ -32,22 +33,6 @@ from stages.spectrogram import run as run_spectrogram
 Client = pytest.importorskip("distributed", reason="needs the extra `cluster`").Client
 
 SECONDS_TO_START = 60
-SPECTROGRAM: dict[str, Any] = {
-    "front_end": {
-        "kind": "kaldi",
-        "sample_rate": 16000,
-        "win_length": 400,
-        "hop_length": 160,
-        "n_fft": 512,
-        "n_mels": 32,
-        "f_min": 20.0,
-        "f_max": 8000.0,
-        "pre_emphasis": 0.97,
-    },
-    "dtype": "float16",
-    "uint8_range": {"low": -16.0, "high": 10.0},
-    "clips_per_shard": {"minimum": 2, "average": 4, "maximum": 6},
-}
 
 
 @dataclass
