@@ -66,16 +66,20 @@ class Workspace:
 
 def make_repository(workspace: Path, recipe: str, overrides: Sequence[str]) -> None:
     """Copy the project into a repository of its own, with the params of a recipe."""
-    workspace.mkdir(parents=True, exist_ok=True)
+    copy_project(workspace)
+    run_in(workspace, "sonolex", "compose", recipe, *overrides)
+    run_in(workspace, "git", "init", "-q")
+
+
+def copy_project(folder: Path) -> None:
+    """Copy what the graph is made of into a folder, but for params.yaml."""
     for name in SOURCES:
-        source, target = ROOT / name, workspace / name
+        source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    run_in(workspace, "sonolex", "compose", recipe, *overrides)
-    run_in(workspace, "git", "init", "-q")
 
 
 def run_in(workspace: Path, *command: str) -> None:

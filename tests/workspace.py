@@ -10,8 +10,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from benchmarks.workspace import copy_project
+
 ROOT = Path(__file__).parent.parent
-SOURCES = ("pipeline", "stages", "tools", "recipes", "metadata", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
 FOLDS = ["1"]  # one of the five: every stage of every model runs, once
 
 # Half a second of ten classes, five clips each: what takes time is to start the programs.
@@ -63,13 +64,7 @@ def run(workspace: Path, *command: str, check: bool = True) -> subprocess.Comple
 def make_workspace(path: Path) -> Path:
     """Copy the project into a repository of its own, with the small experiment committed."""
     path.mkdir()
-    for name in SOURCES:
-        source, target = ROOT / name, path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
+    copy_project(path)
     shutil.copy(ROOT / "params.yaml", path)
     change_params(path, SMALL)
     run(path, "git", "init", "-q")
