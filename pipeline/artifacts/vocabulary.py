@@ -75,6 +75,13 @@ class Vocabulary:
     def mask_token(self) -> int:
         return int(self.facts["mask_token"])
 
+    def word_vectors(self) -> list[np.ndarray]:
+        """Return each codebook's words as vectors (word, feature) float32: what an embedding may start from."""
+        return [
+            codebook[:, : stop - start]
+            for codebook, (start, stop) in zip(self.codebooks, self.facts["bands"], strict=True)
+        ]
+
     def digest(self) -> str:
         """Identify the vocabulary by what it holds: anything made with it carries this."""
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())

@@ -63,9 +63,7 @@ def train_model(
         input_facts |= {"start": start.facts}
     model = module.build(params, input_facts, training.targets.shape[1])
     if vocabulary is not None:
-        bands = vocabulary.facts["bands"]
-        codebooks = [book[:, : last - first] for book, (first, last) in zip(vocabulary.codebooks, bands, strict=True)]
-        module.start(model, params, codebooks)
+        module.start(model, params, vocabulary.word_vectors())
     if start is not None:
         module.start_from(model, params, start)
     warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model)
