@@ -2,8 +2,9 @@
 
     clips + split + (spectrogram | tokens + vocabulary) -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
 
-A model that reads words is called <entry of `models`>-<vocabulary>. The second output holds DVCLive's curves, and their table. Baselines are fitted in one go and leave it empty but for a note.
-Under torchrun, or with `launch.train_processes` above 1, several processes train a neural model (docs/training.md).
+A model that reads words is called <entry of `models`>-<vocabulary>. The second output holds DVCLive's curves, and their
+table; baselines, fitted in one go, leave a note there. Under torchrun, or with `launch.train_processes` above 1, several
+processes train a neural model (docs/training.md).
 """
 
 import logging
@@ -112,8 +113,7 @@ def main(
     params: Any = load_model_params(name.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else name)
     if is_neural(params.kind):
         launch.start_processes("stages.train", load_params(launch.LaunchParams, "launch").train_processes)
-    paths = Paths(clips, split, source, vocabulary, model, curves)
-    run(params, paths, model=name, fold=fold, seed=int(seed))
+    run(params, Paths(clips, split, source, vocabulary, model, curves), model=name, fold=fold, seed=int(seed))
 
 
 if __name__ == "__main__":

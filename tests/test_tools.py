@@ -86,7 +86,7 @@ def test_why_says_where_a_bad_clip_was_lost(workspace: Path) -> None:
     assert findings["data/spectrogram/index.parquet"].text == "failed, missing: expected a file, found none"
     assert findings["data/clips.parquet"].text.endswith("digest none: the file was missing")
     assert findings["data/tokens/words/1.parquet"].text == "the clip is not in it (3 others are)"
-    assert all(findings[f"data/{name}"].wrong for name in ("spectrogram/index.parquet", "tokens/1.parquet"))
+    assert all(findings[f"data/{name}"].wrong for name in ("spectrogram/index.parquet", "tokens/words/1.parquet"))
     # It is a test clip of fold 2 alone: its absence from fold 1's predictions is as it should be.
     assert "predictions/ast/1/0.parquet" not in findings
 
