@@ -68,7 +68,7 @@ def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) 
 
 def test_a_hop_length_reruns_what_follows(changed: Path) -> None:
     everything = reruns(changed, {"spectrogram.front_end.hop_length": 200})
-    assert {"spectrogram", "report"} | {f"vocabulary@{fold}" for fold in FOLDS} <= everything
+    assert {"spectrogram", "report"} | {f"vocabulary@words-{fold}" for fold in FOLDS} <= everything
     assert items("train_frames", "ast", "frame_statistics") <= everything
     assert items("train_tokens", "token_transformer-words", "bag_of_tokens-words") <= everything
     assert not {name for name in everything if name.split("@")[0] in ("corpus", "split")}
