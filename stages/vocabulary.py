@@ -14,6 +14,7 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.vocabulary.exact import refine
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.sampling import draw_sample
@@ -39,6 +40,8 @@ def run(
         deltas=params.features.deltas,
     )
     fit = fit_vocabulary(params, sample)
+    if params.exact:
+        fit = refine(fit, reader, training_clips, iterations=params.iterations)
     facts = write_vocabulary(vocabulary_path, fit, sample, params, kind=params.kind, fold=fold, spectrogram=spectrogram)
     log.info(
         "fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
