@@ -118,11 +118,17 @@ def _grid_mistakes(
         for name in experiment.vocabularies
         if name not in vocabularies
     ]
-    for key, reads in (("frame_models", "frames"), ("token_models", "tokens")):
+    lists = {"frames": "frame_models", "tokens": "token_models"}
+    for reads, key in lists.items():
         for name in getattr(experiment, key):
             if name not in listed:
                 found = f"found {name}, but models has only: {', '.join(listed)}"
                 mistakes.append(f"{path}: experiment.{key}: expected entries of `models`, {found}")
-            elif name in models and reads != model_module(getattr(models[name], "kind")).READS:  # noqa: B009
-                mistakes.append(f"{path}: experiment.{key}: expected models that read {reads}, found {name}")
+            elif name in models:
+                found = model_module(getattr(models[name], "kind")).READS  # noqa: B009
+                if found != reads:
+                    mistakes.append(
+                        f"{path}: experiment.{key}: expected models that read {reads}, found {name}, which reads {found}; "
+                        f"list it under experiment.{lists[found]}"
+                    )
     return mistakes

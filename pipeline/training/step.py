@@ -59,6 +59,7 @@ class Learner:
         self.scaler = torch.GradScaler(world.device.type, enabled=params.precision == "float16")
         classify: Callable[..., Tensor] = model.classify  # type: ignore[assignment]
         self._classify = compiled(classify) if params.compile else classify
+        self.on_gradients: Callable[[], None] | None = None  # called in every step, before gradients are clipped
 
     def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
         """Train on a batch of `num_clips` in all processes together; return its loss and the norm of its gradients.
@@ -86,6 +87,8 @@ class Learner:
 
     def _update(self) -> float:
         self.scaler.unscale_(self.optimiser)
+        if self.on_gradients is not None:
+            self.on_gradients()
         largest = self.params.gradient_clip or math.inf
         norm: float = nn.utils.clip_grad_norm_(self.model.parameters(), largest, foreach=True).item()
         overflows = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
