@@ -1,7 +1,7 @@
 """Join all predictions into the numbers, tables, plots and the page that people look at.
 
-    predictions, models, results/train, clips, spectrogram, vocabulary, tokens
-        -> results/metrics.json, results/summary.csv, results/plots/, report/index.html
+    predictions, models, results/train, clips, splits, spectrogram, vocabulary, tokens
+        -> results/metrics.json, results/summary.csv, results/vocabularies.csv, results/plots/, report/index.html
 
 Every number is computed here, from stored predictions.
 """
@@ -24,6 +24,7 @@ from pipeline.reporting.summary import (
     write_metrics,
     write_summary,
 )
+from pipeline.reporting.words import write_word_statistics
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ def run(
     write_metrics(results_path / "metrics.json", headline_metrics(summarise(experiment.runs), params.headline))
     write_summary(results_path / "summary.csv", experiment.runs)
     write_plots(results_path / "plots", data.logs, experiment)
-    write_page(page_path, gather_page(params, experiment, data))
+    content = gather_page(params, experiment, data)
+    write_word_statistics(results_path / "vocabularies.csv", content.word_statistics)
+    write_page(page_path, content)
     report.clips = sum(summary.num_clips for summary in summarise(experiment.runs)[:1])
     report.bytes_written = page_path.stat().st_size
     report.write(results_path / "stages" / "report.json")
