@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.tokens import TOKENS, open_tokens
+from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.reporting.gallery import (
     GallerySources,
@@ -22,7 +22,7 @@ from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.summary import ReportParams
-from pipeline.reporting.words import count_words, word_statistics
+from pipeline.reporting.words import count_words, require_words_of, word_statistics
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,5 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
 def _count(path: Path, vocabulary: Vocabulary) -> np.ndarray:
     """Count a fold's words over all clips, and check that they are this vocabulary's."""
     tokens = open_tokens(path)
-    if tokens.facts["vocabulary"] != vocabulary.digest():
-        expected = f"{vocabulary.digest()}, as {vocabulary.path}"
-        raise TOKENS.error(path, "fact vocabulary", expected=expected, found=tokens.facts["vocabulary"])
+    require_words_of(tokens, vocabulary)
     return count_words(tokens)

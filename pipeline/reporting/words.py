@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.artifacts.tables import Table
+from pipeline.artifacts.tokens import TOKENS
+from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.vocabulary.statistics import summarise
 
 
@@ -24,6 +26,13 @@ class WordStatistics:
     top_share: float  # part of the frames that the commonest word takes, mean over codebooks
     zipf_slope: float  # NaN with too few words in use
     bits_per_second: float
+
+
+def require_words_of(tokens: Table, vocabulary: Vocabulary) -> None:
+    """Raise ArtifactError unless opened tokens are words of this vocabulary."""
+    if tokens.facts["vocabulary"] != vocabulary.digest():
+        expected = f"{vocabulary.digest()}, as {vocabulary.path}"
+        raise TOKENS.error(tokens.path, "fact vocabulary", expected=expected, found=tokens.facts["vocabulary"])
 
 
 def count_words(tokens: Table) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""What the atlas says of every word: what it stands for, where it occurs, and which words are like it.
+
+Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, where a clip of several classes
+counts for each of them; patterns (word, frame, mel) are in the front end's units.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.artifacts.tables import Table
+from pipeline.artifacts.tokens import token_arrays
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.reporting.figures import centres
+from pipeline.vocabulary.rebuilding import rebuild
+
+_CLIPS_PER_BLOCK = 4096  # whose words are in memory as int64 at once
+_WORDS_PER_BLOCK = 1024  # whose distances to all others are
+
+
+@dataclass(frozen=True)
+class CodebookPatterns:
+    """What the words of one codebook stand for."""
+
+    patterns: np.ndarray  # (word, frame, mel) float32: of the bands [first, last) alone
+    first: int
+    last: int
+    change: bool  # patterns are what a word adds to those of the codebooks before it, not a spectrum of its own
+
+    @property
+    def brightness(self) -> np.ndarray:
+        """The centre of each word's pattern over the bands, (word,): high-pitched words last."""
+        strength = np.abs(self.patterns) if self.change else self.patterns
+        return self.first + centres(strength.mean(axis=1))
+
+
+def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPatterns]:
+    """Rebuild every word with the other codebooks at their commonest words; `counts` are (codebook, word) occurrences.
+
+    A codebook says something of the bands that move with its words. Where an earlier codebook has spoken of them already, as
+    in residual vocabularies, its pattern is the change against the mean over its words.
+    """
+    usual, size = counts.argmax(axis=1), counts.shape[1]
+    codebooks: list[CodebookPatterns] = []
+    for number in range(len(counts)):
+        tokens = np.tile(usual[:, None], (1, size)).astype(np.uint16)
+        tokens[number] = np.arange(size)
+        rebuilt = rebuild(vocabulary, tokens)
+        patterns = rebuilt.reshape(size, -1, rebuilt.shape[1])
+        moving = np.flatnonzero(np.ptp(patterns, axis=0).max(axis=0) > 1e-5)
+        first, last = (int(moving[0]), int(moving[-1]) + 1) if len(moving) else (0, patterns.shape[2])
+        patterns = patterns[:, :, first:last]
+        change = any(first < other.last and other.first < last for other in codebooks)
+        if change:
+            patterns = patterns - np.average(patterns, axis=0, weights=np.maximum(counts[number], 1e-9))
+        codebooks.append(CodebookPatterns(patterns, first, last, change))
+    return codebooks
+
+
+def word_frames(vocabulary: Vocabulary) -> int:
+    """Return how many frames a word spans."""
+    return len(rebuild(vocabulary, np.zeros((vocabulary.num_codebooks, 1), dtype=np.uint16)))
+
+
+def count_by_class(tokens: Table, labels: dict[str, Sequence[int]], num_classes: int) -> np.ndarray:
+    """Count the words of the clips in `labels` (clip_id -> classes) by class: (codebook, word, class) int64."""
+    num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
+    counts = np.zeros(num_codebooks * size * num_classes, dtype=np.int64)
+    shift = np.arange(num_codebooks)[:, None] * size
+    cells: list[np.ndarray] = []
+    for number, (clip, sentence) in enumerate(token_arrays(tokens).items(), start=1):
+        words = (sentence.astype(np.int64) + shift).ravel() * num_classes
+        cells += [words + label for label in labels.get(clip, ())]
+        if cells and (number % _CLIPS_PER_BLOCK == 0):
+            counts += np.bincount(np.concatenate(cells), minlength=len(counts))
+            cells = []
+    if cells:
+        counts += np.bincount(np.concatenate(cells), minlength=len(counts))
+    return counts.reshape(num_codebooks, size, num_classes)
+
+
+def class_rates(counts: np.ndarray) -> np.ndarray:
+    """Return which part of a word's occurrences would lie in each class, were all classes equally long.
+
+    Same shape as `counts` (codebook, word, class); the parts of a word add up to 1. About one occurrence is added in each
+    class, so that a word that was met once does not count as that class's own.
+    """
+    lengths = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rates: np.ndarray = (counts + lengths / lengths.mean()) / lengths
+    return rates / rates.sum(axis=2, keepdims=True)
+
+
+def nearest_words(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Return the other words nearest to each of a codebook's `vectors` (word, feature): (word, at most `count`) int64."""
+    size = len(vectors)
+    count = min(count, size - 1)
+    lengths = np.einsum("wf,wf->w", vectors, vectors)
+    nearest = np.empty((size, count), dtype=np.int64)
+    for first in range(0, size, _WORDS_PER_BLOCK):
+        rows = np.arange(first, min(first + _WORDS_PER_BLOCK, size))
+        distances = lengths - 2 * (vectors[rows] @ vectors.T)
+        distances[np.arange(len(rows)), rows] = np.inf
+        nearest[rows] = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return nearest
