@@ -1,7 +1,8 @@
 """What the atlas plays: real snippets of training clips for each word, and whole clips made of their words alone.
 
 Conventions: frames (frame, mel) float32 in the front end's units, tokens (codebook, position), waveforms (sample,) float32
-at the front end's rate. Distances are decibels, root mean square over bands. A word's *occurrence* is one position of one clip.
+at the front end's rate. Distances are decibels, root mean square over bands. An *occurrence* of a word is a position of a
+clip.
 """
 
 import hashlib
