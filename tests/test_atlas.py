@@ -193,6 +193,46 @@ def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> No
         gather_atlas(PARAMS, replace(paths, tokens=tmp_path / "data/tokens/1.parquet"))
 
 
+@pytest.mark.parametrize(
+    ("words", "bands", "changes"),
+    [
+        (
+            {"kind": "bands", "bands": 4, "size": 6, "features": {"deltas": 1, "stack": 2, "pca": None}},
+            [(0, 8), (8, 16), (16, 24), (24, 32)],
+            [False] * 4,
+        ),
+        ({"kind": "residual", "codebooks": 2, "size": 6}, [(0, 32)] * 2, [False, True]),
+        (
+            {"kind": "kmeans", "size": 6, "normalisation": "l2", "features": {"deltas": 0, "stack": 3, "pca": 8}},
+            [(0, 32)],
+            [False],
+        ),
+    ],
+    ids=["patches of bands", "residual", "level-blind stacks"],
+)
+def test_every_kind_has_an_atlas(
+    tmp_path: Path, words: dict[str, Any], bands: list[tuple[int, int]], changes: list[bool]
+) -> None:
+    write_artifacts(tmp_path / "data", tmp_path / "audio", **words)
+    paths = AtlasPaths.below(tmp_path / "data", "1", audio=tmp_path / "audio")
+    content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 5}), paths)
+    span = words.get("features", {"stack": 1})["stack"]
+    assert [(book.first, book.last) for book in content.codebooks] == bands
+    assert [book.change for book in content.codebooks] == changes
+    assert all(book.patterns.shape == (6, span, book.last - book.first) for book in content.codebooks)
+    (spoken,) = content.spoken.values()
+    assert spoken.distance["log_mel"] < spoken.distance["words"] < 20
+    sentences = token_arrays(open_tokens(paths.tokens))
+    for (codebook, word), snippets in content.snippets.of_word.items():
+        for snippet in snippets:
+            frame = (snippet.time * 16000 - 200) / 160 - (span - 1) / 2
+            assert sentences[snippet.clip][codebook, round(frame / span)] == word
+    write_atlas(tmp_path / "atlas.html", content)
+    data = data_of((tmp_path / "atlas.html").read_text())
+    assert len(data["counts"]) == 6 * len(bands)
+    assert [book["frames"] for book in data["codebooks"]] == [span] * len(bands)
+
+
 def test_rates_make_up_for_the_lengths_of_classes_and_for_chance() -> None:
     """Word 0 occurs evenly in a class ten times as long; word 1 in the short one alone; word 2 once."""
     counts = np.array([[[1000, 100], [0, 200], [0, 1], [2000, 0]]])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.reporting.atlas_words import CodebookPatterns, word_frames
+from pipeline.reporting.atlas_words import CodebookPatterns
 from pipeline.reporting.recordings import Recordings
 from pipeline.spectrogram.concatenation import choose_units, join_units, match_gains
 from pipeline.spectrogram.inversion import Inverter
@@ -92,7 +92,7 @@ def listen(
     usable = [name for name in reader.ok(clips) if name in sentences and sentences[name].shape[1]]
     ends = np.cumsum([reader.num_frames(name) for name in usable])
     usable = usable[: max(1, int(np.searchsorted(ends, _FRAMES_LISTENED_TO)))]
-    held, span = 0, word_frames(vocabulary)
+    held, span = 0, vocabulary.space.stack
     for batch in clip_batches(usable, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
         for name, frames in zip(batch, reader.read(batch), strict=True):
             tokens = sentences[name]

@@ -38,29 +38,22 @@ class CodebookPatterns:
 def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPatterns]:
     """Rebuild every word with the other codebooks at their commonest words; `counts` are (codebook, word) occurrences.
 
-    A codebook says something of the bands that move with its words. Where an earlier codebook has spoken of them already, as
-    in residual vocabularies, its pattern is the change against the mean over its words.
+    Where an earlier codebook has spoken of the same bands already, as in residual vocabularies, a pattern is the change
+    against the mean over the codebook's words.
     """
-    usual, size = counts.argmax(axis=1), counts.shape[1]
+    usual, size, groups = counts.argmax(axis=1), counts.shape[1], vocabulary.space.groups
+    width = len(vocabulary.space.mean) // groups
     codebooks: list[CodebookPatterns] = []
-    for number in range(len(counts)):
+    for number, (start, _) in enumerate(vocabulary.facts["bands"]):
         tokens = np.tile(usual[:, None], (1, size)).astype(np.uint16)
         tokens[number] = np.arange(size)
-        rebuilt = rebuild(vocabulary, tokens)
-        patterns = rebuilt.reshape(size, -1, rebuilt.shape[1])
-        moving = np.flatnonzero(np.ptp(patterns, axis=0).max(axis=0) > 1e-5)
-        first, last = (int(moving[0]), int(moving[-1]) + 1) if len(moving) else (0, patterns.shape[2])
-        patterns = patterns[:, :, first:last]
-        change = any(first < other.last and other.first < last for other in codebooks)
+        first = start * groups // vocabulary.space.num_features * width
+        patterns = rebuild(vocabulary, tokens).reshape(size, vocabulary.space.stack, -1)[:, :, first : first + width]
+        change = any(first < other.last and other.first < first + width for other in codebooks)
         if change:
             patterns = patterns - np.average(patterns, axis=0, weights=np.maximum(counts[number], 1e-9))
-        codebooks.append(CodebookPatterns(patterns, first, last, change))
+        codebooks.append(CodebookPatterns(patterns, first, first + width, change))
     return codebooks
-
-
-def word_frames(vocabulary: Vocabulary) -> int:
-    """Return how many frames a word spans."""
-    return len(rebuild(vocabulary, np.zeros((vocabulary.num_codebooks, 1), dtype=np.uint16)))
 
 
 def count_by_class(tokens: Table, labels: dict[str, Sequence[int]], num_classes: int) -> np.ndarray:
