@@ -81,6 +81,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "front_end": content.spectrogram.facts,
         "num_words": content.counts.size,
         "explanation": _explanation(content),
+        "curve": _curve(content),
         "tiles": _tiles(content, usage[0][1], averages),
         "clips": cards,
         "averages": averages,
@@ -104,12 +105,28 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
     number, size = content.counts.shape
     words = f"the nearest of {size} words" if number == 1 else f"a word from each of {number} codebooks of {size}"
     return (
-        f"This vocabulary rewrites a clip as a sentence: every {1000 / content.word_rate:.0f} ms of it become {words}, "
+        f"This vocabulary rewrites a clip as a sentence: every {1000 / content.word_rate:.0f} ms become {words}, "
         f"learnt from the training clips of fold {content.vocabulary.facts['fold']} alone.",
         "Each word is shown with what it stands for, the classes that it occurs in, the words most like it, and the real "
         "snippets that come nearest to it.",
         "Whole clips, turned into sound again from their words alone, let you hear what a sentence keeps of the original.",
     )
+
+
+def _curve(content: AtlasContent) -> str:
+    """Return what a word's picture shows."""
+    low, high = _range(content, 0)
+    if content.heard.span > 1:
+        return "The patch is what the word stands for: time to the right, frequency upwards, bright is loud."
+    changes = " (of later codebooks: what it adds to the mean of their words)" if content.codebooks[-1].change else ""
+    scale = f"{low:.0f} to {high:.0f} dB" if len(content.codebooks) == 1 else "the range of its codebook"
+    return f"The curve is what the word stands for{changes}, over Hz; its height is {scale.replace('-', '−')}."
+
+
+def _range(content: AtlasContent, number: int) -> tuple[float, float]:
+    """Return the lowest and highest dB of a codebook's words that occur."""
+    used = content.codebooks[number].patterns[content.counts[number] > 0] * decibels(content.spectrogram.facts)
+    return (float(used.min()), float(used.max())) if used.size else (0.0, 1.0)
 
 
 def _tiles(content: AtlasContent, usage: Any, averages: dict[str, float]) -> list[tuple[str, str, str]]:
@@ -173,6 +190,7 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         "codebooks": [_codebook(content, number, hertz) for number in range(shape[0])],
         "ticks": [[round(place, 2), label] for place, label in tick_labels(facts).items()],
         "hertz": hertz,
+        "empty": content.empty_bands,
         "colours": magma.tolist() if content.heard.span > 1 else [],
         "classes": content.clips.facts["classes"],
         "counts": content.counts.ravel().tolist(),
@@ -221,8 +239,7 @@ def _class_bars(content: AtlasContent, num_classes: int) -> list[list[list[int]]
 def _codebook(content: AtlasContent, number: int, hertz: Sequence[int]) -> dict[str, Any]:
     """Return a codebook's patterns as steps of 1 / 255 of their range, and what it is called."""
     book: CodebookPatterns = content.codebooks[number]
-    used = book.patterns[content.counts[number] > 0] * decibels(content.spectrogram.facts)
-    low, high = (float(value) for value in (used.min(), used.max())) if used.size else (0.0, 1.0)
+    low, high = _range(content, number)
     scaled = (book.patterns * decibels(content.spectrogram.facts) - low) / max(high - low, 1e-6)
     partial = book.last - book.first < content.spectrogram.n_mels
     return {

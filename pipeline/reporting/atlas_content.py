@@ -65,6 +65,7 @@ class AtlasContent:
     vocabulary: Vocabulary
     word_rate: float  # words a second in each codebook
     codebooks: Sequence[CodebookPatterns]
+    empty_bands: Sequence[int]  # mel bands so narrow that no FFT bin falls into them: they say nothing
     counts: np.ndarray  # over all clips
     training_counts: np.ndarray
     class_counts: np.ndarray  # over all clips
@@ -87,7 +88,8 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     front_end_params: FrontEndParams = validate_params(
         FrontEndParams, spectrogram.facts["params"], "fact params", spectrogram.frames_path
     )
-    inverter, unit = Inverter(front_end_params), decibels(spectrogram.facts)
+    front_end, inverter = build_front_end(front_end_params), Inverter(front_end_params)
+    unit = decibels(spectrogram.facts)
 
     classes = clips.facts["classes"]
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
@@ -112,7 +114,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
         ).items()
     }
     snippets = cut_snippets(heard, nearest, recordings, inverter, seconds=params.seconds, count=params.snippets)
-    speaker = Speaker(vocabulary, build_front_end(front_end_params), inverter, heard, recordings)
+    speaker = Speaker(vocabulary, front_end, inverter, heard, recordings)
     candidates = [(clip, labels[clip][0]) for clip in reader.ok(clips_of(split, "test")) if labels[clip]]
     spoken = {}
     for clip in choose_in_turn(candidates, len(classes), params.clips):
@@ -126,6 +128,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
         vocabulary=vocabulary,
         word_rate=float(tokens.facts["frame_rate"]),
         codebooks=codebooks,
+        empty_bands=front_end.empty_bands,
         counts=counts,
         training_counts=training_counts,
         class_counts=count_by_class(tokens, labels, len(classes)),

@@ -39,8 +39,8 @@ def choose_units(targets: np.ndarray, units: np.ndarray, follows: np.ndarray) ->
 
 def match_gains(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return the gains (frame,) that give units of powers `found` (frame,) the powers `wanted` (frame,), within 20 dB."""
-    gains: np.ndarray = np.sqrt(wanted / np.maximum(found, np.finfo(np.float32).tiny))
-    return np.clip(gains, 1 / _LARGEST_GAIN, _LARGEST_GAIN)
+    gains = np.sqrt(wanted / np.maximum(found, np.finfo(np.float32).tiny))
+    return np.asarray(np.clip(gains, 1 / _LARGEST_GAIN, _LARGEST_GAIN))
 
 
 def join_units(
