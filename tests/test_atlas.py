@@ -1,5 +1,7 @@
 """The atlas, from recordings and a vocabulary fitted on them to the page in a browser."""
 
+import base64
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -25,6 +27,8 @@ from pipeline.reporting.atlas_content import AtlasContent, AtlasPaths, gather_at
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.atlas_sounds import Occurrences, log_mel_distance, nearest_occurrences
 from pipeline.reporting.atlas_words import class_rates, nearest_words
+from pipeline.reporting.choosing import choose_in_turn
+from pipeline.reporting.pictures import peaks, sound_address
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
 from pipeline.vocabulary.registry import VocabularyParams
 from stages import atlas, tokenize, vocabulary
@@ -254,13 +258,13 @@ def test_the_nearest_occurrences_are_one_a_clip() -> None:
     heard = Occurrences(
         clips=("a", "b"),
         clip=np.array([0, 0, 0, 1, 1]),
-        frame=np.arange(5),
+        start=np.arange(5),
+        stop=np.arange(1, 6),
         words=np.array([[7, 7, 2, 7, 2]]),
         distance=np.array([[3.0, 1.0, 0.5, 2.0, 0.4]]),
         units=np.zeros((1, 4)),
         unit_clip=np.zeros(1, int),
         unit_frame=np.zeros(1, int),
-        span=1,
     )
     found = nearest_occurrences(heard, 0, np.array([2, 7, 9]), 3)
     assert found == {2: [4, 2], 7: [1, 3], 9: []}
@@ -271,6 +275,29 @@ def test_the_most_frequent_words_over_all_codebooks() -> None:
     counts = np.array([[5, 0, 3], [4, 6, 0]])
     assert most_frequent(counts, 3).tolist() == [[True, False, False], [True, True, False]]
     assert most_frequent(counts, 100).tolist() == (counts > 0).tolist()
+
+
+@pytest.mark.parametrize(("sample_rate", "kind"), [(16000, "audio/mpeg"), (12345, "audio/wav")])
+def test_sounds_last_as_long_and_are_as_loud_as_they_were(sample_rate: int, kind: str) -> None:
+    tone = make_waveform("tone", 0.4, sample_rate)
+    head, _, content = sound_address(tone, sample_rate).partition(",")
+    assert head == f"data:{kind};base64"
+    again, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
+    assert (len(again), rate) == (len(tone), sample_rate)
+    assert np.sqrt((again**2).mean()) == pytest.approx(np.sqrt((tone**2).mean()), rel=0.05)
+
+
+def test_outlines_follow_the_peaks() -> None:
+    assert peaks(np.array([0.0, 0.1, -0.5, 0.2, 0.25, 0.0]), 3) == "7zi"
+    assert peaks(np.zeros(4), 2) == "00"
+
+
+def test_clips_are_chosen_in_turn_and_never_twice() -> None:
+    clips = [("a1", 0), ("a2", 0), ("a3", 0), ("b1", 1)]
+    chosen = choose_in_turn(clips, 3, 10)
+    assert sorted(chosen) == ["a1", "a2", "a3", "b1"]
+    assert {clip[0] for clip in chosen[:2]} == {"a", "b"}
+    assert choose_in_turn(clips[::-1], 3, 2) == chosen[:2]
 
 
 def test_distance_counts_what_can_be_heard() -> None:

@@ -93,7 +93,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
             {facts["fold"]: content.counts}, {facts["fold"]: float("nan") if slope is None else slope}
         ),
         "class_figure": figures.class_word_figure(rates, classes) if len(classes) <= _MOST_CLASSES else "",
-        "num_listened": content.heard.words.shape[1] * content.heard.span,
+        "num_listened": int((content.heard.stop - content.heard.start).sum()),
         "num_listened_clips": len(content.heard.clips),
         "num_units": len(content.heard.units),
         "data": _data(content, sounds),
@@ -116,7 +116,7 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
 def _curve(content: AtlasContent) -> str:
     """Return what a word's picture shows."""
     low, high = _range(content, 0)
-    if content.heard.span > 1:
+    if content.codebooks[0].patterns.shape[1] > 1:
         return "The patch is what the word stands for: time to the right, frequency upwards, bright is loud."
     changes = " (of later codebooks: what it adds to the mean of their words)" if content.codebooks[-1].change else ""
     scale = f"{low:.0f} to {high:.0f} dB" if len(content.codebooks) == 1 else "the range of its codebook"
@@ -131,7 +131,7 @@ def _range(content: AtlasContent, number: int) -> tuple[float, float]:
 
 def _tiles(content: AtlasContent, usage: Any, averages: dict[str, float]) -> list[tuple[str, str, str]]:
     """Return name, figure and remark of the page's first numbers."""
-    span, mels = content.heard.span, content.spectrogram.n_mels
+    span, mels = content.vocabulary.space.stack, content.spectrogram.n_mels
     frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"
     tiles = [
         ("A word spans", f"{1000 / content.word_rate:.0f} ms", frames),
@@ -191,7 +191,7 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         "ticks": [[round(place, 2), label] for place, label in tick_labels(facts).items()],
         "hertz": hertz,
         "empty": content.empty_bands,
-        "colours": magma.tolist() if content.heard.span > 1 else [],
+        "colours": magma.tolist() if content.codebooks[0].patterns.shape[1] > 1 else [],
         "classes": content.clips.facts["classes"],
         "counts": content.counts.ravel().tolist(),
         "training": content.training_counts.ravel().tolist(),

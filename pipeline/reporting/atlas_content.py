@@ -86,7 +86,10 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     require_words_of(tokens, vocabulary)
     vocabulary.require_front_end(spectrogram)
     front_end_params: FrontEndParams = validate_params(
-        FrontEndParams, spectrogram.facts["params"], "fact params", spectrogram.frames_path
+        FrontEndParams,  # type: ignore[arg-type]
+        spectrogram.facts["params"],
+        "fact params",
+        spectrogram.frames_path,
     )
     front_end, inverter = build_front_end(front_end_params), Inverter(front_end_params)
     unit = decibels(spectrogram.facts)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.reporting.atlas_words import CodebookPatterns
+from pipeline.reporting.atlas_words import CodebookPatterns, word_places
 from pipeline.reporting.recordings import Recordings
 from pipeline.spectrogram.concatenation import choose_units, join_units, match_gains
 from pipeline.spectrogram.inversion import Inverter
@@ -36,13 +36,13 @@ class Occurrences:
 
     clips: tuple[str, ...]
     clip: np.ndarray  # (position,) which of `clips`
-    frame: np.ndarray  # (position,) first frame of the word in its clip
+    start: np.ndarray  # (position,) first frame of the word in its clip
+    stop: np.ndarray  # (position,) the frame behind its last
     words: np.ndarray  # (codebook, position)
     distance: np.ndarray  # (codebook, position) dB, float32
     units: np.ndarray  # (unit, mel) float32: frames of the first clips, one after the other
     unit_clip: np.ndarray  # (unit,) which of `clips`
     unit_frame: np.ndarray  # (unit,) which frame of it
-    span: int  # frames a word
 
 
 @dataclass(frozen=True)
@@ -88,36 +88,42 @@ def listen(
     unit: float,
 ) -> Occurrences:
     """Go through the first of `clips` and compare their frames with what their words stand for; `unit` is in dB."""
-    clip, frame, words, distance, units = [], [], [], [], []
     usable = [name for name in reader.ok(clips) if name in sentences and sentences[name].shape[1]]
     ends = np.cumsum([reader.num_frames(name) for name in usable])
     usable = usable[: max(1, int(np.searchsorted(ends, _FRAMES_LISTENED_TO)))]
-    held, span = 0, vocabulary.space.stack
+    starts, stops, words, units = (list[np.ndarray]() for _ in range(4))
+    distance: list[list[np.ndarray]] = []  # by clip, then by codebook
+    held = 0
     for batch in clip_batches(usable, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
         for name, frames in zip(batch, reader.read(batch), strict=True):
-            tokens = sentences[name]
-            rebuilt = rebuild(vocabulary, tokens)
-            whole = min(tokens.shape[1], len(frames) // span)  # a clip's last frames may not fill a word
-            error = np.square(frames[: whole * span] - rebuilt[: whole * span]).reshape(whole, span, -1)
-            distance.append([np.sqrt(error[:, :, book.first : book.last].mean(axis=(1, 2))) for book in codebooks])
-            words.append(tokens[:, :whole])
-            clip.append(np.full(whole, len(clip)))
-            frame.append(np.arange(whole) * span)
+            start, stop = word_places(vocabulary, sentences[name])
+            whole = int((stop <= len(frames)).sum())  # a clip's last frames may not fill a word
+            error = np.square(frames - rebuild(vocabulary, sentences[name])[: len(frames)])
+            distance.append([_by_word(error, book, start[:whole], stop[:whole]) for book in codebooks])
+            words.append(sentences[name][:, :whole])
+            starts.append(start[:whole])
+            stops.append(stop[:whole])
             if held < _UNITS:
                 units.append(frames.copy())
                 held += len(frames)
     lengths = [len(frames) for frames in units]
     return Occurrences(
         clips=tuple(usable),
-        clip=np.concatenate(clip),
-        frame=np.concatenate(frame),
+        clip=np.repeat(np.arange(len(usable)), [len(start) for start in starts]),
+        start=np.concatenate(starts),
+        stop=np.concatenate(stops),
         words=np.concatenate(words, axis=1),
         distance=unit * np.concatenate(distance, axis=1),
         units=np.concatenate(units),
         unit_clip=np.repeat(np.arange(len(units)), lengths),
         unit_frame=np.concatenate([np.arange(length) for length in lengths]),
-        span=span,
     )
+
+
+def _by_word(error: np.ndarray, book: CodebookPatterns, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """Return the root mean square of squared errors (frame, mel) over a codebook's bands and each word's frames."""
+    sums = np.append(0.0, np.cumsum(error[:, book.first : book.last].mean(axis=1, dtype=np.float64)))
+    return np.asarray(np.sqrt((sums[stop] - sums[start]).clip(0) / (stop - start)), dtype=np.float32)
 
 
 def nearest_occurrences(heard: Occurrences, codebook: int, wanted: np.ndarray, count: int) -> dict[int, list[int]]:
@@ -148,7 +154,6 @@ def cut_snippets(
     """
     cuts = _cut_windows(heard, sorted({p for some in nearest.values() for p in some}), recordings, inverter, seconds)
     snippets, places = Snippets(), dict[str, int]()
-    reach = heard.span * inverter.hop_length / 2
     for (codebook, word), positions in nearest.items():
         taken: dict[str, Snippet] = {}
         for position in positions:
@@ -161,6 +166,7 @@ def cut_snippets(
             if content not in places:
                 places[content] = len(snippets.waveforms)
                 snippets.waveforms.append(waveform)
+            reach = (heard.stop[position] - heard.start[position]) * inverter.hop_length / 2
             mark = ((middle - reach - start) / len(waveform), (middle + reach - start) / len(waveform))
             name, time = heard.clips[heard.clip[position]], middle / inverter.sample_rate
             distance = float(heard.distance[codebook, position])
@@ -180,7 +186,7 @@ def _cut_windows(
         waveform, _ = recordings.read(heard.clips[heard.clip[position]])
         if not len(waveform):
             continue
-        middle = inverter.middle(heard.frame[position] + (heard.span - 1) / 2)
+        middle = inverter.middle((heard.start[position] + heard.stop[position] - 1) / 2)
         start = int(max(0, min(middle - length / 2, len(waveform) - length)))
         window = waveform[start : start + length]
         cuts[position] = start, middle, window * ramp[: len(window)] * ramp[: len(window)][::-1]

@@ -56,6 +56,12 @@ def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPa
     return codebooks
 
 
+def word_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frame of every word of a sentence (codebook, position), and the one behind its last: (position,)."""
+    starts = np.arange(tokens.shape[1]) * vocabulary.space.stack
+    return starts, starts + vocabulary.space.stack
+
+
 def count_by_class(tokens: Table, labels: dict[str, Sequence[int]], num_classes: int) -> np.ndarray:
     """Count the words of the clips in `labels` (clip_id -> classes) by class: (codebook, word, class) int64."""
     num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
@@ -80,8 +86,8 @@ def class_rates(counts: np.ndarray) -> np.ndarray:
     class, so that a word that was met once does not count as that class's own.
     """
     lengths = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    rates: np.ndarray = (counts + lengths / lengths.mean()) / lengths
-    return rates / rates.sum(axis=2, keepdims=True)
+    rates = (counts + lengths / lengths.mean()) / lengths
+    return np.asarray(rates / rates.sum(axis=2, keepdims=True))
 
 
 def nearest_words(vectors: np.ndarray, count: int) -> np.ndarray:
