@@ -22,7 +22,7 @@ from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import read_params, validate_params
-from pipeline.reporting.atlas import write_atlas
+from pipeline.reporting.atlas import atlas_values, write_atlas
 from pipeline.reporting.atlas_content import AtlasContent, AtlasPaths, gather_atlas, most_frequent
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.atlas_sounds import Occurrences, log_mel_distance, nearest_occurrences
@@ -172,6 +172,16 @@ def test_the_page_stands_alone(page_path: Path, content: AtlasContent) -> None:
     assert all(address.startswith("data:audio/") for address, *_ in data["sounds"])
     for section in ("clips", "words", "use", "made"):
         assert f'<section id="{section}">' in page
+
+
+def test_only_words_at_the_floor_are_digital_silence(content: AtlasContent) -> None:
+    """The made-up clips hiss throughout; with one word's pattern lowered to the floor, that word is silent."""
+    assert atlas_values(content)["data"]["still"] == []
+    (book,) = content.codebooks
+    lowered = book.patterns.copy()
+    lowered[3] = content.spectrogram.facts["log_floor"]
+    silent = replace(content, codebooks=[replace(book, patterns=lowered)])
+    assert atlas_values(silent)["data"]["still"] == [3]
 
 
 def test_the_same_artifacts_give_the_same_page(root: Path, page_path: Path, tmp_path: Path) -> None:

@@ -135,7 +135,11 @@ def _tiles(content: AtlasContent, usage: Any, averages: dict[str, float]) -> lis
     frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"
     tiles = [
         ("A word spans", f"{1000 / content.word_rate:.0f} ms", frames),
-        ("Sentences say", f"{usage.bits_per_second:.0f} bits/s", f"perplexity {usage.perplexity:.0f}"),
+        (
+            "Sentences say",
+            f"{usage.bits_per_second:.0f} bits/s",
+            f"perplexity {usage.perplexity:.0f} of {content.counts.shape[1]}",
+        ),
     ]
     if averages:
         remark = f"and with every frame's own log-mel {averages['log_mel']:.1f} dB"
@@ -197,6 +201,7 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         "training": content.training_counts.ravel().tolist(),
         "total": int(content.counts[0].sum()),
         "classesOf": _class_bars(content, num_classes),
+        "still": _still(content),
         "foremost": [[int(row.argmax()), round(1000 * float(row.max()))] for row in rates],
         "brightness": [round(float(value), 3) for book in content.codebooks for value in book.brightness],
         "neighbours": neighbours.reshape(-1, neighbours.shape[2]).tolist(),
@@ -208,6 +213,16 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         "sounds": sounds.listed,
         "silent": content.silent.capitalize(),
     }
+
+
+def _still(content: AtlasContent) -> list[int]:
+    """Return the words that stand for digital silence: nothing in their bands lies above the front end's floor."""
+    floor = content.spectrogram.facts["log_floor"] + 1 / decibels(content.spectrogram.facts)  # within a dB
+    found = [not book.change and (book.patterns < floor).all(axis=(1, 2)) for book in content.codebooks]
+    return [
+        int(word)
+        for word in np.flatnonzero(np.concatenate([np.broadcast_to(f, content.counts.shape[1]) for f in found]))
+    ]
 
 
 def _add_snippet(sounds: Sounds, waveform: np.ndarray) -> int:
