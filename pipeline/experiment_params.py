@@ -18,23 +18,32 @@ class ExperimentParams(Params):
     """The grid of the experiment: every model on every fold with every seed, and what is averaged of it."""
 
     frame_models: list[str]  # entries of `models` that read log-mel frames
-    token_models: list[str]  # entries of `models` that read tokens of the fold's vocabulary
+    token_models: list[str]  # entries of `models` that read tokens, each those of every vocabulary
+    vocabularies: list[str]  # entries of `vocabularies`, each learnt anew for every fold
     folds: list[str] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)
     ensembles: list[EnsembleParams]  # the first is in results/metrics.json
 
     @property
     def models(self) -> list[str]:
-        """All models, those that read frames first."""
-        return [*self.frame_models, *self.token_models]
+        """All models by the names that they have in paths and tables, those that read frames first."""
+        return [*self.frame_models, *self.reads]
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """The models that read tokens, <entry of `models`>-<vocabulary>, with the vocabulary of each."""
+        return {f"{model}-{name}": name for model in self.token_models for name in self.vocabularies}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.models:
             raise ValueError("frame_models and token_models: expected at least one model in either, found none")
+        if self.token_models and not self.vocabularies:
+            raise ValueError("vocabularies: expected at least one for the token_models to read, found none")
         ensembles = [ensemble.name for ensemble in self.ensembles]
         once: list[tuple[str, list[str] | list[int]]] = [
-            ("frame_models and token_models", self.models),
+            ("frame_models and token_models", [*self.frame_models, *self.token_models]),
+            ("vocabularies", self.vocabularies),
             ("folds", self.folds),
             ("seeds", self.seeds),
             ("ensembles, and models beside them", [*self.models, *ensembles]),
@@ -49,7 +58,12 @@ class ExperimentParams(Params):
             if unknown:
                 known = f"models of the experiment ({', '.join(self.models)})"
                 raise ValueError(f"ensembles: expected {ensemble.name} to name {known}, found {', '.join(unknown)}")
-        for key, names in (("models", self.models), ("ensembles", ensembles), ("folds", self.folds)):
+        for key, names in (
+            ("models", self.models),
+            ("vocabularies", self.vocabularies),
+            ("ensembles", ensembles),
+            ("folds", self.folds),
+        ):
             for name in names:
                 if not name or any(sign in name for sign in "/\\@. "):
                     raise ValueError(

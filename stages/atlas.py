@@ -1,8 +1,8 @@
-"""Write the atlas of one fold's vocabulary: every word to look at and listen to, and whole clips made of words alone.
+"""Write the atlas of a vocabulary: every word to look at and listen to, and whole clips made of words alone.
 
-    clips, spectrogram, split, vocabulary, tokens -> report/atlas.html
+    clips, spectrogram, split, vocabulary, tokens -> report/atlas/<vocabulary>.html
 
-The graph makes that of the first fold. For another: `python -m stages.atlas data report/atlas-2.html --fold 2`.
+The graph makes those of the first fold. For another: `python -m stages.atlas data atlas-2/words.html --fold 2`.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: AtlasParams, paths: AtlasPaths, page_path: Path, *, fold: str) -> StageReport:
-    report = StageReport("atlas", fold)
+    report = StageReport("atlas", f"{page_path.stem}-{fold}")
     content = gather_atlas(params, paths)
     write_atlas(page_path, content)
     report.clips, report.decoded = len(content.clips), len(content.heard.clips)
@@ -30,7 +30,8 @@ def run(params: AtlasParams, paths: AtlasPaths, page_path: Path, *, fold: str) -
     if content.silent:
         report.incidents.append(f"no sound: {content.silent}")
     log.info(
-        "fold %s: %d words, %d snippets, %d whole clips%s -> %s",
+        "%s, fold %s: %d words, %d snippets, %d whole clips%s -> %s",
+        page_path.stem,
         fold,
         content.counts.size,
         len(content.snippets.waveforms),
@@ -41,9 +42,13 @@ def run(params: AtlasParams, paths: AtlasPaths, page_path: Path, *, fold: str) -
     return report
 
 
-def main(data: Path, page: Path, fold: Annotated[str, typer.Option()]) -> None:
+def main(
+    data: Path,
+    page: Annotated[Path, typer.Argument(help="page to write: <anywhere>/<name of the vocabulary>.html")],
+    fold: Annotated[str, typer.Option()],
+) -> None:
     # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
-    paths = AtlasPaths.below(data, fold, audio=load_params(AudioParams, "corpus").root)
+    paths = AtlasPaths.below(data, page.stem, fold, audio=load_params(AudioParams, "corpus").root)
     run(load_params(AtlasParams, "atlas"), paths, page, fold=fold).write()
 
 

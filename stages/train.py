@@ -2,8 +2,8 @@
 
     clips + split + (spectrogram | tokens + vocabulary) -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
 
-The second output holds DVCLive's curves, and their table. Baselines are fitted in one go and leave it empty but for a note.
-Under torchrun, or with `launch.train_processes` above 1, several processes train a neural model (docs/training.md).
+A model that reads words is called <entry of `models`>-<vocabulary>. The second output holds DVCLive's curves, and their
+table; baselines, fitted in one go, leave a note there. torchrun and `launch.train_processes` train in several processes.
 """
 
 import logging
@@ -40,7 +40,7 @@ class Paths(NamedTuple):
     curves: Path
 
 
-def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
+def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers: tuple[str, ...] = ()) -> None:
     if not is_neural(params.kind) and not launch.leads():
         return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}-{fold}-{seed}")
@@ -66,17 +66,16 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
             weights, input_facts, trained = train_model(
                 params, settings, inputs, training, validation, vocabulary,
                 label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
+                trackers=trackers,
             )  # fmt: skip
         if not world.leads:
             return
         report.workers, seconds, clips_seen = world.size, trained.seconds, trained.clips_seen
     else:
-        arrays, input_facts = inputs.arrays(roles["train"]), inputs.facts
-        weights = module.fit(
-            params, arrays, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed
-        )
+        items, input_facts = inputs.arrays(roles["train"]), inputs.facts
+        weights = module.fit(params, items, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed)
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
-        seconds, clips_seen = time.perf_counter() - started, len(arrays)
+        seconds, clips_seen = time.perf_counter() - started, len(items)
 
     num_parameters = sum(array.size for array in weights.values() if array.dtype.kind == "f")
     facts = {
@@ -104,16 +103,17 @@ def main(
     clips: Path,
     split: Path,
     source: Annotated[Path, typer.Argument(help="the spectrogram, or the fold's tokens")],
-    model: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<entry of `models`>/<fold>/<seed>")],
+    model: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<name>/<fold>/<seed>")],
     curves: Annotated[Path, typer.Argument(help="folder to write: DVCLive's logs")],
-    vocabulary: Annotated[Path | None, typer.Option(help="the fold's vocabulary, with tokens")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="<anywhere>/<its name>/<fold>.zarr, with tokens")] = None,
 ) -> None:
     name, fold, seed = model.parts[-3:]
-    params: Any = load_model_params(name)
+    params: Any = load_model_params(name.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else name)
+    launching = load_params(launch.LaunchParams, "launch")
     if is_neural(params.kind):
-        launch.start_processes("stages.train", load_params(launch.LaunchParams, "launch").train_processes)
-    paths = Paths(clips, split, source, vocabulary, model, curves)
-    run(params, paths, model=name, fold=fold, seed=int(seed))
+        launch.start_processes("stages.train", launching.train_processes)
+    paths, trackers = Paths(clips, split, source, vocabulary, model, curves), tuple(launching.trackers)
+    run(params, paths, model=name, fold=fold, seed=int(seed), trackers=trackers)
 
 
 if __name__ == "__main__":

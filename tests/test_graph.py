@@ -45,6 +45,7 @@ def test_the_graph_runs_and_is_finished(finished: Path) -> None:
     assert all(isinstance(value, float) for value in scalars)
     assert (finished / "report/index.html").exists()
     assert (finished / "report/atlas.html").exists()
+    assert (finished / "report/atlas/words.html").exists()
     assert not list(finished.rglob("*.partial"))
 
 
@@ -61,21 +62,21 @@ def test_a_models_depth_reruns_that_model_alone(changed: Path) -> None:
 
 
 def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) -> None:
-    words = {f"{stage}@{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
-    models = ("token_transformer", "bag_of_tokens")
-    expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report", "atlas"}
-    assert reruns(changed, {"vocabulary.size": 20}) == expected
+    words = {f"{stage}@words-{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
+    models = ("token_transformer-words", "bag_of_tokens-words")
+    expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report", "atlas@words"}
+    assert reruns(changed, {"vocabularies.words.size": 20}) == expected
 
 
 def test_what_the_atlas_plays_reruns_it_alone(changed: Path) -> None:
-    assert reruns(changed, {"atlas.snippets": 2}) == {"atlas"}
+    assert reruns(changed, {"atlas.snippets": 2}) == {"atlas@words"}
 
 
 def test_a_hop_length_reruns_what_follows(changed: Path) -> None:
     everything = reruns(changed, {"spectrogram.front_end.hop_length": 200})
-    assert {"spectrogram", "report"} | {f"vocabulary@{fold}" for fold in FOLDS} <= everything
+    assert {"spectrogram", "report"} | {f"vocabulary@words-{fold}" for fold in FOLDS} <= everything
     assert items("train_frames", "ast", "frame_statistics") <= everything
-    assert items("train_tokens", "token_transformer", "bag_of_tokens") <= everything
+    assert items("train_tokens", "token_transformer-words", "bag_of_tokens-words") <= everything
     assert not {name for name in everything if name.split("@")[0] in ("corpus", "split")}
 
 
@@ -104,11 +105,11 @@ def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
     assert int(shards) >= 1
     assert before["spectrogram"][:4] == ["0 of 1", shards, "0", "0"]
     assert all(row[0].startswith("0 of") for row in before.values())
-    change_params(changed, {"vocabulary.size": 20})
+    change_params(changed, {"vocabularies.words.size": 20})
     words = plan_rows(changed)
     assert words["spectrogram"][0] == "0 of 1"
     assert words["train_frames"][0] == "0 of 2"
-    assert words["vocabulary"][4] == "param vocabulary"
+    assert words["vocabulary"][4] == "param vocabularies.words"
     assert words["tokenize"][4] == "follows vocabulary"
     change_params(changed, {"spectrogram.front_end.hop_length": 200})
     frames = plan_rows(changed)
@@ -129,8 +130,8 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
     content = split.read_bytes()
     split.unlink()  # a file of DVC's cache may be linked here: never write through it
     split.write_bytes(content[:-30])
-    paths = ("data/spectrogram", "data/splits/1.parquet", "data/vocabulary/1.zarr")
-    done = run(finished, sys.executable, "-m", "stages.vocabulary", *paths, "--fold", "1", check=False)
+    paths = ("data/spectrogram", "data/splits/1.parquet", "data/vocabulary/words/1.zarr")
+    done = run(finished, sys.executable, "-m", "stages.vocabulary", *paths, check=False)
     assert done.returncode == 1
     assert "data/splits/1.parquet: file: expected a whole Parquet file" in done.stderr
     assert "Traceback" not in done.stderr
@@ -142,7 +143,7 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
 def test_plots_show_curves_confusion_and_classes(finished: Path, tmp_path: Path) -> None:
     run(finished, "dvc", "plots", "show", "-o", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text()
-    for name in ("loss_ast", "confusion_token_transformer", "per_class_bag_of_tokens"):
+    for name in ("loss_ast", "confusion_token_transformer-words", "per_class_bag_of_tokens-words"):
         assert f"results_plots_{name}_csv" in page
 
 

@@ -84,7 +84,8 @@ class ClipAttention:
                 (band >= rows) & (band < rows + self.stem["bands"]),
             )
         # Convolutions: a column is centred on every so many frames, and stands for those nearer to it than to others.
-        stride = int(np.prod([time for time, _ in self.stem["strides"]])) if self.stem["kind"] == "convolution" else 1
+        strides = self.stem.get("strides", [1])
+        stride = int(np.prod([np.atleast_1d(stride)[0] for stride in strides]))  # the first of a pair is that of time
         nearest = np.minimum((frame + stride // 2) // stride, num_columns - 1)
         return nearest == np.arange(num_columns)[:, None], np.ones((1, self.n_mels), dtype=np.bool_)
 
@@ -104,10 +105,11 @@ class AttentionReader:
 
     def read(self, clip_id: str) -> ClipAttention:
         """Return what the model attends to in a clip."""
-        inputs, mask, _ = Batches(self._inputs, [clip_id], self._model.facts["input"]["normalisation"]).take([0])
+        batches = Batches(self._inputs, [clip_id], self._model.facts["input"]["normalisation"])
+        batch = batches.take([0]).to(torch.device("cpu"))
         params = self._model.facts["params"]
         with torch.no_grad(), _KeptAttention() as kept:
-            logits = self._network(inputs, mask)
+            logits = self._network(batch.inputs, batch.mask)
         if len(kept.layers) != params["depth"]:
             raise SonolexError(
                 f"{self._model.path}: expected {params['depth']} layers of attention, found {len(kept.layers)} calls of "

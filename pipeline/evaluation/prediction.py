@@ -54,17 +54,18 @@ def predict_columns(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]
     from pipeline.training.batches import Batches
 
     network = build_network(model) if is_neural(model.facts["params"]["kind"]) else None
-    if not hasattr(network, "classify_columns"):
+    if not hasattr(network, "stem"):
         raise SonolexError(
             f"{model.path}: expected a model that reads a clip column by column, found the kind "
-            f"{model.facts['params']['kind']}; ask a transformer"
+            f"{model.facts['params']['kind']}; ask one with a stem, such as a transformer"
         )
     assert network is not None
     warn_of_cut_clips(inputs, clip_ids, network)
     found = []
     batches = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
     with torch.no_grad():
-        for batch in batches.in_order(CLIPS_PER_BATCH):
+        for stored in batches.in_order(CLIPS_PER_BATCH):
+            batch = stored.to(torch.device("cpu"))
             logits, mask = network.classify_columns(network.embed(batch.inputs), batch.mask)
             found += [clip[real].numpy() for clip, real in zip(logits, mask, strict=True)]
     rate, stem = inputs.frame_rate, network.stem

@@ -38,7 +38,7 @@ _SPARE = 4  # snippets of a word that are looked for beyond those asked for, to 
 
 @dataclass(frozen=True)
 class AtlasPaths:
-    """Where the artifacts of one fold lie."""
+    """Where the artifacts of one vocabulary and fold lie."""
 
     clips: Path
     spectrogram: Path
@@ -48,10 +48,10 @@ class AtlasPaths:
     audio: Path  # corpus root; may be missing
 
     @classmethod
-    def below(cls, data: Path, fold: str, *, audio: Path) -> Self:
-        """Return the paths that dvc.yaml gives a fold's artifacts, below the data folder."""
-        split, vocabulary = data / "splits" / f"{fold}.parquet", data / "vocabulary" / f"{fold}.zarr"
-        tokens = data / "tokens" / f"{fold}.parquet"
+    def below(cls, data: Path, name: str, fold: str, *, audio: Path) -> Self:
+        """Return the paths that dvc.yaml gives the artifacts of a vocabulary `name` and a fold, below the data folder."""
+        split, vocabulary = data / "splits" / f"{fold}.parquet", data / "vocabulary" / name / f"{fold}.zarr"
+        tokens = data / "tokens" / name / f"{fold}.parquet"
         return cls(data / "clips.parquet", data / "spectrogram", split, vocabulary, tokens, audio)
 
 

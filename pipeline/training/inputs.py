@@ -37,6 +37,9 @@ class Inputs(Protocol):
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         """Return one array a clip."""
 
+    def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        """Return one array a clip as it is stored: for frames, what `front_end` says of `dtype`, `scale` and `offset`."""
+
     def num_frames(self, clip_id: str) -> int:
         """Return a clip's length along the time axis: frames, or words of each codebook."""
 
@@ -55,13 +58,16 @@ class FrameInputs:
         self._reader = FrameReader(spectrogram)
         self.front_end = spectrogram.facts
         self.frame_rate = spectrogram.frame_rate
-        self.facts: dict[str, Any] = {"n_mels": spectrogram.n_mels}
+        self.facts: dict[str, Any] = {"n_mels": spectrogram.n_mels, "log_floor": spectrogram.facts["log_floor"]}
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
         return self._reader.ok(clip_ids)
 
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         return self._reader.read(clip_ids)
+
+    def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        return self._reader.read_stored(clip_ids)
 
     def num_frames(self, clip_id: str) -> int:
         return self._reader.num_frames(clip_id)
@@ -92,6 +98,9 @@ class TokenInputs:
 
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         return [self._arrays[clip] for clip in clip_ids]
+
+    def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        return self.arrays(clip_ids)
 
     def num_frames(self, clip_id: str) -> int:
         return int(self._arrays[clip_id].shape[1])
@@ -131,11 +140,14 @@ def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs
 
 
 def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], model: Any) -> None:
-    """Warn when clips are longer than what the model reads of them: its learned position table has an end."""
-    limit = getattr(getattr(model, "stem", None), "max_frames", None)
+    """Warn when clips are longer than what the model reads of them: its learned position table, or its input, has an end."""
+    stem = getattr(model, "stem", None)
+    limit, key = getattr(stem, "max_frames", None), "stem.positions.frames"
+    if stem is None:
+        limit, key = getattr(model, "max_frames", None), "frames"
     longer = 0 if limit is None else sum(inputs.num_frames(clip) > limit for clip in clip_ids)
     if longer:
         log.warning(
-            "%d of %d clips have more than %d frames: the model reads the first ones; stem.positions.frames sets how many",
-            longer, len(clip_ids), limit,
+            "%d of %d clips have more than %d frames: the model reads the first ones; %s sets how many",
+            longer, len(clip_ids), limit, key,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """From a model's params and a fold's clips to trained weights: builds, normalises, trains, logs.
 
-Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epoch, and at the end all together to a table
-`epochs.csv` beside them, one row an epoch. Of several processes the leader alone writes them.
+Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...) and to the trackers asked for, one step an epoch, and at the
+end all together to a table `epochs.csv` beside them, one row an epoch. Of several processes the leader alone writes them.
 """
 
 import csv
@@ -23,9 +23,11 @@ from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import World
+from pipeline.training.gradient_flow import write_gradients
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.loop import Trained, train
 from pipeline.training.settings import TrainParams
+from pipeline.training.trackers import TrackedRun, open_trackers
 from pipeline.training.validation import Examples, Score
 
 
@@ -49,10 +51,12 @@ def train_model(
     live_path: Path,
     world: World,
     score: Score,
+    trackers: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
     """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
 
-    `validation` may be empty; else `score` measures it in every epoch. All random numbers follow from `seed`.
+    `validation` may be empty; else `score` measures it in every epoch. All random numbers follow from `seed`. `live_path`
+    ends in model, fold and seed.
     """
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
@@ -83,7 +87,8 @@ def train_model(
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
         "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
     }
-    with _curves(live_path, world) as log_epoch:
+    tracked = {name: identity[name] for name in ("params", "train", "seed")}
+    with _curves(live_path, world, trackers, tracked) as log_epoch:
         trained = train(
             model,
             settings,
@@ -99,22 +104,32 @@ def train_model(
         )
     if world.leads:
         write_epochs(live_path / "epochs.csv", trained.history)
+        if trained.gradients:
+            write_gradients(live_path, trained.gradients)
     weights = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     return weights, input_facts, trained
 
 
 @contextmanager
-def _curves(path: Path, world: World) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Yield a function that takes an epoch's numbers to DVCLive, where this process leads."""
+def _curves(
+    path: Path, world: World, trackers: Sequence[str], params: dict[str, Any]
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Yield a function that takes an epoch's numbers to DVCLive and the trackers, where this process leads."""
     if not world.leads:
         yield lambda row: None
         return
-    with Live(str(path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live:
+    run = TrackedRun("/".join(path.parts[-3:]), params)
+    with (
+        open_trackers(trackers, run) as track,
+        Live(str(path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live,
+    ):
 
         def log_epoch(row: dict[str, float]) -> None:
-            for name, value in row.items():
-                live.log_metric(f"train/{name}", value, timestamp=False)
+            metrics = {f"train/{name}": value for name, value in row.items()}
+            for name, value in metrics.items():
+                live.log_metric(name, value, timestamp=False)
             live.next_step()
+            track(metrics, live.step)
 
         yield log_epoch
 

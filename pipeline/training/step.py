@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pipeline.artifacts.clips import LabelKind
 from pipeline.training import augmentation
 from pipeline.training.averaging import WeightAverage
-from pipeline.training.batches import Batch
+from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.compiling import compiled
 from pipeline.training.distributed import World
 from pipeline.training.losses import classification_loss, smooth_labels
@@ -43,7 +43,7 @@ class Task(NamedTuple):
 class NotFiniteError(Exception):
     """A loss, or the norm of a step's gradients, is no number."""
 
-    def __init__(self, what: str, found: float, batch: Batch | None) -> None:
+    def __init__(self, what: str, found: float, batch: StoredBatch | None) -> None:
         super().__init__(what)
         self.what, self.found = what, found
         self.batch = batch  # the part of the batch that it was met in; None = the whole batch
@@ -59,8 +59,9 @@ class Learner:
         self.scaler = torch.GradScaler(world.device.type, enabled=params.precision == "float16")
         classify: Callable[..., Tensor] = model.classify  # type: ignore[assignment]
         self._classify = compiled(classify) if params.compile else classify
+        self.on_gradients: Callable[[], None] | None = None  # called in every step, before gradients are clipped
 
-    def step(self, parts: Iterable[tuple[Batch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
+    def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
         """Train on a batch of `num_clips` in all processes together; return its loss and the norm of its gradients.
 
         `parts` are this process's, with their targets. The norm of a step that overflowed in float16 is infinite.
@@ -86,6 +87,8 @@ class Learner:
 
     def _update(self) -> float:
         self.scaler.unscale_(self.optimiser)
+        if self.on_gradients is not None:
+            self.on_gradients()
         largest = self.params.gradient_clip or math.inf
         norm: float = nn.utils.clip_grad_norm_(self.model.parameters(), largest, foreach=True).item()
         overflows = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE
