@@ -19,7 +19,7 @@ from pipeline.artifacts.clips import CLIPS as CLIPS_TABLE
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, CorpusError
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import read_params, validate_params
 from pipeline.reporting.atlas import atlas_values, write_atlas
@@ -252,6 +252,18 @@ def test_every_kind_has_an_atlas(
     data = data_of((tmp_path / "atlas.html").read_text())
     assert len(data["counts"]) == 6 * len(bands)
     assert [book["frames"] for book in data["codebooks"]] == [span] * len(bands)
+
+
+def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, tmp_path: Path) -> None:
+    paths = AtlasPaths.below(root / "data", "words", "1", audio=root / "audio")
+    clips = {"clip_id": ["tone0", "noise4"], "role": ["test", "test"]}
+    for fold, error, message in (
+        ("2", ArtifactError, "fact fold: expected 1, found 2"),
+        ("1", CorpusError, "found 0 clips"),
+    ):
+        SPLIT.write(tmp_path / "split.parquet", clips, {"fold": fold, "seed": 0, "rule": ""})
+        with pytest.raises(error, match=message):
+            gather_atlas(PARAMS, replace(paths, split=tmp_path / "split.parquet"))
 
 
 def test_rates_make_up_for_the_lengths_of_classes_and_for_chance() -> None:

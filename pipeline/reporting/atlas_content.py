@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
-from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
@@ -85,12 +87,9 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     split, vocabulary, tokens = open_split(paths.split), open_vocabulary(paths.vocabulary), open_tokens(paths.tokens)
     require_words_of(tokens, vocabulary)
     vocabulary.require_front_end(spectrogram)
-    front_end_params: FrontEndParams = validate_params(
-        FrontEndParams,  # type: ignore[arg-type]
-        spectrogram.facts["params"],
-        "fact params",
-        spectrogram.frames_path,
-    )
+    if split.facts["fold"] != vocabulary.facts["fold"]:
+        raise SPLIT.error(paths.split, "fact fold", expected=vocabulary.facts["fold"], found=split.facts["fold"])
+    front_end_params = _front_end_params(spectrogram)
     front_end, inverter = build_front_end(front_end_params), Inverter(front_end_params)
     unit = decibels(spectrogram.facts)
 
@@ -106,21 +105,16 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     reader = FrameReader(spectrogram)
     heard = listen(reader, shuffle(training), sentences, vocabulary, codebooks, unit)
 
-    rows = {row["clip_id"]: row for row in clips.columns.to_pylist()}
+    candidates = [(clip, labels[clip][0]) for clip in reader.ok(clips_of(split, "test")) if labels[clip]]
+    whole = choose_in_turn(candidates, len(classes), params.clips)
+    played = clips.columns.filter(pc.is_in(clips["clip_id"], pa.array([*heard.clips, *whole])))
+    rows = {row["clip_id"]: row for row in played.to_pylist()}
     recordings = Recordings(rows, paths.audio, inverter.sample_rate)
     sounding = most_frequent(counts, params.words)
-    nearest = {
-        (number, word): positions
-        for number in range(len(counts))
-        for word, positions in nearest_occurrences(
-            heard, number, np.flatnonzero(sounding[number]), params.snippets + _SPARE
-        ).items()
-    }
-    snippets = cut_snippets(heard, nearest, recordings, inverter, seconds=params.seconds, count=params.snippets)
+    snippets = _find_snippets(params, heard, sounding, recordings, inverter)
     speaker = Speaker(vocabulary, front_end, inverter, heard, recordings)
-    candidates = [(clip, labels[clip][0]) for clip in reader.ok(clips_of(split, "test")) if labels[clip]]
     spoken = {}
-    for clip in choose_in_turn(candidates, len(classes), params.clips):
+    for clip in whole:
         original, _ = recordings.read(clip)
         if len(original) and sentences[clip].size:
             spoken[clip] = speaker.speak(original, reader.read([clip])[0].copy(), sentences[clip], unit)
@@ -144,6 +138,27 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
         num_words={clip: sum(len(np.unique(row)) for row in sentences[clip]) for clip in spoken},
         silent="" if snippets.waveforms or spoken else recordings.read(heard.clips[0])[1],
     )
+
+
+def _front_end_params(spectrogram: Spectrogram) -> FrontEndParams:
+    """Return what the front end of an opened spectrogram is built from."""
+    facts: dict[str, Any] = spectrogram.facts["params"]
+    params: FrontEndParams = validate_params(FrontEndParams, facts, "fact params", spectrogram.frames_path)  # type: ignore[arg-type]
+    return params
+
+
+def _find_snippets(
+    params: AtlasParams, heard: Occurrences, sounding: np.ndarray, recordings: Recordings, inverter: Inverter
+) -> Snippets:
+    """Cut the snippets of the words (codebook, word) that are to have sound."""
+    nearest = {
+        (number, word): positions
+        for number, words in enumerate(sounding)
+        for word, positions in nearest_occurrences(
+            heard, number, np.flatnonzero(words), params.snippets + _SPARE
+        ).items()
+    }
+    return cut_snippets(heard, nearest, recordings, inverter, seconds=params.seconds, count=params.snippets)
 
 
 def most_frequent(counts: np.ndarray, limit: int) -> np.ndarray:

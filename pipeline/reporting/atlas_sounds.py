@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.errors import CorpusError
 from pipeline.reporting.atlas_words import CodebookPatterns, word_places
 from pipeline.reporting.recordings import Recordings
 from pipeline.spectrogram.concatenation import choose_units, join_units, match_gains
@@ -87,8 +88,16 @@ def listen(
     codebooks: Sequence[CodebookPatterns],
     unit: float,
 ) -> Occurrences:
-    """Go through the first of `clips` and compare their frames with what their words stand for; `unit` is in dB."""
+    """Go through the first of `clips` and compare their frames with what their words stand for; `unit` is in dB.
+
+    Raises CorpusError when none of them has frames and words.
+    """
     usable = [name for name in reader.ok(clips) if name in sentences and sentences[name].shape[1]]
+    if not usable:
+        raise CorpusError(
+            f"atlas: expected training clips with frames and words, found {len(clips)} clips without; see the index of the "
+            "spectrogram for the reasons, and the split for the roles"
+        )
     ends = np.cumsum([reader.num_frames(name) for name in usable])
     usable = usable[: max(1, int(np.searchsorted(ends, _FRAMES_LISTENED_TO)))]
     starts, stops, words, units = (list[np.ndarray]() for _ in range(4))
