@@ -30,7 +30,7 @@ from benchmarks.audio import write_flacs
 from benchmarks.measuring import interleave, report, seconds_of, summary
 from benchmarks.peers import NUM_MELS, PEERS, SAMPLE_RATE, missing
 from benchmarks.workspace import ROOT, Workspace
-from pipeline.spectrogram.kaldi import KaldiParams, _filters
+from pipeline.spectrogram.kaldi import KaldiParams, mel_filters
 
 FEW = 16  # clips of the short runs
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -50,7 +50,7 @@ FRONT_END = KaldiParams(
 def floor(paths: list[Path]) -> dict[str, float]:
     """Return the milliseconds a clip of each part, as the median over the files, in this process on one thread."""
     window = np.hanning(FRONT_END.win_length).astype(np.float32)
-    filters = np.ascontiguousarray(_filters(FRONT_END).T.astype(np.float32))
+    filters = np.ascontiguousarray(mel_filters(FRONT_END).T.astype(np.float32))
     times: dict[str, list[float]] = {"decode": [], "resample": [], "fft and mel": []}
     for path in [*paths[:2], *paths]:  # the first two warm the libraries up
         started = time.perf_counter()

@@ -18,6 +18,7 @@ from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
+from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.summary import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.settings import TrainParams
@@ -31,6 +32,7 @@ SECTIONS: dict[str, Any] = {
     "spectrogram": SpectrogramParams,
     "train": TrainParams,
     "report": ReportParams,
+    "atlas": AtlasParams,
     "execution": ExecutionParams,
     "launch": LaunchParams,
 }

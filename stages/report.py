@@ -1,7 +1,8 @@
 """Join all predictions into the numbers, tables, plots and the page that people look at.
 
     predictions, models, results/train, clips, splits, spectrogram, vocabulary, tokens
-        -> results/metrics.json, results/summary.csv, results/vocabularies.csv, results/plots/, report/index.html
+        -> results/metrics.json, results/summary.csv, results/vocabularies.csv, results/plots/, report/index.html,
+           report/atlas.html
 
 Every number is computed here, from stored predictions.
 """
@@ -14,6 +15,7 @@ from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
 from pipeline.params import load_params
 from pipeline.reporting.assembly import DataPaths, gather_page
+from pipeline.reporting.atlas_index import write_atlas_index
 from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots
@@ -47,6 +49,7 @@ def run(
     content = gather_page(params, experiment, data)
     write_word_statistics(results_path / "vocabularies.csv", content.word_statistics)
     write_page(page_path, content)
+    write_atlas_index(page_path.with_name("atlas.html"), content)
     report.clips = sum(summary.num_clips for summary in summarise(experiment.runs)[:1])
     report.bytes_written = page_path.stat().st_size
     report.write(results_path / "stages" / "report.json")

@@ -85,9 +85,17 @@ def make_clips(path: Path, root: Path, sources: Sequence[str], **columns: Sequen
 
 
 def make_spectrogram(
-    path: Path, frames: Mapping[str, np.ndarray], *, failed: Sequence[str] = (), clips_per_shard: int = 4
+    path: Path,
+    frames: Mapping[str, np.ndarray],
+    *,
+    failed: Sequence[str] = (),
+    clips_per_shard: int = 4,
+    front_end: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a spectrogram artifact of given frames: clip_id -> (frame, mel); `failed` clips come last in the index."""
+    """Write a spectrogram artifact of given frames: clip_id -> (frame, mel); `failed` clips come last in the index.
+
+    `front_end` are the facts of the one that made the frames, where it matters.
+    """
     n_mels = next(iter(frames.values())).shape[1]
     facts = {
         "front_end": "kaldi",
@@ -105,7 +113,7 @@ def make_spectrogram(
         "dtype": "float32",
         "scale": 1.0,
         "offset": 0.0,
-    }
+    } | dict(front_end or {})
     clip_ids = list(frames)
     arrays, rows = {}, []
     for first in range(0, len(clip_ids), clips_per_shard):

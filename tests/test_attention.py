@@ -17,10 +17,10 @@ from pipeline.errors import CorpusError, SonolexError
 from pipeline.evaluation.attention import AttentionReader, ClipAttention
 from pipeline.evaluation.prediction import predict
 from pipeline.models.registry import model_module, validate_model_params
+from pipeline.spectrogram.band_scale import band_positions
 from pipeline.spectrogram.mel import MelParams, mel_filters
 from pipeline.training.inputs import FrameInputs
 from tools import draw_attention
-from tools.inspect_clip import band_positions
 
 N_MELS, NUM_FRAMES = 24, 61
 STEMS: dict[str, dict[str, Any]] = models.STEMS | {

@@ -44,6 +44,8 @@ def test_the_graph_runs_and_is_finished(finished: Path) -> None:
     assert 4 <= len(scalars) <= 10
     assert all(isinstance(value, float) for value in scalars)
     assert (finished / "report/index.html").exists()
+    assert (finished / "report/atlas.html").exists()
+    assert (finished / "report/atlas/words.html").exists()
     assert not list(finished.rglob("*.partial"))
 
 
@@ -62,8 +64,12 @@ def test_a_models_depth_reruns_that_model_alone(changed: Path) -> None:
 def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) -> None:
     words = {f"{stage}@words-{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
     models = ("token_transformer-words", "bag_of_tokens-words")
-    expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report"}
+    expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report", "atlas@words"}
     assert reruns(changed, {"vocabularies.words.size": 20}) == expected
+
+
+def test_what_the_atlas_plays_reruns_it_alone(changed: Path) -> None:
+    assert reruns(changed, {"atlas.snippets": 2}) == {"atlas@words"}
 
 
 def test_a_hop_length_reruns_what_follows(changed: Path) -> None:

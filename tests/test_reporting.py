@@ -219,6 +219,14 @@ def test_plots_data_add_up(reported: Path) -> None:
     assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer-words"]
 
 
+def test_a_list_leads_to_the_atlas_of_every_vocabulary(reported: Path) -> None:
+    page = (reported / "report" / "atlas.html").read_text()
+    assert page.count('href="atlas/') == len(EXPERIMENT.vocabularies)
+    assert all(f'href="atlas/{name}.html"' in page for name in EXPERIMENT.vocabularies)
+    assert f"<td>1 × {SIZE}</td><td>100</td>" in page
+    assert 'href="atlas.html"' in (reported / "report" / "index.html").read_text()
+
+
 def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:
     page = (reported / "report" / "index.html").read_text()
     figure = page[page.index('<section id="training">') :].partition("</section>")[0]
@@ -466,7 +474,7 @@ def test_words_are_counted_by_the_classes_of_training_clips(reported: Path) -> N
     tokens = open_tokens(reported / "data" / "tokens" / "words" / "1.parquet")
     joint = count_by_class(tokens, {"clip00": [0], "clip01": [1, 2], "clip02": [], "nowhere": [0]}, 3)
     assert joint.shape == (1, SIZE, 3)
-    assert joint.sum(axis=(0, 1)).tolist() == [28, 14, 14]
+    assert joint.sum(axis=(0, 1)).tolist() == [28, 28, 28]
     assert joint[0, :, 0].tolist() == np.bincount(tokens.list("tokens")[0][0], minlength=SIZE).tolist()
 
 

@@ -27,6 +27,8 @@ SMALL: dict[str, Any] = {
     "models.token_transformer.depth": 1,
     "report.examples": 1,
     "report.worst": 1,
+    "atlas.words": 4,
+    "atlas.clips": 1,
 }
 
 

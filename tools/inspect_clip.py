@@ -5,7 +5,6 @@
 The frames and words come from the artifacts, the waveform from the corpus; what is not at hand is left out and said.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +22,12 @@ from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.execution.stage import stage_main
 from pipeline.params import read_params
+from pipeline.spectrogram.band_scale import tick_labels
 from pipeline.spectrogram.decoding import BadClip, TarMember, decode
-from pipeline.spectrogram.mel import to_mel
 from pipeline.spectrogram.reader import FrameReader
 
 _INCHES = (10.0, 7.0)
 _DPI = 110
-_TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 
 
 def run(clip_id: str, vocabulary: str, fold: str, data_path: Path, corpus_root: Path, picture_path: Path) -> list[str]:
@@ -121,11 +119,7 @@ def draw_frames(
         vmax=max(high, low + 1e-6),
         cmap=colours,
     )
-    num_bands = frames.shape[1]
-    ticks: dict[float, str] = {}
-    for hertz, place in zip(_TICKS, band_positions(facts, _TICKS), strict=True):
-        if -0.5 <= place <= num_bands - 0.5 and place >= max(ticks, default=-np.inf) + num_bands / 14:
-            ticks[float(place)] = f"{hertz // 1000}k" if hertz >= 1000 else str(hertz)
+    ticks = tick_labels(facts)
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set_ylim(-0.5, frames.shape[1] - 0.5)
     axes.set_ylabel("frequency (Hz)")
@@ -136,16 +130,6 @@ def draw_frames(
 def picture_extent(frames: np.ndarray, facts: dict[str, Any]) -> tuple[float, float, float, float]:
     """Return left, right (seconds), bottom and top (bands, each one's middle a whole number) of a picture of frames."""
     return 0.0, len(frames) / facts["frame_rate"], -0.5, frames.shape[1] - 0.5
-
-
-def band_positions(facts: dict[str, Any], hertz: Sequence[float]) -> np.ndarray:
-    """Return where frequencies lie among the bands (frequency,), each band's middle a whole number from 0.
-
-    The middles of the bands are evenly spaced on the mel scale, the first one a step above f_min.
-    """
-    scale = facts["params"].get("mel_scale", "htk")
-    low, high, *wanted = to_mel(np.array([facts["f_min"], facts["f_max"], *hertz], dtype=np.float64), scale)
-    return np.asarray((np.array(wanted) - low) / (high - low) * (facts["n_mels"] + 1) - 1)
 
 
 def _waveform(

@@ -11,7 +11,7 @@ from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tables import Table
-from pipeline.artifacts.tokens import TOKENS, open_tokens
+from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.reporting.gallery import (
     GallerySources,
@@ -29,6 +29,7 @@ from pipeline.reporting.words import (
     WordStatistics,
     count_by_class,
     count_words,
+    require_words_of,
     spread_words,
     stabilities,
     word_statistics,
@@ -129,7 +130,5 @@ def describe_words(
 def _open_words(path: Path, vocabulary: Vocabulary) -> Table:
     """Open a fold's tokens and check that they are this vocabulary's."""
     tokens = open_tokens(path)
-    if tokens.facts["vocabulary"] != vocabulary.digest():
-        expected = f"{vocabulary.digest()}, as {vocabulary.path}"
-        raise TOKENS.error(path, "fact vocabulary", expected=expected, found=tokens.facts["vocabulary"])
+    require_words_of(tokens, vocabulary)
     return tokens

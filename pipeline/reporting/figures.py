@@ -187,6 +187,22 @@ def codebook_figure(codes: np.ndarray) -> str:
     return _draw("codebook", draw, size=(5.6, 3.7))
 
 
+def class_word_figure(rates: np.ndarray, classes: Sequence[str]) -> str:
+    """Draw in which classes each word occurs: `rates` (word, class) as columns, words by their foremost class."""
+    order = np.lexsort((-rates.max(axis=1), rates.argmax(axis=1)))
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        axis.imshow(np.sqrt(rates[order].T), aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_xlabel("word, by its foremost class")
+        axis.set_yticks(range(len(classes)), [_spell(name) for name in classes])
+        axis.tick_params(axis="y", length=0)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+
+    return _draw("classes-of-words", draw, size=(5.6, max(2.6, 0.21 * len(classes) + 0.7)))
+
+
 def centres(codes: np.ndarray) -> np.ndarray:
     """Return the centre of gravity over the mel bands of each code (code, mel) in log-mel units: (code,)."""
     weights = np.exp((codes - codes.max(axis=1, keepdims=True)) / max(float(codes.std()), 1e-6))

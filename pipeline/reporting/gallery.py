@@ -3,7 +3,6 @@
 Conventions: frames are (frame, mel), tokens (codebook, frame); see `pipeline/reporting/pictures.py`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.ensemble import ScoredClips
 from pipeline.evaluation.metrics import decide
+from pipeline.reporting.choosing import choose_in_turn
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.pictures import (
     attention_picture,
@@ -25,10 +25,10 @@ from pipeline.reporting.pictures import (
     wave_outline,
     word_colours,
 )
+from pipeline.reporting.recordings import Recordings
 from pipeline.vocabulary.rebuilding import rebuild
 
 ATTENTIVE_KIND = "ast"  # of models that attend to frames
-_LONGEST_SECONDS = 3600.0  # of a clip that is decoded for the page
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,15 @@ def score_experiment(experiment: Experiment) -> ScoredExperiment:
 
 
 def choose_examples(scores: ScoredExperiment, count: int) -> list[str]:
-    """Choose test clips whatever the models say of them: classes in turn, within a class by the hash of the clip's id."""
-    classes = next(iter(scores.scored.values())).classes
-    queues: list[list[str]] = [[] for _ in classes]
+    """Choose test clips of all folds, classes in turn; see `pipeline/reporting/choosing.py`."""
+    num_classes = len(next(iter(scores.scored.values())).classes)
+    own: list[tuple[str, int]] = []
     for fold in scores.folds:
         clips = scores.scored[scores.models[0], fold]
         for clip, target in zip(clips.clip_ids, clips.targets, strict=True):
             if target.any() and scores.fold_of[clip] == fold:
-                queues[int(target.argmax())].append(clip)
-    for queue in queues:
-        queue.sort(key=lambda clip: hashlib.sha256(clip.encode()).digest(), reverse=True)
-    chosen: list[str] = []
-    while len(chosen) < count and any(queues):
-        chosen += [queue.pop() for queue in queues if queue]
-    return chosen[:count]
+                own.append((clip, int(target.argmax())))
+    return choose_in_turn(own, num_classes, count)
 
 
 def choose_mistakes(scores: ScoredExperiment, models: Sequence[str], count: int) -> list[str]:
@@ -144,6 +139,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
     from pipeline.spectrogram.reader import FrameReader
 
     reader = FrameReader(sources.spectrogram)
+    recordings = Recordings(sources.clips, sources.audio_path, sources.spectrogram.facts["sample_rate"])
     cards = {}
     for fold in dict.fromkeys(scores.fold_of[clip] for clip in clip_ids):
         own = [clip for clip in clip_ids if scores.fold_of[clip] == fold]
@@ -158,7 +154,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                 rebuilt = mel_picture(rebuild(vocabulary, tokens)[: len(frames)], low, high)
                 words = picture(np.stack([colours[b, row] for b, row in enumerate(tokens)])[::-1])
                 num_words = sum(len(np.unique(row)) for row in tokens)
-            waveform, no_audio = _waveform(sources, clip)
+            waveform, no_audio = recordings.read(clip)
             cards[clip] = ClipCard(
                 clip_id=clip,
                 fold=fold,
@@ -202,24 +198,3 @@ def _attention_maps(sources: GallerySources, fold: str, clip_ids: Sequence[str])
     trained = open_model(sources.models_path / model / fold / str(seed))
     reader = AttentionReader(trained, FrameInputs(sources.spectrogram))
     return {clip: reader.read(clip).over_picture() for clip in clip_ids}
-
-
-def _waveform(sources: GallerySources, clip: str) -> tuple[np.ndarray, str]:
-    """Return a clip's waveform at the front end's rate, as the models hear it, or nothing and the reason."""
-    from pipeline.spectrogram.decoding import BadClip, TarMember, decode
-
-    nothing, row = np.empty(0, dtype=np.float32), sources.clips[clip]
-    if not (sources.audio_path / row["source"]).is_file():
-        return nothing, "audio not on this machine"
-    try:
-        waveform = decode(
-            sources.audio_path / row["source"],
-            start=row["start"],
-            duration=row["duration"],
-            sample_rate=sources.spectrogram.facts["sample_rate"],
-            max_duration=_LONGEST_SECONDS,
-            member=TarMember.of(row),
-        )
-    except BadClip as error:
-        return nothing, f"audio cannot be read now ({error.reason})"
-    return waveform, ""

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.files import replacing
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import Vocabulary
@@ -26,6 +25,7 @@ from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
+from pipeline.reporting.rendering import write_html
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
 from pipeline.reporting.words import WordStatistics
 from pipeline.vocabulary.rebuilding import word_spectra
@@ -59,19 +59,7 @@ class PageContent:
 
 def write_page(path: Path, content: PageContent) -> None:
     """Render the report and write it in one step."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "number": _number, "count": _count, "duration": duration}
-    html = environment.get_template(TEMPLATE).render(page_values(content))
-    with replacing(path) as partial:
-        partial.write_text(html, encoding="utf-8")
+    write_html(path, TEMPLATE, page_values(content), {"duration": duration})
 
 
 def page_values(content: PageContent) -> dict[str, Any]:
@@ -212,15 +200,3 @@ def _versions() -> list[tuple[str, str]]:
         except importlib.metadata.PackageNotFoundError:  # for example faiss-gpu in the place of faiss-cpu
             continue
     return found
-
-
-def _percent(value: float, digits: int = 1) -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def _number(value: float, digits: int = 3) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")

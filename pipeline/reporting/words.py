@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.tables import Table
-from pipeline.artifacts.tokens import token_arrays
+from pipeline.artifacts.tokens import TOKENS, token_arrays
+from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
 
+_CLIPS_PER_BLOCK = 4096  # whose words are in memory as int64 at once
 _SPREAD_WORDS = 20_000  # scikit-learn takes seconds for as many of 4,096 words
 
 
@@ -36,6 +38,13 @@ class WordStatistics:
     stability: float  # agreement with the words of the next fold; NaN with one fold
 
 
+def require_words_of(tokens: Table, vocabulary: Vocabulary) -> None:
+    """Raise ArtifactError unless opened tokens are words of this vocabulary."""
+    if tokens.facts["vocabulary"] != vocabulary.digest():
+        expected = f"{vocabulary.digest()}, as {vocabulary.path}"
+        raise TOKENS.error(tokens.path, "fact vocabulary", expected=expected, found=tokens.facts["vocabulary"])
+
+
 def count_words(tokens: Table) -> np.ndarray:
     """Count how often each word stands in all clips of opened tokens: (codebook, code) int64."""
     num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
@@ -47,17 +56,23 @@ def count_words(tokens: Table) -> np.ndarray:
 
 
 def count_by_class(tokens: Table, labels: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
-    """Count the words of the clips in `labels` (clip id -> classes) by class: (codebook, word, class) float64.
+    """Count the words of the clips in `labels` (clip_id -> classes) by class: (codebook, word, class) int64.
 
-    A clip of several classes counts for each of them in equal parts, one without a class for none.
+    A clip of several classes counts for each of them, one without a class for none.
     """
     num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
-    joint = np.zeros((num_codebooks, size, num_classes))
-    for clip, words in token_arrays(tokens).items():
-        classes = list(labels.get(clip, ()))
-        for number, row in enumerate(words if classes else ()):
-            joint[number, :, classes] += np.bincount(row, minlength=size) / len(classes)
-    return joint
+    counts = np.zeros(num_codebooks * size * num_classes, dtype=np.int64)
+    shift = np.arange(num_codebooks)[:, None] * size
+    cells: list[np.ndarray] = []
+    for number, (clip, sentence) in enumerate(token_arrays(tokens).items(), start=1):
+        words = (sentence.astype(np.int64) + shift).ravel() * num_classes
+        cells += [words + label for label in labels.get(clip, ())]
+        if cells and (number % _CLIPS_PER_BLOCK == 0):
+            counts += np.bincount(np.concatenate(cells), minlength=len(counts))
+            cells = []
+    if cells:
+        counts += np.bincount(np.concatenate(cells), minlength=len(counts))
+    return counts.reshape(num_codebooks, size, num_classes)
 
 
 def spread_words(tokens: Table) -> np.ndarray:

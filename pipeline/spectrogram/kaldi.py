@@ -57,7 +57,7 @@ class KaldiFrontEnd:
         self.params = params
         self.min_samples = params.win_length
         self._window = np.hanning(params.win_length).astype(np.float32)
-        self._filters = FilterBank(_filters(params), params.n_fft)
+        self._filters = FilterBank(mel_filters(params), params.n_fft)
         self.empty_bands = self._filters.empty_bands  # without any FFT bin: they stay at the floor
 
     @property
@@ -110,7 +110,7 @@ class KaldiFrontEnd:
         return log_mel
 
 
-def _filters(params: KaldiParams) -> np.ndarray:
+def mel_filters(params: KaldiParams) -> np.ndarray:
     """Return Kaldi's triangles (mel, bin), straight on the mel scale; the bin at half the sample rate has no weight."""
     low, high = _mel(np.array([params.f_min, params.f_max]))
     width = (high - low) / (params.n_mels + 1)

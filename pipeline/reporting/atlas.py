@@ -1,0 +1,279 @@
+"""The atlas: one vocabulary to look at and listen to, word by word and in whole clips, as one HTML file.
+
+Conventions: as in `pipeline/reporting/page.py`, everything comes from artifacts, and the same artifacts give the same bytes.
+Words are numbered codebook by codebook: codebook times size plus word. The page's script draws them from `data`, as JSON.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.corpora.base import corpus_name
+from pipeline.reporting import figures
+from pipeline.reporting.atlas_content import AtlasContent
+from pipeline.reporting.atlas_sounds import Snippet, SpokenClip, decibels
+from pipeline.reporting.atlas_words import CodebookPatterns, class_rates, nearest_words
+from pipeline.reporting.pictures import mel_picture, peaks, sound_address
+from pipeline.reporting.rendering import write_html
+from pipeline.reporting.words import WordStatistics, word_statistics
+from pipeline.spectrogram.band_scale import band_positions, tick_labels
+from pipeline.vocabulary.statistics import zipf_slope
+
+TEMPLATE = "atlas.html.j2"
+
+_CLASSES = 5  # bars of a word
+_NEIGHBOURS = 5
+_PEAKS = 48  # of a snippet's outline
+_COLUMNS = 320  # of a clip's picture, at most
+_LOUDEST = 0.9  # the peak that sounds are brought to
+_LARGEST_GAIN = 100.0  # on the way there: 40 dB
+_MOST_CLASSES = 60  # rows that the figure of classes has room for
+
+
+class Sounds:
+    """The sounds of the page as its script has them: address, gain back to the true level, and outline."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self.listed: list[tuple[str, float, str]] = []
+
+    def add(self, waveform: np.ndarray, peak: float, *, outline: bool) -> int:
+        """Add a waveform (sample,) at full level, as if its highest sample were `peak`, and return its number."""
+        gain = min(_LOUDEST / max(peak, 1e-9), _LARGEST_GAIN)
+        address = sound_address(waveform * gain, self._sample_rate)
+        self.listed.append((address, round(min(1.0, 1 / gain), 4), peaks(waveform, _PEAKS) if outline else ""))
+        return len(self.listed) - 1
+
+
+def write_atlas(path: Path, content: AtlasContent) -> None:
+    """Render the atlas and write it in one step."""
+    write_html(path, TEMPLATE, atlas_values(content), {})
+
+
+def atlas_values(content: AtlasContent) -> dict[str, Any]:
+    """Return the template's values."""
+    facts, clips = content.vocabulary.facts, content.clips
+    sounds = Sounds(content.spectrogram.facts["sample_rate"])
+    classes = clips.facts["classes"]
+    usage = [
+        (name, _usage(content, counts, by_class))
+        for name, counts, by_class in (
+            ("all", content.counts, content.class_counts),
+            ("training", content.training_counts, content.training_class_counts),
+        )
+    ]
+    cards = [_clip_card(content, clip, spoken, sounds) for clip, spoken in content.spoken.items()]
+    averages = {
+        name: float(np.mean([spoken.distance[name] for spoken in content.spoken.values()]))
+        for name in ("words", "snippets", "log_mel")
+        if content.spoken
+    }
+    rates = class_rates(content.class_counts).reshape(-1, len(classes))[content.counts.ravel() > 0]
+    slope = zipf_slope(content.counts.ravel())
+    return {
+        "corpus": corpus_name(clips.facts["corpus"]),
+        "licence": clips.facts["licence"],
+        "classes": classes,
+        "num_clips": len(clips),
+        "facts": facts,
+        "digest": content.vocabulary.digest()[:12],
+        "params": content.params,
+        "front_end": content.spectrogram.facts,
+        "num_words": content.counts.size,
+        "explanation": _explanation(content),
+        "curve": _curve(content),
+        "tiles": _tiles(content, usage[0][1], averages),
+        "clips": cards,
+        "averages": averages,
+        "silent": content.silent,
+        "num_sounding": int(content.sounding.sum()),
+        "num_silent": int((content.counts > 0).sum() - content.sounding.sum()),
+        "usage": usage,
+        "rank_figure": figures.rank_figure(
+            {f"fold {facts['fold']}": content.counts}, {f"fold {facts['fold']}": math.nan if slope is None else slope}
+        ),
+        "class_figure": figures.class_word_figure(rates, classes) if len(classes) <= _MOST_CLASSES else "",
+        "num_listened": int((content.heard.stop - content.heard.start).sum()),
+        "num_listened_clips": len(content.heard.clips),
+        "num_units": len(content.heard.units),
+        "data": _data(content, sounds),
+    }
+
+
+def _explanation(content: AtlasContent) -> tuple[str, str, str]:
+    """Return what one sees, in three sentences."""
+    number, size = content.counts.shape
+    words = f"the nearest of {size} words" if number == 1 else f"a word from each of {number} codebooks of {size}"
+    return (
+        f"This vocabulary rewrites a clip as a sentence: every {1000 / content.word_rate:.0f} ms become {words}, "
+        f"learnt from the training clips of fold {content.vocabulary.facts['fold']} alone.",
+        "Each word is shown with what it stands for, the classes that it occurs in, the words most like it, and the real "
+        "snippets that come nearest to it.",
+        "Whole clips, turned into sound again from their words alone, let you hear what a sentence keeps of the original.",
+    )
+
+
+def _curve(content: AtlasContent) -> str:
+    """Return what a word's picture shows."""
+    low, high = _range(content, 0)
+    if content.codebooks[0].patterns.shape[1] > 1:
+        return "The patch is what the word stands for: time to the right, frequency upwards, bright is loud."
+    changes = " (of later codebooks: what it adds to the mean of their words)" if content.codebooks[-1].change else ""
+    scale = f"{low:.0f} to {high:.0f} dB" if len(content.codebooks) == 1 else "the range of its codebook"
+    return f"The curve is what the word stands for{changes}, over Hz; its height is {scale.replace('-', '−')}."
+
+
+def _range(content: AtlasContent, number: int) -> tuple[float, float]:
+    """Return the lowest and highest dB of a codebook's words that occur."""
+    used = content.codebooks[number].patterns[content.counts[number] > 0] * decibels(content.spectrogram.facts)
+    return (float(used.min()), float(used.max())) if used.size else (0.0, 1.0)
+
+
+def _usage(content: AtlasContent, counts: np.ndarray, by_class: np.ndarray) -> WordStatistics:
+    distortion = float(content.vocabulary.facts["fit"]["distortion"])
+    return word_statistics(
+        counts, frame_rate=content.word_rate, joint=by_class, distortion=distortion, stability=math.nan
+    )
+
+
+def _tiles(content: AtlasContent, usage: Any, averages: dict[str, float]) -> list[tuple[str, str, str]]:
+    """Return name, figure and remark of the page's first numbers."""
+    span, mels = content.vocabulary.space.stack, content.spectrogram.n_mels
+    frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"
+    tiles = [
+        ("A word spans", f"{1000 / content.word_rate:.0f} ms", frames),
+        (
+            "Sentences say",
+            f"{usage.bits_per_second:.0f} bits/s",
+            f"perplexity {usage.perplexity:.0f} of {content.counts.shape[1]}",
+        ),
+    ]
+    if averages:
+        remark = f"and with every frame's own log-mel {averages['log_mel']:.1f} dB"
+        tiles.append(("Resynthesis is off by", f"{averages['words']:.1f} dB", remark))
+    return tiles
+
+
+def _clip_card(content: AtlasContent, clip: str, spoken: SpokenClip, sounds: Sounds) -> dict[str, Any]:
+    """Return what the page shows of a clip; its versions share one gain, so that they compare."""
+    waveforms = {"original": spoken.original} | spoken.versions
+    peak = max(float(np.abs(waveform).max()) for waveform in waveforms.values())
+    low, high = (float(value) for value in np.percentile(spoken.frames["original"], [1, 99.7]))
+    return {
+        "clip_id": clip,
+        "labels": content.labels[clip],
+        "seconds": len(spoken.frames["original"]) / content.spectrogram.frame_rate,
+        "num_words": content.num_words[clip],
+        "distance": spoken.distance,
+        "sounds": {name: sounds.add(waveform, peak, outline=False) for name, waveform in waveforms.items()},
+        "pictures": {name: mel_picture(_fewer_columns(frames), low, high) for name, frames in spoken.frames.items()},
+    }
+
+
+def _fewer_columns(frames: np.ndarray) -> np.ndarray:
+    """Return means over time of frames (frame, mel), few enough for a picture."""
+    each = -(-len(frames) // _COLUMNS)
+    whole = len(frames) // each * each
+    means: np.ndarray = frames[:whole].reshape(-1, each, frames.shape[1]).mean(axis=1)
+    return means
+
+
+def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
+    """Return what the script draws the words from; see `atlas.js.j2`."""
+    import matplotlib as mpl
+
+    facts, shape = content.spectrogram.facts, content.counts.shape
+    grid = np.arange(1.0, facts["sample_rate"] / 2, 5.0)
+    hertz = [round(value) for value in np.interp(range(facts["n_mels"]), band_positions(facts, grid.tolist()), grid)]
+    num_classes = len(content.clips.facts["classes"])
+    rates = class_rates(content.class_counts).reshape(-1, num_classes)
+    clip_numbers = {clip: number for number, clip in enumerate(content.heard.clips)}
+    numbers = [_add_snippet(sounds, waveform) for waveform in content.snippets.waveforms]
+    named = [
+        [clip, ", ".join(content.labels[clip]) or "no class"] for clip in content.heard.clips
+    ]  # of training alone: other clips are no snippet's
+    vectors = content.vocabulary.word_vectors()
+    shift = np.arange(shape[0])[:, None, None] * shape[1]
+    neighbours = np.stack([nearest_words(codebook, _NEIGHBOURS) for codebook in vectors]) + shift
+    magma = np.round(255 * mpl.colormaps["magma"](np.arange(256))[:, :3]).astype(int) @ [65536, 256, 1]
+    return {
+        "size": shape[1],
+        "codebooks": [_codebook(content, number, hertz) for number in range(shape[0])],
+        "ticks": [[round(place, 2), label] for place, label in tick_labels(facts).items()],
+        "hertz": hertz,
+        "empty": content.empty_bands,
+        "colours": magma.tolist() if content.codebooks[0].patterns.shape[1] > 1 else [],
+        "classes": content.clips.facts["classes"],
+        "counts": content.counts.ravel().tolist(),
+        "training": content.training_counts.ravel().tolist(),
+        "total": int(content.counts[0].sum()),
+        "classesOf": _class_bars(content, num_classes),
+        "still": _still(content),
+        "foremost": [[int(row.argmax()), round(1000 * float(row.max()))] for row in rates],
+        "brightness": [round(float(value), 3) for book in content.codebooks for value in book.brightness],
+        "neighbours": neighbours.reshape(-1, neighbours.shape[2]).tolist(),
+        "snippets": {
+            codebook * shape[1] + word: [_snippet(snippet, numbers, clip_numbers) for snippet in some]
+            for (codebook, word), some in content.snippets.of_word.items()
+        },
+        "clips": named if content.snippets.waveforms else [],
+        "sounds": sounds.listed,
+        "silent": content.silent.capitalize(),
+    }
+
+
+def _still(content: AtlasContent) -> list[int]:
+    """Return the words that stand for digital silence: nothing in their bands lies above the front end's floor."""
+    floor = content.spectrogram.facts["log_floor"] + 1 / decibels(content.spectrogram.facts)  # within a dB
+    found = [not book.change and (book.patterns < floor).all(axis=(1, 2)) for book in content.codebooks]
+    return [
+        int(word)
+        for word in np.flatnonzero(np.concatenate([np.broadcast_to(f, content.counts.shape[1]) for f in found]))
+    ]
+
+
+def _add_snippet(sounds: Sounds, waveform: np.ndarray) -> int:
+    return sounds.add(waveform, float(np.abs(waveform).max()), outline=True)
+
+
+def _snippet(snippet: Snippet, numbers: Sequence[int], clip_numbers: dict[str, int]) -> list[float]:
+    mark = [round(place, 3) for place in snippet.mark]
+    clip = clip_numbers[snippet.clip]
+    return [numbers[snippet.sound], clip, round(snippet.time, 3), *mark, round(snippet.distance, 1)]
+
+
+def _class_bars(content: AtlasContent, num_classes: int) -> list[list[list[int]]]:
+    """Return each word's foremost classes, with per mille of its occurrences in all clips and in training."""
+    counts, training = (
+        1000 * by_class.reshape(-1, num_classes) / np.maximum(total.reshape(-1, 1), 1)
+        for by_class, total in (
+            (content.class_counts, content.counts),
+            (content.training_class_counts, content.training_counts),
+        )
+    )
+    order = np.argsort(-counts, axis=1, kind="stable")[:, :_CLASSES]
+    return [
+        [[int(c), round(float(all_[c])), round(float(train[c]))] for c in row if all_[c] > 0]
+        for row, all_, train in zip(order, counts, training, strict=True)
+    ]
+
+
+def _codebook(content: AtlasContent, number: int, hertz: Sequence[int]) -> dict[str, Any]:
+    """Return a codebook's patterns as steps of 1 / 255 of their range, and what it is called."""
+    book: CodebookPatterns = content.codebooks[number]
+    low, high = _range(content, number)
+    scaled = (book.patterns * decibels(content.spectrogram.facts) - low) / max(high - low, 1e-6)
+    partial = book.last - book.first < content.spectrogram.n_mels
+    return {
+        "name": f"{hertz[book.first]} to {hertz[book.last - 1]} Hz" if partial else f"codebook {number + 1}",
+        "first": book.first,
+        "last": book.last,
+        "frames": book.patterns.shape[1],
+        "change": book.change,
+        "zero": round(255 * -low / max(high - low, 1e-6)),
+        "patterns": base64.b64encode(np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8).tobytes()).decode(),
+    }

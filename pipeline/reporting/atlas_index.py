@@ -1,0 +1,20 @@
+"""The list of an experiment's atlases: one page a vocabulary, with what tells them apart, as one small HTML file."""
+
+from pathlib import Path
+
+from pipeline.corpora.base import corpus_name
+from pipeline.reporting.page import PageContent
+from pipeline.reporting.rendering import write_html
+
+TEMPLATE = "atlas_index.html.j2"
+
+
+def write_atlas_index(path: Path, content: PageContent) -> None:
+    """Write the list beside the folder `atlas`, where the stage atlas puts the pages that it leads to."""
+    params = content.experiment.params
+    fold = params.folds[0]
+    rows = [
+        (name, content.vocabularies.get((name, fold)), content.word_statistics.get((name, fold)))
+        for name in params.vocabularies
+    ]
+    write_html(path, TEMPLATE, {"corpus": corpus_name(content.clips.facts["corpus"]), "fold": fold, "rows": rows}, {})

@@ -1,0 +1,83 @@
+"""What the atlas says of every word: what it stands for, where it occurs, and which words are like it.
+
+Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, where a clip of several classes
+counts for each of them; patterns (word, frame, mel) are in the front end's units.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.reporting.figures import centres
+from pipeline.vocabulary.rebuilding import rebuild
+
+_WORDS_PER_BLOCK = 1024  # whose distances to all others are
+
+
+@dataclass(frozen=True)
+class CodebookPatterns:
+    """What the words of one codebook stand for."""
+
+    patterns: np.ndarray  # (word, frame, mel) float32: of the bands [first, last) alone
+    first: int
+    last: int
+    change: bool  # patterns are what a word adds to those of the codebooks before it, not a spectrum of its own
+
+    @property
+    def brightness(self) -> np.ndarray:
+        """The centre of each word's pattern over the bands, (word,): high-pitched words last."""
+        strength = np.abs(self.patterns) if self.change else self.patterns
+        return self.first + centres(strength.mean(axis=1))
+
+
+def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPatterns]:
+    """Rebuild every word with the other codebooks at their commonest words; `counts` are (codebook, word) occurrences.
+
+    Where an earlier codebook has spoken of the same bands already, as in residual vocabularies, a pattern is the change
+    against the mean over the codebook's words.
+    """
+    usual, size, groups = counts.argmax(axis=1), counts.shape[1], vocabulary.space.groups
+    width = len(vocabulary.space.mean) // groups
+    codebooks: list[CodebookPatterns] = []
+    for number, (start, _) in enumerate(vocabulary.facts["bands"]):
+        tokens = np.tile(usual[:, None], (1, size)).astype(np.uint16)
+        tokens[number] = np.arange(size)
+        first = start * groups // vocabulary.space.num_features * width
+        patterns = rebuild(vocabulary, tokens).reshape(size, vocabulary.space.stack, -1)[:, :, first : first + width]
+        change = any(first < other.last and other.first < first + width for other in codebooks)
+        if change:
+            patterns = patterns - np.average(patterns, axis=0, weights=np.maximum(counts[number], 1e-9))
+        codebooks.append(CodebookPatterns(patterns, first, first + width, change))
+    return codebooks
+
+
+def word_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frame of every word of a sentence (codebook, position), and the one behind its last: (position,)."""
+    starts = np.arange(tokens.shape[1]) * vocabulary.space.stack
+    return starts, starts + vocabulary.space.stack
+
+
+def class_rates(counts: np.ndarray) -> np.ndarray:
+    """Return which part of a word's occurrences would lie in each class, were all classes equally long.
+
+    Same shape as `counts` (codebook, word, class); the parts of a word add up to 1. About one occurrence is added in each
+    class, so that a word that was met once does not count as that class's own.
+    """
+    lengths = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rates = (counts + lengths / lengths.mean()) / lengths
+    return np.asarray(rates / rates.sum(axis=2, keepdims=True))
+
+
+def nearest_words(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Return the other words nearest to each of a codebook's `vectors` (word, feature): (word, at most `count`) int64."""
+    size = len(vectors)
+    count = min(count, size - 1)
+    lengths = np.einsum("wf,wf->w", vectors, vectors)
+    nearest = np.empty((size, count), dtype=np.int64)
+    for first in range(0, size, _WORDS_PER_BLOCK):
+        rows = np.arange(first, min(first + _WORDS_PER_BLOCK, size))
+        distances = lengths - 2 * (vectors[rows] @ vectors.T)
+        distances[np.arange(len(rows)), rows] = np.inf
+        nearest[rows] = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return nearest

@@ -1,0 +1,46 @@
+"""The sound of clips as the front end hears it, for pages: decoded from the corpus, where it is on this machine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_LONGEST_SECONDS = 3600.0  # of a clip that is decoded for a page
+_KEPT = 256  # clips that are in memory, the last ones asked for
+
+
+class Recordings:
+    """Decodes clips of the manifest at one sample rate, and keeps some."""
+
+    def __init__(self, clips: Mapping[str, Mapping[str, Any]], audio_path: Path, sample_rate: int) -> None:
+        """Take rows of the manifest by clip id, the corpus root, which may be missing, and a rate in Hz."""
+        self._clips, self._audio_path, self._sample_rate = clips, audio_path, sample_rate
+        self._kept: dict[str, tuple[np.ndarray, str]] = {}
+
+    def read(self, clip: str) -> tuple[np.ndarray, str]:
+        """Return a clip's waveform (sample,), or an empty one and the reason as words for people."""
+        if clip not in self._kept:
+            if len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[clip] = self._decode(clip)
+        return self._kept[clip]
+
+    def _decode(self, clip: str) -> tuple[np.ndarray, str]:
+        from pipeline.spectrogram.decoding import BadClip, TarMember, decode
+
+        nothing, row = np.empty(0, dtype=np.float32), self._clips[clip]
+        if not (self._audio_path / row["source"]).is_file():
+            return nothing, "audio not on this machine"
+        try:
+            waveform = decode(
+                self._audio_path / row["source"],
+                start=row["start"],
+                duration=row["duration"],
+                sample_rate=self._sample_rate,
+                max_duration=_LONGEST_SECONDS,
+                member=TarMember.of(row),
+            )
+        except BadClip as error:
+            return nothing, f"audio cannot be read now ({error.reason})"
+        return waveform, ""

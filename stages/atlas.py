@@ -1,0 +1,56 @@
+"""Write the atlas of a vocabulary: every word to look at and listen to, and whole clips made of words alone.
+
+    clips, spectrogram, split, vocabulary, tokens -> report/atlas/<vocabulary>.html
+
+The graph makes those of the first fold. For another: `python -m stages.atlas data atlas-2/words.html --fold 2`.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.corpora.base import AudioParams
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.params import load_params
+from pipeline.reporting.atlas import write_atlas
+from pipeline.reporting.atlas_content import AtlasPaths, gather_atlas
+from pipeline.reporting.atlas_settings import AtlasParams
+
+log = logging.getLogger(__name__)
+
+
+def run(params: AtlasParams, paths: AtlasPaths, page_path: Path, *, fold: str) -> StageReport:
+    report = StageReport("atlas", f"{page_path.stem}-{fold}")
+    content = gather_atlas(params, paths)
+    write_atlas(page_path, content)
+    report.clips, report.decoded = len(content.clips), len(content.heard.clips)
+    report.bytes_written = page_path.stat().st_size
+    if content.silent:
+        report.incidents.append(f"no sound: {content.silent}")
+    log.info(
+        "%s, fold %s: %d words, %d snippets, %d whole clips%s -> %s",
+        page_path.stem,
+        fold,
+        content.counts.size,
+        len(content.snippets.waveforms),
+        len(content.spoken),
+        f" ({content.silent})" if content.silent else "",
+        page_path,
+    )
+    return report
+
+
+def main(
+    data: Path,
+    page: Annotated[Path, typer.Argument(help="page to write: <anywhere>/<name of the vocabulary>.html")],
+    fold: Annotated[str, typer.Option()],
+) -> None:
+    # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
+    paths = AtlasPaths.below(data, page.stem, fold, audio=load_params(AudioParams, "corpus").root)
+    run(load_params(AtlasParams, "atlas"), paths, page, fold=fold).write()
+
+
+if __name__ == "__main__":
+    stage_main(main)
