@@ -1,7 +1,8 @@
 """Join all predictions into the numbers, tables, plots and the page that people look at.
 
-    predictions, models, results/train, clips, spectrogram, vocabulary, tokens
-        -> results/metrics.json, results/summary.csv, results/plots/, report/index.html, report/atlas.html
+    predictions, models, results/train, clips, splits, spectrogram, vocabulary, tokens
+        -> results/metrics.json, results/summary.csv, results/vocabularies.csv, results/plots/, report/index.html,
+           report/atlas.html
 
 Every number is computed here, from stored predictions.
 """
@@ -25,6 +26,7 @@ from pipeline.reporting.summary import (
     write_metrics,
     write_summary,
 )
+from pipeline.reporting.words import write_word_statistics
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def run(
     write_summary(results_path / "summary.csv", experiment.runs)
     write_plots(results_path / "plots", data.logs, experiment)
     content = gather_page(params, experiment, data)
+    write_word_statistics(results_path / "vocabularies.csv", content.word_statistics)
     write_page(page_path, content)
     write_atlas_index(page_path.with_name("atlas.html"), content)
     report.clips = sum(summary.num_clips for summary in summarise(experiment.runs)[:1])

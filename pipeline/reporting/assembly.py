@@ -1,5 +1,6 @@
 """Gather what the page shows from the artifacts of all stages."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -8,6 +9,8 @@ import numpy as np
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.reporting.gallery import (
@@ -19,10 +22,18 @@ from pipeline.reporting.gallery import (
     score_experiment,
 )
 from pipeline.reporting.measuring import Experiment
-from pipeline.reporting.page import PageContent
+from pipeline.reporting.page import PageContent, VocabularyKey
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.summary import ReportParams
-from pipeline.reporting.words import count_words, require_words_of, word_statistics
+from pipeline.reporting.words import (
+    WordStatistics,
+    count_by_class,
+    count_words,
+    require_words_of,
+    spread_words,
+    stabilities,
+    word_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class DataPaths:
     spectrogram: Path
     vocabulary: Path  # folder, <name>/<fold>
     tokens: Path  # folder, <name>/<fold>
+    splits: Path  # folder, one table a fold
     models: Path  # folder of the trained models
     logs: Path  # folder of the training logs
     audio: Path  # corpus root; may be missing
@@ -40,20 +52,25 @@ class DataPaths:
     @classmethod
     def below(cls, data: Path, *, models: Path, logs: Path, audio: Path) -> Self:
         """Return the paths that dvc.yaml gives the artifacts, below the data folder."""
-        return cls(
-            data / "clips.parquet", data / "spectrogram", data / "vocabulary", data / "tokens", models, logs, audio
+        spectrogram, vocabulary, tokens, splits = (
+            data / name for name in ("spectrogram", "vocabulary", "tokens", "splits")
         )
+        return cls(data / "clips.parquet", spectrogram, vocabulary, tokens, splits, models, logs, audio)
 
 
 def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -> PageContent:
     """Open everything that the page shows. Raises ArtifactError that names what is missing or does not fit."""
     clips, spectrogram = open_clips(data.clips), open_spectrogram(data.spectrogram)
-    names = dict.fromkeys(experiment.params.reads.values())
-    learnt = [(name, fold) for name in names for fold in experiment.params.folds]
-    vocabularies = {(name, fold): open_vocabulary(data.vocabulary / name / f"{fold}.zarr") for name, fold in learnt}
-    word_counts = {
-        (name, fold): _count(data.tokens / name / f"{fold}.parquet", vocabularies[name, fold]) for name, fold in learnt
-    }
+    names = list(dict.fromkeys(experiment.params.reads.values()))
+    vocabularies: dict[VocabularyKey, Vocabulary] = {}
+    word_counts: dict[VocabularyKey, np.ndarray] = {}
+    statistics: dict[VocabularyKey, WordStatistics] = {}
+    for name in names:
+        own = {fold: open_vocabulary(data.vocabulary / name / f"{fold}.zarr") for fold in experiment.params.folds}
+        counts, lines = describe_words(own, clips, data.tokens / name, data.splits)
+        for fold, vocabulary in own.items():
+            key = (name, fold)
+            vocabularies[key], word_counts[key], statistics[key] = vocabulary, counts[fold], lines[fold]
     scores = score_experiment(experiment)
     examples = choose_examples(scores, params.examples)
     mistakes = choose_mistakes(scores, params.headline, params.worst)
@@ -62,10 +79,8 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         clips={row["clip_id"]: row for row in clips.columns.to_pylist() if row["clip_id"] in shown},
         classes=clips.facts["classes"],
         spectrogram=spectrogram,
-        vocabularies={
-            fold: vocabulary for (name, fold), vocabulary in vocabularies.items() if name == next(iter(names))
-        },
-        tokens_path=data.tokens / next(iter(names), ""),
+        vocabularies={fold: vocabulary for (name, fold), vocabulary in vocabularies.items() if name == names[0]},
+        tokens_path=data.tokens / (names[0] if names else ""),
         models_path=data.models,
         attentive=choose_attentive(experiment),
         audio_path=data.audio,
@@ -77,9 +92,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         spectrogram=spectrogram,
         vocabularies=vocabularies,
         word_counts=word_counts,
-        word_statistics={
-            key: word_statistics(counts, frame_rate=vocabularies[key].frame_rate) for key, counts in word_counts.items()
-        },
+        word_statistics=statistics,
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
@@ -89,8 +102,33 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
     )
 
 
-def _count(path: Path, vocabulary: Vocabulary) -> np.ndarray:
-    """Count a fold's words over all clips, and check that they are this vocabulary's."""
+def describe_words(
+    vocabularies: Mapping[str, Vocabulary], clips: Table, tokens_path: Path, splits_path: Path
+) -> tuple[dict[str, np.ndarray], dict[str, WordStatistics]]:
+    """Return fold -> counts of a vocabulary's words over all clips (codebook, code), and fold -> its line of the report."""
+    labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
+    counts, joint, spread = {}, {}, {}
+    for fold, vocabulary in vocabularies.items():
+        tokens = _open_words(tokens_path / f"{fold}.parquet", vocabulary)
+        training = clips_of(open_split(splits_path / f"{fold}.parquet"), "train")
+        counts[fold], spread[fold] = count_words(tokens), spread_words(tokens)
+        own = {clip: labels[clip] for clip in training if clip in labels}
+        joint[fold] = count_by_class(tokens, own, len(clips.facts["classes"]))
+    stability = stabilities(spread)
+    return counts, {
+        fold: word_statistics(
+            counts[fold],
+            frame_rate=vocabulary.frame_rate,
+            joint=joint[fold],
+            distortion=float(vocabulary.facts["fit"]["distortion"]),
+            stability=stability[fold],
+        )
+        for fold, vocabulary in vocabularies.items()
+    }
+
+
+def _open_words(path: Path, vocabulary: Vocabulary) -> Table:
+    """Open a fold's tokens and check that they are this vocabulary's."""
     tokens = open_tokens(path)
     require_words_of(tokens, vocabulary)
-    return count_words(tokens)
+    return tokens

@@ -5,6 +5,7 @@ Words are numbered codebook by codebook: codebook times size plus word. The page
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pipeline.reporting.atlas_sounds import Snippet, SpokenClip, decibels
 from pipeline.reporting.atlas_words import CodebookPatterns, class_rates, nearest_words
 from pipeline.reporting.pictures import mel_picture, peaks, sound_address
 from pipeline.reporting.rendering import write_html
-from pipeline.reporting.words import word_statistics
+from pipeline.reporting.words import WordStatistics, word_statistics
 from pipeline.spectrogram.band_scale import band_positions, tick_labels
 from pipeline.vocabulary.statistics import zipf_slope
 
@@ -59,7 +60,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
     sounds = Sounds(content.spectrogram.facts["sample_rate"])
     classes = clips.facts["classes"]
     usage = [
-        (name, word_statistics(counts, frame_rate=content.word_rate))
+        (name, _usage(content, counts))
         for name, counts in (("all", content.counts), ("training", content.training_counts))
     ]
     cards = [_clip_card(content, clip, spoken, sounds) for clip, spoken in content.spoken.items()]
@@ -100,6 +101,17 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
     }
 
 
+def _usage(content: AtlasContent, counts: np.ndarray) -> WordStatistics:
+    """Describe counts (codebook, word)."""
+    return word_statistics(
+        counts,
+        frame_rate=content.word_rate,
+        joint=content.training_class_counts,
+        distortion=float(content.vocabulary.facts["fit"]["distortion"]),
+        stability=math.nan,  # of folds, of which one is shown
+    )
+
+
 def _explanation(content: AtlasContent) -> tuple[str, str, str]:
     """Return what one sees, in three sentences."""
     number, size = content.counts.shape
@@ -129,7 +141,7 @@ def _range(content: AtlasContent, number: int) -> tuple[float, float]:
     return (float(used.min()), float(used.max())) if used.size else (0.0, 1.0)
 
 
-def _tiles(content: AtlasContent, usage: Any, averages: dict[str, float]) -> list[tuple[str, str, str]]:
+def _tiles(content: AtlasContent, usage: WordStatistics, averages: dict[str, float]) -> list[tuple[str, str, str]]:
     """Return name, figure and remark of the page's first numbers."""
     span, mels = content.vocabulary.space.stack, content.spectrogram.n_mels
     frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"

@@ -1,21 +1,17 @@
 """What the atlas says of every word: what it stands for, where it occurs, and which words are like it.
 
-Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, where a clip of several classes
-counts for each of them; patterns (word, frame, mel) are in the front end's units.
+Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, of a clip of several
+classes in equal parts; patterns (word, frame, mel) are in the front end's units.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.artifacts.tables import Table
-from pipeline.artifacts.tokens import token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
 from pipeline.vocabulary.rebuilding import rebuild
 
-_CLIPS_PER_BLOCK = 4096  # whose words are in memory as int64 at once
 _WORDS_PER_BLOCK = 1024  # whose distances to all others are
 
 
@@ -60,23 +56,6 @@ def word_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray,
     """Return the first frame of every word of a sentence (codebook, position), and the one behind its last: (position,)."""
     starts = np.arange(tokens.shape[1]) * vocabulary.space.stack
     return starts, starts + vocabulary.space.stack
-
-
-def count_by_class(tokens: Table, labels: dict[str, Sequence[int]], num_classes: int) -> np.ndarray:
-    """Count the words of the clips in `labels` (clip_id -> classes) by class: (codebook, word, class) int64."""
-    num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
-    counts = np.zeros(num_codebooks * size * num_classes, dtype=np.int64)
-    shift = np.arange(num_codebooks)[:, None] * size
-    cells: list[np.ndarray] = []
-    for number, (clip, sentence) in enumerate(token_arrays(tokens).items(), start=1):
-        words = (sentence.astype(np.int64) + shift).ravel() * num_classes
-        cells += [words + label for label in labels.get(clip, ())]
-        if cells and (number % _CLIPS_PER_BLOCK == 0):
-            counts += np.bincount(np.concatenate(cells), minlength=len(counts))
-            cells = []
-    if cells:
-        counts += np.bincount(np.concatenate(cells), minlength=len(counts))
-    return counts.reshape(num_codebooks, size, num_classes)
 
 
 def class_rates(counts: np.ndarray) -> np.ndarray:
