@@ -60,11 +60,8 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
     sounds = Sounds(content.spectrogram.facts["sample_rate"])
     classes = clips.facts["classes"]
     usage = [
-        (name, _usage(content, counts, by_class))
-        for name, counts, by_class in (
-            ("all", content.counts, content.class_counts),
-            ("training", content.training_counts, content.training_class_counts),
-        )
+        (name, _usage(content, counts))
+        for name, counts in (("all", content.counts), ("training", content.training_counts))
     ]
     cards = [_clip_card(content, clip, spoken, sounds) for clip, spoken in content.spoken.items()]
     averages = {
@@ -94,7 +91,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "num_silent": int((content.counts > 0).sum() - content.sounding.sum()),
         "usage": usage,
         "rank_figure": figures.rank_figure(
-            {f"fold {facts['fold']}": content.counts}, {f"fold {facts['fold']}": math.nan if slope is None else slope}
+            {facts["fold"]: content.counts}, {facts["fold"]: float("nan") if slope is None else slope}
         ),
         "class_figure": figures.class_word_figure(rates, classes) if len(classes) <= _MOST_CLASSES else "",
         "num_listened": int((content.heard.stop - content.heard.start).sum()),
@@ -102,6 +99,17 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "num_units": len(content.heard.units),
         "data": _data(content, sounds),
     }
+
+
+def _usage(content: AtlasContent, counts: np.ndarray) -> WordStatistics:
+    """Describe counts (codebook, word)."""
+    return word_statistics(
+        counts,
+        frame_rate=content.word_rate,
+        joint=content.training_class_counts,
+        distortion=float(content.vocabulary.facts["fit"]["distortion"]),
+        stability=math.nan,  # of folds, of which one is shown
+    )
 
 
 def _explanation(content: AtlasContent) -> tuple[str, str, str]:
@@ -133,14 +141,7 @@ def _range(content: AtlasContent, number: int) -> tuple[float, float]:
     return (float(used.min()), float(used.max())) if used.size else (0.0, 1.0)
 
 
-def _usage(content: AtlasContent, counts: np.ndarray, by_class: np.ndarray) -> WordStatistics:
-    distortion = float(content.vocabulary.facts["fit"]["distortion"])
-    return word_statistics(
-        counts, frame_rate=content.word_rate, joint=by_class, distortion=distortion, stability=math.nan
-    )
-
-
-def _tiles(content: AtlasContent, usage: Any, averages: dict[str, float]) -> list[tuple[str, str, str]]:
+def _tiles(content: AtlasContent, usage: WordStatistics, averages: dict[str, float]) -> list[tuple[str, str, str]]:
     """Return name, figure and remark of the page's first numbers."""
     span, mels = content.vocabulary.space.stack, content.spectrogram.n_mels
     frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"

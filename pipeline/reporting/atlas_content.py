@@ -30,7 +30,7 @@ from pipeline.reporting.atlas_sounds import (
 from pipeline.reporting.atlas_words import CodebookPatterns, word_patterns
 from pipeline.reporting.choosing import choose_in_turn, shuffle
 from pipeline.reporting.recordings import Recordings
-from pipeline.reporting.words import count_by_class, require_words_of
+from pipeline.reporting.words import count_by_class, count_words, require_words_of
 from pipeline.spectrogram.inversion import Inverter
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
@@ -97,9 +97,8 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
     training = clips_of(split, "train")
     training_labels = {clip: labels[clip] for clip in training}
-    counts, training_counts = (
-        count_by_class(tokens, dict.fromkeys(some, (0,)), 1)[:, :, 0] for some in (labels, training)
-    )
+    counts = count_words(tokens)
+    training_counts = np.rint(count_by_class(tokens, dict.fromkeys(training, (0,)), 1)[:, :, 0]).astype(np.int64)
     codebooks = word_patterns(vocabulary, training_counts)
     sentences = token_arrays(tokens)
     reader = FrameReader(spectrogram)

@@ -1,7 +1,7 @@
 """What the atlas says of every word: what it stands for, where it occurs, and which words are like it.
 
-Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, where a clip of several classes
-counts for each of them; patterns (word, frame, mel) are in the front end's units.
+Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, of a clip of several
+classes in equal parts; patterns (word, frame, mel) are in the front end's units.
 """
 
 from dataclasses import dataclass
