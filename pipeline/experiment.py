@@ -16,11 +16,11 @@ from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.registry import MODELS, can_pretrain, model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.summary import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
-from pipeline.training.settings import TrainParams
+from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.vocabulary.registry import VocabularyParams
 
 SECTIONS: dict[str, Any] = {
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Any] = {
     "split": SplitParams,
     "spectrogram": SpectrogramParams,
     "vocabulary": VocabularyParams,
+    "pretrain": PretrainParams,
     "train": TrainParams,
     "report": ReportParams,
     "execution": ExecutionParams,
@@ -73,6 +74,11 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             sections["report"].check_against(experiment)
         except ParamsError as error:
             mistakes.append(f"{path}: {error}")
+    if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
+        try:
+            sections["pretrain"].settings(sections["train"])
+        except ParamsError as error:
+            mistakes.append(str(error))
     if {"train", "split"} <= set(sections):
         patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction
         if patience and not fraction:
@@ -102,11 +108,19 @@ def _grid_mistakes(
 ) -> list[str]:
     """Name the models of the grid that are nowhere described, or stand in the wrong list."""
     mistakes = []
-    for key, reads in (("frame_models", "frames"), ("token_models", "tokens")):
+    lists = (("frame_models", "frames"), ("token_models", "tokens"), ("pretrained_models", "tokens"))
+    for key, reads in lists:
         for name in getattr(experiment, key):
             if name not in listed:
                 found = f"found {name}, but models has only: {', '.join(listed)}"
                 mistakes.append(f"{path}: experiment.{key}: expected entries of `models`, {found}")
-            elif name in models and reads != model_module(getattr(models[name], "kind")).READS:  # noqa: B009
+                continue
+            kind: str = getattr(models.get(name), "kind", "")
+            if kind and reads != model_module(kind).READS:
                 mistakes.append(f"{path}: experiment.{key}: expected models that read {reads}, found {name}")
+            elif kind and key == "pretrained_models" and not can_pretrain(kind):
+                kinds = ", ".join(other for other in MODELS if can_pretrain(other))
+                mistakes.append(
+                    f"{path}: experiment.{key}: expected models of kind {kinds}, found {name} of kind {kind}"
+                )
     return mistakes

@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.params import Params
 
+_LISTS = "frame_models, token_models and pretrained_models"
+
 
 class EnsembleParams(Params):
     """Models whose predictions, of all seeds, are averaged."""
@@ -19,6 +21,7 @@ class ExperimentParams(Params):
 
     frame_models: list[str]  # entries of `models` that read log-mel frames
     token_models: list[str]  # entries of `models` that read tokens of the fold's vocabulary
+    pretrained_models: list[str]  # entries that read tokens too, and learn from sentences without labels first
     folds: list[str] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)
     ensembles: list[EnsembleParams]  # the first is in results/metrics.json
@@ -26,15 +29,20 @@ class ExperimentParams(Params):
     @property
     def models(self) -> list[str]:
         """All models, those that read frames first."""
-        return [*self.frame_models, *self.token_models]
+        return [*self.frame_models, *self.sentence_models]
+
+    @property
+    def sentence_models(self) -> list[str]:
+        """All models that read tokens."""
+        return [*self.token_models, *self.pretrained_models]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.models:
-            raise ValueError("frame_models and token_models: expected at least one model in either, found none")
+            raise ValueError(f"{_LISTS}: expected at least one model in any, found none")
         ensembles = [ensemble.name for ensemble in self.ensembles]
         once: list[tuple[str, list[str] | list[int]]] = [
-            ("frame_models and token_models", self.models),
+            (_LISTS, self.models),
             ("folds", self.folds),
             ("seeds", self.seeds),
             ("ensembles, and models beside them", [*self.models, *ensembles]),

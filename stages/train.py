@@ -1,6 +1,7 @@
 """Train one model on the training clips of one fold.
 
-    clips + split + (spectrogram | tokens + vocabulary) -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
+    clips + split + (spectrogram | tokens + vocabulary [+ pretrained])
+        -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
 
 The second output holds DVCLive's curves, and their table. Baselines are fitted in one go and leave it empty but for a note.
 Under torchrun, or with `launch.train_processes` above 1, several processes train a neural model (docs/training.md).
@@ -15,6 +16,7 @@ import typer
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.model import write_model
+from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
@@ -38,6 +40,7 @@ class Paths(NamedTuple):
     vocabulary: Path | None
     model: Path
     curves: Path
+    pretrained: Path | None = None
 
 
 def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
@@ -51,6 +54,9 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
     roles = {role: inputs.usable(clips_of(split, role)) for role in ("train", "validation")}
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
+    pretrained = open_pretrained(paths.pretrained) if paths.pretrained else None
+    if pretrained is not None:
+        pretrained.require(fold=fold, source=inputs.source)
     targets = {role: class_targets(clips, ids) for role, ids in roles.items()}
     paths.curves.mkdir(parents=True, exist_ok=True)
 
@@ -66,6 +72,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
             weights, input_facts, trained = train_model(
                 params, settings, inputs, training, validation, vocabulary,
                 label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
+                pretrained=pretrained,
             )  # fmt: skip
         if not world.leads:
             return
@@ -107,12 +114,13 @@ def main(
     model: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<entry of `models`>/<fold>/<seed>")],
     curves: Annotated[Path, typer.Argument(help="folder to write: DVCLive's logs")],
     vocabulary: Annotated[Path | None, typer.Option(help="the fold's vocabulary, with tokens")] = None,
+    pretrained: Annotated[Path | None, typer.Option(help="what `pretrain` wrote, to start from")] = None,
 ) -> None:
     name, fold, seed = model.parts[-3:]
     params: Any = load_model_params(name)
     if is_neural(params.kind):
         launch.start_processes("stages.train", load_params(launch.LaunchParams, "launch").train_processes)
-    paths = Paths(clips, split, source, vocabulary, model, curves)
+    paths = Paths(clips, split, source, vocabulary, model, curves, pretrained)
     run(params, paths, model=name, fold=fold, seed=int(seed))
 
 

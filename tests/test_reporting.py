@@ -53,6 +53,7 @@ CLIPS = [f"clip{number:02d}" for number in range(12)]  # clip number i: class i 
 EXPERIMENT = ExperimentParams(
     frame_models=["ast"],
     token_models=["token_transformer", "bag_of_tokens"],
+    pretrained_models=[],
     folds=list(FOLDS),
     seeds=list(SEEDS),
     ensembles=[
@@ -300,7 +301,9 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
 
 def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    one = ExperimentParams(frame_models=["ast"], token_models=[], folds=["1"], seeds=[0], ensembles=[])
+    one = ExperimentParams(
+        frame_models=["ast"], token_models=[], pretrained_models=[], folds=["1"], seeds=[0], ensembles=[]
+    )
     page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0), one)
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
@@ -359,7 +362,7 @@ def test_headline_must_name_models_of_the_experiment() -> None:
         ({"folds": ["1", "1"]}, "folds: expected each entry once, found 1 again"),
         ({"seeds": []}, r"experiment\.seeds"),
         ({"frame_models": [], "token_models": []}, "at least one model"),
-        ({"token_models": ["ast"]}, "frame_models and token_models: expected each entry once"),
+        ({"token_models": ["ast"]}, "frame_models, token_models and pretrained_models: expected each entry once"),
         ({"folds": ["../x"]}, "expected names without"),
         ({"ensembles": [{"name": "ast", "models": ["ast"]}]}, "expected each entry once, found ast again"),
         ({"ensembles": [{"name": "two", "models": ["ast", "ast"]}]}, "models of two: expected each entry once"),

@@ -12,11 +12,12 @@ import torch
 from pipeline.errors import SonolexError
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.training.batches import Batches, normalise
+from pipeline.training.classification import Classification
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
 from pipeline.training.losses import classification_loss, smooth_labels
 from pipeline.training.settings import TrainParams
-from pipeline.training.validation import Examples
+from pipeline.training.validation import Examples, Validation
 
 NO_MASKS = {"count": 0, "width": 0}
 PLAIN = {
@@ -122,8 +123,9 @@ def train_small(
     model = model or make_model()
     settings = TrainParams.model_validate(SETTINGS | changes)
     trained = train(
-        model, settings, examples or make_examples(24), validation,
-        label_kind="one", time_axis=1, seed=3, on_epoch=on_epoch, checkpoint=checkpoint, score=score,
+        model, settings, Classification(settings, "one", 1, None), examples or make_examples(24),
+        Validation(validation, "one", score, settings.batch_size) if validation else None,
+        seed=3, on_epoch=on_epoch, checkpoint=checkpoint,
     )  # fmt: skip
     return model, trained
 

@@ -20,6 +20,7 @@ from pipeline.models.heads import Head, Pooling
 from pipeline.models.stems import StemParams, build_stem
 
 READS = "tokens"
+PRETRAINS = True  # see pipeline/training/word_predictor.py
 
 NUM_NEIGHBOURS = 8  # words that word noise chooses among
 
