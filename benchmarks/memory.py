@@ -21,36 +21,37 @@ from benchmarks.workspace import Workspace
 _SECONDS = 480.0  # of the recording
 _FOLDS = 5
 _FOLD, _SEED, _MODEL = "1", "0", "token_transformer"
+_NAME = f"{_MODEL}-words"  # the model with its vocabulary
 _OVERRIDES = [
     "experiment.frame_models=[]",
     f"experiment.token_models=[{_MODEL}]",
     f"experiment.folds=['{_FOLD}']",
     "experiment.ensembles=[]",
-    f"report.headline=[{_MODEL}]",
+    f"report.headline=[{_NAME}]",
     "train.epochs=1",
     "train.batch_size=64",
     f"models.{_MODEL}.width=32",
     f"models.{_MODEL}.depth=1",
     f"models.{_MODEL}.heads=2",
     f"models.{_MODEL}.stem.channels=[4, 8, 8]",
-    "vocabulary.sample_frames=40000",
-    "vocabulary.size=128",
+    "vocabularies.words.sample_frames=40000",
+    "vocabularies.words.size=128",
 ]
 
 
 def stages() -> list[tuple[str, list[str]]]:
     """Return the stages in order with their command lines, as in dvc.yaml."""
     clips, split, spectrogram = "data/clips.parquet", f"data/splits/{_FOLD}.parquet", "data/spectrogram"
-    vocabulary, tokens = f"data/vocabulary/{_FOLD}.zarr", f"data/tokens/{_FOLD}.parquet"
-    model = f"models/{_MODEL}/{_FOLD}/{_SEED}"
-    predictions = f"predictions/{_MODEL}/{_FOLD}/{_SEED}.parquet"
-    curves = f"results/train/{_MODEL}/{_FOLD}/{_SEED}"
+    vocabulary, tokens = f"data/vocabulary/words/{_FOLD}.zarr", f"data/tokens/words/{_FOLD}.parquet"
+    model = f"models/{_NAME}/{_FOLD}/{_SEED}"
+    predictions = f"predictions/{_NAME}/{_FOLD}/{_SEED}.parquet"
+    curves = f"results/train/{_NAME}/{_FOLD}/{_SEED}"
     return [
         ("corpus", [clips]),
         ("split", [clips, split, "--fold", _FOLD]),
         ("spectrogram", [clips, spectrogram]),
-        ("vocabulary", [spectrogram, split, vocabulary, "--fold", _FOLD]),
-        ("tokenize", [spectrogram, vocabulary, tokens, "--fold", _FOLD]),
+        ("vocabulary", [spectrogram, split, vocabulary]),
+        ("tokenize", [spectrogram, vocabulary, tokens]),
         ("train", [clips, split, tokens, model, curves, "--vocabulary", vocabulary]),
         ("evaluate", [clips, split, tokens, model, predictions]),
         ("report", ["data", "models", "predictions", "results", "report/index.html"]),

@@ -29,13 +29,14 @@ SECTIONS: dict[str, Any] = {
     "labels": LabelParams,
     "split": SplitParams,
     "spectrogram": SpectrogramParams,
-    "vocabulary": VocabularyParams,
     "pretrain": PretrainParams,
     "train": TrainParams,
     "report": ReportParams,
     "execution": ExecutionParams,
     "launch": LaunchParams,
 }
+
+_MAPPINGS = ("vocabularies", "models")  # sections of entries that experiments name
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Experiment:
 
     sections: dict[str, Any]  # section -> its Params
     models: dict[str, Params]  # entry of `models` -> its Params
+    vocabularies: dict[str, Params]  # entry of `vocabularies` -> its Params
 
 
 def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
@@ -52,6 +54,7 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
     mistakes = _unknown_sections(document, path)
     sections: dict[str, Any] = {}
     models: dict[str, Params] = {}
+    vocabularies: dict[str, Params] = {}
     for name, kind in SECTIONS.items():
         if name not in document:
             mistakes.append(f"{path}: {name}: expected this section, found none")
@@ -65,8 +68,13 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             models[name] = validate_model_params(name, value, path)
         except ParamsError as error:
             mistakes.append(str(error))
+    for name, value in (document.get("vocabularies") or {}).items():
+        try:
+            vocabularies[name] = validate_params(VocabularyParams, value, f"vocabularies.{name}", path)
+        except ParamsError as error:
+            mistakes.append(str(error))
     if "experiment" in sections:
-        mistakes += _grid_mistakes(sections["experiment"], document.get("models") or {}, models, path)
+        mistakes += _grid_mistakes(sections["experiment"], document, models, path)
     if {"experiment", "labels", "split", "report"} <= set(sections):
         experiment = sections["experiment"]
         try:
@@ -87,29 +95,35 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             )
     if mistakes:
         raise ParamsError("\n".join(mistakes))
-    return Experiment(sections, models)
+    return Experiment(sections, models, vocabularies)
 
 
 def _unknown_sections(document: dict[str, Any], path: Path) -> list[str]:
-    known = [*SECTIONS, "models"]
+    known = [*SECTIONS, *_MAPPINGS]
     mistakes = []
     for name in document:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean `{close[0]}`? " if close else ""
             mistakes.append(f"{path}: {name}: unknown section; {hint}known sections: {', '.join(known)}")
-    if "models" not in document:
-        mistakes.append(f"{path}: models: expected this section, found none")
-    return mistakes
+    return mistakes + [
+        f"{path}: {name}: expected this section, found none" for name in _MAPPINGS if name not in document
+    ]
 
 
 def _grid_mistakes(
-    experiment: ExperimentParams, listed: dict[str, Any], models: dict[str, Params], path: Path
+    experiment: ExperimentParams, document: dict[str, Any], models: dict[str, Params], path: Path
 ) -> list[str]:
-    """Name the models of the grid that are nowhere described, or stand in the wrong list."""
-    mistakes = []
-    lists = (("frame_models", "frames"), ("token_models", "tokens"), ("pretrained_models", "tokens"))
-    for key, reads in lists:
+    """Name the models and vocabularies of the grid that are nowhere described, and models that stand in the wrong list."""
+    listed = document.get("models") or {}
+    vocabularies = document.get("vocabularies") or {}
+    mistakes = [
+        f"{path}: experiment.vocabularies: expected entries of `vocabularies`, found {name}, but vocabularies has only: "
+        f"{', '.join(vocabularies)}"
+        for name in experiment.vocabularies
+        if name not in vocabularies
+    ]
+    for key, reads in (("frame_models", "frames"), ("token_models", "tokens"), ("pretrained_models", "tokens")):
         for name in getattr(experiment, key):
             if name not in listed:
                 found = f"found {name}, but models has only: {', '.join(listed)}"

@@ -20,29 +20,40 @@ class ExperimentParams(Params):
     """The grid of the experiment: every model on every fold with every seed, and what is averaged of it."""
 
     frame_models: list[str]  # entries of `models` that read log-mel frames
-    token_models: list[str]  # entries of `models` that read tokens of the fold's vocabulary
-    pretrained_models: list[str]  # entries that read tokens too, and learn from sentences without labels first
+    token_models: list[str]  # entries of `models` that read tokens, each those of every vocabulary
+    pretrained_models: list[str]  # such entries, which learn from sentences without labels before they are trained
+    vocabularies: list[str]  # entries of `vocabularies`, each learnt anew for every fold
     folds: list[str] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)
     ensembles: list[EnsembleParams]  # the first is in results/metrics.json
 
     @property
     def models(self) -> list[str]:
-        """All models, those that read frames first."""
-        return [*self.frame_models, *self.sentence_models]
+        """All models by the names that they have in paths and tables, those that read frames first."""
+        return [*self.frame_models, *self.reads]
 
     @property
-    def sentence_models(self) -> list[str]:
-        """All models that read tokens."""
-        return [*self.token_models, *self.pretrained_models]
+    def reads(self) -> dict[str, str]:
+        """The models that read tokens, with the vocabulary of each.
+
+        They are called <entry of `models`>-<vocabulary>, and <entry>-<vocabulary>-pretrained where they are.
+        """
+        plain = {f"{model}-{name}": name for model in self.token_models for name in self.vocabularies}
+        return plain | {
+            f"{model}-{name}-pretrained": name for model in self.pretrained_models for name in self.vocabularies
+        }
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.models:
             raise ValueError(f"{_LISTS}: expected at least one model in any, found none")
+        if (self.token_models or self.pretrained_models) and not self.vocabularies:
+            raise ValueError("vocabularies: expected at least one for the models of tokens to read, found none")
         ensembles = [ensemble.name for ensemble in self.ensembles]
         once: list[tuple[str, list[str] | list[int]]] = [
-            (_LISTS, self.models),
+            ("frame_models and token_models", [*self.frame_models, *self.token_models]),
+            ("pretrained_models", self.pretrained_models),
+            ("vocabularies", self.vocabularies),
             ("folds", self.folds),
             ("seeds", self.seeds),
             ("ensembles, and models beside them", [*self.models, *ensembles]),
@@ -57,7 +68,12 @@ class ExperimentParams(Params):
             if unknown:
                 known = f"models of the experiment ({', '.join(self.models)})"
                 raise ValueError(f"ensembles: expected {ensemble.name} to name {known}, found {', '.join(unknown)}")
-        for key, names in (("models", self.models), ("ensembles", ensembles), ("folds", self.folds)):
+        for key, names in (
+            ("models", self.models),
+            ("vocabularies", self.vocabularies),
+            ("ensembles", ensembles),
+            ("folds", self.folds),
+        ):
             for name in names:
                 if not name or any(sign in name for sign in "/\\@. "):
                     raise ValueError(

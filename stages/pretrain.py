@@ -81,14 +81,17 @@ def run(
 def main(
     split: Path,
     tokens: Path,
-    vocabulary: Path,
-    pretrained: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<entry of `models`>/<fold>/<seed>")],
+    vocabulary: Annotated[Path, typer.Argument(help="<anywhere>/<its name>/<fold>.zarr")],
+    pretrained: Annotated[
+        Path, typer.Argument(help="folder to write: <anywhere>/<entry of `models`>-<vocabulary>/<fold>/<seed>")
+    ],
     curves: Annotated[Path, typer.Argument(help="folder to write: DVCLive's logs")],
 ) -> None:
     name, fold, seed = pretrained.parts[-3:]
+    entry = name.removesuffix(f"-{vocabulary.parent.name}")
     launch.start_processes("stages.pretrain", load_params(launch.LaunchParams, "launch").train_processes)
     run(
-        load_model_params(name),
+        load_model_params(entry),
         load_params(PretrainParams, "pretrain"),
         load_params(TrainParams, "train"),
         Paths(split, tokens, vocabulary, pretrained, curves),

@@ -1,6 +1,6 @@
 """Rewrite every usable clip as a sentence: each frame replaced by its nearest words in a fold's vocabulary.
 
-    spectrogram + vocabulary -> data/tokens/<fold>.parquet
+    spectrogram + vocabulary -> data/tokens/<name>/<fold>.parquet
 
 Run as `python -m stages.tokenize`: run as a script, this file would hide the standard library's own `tokenize`. Sentences
 that are in the memo store, under this vocabulary, are not computed again.
@@ -37,7 +37,8 @@ _FRAMES_WORTH_A_WORKER = 5_000_000
 def run(
     execution: ExecutionParams, spectrogram_path: Path, vocabulary_path: Path, tokens_path: Path, *, fold: str
 ) -> StageReport:
-    report = StageReport("tokenize", fold)
+    name = tokens_path.parent.name
+    report = StageReport("tokenize", f"{name}-{fold}")
     spectrogram, vocabulary = open_spectrogram(spectrogram_path), open_vocabulary(vocabulary_path)
     if vocabulary.facts["fold"] != fold:
         raise VOCABULARY.error(vocabulary_path, "fact fold", expected=fold, found=vocabulary.facts["fold"])
@@ -69,14 +70,19 @@ def run(
     write_sentences(tokens_path, list(plans), entries, spectrogram, vocabulary)
     report.bytes_written = tokens_path.stat().st_size
     log.info(
-        "fold %s: %d clips: tokenised %d, reused %d -> %s",
-        fold, report.clips, report.decoded, report.reused, tokens_path,
+        "%s, fold %s: %d clips: tokenised %d, reused %d -> %s",
+        name, fold, report.clips, report.decoded, report.reused, tokens_path,
     )  # fmt: skip
     return report
 
 
-def main(spectrogram: Path, vocabulary: Path, tokens: Path, fold: Annotated[str, typer.Option()]) -> None:
-    run(load_params(ExecutionParams, "execution"), spectrogram, vocabulary, tokens, fold=fold).write()
+def main(
+    spectrogram: Path,
+    vocabulary: Path,
+    tokens: Annotated[Path, typer.Argument(help="table to write: <anywhere>/<name of the vocabulary>/<fold>.parquet")],
+) -> None:
+    execution = load_params(ExecutionParams, "execution")
+    run(execution, spectrogram, vocabulary, tokens, fold=tokens.stem).write()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     clips + split + (spectrogram | tokens + vocabulary [+ pretrained])
         -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
 
-The second output holds DVCLive's curves, and their table. Baselines are fitted in one go and leave it empty but for a note.
+A model that reads words is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
+`pretrain` wrote. The second output holds DVCLive's curves, and their table; baselines, fitted in one go, leave a note there.
 Under torchrun, or with `launch.train_processes` above 1, several processes train a neural model (docs/training.md).
 """
 
@@ -111,13 +112,14 @@ def main(
     clips: Path,
     split: Path,
     source: Annotated[Path, typer.Argument(help="the spectrogram, or the fold's tokens")],
-    model: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<entry of `models`>/<fold>/<seed>")],
+    model: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<name>/<fold>/<seed>")],
     curves: Annotated[Path, typer.Argument(help="folder to write: DVCLive's logs")],
-    vocabulary: Annotated[Path | None, typer.Option(help="the fold's vocabulary, with tokens")] = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="<anywhere>/<its name>/<fold>.zarr, with tokens")] = None,
     pretrained: Annotated[Path | None, typer.Option(help="what `pretrain` wrote, to start from")] = None,
 ) -> None:
     name, fold, seed = model.parts[-3:]
-    params: Any = load_model_params(name)
+    entry = name.removesuffix("-pretrained") if pretrained else name
+    params: Any = load_model_params(entry.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else entry)
     if is_neural(params.kind):
         launch.start_processes("stages.train", load_params(launch.LaunchParams, "launch").train_processes)
     paths = Paths(clips, split, source, vocabulary, model, curves, pretrained)

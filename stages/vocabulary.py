@@ -1,6 +1,6 @@
 """Learn a fold's vocabulary of sound from the frames of its training clips.
 
-spectrogram + split -> data/vocabulary/<fold>.zarr
+spectrogram + split -> data/vocabulary/<name>/<fold>.zarr
 """
 
 import logging
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 def run(
     params: VocabularyParams, spectrogram_path: Path, split_path: Path, vocabulary_path: Path, *, fold: str
 ) -> StageReport:
-    report = StageReport("vocabulary", fold)
+    name = vocabulary_path.parent.name
+    report = StageReport("vocabulary", f"{name}-{fold}")
     spectrogram, split = open_spectrogram(spectrogram_path), open_split(split_path)
     if split.facts["fold"] != fold:
         raise SPLIT.error(split_path, "fact fold", expected=fold, found=split.facts["fold"])
@@ -35,7 +36,8 @@ def run(
         vocabulary_path, fit, sample, kind=params.kind, seed=params.seed, fold=fold, spectrogram=spectrogram
     )
     log.info(
-        "fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
+        "%s, fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
+        name,
         fold,
         *fit.codebooks.shape[:2],
         *(sample.facts[key] for key in ("frames", "available", "clips")),
@@ -47,9 +49,15 @@ def run(
     return report
 
 
-def main(spectrogram: Path, split: Path, vocabulary: Path, fold: Annotated[str, typer.Option()]) -> None:
-    params: VocabularyParams = load_params(VocabularyParams, "vocabulary")
-    run(params, spectrogram, split, vocabulary, fold=fold).write()
+def main(
+    spectrogram: Path,
+    split: Path,
+    vocabulary: Annotated[
+        Path, typer.Argument(help="store to write: <anywhere>/<entry of `vocabularies`>/<fold>.zarr")
+    ],
+) -> None:
+    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{vocabulary.parent.name}")
+    run(params, spectrogram, split, vocabulary, fold=vocabulary.stem).write()
 
 
 if __name__ == "__main__":

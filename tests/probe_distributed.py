@@ -12,7 +12,7 @@ from test_training import MODEL, PLAIN, SETTINGS, Memory
 
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.training import loop
-from pipeline.training.batches import Batch, Batches
+from pipeline.training.batches import Batches, StoredBatch
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import World, open_world
 from pipeline.training.logits import predict_logits
@@ -43,7 +43,7 @@ class Recording(Batches):
         super().__init__(inputs, clip_ids, normalisation)
         self.taken: list[int] = []
 
-    def take(self, rows: Sequence[int]) -> Batch:
+    def take(self, rows: Sequence[int]) -> StoredBatch:
         self.taken += rows
         return super().take(rows)
 

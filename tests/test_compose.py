@@ -149,11 +149,11 @@ def test_the_committed_params_are_the_demo() -> None:
 def test_typos_are_all_named_and_the_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("train: {}\n")
-    overrides = ["train.epoch=3", "vocabulary.sise=100", "trian.epochs=3", "oops"]
+    overrides = ["train.epoch=3", "vocabularies.words.sise=100", "trian.epochs=3", "oops"]
     with pytest.raises(ParamsError) as caught:
         run("demo", overrides, recipes_path=RECIPES, params_path=path, console=Console(quiet=True))
     message = str(caught.value)
-    for expected in ("train.epoch: ", "`epochs`", "vocabulary.sise", "`size`", "trian", "`train`", "'oops'"):
+    for expected in ("train.epoch: ", "`epochs`", "vocabularies.words.sise", "`size`", "trian", "`train`", "'oops'"):
         assert expected in message
     assert f"{path}: " in message
     assert "partial" not in message
@@ -164,10 +164,10 @@ def test_typos_are_all_named_and_the_file_is_left_alone(tmp_path: Path) -> None:
 def test_what_changed_is_printed(tmp_path: Path) -> None:
     console = Console(record=True, width=200, quiet=False, file=(tmp_path / "out").open("w"))
     path = tmp_path / "params.yaml"
-    for overrides in ([], [], ["vocabulary.seed=17"]):
+    for overrides in ([], [], ["vocabularies.words.seed=17"]):
         run("demo", overrides, recipes_path=RECIPES, params_path=path, console=console)
     written, same, changed, line = console.export_text().splitlines()
     assert "written" in written
     assert "nothing changed" in same
     assert "1 of" in changed
-    assert line.split() == ["vocabulary.seed", "0", "->", "17"]
+    assert line.split() == ["vocabularies.words.seed", "0", "->", "17"]

@@ -23,7 +23,7 @@ from pipeline.errors import SonolexError
 from pipeline.execution import launch
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.training import loop
-from pipeline.training.batches import Batch
+from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE, World, open_world
 from pipeline.training.settings import TrainParams
@@ -240,9 +240,10 @@ def test_a_batch_on_a_gpu_meets_nothing_on_the_cpu(section: dict[str, Any], mask
     facts = {"vocabulary_size": 9, "bands": [[0, 6]]} if tokens else {"n_mels": 6}
     model = model_module(section["kind"]).build(validate_model_params("m", section), facts, 3)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        inputs = torch.zeros(4, 1, 30, dtype=torch.int64) if tokens else torch.zeros(4, 30, 6)
+        inputs = torch.zeros(4, 1, 30, dtype=torch.uint16) if tokens else torch.zeros(4, 30, 6, dtype=torch.float16)
         mask = torch.ones(4, 30, dtype=torch.bool) if masked else None
-        batch = Batch(inputs, mask, torch.arange(4)).to(torch.device("cuda"))
+        normalisation = None if tokens else {"kind": "clip", "deviations": 1.0}
+        batch = StoredBatch(inputs, mask, torch.arange(4), {}, normalisation).to(torch.device("cuda"))
         loss = Loss(model, settings, batch, torch.zeros(4, 3, device="cuda"), 2 if tokens else 1)
         state = {name: torch.empty_like(value, device="cuda") for name, value in loss.state_dict().items()}
         state |= {name: torch.empty_like(value, device="cuda") for name, value in loss.named_buffers()}

@@ -60,17 +60,17 @@ def test_a_models_depth_reruns_that_model_alone(changed: Path) -> None:
 
 
 def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) -> None:
-    words = {f"{stage}@{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
-    models = ("token_transformer", "bag_of_tokens")
+    words = {f"{stage}@words-{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
+    models = ("token_transformer-words", "bag_of_tokens-words")
     expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report"}
-    assert reruns(changed, {"vocabulary.size": 20}) == expected
+    assert reruns(changed, {"vocabularies.words.size": 20}) == expected
 
 
 def test_a_hop_length_reruns_what_follows(changed: Path) -> None:
     everything = reruns(changed, {"spectrogram.front_end.hop_length": 200})
-    assert {"spectrogram", "report"} | {f"vocabulary@{fold}" for fold in FOLDS} <= everything
+    assert {"spectrogram", "report"} | {f"vocabulary@words-{fold}" for fold in FOLDS} <= everything
     assert items("train_frames", "ast", "frame_statistics") <= everything
-    assert items("train_tokens", "token_transformer", "bag_of_tokens") <= everything
+    assert items("train_tokens", "token_transformer-words", "bag_of_tokens-words") <= everything
     assert not {name for name in everything if name.split("@")[0] in ("corpus", "split")}
 
 
@@ -87,10 +87,9 @@ def test_label_enhancement_is_no_stage_until_it_is_asked_for(changed: Path) -> N
 
 def test_pretraining_is_no_stage_until_it_is_asked_for(changed: Path) -> None:
     assert "pretrain" not in run(changed, "dvc", "stage", "list", "--name-only").stdout
-    lists = {"experiment.token_models": ["bag_of_tokens"], "experiment.pretrained_models": ["token_transformer"]}
     stages = ("pretrain", "train_pretrained", "evaluate_pretrained")
-    expected = set().union(*(items(stage, "token_transformer") for stage in stages)) | {"report"}
-    assert reruns(changed, lists) == expected
+    expected = set().union(*(items(stage, "token_transformer-words") for stage in stages)) | {"report"}
+    assert reruns(changed, {"experiment.pretrained_models": ["token_transformer"]}) == expected
 
 
 @pytest.mark.slow
@@ -98,13 +97,13 @@ def test_a_pretrained_model_runs_through_the_graph(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "workspace")
     changes = {"frame_models": [], "token_models": [], "pretrained_models": ["token_transformer"], "ensembles": []}
     change_params(workspace, {f"experiment.{key}": value for key, value in changes.items()})
-    change_params(workspace, {"report.headline": ["token_transformer"], "pretrain.epochs": 1})
+    change_params(workspace, {"report.headline": ["token_transformer-words-pretrained"], "pretrain.epochs": 1})
     order = stages_run(run(workspace, "dvc", "repro").stdout)
     names = [name.split("@")[0] for name in order]
     assert names[-4:] == ["pretrain", "train_pretrained", "evaluate_pretrained", "report"]
-    card = json.loads((workspace / "models/token_transformer/1/0/model.json").read_text())
-    weights = json.loads((workspace / "data/pretrained/token_transformer/1/0/pretrained.json").read_text())["weights"]
-    assert card["input"]["pretrained"]["weights"] == weights
+    card = json.loads((workspace / "models/token_transformer-words-pretrained/1/0/model.json").read_text())
+    start = json.loads((workspace / "data/pretrained/token_transformer-words/1/0/pretrained.json").read_text())
+    assert card["input"]["pretrained"]["weights"] == start["weights"]
     assert stale(workspace) == set()
     change_params(workspace, {"train.label_smoothing": 0.0})
     assert {name.split("@")[0] for name in stale(workspace)} == {"train_pretrained"}
@@ -124,11 +123,11 @@ def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
     assert int(shards) >= 1
     assert before["spectrogram"][:4] == ["0 of 1", shards, "0", "0"]
     assert all(row[0].startswith("0 of") for row in before.values())
-    change_params(changed, {"vocabulary.size": 20})
+    change_params(changed, {"vocabularies.words.size": 20})
     words = plan_rows(changed)
     assert words["spectrogram"][0] == "0 of 1"
     assert words["train_frames"][0] == "0 of 2"
-    assert words["vocabulary"][4] == "param vocabulary"
+    assert words["vocabulary"][4] == "param vocabularies.words"
     assert words["tokenize"][4] == "follows vocabulary"
     change_params(changed, {"spectrogram.front_end.hop_length": 200})
     frames = plan_rows(changed)
@@ -149,8 +148,8 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
     content = split.read_bytes()
     split.unlink()  # a file of DVC's cache may be linked here: never write through it
     split.write_bytes(content[:-30])
-    paths = ("data/spectrogram", "data/splits/1.parquet", "data/vocabulary/1.zarr")
-    done = run(finished, sys.executable, "-m", "stages.vocabulary", *paths, "--fold", "1", check=False)
+    paths = ("data/spectrogram", "data/splits/1.parquet", "data/vocabulary/words/1.zarr")
+    done = run(finished, sys.executable, "-m", "stages.vocabulary", *paths, check=False)
     assert done.returncode == 1
     assert "data/splits/1.parquet: file: expected a whole Parquet file" in done.stderr
     assert "Traceback" not in done.stderr
@@ -162,7 +161,7 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
 def test_plots_show_curves_confusion_and_classes(finished: Path, tmp_path: Path) -> None:
     run(finished, "dvc", "plots", "show", "-o", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text()
-    for name in ("loss_ast", "confusion_token_transformer", "per_class_bag_of_tokens"):
+    for name in ("loss_ast", "confusion_token_transformer-words", "per_class_bag_of_tokens-words"):
         assert f"results_plots_{name}_csv" in page
 
 

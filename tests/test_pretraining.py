@@ -23,7 +23,7 @@ from pipeline.experiment import load_experiment
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
 from pipeline.training import checkpoints, loop, neural
-from pipeline.training.batches import Batch, Batches
+from pipeline.training.batches import Batch
 from pipeline.training.distributed import ALONE
 from pipeline.training.inputs import open_sentences
 from pipeline.training.masked_words import MaskedWords, Unigrams, draw_hidden, fill_in
@@ -162,6 +162,8 @@ class Steady:
             np.repeat(w, self.num_frames(clip), 1).astype(np.uint16) for w, clip in zip(words, clip_ids, strict=True)
         ]
 
+    stored = arrays
+
     def num_frames(self, clip_id: str) -> int:
         return 24 + int(clip_id) % 5
 
@@ -218,7 +220,7 @@ def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeyp
 def make_sentences(folder: Path, *, poisoned: bool = False) -> train.Paths:
     """Write six clips, a vocabulary and their sentences; poisoning changes the sentences of the test clips alone."""
     paths = make_artifacts(folder, poisoned=poisoned)
-    params: Any = load_params(VocabularyParams, "vocabulary", REPOSITORY / PARAMS_PATH)  # type: ignore[arg-type]
+    params: Any = load_params(VocabularyParams, "vocabularies.words", REPOSITORY / PARAMS_PATH)
     params = params.model_copy(update={"size": 8, "sample_frames": 100, "iterations": 3})
     words, tokens = folder / "vocabulary.zarr", folder / "tokens.parquet"
     vocabulary.run(params, paths.source, paths.split, words, fold="1")
@@ -336,33 +338,31 @@ def test_settings_are_trains_where_pretraining_has_none_of_its_own() -> None:
         MASKING.settings(late)
 
 
-def test_batches_hand_out_words_as_they_are() -> None:
-    inputs: Any = Steady()
-    batch = Batches(inputs, ["1", "3"], {"kind": "none"}).take([1, 0])
-    assert batch.inputs.shape == (2, 2, 27)
-    assert batch.inputs[1, 0, -3:].tolist() == [1, SIZE, SIZE]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            ["experiment.pretrained_models=[ast]", "experiment.frame_models=[]"],
-            "expected models that read tokens, found ast",
-        ),
+        (["experiment.pretrained_models=[ast]"], "expected models that read tokens, found ast"),
         (["experiment.pretrained_models=[none]"], "expected entries of `models`, found none"),
         (
-            ["experiment.pretrained_models=[bag_of_tokens]", "experiment.token_models=[token_transformer]"],
+            ["experiment.pretrained_models=[bag_of_tokens]"],
             "expected models of kind token_transformer, found bag_of_tokens of kind bag_of_tokens",
         ),
         (
-            ["train.average={kind: last, epochs: 16}", "pretrain.epochs=9"],
+            ["experiment.pretrained_models=[token_transformer]", "experiment.vocabularies=[]"],
+            "vocabularies: expected at least one",
+        ),
+        (
+            [
+                "experiment.pretrained_models=[token_transformer]",
+                "train.average={kind: last, epochs: 16}",
+                "pretrain.epochs=9",
+            ],
             "average: expected epochs of the 9 that are run",
         ),
     ],
 )
 def test_what_cannot_be_pretrained_is_named(changes: list[str], message: str, tmp_path: Path) -> None:
-    document, _ = compose("demo+pretrained", changes, REPOSITORY / "recipes")
+    document, _ = compose("demo", changes, REPOSITORY / "recipes")
     (tmp_path / "params.yaml").write_text(dump(document))
     with pytest.raises(ParamsError, match=message):
         load_experiment(tmp_path / "params.yaml")

@@ -34,8 +34,8 @@ from pipeline.spectrogram.reader import FrameReader
 # What each stage is run with below a folder, and where its output goes.
 ARGUMENTS = {
     "spectrogram": ("data/clips.parquet", "{}/spectrogram"),
-    "vocabulary": ("data/spectrogram", "data/splits/1.parquet", "{}/1.zarr", "--fold", "1"),
-    "tokenize": ("data/spectrogram", "data/vocabulary/1.zarr", "{}/1.parquet", "--fold", "1"),
+    "vocabulary": ("data/spectrogram", "data/splits/1.parquet", "{}/words/1.zarr"),
+    "tokenize": ("data/spectrogram", "data/vocabulary/words/1.zarr", "{}/words/1.parquet"),
     "train": ("data/clips.parquet", "data/splits/1.parquet", "data/spectrogram", "{}/frame_statistics/1/0", "curves"),
 }
 
@@ -46,7 +46,7 @@ def _open_trained(path: Path) -> object:
 
 OPENERS: dict[str, Callable[[Path], object]] = {
     "spectrogram": lambda path: FrameReader(open_spectrogram(path / "spectrogram")),
-    "vocabulary": lambda path: open_vocabulary(path / "1.zarr"),
+    "vocabulary": lambda path: open_vocabulary(path / "words" / "1.zarr"),
     "tokenize": lambda path: open_tokens(path / "1.parquet"),
     "train": _open_trained,
 }
@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reliability")
     shutil.copy(REPOSITORY / "params.yaml", folder)
     root = make_wav_corpus(folder / "audio", clips_per_class=4)
-    changes = {"corpus.root": str(root), "corpus.max_bad_fraction": 0.1, "vocabulary.size": 16}
+    changes = {"corpus.root": str(root), "corpus.max_bad_fraction": 0.1, "vocabularies.words.size": 16}
     sizes = {"minimum": 2, "average": 4, "maximum": 6}
     change_params(folder, changes | {"spectrogram.clips_per_shard": sizes, "execution.workers": 2})
     sources = sorted(str(path.relative_to(root)) for path in root.rglob("*.wav"))
@@ -246,15 +246,15 @@ def test_no_flipped_byte_of_a_spectrogram_is_a_silent_number(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "place"),
     [
-        (_values_of_vocabulary, "data/vocabulary/1.zarr"),
-        (_values_of_tokens, "data/tokens/1.parquet"),
+        (_values_of_vocabulary, "data/vocabulary/words/1.zarr"),
+        (_values_of_tokens, "data/tokens/words/1.parquet"),
         (_values_of_model, "frame_statistics/1/0"),
     ],
 )
 def test_no_flipped_byte_is_a_silent_number(
     values: Callable[[Path], str], place: str, folder: Path, tmp_path: Path
 ) -> None:
-    if place not in ("data/vocabulary/1.zarr", "data/tokens/1.parquet"):
+    if place not in ("data/vocabulary/words/1.zarr", "data/tokens/words/1.parquet"):
         assert run_stage(folder, "train", tmp_path).returncode == 0
     source = next(base / place for base in (folder, tmp_path) if (base / place).exists())
     copy = tmp_path / "copy" / source.name
@@ -266,10 +266,10 @@ def test_no_flipped_byte_is_a_silent_number(
 # The stages that meet a damaged artifact; `{}` is where their output goes.
 FOLD = FOLDS[0]
 SOURCES = ("data/clips.parquet", f"data/splits/{FOLD}.parquet")
-TOKENS, BAG = f"data/tokens/{FOLD}.parquet", f"models/bag_of_tokens/{FOLD}/0"
+TOKENS, BAG = f"data/tokens/words/{FOLD}.parquet", f"models/bag_of_tokens-words/{FOLD}/0"
 READERS = {
-    "vocabulary": ("data/spectrogram", SOURCES[1], "{}/1.zarr", "--fold", FOLD),
-    "tokenize": ("data/spectrogram", f"data/vocabulary/{FOLD}.zarr", "{}/1.parquet", "--fold", FOLD),
+    "vocabulary": ("data/spectrogram", SOURCES[1], f"{{}}/words/{FOLD}.zarr"),
+    "tokenize": ("data/spectrogram", f"data/vocabulary/words/{FOLD}.zarr", f"{{}}/words/{FOLD}.parquet"),
     "train": (*SOURCES, "data/spectrogram", f"{{}}/ast/{FOLD}/0", "{}/curves"),
     "evaluate": (*SOURCES, TOKENS, BAG, "{}/1.parquet"),
     "report": ("data", "models", "predictions", "results", "{}/index.html"),
@@ -304,10 +304,10 @@ def _flip(path: Path) -> None:
         ("data/spectrogram/frames.zarr/*/c/0/0", "tokenize"),
         ("data/spectrogram/frames.zarr/*/c/0/0", "train"),
         ("data/spectrogram/index.parquet", "vocabulary"),
-        (f"data/vocabulary/{FOLD}.zarr/codebooks/c/0/0/0", "tokenize"),
+        (f"data/vocabulary/words/{FOLD}.zarr/codebooks/c/0/0/0", "tokenize"),
         (TOKENS, "evaluate"),
         (f"{BAG}/weights.safetensors", "evaluate"),
-        (f"predictions/bag_of_tokens/{FOLD}/0.parquet", "report"),
+        (f"predictions/bag_of_tokens-words/{FOLD}/0.parquet", "report"),
         ("data/clips.parquet", "evaluate"),
     ],
 )

@@ -60,7 +60,7 @@ def test_closure_follows_imports_inside_functions_and_registries() -> None:
 
 
 def test_stage_names_are_params_sections() -> None:
-    known = {*SECTIONS, "models"}
+    known = {*SECTIONS, "models", "vocabularies"}
     for body in GRAPH.values():
         assert {str(name).split(".")[0] for name in body.get("params", [])} <= known
 

@@ -46,7 +46,7 @@ from pipeline.reporting.words import count_words, word_statistics
 from stages.report import run
 
 CLASSES = ("dog bark", "rain", "<saw>")  # the last one must be escaped
-MODELS = ("ast", "token_transformer", "bag_of_tokens")
+MODELS = ("ast", "token_transformer-words", "bag_of_tokens-words")
 FOLDS, SEEDS, SIZE, N_MELS = ("1", "2"), (0, 1), 5, 8
 CLIPS = [f"clip{number:02d}" for number in range(12)]  # clip number i: class i % 3, fold 1 + i % 2
 
@@ -54,14 +54,15 @@ EXPERIMENT = ExperimentParams(
     frame_models=["ast"],
     token_models=["token_transformer", "bag_of_tokens"],
     pretrained_models=[],
+    vocabularies=["words"],
     folds=list(FOLDS),
     seeds=list(SEEDS),
     ensembles=[
-        EnsembleParams(name="ensemble", models=["ast", "token_transformer"]),
+        EnsembleParams(name="ensemble", models=["ast", "token_transformer-words"]),
         EnsembleParams(name="ast_seeds", models=["ast"]),
     ],
 )
-PARAMS = ReportParams(headline=["ast", "token_transformer"], examples=3, worst=2)
+PARAMS = ReportParams(headline=["ast", "token_transformer-words"], examples=3, worst=2)
 
 
 def write_experiment(root: Path, *, label_kind: str = "one", audio: bool = True) -> None:
@@ -100,11 +101,11 @@ def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
     }
     facts = {"kind": "kmeans", "size": SIZE, "num_codebooks": 1, "normalisation": "standardise", "bands": [[0, N_MELS]]}
     facts |= special_tokens(SIZE) | {"fold": fold, "role": "train", "front_end": {"n_mels": N_MELS}, "seed": 0}
-    path = data / "vocabulary" / f"{fold}.zarr"
+    path = data / "vocabulary" / "words" / f"{fold}.zarr"
     VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {}})
     words = {"clip_id": CLIPS, "tokens": [[generator.integers(0, SIZE - 1, 28).tolist()] for _ in CLIPS]}
     facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": SIZE, "num_codebooks": 1}
-    TOKENS.write(data / "tokens" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})
+    TOKENS.write(data / "tokens" / "words" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})
 
 
 def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random.Generator, label_kind: str) -> None:
@@ -135,7 +136,7 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
     PREDICTIONS.write(root / "predictions" / place.with_suffix(".parquet"), columns, facts)
     logs = root / "results" / "train" / place
     logs.mkdir(parents=True)
-    if model == "bag_of_tokens":
+    if model == "bag_of_tokens-words":
         (logs / FITTED).write_text("Fitted in one go.\n")
         return
     (logs / "plots" / "metrics" / "train").mkdir(parents=True)
@@ -167,7 +168,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_metrics_are_at_most_ten_rounded_scalars(reported: Path) -> None:
     metrics = json.loads((reported / "results" / "metrics.json").read_text())
-    assert list(metrics) == ["ast", "token_transformer", "ensemble"]
+    assert list(metrics) == ["ast", "token_transformer-words", "ensemble"]
     scalars = [value for values in metrics.values() for value in values.values()]
     assert len(scalars) == 10
     assert all(round(value, 4) == value for value in scalars)
@@ -201,7 +202,7 @@ def test_plots_data_add_up(reported: Path) -> None:
         "epoch": "2", "loss": "0.750000", "lowest": "0.500000", "highest": "1.000000", "num_runs": "4",
         "learning_rate": "1e-05", "gradient_norm": "5.000000",
     }  # fmt: skip
-    assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer"]
+    assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer-words"]
 
 
 def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:
@@ -232,7 +233,7 @@ def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
     assert "&lt;saw&gt;" in page
     assert "<saw>" not in page
     assert ">gone</summary>" in page
-    assert "without epochs: bag of tokens." in page
+    assert "without epochs: bag of tokens-words." in page
     images = re.findall(r"<img[^>]*>", page)
     assert images
     assert all('alt="' in image for image in images)
@@ -301,8 +302,8 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
 
 def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    one = ExperimentParams(
-        frame_models=["ast"], token_models=[], pretrained_models=[], folds=["1"], seeds=[0], ensembles=[]
+    one = EXPERIMENT.model_copy(
+        update={"token_models": [], "vocabularies": [], "folds": ["1"], "seeds": [0], "ensembles": []}
     )
     page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0), one)
     assert '<section id="vocabulary">' not in page
@@ -329,7 +330,7 @@ def remove_log(root: Path) -> None:
 
 def refit_vocabulary(root: Path) -> None:
     write_words(root / "other", "1", np.random.default_rng(5))
-    (root / "other" / "tokens" / "1.parquet").replace(root / "data" / "tokens" / "1.parquet")
+    (root / "other" / "tokens" / "words" / "1.parquet").replace(root / "data" / "tokens" / "words" / "1.parquet")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def refit_vocabulary(root: Path) -> None:
         (swap_seeds, "fact seed: expected 0, found 1"),
         (retrain, r"ast/1/0\.parquet: fact weights: expected .*, as .*models/ast/1/0"),
         (remove_log, r"loss\.tsv: file: expected a training log of train/loss.* 'train_\*'"),
-        (refit_vocabulary, r"tokens/1\.parquet: fact vocabulary: expected"),
+        (refit_vocabulary, r"tokens/words/1\.parquet: fact vocabulary: expected"),
     ],
 )
 def test_artifacts_that_are_missing_or_do_not_fit_are_named(
@@ -401,11 +402,11 @@ def test_a_deviation_between_seeds_is_that_of_their_means_over_folds() -> None:
 def test_an_ensemble_of_one_model_and_one_seed_equals_it(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     alone = EXPERIMENT.model_copy(
-        update={"seeds": [0], "ensembles": [EnsembleParams(name="same", models=["token_transformer"])]}
+        update={"seeds": [0], "ensembles": [EnsembleParams(name="same", models=["token_transformer-words"])]}
     )
     report(tmp_path, experiment=alone)
     runs = read_summary(tmp_path / "results" / "summary.csv")
-    member, same = ([r for r in runs if r.model == model] for model in ("token_transformer", "same"))
+    member, same = ([r for r in runs if r.model == model] for model in ("token_transformer-words", "same"))
     assert [replace(run, model="same", seed=ALL_SEEDS) for run in member] == same
 
 
@@ -441,14 +442,14 @@ def test_word_statistics_of_known_counts(reported: Path) -> None:
     assert (even.num_unused, even.num_words, even.num_frames) == (1, 5, 20)
     assert even.perplexity == pytest.approx(4)
     assert even.top_share == 0.25
-    counts = count_words(open_tokens(reported / "data" / "tokens" / "1.parquet"))
+    counts = count_words(open_tokens(reported / "data" / "tokens" / "words" / "1.parquet"))
     assert counts.shape == (1, SIZE)
     assert counts.sum() == 12 * 28
     assert counts[0, SIZE - 1] == 0  # never drawn
 
 
 def test_rebuilt_frames_are_the_codes_in_units(reported: Path) -> None:
-    vocabulary = open_vocabulary(reported / "data" / "vocabulary" / "1.zarr")
+    vocabulary = open_vocabulary(reported / "data" / "vocabulary" / "words" / "1.zarr")
     frames = rebuild(vocabulary, np.array([[3, 0]]))
     np.testing.assert_allclose(frames, 2 * vocabulary.codebooks[0, [3, 0]] + 1, rtol=1e-6)
 

@@ -49,7 +49,7 @@ def workspace(tmp_path: Path) -> Path:
         )
         facts = {"fold": fold, "vocabulary": "0" * 32, "vocabulary_size": 50, "num_codebooks": 1, "frame_rate": 100.0}
         words = [[[(7 * i) % 50 for i in range(98)]]] * 3
-        TOKENS.write(data / "tokens" / f"{fold}.parquet", {"clip_id": CLIPS[:3], "tokens": words}, facts)
+        TOKENS.write(data / "tokens" / "words" / f"{fold}.parquet", {"clip_id": CLIPS[:3], "tokens": words}, facts)
     _write_predictions(tmp_path / "predictions" / "ast" / "1" / "0.parquet", ["a-dog", "b-rain"])
     return tmp_path
 
@@ -73,7 +73,7 @@ def test_why_follows_a_clip_through_every_artifact(workspace: Path) -> None:
     assert "shard shard0000, frames 98 to 195: 98 frames, 0.98 s" in findings["data/spectrogram/index.parquet"].text
     assert findings["data/splits/1.parquet"].text == "role test"
     assert findings["data/splits/2.parquet"].text == "role train"
-    assert findings["data/tokens/1.parquet"].text.startswith("98 words, 50 distinct of 50: 0 7 14")
+    assert findings["data/tokens/words/1.parquet"].text.startswith("98 words, 50 distinct of 50: 0 7 14")
     assert findings["predictions/ast/1/0.parquet"].text == "test: class 1 ranks 1 (99%) of 3"
 
 
@@ -85,8 +85,8 @@ def test_why_says_where_a_bad_clip_was_lost(workspace: Path) -> None:
     findings = _trace("d-lost", workspace)
     assert findings["data/spectrogram/index.parquet"].text == "failed, missing: expected a file, found none"
     assert findings["data/clips.parquet"].text.endswith("digest none: the file was missing")
-    assert findings["data/tokens/1.parquet"].text == "the clip is not in it (3 others are)"
-    assert all(findings[f"data/{name}"].wrong for name in ("spectrogram/index.parquet", "tokens/1.parquet"))
+    assert findings["data/tokens/words/1.parquet"].text == "the clip is not in it (3 others are)"
+    assert all(findings[f"data/{name}"].wrong for name in ("spectrogram/index.parquet", "tokens/words/1.parquet"))
     # It is a test clip of fold 2 alone: its absence from fold 1's predictions is as it should be.
     assert "predictions/ast/1/0.parquet" not in findings
 
@@ -136,7 +136,7 @@ def test_check_names_all_mistakes_at_once(tmp_path: Path) -> None:
     path.write_text(text.replace("epochs:", "epoch:").replace("iterations: 20", "iterations: many"))
     result = CliRunner().invoke(app, ["check", "--params", str(path)])
     assert result.exit_code == 1
-    for expected in ("train.epoch: unknown key; did you mean `epochs`?", "vocabulary.iterations"):
+    for expected in ("train.epoch: unknown key; did you mean `epochs`?", "vocabularies.words.iterations"):
         assert expected in result.output
 
 
@@ -148,7 +148,7 @@ def test_results_without_a_run_say_what_to_do(tmp_path: Path) -> None:
 
 def test_a_picture_shows_waveform_frames_and_words(workspace: Path, tmp_path: Path) -> None:
     picture = tmp_path / "clip.png"
-    left_out = inspect_clip.run("b-rain", "1", workspace / "data", workspace / "audio", picture)
+    left_out = inspect_clip.run("b-rain", "words", "1", workspace / "data", workspace / "audio", picture)
     assert left_out == []
     pixels = imread(picture)
     assert pixels.shape[0] > 400
@@ -157,7 +157,7 @@ def test_a_picture_shows_waveform_frames_and_words(workspace: Path, tmp_path: Pa
 
 def test_a_picture_does_without_audio_and_words(workspace: Path, tmp_path: Path) -> None:
     picture = tmp_path / "clip.png"
-    left_out = inspect_clip.run("b-rain", "9", workspace / "data", tmp_path / "elsewhere", picture)
+    left_out = inspect_clip.run("b-rain", "words", "9", workspace / "data", tmp_path / "elsewhere", picture)
     assert [remark.split(":")[0] for remark in left_out] == ["waveform", "words"]
     assert picture.exists()
 
@@ -165,7 +165,7 @@ def test_a_picture_does_without_audio_and_words(workspace: Path, tmp_path: Path)
 @pytest.mark.parametrize(("clip", "expected"), [("nobody", "no clip 'nobody'"), ("d-lost", "has no frames")])
 def test_a_picture_of_nothing_is_refused(clip: str, expected: str, workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=expected):
-        inspect_clip.run(clip, "1", workspace / "data", workspace / "audio", tmp_path / "clip.png")
+        inspect_clip.run(clip, "words", "1", workspace / "data", workspace / "audio", tmp_path / "clip.png")
 
 
 def test_the_time_axis_is_that_of_the_frames() -> None:

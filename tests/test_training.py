@@ -11,14 +11,17 @@ import torch
 
 from pipeline.errors import SonolexError
 from pipeline.models.registry import model_module, validate_model_params
-from pipeline.training.batches import Batches, normalise
+from pipeline.spectrogram.storing import restore, store
+from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch
 from pipeline.training.classification import Classification
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
 from pipeline.training.losses import classification_loss, smooth_labels
+from pipeline.training.normalising import normalise
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples, Validation
 
+CPU = torch.device("cpu")
 NO_MASKS = {"count": 0, "width": 0}
 PLAIN = {
     "time_shift": 0.0,
@@ -80,7 +83,7 @@ class Memory:
             frames[:, i % 3] += 2
             self.clips[f"clip-{i}"] = frames
 
-    def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+    def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         return [self.clips[clip] for clip in clip_ids]
 
     def num_frames(self, clip_id: str) -> int:
@@ -175,7 +178,7 @@ def test_the_loss_follows_the_label_kind() -> None:
 
 def test_batches_pad_behind_and_mask_by_length() -> None:
     batches = make_examples(5).batches
-    batch = batches.take([3, 0])
+    batch = batches.take([3, 0]).to(CPU)
     lengths = [len(batches._cache[row]) for row in (3, 0)]  # type: ignore[index]
     assert batch.mask is not None
     assert batch.mask.sum(1).tolist() == lengths
@@ -191,12 +194,29 @@ def test_batches_read_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_normalisation_by_corpus_and_by_clip() -> None:
-    frames = np.array([[1.0, 3.0], [5.0, 7.0]], dtype=np.float32)
+    frames = torch.tensor([[[1.0, 3.0], [5.0, 7.0], [99.0, 99.0]]])
+    mask = torch.tensor([[True, True, False]])
     facts = {"kind": "corpus", "deviations": 2.0, "mean": 4.0, "deviation": 0.5}
-    np.testing.assert_allclose(normalise(frames, facts), frames - 4)
-    by_clip = normalise(frames, facts | {"kind": "clip", "deviations": 1.0})
-    np.testing.assert_allclose([by_clip.mean(), by_clip.std()], [0, 1], atol=1e-6)
-    assert np.isfinite(normalise(np.ones((3, 2), np.float32), facts | {"kind": "clip"})).all()
+    torch.testing.assert_close(normalise(frames, mask, {}, facts)[0, :2], frames[0, :2] - 4)
+    by_clip = normalise(frames, mask, {}, facts | {"kind": "clip", "deviations": 1.0})[0, :2]
+    np.testing.assert_allclose([by_clip.mean(), by_clip.std(correction=0)], [0, 1], atol=1e-6)
+    assert normalise(torch.ones(1, 3, 2), None, {}, facts | {"kind": "clip"}).isfinite().all()
+    assert frames[0, 0, 0] == 1  # the caller's own
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_a_batch_as_stored_becomes_what_the_reader_gives(dtype: str) -> None:
+    front_end = {
+        "dtype": dtype,
+        "scale": 0.1 if dtype == "uint8" else 1.0,
+        "offset": -16.0 if dtype == "uint8" else 0.0,
+    }
+    frames = np.random.default_rng(0).normal(-5, 3, (7, 4)).astype(np.float32)
+    stored, _ = store(frames, front_end)
+    facts = {"kind": "corpus", "deviations": 2.0, "mean": -4.5, "deviation": 3.0}
+    batch = StoredBatch(torch.from_numpy(stored)[None], None, torch.arange(1), front_end, facts).to(CPU)
+    expected = (restore(stored, front_end) - np.float32(-4.5)) / np.float32(6.0)
+    np.testing.assert_array_equal(batch.inputs[0].numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -216,17 +236,16 @@ def test_batches_know_what_a_unit_is_in_logarithms_of_power(units: str, kind: st
     assert Batches(inputs, ["clip-0"], normalisation).log_unit == pytest.approx(expected)
 
 
-def test_batches_read_ahead_are_those_read_in_turn_one_at_a_time() -> None:
-    batches = make_examples(6).batches
+def test_batches_read_ahead_come_in_turn_and_a_few_at_a_time() -> None:
+    batches = make_examples(9).batches
     taken: list[int] = []
     take = batches.take
     batches.take = lambda rows: taken.append(rows[0]) or take(rows)  # type: ignore[func-returns-value, method-assign]
-    ahead = batches.ahead([[4, 1], [2], [0, 3]])
-    for rows in ([4, 1], [2], [0, 3]):
-        assert next(ahead).rows.tolist() == rows
-        assert len(taken) <= [4, 2, 0].index(rows[0]) + 2
-    assert list(ahead) == []
-    assert taken == [4, 2, 0]
+    parts = [[4, 1], [2], [0, 3], [5], [6], [7], [8]]
+    for position, batch in enumerate(batches.ahead(parts)):
+        assert batch.rows.tolist() == parts[position]
+        assert len(taken) <= position + 1 + READ_AHEAD
+    assert sorted(taken) == [0, 2, 4, 5, 6, 7, 8]
 
 
 def test_an_error_in_reading_ahead_is_met_where_the_batch_is_needed() -> None:

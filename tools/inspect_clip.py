@@ -32,7 +32,7 @@ _DPI = 110
 _TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz
 
 
-def run(clip_id: str, fold: str, data_path: Path, corpus_root: Path, picture_path: Path) -> list[str]:
+def run(clip_id: str, vocabulary: str, fold: str, data_path: Path, corpus_root: Path, picture_path: Path) -> list[str]:
     """Write the picture and return what had to be left out of it.
 
     Raises CorpusError when the manifest has no such clip, ArtifactError when there are no frames to draw.
@@ -47,7 +47,7 @@ def run(clip_id: str, fold: str, data_path: Path, corpus_root: Path, picture_pat
     left_out: list[str] = []
     facts = spectrogram.facts
     waveform = _waveform(row, corpus_root, facts["sample_rate"], len(frames) / facts["frame_rate"], left_out)
-    tokens, size = _tokens(clip_id, data_path / "tokens" / f"{fold}.parquet", left_out)
+    tokens, size = _tokens(clip_id, data_path / "tokens" / vocabulary / f"{fold}.parquet", left_out)
 
     labels = ", ".join(clips.facts["classes"][label] for label in row["labels"])
     figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, facts, fold=fold, vocabulary_size=size)
@@ -178,13 +178,14 @@ def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray |
 
 def main(
     clip_id: Annotated[str, typer.Argument(metavar="CLIP", help="id of the clip, as in the manifest")],
-    fold: Annotated[str, typer.Option(help="whose vocabulary's words to draw")] = "1",
+    vocabulary: Annotated[str, typer.Option(help="whose words to draw")] = "words",
+    fold: Annotated[str, typer.Option(help="whose training clips the words are of")] = "1",
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("clip.png"),
     data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
     corpus: Annotated[Path | None, typer.Option(help="corpus root; by default that of params.yaml")] = None,
 ) -> None:
     root = corpus or Path(read_params().get("corpus", {}).get("root", ""))
-    for remark in run(clip_id, fold, data, root, out):
+    for remark in run(clip_id, vocabulary, fold, data, root, out):
         typer.echo(f"left out: {remark}")
     typer.echo(str(out))
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +201,12 @@ def _plan_sentences(plans: dict[str, StagePlan], experiment: Experiment, data: P
     settled = not plans["spectrogram"].stale and not plans["vocabulary"].stale
     todo: list[str] = []
     clips = 0
-    for fold in experiment.sections["experiment"].folds:
+    grid = experiment.sections["experiment"]
+    for name, fold in product(grid.vocabularies, grid.folds):
         try:
             spectrogram = open_spectrogram(data / "spectrogram")
             shards = sentences.plan_sentences(spectrogram)
-            vocabulary = open_vocabulary(data / "vocabulary" / f"{fold}.zarr")
+            vocabulary = open_vocabulary(data / "vocabulary" / name / f"{fold}.zarr")
         except SonolexError:
             plan.shards += plans["spectrogram"].shards
             continue

@@ -153,3 +153,7 @@ def results(
     from tools import results as command
 
     command.run(summary, page, _console())
+
+
+if __name__ == "__main__":  # `python -m tools.sonolex` would else do nothing, and say so by nothing
+    app()

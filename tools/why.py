@@ -91,11 +91,11 @@ def _reject_unknown(clip_id: str, path: Path) -> None:
 
 
 def _trace_folds(clip_id: str, data_path: Path) -> Iterator[Finding]:
-    for folder, schema, describe in (
-        ("splits", SPLIT, lambda _, row: (f"role {row['role']}", False)),
-        ("tokens", TOKENS, _describe_tokens),
+    for folder, pattern, schema, describe in (
+        ("splits", "*.parquet", SPLIT, lambda _, row: (f"role {row['role']}", False)),
+        ("tokens", "*/*.parquet", TOKENS, _describe_tokens),
     ):
-        paths = sorted((data_path / folder).glob("*.parquet"))
+        paths = sorted((data_path / folder).glob(pattern))
         if not paths:
             yield Finding(data_path / folder, "missing", wrong=True)
         for path in paths:

@@ -104,10 +104,11 @@ class AttentionReader:
 
     def read(self, clip_id: str) -> ClipAttention:
         """Return what the model attends to in a clip."""
-        inputs, mask, _ = Batches(self._inputs, [clip_id], self._model.facts["input"]["normalisation"]).take([0])
+        batches = Batches(self._inputs, [clip_id], self._model.facts["input"]["normalisation"])
+        batch = batches.take([0]).to(torch.device("cpu"))
         params = self._model.facts["params"]
         with torch.no_grad(), _KeptAttention() as kept:
-            logits = self._network(inputs, mask)
+            logits = self._network(batch.inputs, batch.mask)
         if len(kept.layers) != params["depth"]:
             raise SonolexError(
                 f"{self._model.path}: expected {params['depth']} layers of attention, found {len(kept.layers)} calls of "

@@ -64,7 +64,8 @@ def predict_columns(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]
     found = []
     batches = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
     with torch.no_grad():
-        for batch in batches.in_order(CLIPS_PER_BATCH):
+        for stored in batches.in_order(CLIPS_PER_BATCH):
+            batch = stored.to(torch.device("cpu"))
             logits, mask = network.classify_columns(network.embed(batch.inputs), batch.mask)
             found += [clip[real].numpy() for clip, real in zip(logits, mask, strict=True)]
     rate, stem = model.facts["front_end"]["frame_rate"], network.stem

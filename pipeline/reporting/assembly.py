@@ -31,8 +31,8 @@ class DataPaths:
 
     clips: Path
     spectrogram: Path
-    vocabulary: Path  # folder, one store a fold
-    tokens: Path  # folder, one table a fold
+    vocabulary: Path  # folder, <name>/<fold>
+    tokens: Path  # folder, <name>/<fold>
     models: Path  # folder of the trained models
     logs: Path  # folder of the training logs
     audio: Path  # corpus root; may be missing
@@ -48,9 +48,12 @@ class DataPaths:
 def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -> PageContent:
     """Open everything that the page shows. Raises ArtifactError that names what is missing or does not fit."""
     clips, spectrogram = open_clips(data.clips), open_spectrogram(data.spectrogram)
-    folds = experiment.params.folds if experiment.params.token_models else []
-    vocabularies = {fold: open_vocabulary(data.vocabulary / f"{fold}.zarr") for fold in folds}
-    word_counts = {fold: _count(data.tokens / f"{fold}.parquet", vocabularies[fold]) for fold in folds}
+    names = dict.fromkeys(experiment.params.reads.values())
+    learnt = [(name, fold) for name in names for fold in experiment.params.folds]
+    vocabularies = {(name, fold): open_vocabulary(data.vocabulary / name / f"{fold}.zarr") for name, fold in learnt}
+    word_counts = {
+        (name, fold): _count(data.tokens / name / f"{fold}.parquet", vocabularies[name, fold]) for name, fold in learnt
+    }
     scores = score_experiment(experiment)
     examples = choose_examples(scores, params.examples)
     mistakes = choose_mistakes(scores, params.headline, params.worst)
@@ -59,8 +62,10 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         clips={row["clip_id"]: row for row in clips.columns.to_pylist() if row["clip_id"] in shown},
         classes=clips.facts["classes"],
         spectrogram=spectrogram,
-        vocabularies=vocabularies,
-        tokens_path=data.tokens,
+        vocabularies={
+            fold: vocabulary for (name, fold), vocabulary in vocabularies.items() if name == next(iter(names))
+        },
+        tokens_path=data.tokens / next(iter(names), ""),
         models_path=data.models,
         attentive=choose_attentive(experiment),
         audio_path=data.audio,
@@ -73,7 +78,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         vocabularies=vocabularies,
         word_counts=word_counts,
         word_statistics={
-            fold: word_statistics(counts, frame_rate=spectrogram.frame_rate) for fold, counts in word_counts.items()
+            key: word_statistics(counts, frame_rate=spectrogram.frame_rate) for key, counts in word_counts.items()
         },
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},

@@ -146,18 +146,18 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
 
 
 def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -> str:
-    """Draw how often each word occurs against its rank, one line a fold, both axes logarithmic.
+    """Draw how often each word occurs against its rank, one line a vocabulary, both axes logarithmic.
 
-    `counts` holds each fold's frames by word, any shape; natural languages follow a line of slope -1 (Zipf, 1949).
+    `counts` holds by label the frames of each word, any shape; natural languages follow a line of slope -1 (Zipf, 1949).
     """
 
     def draw(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
-        for position, (fold, values) in enumerate(counts.items()):
+        for position, (label, values) in enumerate(counts.items()):
             used = np.sort(values[values > 0].ravel())[::-1]
             axis.plot(
                 np.arange(1, used.size + 1), used / used.sum(), color=model_colour(position), linewidth=1.6, alpha=0.85,
-                label=f"fold {fold}: slope {slopes[fold]:.2f}",
+                label=f"{label}: slope {slopes[label]:.2f}",
             )  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log")

@@ -77,8 +77,7 @@ def open_experiment(
 def _add(experiment: Experiment, name: str, fold: str, seed: str, members: Sequence[RunKey], scores: Scores) -> None:
     """Add a run of a model or an ensemble; its costs are its members' together."""
     cards = [experiment.cards[member] for member in members]
-    token_models = experiment.params.token_models
-    reads = dict.fromkeys("tokens" if model in token_models else "frames" for model, _, _ in members)
+    reads = dict.fromkeys("tokens" if model in experiment.params.reads else "frames" for model, _, _ in members)
     experiment.scores.setdefault((name, fold), []).append(scores)
     experiment.runs.append(
         Run(

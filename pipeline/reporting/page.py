@@ -35,6 +35,8 @@ _PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "zarr", "pyarrow", "faiss-
 _NAMED_FAILURES = 20  # clips named under one reason
 _CONFUSIONS = 3  # pairs named under a matrix
 
+VocabularyKey = tuple[str, str]  # name, fold
+
 
 @dataclass(frozen=True)
 class PageContent:
@@ -43,9 +45,9 @@ class PageContent:
     experiment: Experiment
     clips: Table
     spectrogram: Spectrogram
-    vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary; empty without token models
-    word_counts: Mapping[str, np.ndarray]  # fold -> frames by (codebook, code), over all clips
-    word_statistics: Mapping[str, WordStatistics]
+    vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without token models
+    word_counts: Mapping[VocabularyKey, np.ndarray]  # frames by (codebook, code), over all clips
+    word_statistics: Mapping[VocabularyKey, WordStatistics]
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
@@ -153,17 +155,25 @@ def _words(content: PageContent) -> dict[str, Any] | None:
     """Return the vocabulary's section; None when no model reads tokens."""
     if not content.vocabularies:
         return None
-    fold, vocabulary = next(iter(content.vocabularies.items()))
+    (shown, fold), vocabulary = next(iter(content.vocabularies.items()))
     start, stop = vocabulary.facts["bands"][0]
     codes = vocabulary.codebooks[0][:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
-    slopes = {fold: float(statistics.zipf_slope) for fold, statistics in content.word_statistics.items()}
+    several = len({name for name, _ in content.vocabularies}) > 1
+    drawn = {
+        f"{name}, fold {f}" if several else f"fold {f}": (name, f)
+        for name, f in content.word_counts
+        if f == fold or not several
+    }
+    slopes = {label: float(content.word_statistics[key].zipf_slope) for label, key in drawn.items()}
     return {
         "facts": vocabulary.facts,
+        "kinds": {name: v.facts for (name, f), v in content.vocabularies.items() if f == fold},
         "rows": list(content.word_statistics.items()),
-        "samples": {fold: v.facts["sample"] for fold, v in content.vocabularies.items()},
-        "rank_figure": figures.rank_figure(content.word_counts, slopes),
+        "samples": {fold: v.facts["sample"] for (name, fold), v in content.vocabularies.items() if name == shown},
+        "rank_figure": figures.rank_figure({label: content.word_counts[key] for label, key in drawn.items()}, slopes),
         "codebook_figure": figures.codebook_figure(codes),
         "codebook_fold": fold,
+        "codebook_name": shown,
     }
 
 
@@ -188,10 +198,10 @@ def _settings(content: PageContent) -> dict[str, Any]:
         "spectrogram": content.spectrogram.facts,
         "models": {model: experiment.cards[model, *first]["params"] for model in experiment.params.models},
     }
-    for vocabulary in content.vocabularies.values():
-        settings["vocabulary"] = {
-            name: vocabulary.facts[name] for name in ("kind", "size", "num_codebooks", "normalisation", "seed")
-        }
+    settings["vocabularies"] = {
+        name: {key: vocabulary.facts[key] for key in ("kind", "size", "num_codebooks", "normalisation", "seed")}
+        for (name, _), vocabulary in content.vocabularies.items()
+    }
     return settings
 
 

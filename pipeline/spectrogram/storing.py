@@ -17,10 +17,9 @@ def store(log_mel: np.ndarray, facts: dict[str, Any]) -> tuple[np.ndarray, int]:
     return np.clip(steps, 0, 255).astype(np.uint8), int(((steps < 0) | (steps > 255)).sum())
 
 
-def restore(stored: np.ndarray, facts: dict[str, Any], out: np.ndarray | None = None) -> np.ndarray:
-    """Return stored frames as float32 log-mel values in the front end's units; into `out`, of the same shape, if given."""
-    values = np.empty(stored.shape, dtype=np.float32) if out is None else out
-    np.copyto(values, stored, casting="unsafe")
+def restore(stored: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+    """Return stored frames as float32 log-mel values in the front end's units."""
+    values = stored.astype(np.float32)
     if facts["dtype"] == "uint8":
         values *= np.float32(facts["scale"])
         values += np.float32(facts["offset"])

@@ -1,16 +1,18 @@
 """Clips as padded, masked torch batches.
 
-Conventions: B batch, T frame. Frames become (B, T, mel) float32, normalised, padded with 0; tokens (B, codebook, T) int64,
-padded with the padding token. The mask is (B, T) bool, True = real, made from clip lengths and never from padded values; it
-is None when no clip of the batch is padded, so that nothing downstream pays for it.
+Conventions: B batch, T frame. A batch is made as its clips are stored: frames (B, T, mel), tokens (B, codebook, T) padded by
+the padding token. `StoredBatch.to` takes it to a device and makes of it what a network reads: float32 frames, normalised
+and padded with 0, or int64 tokens. The mask is (B, T) bool, True = real, made from clip lengths, never from padded values;
+it is None when no clip of the batch is padded, so that nothing downstream pays for it.
 
 There is no DataLoader and no worker process: clips are read by threads of this process, or lie in its memory, so no start
 method can deadlock. What `Inputs` returns may be read in a DataLoader's workers all the same, started in any way.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,19 +20,37 @@ import torch
 from torch import Tensor
 
 from pipeline.training.inputs import Inputs
+from pipeline.training.normalising import normalise, unit
 
-# Below this many bytes, the clips of a run are kept in memory after the first read.
+# Below this many bytes, the clips of a run are kept in memory after the first read, as they are stored.
 CACHE_BYTES = 2 << 30
+# Batches that are read at once, while training is at work on another: one waits for its chunks while the next asks for its.
+READ_AHEAD = 2
 
 
 class Batch(NamedTuple):
+    """Clips on a device, as a network reads them."""
+
     inputs: Tensor
     mask: Tensor | None
     rows: Tensor  # (B,) position of each clip in the list that the batches were made of
 
-    def to(self, device: torch.device) -> "Batch":
-        """Return the batch with inputs and mask on a device."""
-        return Batch(self.inputs.to(device), None if self.mask is None else self.mask.to(device), self.rows)
+
+class StoredBatch(NamedTuple):
+    """Clips in this process's memory, as they are stored."""
+
+    inputs: Tensor
+    mask: Tensor | None
+    rows: Tensor
+    front_end: dict[str, Any]
+    normalisation: dict[str, Any] | None  # None for tokens
+
+    def to(self, device: torch.device) -> Batch:
+        """Take the batch to a device, and make of it there what a network reads."""
+        inputs, mask = self.inputs.to(device), None if self.mask is None else self.mask.to(device)
+        if self.normalisation is None:
+            return Batch(inputs.to(torch.int64), mask, self.rows)
+        return Batch(normalise(inputs, mask, self.front_end, self.normalisation), mask, self.rows)
 
 
 class Batches:
@@ -39,77 +59,63 @@ class Batches:
     def __init__(self, inputs: Inputs, clip_ids: Sequence[str], normalisation: dict[str, Any]) -> None:
         self._inputs, self._clip_ids, self._normalisation = inputs, list(clip_ids), normalisation
         self._padding = inputs.facts.get("vocabulary_size", 0)
-        values = sum(inputs.num_frames(clip) for clip in self._clip_ids) * inputs.facts.get("n_mels", 1)
-        self._cache = self._read(self._clip_ids) if 4 * values <= CACHE_BYTES else None
+        self._cache = inputs.stored(self._clip_ids) if self._bytes() <= CACHE_BYTES else None
 
     def __len__(self) -> int:
         return len(self._clip_ids)
 
-    def take(self, rows: Sequence[int]) -> Batch:
-        """Return the batch of these rows."""
+    def take(self, rows: Sequence[int]) -> StoredBatch:
+        """Return the batch of these rows, as it is stored. Threads may ask at once."""
         if self._cache is not None:
             arrays = [self._cache[row] for row in rows]
         else:
-            arrays = self._read([self._clip_ids[row] for row in rows])
+            arrays = self._inputs.stored([self._clip_ids[row] for row in rows])
         return self._collate(arrays, rows)
 
     @property
     def log_unit(self) -> float | None:
         """Say what one unit of the frames is in natural logarithms of power; None if clips differ in it, and for tokens."""
-        unit = {"ln(power)": 1.0, "dB": math.log(10) / 10}.get(self._inputs.front_end.get("units", ""))
+        scale = {"ln(power)": 1.0, "dB": math.log(10) / 10}.get(self._inputs.front_end.get("units", ""))
         kind = self._normalisation["kind"]
-        if self._inputs.time_axis or unit is None or kind == "clip":
+        if self._inputs.time_axis or scale is None or kind == "clip":
             return None
-        return (
-            unit
-            if kind == "none"
-            else unit * _unit(self._normalisation["deviations"], self._normalisation["deviation"])
-        )
+        return scale if kind == "none" else scale * unit(self._normalisation)
 
-    def ahead(self, parts: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """Yield the batch of each list of rows; the next one is read meanwhile."""
-        with ThreadPoolExecutor(1) as reader:
-            waiting = None
+    def ahead(self, parts: Iterable[Sequence[int]]) -> Iterator[StoredBatch]:
+        """Yield the batch of each list of rows; the next ones are read meanwhile."""
+        with ThreadPoolExecutor(READ_AHEAD) as readers:
+            waiting: deque[Future[StoredBatch]] = deque()
             for rows in parts:
-                following = reader.submit(self.take, rows)
-                if waiting is not None:
-                    yield waiting.result()
-                waiting = following
-            if waiting is not None:
-                yield waiting.result()
+                waiting.append(readers.submit(self.take, rows))
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
-    def in_order(self, size: int, first: int = 0, step: int = 1) -> Iterator[Batch]:
+    def in_order(self, size: int, first: int = 0, step: int = 1) -> Iterator[StoredBatch]:
         """Yield all clips in order, `size` a batch; or, of these batches, every `step`-th from the `first` on."""
         for start in range(0, len(self), size)[first::step]:
             yield self.take(range(start, min(start + size, len(self))))
 
-    def _read(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
-        return [normalise(array, self._normalisation) for array in self._inputs.arrays(clip_ids)]
+    def _bytes(self) -> int:
+        """Return how many bytes all clips take as they are stored."""
+        values = sum(self._inputs.num_frames(clip) for clip in self._clip_ids)
+        if self._inputs.time_axis:
+            return 2 * values * int(self._inputs.facts.get("num_codebooks", 1))
+        width: int = np.dtype(self._inputs.front_end.get("dtype", "float32")).itemsize
+        return values * width * int(self._inputs.facts.get("n_mels", 1))
 
-    def _collate(self, arrays: list[np.ndarray], rows: Sequence[int]) -> Batch:
+    def _collate(self, arrays: list[np.ndarray], rows: Sequence[int]) -> StoredBatch:
         axis = self._inputs.time_axis
         lengths = np.array([array.shape[axis] for array in arrays])
         longest = int(lengths.max())
         shape = (len(arrays), *(longest if i == axis else size for i, size in enumerate(arrays[0].shape)))
-        padded = np.full(shape, self._padding, dtype=np.int64 if axis else np.float32)
-        for target, array in zip(padded, arrays, strict=True):
-            target[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+        # Memory by torch: NumPy asks for huge pages from 4 MB on, and the kernel compacts memory to find them.
+        padded = torch.empty(shape, dtype=torch.from_numpy(arrays[0][:0]).dtype)
+        before = (slice(None),) * axis
+        for target, array, length in zip(padded.numpy(), arrays, lengths, strict=True):
+            target[(*before, slice(length))] = array
+            target[(*before, slice(length, None))] = self._padding
         mask = None if (lengths == longest).all() else torch.from_numpy(np.arange(longest) < lengths[:, None])
-        return Batch(torch.from_numpy(padded), mask, torch.tensor(list(rows)))
-
-
-def normalise(array: np.ndarray, normalisation: dict[str, Any]) -> np.ndarray:
-    """Normalise a clip's frames as the facts {kind, deviations, mean, deviation} say; tokens pass unchanged."""
-    kind = normalisation["kind"]
-    if kind == "none":
-        return array
-    mean, deviation = normalisation["mean"], normalisation["deviation"]
-    if kind == "clip":
-        mean, deviation = float(array.mean()), float(array.std())
-    unit = _unit(normalisation["deviations"], deviation)
-    normalised: np.ndarray = ((array - mean) / unit).astype(np.float32)
-    return normalised
-
-
-def _unit(deviations: float, deviation: float) -> float:
-    return deviations * max(deviation, 1e-6)
+        normalisation = None if axis else self._normalisation
+        return StoredBatch(padded, mask, torch.tensor(list(rows)), self._inputs.front_end, normalisation)

@@ -36,6 +36,9 @@ class Inputs(Protocol):
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         """Return one array a clip."""
 
+    def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        """Return one array a clip as it is stored: for frames, what `front_end` says of `dtype`, `scale` and `offset`."""
+
     def num_frames(self, clip_id: str) -> int:
         """Return a clip's length in frames."""
 
@@ -60,6 +63,9 @@ class FrameInputs:
 
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         return self._reader.read(clip_ids)
+
+    def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        return self._reader.read_stored(clip_ids)
 
     def num_frames(self, clip_id: str) -> int:
         return self._reader.num_frames(clip_id)
@@ -89,6 +95,9 @@ class TokenInputs:
 
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         return [self._arrays[clip] for clip in clip_ids]
+
+    def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        return self.arrays(clip_ids)
 
     def num_frames(self, clip_id: str) -> int:
         return int(self._arrays[clip_id].shape[1])

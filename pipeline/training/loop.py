@@ -20,7 +20,7 @@ from pipeline.models.encoder import Encoder
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints, sampling
 from pipeline.training.averaging import WeightAverage
-from pipeline.training.batches import Batch
+from pipeline.training.batches import StoredBatch
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.patchout import patchout
 from pipeline.training.progress_bar import progress_bar
@@ -227,7 +227,7 @@ class _Reader:
         self._targets = examples.targets
         self._batches = examples.batches.ahead(rows.tolist() for rows in parts)
 
-    def take(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
+    def take(self, count: int) -> Iterator[tuple[StoredBatch, Tensor]]:
         """Yield the next `count`."""
         for _ in range(count):
             started = time.perf_counter()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.averaging import WeightAverage
-from pipeline.training.batches import Batch
+from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.compiling import compiled
 from pipeline.training.distributed import World
 from pipeline.training.optimiser import build_optimiser, set_rate
@@ -51,7 +51,7 @@ class Task(Protocol):
 class NotFiniteError(Exception):
     """A loss, or the norm of a step's gradients, is no number."""
 
-    def __init__(self, what: str, found: float, batch: Batch | None) -> None:
+    def __init__(self, what: str, found: float, batch: StoredBatch | None) -> None:
         super().__init__(what)
         self.what, self.found = what, found
         self.batch = batch  # the part of the batch that it was met in; None = the whole batch
@@ -69,7 +69,7 @@ class Learner:
         forward = task.forward(model)
         self._forward = _in_precision(compiled(forward) if params.compile else forward, params, world.device)
 
-    def step(self, parts: Iterable[tuple[Batch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
+    def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
         """Train on a batch of `num_clips` in all processes together; return its loss and the norm of its gradients.
 
         `parts` are this process's, with their targets. The norm of a step that overflowed in float16 is infinite.

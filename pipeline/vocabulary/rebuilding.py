@@ -16,4 +16,5 @@ def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
     z = np.zeros((tokens.shape[1], len(vocabulary.mean)), dtype=np.float32)
     for words, codebook, (start, stop) in zip(tokens, vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
         z[:, start:stop] += codebook[words, : stop - start]
-    return z * vocabulary.scale + vocabulary.mean
+    frames: np.ndarray = z * vocabulary.scale + vocabulary.mean
+    return frames
