@@ -70,7 +70,8 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             mistakes.append(str(error))
     for name, value in (document.get("vocabularies") or {}).items():
         try:
-            vocabularies[name] = validate_params(VocabularyParams, value, f"vocabularies.{name}", path)
+            kinds: Any = VocabularyParams
+            vocabularies[name] = validate_params(kinds, value, f"vocabularies.{name}", path)
         except ParamsError as error:
             mistakes.append(str(error))
     if "experiment" in sections:

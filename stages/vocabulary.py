@@ -14,6 +14,7 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.vocabulary.exact import refine
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.sampling import draw_sample
@@ -30,16 +31,24 @@ def run(
     if split.facts["fold"] != fold:
         raise SPLIT.error(split_path, "fact fold", expected=fold, found=split.facts["fold"])
     training_clips = clips_of(split, "train")
-    sample = draw_sample(FrameReader(spectrogram), training_clips, sample_frames=params.sample_frames, seed=params.seed)
-    fit = fit_vocabulary(params, sample.frames)
-    facts = write_vocabulary(
-        vocabulary_path, fit, sample, kind=params.kind, seed=params.seed, fold=fold, spectrogram=spectrogram
+    reader = FrameReader(spectrogram)
+    sample = draw_sample(
+        reader,
+        training_clips,
+        sample_frames=params.sample_frames,
+        seed=params.seed,
+        stack=params.features.stack,
+        deltas=params.features.deltas,
     )
+    fit = fit_vocabulary(params, sample)
+    if params.exact:
+        fit = refine(fit, reader, training_clips, iterations=params.iterations)
+    facts = write_vocabulary(vocabulary_path, fit, sample, params, kind=params.kind, fold=fold, spectrogram=spectrogram)
     log.info(
         "%s, fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
         name,
         fold,
-        *fit.codebooks.shape[:2],
+        *fit.codebooks.codes.shape[:2],
         *(sample.facts[key] for key in ("frames", "available", "clips")),
         facts["perplexity"],
         facts["dead_codes"],
@@ -56,7 +65,7 @@ def main(
         Path, typer.Argument(help="store to write: <anywhere>/<entry of `vocabularies`>/<fold>.zarr")
     ],
 ) -> None:
-    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{vocabulary.parent.name}")
+    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{vocabulary.parent.name}")  # type: ignore[arg-type]
     run(params, spectrogram, split, vocabulary, fold=vocabulary.stem).write()
 
 

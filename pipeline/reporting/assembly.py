@@ -78,7 +78,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         vocabularies=vocabularies,
         word_counts=word_counts,
         word_statistics={
-            key: word_statistics(counts, frame_rate=spectrogram.frame_rate) for key, counts in word_counts.items()
+            key: word_statistics(counts, frame_rate=vocabularies[key].frame_rate) for key, counts in word_counts.items()
         },
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},

@@ -28,6 +28,7 @@ from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
 from pipeline.reporting.words import WordStatistics
+from pipeline.vocabulary.rebuilding import word_spectra
 
 TEMPLATE = "page.html.j2"
 
@@ -156,8 +157,6 @@ def _words(content: PageContent) -> dict[str, Any] | None:
     if not content.vocabularies:
         return None
     (shown, fold), vocabulary = next(iter(content.vocabularies.items()))
-    start, stop = vocabulary.facts["bands"][0]
-    codes = vocabulary.codebooks[0][:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
     several = len({name for name, _ in content.vocabularies}) > 1
     drawn = {
         f"{name}, fold {f}" if several else f"fold {f}": (name, f)
@@ -171,7 +170,7 @@ def _words(content: PageContent) -> dict[str, Any] | None:
         "rows": list(content.word_statistics.items()),
         "samples": {fold: v.facts["sample"] for (name, fold), v in content.vocabularies.items() if name == shown},
         "rank_figure": figures.rank_figure({label: content.word_counts[key] for label, key in drawn.items()}, slopes),
-        "codebook_figure": figures.codebook_figure(codes),
+        "codebook_figure": figures.codebook_figure(word_spectra(vocabulary, 0)),
         "codebook_fold": fold,
         "codebook_name": shown,
     }
@@ -198,9 +197,9 @@ def _settings(content: PageContent) -> dict[str, Any]:
         "spectrogram": content.spectrogram.facts,
         "models": {model: experiment.cards[model, *first]["params"] for model in experiment.params.models},
     }
+    keys = ("kind", "size", "num_codebooks", "normalisation", "features", "seed")
     settings["vocabularies"] = {
-        name: {key: vocabulary.facts[key] for key in ("kind", "size", "num_codebooks", "normalisation", "seed")}
-        for (name, _), vocabulary in content.vocabularies.items()
+        name: {key: vocabulary.facts[key] for key in keys} for (name, _), vocabulary in content.vocabularies.items()
     }
     return settings
 
