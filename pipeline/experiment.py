@@ -124,15 +124,20 @@ def _grid_mistakes(
         for name in experiment.vocabularies
         if name not in vocabularies
     ]
-    for key, reads in (("frame_models", "frames"), ("token_models", "tokens"), ("pretrained_models", "tokens")):
+    lists = {"frames": ["frame_models"], "tokens": ["token_models", "pretrained_models"]}
+    for reads, key in ((reads, key) for reads, keys in lists.items() for key in keys):
         for name in getattr(experiment, key):
             if name not in listed:
                 found = f"found {name}, but models has only: {', '.join(listed)}"
                 mistakes.append(f"{path}: experiment.{key}: expected entries of `models`, {found}")
                 continue
             kind: str = getattr(models.get(name), "kind", "")
-            if kind and reads != model_module(kind).READS:
-                mistakes.append(f"{path}: experiment.{key}: expected models that read {reads}, found {name}")
+            found = model_module(kind).READS if kind else reads
+            if found != reads:
+                mistakes.append(
+                    f"{path}: experiment.{key}: expected models that read {reads}, found {name}, which reads {found}; "
+                    f"list it under experiment.{lists[found][0]}"
+                )
             elif kind and key == "pretrained_models" and not can_pretrain(kind):
                 kinds = ", ".join(other for other in MODELS if can_pretrain(other))
                 mistakes.append(

@@ -40,7 +40,15 @@ class Paths(NamedTuple):
 
 
 def run(
-    params: Any, masking: PretrainParams, train: TrainParams, paths: Paths, *, model: str, fold: str, seed: int
+    params: Any,
+    masking: PretrainParams,
+    train: TrainParams,
+    paths: Paths,
+    *,
+    model: str,
+    fold: str,
+    seed: int,
+    trackers: tuple[str, ...] = (),
 ) -> None:
     report = StageReport("pretrain", f"{model}-{fold}-{seed}")
     split, vocabulary = open_split(paths.split), open_vocabulary(paths.vocabulary)
@@ -52,7 +60,7 @@ def run(
     with open_world() as world:
         weights, trained = pretrain(
             params, masking, masking.settings(train), inputs, training, validation, vocabulary,
-            seed=seed, live_path=paths.curves, world=world,
+            seed=seed, live_path=paths.curves, world=world, trackers=trackers,
         )  # fmt: skip
     if not world.leads:
         return
@@ -89,7 +97,8 @@ def main(
 ) -> None:
     name, fold, seed = pretrained.parts[-3:]
     entry = name.removesuffix(f"-{vocabulary.parent.name}")
-    launch.start_processes("stages.pretrain", load_params(launch.LaunchParams, "launch").train_processes)
+    launching = load_params(launch.LaunchParams, "launch")
+    launch.start_processes("stages.pretrain", launching.train_processes)
     run(
         load_model_params(entry),
         load_params(PretrainParams, "pretrain"),
@@ -98,6 +107,7 @@ def main(
         model=name,
         fold=fold,
         seed=int(seed),
+        trackers=tuple(launching.trackers),
     )
 
 

@@ -5,7 +5,7 @@
 
 A model that reads words is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
 `pretrain` wrote. The second output holds DVCLive's curves, and their table; baselines, fitted in one go, leave a note there.
-Under torchrun, or with `launch.train_processes` above 1, several processes train a neural model (docs/training.md).
+torchrun and `launch.train_processes` train in several processes.
 """
 
 import logging
@@ -44,7 +44,7 @@ class Paths(NamedTuple):
     pretrained: Path | None = None
 
 
-def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
+def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers: tuple[str, ...] = ()) -> None:
     if not is_neural(params.kind) and not launch.leads():
         return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}-{fold}-{seed}")
@@ -73,18 +73,16 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
             weights, input_facts, trained = train_model(
                 params, settings, inputs, training, validation, vocabulary,
                 label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
-                pretrained=pretrained,
+                pretrained=pretrained, trackers=trackers,
             )  # fmt: skip
         if not world.leads:
             return
         report.workers, seconds, clips_seen = world.size, trained.seconds, trained.clips_seen
     else:
-        arrays, input_facts = inputs.arrays(roles["train"]), inputs.facts
-        weights = module.fit(
-            params, arrays, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed
-        )
+        items, input_facts = inputs.arrays(roles["train"]), inputs.facts
+        weights = module.fit(params, items, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed)
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
-        seconds, clips_seen = time.perf_counter() - started, len(arrays)
+        seconds, clips_seen = time.perf_counter() - started, len(items)
 
     num_parameters = sum(array.size for array in weights.values() if array.dtype.kind == "f")
     facts = {
@@ -120,10 +118,11 @@ def main(
     name, fold, seed = model.parts[-3:]
     entry = name.removesuffix("-pretrained") if pretrained else name
     params: Any = load_model_params(entry.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else entry)
+    launching = load_params(launch.LaunchParams, "launch")
     if is_neural(params.kind):
-        launch.start_processes("stages.train", load_params(launch.LaunchParams, "launch").train_processes)
-    paths = Paths(clips, split, source, vocabulary, model, curves, pretrained)
-    run(params, paths, model=name, fold=fold, seed=int(seed))
+        launch.start_processes("stages.train", launching.train_processes)
+    paths, trackers = Paths(clips, split, source, vocabulary, model, curves, pretrained), tuple(launching.trackers)
+    run(params, paths, model=name, fold=fold, seed=int(seed), trackers=trackers)
 
 
 if __name__ == "__main__":

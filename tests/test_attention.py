@@ -83,7 +83,7 @@ def test_logits_are_the_models_own_while_weights_are_kept(data: Path, tmp_path: 
     # A layer less, or weights of another clip, would give others.
     assert np.abs(own - predict(open_model(path), inputs, ["two"])[0]).max() > 1e-3
     num_tokens = {"class": 1, "class_distillation": 2}.get(pooling, 0)
-    num_positions = {"patches": 11 * 5, "convolution": 8, "linear": NUM_FRAMES}[stem]
+    num_positions = {"patches": 11 * 5, "convolution": 8, "convolution_1d": 31, "linear": NUM_FRAMES}[stem]
     assert attention.layers.shape == (2, num_tokens + num_positions, num_tokens + num_positions)
     np.testing.assert_allclose(attention.layers.sum(axis=2), 1, atol=1e-5)
     for layer in (None, 1, 2):
@@ -119,7 +119,7 @@ def test_a_patch_covers_its_own_frames_and_bands(
     assert np.isfinite(over[:58]).all()
 
 
-@pytest.mark.parametrize("stem", ["patches", "convolution"])
+@pytest.mark.parametrize("stem", ["patches", "convolution", "convolution_1d"])
 def test_positions_lie_where_the_stem_looks(data: Path, tmp_path: Path, stem: str) -> None:
     # Silence everywhere but in a few frames: the positions that then change must be those drawn over these frames.
     model = open_model(make_model(tmp_path / "m/1/0", stem))

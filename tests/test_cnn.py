@@ -4,6 +4,7 @@ import torch
 from conftest import REPOSITORY
 
 from pipeline.models import cnn
+from pipeline.models.convolutions import ConvolutionStack
 from pipeline.params import read_params, validate_params
 
 BASE = read_params(REPOSITORY / "recipes" / "base.yaml")
@@ -26,7 +27,7 @@ def test_logits_come_from_mean_and_maximum_of_the_real_positions() -> None:
     with torch.no_grad():
         logits = model(frames, mask)
         for row, length in enumerate((50, 37)):
-            maps, _ = model.stack(frames[row : row + 1, :length], None)
+            maps, _ = ConvolutionStack.forward(model.stem, frames[row : row + 1, :length], None)
             assert maps.shape == (1, 192, -(-length // 16), 8)
             features = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
             torch.testing.assert_close(logits[row], model.head.classify(features)[0], atol=1e-5, rtol=1e-5)
@@ -35,7 +36,7 @@ def test_logits_come_from_mean_and_maximum_of_the_real_positions() -> None:
 def test_a_louder_network_of_padding_is_not_heard() -> None:
     """Batch norms that have seen data turn zeros into other values; behind a clip they are zero again at every layer."""
     model = _build(3).eval()
-    for norm in model.stack.norms:
+    for norm in model.stem.norms:
         torch.nn.init.normal_(norm.bias)
         torch.nn.init.normal_(norm.running_mean)
     frames = torch.randn(1, 45, 128)

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 import transformers
+from conftest import REPOSITORY
 from test_ast import LEARNED, SMALL, STEM
 from test_start import N_MELS, Oracle, hub_start, make_deit, make_huggingface, original_start, shake
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from pipeline.errors import SonolexError
 from pipeline.evaluation.prediction import build_network
 from pipeline.models.ast import open_start, start_from
 from pipeline.models.registry import model_module, validate_model_params
+from pipeline.params import read_params
 from pipeline.training.batches import normalise
 from tools import export
 from tools.sonolex import app
@@ -45,7 +47,7 @@ def make_model(path: Path, section: dict[str, Any], **normalisation: Any) -> Any
     """Write a model folder of random weights, and return the network."""
     params: Any = validate_model_params("tested", section)
     reads = model_module(section["kind"]).READS
-    facts: dict[str, Any] = {"n_mels": N_MELS, "normalisation": NORMALISATION | normalisation}
+    facts: dict[str, Any] = {"n_mels": N_MELS, "log_floor": -16.0, "normalisation": NORMALISATION | normalisation}
     if reads == "tokens":
         none = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
         facts = {"vocabulary_size": 20, "num_codebooks": 2, "bands": [[0, 12], [12, 24]], "normalisation": none}
@@ -155,6 +157,14 @@ def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, logits_of(network, frames, kind="clip"), atol=1e-4)
     make_model(tmp_path / "t", TOKENS)
     assert export.run(tmp_path / "t", "onnx", tmp_path / "t.onnx").difference < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "frames_lstm", "mlp", "cnn", "token_cnn", "bag_of_embeddings", "bert"])
+def test_onnx_takes_the_models_of_the_base(tmp_path: Path, name: str) -> None:
+    section = read_params(REPOSITORY / "recipes" / "base.yaml")["models"][name]
+    make_model(tmp_path / "m", section)
+    assert export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx").difference < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -20,37 +20,65 @@ STEMS: dict[str, dict[str, Any]] = {
         "positions": {"kind": "sinusoidal"},
     },
     "convolution": {"kind": "convolution", "channels": [8, 16], "strides": [[4, 4], [2, 2]], "kernel": 5},
+    "convolution_1d": {"kind": "convolution_1d", "channels": [20, 16], "strides": [2, 1], "kernel": 5},
     "linear": {"kind": "linear"},
 }
 ENCODER = {"width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0}
+RECURRENT = {"width": 32, "depth": 1, "dropout": 0.0}
 NORMALISATION = {"normalisation": "corpus", "deviations": 1.0}
+WORDS = {"embedding": "centroids", "embedding_rate": 0.05, "embedding_width": 12}
+STACK = {"channels": [8, 16, 24], "strides": [[2, 2]] * 3, "kernel": 3}
 OWN: dict[str, dict[str, Any]] = {
-    "ast": NORMALISATION | {"start": None},
-    "token_transformer": {"embedding": "centroids", "embedding_rate": 0.05, "embedding_width": 12},
-    "cnn": NORMALISATION | {"channels": [8, 16, 24], "strides": [[2, 2]] * 3, "kernel": 3},
+    "ast": ENCODER | NORMALISATION | {"start": None},
+    "token_transformer": ENCODER | WORDS,
+    "lstm": RECURRENT | WORDS,
+    "frames_lstm": RECURRENT | NORMALISATION,
+    "cnn": NORMALISATION | STACK,
+    "token_cnn": WORDS | STACK,
+    "mlp": NORMALISATION | {"frames": 64, "hidden": [16], "dropout": 0.0},
     "psla": NORMALISATION | {"backbone": "mobilenetv3_small_050", "start": None, "drop_path": 0.0, "heads": 2},
+    "bag_of_embeddings": WORDS,
 }
 INPUTS: dict[str, dict[str, Any]] = {
-    "ast": {"n_mels": 24},
-    "token_transformer": {"vocabulary_size": 20, "bands": [[0, 12], [12, 24]]},
-    "cnn": {"n_mels": 24},
-    "psla": {"n_mels": 24},
+    "frames": {
+        "n_mels": 24,
+        "log_floor": -16.0,
+        "normalisation": {"kind": "corpus", "deviations": 2.0, "mean": -6.0, "deviation": 4.0},
+    },
+    "tokens": {"vocabulary_size": 20, "bands": [[0, 12], [12, 24]]},
 }
-STEMMED = ("ast", "token_transformer")
-CASES = [(kind, stem) for kind in MODELS if is_neural(kind) for stem in (STEMS if kind in STEMMED else [""])]
+_TRANSFORMER_POOLINGS, _RECURRENT_POOLINGS = (
+    ("mean", "mean_max", "class", "class_distillation"),
+    ("mean", "mean_max", "last"),
+)
+POOLINGS = {
+    "ast": _TRANSFORMER_POOLINGS,
+    "token_transformer": _TRANSFORMER_POOLINGS,
+    "lstm": _RECURRENT_POOLINGS,
+    "frames_lstm": _RECURRENT_POOLINGS,
+}
+NEURAL = [kind for kind in MODELS if is_neural(kind)]
+CASES = [(kind, stem) for kind in NEURAL for stem in (STEMS if kind in POOLINGS else [""])]
 NUM_CLASSES = 7
-POOLINGS = ("mean", "mean_max", "class", "class_distillation")
 
 
-def _build(kind: str, stem: str, pooling: str = "mean", **changes: Any) -> Any:
-    shared = {"stem": STEMS[stem], "pooling": pooling, **ENCODER} if stem else {}
+def _reads(kind: str) -> str:
+    reads: str = model_module(kind).READS
+    return reads
+
+
+def _build(
+    kind: str, stem: str = "", pooling: str = "mean", *, facts: dict[str, Any] | None = None, **changes: Any
+) -> Any:
+    shared = {"stem": STEMS[stem], "pooling": pooling} if stem else {}
     section = {"kind": kind, **shared, **OWN[kind], **changes}
     params = validate_model_params("tested", section)
     torch.manual_seed(0)
-    model = model_module(kind).build(params, INPUTS[kind], NUM_CLASSES)
-    if kind == "token_transformer":
+    facts = facts or INPUTS[_reads(kind)]
+    model = model_module(kind).build(params, facts, NUM_CLASSES)
+    if _reads(kind) == "tokens":
         generator = np.random.default_rng(0)
-        codebooks = [generator.standard_normal((20, 12)).astype(np.float32) for _ in range(2)]
+        codebooks = [generator.standard_normal((20, b - a)).astype(np.float32) for a, b in facts["bands"]]
         model_module(kind).start(model, params, codebooks)
     return model
 
@@ -58,7 +86,7 @@ def _build(kind: str, stem: str, pooling: str = "mean", **changes: Any) -> Any:
 def _inputs(kind: str, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    if kind != "token_transformer":
+    if _reads(kind) == "frames":
         frames = torch.randn(len(lengths), max(lengths), 24, generator=generator)
         return frames.masked_fill(~mask[:, :, None], 0), mask
     tokens = torch.randint(0, 20, (len(lengths), 2, max(lengths)), generator=generator)
@@ -66,7 +94,7 @@ def _inputs(kind: str, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stem", "pooling"), [(*case, pooling) for case in CASES for pooling in (POOLINGS if case[1] else [""])]
+    ("kind", "stem", "pooling"), [(*case, pooling) for case in CASES for pooling in POOLINGS.get(case[0], [""])]
 )
 def test_padding_changes_nothing(kind: str, stem: str, pooling: str) -> None:
     model = _build(kind, stem, pooling).eval()
@@ -74,7 +102,7 @@ def test_padding_changes_nothing(kind: str, stem: str, pooling: str) -> None:
     inputs, mask = _inputs(kind, lengths)
     with torch.no_grad():
         together = model(inputs, mask)
-        axis = 2 if kind == "token_transformer" else 1
+        axis = 2 if _reads(kind) == "tokens" else 1
         alone = [model(inputs[i : i + 1].narrow(axis, 0, n), None) for i, n in enumerate(lengths)]
         other = inputs.clone()  # whatever stands behind a clip's end, nobody reads it
         if axis == 1:
@@ -128,15 +156,21 @@ def test_padding_in_a_training_batch_changes_no_step() -> None:
     torch.testing.assert_close(mean, expected_mean, atol=1e-5, rtol=1e-5)
 
 
-def test_a_sentence_of_ten_seconds_is_read_to_its_last_word() -> None:
-    """Peer bugs 3.3.1 and 3.3.3: a padding id that is a word, and a context cut at 512 tokens."""
-    model = _build("token_transformer", "linear").eval()
-    inputs, mask = _inputs("token_transformer", [1000])
+@pytest.mark.parametrize("kind", [kind for kind in NEURAL if kind != "mlp"])
+def test_a_clip_of_ten_seconds_is_read_from_its_first_to_its_last_frame(kind: str) -> None:
+    """Peer bugs 3.3.1 and 3.3.3: lengths taken from the wrong axis (64 of 1,723 frames), a context cut at 512 tokens."""
+    model = _build(kind, "linear" if kind in POOLINGS else "").eval()
+    inputs, mask = _inputs(kind, [1000, 1100])
+    time = inputs.movedim(-1, 1) if _reads(kind) == "tokens" else inputs  # (clip, frame, ...), a view
     with torch.no_grad():
         before = model(inputs, mask)
-        changed = inputs.clone()
-        changed[0, :, 999] = (changed[0, :, 999] + 1) % 20
-        assert not torch.allclose(model(changed, mask), before, atol=1e-7)
+        for frame in (0, 500, 999):
+            kept = time[0, frame].clone()
+            time[0, frame] = (kept + 1) % 20 if _reads(kind) == "tokens" else kept + 5
+            after = model(inputs, mask)
+            assert not torch.allclose(after[0], before[0], atol=1e-7), frame
+            torch.testing.assert_close(after[1], before[1])
+            time[0, frame] = kept
 
 
 def test_tokens_start_as_their_centroids_and_padding_stays_zero() -> None:
@@ -153,6 +187,7 @@ def test_frozen_and_random_embeddings() -> None:
     frozen = _build("token_transformer", "linear", embedding_rate=0.0)
     assert not any(p.requires_grad for p in frozen.tables.parameters())
     summed = _build("token_transformer", "linear", embedding="random", embedding_width=10)
+    assert summed.neighbours.shape == (2, 23, 8)  # noise of words does not ask how they are embedded
     inputs, _ = _inputs("token_transformer", [8])
     picture = summed.embed(inputs)
     assert picture.shape == (1, 8, 10)
@@ -182,6 +217,6 @@ def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
     ],
 )
 def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
-    section = {"kind": "ast", "stem": STEMS["linear"], "pooling": "mean", **ENCODER, **OWN["ast"], **changes}
+    section = {"kind": "ast", "stem": STEMS["linear"], "pooling": "mean", **OWN["ast"], **changes}
     with pytest.raises(ParamsError, match=message):
         validate_model_params("tested", section)

@@ -208,3 +208,44 @@ def test_clips_longer_than_the_table_are_counted(tmp_path: Path, caplog: pytest.
         make_artifacts(tmp_path / "a", n_mels=32), SMALL | {"stem": STEM | {"positions": LEARNED | {"frames": 31}}}
     )
     assert "2 of 4 clips have more than 31 frames: the model reads the first ones" in caplog.text
+
+
+def test_a_perceptron_counts_the_clips_that_it_cuts_and_has_no_columns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    section = {"kind": "mlp", "normalisation": "corpus", "deviations": 1.0, "frames": 31, "hidden": [4], "dropout": 0.1}
+    paths = make_artifacts(tmp_path / "a")
+    run_train(paths, section)
+    assert "2 of 4 clips have more than 31 frames: the model reads the first ones; frames sets how many" in caplog.text
+    assert matrix(open_predictions(run_evaluate(paths)), "logits").shape == (2, 2)
+    model = open_model(paths.model)
+    assert model.facts["input"]["log_floor"] == pytest.approx(-15.94, abs=0.01)
+    with pytest.raises(SonolexError, match="column by column, found the kind mlp; ask one with a stem"):
+        predict_columns(model, open_inputs_of(model, paths.source), ["clip0"])
+
+
+def test_a_convolutional_network_and_an_lstm_have_columns(tmp_path: Path) -> None:
+    normalised = {"normalisation": "corpus", "deviations": 1.0}
+    stack = {"channels": [4], "strides": [[4, 2]], "kernel": 3}
+    recurrent = {"stem": stack | {"kind": "convolution"}, "width": 8, "depth": 1, "dropout": 0.0, "pooling": "last"}
+    for kind, section in (("cnn", stack), ("frames_lstm", recurrent)):
+        paths = make_artifacts(tmp_path / kind)
+        run_train(paths, {"kind": kind} | normalised | section)
+        model = open_model(paths.model)
+        short, longer = predict_columns(model, open_inputs_of(model, paths.source), ["clip0", "clip5"])
+        alone = predict_columns(model, open_inputs_of(model, paths.source), ["clip0"])[0]
+        assert (short.logits.shape, longer.logits.shape) == ((8, 2), (9, 2))  # 30 and 35 frames, every fourth
+        np.testing.assert_allclose(short.seconds[:2], [0.005, 0.045])
+        np.testing.assert_allclose(short.logits, alone.logits, atol=1e-5)
+
+
+def test_gradients_lie_beside_the_curves_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = train.load_params(TrainParams, "train")
+    assert not settings.gradient_flow  # off by default
+    run_train(make_artifacts(tmp_path / "without"), AST)
+    assert not list((tmp_path / "without/curves").glob("gradients.*"))
+    monkeypatch.setattr(train, "load_params", lambda kind, section: settings.model_copy(update={"gradient_flow": True}))
+    run_train(make_artifacts(tmp_path / "with"), AST)
+    assert {path.name for path in (tmp_path / "with/curves").glob("gradients.*")} == {"gradients.csv", "gradients.png"}
+    digests = {file_digest(tmp_path / name / "m/1/0/weights.safetensors") for name in ("without", "with")}
+    assert len(digests) == 1

@@ -52,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "patchout": 0.0,
     "augmentation": PLAIN
     | {"time_shift": 1.0, "time_stretch": 0.1, "mixup_probability": 0.7, "band_masks": {"count": 1, "width": 3}},
+    "gradient_flow": False,
 }
 MODEL = {
     "kind": "ast",

@@ -186,8 +186,9 @@ class _Whole(nn.Module):
 def _noise(model: TrainedModel, clips: int) -> Tensor:
     """Return a batch that the model could read; batches of other sizes have other lengths too."""
     facts = model.facts["input"]
-    stem = model.facts["params"].get("stem", {})
-    frames = stem.get("positions", {}).get("frames", 100) - 2 * clips
+    params = model.facts["params"]
+    stem = params.get("stem", {})
+    frames = stem.get("positions", {}).get("frames", params.get("frames", 100)) - 2 * clips
     frames = max(frames, stem.get("frames", 1) + clips)
     if model.facts["reads"] == "frames":
         normalisation = facts["normalisation"]

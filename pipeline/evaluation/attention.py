@@ -84,7 +84,8 @@ class ClipAttention:
                 (band >= rows) & (band < rows + self.stem["bands"]),
             )
         # Convolutions: a column is centred on every so many frames, and stands for those nearer to it than to others.
-        stride = int(np.prod([time for time, _ in self.stem["strides"]])) if self.stem["kind"] == "convolution" else 1
+        strides = self.stem.get("strides", [1])
+        stride = int(np.prod([np.atleast_1d(stride)[0] for stride in strides]))  # the first of a pair is that of time
         nearest = np.minimum((frame + stride // 2) // stride, num_columns - 1)
         return nearest == np.arange(num_columns)[:, None], np.ones((1, self.n_mels), dtype=np.bool_)
 

@@ -54,10 +54,10 @@ def predict_columns(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]
     from pipeline.training.batches import Batches
 
     network = build_network(model) if is_neural(model.facts["params"]["kind"]) else None
-    if not hasattr(network, "classify_columns"):
+    if not hasattr(network, "stem"):
         raise SonolexError(
             f"{model.path}: expected a model that reads a clip column by column, found the kind "
-            f"{model.facts['params']['kind']}; ask a transformer"
+            f"{model.facts['params']['kind']}; ask one with a stem, such as a transformer"
         )
     assert network is not None
     warn_of_cut_clips(inputs, clip_ids, network)

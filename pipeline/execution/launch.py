@@ -6,7 +6,7 @@ program run alone has none of them. Imports no torch: a baseline knows without i
 
 import os
 import sys
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from pydantic import PositiveInt
 
@@ -14,9 +14,10 @@ from pipeline.params import Params
 
 
 class LaunchParams(Params):
-    """How many processes a stage starts. Tracked by no stage: it changes the time taken, not what is meant."""
+    """How a stage is run. Tracked by no stage: it changes the time taken and who is told, not what is meant."""
 
     train_processes: PositiveInt  # that train one neural model together, on this machine; on GPUs one a GPU
+    trackers: list[Literal["tensorboard", "wandb", "mlflow"]]  # that get a neural model's curves, besides DVCLive
 
 
 def launched() -> bool:

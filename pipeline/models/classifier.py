@@ -1,11 +1,10 @@
-"""What the transformers share beyond their encoder: a picture goes through stem, encoder and head."""
+"""What all models share whose picture goes through a stem, an encoder and a head."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.encoder import Encoder
 from pipeline.models.heads import Head
 
 
@@ -16,7 +15,7 @@ class PictureClassifier(nn.Module):
     """
 
     stem: Any
-    encoder: Encoder
+    encoder: nn.Module
     head: Head
 
     def embed(self, inputs: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ positions, along time and bands, go to a linear classifier.
 from typing import Any, Literal
 
 from pydantic import PositiveFloat
-from torch import Tensor
 
 from pipeline.models.classifier import PictureClassifier
-from pipeline.models.convolutions import ConvolutionStack, StackParams
+from pipeline.models.convolutions import StackParams
+from pipeline.models.encoder import NoEncoder
 from pipeline.models.heads import Head
+from pipeline.models.stems import Maps
 
 READS = "frames"
 
@@ -27,15 +28,9 @@ class ConvolutionalNetwork(PictureClassifier):
 
     def __init__(self, params: Params, *, n_mels: int, num_classes: int) -> None:
         super().__init__()
-        self.stack = ConvolutionStack(params, n_mels)
-        self.head = Head("mean_max", self.stack.channels, num_classes)
-
-    def classify(self, picture: Tensor, mask: Tensor | None) -> Tensor:
-        maps, mask = self.stack(picture, mask)
-        if mask is not None:
-            mask = mask.repeat_interleave(self.stack.bands, dim=1)
-        logits: Tensor = self.head(maps.permute(0, 2, 3, 1).flatten(1, 2), mask)
-        return logits
+        self.stem = Maps(params, n_mels)
+        self.encoder = NoEncoder()
+        self.head = Head("mean_max", self.stem.channels, num_classes)
 
 
 def build(params: Params, input_facts: dict[str, Any], num_classes: int) -> ConvolutionalNetwork:

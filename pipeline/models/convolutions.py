@@ -1,9 +1,10 @@
-"""A stack of strided convolutions over a (frame, feature) picture, which padding does not reach.
+"""A stack of strided convolutions over a (frame, feature) picture, or over its time alone, which padding does not reach.
 
 Conventions: B batch, T frame, F feature, C channel.
 """
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -20,23 +21,45 @@ class StackParams(Params):
 
     @model_validator(mode="after")
     def _layers_agree(self) -> "StackParams":
-        if not self.channels or len(self.channels) != len(self.strides):
-            raise ValueError(f"channels {self.channels} and strides {self.strides} must name the same number of layers")
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} must be odd, to keep each output centred on its input")
+        _check_layers(self.channels, self.strides, self.kernel)
         return self
+
+
+class TimeStackParams(Params):
+    channels: list[PositiveInt]  # of each layer; a frame's features are the channels of what comes in
+    strides: list[PositiveInt]  # frames, of each layer
+    kernel: PositiveInt  # frames, odd
+
+    @model_validator(mode="after")
+    def _layers_agree(self) -> "TimeStackParams":
+        _check_layers(self.channels, self.strides, self.kernel)
+        return self
+
+
+def _check_layers(channels: Sequence[int], strides: Sequence[Any], kernel: int) -> None:
+    if not channels or len(channels) != len(strides):
+        raise ValueError(f"channels {channels} and strides {strides} must name the same number of layers")
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel {kernel} must be odd, to keep each output centred on its input")
 
 
 class ConvolutionStack(nn.Module):
     """Convolution, batch norm and GELU, layer after layer; `channels` and `bands` are those of what comes out."""
 
-    def __init__(self, params: StackParams, num_features: int) -> None:
+    def __init__(self, params: StackParams | TimeStackParams, num_features: int) -> None:
         super().__init__()
-        self.strides = [stride for stride, _ in params.strides]
+        self.over_time = isinstance(params, TimeStackParams)
+        if isinstance(params, TimeStackParams):  # a picture of one band, in which each feature is a channel
+            self.channels, self.bands = num_features, 1
+            strides, kernel = [(stride, 1) for stride in params.strides], (params.kernel, 1)
+        else:
+            self.channels, self.bands = 1, num_features
+            strides, kernel = params.strides, (params.kernel, params.kernel)
+        self.strides = [stride for stride, _ in strides]
         self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
-        self.channels, self.bands = 1, num_features
-        for out, (stride, stride_bands) in zip(params.channels, params.strides, strict=True):
-            layer = nn.Conv2d(self.channels, out, params.kernel, (stride, stride_bands), params.kernel // 2, bias=False)
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        for out, (stride, stride_bands) in zip(params.channels, strides, strict=True):
+            layer = nn.Conv2d(self.channels, out, kernel, (stride, stride_bands), padding, bias=False)
             # Channels last: the convolutions of oneDNN on a CPU and of cuDNN run in this layout without copies.
             self.convolutions.append(layer.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
             self.norms.append(BatchNorm(out))
@@ -44,7 +67,8 @@ class ConvolutionStack(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Map (B, T, F) and a mask (B, T) to maps (B, C, T', F') and their mask (B, T'); behind a clip's end they are 0."""
-        h = x[:, None].contiguous(memory_format=torch.channels_last)
+        h = x.transpose(1, 2)[..., None] if self.over_time else x[:, None]
+        h = h.contiguous(memory_format=torch.channels_last)
         if mask is not None:
             h = h * mask[:, None, :, None].to(h.dtype)
         for convolution, norm, stride in zip(self.convolutions, self.norms, self.strides, strict=True):

@@ -55,6 +55,13 @@ class Encoder(nn.Module):
         return out
 
 
+class NoEncoder(nn.Module):
+    """Leaves positions without a context."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x
+
+
 class Block(nn.Module):
     def __init__(self, params: EncoderParams, drop_path: float, norm_epsilon: float = NORM_EPSILON) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """Heads: from contextual positions to one vector a clip, and from that to logits.
 
 `class` is ViT's class token; `class_distillation` AST's and DeiT's pair, averaged (Touvron et al., 2021); `mean` and
-`mean_max` pool over the real positions. The same weights say of every column of positions what they say of a clip: class
+`mean_max` pool over the real positions; `last` takes the states in which the two directions of a recurrent network leave the
+clip. The same weights say of every column of positions what they say of a clip: class
 tokens have not learned that of single positions, means have (a clip's logits are then the mean of its columns').
 
 Conventions: B batch, N position, C column, D width, K class.
@@ -17,8 +18,9 @@ from pipeline.models.positions import new_table
 HEAD_NORM_EPSILON = 1e-5  # of AST's norm before the classes; published weights may ask for their own
 
 Pooling = Literal["mean", "mean_max", "class", "class_distillation"]
+RecurrentPooling = Literal["mean", "mean_max", "last"]
 
-_NUM_CLASS_TOKENS = {"class": 1, "class_distillation": 2, "mean": 0, "mean_max": 0}
+_NUM_CLASS_TOKENS = {"class": 1, "class_distillation": 2, "mean": 0, "mean_max": 0, "last": 0}
 
 
 class Head(nn.Module):
@@ -29,7 +31,7 @@ class Head(nn.Module):
 
     def __init__(
         self,
-        pooling: Pooling,
+        pooling: Pooling | RecurrentPooling,
         width: int,
         num_classes: int,
         *,
@@ -59,6 +61,8 @@ class Head(nn.Module):
         """Map (B, N, D) to logits (B, K)."""
         if self.num_tokens:
             pooled = x[:, : self.num_tokens].mean(1)
+        elif self.pooling == "last":
+            pooled = _last_states(x, mask)
         else:
             pooled = _mean(x, mask)
             if self.pooling == "mean_max":
@@ -73,6 +77,15 @@ class Head(nn.Module):
         pooled = torch.cat([x.mean(2), x.amax(2)], dim=2) if self.pooling == "mean_max" else x.mean(2)
         logits: Tensor = self.classify(self.norm(pooled))
         return logits
+
+
+def _last_states(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return (B, D) of (B, N, D): the first half of the features at a clip's last real position, the second at its first."""
+    width = x.shape[2] // 2
+    if mask is None:
+        return torch.cat([x[:, -1, :width], x[:, 0, width:]], dim=1)
+    rows, last = torch.arange(len(x), device=x.device), mask.sum(1) - 1
+    return torch.cat([x[rows, last, :width], x[:, 0, width:]], dim=1)
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -15,8 +15,13 @@ from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 MODELS = {
     "ast": "pipeline.models.ast",
     "token_transformer": "pipeline.models.token_transformer",
+    "lstm": "pipeline.models.lstm",
+    "frames_lstm": "pipeline.models.frames_lstm",
     "cnn": "pipeline.models.cnn",
+    "token_cnn": "pipeline.models.token_cnn",
+    "mlp": "pipeline.models.mlp",
     "psla": "pipeline.models.psla",
+    "bag_of_embeddings": "pipeline.models.bag_of_embeddings",
     "bag_of_tokens": "pipeline.models.bag_of_tokens",
     "frame_statistics": "pipeline.models.frame_statistics",
 }

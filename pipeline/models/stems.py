@@ -3,6 +3,8 @@
 `patches` is AST's (Gong et al., 2021): one convolution over the picture, kernel = patch, with any stride.
 `convolution` is a stack of strided convolutions before the encoder (Xiao et al., 2021, "Early Convolutions Help
 Transformers See Better"): with a few hundred clips, locality at the input is worth more than depth behind it.
+`convolution_1d` is such a stack over time alone, with a frame's features as its channels: for words without a place among
+bands, and for sequence models. Its weights are learned and stored with the model, like all others.
 `linear` hands each frame on as it is.
 
 Conventions: B batch, T frame, F feature (mel band, or what an embedding made of a token), C channel, N position, D width.
@@ -19,7 +21,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pipeline.models.convolutions import ConvolutionStack, StackParams
+from pipeline.models.convolutions import ConvolutionStack, StackParams, TimeStackParams
 from pipeline.models.positions import LearnedParams, Positions, PositionsParams, new_table
 from pipeline.params import Params
 
@@ -45,20 +47,26 @@ class ConvolutionParams(StackParams):
     kind: Literal["convolution"]
 
 
+class TimeConvolutionParams(TimeStackParams):
+    kind: Literal["convolution_1d"]
+
+
 class LinearParams(Params):
     kind: Literal["linear"]
 
 
-StemParams = Annotated[PatchesParams | ConvolutionParams | LinearParams, Field(discriminator="kind")]
+StemParams = Annotated[
+    PatchesParams | ConvolutionParams | TimeConvolutionParams | LinearParams, Field(discriminator="kind")
+]
 
 
 def build_stem(params: StemParams, *, num_features: int, width: int, silence: float = 0.0) -> nn.Module:
     """Build the stem for pictures of `num_features` features a frame, in which a zero of the front end is `silence`."""
     if isinstance(params, PatchesParams):
         return Patches(params, num_features, width, silence)
-    if isinstance(params, ConvolutionParams):
-        return Convolution(params, num_features, width)
-    return Linear(params, num_features, width)
+    if isinstance(params, LinearParams):
+        return Linear(num_features, width)
+    return Convolution(params, num_features, width)
 
 
 class Patches(nn.Module):
@@ -104,19 +112,17 @@ class Patches(nn.Module):
         return torch.arange(num_columns, device=mask.device) < counts[:, None]
 
     def _fit(self, x: Tensor, mask: Tensor | None, frames: int) -> tuple[Tensor, Tensor | None]:
+        if self.silence is not None:
+            return fit_frames(x, mask, frames, self.silence), None
         if x.shape[1] > frames:  # asked, because a graph that is exported cannot cut to a length it does not know
             x, mask = x[:, :frames], None if mask is None else mask[:, :frames]
-        if self.silence is None:
-            return x, mask
-        if mask is not None:
-            x = x.masked_fill(~mask[:, :, None], self.silence)
-        return nn.functional.pad(x, (0, 0, 0, frames - x.shape[1]), value=self.silence), None
+        return x, mask
 
 
 class Convolution(ConvolutionStack):
-    def __init__(self, params: ConvolutionParams, num_features: int, width: int) -> None:
+    def __init__(self, params: ConvolutionParams | TimeConvolutionParams, num_features: int, width: int) -> None:
         super().__init__(params, num_features)
-        self.num_rows, self.stride, self.centre = 1, math.prod(stride for stride, _ in params.strides), 0.0
+        self.num_rows, self.stride, self.centre = 1, math.prod(self.strides), 0.0
         self.project = nn.Linear(self.channels * self.bands, width)
         self.positions = Positions(width)
 
@@ -129,10 +135,21 @@ class Convolution(ConvolutionStack):
         return mask[:, :: self.stride]
 
 
-class Linear(nn.Module):
-    def __init__(self, params: LinearParams, num_features: int, width: int) -> None:
+class Frames(nn.Module):
+    """No stem: each frame is a position, and does not know where it stands. For models that are not asked."""
+
+    num_rows, stride, centre = 1, 1, 0.0
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return x, mask
+
+    def real_columns(self, mask: Tensor, num_columns: int) -> Tensor:
+        return mask
+
+
+class Linear(Frames):
+    def __init__(self, num_features: int, width: int) -> None:
         super().__init__()
-        self.num_rows, self.stride, self.centre = 1, 1, 0.0
         self.project = nn.Linear(num_features, width)
         self.positions = Positions(width)
 
@@ -140,8 +157,31 @@ class Linear(nn.Module):
         positions = self.project(x)
         return positions + self.positions(positions.shape[1]), mask
 
+
+class Maps(ConvolutionStack):
+    """Convolutions whose every value along time and bands is a position, of as many features as there are channels."""
+
+    def __init__(self, params: StackParams, num_features: int) -> None:
+        super().__init__(params, num_features)
+        self.num_rows, self.stride, self.centre = self.bands, math.prod(self.strides), 0.0
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        maps, mask = super().forward(x, mask)
+        if mask is not None:
+            mask = mask.repeat_interleave(self.bands, dim=1)
+        return maps.permute(0, 2, 3, 1).flatten(1, 2), mask
+
     def real_columns(self, mask: Tensor, num_columns: int) -> Tensor:
-        return mask
+        return mask[:, :: self.stride]
+
+
+def fit_frames(x: Tensor, mask: Tensor | None, frames: int, silence: float) -> Tensor:
+    """Return (B, T, F) as (B, frames, F): a longer clip is cut, a shorter one filled up with `silence` from its end on."""
+    if mask is not None:
+        x = x.masked_fill(~mask[:, :, None], silence)
+    if x.shape[1] > frames:  # asked, because a graph that is exported cannot cut to a length it does not know
+        x = x[:, :frames]
+    return nn.functional.pad(x, (0, 0, 0, frames - x.shape[1]), value=silence)
 
 
 def _as(mask: Tensor, x: Tensor) -> Tensor:

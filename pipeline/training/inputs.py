@@ -58,7 +58,7 @@ class FrameInputs:
         self._reader = FrameReader(spectrogram)
         self.front_end = spectrogram.facts
         self.frame_rate = spectrogram.frame_rate
-        self.facts: dict[str, Any] = {"n_mels": spectrogram.n_mels}
+        self.facts: dict[str, Any] = {"n_mels": spectrogram.n_mels, "log_floor": spectrogram.facts["log_floor"]}
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
         return self._reader.ok(clip_ids)
@@ -145,11 +145,14 @@ def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs
 
 
 def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], model: Any) -> None:
-    """Warn when clips are longer than what the model reads of them: its learned position table has an end."""
-    limit = getattr(getattr(model, "stem", None), "max_frames", None)
+    """Warn when clips are longer than what the model reads of them: its learned position table, or its input, has an end."""
+    stem = getattr(model, "stem", None)
+    limit, key = getattr(stem, "max_frames", None), "stem.positions.frames"
+    if stem is None:
+        limit, key = getattr(model, "max_frames", None), "frames"
     longer = 0 if limit is None else sum(inputs.num_frames(clip) > limit for clip in clip_ids)
     if longer:
         log.warning(
-            "%d of %d clips have more than %d frames: the model reads the first ones; stem.positions.frames sets how many",
-            longer, len(clip_ids), limit,
+            "%d of %d clips have more than %d frames: the model reads the first ones; %s sets how many",
+            longer, len(clip_ids), limit, key,
         )  # fmt: skip

@@ -22,6 +22,7 @@ from pipeline.training import checkpoints, sampling
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import StoredBatch
 from pipeline.training.distributed import ALONE, World
+from pipeline.training.gradient_flow import GradientFlow, LayerGradient
 from pipeline.training.patchout import patchout
 from pipeline.training.progress_bar import progress_bar
 from pipeline.training.schedules import rate_factor
@@ -40,6 +41,7 @@ class Trained(NamedTuple):
     history: list[dict[str, float]]  # one row an epoch
     clips_seen: int
     seconds: float
+    gradients: list[LayerGradient]  # of the epochs looked at, if any
 
 
 class Measured(Protocol):
@@ -97,7 +99,8 @@ def train(
             run.progress.facts["seconds"] = before + time.perf_counter() - started
             run.save_now_and_then()
     run.finish()
-    return Trained(history, len(history) * len(examples.clip_ids), before + time.perf_counter() - started)
+    seconds = before + time.perf_counter() - started
+    return Trained(history, len(history) * len(examples.clip_ids), seconds, run.progress.facts.get("gradients", []))
 
 
 class _Run:
@@ -111,6 +114,8 @@ class _Run:
         predicted = validation.total if validation else torch.zeros(0, 0)
         self.progress = checkpoints.Progress({}, predicted, {"epoch": 0, "history": [], "seconds": 0.0})
         self._saved_at, self._saved_epoch = time.perf_counter(), 0
+        params = learner.params
+        self._flow = GradientFlow(learner.model, params.epochs) if params.gradient_flow else None
 
     @property
     def epoch(self) -> int:
@@ -138,9 +143,12 @@ class _Run:
 
     def do_epoch(self) -> dict[str, float]:
         """Train for an epoch, measure it, and return its row of the history."""
-        learner = self.learner
+        learner, flow = self.learner, self._flow
+        learner.on_gradients = flow.look if flow and self.epoch in flow.epochs else None
         row = self._steps()
         self.progress.facts["epoch"] += 1
+        if flow:
+            self.progress.facts.setdefault("gradients", []).extend(flow.rows(self.epoch))
         learner.average.after_epoch(self.epoch)
         if self.validation:
             row |= self.validation.measure(learner.model, learner.average, self.epoch, learner.world)

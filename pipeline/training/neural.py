@@ -1,7 +1,7 @@
 """From a model's params and a fold's clips to trained weights: builds, normalises, trains, logs.
 
-Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epoch, and at the end all together to a table
-`epochs.csv` beside them, one row an epoch. Of several processes the leader alone writes them.
+Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...) and to the trackers asked for, one step an epoch, and at the
+end all together to a table `epochs.csv` beside them, one row an epoch. Of several processes the leader alone writes them.
 """
 
 import csv
@@ -25,9 +25,11 @@ from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import World
+from pipeline.training.gradient_flow import write_gradients
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.loop import Trained, train
 from pipeline.training.settings import TrainParams
+from pipeline.training.trackers import TrackedRun, open_trackers
 from pipeline.training.validation import Examples, Score, Validation
 from pipeline.training.word_predictor import put_in
 
@@ -53,11 +55,12 @@ def train_model(
     world: World,
     score: Score,
     pretrained: Pretrained | None = None,
+    trackers: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
     """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
 
     With `pretrained` all weights but the head's start there. `validation` may be empty; else `score` measures it in every
-    epoch. All random numbers follow from `seed`.
+    epoch. All random numbers follow from `seed`. `live_path` ends in model, fold and seed.
     """
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
@@ -93,7 +96,8 @@ def train_model(
     }
     seen = examples(training)
     measured = Validation(examples(validation), label_kind, score, settings.batch_size) if validation.clip_ids else None
-    with curves(live_path, world) as log_epoch:
+    tracked = {name: identity[name] for name in ("params", "train", "seed")}
+    with curves(live_path, world, trackers, tracked) as log_epoch:
         trained = train(
             model,
             settings,
@@ -107,22 +111,32 @@ def train_model(
         )
     if world.leads:
         write_epochs(live_path / "epochs.csv", trained.history)
+        if trained.gradients:
+            write_gradients(live_path, trained.gradients)
     weights = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     return weights, input_facts, trained
 
 
 @contextmanager
-def curves(path: Path, world: World) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Yield a function that takes an epoch's numbers to DVCLive, where this process leads."""
+def curves(
+    path: Path, world: World, trackers: Sequence[str], params: dict[str, Any]
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Yield a function that takes an epoch's numbers to DVCLive and the trackers, where this process leads."""
     if not world.leads:
         yield lambda row: None
         return
-    with Live(str(path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live:
+    run = TrackedRun("/".join(path.parts[-3:]), params)
+    with (
+        open_trackers(trackers, run) as track,
+        Live(str(path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live,
+    ):
 
         def log_epoch(row: dict[str, float]) -> None:
-            for name, value in row.items():
-                live.log_metric(f"train/{name}", value, timestamp=False)
+            metrics = {f"train/{name}": value for name, value in row.items()}
+            for name, value in metrics.items():
+                live.log_metric(name, value, timestamp=False)
             live.next_step()
+            track(metrics, live.step)
 
         yield log_epoch
 

@@ -72,7 +72,9 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def _kinds_of_weights(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Return the matrices; norms, biases and class tokens; and the embeddings."""
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    bare = {id(p) for name, p in model.named_parameters() if name.split(".")[-1] not in ("weight", "bias")}
+    # An LSTM's are called weight_ih_l0 and so on.
+    names = {id(p): name.rpartition(".")[2] for name, p in model.named_parameters()}
+    bare = {key for key, name in names.items() if not name.startswith(("weight", "bias"))}
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in tables | bare]
     embeddings = [p for p in model.parameters() if id(p) in tables]
     chosen = {id(p) for p in [*decayed, *embeddings]}

@@ -37,6 +37,7 @@ def pretrain(
     seed: int,
     live_path: Path,
     world: World,
+    trackers: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], Trained]:
     """Learn to fill in hidden words of these clips; return the weights by name, without a head, and the run's history.
 
@@ -71,7 +72,8 @@ def pretrain(
         "source": inputs.source,
         "clips": [list(clip_ids), list(validation_ids)],
     }
-    with curves(live_path, world) as log_epoch:
+    tracked = {name: identity[name] for name in ("params", "pretrain", "seed")}
+    with curves(live_path, world, trackers, tracked) as log_epoch:
         trained = train(
             model,
             settings,

@@ -31,6 +31,7 @@ class TrainParams(Params):
     recompute: bool  # activations of the encoder, in the backward pass, instead of keeping them
     patchout: float = Field(ge=0, lt=1)  # part of the positions that the encoder is not shown in training
     augmentation: AugmentationParams
+    gradient_flow: bool  # write the gradients of every layer, at a few epochs, beside the curves
 
     @model_validator(mode="after")
     def _batches_can_be_cut(self) -> "TrainParams":
@@ -71,5 +72,5 @@ class PretrainParams(Params):
         Raises ParamsError where the two do not go together.
         """
         own = self.model_dump(include={"epochs", "batch_size", "learning_rate", "schedule"})
-        classifying = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0}  # what concerns classes alone
+        classifying = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0, "gradient_flow": False}
         return validate_params(TrainParams, train.model_dump() | classifying | own, "pretrain")

@@ -68,6 +68,7 @@ class Learner:
         self.measured = [0.0 for _ in task.measures]  # of the last step's batch
         forward = task.forward(model)
         self._forward = _in_precision(compiled(forward) if params.compile else forward, params, world.device)
+        self.on_gradients: Callable[[], None] | None = None  # called in every step, before gradients are clipped
 
     def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
         """Train on a batch of `num_clips` in all processes together; return its loss and the norm of its gradients.
@@ -94,6 +95,8 @@ class Learner:
 
     def _update(self) -> float:
         self.scaler.unscale_(self.optimiser)
+        if self.on_gradients is not None:
+            self.on_gradients()
         largest = self.params.gradient_clip or math.inf
         norm: float = nn.utils.clip_grad_norm_(self.model.parameters(), largest, foreach=True).item()
         overflows = self.scaler.is_enabled() and self.scaler.get_scale() > SMALLEST_SCALE

@@ -38,13 +38,14 @@ class WordPredictor(nn.Module):
         tables: Any = reader.tables
         self.widths = [table.embedding_dim for table in tables]
         self.biases = nn.Parameter(frequencies.log())
+        assert isinstance(reader.encoder, Encoder)
         columns = reader.stem.num_rows * reader.encoder.norm.normalized_shape[0]
         self.project = nn.Linear(columns, reader.stem.stride * sum(self.widths))
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> nn.Module:
         return self.reader.encoder
 
     @property

@@ -1,0 +1,202 @@
+"""Sentences as pictures, and the models that read them beyond the contract of test_models.py."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from test_features import make_space
+from test_models import INPUTS, STEMS, WORDS
+from test_resuming import _kill_and_resume
+from test_training import PLAIN, train_small
+
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.errors import ParamsError
+from pipeline.experiment import load_experiment
+from pipeline.models.registry import is_neural, model_module, validate_model_params
+from pipeline.params import read_params
+from pipeline.vocabulary.rebuilding import rebuild
+from tools.compose import compose, dump
+
+BASE = read_params(REPOSITORY / "recipes" / "base.yaml")["models"]
+LSTM = WORDS | {"kind": "lstm", "stem": STEMS["linear"], "width": 16, "depth": 1, "dropout": 0.0, "pooling": "last"}
+SIZE = 7
+
+# Words of eight features each; where codebooks are narrower, the rest of a row is padding.
+BANDS = {
+    "whole frames": [[0, 8]],
+    "bands": [[0, 3], [3, 8]],
+    "residual": [[0, 8], [0, 8], [0, 8]],
+    "residual bands": [[0, 4], [4, 8], [0, 4], [4, 8]],
+    "bands refined in part": [[0, 8], [2, 5]],
+}
+
+
+def _facts(bands: list[list[int]]) -> dict[str, Any]:
+    return {"vocabulary_size": SIZE, "num_codebooks": len(bands), "bands": bands}
+
+
+@pytest.mark.parametrize("bands", BANDS.values(), ids=BANDS)
+@pytest.mark.parametrize("kind", ["token_transformer", "lstm", "token_cnn", "bag_of_embeddings"])
+def test_the_picture_is_what_the_words_stand_for(kind: str, bands: list[list[int]]) -> None:
+    generator = np.random.default_rng(0)
+    codebooks = generator.standard_normal((len(bands), SIZE, 8)).astype(np.float32)
+    mean, scale = generator.standard_normal(8).astype(np.float32), np.linspace(0.5, 2, 8, dtype=np.float32)
+    vocabulary = Vocabulary(
+        Path(), make_space(8, mean=mean, scale=scale), codebooks, np.empty(0), np.empty(0), {"bands": bands}
+    )
+    tokens = generator.integers(0, SIZE, (len(bands), 11)).astype(np.uint16)
+
+    params = validate_model_params("m", BASE[kind] | {"embedding": "centroids"})
+    model = model_module(kind).build(params, _facts(bands), 3)
+    model_module(kind).start(model, params, vocabulary.word_vectors())
+    with torch.no_grad():
+        picture = model.embed(torch.from_numpy(tokens.astype(np.int64))[None])[0].numpy()
+
+    np.testing.assert_allclose(picture, (rebuild(vocabulary, tokens) - mean) / scale, atol=1e-5)
+
+
+def test_padding_and_mask_tokens_are_average_frames() -> None:
+    model = _build(LSTM, _facts([[0, 4], [0, 4]]))
+    special = model.embed(torch.tensor([[[SIZE, SIZE + 1]] * 2]))
+    assert not special.any()
+    assert model(torch.full((1, 2, 5), SIZE + 1), None).isfinite().all()
+
+
+def test_near_words_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 16,384 words all distances at once would take a gigabyte."""
+    whole = _build(LSTM, _facts([[0, 4]])).neighbours
+    monkeypatch.setattr("pipeline.models.sentence._WORDS_AT_ONCE", 3)
+    assert torch.equal(_build(LSTM, _facts([[0, 4]])).neighbours, whole)
+    assert whole[0, SIZE:].tolist() == [[SIZE + i] * (SIZE - 1) for i in range(3)]
+    assert all(word not in near for word, near in enumerate(whole[0, :SIZE].tolist()))
+
+
+def test_random_words_are_learned_and_summed_over_codebooks() -> None:
+    model = _build(LSTM | {"embedding": "random", "embedding_width": 5}, _facts([[0, 4], [0, 4]]))
+    tokens = torch.randint(0, SIZE, (1, 2, 6))
+    torch.testing.assert_close(model.embed(tokens), model.tables[0](tokens[:, 0]) + model.tables[1](tokens[:, 1]))
+
+
+def _build(section: dict[str, Any], facts: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    params = validate_model_params("m", section)
+    model = model_module(section["kind"]).build(params, facts, 3)
+    if "bands" in facts:
+        generator = np.random.default_rng(0)
+        words = [generator.standard_normal((SIZE, stop - start)).astype(np.float32) for start, stop in facts["bands"]]
+        model_module(section["kind"]).start(model, params, words)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", [name for name in BASE if name != "psla" and is_neural(BASE[name]["kind"])])
+def test_every_entry_of_the_base_reads_a_clip(name: str) -> None:
+    frames = INPUTS["frames"] | {"n_mels": 64}
+    reads = model_module(BASE[name]["kind"]).READS
+    model = _build(BASE[name], frames if reads == "frames" else _facts([[0, 64]]))
+    inputs = torch.randn(2, 40, 64) if reads == "frames" else torch.randint(0, SIZE, (2, 1, 40))
+    with torch.no_grad():
+        assert model(inputs, None).isfinite().all()
+
+
+def test_bert_and_frames_are_one_network_behind_words_and_frames() -> None:
+    """Peers 3.3.1, 3.3.2 and 3.3.3: no class token, a word without gradient, frames that nobody could compare with."""
+    bert = _build(BASE["bert"], _facts([[0, 64]]))
+    frames = _build(BASE["frames_transformer"], INPUTS["frames"] | {"n_mels": 64})
+    assert str(bert.encoder) == str(frames.encoder)
+    assert bert.head.tokens.shape == frames.head.tokens.shape == (1, 128)
+    bert(torch.arange(SIZE)[None, None], None).sum().backward()
+    gradient = bert.tables[0].weight.grad
+    assert gradient[:SIZE].abs().sum(1).all()
+    assert not gradient[SIZE:].any()
+
+
+def test_a_backward_direction_starts_at_the_clips_own_end() -> None:
+    """Peer bug 3.3.1: lengths were those of the padded batch, so it began in the padding."""
+    model = _build(LSTM, _facts([[0, 4]]))
+    tokens = torch.randint(0, SIZE, (1, 1, 9))
+    padded = torch.nn.functional.pad(tokens, (0, 50), value=SIZE)
+    with torch.no_grad():
+        alone = model(tokens, None)
+        torch.testing.assert_close(model(padded, torch.arange(59)[None] < 9), alone)
+        assert not torch.allclose(model(padded, None), alone, atol=1e-4)
+
+
+def test_the_matrices_of_an_lstm_decay() -> None:
+    from pipeline.training.optimiser import _kinds_of_weights
+
+    model = _build(LSTM | {"depth": 2}, _facts([[0, 4]]))
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, plain, _ = ([names[id(p)] for p in kind] for kind in _kinds_of_weights(model))
+    assert len([name for name in decayed if name.startswith("encoder.lstm.weight_")]) == 8
+    assert len([name for name in plain if name.startswith("encoder.lstm.bias_")]) == 8
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (LSTM | {"width": 15}, r"models\.m\.width: expected an even number, half of it for each direction"),
+        (LSTM | {"pooling": "class"}, r"models\.m\.pooling: .*'mean', 'mean_max' or 'last'"),
+        (LSTM | {"stem": STEMS["convolution_1d"] | {"kernel": 4}}, r"kernel 4 must be odd"),
+        (LSTM | {"stem": STEMS["convolution_1d"] | {"strides": [[2, 2], [1, 1]]}}, r"strides\.0: .*valid integer"),
+        (BASE["mlp"] | {"normalisation": "clip"}, r"models\.m\.normalisation: .*'corpus' or 'none'"),
+        (BASE["token_transformer"] | {"pooling": "last"}, r"models\.m\.pooling: "),
+        (WORDS | {"kind": "bag_of_embeddings", "embedding_rate": 2.0}, r"embedding_rate: .* less than or equal to 1"),
+    ],
+)
+def test_wrong_params_are_named(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        validate_model_params("m", section)
+
+
+def test_models_in_the_wrong_list_are_named_before_anything_runs(tmp_path: Path) -> None:
+    lists = [
+        "experiment.frame_models=[ast, lstm, bert]",
+        "experiment.token_models=[token_transformer, frames_lstm, mlp]",
+    ]
+    document, _ = compose("demo", lists, REPOSITORY / "recipes")
+    (tmp_path / "params.yaml").write_text(dump(document))
+    with pytest.raises(ParamsError) as caught:
+        load_experiment(tmp_path / "params.yaml")
+    for expected in (
+        "experiment.frame_models: expected models that read frames, found lstm, which reads tokens; list it under",
+        "found bert, which reads tokens",
+        "experiment.token_models: expected models that read tokens, found frames_lstm, which reads frames",
+        "found mlp, which reads frames; list it under experiment.frame_models",
+    ):
+        assert expected in str(caught.value)
+
+
+def test_a_perceptron_cuts_long_clips_and_fills_up_short_ones_with_silence() -> None:
+    section = BASE["mlp"] | {"frames": 30}
+    model = _build(section, INPUTS["frames"] | {"n_mels": 4})
+    silence = (-16.0 - -6.0) / (2.0 * 4.0)
+    clips = torch.randn(2, 40, 4)
+    mask = torch.arange(40) < torch.tensor([[40], [12]])
+    with torch.no_grad():
+        logits = model(clips, mask)
+        torch.testing.assert_close(logits[:1], model(clips[:1, :30], None))
+        short = torch.cat([clips[1:, :12], torch.full((1, 18, 4), silence)], dim=1)
+        torch.testing.assert_close(logits[1:], model(short, None))
+
+
+def _frames_lstm() -> Any:
+    torch.manual_seed(5)
+    normalised = {"normalisation": "none", "deviations": 1.0}
+    stem = {"kind": "convolution_1d", "channels": [8], "strides": [2], "kernel": 3}
+    section = {"kind": "frames_lstm", "stem": stem, "width": 16, "depth": 2, "dropout": 0.2, "pooling": "last"}
+    return _build(section | normalised, {"n_mels": 6})
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_an_lstm_learns_in_every_precision(tmp_path: Path, precision: str) -> None:
+    changes: dict[str, Any] = {"epochs": 5, "learning_rate": 2e-2, "augmentation": PLAIN, "precision": precision}
+    _, trained = train_small(tmp_path / "c", model=_frames_lstm(), **changes)
+    assert trained.history[-1]["loss"] < trained.history[0]["loss"] - 0.1
+
+
+def test_an_lstm_that_was_killed_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_training.make_model", _frames_lstm)
+    _kill_and_resume(tmp_path, monkeypatch)
