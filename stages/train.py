@@ -1,11 +1,9 @@
 """Train one model on the training clips of one fold.
 
-    clips + split + (spectrogram | tokens + vocabulary [+ pretrained])
-        -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
+    clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, its curves in results/train
 
 A model that reads words is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
 `pretrain` wrote. The second output holds DVCLive's curves, and their table; baselines, fitted in one go, leave a note there.
-torchrun and `launch.train_processes` train in several processes.
 """
 
 import logging
@@ -55,9 +53,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
     roles = {role: inputs.usable(clips_of(split, role)) for role in ("train", "validation")}
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
-    pretrained = open_pretrained(paths.pretrained) if paths.pretrained else None
-    if pretrained is not None:
-        pretrained.require(fold=fold, source=inputs.source)
+    pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
     targets = {role: class_targets(clips, ids) for role, ids in roles.items()}
     paths.curves.mkdir(parents=True, exist_ok=True)
 
@@ -67,11 +63,10 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         from pipeline.training.neural import Part, train_model
         from pipeline.training.settings import TrainParams
 
-        settings = load_params(TrainParams, "train")
-        training, validation = (Part(roles[role], targets[role]) for role in ("train", "validation"))
+        parts = {role: Part(ids, targets[role]) for role, ids in roles.items()}
         with open_world() as world:
             weights, input_facts, trained = train_model(
-                params, settings, inputs, training, validation, vocabulary,
+                params, load_params(TrainParams, "train"), inputs, parts["train"], parts["validation"], vocabulary,
                 label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
                 pretrained=pretrained, trackers=trackers,
             )  # fmt: skip
@@ -84,7 +79,6 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(items)
 
-    num_parameters = sum(array.size for array in weights.values() if array.dtype.kind == "f")
     facts = {
         "model": model,
         "params": params.model_dump(mode="json"),
@@ -96,12 +90,12 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         "front_end": inputs.front_end,
         "fold": fold,
         "seed": seed,
-        "num_parameters": num_parameters,
+        "num_parameters": sum(array.size for array in weights.values() if array.dtype.kind == "f"),
         "clips_seen": clips_seen,
         "seconds": round(seconds, 3),
     }
     write_model(paths.model, weights, facts)
-    log.info("%s, fold %s: %d parameters, %d clips seen in %.1f s", model, fold, num_parameters, clips_seen, seconds)
+    log.info("%s, fold %s: %d clips seen in %.1f s", model, fold, clips_seen, seconds)
     report.clips = len(roles["train"])
     report.write()
 

@@ -15,7 +15,7 @@ from test_training import PLAIN, SETTINGS
 
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.model import open_model
-from pipeline.artifacts.pretrained import PRETRAINED, open_pretrained
+from pipeline.artifacts.pretrained import PRETRAINED
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.execution.executors import ExecutionParams
@@ -254,7 +254,7 @@ def test_nothing_is_learned_from_test_clips(learned: train.Paths, tmp_path: Path
     run_pretrain(poisoned, make_section())
     assert poisoned.pretrained
     assert learned.pretrained
-    cards = [open_pretrained(path).facts for path in (poisoned.pretrained, learned.pretrained)]
+    cards = [PRETRAINED.read_card(path) for path in (poisoned.pretrained, learned.pretrained)]
     for key in ("weights", "measures", "source"):
         assert cards[0][key] == cards[1][key]
 
@@ -273,14 +273,14 @@ def test_training_starts_from_what_was_pretrained_but_for_the_head(
     monkeypatch.chdir(tmp_path)
     card = run_train(learned._replace(model=tmp_path / "m/1/0"), make_section(), monkeypatch, learning_rate=1e-12)
     assert learned.pretrained
-    pretrained = open_pretrained(learned.pretrained)
-    assert card["input"]["pretrained"]["weights"] == pretrained.facts["weights"]
+    weights, facts = PRETRAINED.open(learned.pretrained)
+    assert card["input"]["pretrained"]["weights"] == facts["weights"]
     trained = open_model(tmp_path / "m/1/0").weights
-    assert {name for name in trained if name not in pretrained.weights} == {
+    assert {name for name in trained if name not in weights} == {
         "head.classify.weight",
         "head.classify.bias",
     }
-    for name, values in pretrained.weights.items():
+    for name, values in weights.items():
         if "running_" not in name and "num_batches" not in name:  # statistics of batch norms follow every batch
             np.testing.assert_allclose(trained[name], values, atol=1e-6, err_msg=name)
     without = learned._replace(model=tmp_path / "n/1/0", pretrained=None)
@@ -303,11 +303,11 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
         run_train(paths, make_section(mlp_ratio=1.0), monkeypatch)
     with pytest.raises(ArtifactError, match=r"weights encoder\.blocks\.1[\w.]+: expected \(.*, found none"):
         run_train(paths, make_section(depth=2), monkeypatch)
-    opened = open_pretrained(learned.pretrained)
+    weights, card = PRETRAINED.open(learned.pretrained)
     for key, value, what in (("fold", "2", "fold"), ("source", "another", "vocabulary")):
         other = tmp_path / key / "m/1/0"
-        facts = {name: fact for name, fact in opened.facts.items() if name != "weights"}
-        PRETRAINED.write(other, opened.weights, facts | {key: value})
+        facts = {name: fact for name, fact in card.items() if name != "weights"}
+        PRETRAINED.write(other, weights, facts | {key: value})
         message = rf"fact {key} \({what}\): expected .*, found {value}; rerun it .*pretrain@m-1-0"
         with pytest.raises(ArtifactError, match=message):
             run_train(paths._replace(pretrained=other), make_section(), monkeypatch)
@@ -315,7 +315,7 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
     shutil.copytree(learned.pretrained, broken)
     (broken / "weights.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match="as written, found"):
-        open_pretrained(broken)
+        run_train(paths._replace(pretrained=broken), make_section(), monkeypatch)
 
 
 def test_sentences_of_another_vocabulary_are_refused(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:

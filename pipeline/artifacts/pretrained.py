@@ -38,13 +38,6 @@ class Pretrained:
     weights: dict[str, np.ndarray]
     facts: dict[str, Any]
 
-    def require(self, *, fold: str, source: str) -> None:
-        """Raise ArtifactError unless it was pretrained for this fold, on sentences of the vocabulary with this digest."""
-        for key, expected in (("fold", fold), ("source", source)):
-            if self.facts[key] != expected:
-                what = "vocabulary" if key == "source" else key
-                raise PRETRAINED.error(self.path, f"fact {key} ({what})", expected=expected, found=self.facts[key])
-
     def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ArtifactError unless it has weights of exactly these names and shapes."""
         found = {name: values.shape for name, values in self.weights.items()}
@@ -56,6 +49,13 @@ class Pretrained:
             raise PRETRAINED.error(self.path, f"weights {name}", expected=expected, found=f"{shape}{others}")
 
 
-def open_pretrained(path: Path) -> Pretrained:
-    """Open a folder and check its facts and that the weights are those written with them."""
-    return Pretrained(path, *PRETRAINED.open(path))
+def open_pretrained(path: Path, *, fold: str, source: str) -> Pretrained:
+    """Open a folder, and check its facts and that the weights are those written with them.
+
+    Raises ArtifactError unless it was pretrained for this fold, on sentences of the vocabulary with the digest `source`.
+    """
+    opened = Pretrained(path, *PRETRAINED.open(path))
+    for key, what, expected in (("fold", "fold", fold), ("source", "vocabulary", source)):
+        if opened.facts[key] != expected:
+            raise PRETRAINED.error(path, f"fact {key} ({what})", expected=expected, found=opened.facts[key])
+    return opened
