@@ -1,6 +1,6 @@
 """Train one model on the training clips of one fold.
 
-    clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, its curves in results/train
+    clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, and curves
 
 A model that reads words is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
 `pretrain` wrote. The second output holds DVCLive's curves, and their table; baselines, fitted in one go, leave a note there.
@@ -79,23 +79,20 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(items)
 
-    facts = {
-        "model": model,
+    facts = {"model": model, "fold": fold, "seed": seed} | {
         "params": params.model_dump(mode="json"),
-        "classes": clips.facts["classes"],
-        "label_kind": label_kind,
+        **{key: clips.facts[key] for key in ("classes", "label_kind")},
         "reads": module.READS,
         "input": input_facts,
         "source": inputs.source,
         "front_end": inputs.front_end,
-        "fold": fold,
-        "seed": seed,
         "num_parameters": sum(array.size for array in weights.values() if array.dtype.kind == "f"),
         "clips_seen": clips_seen,
         "seconds": round(seconds, 3),
     }
     write_model(paths.model, weights, facts)
-    log.info("%s, fold %s: %d clips seen in %.1f s", model, fold, clips_seen, seconds)
+    size = facts["num_parameters"]
+    log.info("%s, fold %s: %d parameters, %d clips seen in %.1f s", model, fold, size, clips_seen, seconds)
     report.clips = len(roles["train"])
     report.write()
 

@@ -71,7 +71,7 @@ class WeightsSchema:
 
     def error(self, path: Path, field: str, *, expected: object, found: object) -> ArtifactError:
         """Return the error that names a folder, a field of it, and the stage to rerun."""
-        item = "-".join(path.parts[-3:])  # model, fold, seed
+        item = "-".join(path.parts[-3:]).replace("-pretrained-", "-")  # as dvc.yaml names it: by model, fold, seed
         return ArtifactError(path, field, expected=expected, found=found, stage=f"{self.stage}@{item}")
 
     def _check(self, path: Path, facts: Mapping[str, Any]) -> None:
