@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.training.averaging import WeightAverage
-from pipeline.training.batches import Batch, Batches
+from pipeline.training.batches import Batch, Batches, StoredBatch
 from pipeline.training.distributed import World
 from pipeline.training.word_predictor import WordPredictor
 
@@ -50,7 +50,7 @@ class MaskedWords:
         return losses.mean(), [hits.mean()]
 
 
-def lengths_of(batch: Batch) -> Tensor:
+def lengths_of(batch: Batch | StoredBatch) -> Tensor:
     """Return how many frames each clip has, (B, 1), on the CPU."""
     if batch.mask is None:
         return torch.full((len(batch.inputs), 1), batch.inputs.shape[2])
@@ -78,7 +78,7 @@ def fill_in(model: WordPredictor, forward: Callable[..., Any], batch: Batch, hid
     A clip without any has 0 for both.
     """
     vectors, asked = forward(batch.inputs.masked_fill(hidden[:, None], model.mask_token), batch.mask)
-    places = hidden & asked
+    places: Tensor = hidden & asked
     clips, words = places.nonzero()[:, 0], batch.inputs.transpose(1, 2)[places]  # (M,), (M, codebook)
     scores = model.scores(vectors[places].float())
     losses = torch.stack([F.cross_entropy(s, w, reduction="none") for s, w in zip(scores, words.T, strict=True)])
