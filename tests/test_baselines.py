@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from pipeline.models import bag_of_tokens, frame_statistics
+from pipeline.models import bag_of_tokens, frame_statistics, majority
 
 BAG = bag_of_tokens.Params(kind="bag_of_tokens", sublinear=True, regularisation=10.0, iterations=1000)
 STATISTICS = frame_statistics.Params(kind="frame_statistics", penalty=10.0, kernel_width=1.0)
@@ -105,3 +105,16 @@ def test_an_empty_clip_has_finite_logits() -> None:
     classes = np.arange(12) % 3
     weights = fit(bag_of_tokens, BAG, make_inputs(bag_of_tokens, classes), one_hot(classes))
     assert np.isfinite(bag_of_tokens.predict(BAG, weights, [np.empty((2, 0), np.uint16)])).all()
+
+
+@pytest.mark.parametrize("kind", ["one", "many"])
+def test_the_majority_says_how_common_classes_are_whatever_it_hears(kind: str) -> None:
+    classes = np.array([0] * 5 + [1] * 3)
+    params = majority.Params(kind="majority")
+    logits = majority.predict(
+        params, fit(majority, params, [], one_hot(classes), kind), make_inputs(majority, classes[:2])
+    )
+    assert (logits == logits[0]).all()
+    odds = np.exp(logits[0])
+    shares = odds / odds.sum() if kind == "one" else odds / (1 + odds)
+    np.testing.assert_allclose(shares, np.array([5.5, 3.5, 0.5]) / (9.5 if kind == "one" else 9), rtol=1e-5)

@@ -111,7 +111,7 @@ def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
         "seed": 0,
     }
     path = data / "vocabulary" / "words" / f"{fold}.zarr"
-    VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {}})
+    VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {"bits_per_second": 300.0}})
     words = {"clip_id": CLIPS, "tokens": [[generator.integers(0, SIZE - 1, 28).tolist()] for _ in CLIPS]}
     facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": SIZE, "num_codebooks": 1}
     TOKENS.write(data / "tokens" / "words" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})

@@ -145,6 +145,18 @@ def export(
 
 
 @app.command()
+def ladder(
+    summary: Annotated[Path, typer.Option(help="table of runs")] = Path("results/summary.csv"),
+    data: Data = Path("data"),
+    markdown: Annotated[bool, typer.Option(help="as Markdown, for a README")] = False,
+) -> None:
+    """Print the models of the last run by accuracy, with what each costs: parameters, words, bits, speed, bytes."""
+    from tools import ladder as command
+
+    command.run(summary, data, _console(), markdown=markdown)
+
+
+@app.command()
 def results(
     summary: Annotated[Path, typer.Option(help="table of runs")] = Path("results/summary.csv"),
     page: Annotated[Path, typer.Option(help="report page")] = Path("report/index.html"),

@@ -24,6 +24,7 @@ MODELS = {
     "bag_of_embeddings": "pipeline.models.bag_of_embeddings",
     "bag_of_tokens": "pipeline.models.bag_of_tokens",
     "frame_statistics": "pipeline.models.frame_statistics",
+    "majority": "pipeline.models.majority",
 }
 
 
