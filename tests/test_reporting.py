@@ -371,7 +371,7 @@ def test_headline_must_name_models_of_the_experiment() -> None:
         ({"folds": ["1", "1"]}, "folds: expected each entry once, found 1 again"),
         ({"seeds": []}, r"experiment\.seeds"),
         ({"frame_models": [], "token_models": []}, "at least one model"),
-        ({"token_models": ["ast"]}, "frame_models, token_models and pretrained_models: expected each entry once"),
+        ({"token_models": ["ast"]}, "frame_models and token_models: expected each entry once"),
         ({"folds": ["../x"]}, "expected names without"),
         ({"ensembles": [{"name": "ast", "models": ["ast"]}]}, "expected each entry once, found ast again"),
         ({"ensembles": [{"name": "two", "models": ["ast", "ast"]}]}, "models of two: expected each entry once"),
