@@ -1,6 +1,6 @@
 """Measure how hard the words of a fold's test clips are to tell from those around them, class by class.
 
-    data/pretrained/<model>/<fold>/<seed> + clips + split + tokens + vocabulary -> results/perplexity/<model>/<fold>/<seed>.csv
+    pretrained + clips + split + tokens + vocabulary -> results/perplexity/<model>/<fold>/<seed>.csv
 
 The model is the one that `pretrain` wrote, before it met a class. Labels only say which clips make a row.
 """

@@ -81,7 +81,7 @@ class Filled(NamedTuple):
 
 
 def fill_in(model: WordPredictor, forward: Callable[..., Any], batch: Batch, hidden: Tensor) -> Filled:
-    """Hide words, and compare what the model says of them with what they are; `forward` is its own, or what was made of it."""
+    """Hide words, and compare what the model says of them with what they are; `forward` is its own, or made of it."""
     vectors, asked = forward(batch.inputs.masked_fill(hidden[:, None], model.mask_token), batch.mask)
     places: Tensor = hidden & asked
     clips, words = places.nonzero()[:, 0], batch.inputs.transpose(1, 2)[places]  # (M,), (M, codebook)
