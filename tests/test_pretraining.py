@@ -25,7 +25,7 @@ from pipeline.experiment import load_experiment
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
 from pipeline.training import checkpoints, loop, neural
-from pipeline.training.batches import Batch
+from pipeline.training.batches import Batch, Batches
 from pipeline.training.distributed import ALONE
 from pipeline.training.inputs import open_sentences
 from pipeline.training.masked_words import MaskedWords, Unigrams, draw_hidden, fill_in
