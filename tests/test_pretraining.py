@@ -1,5 +1,6 @@
 """Filling in hidden words: what is hidden, what is predicted, that it is learned, and that nothing of test clips is."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -18,12 +19,13 @@ from pipeline.artifacts.model import open_model
 from pipeline.artifacts.pretrained import PRETRAINED
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError, ParamsError
+from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows
 from pipeline.execution.executors import ExecutionParams
 from pipeline.experiment import load_experiment
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
 from pipeline.training import checkpoints, loop, neural
-from pipeline.training.batches import Batch
+from pipeline.training.batches import Batch, Batches
 from pipeline.training.distributed import ALONE
 from pipeline.training.inputs import open_sentences
 from pipeline.training.masked_words import MaskedWords, Unigrams, draw_hidden, fill_in
@@ -31,7 +33,7 @@ from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.training.word_predictor import WordPredictor
 from pipeline.vocabulary.registry import VocabularyParams
-from stages import evaluate, tokenize, train, vocabulary
+from stages import evaluate, perplexity, tokenize, train, vocabulary
 from stages import pretrain as pretrain_stage
 from tools.compose import compose, dump
 
@@ -89,7 +91,8 @@ def test_it_begins_as_the_unigram_model(stem: str) -> None:
     model, batch = make_predictor(stem).eval(), make_batch(48, 33)
     hidden = torch.zeros(2, 48, dtype=torch.bool)
     hidden[:, 4:12] = True
-    losses, hits = fill_in(model, model, batch, hidden)
+    losses, hits, counts = fill_in(model, model, batch, hidden)
+    assert counts.tolist() == [8, 8]
     words = batch.inputs[:, :, 4:12]
     expected = torch.stack([-model.biases[book][words[:, book]] for book in range(2)]).mean((0, 2))
     torch.testing.assert_close(losses, expected)
@@ -101,8 +104,8 @@ def test_it_begins_as_the_unigram_model(stem: str) -> None:
 def test_padding_changes_no_clips_loss(stem: str) -> None:
     model, batch = unsettle(make_predictor(stem)).eval(), make_batch(52, 31)
     hidden = draw_hidden(torch.tensor([[52], [31]]), 52, 0.5, 4)
-    losses, _ = fill_in(model, model, batch, hidden)
-    alone, _ = fill_in(model, model, Batch(batch.inputs[1:, :, :31], None, batch.rows[1:]), hidden[1:, :31])
+    losses = fill_in(model, model, batch, hidden).losses
+    alone, *_ = fill_in(model, model, Batch(batch.inputs[1:, :, :31], None, batch.rows[1:]), hidden[1:, :31])
     torch.testing.assert_close(losses[1:], alone)
 
 
@@ -117,16 +120,16 @@ def test_hidden_words_are_not_seen_and_only_they_count(stem: str) -> None:
         asked.append(words)
         return model(words, mask)
 
-    losses, _ = fill_in(model, forward, batch, hidden)
+    losses, *_ = fill_in(model, forward, batch, hidden)
     other = batch.inputs.clone()
     other[:, :, 8:16] = (other[:, :, 8:16] + 1) % SIZE
-    others, _ = fill_in(model, forward, batch._replace(inputs=other), hidden)
+    others, *_ = fill_in(model, forward, batch._replace(inputs=other), hidden)
     assert torch.equal(*asked)
     assert not torch.equal(losses, others)
     other[:, :, 8] = batch.inputs[:, :, 8]
     hidden[:, 9:] = False  # one place is asked for: the words of the others are targets no more
-    first, _ = fill_in(model, lambda *_: model(asked[0], None), batch, hidden)
-    second, _ = fill_in(model, lambda *_: model(asked[0], None), batch._replace(inputs=other), hidden)
+    first, *_ = fill_in(model, lambda *_: model(asked[0], None), batch, hidden)
+    second, *_ = fill_in(model, lambda *_: model(asked[0], None), batch._replace(inputs=other), hidden)
     assert torch.equal(first, second)
 
 
@@ -137,7 +140,8 @@ def test_every_weight_but_the_heads_learns(stem: str) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     without = {name for name, weights in model.named_parameters() if weights.grad is None or not weights.grad.any()}
     assert without == {"reader.head.classify.weight", "reader.head.classify.bias"}
-    assert set(model.pretrained_weights()) == {n for n in model.reader.state_dict() if not n.startswith("head.")}
+    names = {f"reader.{name}" for name in model.reader.state_dict() if not name.startswith("head.")}
+    assert set(model.learned()) == names | {"biases", "project.weight", "project.bias"}
 
 
 def test_unigrams_know_frequencies_alone() -> None:
@@ -273,7 +277,8 @@ def test_training_starts_from_what_was_pretrained_but_for_the_head(
     monkeypatch.chdir(tmp_path)
     card = run_train(learned._replace(model=tmp_path / "m/1/0"), make_section(), monkeypatch, learning_rate=1e-12)
     assert learned.pretrained
-    weights, facts = PRETRAINED.open(learned.pretrained)
+    learned_weights, facts = PRETRAINED.open(learned.pretrained)
+    weights = {n.removeprefix("reader."): v for n, v in learned_weights.items() if n.startswith("reader.")}
     assert card["input"]["pretrained"]["weights"] == facts["weights"]
     trained = open_model(tmp_path / "m/1/0").weights
     assert {name for name in trained if name not in weights} == {
@@ -298,10 +303,10 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
     assert learned.pretrained
     paths = learned._replace(model=tmp_path / "m/1/0", curves=tmp_path / "curves")
     with pytest.raises(
-        ArtifactError, match=r"weights encoder\.[\w.]+: expected \(.*, as the model has, found \(.* more"
+        ArtifactError, match=r"weights reader\.encoder\.[\w.]+: expected \(.*, as the model has, found \(.* more"
     ):
         run_train(paths, make_section(mlp_ratio=1.0), monkeypatch)
-    with pytest.raises(ArtifactError, match=r"weights encoder\.blocks\.1[\w.]+: expected \(.*, found none"):
+    with pytest.raises(ArtifactError, match=r"weights reader\.encoder\.blocks\.1[\w.]+: expected \(.*, found none"):
         run_train(paths, make_section(depth=2), monkeypatch)
     weights, card = PRETRAINED.open(learned.pretrained)
     for key, value, what in (("fold", "2", "fold"), ("source", "another", "vocabulary")):
@@ -316,6 +321,36 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
     (broken / "weights.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match="as written, found"):
         run_train(paths._replace(pretrained=broken), make_section(), monkeypatch)
+
+
+def test_perplexity_is_of_every_word_of_the_test_clips_once(
+    learned: train.Paths, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert learned.vocabulary
+    assert learned.pretrained
+    table = tmp_path / "p.csv"
+    perplexity.run(learned.clips, learned.split, learned.source, learned.vocabulary, learned.pretrained, table)
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["class"], row["num_clips"], row["num_places"]) for row in rows] == [
+        ("(all)", "2", "68"), ("rain", "2", "68"),  # clips 3 and 5, of 33 and 35 frames; no dog is tested
+    ]  # fmt: skip
+    assert 1 < float(rows[0]["pseudo_perplexity"]) < 16
+    assert 1 < float(rows[0]["unigram_perplexity"]) < 16
+
+
+def test_a_model_that_knows_frequencies_alone_is_as_perplexed_as_they_are() -> None:
+    model, inputs = make_predictor("linear"), Steady()
+    ids = ["1", "2", "12"]
+    unigrams = Unigrams(inputs.arrays(ids), SIZE)
+    model.biases.data = torch.from_numpy(unigrams.frequencies).float().log()
+    surprise, counts = measure_surprise(model, Batches(inputs, ids, {"kind": "none"}), share=0.3, span=4)
+    np.testing.assert_allclose(surprise, unigrams.losses(inputs.arrays(ids)), rtol=1e-5)
+    assert counts.tolist() == [25, 26, 26]
+    rows = perplexity_rows(np.log([2.0, 4, 8]), np.log([2.0, 2, 2]), np.array([1, 1, 2]), np.eye(3)[:, :2], ["a", "b"])
+    assert [row[:3] for row in rows] == [("(all)", 3, 4), ("a", 1, 1), ("b", 1, 1)]
+    np.testing.assert_allclose([row.pseudo_perplexity for row in rows], [2 ** (9 / 4), 2, 4])
+    np.testing.assert_allclose([row.unigram_perplexity for row in rows], 2)
 
 
 def test_sentences_of_another_vocabulary_are_refused(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:

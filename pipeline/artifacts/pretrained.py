@@ -1,6 +1,7 @@
 """What a model has learned of sentences before it met a class: `weights.safetensors`, and `pretrained.json` beside it.
 
-The weights are those of the model but for its head, under the model's own names.
+The weights are those of `pipeline/training/word_predictor.py`: the model's own below `reader.`, but for its head, and those
+that tell words.
 """
 
 from collections.abc import Mapping
@@ -38,9 +39,9 @@ class Pretrained:
     weights: dict[str, np.ndarray]
     facts: dict[str, Any]
 
-    def require_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ArtifactError unless it has weights of exactly these names and shapes."""
-        found = {name: values.shape for name, values in self.weights.items()}
+    def require_shapes(self, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ArtifactError unless its weights below a prefix have exactly these names and shapes."""
+        found = {name: values.shape for name, values in self.weights.items() if name.startswith(prefix)}
         wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
         if wrong:
             name, others = wrong[0], f" ({len(wrong) - 1} more differ)" if len(wrong) > 1 else ""

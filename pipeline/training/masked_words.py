@@ -12,7 +12,7 @@ a batch's are the means over its clips, so that the parts of a batch add up.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ class MaskedWords:
         """Return the loss of a batch whose words are hidden at random, and its accuracy."""
         assert isinstance(model, WordPredictor)
         hidden = draw_hidden(lengths_of(batch), batch.inputs.shape[2], self.share, self.span)
-        losses, hits = fill_in(model, forward, batch, hidden.to(batch.inputs.device))
-        return losses.mean(), [hits.mean()]
+        filled = fill_in(model, forward, batch, hidden.to(batch.inputs.device))
+        return filled.losses.mean(), [filled.hits.mean()]
 
 
 def lengths_of(batch: Batch | StoredBatch) -> Tensor:
@@ -72,24 +72,29 @@ def draw_hidden(
     return chosen.gather(1, block) & (frames < lengths)
 
 
-def fill_in(model: WordPredictor, forward: Callable[..., Any], batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return every clip's loss and accuracy, both (B,), at the hidden places that the model answers for.
+class Filled(NamedTuple):
+    """What became of the hidden places of each clip that the model answers for; a clip without any has 0 for all."""
 
-    A clip without any has 0 for both.
-    """
+    losses: Tensor  # (B,)
+    hits: Tensor  # (B,) accuracy
+    counts: Tensor  # (B,) places
+
+
+def fill_in(model: WordPredictor, forward: Callable[..., Any], batch: Batch, hidden: Tensor) -> Filled:
+    """Hide words, and compare what the model says of them with what they are; `forward` is its own, or made of it."""
     vectors, asked = forward(batch.inputs.masked_fill(hidden[:, None], model.mask_token), batch.mask)
     places: Tensor = hidden & asked
     clips, words = places.nonzero()[:, 0], batch.inputs.transpose(1, 2)[places]  # (M,), (M, codebook)
     scores = model.scores(vectors[places].float())
     losses = torch.stack([F.cross_entropy(s, w, reduction="none") for s, w in zip(scores, words.T, strict=True)])
     hits = torch.stack([s.argmax(1) == w for s, w in zip(scores, words.T, strict=True)]).float()
-    counts = places.sum(1).clamp(min=1)
+    counts = places.sum(1)
 
     def by_clip(values: Tensor) -> Tensor:
         totals: Tensor = torch.zeros(len(batch.inputs), device=values.device).index_add(0, clips, values.mean(0))
-        return totals / counts
+        return totals / counts.clamp(min=1)
 
-    return by_clip(losses), by_clip(hits)
+    return Filled(by_clip(losses), by_clip(hits), counts)
 
 
 class Unigrams:
@@ -103,13 +108,15 @@ class Unigrams:
                 counts[book] += np.bincount(words, minlength=size)
         self.frequencies = counts / counts.sum(axis=1, keepdims=True)  # (codebook, word)
 
+    def losses(self, sentences: Sequence[np.ndarray]) -> np.ndarray:
+        """Return each sentence's loss over all of its words, as `fill_in` counts it: (clip,)."""
+        surprise, rows = -np.log(self.frequencies), np.arange(len(self.frequencies))[:, None]
+        return np.array([surprise[rows, sentence].mean() for sentence in sentences])
+
     def measure(self, sentences: Sequence[np.ndarray]) -> tuple[float, float]:
-        """Return loss and accuracy on all words of sentences, as `fill_in` counts them."""
-        surprise, best = -np.log(self.frequencies), self.frequencies.argmax(axis=1)
-        rows = np.arange(len(best))[:, None]
-        losses = [surprise[rows, sentence].mean() for sentence in sentences]
-        hits = [(sentence == best[:, None]).mean() for sentence in sentences]
-        return float(np.mean(losses)), float(np.mean(hits))
+        """Return the mean loss and accuracy of sentences."""
+        best = self.frequencies.argmax(axis=1)[:, None]
+        return float(self.losses(sentences).mean()), float(np.mean([(words == best).mean() for words in sentences]))
 
 
 class MaskedValidation:
@@ -130,7 +137,8 @@ class MaskedValidation:
         for batch in self._batches.in_order(self._batch_size):
             lengths, frames = lengths_of(batch), batch.inputs.shape[2]
             hidden = draw_hidden(lengths, frames, self._task.share, self._task.span, generator).to(world.device)
-            measured.append(torch.stack(fill_in(model, model, batch.to(world.device), hidden)))
+            filled = fill_in(model, model, batch.to(world.device), hidden)
+            measured.append(torch.stack([filled.losses, filled.hits]))
         average.swap()
         loss, accuracy = torch.cat(measured, dim=1).mean(1).tolist()
         return {"validation_loss": loss, "validation_accuracy": accuracy}

@@ -39,7 +39,7 @@ def pretrain(
     world: World,
     trackers: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], Trained]:
-    """Learn to fill in hidden words of these clips; return the weights by name, without a head, and the run's history.
+    """Learn to fill in hidden words of these clips; return the weights by name and the run's history.
 
     `settings` are `masking.settings(...)`. The rows of the history have, besides what `train` puts there, the task's
     masked_accuracy, and unigram_loss and unigram_accuracy: what the words' frequencies alone score on the same clips. With
@@ -88,4 +88,4 @@ def pretrain(
     trained = trained._replace(history=[row | known for row in trained.history])
     if world.leads:
         write_epochs(live_path / "epochs.csv", trained.history)
-    return {name: values.detach().cpu().numpy() for name, values in model.pretrained_weights().items()}, trained
+    return {name: values.detach().cpu().numpy() for name, values in model.learned().items()}, trained

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.models.classifier import PictureClassifier
 from pipeline.models.encoder import Encoder
+from pipeline.models.registry import model_module, validate_model_params
+
+_READER = "reader."  # before the names of the classifier's own weights
 
 
 class WordPredictor(nn.Module):
@@ -74,17 +77,26 @@ class WordPredictor(nn.Module):
         parts = zip(torch.split(vectors, self.widths, dim=1), tables, self.biases, strict=True)
         return [part @ table.weight[: len(bias)].T + bias for part, table, bias in parts]
 
-    def pretrained_weights(self) -> dict[str, Tensor]:
-        """Return the classifier's weights by name, its head's apart."""
-        return _headless(self.reader)
+    def learned(self) -> dict[str, Tensor]:
+        """Return all weights by name but those of the classifier's head, which took no part."""
+        return {name: values for name, values in self.state_dict().items() if not name.startswith(f"{_READER}head.")}
+
+
+def open_predictor(pretrained: Pretrained) -> WordPredictor:
+    """Return the model that wrote a folder, as it was then."""
+    facts = pretrained.facts
+    params: Any = validate_model_params(facts["model"], facts["params"], pretrained.path)
+    reader = model_module(params.kind).build(params, facts["input"], 1)
+    shape = pretrained.weights["biases"].shape
+    model = WordPredictor(reader, torch.ones(shape))
+    model.load_state_dict(model.state_dict() | {name: torch.from_numpy(v) for name, v in pretrained.weights.items()})
+    return model
 
 
 def put_in(model: nn.Module, pretrained: Pretrained) -> None:
     """Put pretrained weights into a classifier, in place; its head stays. Raises ArtifactError where they do not fit."""
-    pretrained.require_shapes({name: tuple(values.shape) for name, values in _headless(model).items()})
-    weights = {name: torch.from_numpy(values) for name, values in pretrained.weights.items()}
-    model.load_state_dict(model.state_dict() | weights)
-
-
-def _headless(model: nn.Module) -> dict[str, Tensor]:
-    return {name: values for name, values in model.state_dict().items() if not name.startswith("head.")}
+    weights = model.state_dict()
+    own = {f"{_READER}{name}": tuple(v.shape) for name, v in weights.items() if not name.startswith("head.")}
+    pretrained.require_shapes(_READER, own)
+    learned = {name.removeprefix(_READER): torch.from_numpy(v) for name, v in pretrained.weights.items() if name in own}
+    model.load_state_dict(weights | learned)
