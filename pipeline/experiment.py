@@ -16,12 +16,12 @@ from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.registry import MODELS, can_pretrain, model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.summary import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
-from pipeline.training.settings import TrainParams
+from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.vocabulary.registry import VocabularyParams
 
 SECTIONS: dict[str, Any] = {
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Any] = {
     "labels": LabelParams,
     "split": SplitParams,
     "spectrogram": SpectrogramParams,
+    "pretrain": PretrainParams,
     "train": TrainParams,
     "report": ReportParams,
     "atlas": AtlasParams,
@@ -84,6 +85,11 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             sections["report"].check_against(experiment)
         except ParamsError as error:
             mistakes.append(f"{path}: {error}")
+    if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
+        try:
+            sections["pretrain"].settings(sections["train"])
+        except ParamsError as error:
+            mistakes.append(str(error))
     if {"train", "split"} <= set(sections):
         patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction
         if patience and not fraction:
@@ -120,17 +126,23 @@ def _grid_mistakes(
         for name in experiment.vocabularies
         if name not in vocabularies
     ]
-    lists = {"frames": "frame_models", "tokens": "token_models"}
-    for reads, key in lists.items():
+    lists = {"frames": ["frame_models"], "tokens": ["token_models", "pretrained_models"]}
+    for reads, key in ((reads, key) for reads, keys in lists.items() for key in keys):
         for name in getattr(experiment, key):
             if name not in listed:
                 found = f"found {name}, but models has only: {', '.join(listed)}"
                 mistakes.append(f"{path}: experiment.{key}: expected entries of `models`, {found}")
-            elif name in models:
-                found = model_module(getattr(models[name], "kind")).READS  # noqa: B009
-                if found != reads:
-                    mistakes.append(
-                        f"{path}: experiment.{key}: expected models that read {reads}, found {name}, which reads {found}; "
-                        f"list it under experiment.{lists[found]}"
-                    )
+                continue
+            kind: str = getattr(models.get(name), "kind", "")
+            found = model_module(kind).READS if kind else reads
+            if found != reads:
+                mistakes.append(
+                    f"{path}: experiment.{key}: expected models that read {reads}, found {name}, which reads {found}; "
+                    f"list it under experiment.{lists[found][0]}"
+                )
+            elif kind and key == "pretrained_models" and not can_pretrain(kind):
+                kinds = ", ".join(other for other in MODELS if can_pretrain(other))
+                mistakes.append(
+                    f"{path}: experiment.{key}: expected models of kind {kinds}, found {name} of kind {kind}"
+                )
     return mistakes

@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.params import Params
 
+_LISTS = "frame_models, token_models and pretrained_models"
+
 
 class EnsembleParams(Params):
     """Models whose predictions, of all seeds, are averaged."""
@@ -19,6 +21,7 @@ class ExperimentParams(Params):
 
     frame_models: list[str]  # entries of `models` that read log-mel frames
     token_models: list[str]  # entries of `models` that read tokens, each those of every vocabulary
+    pretrained_models: list[str]  # such entries, which learn from sentences without labels before they are trained
     vocabularies: list[str]  # entries of `vocabularies`, each learnt anew for every fold
     folds: list[str] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)
@@ -31,18 +34,25 @@ class ExperimentParams(Params):
 
     @property
     def reads(self) -> dict[str, str]:
-        """The models that read tokens, <entry of `models`>-<vocabulary>, with the vocabulary of each."""
-        return {f"{model}-{name}": name for model in self.token_models for name in self.vocabularies}
+        """The models that read tokens, with the vocabulary of each.
+
+        They are called <entry of `models`>-<vocabulary>, and <entry>-<vocabulary>-pretrained where they are.
+        """
+        plain = {f"{model}-{name}": name for model in self.token_models for name in self.vocabularies}
+        return plain | {
+            f"{model}-{name}-pretrained": name for model in self.pretrained_models for name in self.vocabularies
+        }
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.models:
-            raise ValueError("frame_models and token_models: expected at least one model in either, found none")
-        if self.token_models and not self.vocabularies:
-            raise ValueError("vocabularies: expected at least one for the token_models to read, found none")
+            raise ValueError(f"{_LISTS}: expected at least one model in any, found none")
+        if (self.token_models or self.pretrained_models) and not self.vocabularies:
+            raise ValueError("vocabularies: expected at least one for the models of tokens to read, found none")
         ensembles = [ensemble.name for ensemble in self.ensembles]
         once: list[tuple[str, list[str] | list[int]]] = [
             ("frame_models and token_models", [*self.frame_models, *self.token_models]),
+            ("pretrained_models", self.pretrained_models),
             ("vocabularies", self.vocabularies),
             ("folds", self.folds),
             ("seeds", self.seeds),

@@ -1,9 +1,9 @@
 """Train one model on the training clips of one fold.
 
-    clips + split + (spectrogram | tokens + vocabulary) -> models/<model>/<fold>/<seed>, results/train/<model>/<fold>/<seed>
+    clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, and curves
 
-A model that reads words is called <entry of `models`>-<vocabulary>. The second output holds DVCLive's curves, and their
-table; baselines, fitted in one go, leave a note there. torchrun and `launch.train_processes` train in several processes.
+A model that reads words is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
+`pretrain` wrote. The second output holds DVCLive's curves, and their table; baselines, fitted in one go, leave a note there.
 """
 
 import logging
@@ -15,6 +15,7 @@ import typer
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.model import write_model
+from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
@@ -38,6 +39,7 @@ class Paths(NamedTuple):
     vocabulary: Path | None
     model: Path
     curves: Path
+    pretrained: Path | None = None
 
 
 def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers: tuple[str, ...] = ()) -> None:
@@ -51,6 +53,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
     roles = {role: inputs.usable(clips_of(split, role)) for role in ("train", "validation")}
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
+    pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
     targets = {role: class_targets(clips, ids) for role, ids in roles.items()}
     paths.curves.mkdir(parents=True, exist_ok=True)
 
@@ -60,13 +63,12 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         from pipeline.training.neural import Part, train_model
         from pipeline.training.settings import TrainParams
 
-        settings = load_params(TrainParams, "train")
-        training, validation = (Part(roles[role], targets[role]) for role in ("train", "validation"))
+        parts = {role: Part(ids, targets[role]) for role, ids in roles.items()}
         with open_world() as world:
             weights, input_facts, trained = train_model(
-                params, settings, inputs, training, validation, vocabulary,
+                params, load_params(TrainParams, "train"), inputs, parts["train"], parts["validation"], vocabulary,
                 label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
-                trackers=trackers,
+                pretrained=pretrained, trackers=trackers,
             )  # fmt: skip
         if not world.leads:
             return
@@ -77,24 +79,20 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(items)
 
-    num_parameters = sum(array.size for array in weights.values() if array.dtype.kind == "f")
-    facts = {
-        "model": model,
+    facts = {"model": model, "fold": fold, "seed": seed} | {
         "params": params.model_dump(mode="json"),
-        "classes": clips.facts["classes"],
-        "label_kind": label_kind,
+        **{key: clips.facts[key] for key in ("classes", "label_kind")},
         "reads": module.READS,
         "input": input_facts,
         "source": inputs.source,
         "front_end": inputs.front_end,
-        "fold": fold,
-        "seed": seed,
-        "num_parameters": num_parameters,
+        "num_parameters": sum(array.size for array in weights.values() if array.dtype.kind == "f"),
         "clips_seen": clips_seen,
         "seconds": round(seconds, 3),
     }
     write_model(paths.model, weights, facts)
-    log.info("%s, fold %s: %d parameters, %d clips seen in %.1f s", model, fold, num_parameters, clips_seen, seconds)
+    size = facts["num_parameters"]
+    log.info("%s, fold %s: %d parameters, %d clips seen in %.1f s", model, fold, size, clips_seen, seconds)
     report.clips = len(roles["train"])
     report.write()
 
@@ -106,13 +104,15 @@ def main(
     model: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<name>/<fold>/<seed>")],
     curves: Annotated[Path, typer.Argument(help="folder to write: DVCLive's logs")],
     vocabulary: Annotated[Path | None, typer.Option(help="<anywhere>/<its name>/<fold>.zarr, with tokens")] = None,
+    pretrained: Annotated[Path | None, typer.Option(help="what `pretrain` wrote, to start from")] = None,
 ) -> None:
     name, fold, seed = model.parts[-3:]
-    params: Any = load_model_params(name.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else name)
+    entry = name.removesuffix("-pretrained") if pretrained else name
+    params: Any = load_model_params(entry.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else entry)
     launching = load_params(launch.LaunchParams, "launch")
     if is_neural(params.kind):
         launch.start_processes("stages.train", launching.train_processes)
-    paths, trackers = Paths(clips, split, source, vocabulary, model, curves), tuple(launching.trackers)
+    paths, trackers = Paths(clips, split, source, vocabulary, model, curves, pretrained), tuple(launching.trackers)
     run(params, paths, model=name, fold=fold, seed=int(seed), trackers=trackers)
 
 

@@ -13,11 +13,12 @@ from test_training import MODEL, PLAIN, SETTINGS, Memory
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.training import loop
 from pipeline.training.batches import Batches, StoredBatch
+from pipeline.training.classification import Classification
 from pipeline.training.distributed import World, open_world
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
 from pipeline.training.settings import TrainParams
-from pipeline.training.validation import Examples
+from pipeline.training.validation import Examples, Validation
 
 NONE = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
 # Without random numbers, the processes' steps are those of one process but for rounding.
@@ -70,10 +71,12 @@ def run_training(
         if len(epochs) == die_after + 1 and die_after:
             raise KeyboardInterrupt
 
+    settings, others = TrainParams.model_validate(SETTINGS | changes), options.get("validation")
     try:
         train(
-            model, TrainParams.model_validate(SETTINGS | changes), examples, options.get("validation"),
-            label_kind="one", time_axis=1, seed=3, on_epoch=on_epoch, checkpoint=checkpoint, world=world,
+            model, settings, Classification(settings, "one", 1, None), examples,
+            Validation(others, "one", None, settings.batch_size) if others else None,
+            seed=3, on_epoch=on_epoch, checkpoint=checkpoint, world=world,
         )  # fmt: skip
     except KeyboardInterrupt:
         assert die_after

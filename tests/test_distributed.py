@@ -22,8 +22,9 @@ from test_training import PLAIN, SETTINGS
 from pipeline.errors import SonolexError
 from pipeline.execution import launch
 from pipeline.models.registry import model_module, validate_model_params
-from pipeline.training import loop, step
+from pipeline.training import loop
 from pipeline.training.batches import Batch, StoredBatch
+from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE, World, open_world
 from pipeline.training.settings import TrainParams
 
@@ -92,9 +93,10 @@ def test_training_alone_draws_the_numbers_it_always_drew(tmp_path: Path) -> None
     """Losses of the code before there were several processes: results of one process stay what they were."""
     torch.manual_seed(5)
     model = model_module("ast").build(validate_model_params("m", probe.MODEL), {"n_mels": 6}, 3)
+    settings = TrainParams.model_validate(SETTINGS)
     trained = loop.train(
-        model, TrainParams.model_validate(SETTINGS), probe.make_examples(24), None,
-        label_kind="one", time_axis=1, seed=3, on_epoch=lambda row: None, checkpoint=tmp_path / "c",
+        model, settings, Classification(settings, "one", 1, None), probe.make_examples(24), None,
+        seed=3, on_epoch=lambda row: None, checkpoint=tmp_path / "c",
     )  # fmt: skip
     losses = [row["loss"] for row in trained.history]
     assert losses == pytest.approx([1.276324, 1.044743, 0.984090, 0.925353], abs=2e-4)
@@ -207,9 +209,8 @@ class Loss(torch.nn.Module):
         self.model, self.params, self.batch, self.targets, self.axis = model, params, batch, targets, axis
 
     def forward(self) -> torch.Tensor:
-        task = step.Task("one", self.axis, 0.5 if self.axis == 1 else None)
-        classify: Any = self.model.classify
-        return step.augmented_loss(self.model, classify, self.params, self.batch, self.targets, task)
+        task = Classification(self.params, "one", self.axis, 0.5 if self.axis == 1 else None)
+        return task.loss(self.model, task.forward(self.model), self.batch, self.targets)[0]
 
 
 TOKENS = {

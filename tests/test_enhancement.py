@@ -150,7 +150,13 @@ def test_thresholds_are_over_clips_that_have_the_label(threshold: Any, expected:
 PARTS = ("official-1", "official-2")
 SPLIT_PARAMS = SplitParams(num_folds=2, validation_fraction=0.0, seed=0)
 EXPERIMENT = ExperimentParams(
-    frame_models=["ast", "cnn"], token_models=[], vocabularies=[], folds=list(PARTS), seeds=[0, 1], ensembles=[]
+    frame_models=["ast", "cnn"],
+    token_models=[],
+    pretrained_models=[],
+    vocabularies=[],
+    folds=list(PARTS),
+    seeds=[0, 1],
+    ensembles=[],
 )
 
 

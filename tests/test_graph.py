@@ -10,7 +10,7 @@ from typing import Any
 import networkx
 import pytest
 from dvc.repo import Repo
-from workspace import FOLDS, change_params, make_workspace, run, stale
+from workspace import FOLDS, change_params, make_workspace, run, stages_run, stale
 
 
 @pytest.fixture
@@ -89,6 +89,33 @@ def test_label_enhancement_is_no_stage_until_it_is_asked_for(changed: Path) -> N
     assert reruns(changed, {"labels.enhance": FOLDS}) == {f"enhance@{fold}" for fold in FOLDS}
     done = run(changed, "sonolex", "check", check=False)
     assert "params.yaml: labels.enhance: expected in experiment.folds all parts of fold 1, 1-1, 1-2" in done.stderr
+
+
+def test_pretraining_is_no_stage_until_it_is_asked_for(changed: Path) -> None:
+    assert "pretrain" not in run(changed, "dvc", "stage", "list", "--name-only").stdout
+    stages = ("pretrain", "perplexity", "train_pretrained", "evaluate_pretrained")
+    expected = set().union(*(items(stage, "token_transformer-words") for stage in stages)) | {"report"}
+    assert reruns(changed, {"experiment.pretrained_models": ["token_transformer"]}) == expected
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_runs_through_the_graph(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    changes = {"frame_models": [], "token_models": [], "pretrained_models": ["token_transformer"], "ensembles": []}
+    change_params(workspace, {f"experiment.{key}": value for key, value in changes.items()})
+    change_params(workspace, {"report.headline": ["token_transformer-words-pretrained"], "pretrain.epochs": 1})
+    order = stages_run(run(workspace, "dvc", "repro").stdout)
+    names = [name.split("@")[0] for name in order]
+    assert names[names.index("pretrain") + 1 :].count("perplexity") == 1
+    assert [name for name in names if "pretrain" in name or name == "report"] == [
+        "pretrain", "train_pretrained", "evaluate_pretrained", "report",
+    ]  # fmt: skip
+    card = json.loads((workspace / "models/token_transformer-words-pretrained/1/0/model.json").read_text())
+    start = json.loads((workspace / "data/pretrained/token_transformer-words/1/0/pretrained.json").read_text())
+    assert card["input"]["pretrained"]["weights"] == start["weights"]
+    assert stale(workspace) == set()
+    change_params(workspace, {"train.label_smoothing": 0.0})
+    assert {name.split("@")[0] for name in stale(workspace)} == {"train_pretrained"}
 
 
 def plan_rows(workspace: Path) -> dict[str, list[str]]:

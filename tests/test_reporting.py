@@ -53,6 +53,7 @@ CLIPS = [f"clip{number:02d}" for number in range(12)]  # clip number i: class i 
 EXPERIMENT = ExperimentParams(
     frame_models=["ast"],
     token_models=["token_transformer", "bag_of_tokens"],
+    pretrained_models=[],
     vocabularies=["words"],
     folds=list(FOLDS),
     seeds=list(SEEDS),
@@ -324,7 +325,8 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
 
 def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    one = ExperimentParams(frame_models=["ast"], token_models=[], vocabularies=[], folds=["1"], seeds=[0], ensembles=[])
+    alone: dict[str, object] = {"token_models": [], "vocabularies": [], "folds": ["1"], "seeds": [0], "ensembles": []}
+    one = EXPERIMENT.model_copy(update=alone)
     page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0), one)
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())

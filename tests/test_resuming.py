@@ -11,9 +11,10 @@ from pipeline.errors import SonolexError
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.training import checkpoints, loop
 from pipeline.training.checkpoints import run_key
+from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE
 from pipeline.training.settings import TrainParams
-from pipeline.training.step import Learner, Task
+from pipeline.training.step import Learner
 
 ADAM = {"kind": "adam", "betas": [0.95, 0.999], "weight_decay": 5e-7}
 SGD = {"kind": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
@@ -94,7 +95,7 @@ def test_the_scale_of_a_float16_loss_survives_a_checkpoint(tmp_path: Path) -> No
     settings = TrainParams.model_validate(SETTINGS | {"precision": "float16"})
 
     def learner() -> Learner:
-        return Learner(make_model(), settings, Task("one", 1, None), ALONE)
+        return Learner(make_model(), settings, Classification(settings, "one", 1, None), ALONE)
 
     def progress() -> checkpoints.Progress:
         return checkpoints.Progress({}, torch.zeros(0, 0), {"epoch": 1})

@@ -12,13 +12,14 @@ from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.training import compiling
 from pipeline.training.batches import Batch
+from pipeline.training.classification import Classification
 from pipeline.training.compiling import compiled
 from pipeline.training.distributed import ALONE
 from pipeline.training.loop import _encoder_set
 from pipeline.training.optimiser import OptimiserParams, build_optimiser, set_rate
 from pipeline.training.patchout import drop_positions, patchout
 from pipeline.training.settings import TrainParams
-from pipeline.training.step import Learner, Task, augmented_loss
+from pipeline.training.step import Learner
 
 POSITIONS = {"kind": "sinusoidal"}
 PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 4, "stride_bands": 3, "positions": POSITIONS}
@@ -30,7 +31,7 @@ def step(model_changes: dict[str, Any] | None = None, **changes: Any) -> Any:
     model = make_model(**{"stem": PATCHES, "drop_path": 0.0} | (model_changes or {}))
     params = TrainParams.model_validate(SETTINGS | EXACT | changes)
     examples = make_examples(8)
-    learner = Learner(model, params, Task("one", 1, None), ALONE)
+    learner = Learner(model, params, Classification(params, "one", 1, None), ALONE)
     parts = torch.tensor_split(torch.arange(8), params.accumulate)
     torch.manual_seed(0)
     with _encoder_set(model.train(), params):
@@ -147,7 +148,7 @@ def test_mixed_labels_of_one_class_clips_train_towards_both_and_never_towards_th
     targets = torch.tensor([[0.0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]])
     batch = Batch(torch.zeros(4, 5, 6), None, torch.arange(4))
     torch.manual_seed(1)
-    loss = augmented_loss(model, model.classify, params, batch, targets, Task("one", 1, None))
+    loss, _ = Classification(params, "one", 1, None).loss(model, model.classify, batch, targets)
     loss.backward()  # type: ignore[no-untyped-call]
     assert model.logits.grad is not None
     torch.testing.assert_close(model.logits.grad[:, 0], torch.full((4,), 1 / 3 / 4))  # away from the class of none

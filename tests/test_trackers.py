@@ -11,7 +11,7 @@ from pipeline.errors import ParamsError, SonolexError
 from pipeline.execution.launch import LaunchParams
 from pipeline.params import validate_params
 from pipeline.training.distributed import ALONE
-from pipeline.training.neural import _curves
+from pipeline.training.neural import curves
 from pipeline.training.trackers import TrackedRun, open_trackers
 
 PARAMS = {"params": {"kind": "ast", "stem": {"kind": "linear"}}, "train": {"epochs": 2}, "seed": 0}
@@ -177,7 +177,7 @@ def test_tensorboard_itself_reads_what_was_written(tmp_path: Path) -> None:
 
 def test_trackers_get_what_dvclive_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = _fake_wandb(monkeypatch)
-    with _curves(tmp_path / "ast/1/0", ALONE, ["wandb"], PARAMS) as log_epoch:
+    with curves(tmp_path / "ast/1/0", ALONE, ["wandb"], PARAMS) as log_epoch:
         for row in ROWS:
             log_epoch(row)
     assert calls[0][1]["name"] == "ast/1/0"

@@ -13,12 +13,13 @@ from pipeline.errors import SonolexError
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.spectrogram.storing import restore, store
 from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch
+from pipeline.training.classification import Classification
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
 from pipeline.training.losses import classification_loss, smooth_labels
 from pipeline.training.normalising import normalise
 from pipeline.training.settings import TrainParams
-from pipeline.training.validation import Examples
+from pipeline.training.validation import Examples, Validation
 
 CPU = torch.device("cpu")
 NO_MASKS = {"count": 0, "width": 0}
@@ -126,8 +127,9 @@ def train_small(
     model = model or make_model()
     settings = TrainParams.model_validate(SETTINGS | changes)
     trained = train(
-        model, settings, examples or make_examples(24), validation,
-        label_kind="one", time_axis=1, seed=3, on_epoch=on_epoch, checkpoint=checkpoint, score=score,
+        model, settings, Classification(settings, "one", 1, None), examples or make_examples(24),
+        Validation(validation, "one", score, settings.batch_size) if validation else None,
+        seed=3, on_epoch=on_epoch, checkpoint=checkpoint,
     )  # fmt: skip
     return model, trained
 

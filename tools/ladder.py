@@ -54,7 +54,8 @@ def rows(summaries: list[ModelSummary], sources: dict[str, Source]) -> list[list
     for summary in sorted(summaries, key=lambda summary: summary.mean["accuracy"]):
         if summary.ensemble:
             continue
-        name = max((name for name in sources if name and summary.model.endswith(f"-{name}")), key=len, default="")
+        model = summary.model.removesuffix("-pretrained")
+        name = max((name for name in sources if name and model.endswith(f"-{name}")), key=len, default="")
         source = sources[name if summary.reads == "tokens" else ""]
         rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.words_per_second, source.bits_per_second)]
         speed = f"{summary.clips_seen / summary.seconds:,.0f}" if summary.seconds else ""

@@ -173,7 +173,7 @@ def _classify(found: list[Any]) -> set[str]:
 
 
 def _last_seconds(results: Path, stage: str, item: str) -> float | None:
-    stage = stage.removesuffix("_frames").removesuffix("_tokens")
+    stage = stage.removesuffix("_frames").removesuffix("_tokens").removesuffix("_pretrained")
     path = results / "stages" / (f"{stage}-{item}.json" if item else f"{stage}.json")
     try:
         return float(json.loads(path.read_text())["seconds"])

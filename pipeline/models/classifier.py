@@ -41,5 +41,16 @@ class PictureClassifier(nn.Module):
         logits = self.head.columns(self.encoder(x, positions), self.stem.num_rows)
         return logits, self.stem.real_columns(mask, num_columns)
 
+    def context(self, picture: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map a picture to what the encoder makes of each column, and say which columns (batch, column) are the clip's.
+
+        A column, of (batch, column, row x width), holds its rows' positions side by side. The head takes no part.
+        """
+        x, positions = self.stem(picture, mask)
+        if mask is None:
+            mask = torch.ones(picture.shape[:2], dtype=torch.bool, device=picture.device)
+        columns = self.encoder(x, positions).reshape(len(x), -1, self.stem.num_rows * x.shape[2])
+        return columns, self.stem.real_columns(mask, columns.shape[1])
+
     def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         return self.classify(self.embed(inputs), mask)

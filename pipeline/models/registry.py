@@ -1,8 +1,8 @@
 """The registry of models: what `models.<name>.kind` may say, and the module behind each.
 
 A model's module holds `Params` (its section, with `kind`), `READS` ("frames" or "tokens"), and either `build` (a
-torch module, trained by `pipeline.training.loop`) or `fit` and `predict` (a classical baseline). Modules are
-imported when asked for, so that a baseline starts without torch.
+torch module, trained by `pipeline.training.loop`) or `fit` and `predict` (a classical baseline). `PRETRAINS` says that it
+can learn from sentences without labels first. Modules are imported when asked for, so that a baseline starts without torch.
 """
 
 import importlib
@@ -36,6 +36,11 @@ def model_module(kind: str) -> Any:
 def is_neural(kind: str) -> bool:
     """Say whether a kind is trained by gradient descent, rather than fitted in one go."""
     return hasattr(model_module(kind), "build")
+
+
+def can_pretrain(kind: str) -> bool:
+    """Say whether a kind can learn from sentences without labels, as `pipeline.training.word_predictor` has it."""
+    return bool(getattr(model_module(kind), "PRETRAINS", False))
 
 
 def load_model_params(name: str, path: Path = PARAMS_PATH) -> Params:

@@ -13,6 +13,7 @@ from pipeline.models.sentence import start as start
 from pipeline.models.stems import StemParams, build_stem
 
 READS = "tokens"
+PRETRAINS = True  # see pipeline/training/word_predictor.py
 
 
 class Params(EmbeddingParams, EncoderParams):

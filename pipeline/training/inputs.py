@@ -120,7 +120,12 @@ def open_inputs(reads: str, source: Path, vocabulary: Vocabulary | None) -> Fram
         return FrameInputs(open_spectrogram(source))
     if vocabulary is None:
         raise SonolexError(f"{source}: expected the fold's vocabulary beside the tokens, found none; pass --vocabulary")
-    tokens = TokenInputs(source, vocabulary.facts["front_end"], vocabulary.facts["bands"])
+    return open_sentences(source, vocabulary)
+
+
+def open_sentences(path: Path, vocabulary: Vocabulary) -> TokenInputs:
+    """Open the sentences of a fold, and refuse those of another vocabulary."""
+    tokens = TokenInputs(path, vocabulary.facts["front_end"], vocabulary.facts["bands"])
     tokens.require_vocabulary(vocabulary.digest())
     return tokens
 

@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts.clips import LabelKind
 from pipeline.errors import SonolexError
 from pipeline.models.encoder import Encoder
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints, sampling
+from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import StoredBatch
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.gradient_flow import GradientFlow, LayerGradient
@@ -28,7 +28,7 @@ from pipeline.training.progress_bar import progress_bar
 from pipeline.training.schedules import rate_factor
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import Learner, NotFiniteError, Task
-from pipeline.training.validation import Examples, Score, Validation
+from pipeline.training.validation import Examples
 
 log = logging.getLogger(__name__)
 
@@ -44,36 +44,43 @@ class Trained(NamedTuple):
     gradients: list[LayerGradient]  # of the epochs looked at, if any
 
 
+class Measured(Protocol):
+    """What says after every epoch how the averaged weights fare on clips that are not trained on."""
+
+    total: Tensor  # grows from epoch to epoch, and goes into checkpoints
+
+    def measure(self, model: nn.Module, average: WeightAverage, epoch: int, world: World) -> dict[str, float]:
+        """Return the epoch's numbers by name, `validation_loss` among them."""
+
+
 def train(
     model: nn.Module,
     params: TrainParams,
+    task: Task,
     examples: Examples,
-    validation: Examples | None,
+    validation: Measured | None,
     *,
-    label_kind: LabelKind,
-    time_axis: int,
     seed: int,
     on_epoch: Callable[[dict[str, float]], None],
     checkpoint: Path,
     world: World = ALONE,
-    score: Score | None = None,
 ) -> Trained:
-    """Train `model` in place; it ends with the averaged (or best) weights. Resumes from `checkpoint` if there is one.
+    """Train `model` for `task` in place; it ends with the averaged (or best) weights.
+
+    Resumes from `checkpoint` if there is one.
 
     In a `world` of several processes each calls this with the same arguments, the model on its device, and ends with the
     same weights; the leader alone writes checkpoints.
 
     `on_epoch` is called once for every epoch, those before a resume included, with: loss, learning_rate (of the last
     step), gradient_norm (mean over the steps, of those that did not overflow), clips_per_second, input_fraction (part of
-    the time spent waiting for clips), and with validation clips what `Validation.measure` returns, by `score`.
+    the time spent waiting for clips), the task's measures, and with validation clips what `validation.measure` returns.
     """
     _require_patience(params, validation)
-    _require_a_clip_each(params, examples, world)
+    _require_a_clip_each(params, examples, world, task.section)
     started = time.perf_counter()
-    task = Task(label_kind, time_axis, examples.batches.log_unit)
-    _warn_of_settings_without_effect(model, params, task)
-    measured = Validation(validation, label_kind, score, params.batch_size) if validation else None
-    run = _Run(Learner(model, params, task, world), examples, measured, seed, checkpoint)
+    _warn_of_settings_without_effect(model, params)
+    run = _Run(Learner(model, params, task, world), examples, validation, seed, checkpoint)
     run.resume()
     history = run.history
     for row in history:
@@ -100,7 +107,7 @@ class _Run:
     """A learner on its way through the epochs, and what of it a checkpoint holds."""
 
     def __init__(
-        self, learner: Learner, examples: Examples, validation: Validation | None, seed: int, checkpoint: Path
+        self, learner: Learner, examples: Examples, validation: Measured | None, seed: int, checkpoint: Path
     ) -> None:
         self.learner, self.examples, self.validation = learner, examples, validation
         self.seed, self.checkpoint = seed, checkpoint
@@ -163,7 +170,7 @@ class _Run:
         batches = torch.tensor_split(order, steps)
         parts = [part for rows in batches for part in torch.tensor_split(world.part(rows), params.accumulate)]
         reader = _Reader(self.examples, parts)
-        losses, norms = [], []
+        losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
             step = self.epoch * steps + index
             factor = rate_factor(params.schedule, step, steps_per_epoch=steps, num_epochs=params.epochs)
@@ -174,6 +181,7 @@ class _Run:
                 raise self._stopped(fault, step, rate, rows) from None
             losses.append(loss)
             norms.append(norm)
+            measured.append(learner.measured)
         finite = [norm for norm in norms if math.isfinite(norm)]
         seconds = time.perf_counter() - started
         return {
@@ -182,11 +190,12 @@ class _Run:
             "gradient_norm": sum(finite) / len(finite) if finite else math.nan,
             "clips_per_second": len(order) / seconds,
             "input_fraction": reader.waited / seconds,
+            **{name: sum(values) / steps for name, *values in zip(learner.task.measures, *measured, strict=True)},
         }
 
     def _stopped(self, fault: NotFiniteError, step: int, rate: float, rows: Tensor) -> SonolexError:
         """Say where the numbers ended, and what is left."""
-        names = self.examples.clip_ids
+        names, section = self.examples.clip_ids, self.learner.task.section
         batch = fault.batch or self.examples.batches.take(rows.tolist())
         broken = [
             names[row] for row, clip in zip(batch.rows.tolist(), batch.inputs, strict=True) if not clip.isfinite().all()
@@ -198,9 +207,9 @@ class _Run:
             else "no checkpoint had been written yet"
         )
         return SonolexError(
-            f"train: step {step} (epoch {self.epoch + 1}): expected a finite {fault.what}, found {fault.found}; lower "
-            f"train.learning_rate (now {self.learner.params.learning_rate}, {rate:.3g} at this step) or look at the batch's "
-            f"clips: {', '.join(names[row] for row in batch.rows.tolist())}{culprits}; {kept}"
+            f"{section}: step {step} (epoch {self.epoch + 1}): expected a finite {fault.what}, found {fault.found}; lower "
+            f"{section}.learning_rate (now {self.learner.params.learning_rate}, {rate:.3g} at this step) or look at the "
+            f"batch's clips: {', '.join(names[row] for row in batch.rows.tolist())}{culprits}; {kept}"
         )
 
     def save_now_and_then(self) -> None:
@@ -248,7 +257,7 @@ def _exhausted(history: Sequence[dict[str, float]], params: TrainParams) -> bool
     return len(losses) - 1 - losses.index(min(losses)) >= params.early_stop_patience
 
 
-def _require_patience(params: TrainParams, validation: Examples | None) -> None:
+def _require_patience(params: TrainParams, validation: Measured | None) -> None:
     if params.early_stop_patience and validation is None:
         raise SonolexError(
             "train.early_stop_patience: expected 0 without validation clips, found "
@@ -256,15 +265,15 @@ def _require_patience(params: TrainParams, validation: Examples | None) -> None:
         )
 
 
-def _require_a_clip_each(params: TrainParams, examples: Examples, world: World) -> None:
+def _require_a_clip_each(params: TrainParams, examples: Examples, world: World, section: str) -> None:
     num_clips = len(examples.clip_ids)
     smallest = num_clips // math.ceil(num_clips / params.batch_size)  # of the batches, which differ by one at most
     if smallest // world.size < params.accumulate:
         parts = f" for {params.accumulate} parts" if params.accumulate > 1 else ""
         raise SonolexError(
-            f"train.batch_size: expected a clip{parts} for each of {world.size} processes in every batch, found a batch of "
-            f"{smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer processes"
-            f"{', or lower train.accumulate' if parts else ''}"
+            f"{section}.batch_size: expected a clip{parts} for each of {world.size} processes in every batch, found a "
+            f"batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer "
+            f"processes{', or lower train.accumulate' if parts else ''}"
         )
 
 
@@ -281,12 +290,9 @@ def _encoder_set(model: nn.Module, params: TrainParams) -> Iterator[None]:
     encoder.recompute = False
 
 
-def _warn_of_settings_without_effect(model: nn.Module, params: TrainParams, task: Task) -> None:
-    lacking = []
-    if not isinstance(getattr(model, "encoder", None), Encoder):
-        lacking += [(name, "a transformer encoder") for name in ("recompute", "patchout") if getattr(params, name)]
-    options = params.augmentation
-    if options.mixup_domain == "power" and options.mixup_probability and task.log_unit is None:
-        lacking.append(("augmentation.mixup_domain: power", "frames that are normalised alike in all clips"))
-    for name, needed in lacking:
-        log.warning("train.%s: expected a model with %s, found one without: no effect", name, needed)
+def _warn_of_settings_without_effect(model: nn.Module, params: TrainParams) -> None:
+    if isinstance(getattr(model, "encoder", None), Encoder):
+        return
+    for name in ("recompute", "patchout"):
+        if getattr(params, name):
+            log.warning("train.%s: expected a model with a transformer encoder, found one without: no effect", name)

@@ -17,18 +17,21 @@ from dvclive.live import Live
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.files import replacing
+from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.registry import model_module
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
+from pipeline.training.classification import Classification
 from pipeline.training.distributed import World
 from pipeline.training.gradient_flow import write_gradients
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.loop import Trained, train
 from pipeline.training.settings import TrainParams
 from pipeline.training.trackers import TrackedRun, open_trackers
-from pipeline.training.validation import Examples, Score
+from pipeline.training.validation import Examples, Score, Validation
+from pipeline.training.word_predictor import put_in
 
 
 class Part(NamedTuple):
@@ -51,12 +54,13 @@ def train_model(
     live_path: Path,
     world: World,
     score: Score,
+    pretrained: Pretrained | None = None,
     trackers: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
     """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
 
-    `validation` may be empty; else `score` measures it in every epoch. All random numbers follow from `seed`. `live_path`
-    ends in model, fold and seed.
+    With `pretrained` all weights but the head's start there. `validation` may be empty; else `score` measures it in every
+    epoch. All random numbers follow from `seed`. `live_path` ends in model, fold and seed.
     """
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
@@ -70,6 +74,9 @@ def train_model(
         module.start(model, params, vocabulary.word_vectors())
     if start is not None:
         module.start_from(model, params, start)
+    if pretrained is not None:
+        put_in(model, pretrained)
+        input_facts |= {"pretrained": {key: pretrained.facts[key] for key in ("weights", "pretrain", "measures")}}
     warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model)
     model = model.to(world.device)
 
@@ -87,20 +94,20 @@ def train_model(
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
         "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
     }
+    seen = examples(training)
+    measured = Validation(examples(validation), label_kind, score, settings.batch_size) if validation.clip_ids else None
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
-    with _curves(live_path, world, trackers, tracked) as log_epoch:
+    with curves(live_path, world, trackers, tracked) as log_epoch:
         trained = train(
             model,
             settings,
-            examples(training),
-            examples(validation) if validation.clip_ids else None,
-            label_kind=label_kind,
-            time_axis=inputs.time_axis + 1,
+            Classification(settings, label_kind, inputs.time_axis + 1, seen.batches.log_unit),
+            seen,
+            measured,
             seed=seed,
             on_epoch=log_epoch,
             checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity)}.safetensors",
             world=world,
-            score=score,
         )
     if world.leads:
         write_epochs(live_path / "epochs.csv", trained.history)
@@ -111,7 +118,7 @@ def train_model(
 
 
 @contextmanager
-def _curves(
+def curves(
     path: Path, world: World, trackers: Sequence[str], params: dict[str, Any]
 ) -> Iterator[Callable[[dict[str, float]], None]]:
     """Yield a function that takes an epoch's numbers to DVCLive and the trackers, where this process leads."""

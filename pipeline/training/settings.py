@@ -1,10 +1,10 @@
-"""The section `train`: how every neural model of an experiment is trained. docs/training.md says what each is for."""
+"""The sections `train` and `pretrain`: how neural models learn. docs/training.md says what each setting is for."""
 
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.params import Params
+from pipeline.params import Params, validate_params
 from pipeline.training.augmentation import AugmentationParams
 from pipeline.training.averaging import AverageParams, averaged_epochs
 from pipeline.training.optimiser import OptimiserParams
@@ -54,3 +54,23 @@ class TrainParams(Params):
                 f"found {self.average.kind}: a run that stops early may never reach those epochs"
             )
         return self
+
+
+class PretrainParams(Params):
+    """How the models of `experiment.pretrained_models` learn from sentences before they are trained."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt  # clips a step, over all processes together
+    learning_rate: PositiveFloat = Field(le=1)  # at the peak
+    schedule: ScheduleParams
+    mask_share: float = Field(gt=0, lt=1)  # part of the words that are hidden
+    mask_span: PositiveInt  # words that are hidden together
+
+    def settings(self, train: TrainParams) -> TrainParams:
+        """Return what the training loop takes: these values, and `train`'s for what has no section of its own.
+
+        Raises ParamsError where the two do not go together.
+        """
+        own = self.model_dump(include={"epochs", "batch_size", "learning_rate", "schedule"})
+        classifying = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0, "gradient_flow": False}
+        return validate_params(TrainParams, train.model_dump() | classifying | own, "pretrain")

@@ -13,31 +13,39 @@ Conventions: targets (clip, class) float32, in the order of the batches' clips.
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts.clips import LabelKind
-from pipeline.training import augmentation
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.compiling import compiled
 from pipeline.training.distributed import World
-from pipeline.training.losses import classification_loss, smooth_labels
 from pipeline.training.optimiser import build_optimiser, set_rate
 from pipeline.training.settings import TrainParams
 
 SMALLEST_SCALE = 1.0  # of a float16 loss; gradients that overflow even so are no matter of scale
 
 
-class Task(NamedTuple):
-    """What the clips are, and what is to be learnt of them."""
+class Task(Protocol):
+    """What is to be learnt of clips."""
 
-    label_kind: LabelKind
-    time_axis: int  # of a batch's inputs
-    log_unit: float | None  # see `augmentation.mix`
+    @property
+    def section(self) -> str:
+        """Name the section of params.yaml that sets rate and batches, for messages."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Name what is measured of a batch beside its loss."""
+
+    def forward(self, model: nn.Module) -> Callable[..., Any]:
+        """Return the part of the model that may be compiled, and run in half precision."""
+
+    def loss(
+        self, model: nn.Module, forward: Callable[..., Any], batch: Batch, targets: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss of a batch, and its measures: means over the batch's clips, so that parts add up."""
 
 
 class NotFiniteError(Exception):
@@ -57,8 +65,9 @@ class Learner:
         self.optimiser = build_optimiser(model, params.optimiser, params.learning_rate)
         self.average = WeightAverage(model, params.average, params.epochs)
         self.scaler = torch.GradScaler(world.device.type, enabled=params.precision == "float16")
-        classify: Callable[..., Tensor] = model.classify  # type: ignore[assignment]
-        self._classify = compiled(classify) if params.compile else classify
+        self.measured = [0.0 for _ in task.measures]  # of the last step's batch
+        forward = task.forward(model)
+        self._forward = _in_precision(compiled(forward) if params.compile else forward, params, world.device)
         self.on_gradients: Callable[[], None] | None = None  # called in every step, before gradients are clipped
 
     def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
@@ -69,21 +78,20 @@ class Learner:
         """
         set_rate(self.optimiser, rate)
         self.optimiser.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.world.device)
+        totals = torch.zeros(1 + len(self.measured), device=self.world.device)
         for batch, targets in parts:
             on_device = batch.to(self.world.device)
-            loss = augmented_loss(
-                self.model, self._classify, self.params, on_device, targets.to(self.world.device), self.task
-            )
+            loss, measures = self.task.loss(self.model, self._forward, on_device, targets.to(self.world.device))
             if not torch.isfinite(loss):
                 raise NotFiniteError("loss", loss.item(), batch)
-            loss = loss * (len(targets) / num_clips)  # a mean over clips, so that the parts add up to the batch's
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        self.world.add_up([total, *(p.grad for p in self.model.parameters() if p.grad is not None)])
+            share = len(targets) / num_clips  # of means over clips, so that the parts add up to the batch's
+            self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+            totals += torch.stack([loss, *measures]).detach() * share
+        self.world.add_up([totals, *(p.grad for p in self.model.parameters() if p.grad is not None)])
         norm = self._update()
         self.average.after_step()
-        return total.item(), norm
+        total, *self.measured = totals.tolist()
+        return total, norm
 
     def _update(self) -> float:
         self.scaler.unscale_(self.optimiser)
@@ -99,33 +107,12 @@ class Learner:
         return norm
 
 
-def augmented_loss(
-    model: nn.Module,
-    classify: Callable[..., Tensor],
-    params: TrainParams,
-    batch: Batch,
-    targets: Tensor,
-    task: Task,
-) -> Tensor:
-    """Return the loss of a batch after augmentation; `classify` is the model's own, or what was made of it."""
-    options = params.augmentation
-    inputs = augmentation.warp_time(batch.inputs, batch.mask, options, task.time_axis)
-    masks_tokens = isinstance(getattr(model, "mask_token", None), int)
-    if masks_tokens:
-        inputs = augmentation.replace_words(inputs, model.neighbours, options.word_noise)  # type: ignore[arg-type]
-        inputs = augmentation.mask_tokens(inputs, batch.mask, model.mask_token, options.frame_masks)  # type: ignore[arg-type]
-    picture = model.embed(inputs)  # type: ignore[operator]
-    soft = smooth_labels(targets, params.label_smoothing, task.label_kind)
-    mixed = augmentation.mix(picture, batch.mask, soft, options, task.log_unit)
-    frame_masks = None if masks_tokens else options.frame_masks
-    picture = augmentation.mask_picture(mixed.picture, frame_masks, options.band_masks)
-    picture = augmentation.add_noise(picture, options.noise)
-    with _precision(params, picture.device):
-        logits = classify(picture, mixed.mask)
-    return classification_loss(logits.float(), mixed.targets, task.label_kind)
-
-
-def _precision(params: TrainParams, device: torch.device) -> AbstractContextManager[Any]:
+def _in_precision(function: Callable[..., Any], params: TrainParams, device: torch.device) -> Callable[..., Any]:
     if params.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, params.precision))
+        return function
+
+    def call(*arguments: Any) -> Any:
+        with torch.autocast(device.type, dtype=getattr(torch, params.precision)):
+            return function(*arguments)
+
+    return call

@@ -1,0 +1,62 @@
+"""What a model has learned of sentences before it met a class: `weights.safetensors`, and `pretrained.json` beside it.
+
+The weights are those of `pipeline/training/word_predictor.py`: the model's own below `reader.`, but for its head, and those
+that tell words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts.weights import WeightsSchema
+
+PRETRAINED = WeightsSchema(
+    card="pretrained.json",
+    stage="pretrain",
+    facts={
+        "model": str,
+        "params": dict,  # the model's own section, as validated
+        "pretrain": dict,  # the section of that name
+        "input": dict,  # vocabulary_size, num_codebooks, bands
+        "source": str,  # digest of the vocabulary
+        "fold": str,
+        "seed": int,
+        "clips_seen": int,
+        "seconds": float,
+        "measures": dict,  # of the last epoch: see pipeline/training/masked_words.py
+    },
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An opened folder: arrays by name, and the facts beside them."""
+
+    path: Path
+    weights: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    def require_shapes(self, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ArtifactError unless its weights below a prefix have exactly these names and shapes."""
+        found = {name: values.shape for name, values in self.weights.items() if name.startswith(prefix)}
+        wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+        if wrong:
+            name, others = wrong[0], f" ({len(wrong) - 1} more differ)" if len(wrong) > 1 else ""
+            expected, shape = shapes.get(name, "no such weights"), found.get(name, "none")
+            expected = f"{expected}, as the model has"
+            raise PRETRAINED.error(self.path, f"weights {name}", expected=expected, found=f"{shape}{others}")
+
+
+def open_pretrained(path: Path, *, fold: str, source: str) -> Pretrained:
+    """Open a folder, and check its facts and that the weights are those written with them.
+
+    Raises ArtifactError unless it was pretrained for this fold, on sentences of the vocabulary with the digest `source`.
+    """
+    opened = Pretrained(path, *PRETRAINED.open(path))
+    for key, what, expected in (("fold", "fold", fold), ("source", "vocabulary", source)):
+        if opened.facts[key] != expected:
+            raise PRETRAINED.error(path, f"fact {key} ({what})", expected=expected, found=opened.facts[key])
+    return opened

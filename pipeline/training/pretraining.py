@@ -1,0 +1,91 @@
+"""From a model's params and a fold's sentences, without any label, to weights that training may start from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.errors import SonolexError
+from pipeline.models.registry import can_pretrain, model_module
+from pipeline.seeding import named_seed
+from pipeline.training import checkpoints
+from pipeline.training.batches import Batches
+from pipeline.training.distributed import World
+from pipeline.training.inputs import TokenInputs
+from pipeline.training.loop import Trained, train
+from pipeline.training.masked_words import MaskedValidation, MaskedWords, Unigrams
+from pipeline.training.neural import curves, write_epochs
+from pipeline.training.settings import PretrainParams, TrainParams
+from pipeline.training.validation import Examples
+from pipeline.training.word_predictor import WordPredictor
+
+_AS_THEY_ARE = {"kind": "none"}  # tokens have no normalisation
+
+
+def pretrain(
+    params: Any,
+    masking: PretrainParams,
+    settings: TrainParams,
+    inputs: TokenInputs,
+    clip_ids: Sequence[str],
+    validation_ids: Sequence[str],
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    live_path: Path,
+    world: World,
+    trackers: Sequence[str] = (),
+) -> tuple[dict[str, np.ndarray], Trained]:
+    """Learn to fill in hidden words of these clips; return the weights by name and the run's history.
+
+    `settings` are `masking.settings(...)`. The rows of the history have, besides what `train` puts there, the task's
+    masked_accuracy, and unigram_loss and unigram_accuracy: what the words' frequencies alone score on the same clips. With
+    validation clips, which are not learned from, they have all of these of them too.
+    """
+    if not can_pretrain(params.kind):
+        raise SonolexError(f"pretrain: expected a kind of model that learns from sentences alone, found {params.kind}")
+    torch.set_flush_denormal(True)  # see `train_model`
+    torch.manual_seed(named_seed(seed, "weights"))
+    module = model_module(params.kind)
+    reader = module.build(params, inputs.facts, 1)  # its head is not used
+    module.start(reader, params, vocabulary.word_vectors())
+    sentences = inputs.arrays(clip_ids)
+    unigrams = Unigrams(sentences, inputs.facts["vocabulary_size"])
+    model = WordPredictor(reader, torch.from_numpy(unigrams.frequencies).float()).to(world.device)
+    task = MaskedWords(masking.mask_share, masking.mask_span)
+    known = dict(zip(("unigram_loss", "unigram_accuracy"), unigrams.measure(sentences), strict=True))
+    measured = None
+    if validation_ids:
+        measured = MaskedValidation(task, Batches(inputs, validation_ids, _AS_THEY_ARE), settings.batch_size)
+        names = ("validation_unigram_loss", "validation_unigram_accuracy")
+        known |= zip(names, unigrams.measure(inputs.arrays(validation_ids)), strict=True)
+
+    identity = {
+        "params": params.model_dump(mode="json"),
+        "pretrain": masking.model_dump(mode="json"),
+        "train": settings.model_dump(mode="json"),
+        "seed": seed,
+        "input": inputs.facts,
+        "source": inputs.source,
+        "clips": [list(clip_ids), list(validation_ids)],
+    }
+    tracked = {name: identity[name] for name in ("params", "pretrain", "seed")}
+    with curves(live_path, world, trackers, tracked) as log_epoch:
+        trained = train(
+            model,
+            settings,
+            task,
+            Examples(Batches(inputs, clip_ids, _AS_THEY_ARE), torch.zeros(len(clip_ids), 0), list(clip_ids)),
+            measured,
+            seed=seed,
+            on_epoch=lambda row: log_epoch(row | known),
+            checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity)}.safetensors",
+            world=world,
+        )
+    trained = trained._replace(history=[row | known for row in trained.history])
+    if world.leads:
+        write_epochs(live_path / "epochs.csv", trained.history)
+    return {name: values.detach().cpu().numpy() for name, values in model.learned().items()}, trained

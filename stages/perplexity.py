@@ -1,0 +1,60 @@
+"""Measure how hard the words of a fold's test clips are to tell from those around them, class by class.
+
+    pretrained + clips + split + tokens + vocabulary -> results/perplexity/<model>/<fold>/<seed>.csv
+
+The model is the one that `pretrain` wrote, before it met a class. Labels only say which clips make a row.
+"""
+
+import logging
+from pathlib import Path
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.pretrained import open_pretrained
+from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.errors import CorpusError
+from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows, write_perplexity
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.training.batches import Batches
+from pipeline.training.inputs import open_sentences
+from pipeline.training.masked_words import Unigrams
+from pipeline.training.targets import class_targets
+from pipeline.training.word_predictor import open_predictor
+
+log = logging.getLogger(__name__)
+
+
+def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pretrained_path: Path, table: Path) -> None:
+    model, fold, seed = pretrained_path.parts[-3:]
+    report = StageReport("perplexity", f"{model}-{fold}-{seed}")
+    clips, split = open_clips(clips_path), open_split(split_path)
+    inputs = open_sentences(tokens, open_vocabulary(vocabulary))
+    pretrained = open_pretrained(pretrained_path, fold=fold, source=inputs.source)
+    test = inputs.usable(clips_of(split, "test"))
+    if not test:
+        raise CorpusError(f"{tokens}: expected sentences of test clips of fold {fold}, found none")
+    masking = pretrained.facts["pretrain"]
+    surprise, counts = measure_surprise(
+        open_predictor(pretrained),
+        Batches(inputs, test, {"kind": "none"}),
+        share=masking["mask_share"],
+        span=masking["mask_span"],
+    )
+    unigrams = Unigrams(inputs.arrays(inputs.usable(clips_of(split, "train"))), inputs.facts["vocabulary_size"])
+    unigram = unigrams.losses(inputs.arrays(test))
+    rows = perplexity_rows(surprise, unigram, counts, class_targets(clips, test), clips.facts["classes"])
+    write_perplexity(table, rows)
+    log.info(
+        "%s, fold %s: pseudo-perplexity %.1f of test clips, by frequencies alone %.1f -> %s",
+        model, fold, rows[0].pseudo_perplexity, rows[0].unigram_perplexity, table,
+    )  # fmt: skip
+    report.clips = len(test)
+    report.write()
+
+
+def main(clips: Path, split: Path, tokens: Path, vocabulary: Path, pretrained: Path, table: Path) -> None:
+    run(clips, split, tokens, vocabulary, pretrained, table)
+
+
+if __name__ == "__main__":
+    stage_main(main)

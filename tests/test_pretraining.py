@@ -1,0 +1,403 @@
+"""Filling in hidden words: what is hidden, what is predicted, that it is learned, and that nothing of test clips is."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY
+from test_models import OWN, STEMS
+from test_stages_train import make_artifacts
+from test_training import PLAIN, SETTINGS
+
+from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.model import open_model
+from pipeline.artifacts.pretrained import PRETRAINED
+from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.errors import ArtifactError, ParamsError
+from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows
+from pipeline.execution.executors import ExecutionParams
+from pipeline.experiment import load_experiment
+from pipeline.models.registry import model_module, validate_model_params
+from pipeline.params import PARAMS_PATH, load_params
+from pipeline.training import checkpoints, loop, neural
+from pipeline.training.batches import Batch, Batches
+from pipeline.training.distributed import ALONE
+from pipeline.training.inputs import open_sentences
+from pipeline.training.masked_words import MaskedWords, Unigrams, draw_hidden, fill_in
+from pipeline.training.pretraining import pretrain
+from pipeline.training.settings import PretrainParams, TrainParams
+from pipeline.training.word_predictor import WordPredictor
+from pipeline.vocabulary.registry import VocabularyParams
+from stages import evaluate, perplexity, tokenize, train, vocabulary
+from stages import pretrain as pretrain_stage
+from tools.compose import compose, dump
+
+MASKING = PretrainParams(
+    epochs=2, batch_size=8, learning_rate=3e-3, schedule={"kind": "cosine", "warmup": 0.1}, mask_share=0.4, mask_span=3
+)
+TRAIN = TrainParams.model_validate(SETTINGS | {"augmentation": PLAIN, "epochs": 2})
+SIZE = 9
+
+
+def make_section(stem: str = "convolution", **changes: Any) -> dict[str, Any]:
+    encoder = {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "drop_path": 0.0}
+    section = {"kind": "token_transformer", **OWN["token_transformer"], **encoder, "pooling": "mean"}
+    return section | {"stem": STEMS[stem]} | changes
+
+
+def make_predictor(stem: str, **changes: Any) -> WordPredictor:
+    torch.manual_seed(0)
+    params = validate_model_params("tested", make_section(stem, **changes))
+    module = model_module("token_transformer")
+    reader = module.build(params, {"vocabulary_size": SIZE, "bands": [[0, 12], [12, 24]]}, 3)
+    generator = np.random.default_rng(0)
+    module.start(reader, params, [generator.standard_normal((SIZE, 12)).astype(np.float32) for _ in range(2)])
+    frequencies = torch.tensor([[1.0, 2, 3, 1, 1, 1, 1, 1, 1], [5, 1, 1, 1, 1, 1, 1, 1, 1]])
+    return WordPredictor(reader, frequencies / frequencies.sum(1, keepdim=True))
+
+
+def make_batch(*lengths: int) -> Batch:
+    words = torch.randint(0, SIZE, (len(lengths), 2, max(lengths)), generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return Batch(words.masked_fill(~mask[:, None], SIZE), None if mask.all() else mask, torch.arange(len(lengths)))
+
+
+def unsettle(model: WordPredictor) -> WordPredictor:
+    """Return the predictor with a head that does not start at zero."""
+    torch.nn.init.normal_(model.project.weight, std=0.1)
+    return model
+
+
+def test_spans_are_hidden_in_their_share_never_in_padding_and_in_every_clip() -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([[200]] * 300 + [[2]] * 20)
+    hidden = draw_hidden(lengths, 200, 0.3, 8)
+    assert 0.28 < hidden[:300].float().mean() < 0.32
+    assert not hidden[300:, 2:].any()
+    assert hidden.any(1).all()
+    edges = (hidden[:300, 1:] != hidden[:300, :-1]).float().sum(1).mean()
+    assert 8 < edges < 14  # 2 * 0.3 * 0.7 at each of 25 borders; word by word it would be 84
+    again = [draw_hidden(lengths, 200, 0.3, 8, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*again)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_it_begins_as_the_unigram_model(stem: str) -> None:
+    model, batch = make_predictor(stem).eval(), make_batch(48, 33)
+    hidden = torch.zeros(2, 48, dtype=torch.bool)
+    hidden[:, 4:12] = True
+    losses, hits, counts = fill_in(model, model, batch, hidden)
+    assert counts.tolist() == [8, 8]
+    words = batch.inputs[:, :, 4:12]
+    expected = torch.stack([-model.biases[book][words[:, book]] for book in range(2)]).mean((0, 2))
+    torch.testing.assert_close(losses, expected)
+    best = (words == torch.tensor([2, 0])[None, :, None]).float().mean((1, 2))
+    torch.testing.assert_close(hits, best)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_padding_changes_no_clips_loss(stem: str) -> None:
+    model, batch = unsettle(make_predictor(stem)).eval(), make_batch(52, 31)
+    hidden = draw_hidden(torch.tensor([[52], [31]]), 52, 0.5, 4)
+    losses = fill_in(model, model, batch, hidden).losses
+    alone, *_ = fill_in(model, model, Batch(batch.inputs[1:, :, :31], None, batch.rows[1:]), hidden[1:, :31])
+    torch.testing.assert_close(losses[1:], alone)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_hidden_words_are_not_seen_and_only_they_count(stem: str) -> None:
+    model, batch = unsettle(make_predictor(stem)).eval(), make_batch(48, 48)
+    hidden = torch.zeros(2, 48, dtype=torch.bool)
+    hidden[:, 8:16] = True
+    asked = []
+
+    def forward(words: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        asked.append(words)
+        return model(words, mask)
+
+    losses, *_ = fill_in(model, forward, batch, hidden)
+    other = batch.inputs.clone()
+    other[:, :, 8:16] = (other[:, :, 8:16] + 1) % SIZE
+    others, *_ = fill_in(model, forward, batch._replace(inputs=other), hidden)
+    assert torch.equal(*asked)
+    assert not torch.equal(losses, others)
+    other[:, :, 8] = batch.inputs[:, :, 8]
+    hidden[:, 9:] = False  # one place is asked for: the words of the others are targets no more
+    first, *_ = fill_in(model, lambda *_: model(asked[0], None), batch, hidden)
+    second, *_ = fill_in(model, lambda *_: model(asked[0], None), batch._replace(inputs=other), hidden)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_every_weight_but_the_heads_learns(stem: str) -> None:
+    model, batch = unsettle(make_predictor(stem)).train(), make_batch(48, 40)
+    loss, _ = MaskedWords(0.5, 4).loss(model, model, batch, torch.zeros(2, 0))
+    loss.backward()  # type: ignore[no-untyped-call]
+    without = {name for name, weights in model.named_parameters() if weights.grad is None or not weights.grad.any()}
+    assert without == {"reader.head.classify.weight", "reader.head.classify.bias"}
+    names = {f"reader.{name}" for name in model.reader.state_dict() if not name.startswith("head.")}
+    assert set(model.learned()) == names | {"biases", "project.weight", "project.bias"}
+
+
+def test_unigrams_know_frequencies_alone() -> None:
+    sentences = [np.array([[0, 0, 1, 2]]), np.array([[0, 0]])]
+    unigrams = Unigrams(sentences, 4)
+    np.testing.assert_allclose(unigrams.frequencies, [[0.5, 0.2, 0.2, 0.1]])  # one was added to every count
+    loss, accuracy = unigrams.measure(sentences)
+    assert loss == pytest.approx((np.mean(-np.log([0.5, 0.5, 0.2, 0.2])) - np.log(0.5)) / 2)
+    assert accuracy == 0.75
+
+
+class Steady:
+    """Sentences of one word in each codebook, again and again: what stands around a word tells it."""
+
+    source, time_axis = "words", 1
+    front_end: dict[str, Any] = {}  # noqa: RUF012
+    facts: dict[str, Any] = {"vocabulary_size": SIZE, "num_codebooks": 2, "bands": [[0, 12], [12, 24]]}  # noqa: RUF012
+
+    def arrays(self, clip_ids: list[str]) -> list[np.ndarray]:
+        words = [np.array([[int(clip)], [2 * int(clip)]]) % SIZE for clip in clip_ids]
+        return [
+            np.repeat(w, self.num_frames(clip), 1).astype(np.uint16) for w, clip in zip(words, clip_ids, strict=True)
+        ]
+
+    stored = arrays
+
+    def num_frames(self, clip_id: str) -> int:
+        return 24 + int(clip_id) % 5
+
+
+class Words:
+    def word_vectors(self) -> list[np.ndarray]:
+        return [np.random.default_rng(b).standard_normal((SIZE, 12)).astype(np.float32) for b in range(2)]
+
+
+def run_steady(folder: Path, *, epochs: int, validation: tuple[str, ...] = (), stem: str = "linear") -> Any:
+    params = validate_model_params("m", make_section(stem))
+    masking = MASKING.model_copy(update={"epochs": epochs, "learning_rate": 1e-2})
+    return pretrain(
+        params, masking, masking.settings(TRAIN), Steady(), [str(i) for i in range(16)], validation, Words(),  # type: ignore[arg-type]
+        seed=0, live_path=folder, world=ALONE,
+    )  # fmt: skip
+
+
+def test_what_context_tells_is_learned_and_measured_beside_the_unigrams(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, trained = run_steady(tmp_path / "live", epochs=15, validation=("20", "21"))
+    first, last = trained.history[0], trained.history[-1]
+    assert last["masked_accuracy"] > 0.9 > 6 * last["unigram_accuracy"]
+    assert last["loss"] < 0.5 < last["unigram_loss"]
+    assert last["validation_accuracy"] > 0.9 > last["validation_unigram_accuracy"]
+    assert last["validation_loss"] < first["validation_loss"]
+    header = (tmp_path / "live/epochs.csv").read_text().splitlines()[0]
+    assert header.endswith("unigram_loss,unigram_accuracy,validation_unigram_loss,validation_unigram_accuracy")
+    assert (tmp_path / "live/plots/metrics/train/masked_accuracy.tsv").exists()
+
+
+def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    whole, _ = run_steady(tmp_path / "whole", epochs=3)
+    rows: list[Any] = []
+
+    def killed(self: Any, name: str, value: float, **options: Any) -> None:
+        rows.append(name)
+        if rows.count("train/loss") == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(neural.Live, "log_metric", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_steady(tmp_path / "killed", epochs=3)
+    assert list(Path(checkpoints.CHECKPOINTS).glob("*.safetensors"))
+    resumed, trained = run_steady(tmp_path / "again", epochs=3)
+    assert len(trained.history) == 3
+    for name, values in whole.items():
+        np.testing.assert_array_equal(resumed[name], values)
+
+
+def make_sentences(folder: Path, *, poisoned: bool = False) -> train.Paths:
+    """Write six clips, a vocabulary and their sentences; poisoning changes the sentences of the test clips alone."""
+    paths = make_artifacts(folder, poisoned=poisoned)
+    params: Any = load_params(VocabularyParams, "vocabularies.words", REPOSITORY / PARAMS_PATH)
+    params = params.model_copy(update={"size": 8, "sample_frames": 100, "iterations": 3})
+    words, tokens = folder / "vocabulary.zarr", folder / "tokens.parquet"
+    vocabulary.run(params, paths.source, paths.split, words, fold="1")
+    execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=folder / "memo")
+    tokenize.run(execution, paths.source, words, tokens, fold="1")
+    return paths._replace(source=tokens, vocabulary=words, pretrained=folder / "pretrained/m/1/0")
+
+
+def run_pretrain(paths: train.Paths, section: dict[str, Any]) -> Path:
+    assert paths.vocabulary
+    assert paths.pretrained
+    where = pretrain_stage.Paths(paths.split, paths.source, paths.vocabulary, paths.pretrained, paths.curves)
+    pretrain_stage.run(validate_model_params("m", section), MASKING, TRAIN, where, model="m", fold="1", seed=0)
+    return paths.pretrained
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> train.Paths:
+    folder = tmp_path_factory.mktemp("learned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        paths = make_sentences(folder / "a")
+        run_pretrain(paths, make_section())
+    return paths
+
+
+def test_nothing_is_learned_from_test_clips(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    poisoned = make_sentences(tmp_path / "b", poisoned=True)
+    assert file_digest(poisoned.source) != file_digest(learned.source)
+    run_pretrain(poisoned, make_section())
+    assert poisoned.pretrained
+    assert learned.pretrained
+    cards = [PRETRAINED.read_card(path) for path in (poisoned.pretrained, learned.pretrained)]
+    for key in ("weights", "measures", "source"):
+        assert cards[0][key] == cards[1][key]
+
+
+def run_train(paths: train.Paths, section: dict[str, Any], monkeypatch: Any, **changes: Any) -> dict[str, Any]:
+    settings = TRAIN.model_copy(update={"epochs": 1, **changes})
+    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    train.run(validate_model_params("m", section), paths, model="m", fold="1", seed=0)
+    card: dict[str, Any] = json.loads((paths.model / "model.json").read_text())
+    return card
+
+
+def test_training_starts_from_what_was_pretrained_but_for_the_head(
+    learned: train.Paths, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = run_train(learned._replace(model=tmp_path / "m/1/0"), make_section(), monkeypatch, learning_rate=1e-12)
+    assert learned.pretrained
+    learned_weights, facts = PRETRAINED.open(learned.pretrained)
+    weights = {n.removeprefix("reader."): v for n, v in learned_weights.items() if n.startswith("reader.")}
+    assert card["input"]["pretrained"]["weights"] == facts["weights"]
+    trained = open_model(tmp_path / "m/1/0").weights
+    assert {name for name in trained if name not in weights} == {
+        "head.classify.weight",
+        "head.classify.bias",
+    }
+    for name, values in weights.items():
+        if "running_" not in name and "num_batches" not in name:  # statistics of batch norms follow every batch
+            np.testing.assert_allclose(trained[name], values, atol=1e-6, err_msg=name)
+    without = learned._replace(model=tmp_path / "n/1/0", pretrained=None)
+    assert "pretrained" not in run_train(without, make_section(), monkeypatch, learning_rate=1e-12)["input"]
+    fresh = open_model(tmp_path / "n/1/0").weights
+    assert not np.allclose(fresh["stem.project.weight"], trained["stem.project.weight"])
+    np.testing.assert_allclose(fresh["head.classify.weight"], trained["head.classify.weight"], atol=1e-6)
+    evaluate.run(learned.clips, learned.split, learned.source, tmp_path / "m/1/0", tmp_path / "p.parquet")
+
+
+def test_another_size_fold_or_vocabulary_is_refused_by_name(
+    learned: train.Paths, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert learned.pretrained
+    paths = learned._replace(model=tmp_path / "m/1/0", curves=tmp_path / "curves")
+    with pytest.raises(
+        ArtifactError, match=r"weights reader\.encoder\.[\w.]+: expected \(.*, as the model has, found \(.* more"
+    ):
+        run_train(paths, make_section(mlp_ratio=1.0), monkeypatch)
+    with pytest.raises(ArtifactError, match=r"weights reader\.encoder\.blocks\.1[\w.]+: expected \(.*, found none"):
+        run_train(paths, make_section(depth=2), monkeypatch)
+    weights, card = PRETRAINED.open(learned.pretrained)
+    for key, value, what in (("fold", "2", "fold"), ("source", "another", "vocabulary")):
+        other = tmp_path / key / "m/1/0"
+        facts = {name: fact for name, fact in card.items() if name != "weights"}
+        PRETRAINED.write(other, weights, facts | {key: value})
+        message = rf"fact {key} \({what}\): expected .*, found {value}; rerun it .*pretrain@m-1-0"
+        with pytest.raises(ArtifactError, match=message):
+            run_train(paths._replace(pretrained=other), make_section(), monkeypatch)
+    broken = tmp_path / "broken/m/1/0"
+    shutil.copytree(learned.pretrained, broken)
+    (broken / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="as written, found"):
+        run_train(paths._replace(pretrained=broken), make_section(), monkeypatch)
+
+
+def test_perplexity_is_of_every_word_of_the_test_clips_once(
+    learned: train.Paths, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert learned.vocabulary
+    assert learned.pretrained
+    table = tmp_path / "p.csv"
+    perplexity.run(learned.clips, learned.split, learned.source, learned.vocabulary, learned.pretrained, table)
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["class"], row["num_clips"], row["num_places"]) for row in rows] == [
+        ("(all)", "2", "68"), ("rain", "2", "68"),  # clips 3 and 5, of 33 and 35 frames; no dog is tested
+    ]  # fmt: skip
+    assert 1 < float(rows[0]["pseudo_perplexity"]) < 16
+    assert 1 < float(rows[0]["unigram_perplexity"]) < 16
+
+
+def test_a_model_that_knows_frequencies_alone_is_as_perplexed_as_they_are() -> None:
+    model, inputs = make_predictor("linear"), Steady()
+    ids = ["1", "2", "12"]
+    unigrams = Unigrams(inputs.arrays(ids), SIZE)
+    model.biases.data = torch.from_numpy(unigrams.frequencies).float().log()
+    surprise, counts = measure_surprise(model, Batches(inputs, ids, {"kind": "none"}), share=0.3, span=4)
+    np.testing.assert_allclose(surprise, unigrams.losses(inputs.arrays(ids)), rtol=1e-5)
+    assert counts.tolist() == [25, 26, 26]
+    rows = perplexity_rows(np.log([2.0, 4, 8]), np.log([2.0, 2, 2]), np.array([1, 1, 2]), np.eye(3)[:, :2], ["a", "b"])
+    assert [row[:3] for row in rows] == [("(all)", 3, 4), ("a", 1, 1), ("b", 1, 1)]
+    np.testing.assert_allclose([row.pseudo_perplexity for row in rows], [2 ** (9 / 4), 2, 4])
+    np.testing.assert_allclose([row.unigram_perplexity for row in rows], 2)
+
+
+def test_sentences_of_another_vocabulary_are_refused(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert learned.vocabulary
+    other = open_vocabulary(learned.vocabulary)
+    monkeypatch.setattr(type(other), "digest", lambda self: "another")
+    with pytest.raises(ArtifactError, match="fact vocabulary: expected another"):
+        open_sentences(learned.source, other)
+
+
+def test_settings_are_trains_where_pretraining_has_none_of_its_own() -> None:
+    settings = MASKING.settings(
+        TRAIN.model_copy(update={"patchout": 0.5, "sampling": "balanced", "gradient_clip": 7.0})
+    )
+    assert (settings.epochs, settings.batch_size, settings.gradient_clip) == (2, 8, 7.0)
+    assert (settings.patchout, settings.sampling, settings.early_stop_patience) == (0.0, "shuffled", 0)
+    late = TrainParams.model_validate(SETTINGS | {"epochs": 9, "average": {"kind": "epochs", "first": 5, "last": 9}})
+    with pytest.raises(ParamsError, match=r"pretrain: average: expected epochs of the 2 that are run, found 5 to 9"):
+        MASKING.settings(late)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["experiment.pretrained_models=[ast]"], "expected models that read tokens, found ast"),
+        (["experiment.pretrained_models=[none]"], "expected entries of `models`, found none"),
+        (
+            ["experiment.pretrained_models=[bag_of_tokens]"],
+            "expected models of kind token_transformer, found bag_of_tokens of kind bag_of_tokens",
+        ),
+        (
+            ["experiment.pretrained_models=[token_transformer]", "experiment.vocabularies=[]"],
+            "vocabularies: expected at least one",
+        ),
+        (
+            [
+                "experiment.pretrained_models=[token_transformer]",
+                "train.average={kind: last, epochs: 16}",
+                "pretrain.epochs=9",
+            ],
+            "average: expected epochs of the 9 that are run",
+        ),
+    ],
+)
+def test_what_cannot_be_pretrained_is_named(changes: list[str], message: str, tmp_path: Path) -> None:
+    document, _ = compose("demo", changes, REPOSITORY / "recipes")
+    (tmp_path / "params.yaml").write_text(dump(document))
+    with pytest.raises(ParamsError, match=message):
+        load_experiment(tmp_path / "params.yaml")
