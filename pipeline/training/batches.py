@@ -111,7 +111,7 @@ class Batches:
         longest = int(lengths.max())
         shape = (len(arrays), *(longest if i == axis else size for i, size in enumerate(arrays[0].shape)))
         # Memory by torch: NumPy asks for huge pages from 4 MB on, and the kernel compacts memory to find them.
-        padded = torch.empty(shape, dtype=torch.from_numpy(arrays[0][:0]).dtype)
+        padded = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype)
         before = (slice(None),) * axis
         for target, array, length in zip(padded.numpy(), arrays, lengths, strict=True):
             target[(*before, slice(length))] = array
