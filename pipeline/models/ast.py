@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, model_validator
 
-from pipeline.models.classifier import PictureClassifier
+from pipeline.models.classifier import Transformer
 from pipeline.models.encoder import NORM_EPSILON, Encoder, EncoderParams
 from pipeline.models.heads import HEAD_NORM_EPSILON, Head, Pooling
 from pipeline.models.layouts.checkpoint import Checkpoint
@@ -54,7 +54,7 @@ class Params(EncoderParams):
         return self
 
 
-class SpectrogramTransformer(PictureClassifier):
+class SpectrogramTransformer(Transformer):
     """`model(frames, mask) -> logits`: (batch, frame, mel) and (batch, frame) bool in, (batch, class) out."""
 
     def __init__(self, params: Params, *, n_mels: int, num_classes: int, silence: float, epsilons: list[float]) -> None:

@@ -1,4 +1,4 @@
-"""What the transformers share beyond their encoder: a picture goes through stem, encoder and head."""
+"""What neural models share: a picture that augmentation may act on; and the transformers: stem, encoder and head."""
 
 from typing import Any
 
@@ -10,23 +10,30 @@ from pipeline.models.heads import Head
 
 
 class PictureClassifier(nn.Module):
-    """`model(inputs, mask) -> logits` as `classify(embed(inputs), mask)`; augmentation acts between the two.
-
-    A subclass builds the three parts and says in `embed` what picture (batch, frame, feature) its inputs are.
-    """
-
-    stem: Any
-    encoder: Encoder
-    head: Head
+    """`model(inputs, mask) -> logits` as `classify(embed(inputs), mask)`; augmentation acts between the two."""
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the picture that augmentation may mix and mask: the inputs themselves, unless a subclass embeds them."""
         return inputs
 
     def classify(self, picture: Tensor, mask: Tensor | None) -> Tensor:
-        """Map a picture (batch, frame, feature) to logits (batch, class)."""
+        """Map a picture (batch, frame, feature) and its mask (batch, frame) to logits (batch, class)."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        return self.classify(self.embed(inputs), mask)
+
+
+class Transformer(PictureClassifier):
+    """A picture goes through stem, encoder and head, which a subclass builds."""
+
+    stem: Any
+    encoder: Encoder
+    head: Head
+
+    def classify(self, picture: Tensor, mask: Tensor | None) -> Tensor:
         x, mask = self.head.open(*self.stem(picture, mask))
-        logits: Tensor = self.head(self.encoder(x, mask), mask)
+        logits: Tensor = self.head(self.encoder(x, mask, self.head.num_tokens or None), mask)
         return logits
 
     def classify_columns(self, picture: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -41,6 +48,3 @@ class PictureClassifier(nn.Module):
         x, positions = self.head.open(x, positions)
         logits = self.head.columns(self.encoder(x, positions), self.stem.num_rows)
         return logits, self.stem.real_columns(mask, num_columns)
-
-    def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        return self.classify(self.embed(inputs), mask)

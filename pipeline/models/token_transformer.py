@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
-from pipeline.models.classifier import PictureClassifier
+from pipeline.models.classifier import Transformer
 from pipeline.models.encoder import Encoder, EncoderParams
 from pipeline.models.heads import Head, Pooling
 from pipeline.models.stems import StemParams, build_stem
@@ -33,7 +33,7 @@ class Params(EncoderParams):
     pooling: Pooling
 
 
-class TokenTransformer(PictureClassifier):
+class TokenTransformer(Transformer):
     """`model(tokens, mask) -> logits`: (batch, codebook, frame) int64, (batch, frame) bool in, (batch, class) out."""
 
     def __init__(self, params: Params, *, size: int, widths: list[int], num_classes: int) -> None:
