@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.model import write_model
+from pipeline.artifacts.model import count_predicting, write_model
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
@@ -63,7 +63,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
         settings = load_params(TrainParams, "train")
         training, validation = (Part(roles[role], targets[role]) for role in ("train", "validation"))
         with open_world() as world:
-            weights, input_facts, trained = train_model(
+            weights, epochs, input_facts, trained = train_model(
                 params, settings, inputs, training, validation, vocabulary,
                 label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
             )  # fmt: skip
@@ -72,13 +72,13 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
         report.workers, seconds, clips_seen = world.size, trained.seconds, trained.clips_seen
     else:
         arrays, input_facts = inputs.arrays(roles["train"]), inputs.facts
-        weights = module.fit(
-            params, arrays, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed
-        )
+        weights, epochs = (
+            module.fit(params, arrays, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed), {},
+        )  # fmt: skip
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(arrays)
 
-    num_parameters = sum(array.size for array in weights.values() if array.dtype.kind == "f")
+    num_parameters = count_predicting(weights, epochs)
     facts = {
         "model": model,
         "params": params.model_dump(mode="json"),
@@ -94,7 +94,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int) -> None:
         "clips_seen": clips_seen,
         "seconds": round(seconds, 3),
     }
-    write_model(paths.model, weights, facts)
+    write_model(paths.model, weights, facts, epochs)
     log.info("%s, fold %s: %d parameters, %d clips seen in %.1f s", model, fold, num_parameters, clips_seen, seconds)
     report.clips = len(roles["train"])
     report.write()

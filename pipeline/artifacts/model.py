@@ -1,12 +1,14 @@
 """A trained model as a folder: `weights.safetensors`, and `model.json` with everything that prediction needs.
 
+With `train.keep_epochs` there is a file `epochs/<epoch>.safetensors` for each of them besides, and these predict together.
+
 No pickle is read or written, and nothing of params.yaml is needed to predict: the folder holds the model's params, the
 class list, the input's facts and normalisation.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pipeline.artifacts.tables import check_facts, facts_digest
 from pipeline.errors import ArtifactError
 
 WEIGHTS, CARD = "weights.safetensors", "model.json"
+EPOCHS = "epochs"  # the folder of kept epochs, and the fact on the card, which a model without has not
 
 _DIGEST = "digest"  # of all facts; stands among them on the card
 
@@ -49,30 +52,50 @@ class TrainedModel:
     facts: dict[str, Any]
 
 
-def write_model(path: Path, weights: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Write a model folder in one step; `facts` without the weights' digest."""
+def write_model(
+    path: Path,
+    weights: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    epochs: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+) -> None:
+    """Write a model folder in one step; `facts` without the weights' digest. `epochs` are the weights that predict."""
     with replacing(path) as partial:
         partial.mkdir(parents=True)
-        save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, partial / WEIGHTS)
-        card = dict(facts) | {"weights": file_digest(partial / WEIGHTS)}
-        check_facts(_FACTS, card, lambda key, **found: _error(path, key, **found))
+        card = dict(facts) | {"weights": _write_weights(partial / WEIGHTS, weights)}
+        if epochs:
+            (partial / EPOCHS).mkdir()
+            card[EPOCHS] = {
+                str(epoch): _write_weights(_epoch_path(partial, epoch), member) for epoch, member in epochs.items()
+            }
+        _check_card(path, card)
         card |= {_DIGEST: facts_digest(card)}
         (partial / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
 
 def open_model(path: Path) -> TrainedModel:
     """Open a model folder and check its facts and that the weights are those written with them."""
-    if not (path / WEIGHTS).exists():
-        raise _error(path, WEIGHTS, expected="a file", found="none")
     facts = read_card(path)
-    digest = file_digest(path / WEIGHTS)
-    if digest != facts["weights"]:
-        raise _error(path, WEIGHTS, expected=f"digest {facts['weights']} as written", found=digest)
-    try:
-        weights = load_file(path / WEIGHTS)
-    except SafetensorError as error:
-        raise _error(path, WEIGHTS, expected="safetensors", found=str(error)) from None
-    return TrainedModel(path, weights, facts)
+    return TrainedModel(path, _read_weights(path, path / WEIGHTS, facts["weights"]), facts)
+
+
+def open_members(model: TrainedModel) -> Iterator[TrainedModel]:
+    """Yield the models whose mean predicts: one for each kept epoch, or, where none is kept, the model itself."""
+    if EPOCHS not in model.facts:
+        yield model
+        return
+    for epoch, digest in sorted(model.facts[EPOCHS].items(), key=lambda entry: int(entry[0])):
+        yield replace(model, weights=_read_weights(model.path, _epoch_path(model.path, int(epoch)), digest))
+
+
+def count_predicting(weights: Mapping[str, np.ndarray], epochs: Mapping[int, Mapping[str, np.ndarray]]) -> int:
+    """Return how many parameters predict: those of the weights, or, where epochs were kept, of all these together."""
+    members = list(epochs.values()) or [weights]
+    return sum(array.size for member in members for array in member.values() if array.dtype.kind == "f")
+
+
+def predicting_digest(facts: Mapping[str, Any]) -> str:
+    """Return what names the weights that predict: their file's digest, or that of the digests of all kept epochs."""
+    return facts_digest(facts[EPOCHS]) if EPOCHS in facts else str(facts["weights"])
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -87,8 +110,37 @@ def read_card(path: Path) -> dict[str, Any]:
     found = facts_digest(facts)
     if written != found:
         raise _error(path, CARD, expected=f"facts of digest {written} as written", found=found)
-    check_facts(_FACTS, facts, lambda key, **found: _error(path, key, **found))
+    _check_card(path, facts)
     return facts
+
+
+def _epoch_path(path: Path, epoch: int) -> Path:
+    return path / EPOCHS / f"{epoch}.safetensors"
+
+
+def _write_weights(path: Path, weights: Mapping[str, np.ndarray]) -> str:
+    """Write a file of weights and return its digest."""
+    save_file({name: np.ascontiguousarray(values) for name, values in weights.items()}, path)
+    return file_digest(path)
+
+
+def _read_weights(model_path: Path, path: Path, expected: str) -> dict[str, np.ndarray]:
+    field = path.relative_to(model_path).as_posix()
+    if not path.exists():
+        raise _error(model_path, field, expected="a file", found="none")
+    digest = file_digest(path)
+    if digest != expected:
+        raise _error(model_path, field, expected=f"digest {expected} as written", found=digest)
+    try:
+        weights: dict[str, np.ndarray] = load_file(path)
+    except SafetensorError as error:
+        raise _error(model_path, field, expected="safetensors", found=str(error)) from None
+    return weights
+
+
+def _check_card(path: Path, card: Mapping[str, Any]) -> None:
+    expected = dict(_FACTS) | ({EPOCHS: dict} if EPOCHS in card else {})  # epoch -> digest of its file
+    check_facts(expected, card, lambda key, **found: _error(path, key, **found))
 
 
 def _error(path: Path, field: str, *, expected: object, found: object) -> ArtifactError:

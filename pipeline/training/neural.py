@@ -6,7 +6,7 @@ Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...), one step an epo
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +21,15 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.registry import model_module
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
+from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import World
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.loop import Trained, train
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples, Score
+
+Weights = dict[str, np.ndarray]  # by name
 
 
 class Part(NamedTuple):
@@ -49,11 +52,12 @@ def train_model(
     live_path: Path,
     world: World,
     score: Score,
-) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
-    """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
+) -> tuple[Weights, dict[int, Weights], dict[str, Any], Trained]:
+    """Train and return the weights, those of kept epochs, the facts of the input, and the run's history.
 
     `validation` may be empty; else `score` measures it in every epoch. All random numbers follow from `seed`.
     """
+    keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
     module = model_module(params.kind)
@@ -99,8 +103,12 @@ def train_model(
         )
     if world.leads:
         write_epochs(live_path / "epochs.csv", trained.history)
-    weights = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    return weights, input_facts, trained
+    kept = {epoch: _arrays(state) for epoch, state in trained.kept.items()}
+    return _arrays(model.state_dict()), kept, input_facts, trained
+
+
+def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class TrainParams(Params):
     gradient_clip: float | None = Field(gt=0, allow_inf_nan=False)  # largest norm; null = none
     label_smoothing: float = Field(ge=0, lt=1)
     average: AverageParams
+    keep_epochs: list[PositiveInt]  # counted from 1, whose weights are stored too and predict together; empty = none
     early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
     precision: Precision  # of activations and products; weights and their gradients are float32
     compile: bool  # the model's arithmetic, by torch.compile
@@ -51,5 +52,17 @@ class TrainParams(Params):
             raise ValueError(
                 f"average.kind: expected none or ema while early_stop_patience is {self.early_stop_patience}, "
                 f"found {self.average.kind}: a run that stops early may never reach those epochs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kept_epochs_are_run(self) -> "TrainParams":
+        kept = self.keep_epochs
+        if kept != sorted(set(kept)) or (kept and kept[-1] > self.epochs):
+            raise ValueError(f"keep_epochs: expected rising numbers from 1 to epochs {self.epochs}, found {kept}")
+        if kept and self.early_stop_patience:
+            raise ValueError(
+                f"keep_epochs: expected none while early_stop_patience is {self.early_stop_patience}, found {kept}: a run "
+                "that stops early may never reach those epochs"
             )
         return self
