@@ -40,7 +40,7 @@ bench: $(BENCH_INSTALLED) ## measure speed, beside what else one could use (minu
 		PYTHONPATH="$(CURDIR)" $(BENCH_VENV)/bin/python -m benchmarks.$$name --json benchmarks/results/$$name.json; \
 	done
 
-BENCH ?= features tokenise reading sampling
+BENCH ?= features tokenise reading sampling training
 
 $(BENCH_INSTALLED): requirements-bench.lock | $(INSTALLED)
 	@[ -x $(BENCH_VENV)/bin/python ] || uv venv --quiet --python $(VENV)/bin/python $(BENCH_VENV)

@@ -101,7 +101,11 @@ def run_kinds(frames: int, features: int, threads: int, repeats: int, clock: Clo
             def ours(vocabulary: Vocabulary = vocabulary) -> None:
                 assign(vocabulary, clips)
 
-            works = {"ours": ours, "large": products, "small": partial(products, block=SMALL_GEMM_BLOCK)}
+            works: dict[str, Callable[[], object]] = {
+                "ours": ours,
+                "large": products,
+                "small": partial(products, block=SMALL_GEMM_BLOCK),
+            }
             rates = interleave({key: partial(_rate, len(z), work, clock) for key, work in works.items()}, repeats)
             bare = max(("large", "small"), key=lambda key: np.median(rates[key]))  # whatever suits the processor
             ratios = [one / other for one, other in zip(rates["ours"], rates[bare], strict=True)]

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.model import open_model
+from pipeline.artifacts.model import open_model, predicting_digest
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError
@@ -56,7 +56,7 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
         "seed": seed,
         "classes": clips.facts["classes"],
         "label_kind": clips.facts["label_kind"],
-        "weights": model.facts["weights"],
+        "weights": predicting_digest(model.facts),
         "num_parameters": model.facts["num_parameters"],
         "seconds": model.facts["seconds"],
     }

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.model import write_model
+from pipeline.artifacts.model import count_predicting, write_model
 from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
@@ -65,7 +65,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
 
         parts = {role: Part(ids, targets[role]) for role, ids in roles.items()}
         with open_world() as world:
-            weights, input_facts, trained = train_model(
+            weights, epochs, input_facts, trained = train_model(
                 params, load_params(TrainParams, "train"), inputs, parts["train"], parts["validation"], vocabulary,
                 label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
                 pretrained=pretrained, trackers=trackers,
@@ -74,7 +74,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
             return
         report.workers, seconds, clips_seen = world.size, trained.seconds, trained.clips_seen
     else:
-        items, input_facts = inputs.arrays(roles["train"]), inputs.facts
+        items, input_facts, epochs = inputs.arrays(roles["train"]), inputs.facts, {}
         weights = module.fit(params, items, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed)
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(items)
@@ -86,11 +86,11 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         "input": input_facts,
         "source": inputs.source,
         "front_end": inputs.front_end,
-        "num_parameters": sum(array.size for array in weights.values() if array.dtype.kind == "f"),
+        "num_parameters": count_predicting(weights, epochs),
         "clips_seen": clips_seen,
         "seconds": round(seconds, 3),
     }
-    write_model(paths.model, weights, facts)
+    write_model(paths.model, weights, facts, epochs)
     size = facts["num_parameters"]
     log.info("%s, fold %s: %d parameters, %d clips seen in %.1f s", model, fold, size, clips_seen, seconds)
     report.clips = len(roles["train"])

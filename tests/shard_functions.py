@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pipeline.errors import ArtifactError, SonolexError
@@ -65,3 +66,20 @@ def nap(_: int) -> tuple[float, float]:
     start = time.time()
     time.sleep(0.2)
     return start, time.time()
+
+
+def drawn_for_ten_results(run: Callable[[Iterable[int]], Iterator[int]]) -> int:
+    """Return how many shards an executor draws from an endless list until it has yielded ten results and is closed."""
+    drawn = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield drawn
+
+    results = run(endless())
+    for _ in range(10):
+        next(results)
+    results.close()  # type: ignore[attr-defined]
+    return drawn

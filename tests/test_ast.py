@@ -80,6 +80,27 @@ def small(**positions: Any) -> dict[str, Any]:
     return SMALL | {"stem": STEM | {"positions": LEARNED | positions}}
 
 
+@pytest.mark.parametrize("lengths", [(64, 64), (64, 40)])
+@pytest.mark.parametrize("pooling", ["class", "class_distillation"])
+def test_the_last_block_computes_what_is_read_and_nothing_changes(pooling: str, lengths: tuple[int, int]) -> None:
+    """Logits and the gradient of every weight, against an encoder whose last block computes all positions."""
+    mask = torch.arange(64) < torch.tensor(lengths)[:, None] if lengths[1] < 64 else None
+    found = []
+    for count in (None, 1 if pooling == "class" else 2):
+        model = make(SMALL | {"pooling": pooling})
+        picture = torch.randn(2, 64, N_MELS, generator=torch.Generator().manual_seed(1))
+        x, positions = model.head.open(*model.stem(picture, mask))
+        logits = model.head(model.encoder(x, positions, count), positions)
+        assert model.encoder(x, positions, count).shape[1] == (count or x.shape[1])
+        (logits**2).sum().backward()
+        torch.testing.assert_close(model.classify(picture, mask), logits)
+        found.append((logits, {name: p.grad for name, p in model.named_parameters()}))
+    (logits, gradients), (cut_logits, cut_gradients) = found
+    torch.testing.assert_close(cut_logits, logits, rtol=1e-5, atol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(cut_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", PARAMETERS)
 def test_parameters_are_those_of_the_published_models(size: str) -> None:
     for (frames, num_classes), millions in zip(INPUTS, PARAMETERS[size], strict=True):

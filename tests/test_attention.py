@@ -200,16 +200,17 @@ def test_what_cannot_be_drawn_is_named(data: Path, tmp_path: Path, clip: str, la
         draw_attention.run(clip, path, data, tmp_path / "a.png", layer=layer)
 
 
-def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["frame_statistics", "cnn", "psla"])
+def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path, kind: str) -> None:
     path = make_model(tmp_path / "m/1/0", "linear")
     facts = {key: value for key, value in open_model(path).facts.items() if key != "weights"}
-    write_model(path, {"w": np.zeros(1, np.float32)}, facts | {"params": {"kind": "frame_statistics"}})
-    with pytest.raises(SonolexError, match=r"expected a model of kind ast, .* found frame_statistics"):
+    write_model(path, {"w": np.zeros(1, np.float32)}, facts | {"params": {"kind": kind}})
+    with pytest.raises(SonolexError, match=rf"expected a model of kind ast, .* found {kind}"):
         draw_attention.run("one", path, data, tmp_path / "a.png", layer=None)
 
 
 def test_attention_by_other_means_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_model(tmp_path / "m/1/0", "linear")
-    monkeypatch.setattr("pipeline.models.encoder.Block._attend", lambda self, x, keys: x)
+    monkeypatch.setattr("pipeline.models.encoder.Block._attend", lambda self, x, keys, count: x)
     with pytest.raises(SonolexError, match="expected 2 layers of attention, found 0 calls"):
         read(path, data)

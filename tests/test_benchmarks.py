@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from benchmarks import features, memory, reading, sampling, tokenise
+from benchmarks import features, memory, reading, sampling, tokenise, training
 from benchmarks.audio import write_flacs
+from benchmarks.contenders import BASE, CONTENDERS, TINY, Shape, make_learner
 
 
 def test_marked_copies_hold_the_same_sound_and_other_bytes(tmp_path: Path) -> None:
@@ -28,6 +30,35 @@ def test_tokenising_and_reading_report_a_row_each_way() -> None:
     ways = ["sonolex", "sonolex, float32", "tensorstore alone", "zarr-python", "memory map"]
     assert [row["what"] for row in rows[:5]] == ways
     assert all(row["clips/s"] > 0 for row in rows)
+
+
+def test_a_steps_operations_are_counted_by_hand() -> None:
+    shape = Shape(width=2, depth=3, heads=1, frames=32, batch=5, classes=7)
+    assert shape.grid == (2, 8)
+    linear, attention, patches, head = 12 * 4 * 18, 2 * 18 * 18 * 2, 256 * 2 * 16, 2 * 7
+    assert shape.flops() == 6 * 5 * (3 * (linear + attention) + patches + head)
+    assert [TINY._replace(stride=stride).positions for stride in (16, 10)] == [258, 602]
+    assert BASE._replace(stride=10).positions == 1214
+
+
+def test_training_steps_have_a_row_each() -> None:
+    shape = Shape(width=16, depth=1, heads=2, frames=64, batch=4, classes=5)
+    row = training.utilisation(shape, torch.device("cpu"), 1, fast=False)
+    assert row["of it"] > 0
+    assert [row["clips from"] for row in training.waiting(shape, 8, 1)] == ["memory", "disk"]
+    learner = make_learner(shape)
+    before = next(learner.model.parameters()).clone()
+    learner.one_step()
+    assert not torch.equal(before, next(learner.model.parameters()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("transformers") is None, reason="needs the peers: requirements-bench.lock")
+def test_training_compares_with_every_contender() -> None:
+    shape = Shape(width=16, depth=1, heads=2, frames=64, batch=4, classes=5)
+    rows = training.run(shape, list(CONTENDERS), 1, 1)
+    assert [row["what"] for row in rows] == list(CONTENDERS)
+    assert rows[0]["processor"] == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs the counters of /proc/self/io")

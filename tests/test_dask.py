@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,16 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, make_clips, make_wav_corpus
-from shard_functions import die_at_7, find_an_artifact_damaged, nap, refuse, run_out_of_memory_at_7, square, where
+from shard_functions import (
+    die_at_7,
+    drawn_for_ten_results,
+    find_an_artifact_damaged,
+    nap,
+    refuse,
+    run_out_of_memory_at_7,
+    square,
+    where,
+)
 from test_spectrogram_stage import PARAMS as SPECTROGRAM
 
 from pipeline.errors import ArtifactError, SonolexError
@@ -138,19 +148,7 @@ def test_every_shard_is_computed_once_in_the_folder_of_the_caller(cluster: Clust
 
 
 def test_shards_are_drawn_a_few_at_a_time(cluster: Cluster) -> None:
-    drawn = 0
-
-    def endless() -> Iterator[int]:
-        nonlocal drawn
-        while True:
-            drawn += 1
-            yield drawn
-
-    results = run(cluster.address, square, endless())
-    for _ in range(10):
-        next(results)
-    results.close()
-    assert drawn <= 10 + 2 * 2 + 2
+    assert drawn_for_ten_results(partial(run, cluster.address, square)) <= 10 + 2 * 2 + 2
 
 
 def test_an_error_of_a_shard_reaches_the_caller(cluster: Cluster) -> None:

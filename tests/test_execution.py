@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from conftest import REPOSITORY
 from shard_functions import (
     die_at_7,
     die_once,
+    drawn_for_ten_results,
     find_an_artifact_damaged,
     leave,
     refuse,
@@ -66,19 +68,7 @@ def test_no_shards_give_no_results() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_are_drawn_a_few_at_a_time(workers: int) -> None:
-    drawn = 0
-
-    def endless() -> Iterator[int]:
-        nonlocal drawn
-        while True:
-            drawn += 1
-            yield drawn
-
-    results = run(square, endless(), workers=workers)
-    for _ in range(10):
-        next(results)
-    results.close()
-    assert drawn <= 10 + 2 * workers
+    assert drawn_for_ten_results(partial(run, square, workers=workers)) <= 10 + 2 * workers
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -257,7 +257,7 @@ def test_training_begins_at_the_start_and_the_model_keeps_its_digest(tmp_path: P
     part = Part(list(inputs.clips), np.eye(3, dtype=np.float32)[np.arange(6) % 3])
     settings = TrainParams.model_validate(SETTINGS | {"epochs": 1, "learning_rate": 1e-9})
     with open_world() as world:
-        weights, facts, _ = train_model(
+        weights, _, facts, _ = train_model(
             validate_model_params("tested", section), settings, inputs, part, Part([], np.zeros((0, 3), np.float32)), None,
             label_kind="one", seed=0, live_path=tmp_path / "live", world=world, score=lambda scores, targets: {},
         )  # fmt: skip

@@ -36,6 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "patchout": {"patchout": 0.4},
     "noise and powers": {"augmentation": PLAIN | {"noise": 0.3, "mixup_probability": 0.7, "mixup_domain": "power"}},
     "no clipping": {"gradient_clip": None},
+    "kept epochs": {"keep_epochs": [1, 2, 4]},
 }
 
 
@@ -56,6 +57,9 @@ def _kill_and_resume(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: A
     resumed, trained = train_small(folder / "killed", **options)
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+    assert trained.kept.keys() == expected.kept.keys()
+    for epoch, state in expected.kept.items():
+        assert all(torch.equal(value, trained.kept[epoch][name]) for name, value in state.items()), epoch
     timings = ("clips_per_second", "input_fraction")
     for before, after in zip(expected.history, trained.history, strict=True):
         assert {k: v for k, v in before.items() if k not in timings} == {
@@ -98,7 +102,7 @@ def test_the_scale_of_a_float16_loss_survives_a_checkpoint(tmp_path: Path) -> No
         return Learner(make_model(), settings, Classification(settings, "one", 1, None), ALONE)
 
     def progress() -> checkpoints.Progress:
-        return checkpoints.Progress({}, torch.zeros(0, 0), {"epoch": 1})
+        return checkpoints.Progress({}, {}, torch.zeros(0, 0), {"epoch": 1})
 
     first, second = learner(), learner()
     first.scaler.load_state_dict(first.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7})

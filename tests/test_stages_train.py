@@ -2,13 +2,17 @@
 
 import csv
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_spectrogram
+from safetensors.numpy import load_file
 from test_ast import LEARNED, SMALL, STEM
+from test_psla import SECTION as PSLA
 from test_start import DEVIATION, MEAN, make_original, original_start
 
 from pipeline.artifacts.clips import CLIPS
@@ -17,11 +21,14 @@ from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
-from pipeline.evaluation.prediction import predict_columns
+from pipeline.evaluation.metrics import to_scores
+from pipeline.evaluation.prediction import average_logits, build_network, predict_columns
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
 from pipeline.training import checkpoints
+from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs_of
+from pipeline.training.logits import predict_logits
 from pipeline.training.settings import TrainParams
 from stages import evaluate, train
 
@@ -43,7 +50,14 @@ AST = {
 STATISTICS = {"kind": "frame_statistics", "penalty": 1.0, "kernel_width": 1.0}
 
 
-def make_artifacts(folder: Path, *, poisoned: bool = False, n_mels: int = 8) -> train.Paths:
+def make_artifacts(
+    folder: Path,
+    *,
+    poisoned: bool = False,
+    n_mels: int = 8,
+    label_kind: str = "one",
+    classes: Sequence[str] = ("dog", "rain"),
+) -> train.Paths:
     """Write six clips of two classes; poisoning changes the frames and the labels of the test clips alone."""
     generator = np.random.default_rng(0)
     ids = [f"clip{i}" for i in range(6)]
@@ -65,7 +79,7 @@ def make_artifacts(folder: Path, *, poisoned: bool = False, n_mels: int = 8) -> 
         "fold": ["1"] * 6,
         "content": ids,
     }
-    facts = {"corpus": "test", "classes": ["dog", "rain"], "label_kind": "one", "licence": ""}
+    facts = {"corpus": "test", "classes": list(classes), "label_kind": label_kind, "licence": ""}
     CLIPS.write(folder / "clips.parquet", columns, facts)
     roles = {"clip_id": ids, "role": ROLES}
     SPLIT.write(folder / "split.parquet", roles, {"fold": "1", "seed": 0, "rule": "by hand"})
@@ -134,6 +148,59 @@ def test_the_table_of_epochs_has_a_header_and_metrics_where_clips_validate(tmp_p
         assert 0 <= float(row["input_fraction"]) < 1
 
 
+@pytest.mark.parametrize("label_kind", ["one", "many"])
+def test_kept_epochs_predict_the_mean_of_their_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_kind: str
+) -> None:
+    settings = train.load_params(TrainParams, "train").model_copy(update={"epochs": 3, "learning_rate": 0.1})
+    keeping = settings.model_copy(update={"keep_epochs": [1, 3]})
+    paths = make_artifacts(tmp_path / "a", label_kind=label_kind)
+    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    card = run_train(paths, AST)
+    assert "epochs" not in card
+    assert {path.name for path in paths.model.iterdir()} == {"weights.safetensors", "model.json"}
+
+    monkeypatch.setattr(train, "load_params", lambda kind, section: keeping)
+    kept_card = run_train(paths, AST)
+    assert kept_card["weights"] == card["weights"]  # keeping epochs changes nothing of the training
+    assert kept_card["num_parameters"] == 2 * card["num_parameters"]
+    inputs = open_inputs_of(open_model(paths.model), paths.source)
+    members = []
+    for epoch in (1, 3):
+        network = build_network(
+            replace(open_model(paths.model), weights=load_file(paths.model / f"epochs/{epoch}.safetensors"))
+        )
+        batches = Batches(inputs, ["clip3", "clip5"], card["input"]["normalisation"])
+        logits = predict_logits(network, batches, 2)
+        members.append(logits.softmax(1) if label_kind == "one" else logits.sigmoid())
+    assert (members[0] - members[1]).abs().max() > 1e-3  # of unlike weights
+    predictions = open_predictions(run_evaluate(paths))
+    found = to_scores(matrix(predictions, "logits"), label_kind)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, (members[0] + members[1]) / 2, atol=1e-6)
+    assert predictions.facts["weights"] != card["weights"]
+    (paths.model / "epochs/3.safetensors").write_bytes((paths.model / "epochs/1.safetensors").read_bytes())
+    with pytest.raises(ArtifactError, match=r"epochs/3\.safetensors: expected digest"):
+        run_evaluate(paths)
+
+
+@pytest.mark.parametrize("label_kind", ["one", "many"])
+def test_the_mean_of_probabilities_is_stored_as_logits_however_small(label_kind: Any) -> None:
+    members = [np.array([[2.0, -1.0, 0.5]], np.float32), np.array([[-3.0, 4.0, 0.0]], np.float32)]
+    mean = (to_scores(members[0], label_kind) + to_scores(members[1], label_kind)) / 2
+    np.testing.assert_allclose(to_scores(average_logits(members, label_kind), label_kind), mean, rtol=1e-6)
+    sure = [np.array([[200.0, -200.0]], np.float32)] * 2
+    found = average_logits(sure, label_kind)
+    np.testing.assert_allclose(found[0, 0] - found[0, 1], 400, rtol=1e-6)
+
+
+def test_a_model_of_other_classes_is_refused(tmp_path: Path) -> None:
+    paths = make_artifacts(tmp_path / "a")
+    run_train(paths, STATISTICS)
+    three = make_artifacts(tmp_path / "b", classes=("dog", "rain", "saw"))
+    with pytest.raises(CorpusError, match=r"m/1/0: classes: expected those of .*clips\.parquet \(3\), found 2 others"):
+        run_evaluate(three._replace(model=paths.model))
+
+
 @pytest.mark.parametrize("section", [AST, STATISTICS], ids=["ast", "frame_statistics"])
 def test_prediction_needs_the_model_folder_and_frames_alone(tmp_path: Path, section: dict[str, Any]) -> None:
     paths = make_artifacts(tmp_path / "a")
@@ -193,12 +260,14 @@ def test_a_start_whose_file_has_changed_stops_before_training(tmp_path: Path) ->
         run_train(make_artifacts(tmp_path / "a", n_mels=128), section)
 
 
-def test_a_baseline_has_no_columns(tmp_path: Path) -> None:
-    paths = make_artifacts(tmp_path / "a")
-    run_train(paths, STATISTICS)
+@pytest.mark.parametrize("section", [STATISTICS, PSLA], ids=lambda section: section["kind"])
+def test_a_model_without_columns_is_refused(tmp_path: Path, section: dict[str, Any]) -> None:
+    paths = make_artifacts(tmp_path / "a", n_mels=32)
+    run_train(paths, section)
     model = open_model(paths.model)
+    kind = section["kind"]
     with pytest.raises(
-        SonolexError, match="expected a model that reads a clip column by column, found the kind frame_st"
+        SonolexError, match=f"1/0: expected a model that reads a clip column by column, .* kind {kind};"
     ):
         predict_columns(model, open_inputs_of(model, paths.source), ["clip0"])
 

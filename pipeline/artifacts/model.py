@@ -1,17 +1,19 @@
 """A trained model as a folder: `weights.safetensors`, and `model.json` with everything that prediction needs.
 
+With `train.keep_epochs` there is a file `epochs/<epoch>.safetensors` for each of them besides, and these predict together.
 Nothing of params.yaml is needed to predict: the folder holds the model's params, the class list, the input's facts and
 normalisation.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.weights import WeightsSchema
+from pipeline.artifacts.tables import facts_digest
+from pipeline.artifacts.weights import EPOCHS, WeightsSchema
 
 MODEL = WeightsSchema(
     card="model.json",
@@ -43,14 +45,39 @@ class TrainedModel:
     facts: dict[str, Any]
 
 
-def write_model(path: Path, weights: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-    """Write a model folder in one step; `facts` without the weights' digest."""
-    MODEL.write(path, weights, facts)
+def write_model(
+    path: Path,
+    weights: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+    epochs: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+) -> None:
+    """Write a model folder in one step; `facts` without the weights' digest. `epochs` are the weights that predict."""
+    MODEL.write(path, weights, facts, epochs or {})
 
 
 def open_model(path: Path) -> TrainedModel:
     """Open a model folder and check its facts and that the weights are those written with them."""
     return TrainedModel(path, *MODEL.open(path))
+
+
+def open_members(model: TrainedModel) -> Iterator[TrainedModel]:
+    """Yield the models whose mean predicts: one for each kept epoch, or, where none is kept, the model itself."""
+    kept = sorted(map(int, model.facts.get(EPOCHS, {})))
+    for epoch in kept:
+        yield replace(model, weights=MODEL.open_epoch(model.path, model.facts, epoch))
+    if not kept:
+        yield model
+
+
+def count_predicting(weights: Mapping[str, np.ndarray], epochs: Mapping[int, Mapping[str, np.ndarray]]) -> int:
+    """Return how many parameters predict: those of the weights, or, where epochs were kept, of all these together."""
+    members = list(epochs.values()) or [weights]
+    return sum(array.size for member in members for array in member.values() if array.dtype.kind == "f")
+
+
+def predicting_digest(facts: Mapping[str, Any]) -> str:
+    """Return what names the weights that predict: their file's digest, or that of the digests of all kept epochs."""
+    return facts_digest(facts[EPOCHS]) if EPOCHS in facts else str(facts["weights"])
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from pipeline.artifacts.tables import check_facts, facts_digest
 from pipeline.errors import ArtifactError
 
 WEIGHTS = "weights.safetensors"
+EPOCHS = (
+    "epochs"  # the folder of epochs that were kept, and the fact (epoch -> digest), which a card without them has not
+)
 
 _DIGEST = "digest"  # of all facts; stands among them on the card
 
@@ -31,28 +34,32 @@ class WeightsSchema:
     stage: str  # that writes it, for error messages; a pattern where there are several
     facts: Mapping[str, type]  # `weights`, their digest, is added here
 
-    def write(self, path: Path, weights: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        """Write a folder in one step; `facts` without the weights' digest."""
+    def write(
+        self,
+        path: Path,
+        weights: Mapping[str, np.ndarray],
+        facts: Mapping[str, Any],
+        epochs: Mapping[int, Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        """Write a folder in one step; `facts` without the weights' digest. Those of epochs get a file each."""
         with replacing(path) as partial:
             partial.mkdir(parents=True)
-            save_file({name: np.asarray(values, order="C") for name, values in weights.items()}, partial / WEIGHTS)
-            card = dict(facts) | {"weights": file_digest(partial / WEIGHTS)}
+            card = dict(facts) | {"weights": _write(partial / WEIGHTS, weights)}
+            if epochs:
+                (partial / EPOCHS).mkdir()
+                card[EPOCHS] = {str(epoch): _write(_epoch_path(partial, epoch), epochs[epoch]) for epoch in epochs}
             self._check(path, card)
             card |= {_DIGEST: facts_digest(card)}
             (partial / self.card).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
     def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return arrays by name, and the facts; checks the facts and that the weights are those written with them."""
-        if not (path / WEIGHTS).exists():
-            raise self.error(path, WEIGHTS, expected="a file", found="none")
         facts = self.read_card(path)
-        digest = file_digest(path / WEIGHTS)
-        if digest != facts["weights"]:
-            raise self.error(path, WEIGHTS, expected=f"digest {facts['weights']} as written", found=digest)
-        try:
-            return load_file(path / WEIGHTS), facts
-        except SafetensorError as error:
-            raise self.error(path, WEIGHTS, expected="safetensors", found=str(error)) from None
+        return self._read(path, path / WEIGHTS, facts["weights"]), facts
+
+    def open_epoch(self, path: Path, facts: Mapping[str, Any], epoch: int) -> dict[str, np.ndarray]:
+        """Return the arrays that a folder with these facts keeps of an epoch, by name; checked likewise."""
+        return self._read(path, _epoch_path(path, epoch), facts[EPOCHS][str(epoch)])
 
     def read_card(self, path: Path) -> dict[str, Any]:
         """Read the facts of a folder without its weights, and check that they are as written."""
@@ -74,5 +81,29 @@ class WeightsSchema:
         item = "-".join(path.parts[-3:]).replace("-pretrained-", "-")  # as dvc.yaml names it: by model, fold, seed
         return ArtifactError(path, field, expected=expected, found=found, stage=f"{self.stage}@{item}")
 
+    def _read(self, folder: Path, path: Path, digest: str) -> dict[str, np.ndarray]:
+        field = path.relative_to(folder).as_posix()
+        if not path.exists():
+            raise self.error(folder, field, expected="a file", found="none")
+        found = file_digest(path)
+        if found != digest:
+            raise self.error(folder, field, expected=f"digest {digest} as written", found=found)
+        try:
+            weights: dict[str, np.ndarray] = load_file(path)
+        except SafetensorError as error:
+            raise self.error(folder, field, expected="safetensors", found=str(error)) from None
+        return weights
+
     def _check(self, path: Path, facts: Mapping[str, Any]) -> None:
-        check_facts({**self.facts, "weights": str}, facts, lambda key, **found: self.error(path, key, **found))
+        expected = {**self.facts, "weights": str} | ({EPOCHS: dict} if EPOCHS in facts else {})
+        check_facts(expected, facts, lambda key, **found: self.error(path, key, **found))
+
+
+def _epoch_path(path: Path, epoch: int) -> Path:
+    return path / EPOCHS / f"{epoch}.safetensors"
+
+
+def _write(path: Path, weights: Mapping[str, np.ndarray]) -> str:
+    """Write a file of weights and return its digest."""
+    save_file({name: np.asarray(values, order="C") for name, values in weights.items()}, path)
+    return file_digest(path)

@@ -109,7 +109,7 @@ class AttentionReader:
         batch = batches.take([0]).to(torch.device("cpu"))
         params = self._model.facts["params"]
         with torch.no_grad(), _KeptAttention() as kept:
-            logits = self._network(batch.inputs, batch.mask)
+            logits = self._classify(batch.inputs, batch.mask)
         if len(kept.layers) != params["depth"]:
             raise SonolexError(
                 f"{self._model.path}: expected {params['depth']} layers of attention, found {len(kept.layers)} calls of "
@@ -123,6 +123,13 @@ class AttentionReader:
             num_frames=self._inputs.num_frames(clip_id),
             n_mels=self._model.facts["input"]["n_mels"],
         )
+
+    def _classify(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the logits, with every position computed in all layers: the model itself leaves out what it never reads."""
+        network = self._network
+        x, mask = network.head.open(*network.stem(network.embed(inputs), mask))
+        logits: Tensor = network.head(network.encoder(x, mask), mask)
+        return logits
 
 
 class _KeptAttention(TorchFunctionMode):

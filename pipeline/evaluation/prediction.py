@@ -1,5 +1,10 @@
 """Logits from a stored model, with nothing but the model's own folder and the clips' frames or tokens.
 
+A model with kept epochs says what these say on average: the checkpoint ensemble of PSLA and AST (Gong et al., 2021), which
+takes the mean of probabilities, as all ensembles here (`pipeline/evaluation/ensemble.py`). Which epochs count is decided
+before training, by `train.keep_epochs`, and not by what any of them says of test clips. Columns, attention and exports are
+of the weights at the end of training.
+
 Under torchrun the processes share a neural model's clips and each returns all logits; a baseline's they compute each.
 """
 
@@ -8,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts.model import TrainedModel
+from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.model import TrainedModel, open_members
 from pipeline.errors import SonolexError
 from pipeline.models.registry import is_neural, model_module
 from pipeline.params import validate_params
@@ -35,12 +41,31 @@ def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.
     from pipeline.training.distributed import open_world
     from pipeline.training.logits import predict_logits
 
-    network = build_network(model)
-    warn_of_cut_clips(inputs, clip_ids, network)
     batches_of_clips = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
+    members: list[np.ndarray] = []
     with open_world() as world:
-        logits: np.ndarray = predict_logits(network.to(world.device), batches_of_clips, CLIPS_PER_BATCH, world).numpy()
-    return logits
+        for member in open_members(model):
+            network = build_network(member).to(world.device)
+            if not members:
+                warn_of_cut_clips(inputs, clip_ids, network)
+            members.append(predict_logits(network, batches_of_clips, CLIPS_PER_BATCH, world).numpy())
+    return members[0] if len(members) == 1 else average_logits(members, model.facts["label_kind"])
+
+
+def average_logits(members: Sequence[np.ndarray], label_kind: LabelKind) -> np.ndarray:
+    """Return logits (clip, class) float32 whose probabilities are the mean of those of the members' logits.
+
+    For one label a clip they are logarithms of the probabilities. Computed in logarithms, so that no probability, however
+    small, becomes zero.
+    """
+    logits = np.stack(members).astype(np.float64)  # (member, clip, class)
+    if label_kind == "one":
+        logs = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
+        mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(members))
+    else:
+        yes, no = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
+        mean = np.logaddexp.reduce(yes, axis=0) - np.logaddexp.reduce(no, axis=0)
+    return np.asarray(mean, dtype=np.float32)
 
 
 def predict_columns(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> list[ColumnLogits]:

@@ -25,7 +25,8 @@ class PictureClassifier(nn.Module):
     def classify(self, picture: Tensor, mask: Tensor | None) -> Tensor:
         """Map a picture (batch, frame, feature) to logits (batch, class)."""
         x, mask = self.head.open(*self.stem(picture, mask))
-        logits: Tensor = self.head(self.encoder(x, mask), mask)
+        tokens = self.head.num_tokens  # with class tokens nothing else is read behind the encoder
+        logits: Tensor = self.head(self.encoder(x, mask, tokens) if tokens else self.encoder(x, mask), mask)
         return logits
 
     def classify_columns(self, picture: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

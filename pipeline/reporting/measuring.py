@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.model import read_card
+from pipeline.artifacts.model import predicting_digest, read_card
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tables import Table
 from pipeline.evaluation.ensemble import ScoredClips, average_predictions, score_clips
@@ -114,8 +114,8 @@ def _open_card(models_path: Path, predictions: Table, model: str, fold: str, see
     """Read a trained model's facts without its weights, and check that these weights made the predictions."""
     path = models_path / model / fold / str(seed)
     card = read_card(path)
-    if card["weights"] != predictions.facts["weights"]:
-        expected = f"{card['weights']}, as {path}"
+    if predicting_digest(card) != predictions.facts["weights"]:
+        expected = f"{predicting_digest(card)}, as {path}"
         raise PREDICTIONS.error(predictions.path, "fact weights", expected=expected, found=predictions.facts["weights"])
     return card
 

@@ -29,6 +29,7 @@ class Progress(NamedTuple):
     """What a run is made of besides its learner, between two epochs."""
 
     best: dict[str, Tensor]  # state of the best epoch so far, when validation chooses; else empty
+    kept: dict[str, Tensor]  # state of the epochs so far that are to be kept, by `epoch/name`
     predicted: Tensor  # sum of all epochs' scores of the validation clips, (clip, class)
     facts: dict[str, Any]  # epochs finished, history, seconds: plain JSON
 
@@ -47,6 +48,7 @@ def save_checkpoint(path: Path, learner: Learner, progress: Progress) -> None:
     tensors: dict[str, Tensor] = {f"model/{name}": t for name, t in learner.model.state_dict().items()}
     tensors |= {f"average/{name}": t for name, t in learner.average.values.items()}
     tensors |= {f"best/{name}": t for name, t in progress.best.items()}
+    tensors |= {f"kept/{name}": t for name, t in progress.kept.items()}
     for index, state in learner.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{index}/{name}": t for name, t in state.items() if t is not None}
     tensors["predicted"] = progress.predicted
@@ -73,6 +75,7 @@ def load_checkpoint(path: Path, learner: Learner, progress: Progress) -> bool:
     learner.scaler.load_state_dict(facts.pop("scaler"))
     _load_optimiser(learner.optimiser, _below(tensors, "optimiser/"))
     progress.best.update(_below(tensors, "best/"))
+    progress.kept.update(_below(tensors, "kept/"))
     progress.predicted.copy_(tensors["predicted"])
     progress.facts.update(facts)
     return True

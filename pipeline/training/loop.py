@@ -42,6 +42,7 @@ class Trained(NamedTuple):
     clips_seen: int
     seconds: float
     gradients: list[LayerGradient]  # of the epochs looked at, if any
+    kept: dict[int, dict[str, Tensor]]  # state of the epochs of `keep_epochs`
 
 
 class Measured(Protocol):
@@ -100,7 +101,8 @@ def train(
             run.save_now_and_then()
     run.finish()
     seconds = before + time.perf_counter() - started
-    return Trained(history, len(history) * len(examples.clip_ids), seconds, run.progress.facts.get("gradients", []))
+    looked_at = run.progress.facts.get("gradients", [])
+    return Trained(history, len(history) * len(examples.clip_ids), seconds, looked_at, run.kept())
 
 
 class _Run:
@@ -112,7 +114,7 @@ class _Run:
         self.learner, self.examples, self.validation = learner, examples, validation
         self.seed, self.checkpoint = seed, checkpoint
         predicted = validation.total if validation else torch.zeros(0, 0)
-        self.progress = checkpoints.Progress({}, predicted, {"epoch": 0, "history": [], "seconds": 0.0})
+        self.progress = checkpoints.Progress({}, {}, predicted, {"epoch": 0, "history": [], "seconds": 0.0})
         self._saved_at, self._saved_epoch = time.perf_counter(), 0
         params = learner.params
         self._flow = GradientFlow(learner.model, params.epochs) if params.gradient_flow else None
@@ -155,6 +157,9 @@ class _Run:
         self.history.append(row)
         if learner.params.early_stop_patience and _best(self.history) == len(self.history) - 1:
             self.progress.best.update({name: t.clone() for name, t in learner.average.values.items()})
+        if self.epoch in learner.params.keep_epochs:
+            state = learner.model.state_dict() | learner.average.values
+            self.progress.kept.update({f"{self.epoch}/{name}": t.to("cpu", copy=True) for name, t in state.items()})
         return row
 
     def _steps(self) -> dict[str, float]:
@@ -217,6 +222,14 @@ class _Run:
         if self.learner.world.leads and time.perf_counter() - self._saved_at > CHECKPOINT_SECONDS:
             checkpoints.save_checkpoint(self.checkpoint, self.learner, self.progress)
             self._saved_at, self._saved_epoch = time.perf_counter(), self.epoch
+
+    def kept(self) -> dict[int, dict[str, Tensor]]:
+        """Return the weights that were kept, by epoch: those that would have been stored had it been the last."""
+        epochs: dict[int, dict[str, Tensor]] = {epoch: {} for epoch in self.learner.params.keep_epochs}
+        for key, tensor in self.progress.kept.items():
+            epoch, name = key.split("/")
+            epochs[int(epoch)][name] = tensor
+        return epochs
 
     def finish(self) -> None:
         """Leave the averaged or best weights in the model, and no checkpoint."""

@@ -6,7 +6,7 @@ end all together to a table `epochs.csv` beside them, one row an epoch. Of sever
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.registry import model_module
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
+from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import World
@@ -32,6 +33,8 @@ from pipeline.training.settings import TrainParams
 from pipeline.training.trackers import TrackedRun, open_trackers
 from pipeline.training.validation import Examples, Score, Validation
 from pipeline.training.word_predictor import put_in
+
+Weights = dict[str, np.ndarray]  # by name
 
 
 class Part(NamedTuple):
@@ -56,12 +59,13 @@ def train_model(
     score: Score,
     pretrained: Pretrained | None = None,
     trackers: Sequence[str] = (),
-) -> tuple[dict[str, np.ndarray], dict[str, Any], Trained]:
-    """Train and return the weights by name, the facts of the input (with its normalisation), and the run's history.
+) -> tuple[Weights, dict[int, Weights], dict[str, Any], Trained]:
+    """Train and return the weights, those of kept epochs, the facts of the input, and the run's history.
 
     With `pretrained` all weights but the head's start there. `validation` may be empty; else `score` measures it in every
     epoch. All random numbers follow from `seed`. `live_path` ends in model, fold and seed.
     """
+    keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
     module = model_module(params.kind)
@@ -113,8 +117,12 @@ def train_model(
         write_epochs(live_path / "epochs.csv", trained.history)
         if trained.gradients:
             write_gradients(live_path, trained.gradients)
-    weights = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    return weights, input_facts, trained
+    kept = {epoch: _arrays(state) for epoch, state in trained.kept.items()}
+    return _arrays(model.state_dict()), kept, input_facts, trained
+
+
+def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class TrainParams(Params):
     gradient_clip: float | None = Field(gt=0, allow_inf_nan=False)  # largest norm; null = none
     label_smoothing: float = Field(ge=0, lt=1)
     average: AverageParams
+    keep_epochs: list[PositiveInt]  # counted from 1, whose weights are stored too and predict together; empty = none
     early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
     precision: Precision  # of activations and products; weights and their gradients are float32
     compile: bool  # the model's arithmetic, by torch.compile
@@ -55,6 +56,18 @@ class TrainParams(Params):
             )
         return self
 
+    @model_validator(mode="after")
+    def _kept_epochs_are_run(self) -> "TrainParams":
+        kept = self.keep_epochs
+        if kept != sorted(set(kept)) or (kept and kept[-1] > self.epochs):
+            raise ValueError(f"keep_epochs: expected rising numbers from 1 to epochs {self.epochs}, found {kept}")
+        if kept and self.early_stop_patience:
+            raise ValueError(
+                f"keep_epochs: expected none while early_stop_patience is {self.early_stop_patience}, found {kept}: a run "
+                "that stops early may never reach those epochs"
+            )
+        return self
+
 
 class PretrainParams(Params):
     """How the models of `experiment.pretrained_models` learn from sentences before they are trained."""
@@ -72,5 +85,6 @@ class PretrainParams(Params):
         Raises ParamsError where the two do not go together.
         """
         own = self.model_dump(include={"epochs", "batch_size", "learning_rate", "schedule"})
-        classifying = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0, "gradient_flow": False}
-        return validate_params(TrainParams, train.model_dump() | classifying | own, "pretrain")
+        other = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0}  # of classifying alone
+        other |= {"gradient_flow": False, "keep_epochs": []}
+        return validate_params(TrainParams, train.model_dump() | other | own, "pretrain")

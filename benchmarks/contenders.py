@@ -1,0 +1,196 @@
+"""Who is compared in `benchmarks/training.py`: one training step each, of one shape, with one optimiser and one loss."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.models import ast
+from pipeline.models.registry import validate_model_params
+from pipeline.training.allocation import keep_freed_memory
+from pipeline.training.augmentation import AugmentationParams, MasksParams
+from pipeline.training.averaging import NoAverageParams
+from pipeline.training.batches import StoredBatch
+from pipeline.training.classification import Classification
+from pipeline.training.distributed import ALONE, World
+from pipeline.training.optimiser import AdamWParams, build_optimiser
+from pipeline.training.patchout import patchout
+from pipeline.training.schedules import ConstantParams
+from pipeline.training.settings import TrainParams
+from pipeline.training.step import Learner
+
+PATCH, BANDS, RATE = 16, 128, 1e-4
+ADAMW = AdamWParams(kind="adamw", betas=(0.9, 0.999), weight_decay=0.05)
+
+
+class Shape(NamedTuple):
+    """What all contenders have in common."""
+
+    width: int
+    depth: int
+    heads: int
+    frames: int
+    batch: int  # clips
+    stride: int = PATCH  # of patches, in frames and bands
+    classes: int = 50
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return how many columns and rows of patches there are."""
+        return (self.frames - PATCH) // self.stride + 1, (BANDS - PATCH) // self.stride + 1
+
+    @property
+    def positions(self) -> int:
+        """Return the positions of a clip, with two class tokens."""
+        return self.grid[0] * self.grid[1] + 2
+
+    def flops(self) -> float:
+        """Return the floating-point operations of a step, as `benchmarks/training.py` counts them."""
+        linear = 12 * self.width**2 * self.positions  # multiplications of a block: 3 + 1 + 4 + 4 squares
+        attention = 2 * self.positions**2 * self.width
+        patches = PATCH**2 * self.width * (self.positions - 2)
+        return 3 * 2 * self.batch * (self.depth * (linear + attention) + patches + self.width * self.classes)
+
+
+TINY = Shape(width=192, depth=12, heads=3, frames=512, batch=16)
+BASE = Shape(width=768, depth=12, heads=12, frames=1024, batch=64, classes=527)
+
+
+def _clips(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Return noise (clip, frame, band), and a class each."""
+    return torch.randn(shape.batch, shape.frames, BANDS), torch.randint(shape.classes, (shape.batch,))
+
+
+def _build(shape: Shape) -> ast.SpectrogramTransformer:
+    positions = {"kind": "learned", "frames": shape.frames, "shorter": "mask"}
+    stem = {"kind": "patches", "frames": PATCH, "bands": PATCH, "positions": positions}
+    stem |= {"stride_frames": shape.stride, "stride_bands": shape.stride}
+    section = {"kind": "ast", "start": None, "normalisation": "none", "deviations": 2.0, "stem": stem}
+    section |= {"width": shape.width, "depth": shape.depth, "heads": shape.heads, "mlp_ratio": 4.0, "drop_path": 0.0}
+    params: Any = validate_model_params("ast", section | {"pooling": "class_distillation"})
+    return ast.build(params, {"n_mels": BANDS}, shape.classes)
+
+
+class BenchmarkLearner(Learner):
+    """The learner of `pipeline/training`, with a batch of noise to take steps on."""
+
+    def __init__(self, shape: Shape, params: TrainParams, device: torch.device) -> None:
+        keep_freed_memory()
+        world = World(0, 1, device)
+        super().__init__(_build(shape).to(device).train(), params, Classification(params, "one", 1, None), world)
+        inputs, classes = _clips(shape)
+        plain = {"kind": "none"}
+        batch = StoredBatch(inputs.to(device), None, torch.arange(shape.batch), {}, plain)
+        self._part = batch, F.one_hot(classes, shape.classes).float().to(device)
+
+    def one_step(self) -> None:
+        """Take a step as the training loop does."""
+        self.step([self._part], len(self._part[1]), RATE)
+
+
+def make_learner(
+    shape: Shape, *, device: torch.device = ALONE.device, epochs: int = 1, **changes: Any
+) -> BenchmarkLearner:
+    """Return a learner without augmentation, average and clipping, as the others have none."""
+    none = MasksParams(count=0, width=0)
+    augmentation = AugmentationParams(
+        time_shift=0.0, time_stretch=0.0, mixup_probability=0.0, mixup_alpha=0.5, mixup_domain="log", word_noise=0.0,
+        frame_masks=none, band_masks=none, noise=0.0,
+    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "epochs": epochs, "sampling": "shuffled", "batch_size": shape.batch, "accumulate": 1, "learning_rate": RATE,
+        "schedule": ConstantParams(kind="constant", warmup_steps=0), "optimiser": ADAMW, "gradient_clip": None,
+        "label_smoothing": 0.0, "average": NoAverageParams(kind="none"), "keep_epochs": [], "early_stop_patience": 0,
+        "precision": "float32", "compile": False, "recompute": False, "patchout": 0.0,
+        "gradient_flow": False, "augmentation": augmentation,
+    }  # fmt: skip
+    return BenchmarkLearner(shape, TrainParams(**(settings | changes)), device)
+
+
+def sonolex(shape: Shape, part: float = 0.0) -> Callable[[], None]:
+    """Our own; `part` of the positions left out (train.patchout)."""
+    learner = make_learner(shape)
+
+    def step() -> None:
+        with patchout(learner.model.stem, part):  # type: ignore[arg-type]
+            learner.one_step()
+
+    return step
+
+
+def hugging_face(shape: Shape) -> Callable[[], None]:
+    """ASTModel of transformers with sdpa, and a linear head."""
+    from transformers import ASTConfig, ASTModel
+
+    config = ASTConfig(
+        hidden_size=shape.width, num_hidden_layers=shape.depth, num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.width, patch_size=PATCH, frequency_stride=shape.stride, time_stride=shape.stride,
+        max_length=shape.frames, num_mel_bins=BANDS,
+    )  # fmt: skip
+    config._attn_implementation = "sdpa"
+    model, head = ASTModel(config), nn.Linear(shape.width, shape.classes)
+    return _plain_step(nn.ModuleList([model, head]), lambda clips: head(model(clips).pooler_output), shape)
+
+
+def timm_vit(shape: Shape) -> Callable[[], None]:
+    """The vision transformer of timm for a picture of one channel; smaller strides by a convolution put in its place."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    rows, columns = shape.grid
+    model = VisionTransformer(
+        img_size=(rows * PATCH, columns * PATCH), patch_size=PATCH, in_chans=1, num_classes=shape.classes,
+        embed_dim=shape.width, depth=shape.depth, num_heads=shape.heads,
+    )  # fmt: skip
+    model.patch_embed.strict_img_size = False
+    model.patch_embed.proj = nn.Conv2d(1, shape.width, PATCH, shape.stride)
+    return _plain_step(model, lambda clips: model(clips[:, None]), shape)
+
+
+def _plain_step(model: nn.Module, logits: Callable[[Tensor], Tensor], shape: Shape) -> Callable[[], None]:
+    """Return a step as one writes it by hand, by the same kind of optimiser as ours."""
+    optimiser = build_optimiser(model.train(), ADAMW, RATE)
+    clips, classes = _clips(shape)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        F.cross_entropy(logits(clips), classes).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), float("inf"), foreach=True)
+        optimiser.step()
+
+    return step
+
+
+def products(shape: Shape) -> Callable[[], None]:
+    """The matrix products of a step and torch's attention, forward and backward, into memory that is there already."""
+    rows, width = shape.batch * shape.positions, shape.width
+    linears = []
+    for inner, outer in ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)):
+        x, w, gradient = torch.randn(rows, inner), torch.randn(outer, inner), torch.randn(rows, outer)
+        linears.append((x, w, gradient, torch.empty_like(gradient), torch.empty_like(x), torch.empty_like(w)))
+    heads = (shape.batch, shape.positions, shape.heads, width // shape.heads)
+    q, k, v = (torch.randn(heads).transpose(1, 2).requires_grad_() for _ in range(3))
+    back = torch.randn(heads).transpose(1, 2)
+
+    def step() -> None:
+        keep_freed_memory()
+        for _ in range(shape.depth):
+            for x, w, gradient, y, back_x, back_w in linears:
+                torch.mm(x, w.t(), out=y)
+                torch.mm(gradient, w, out=back_x)
+                torch.mm(gradient.t(), x, out=back_w)
+            torch.autograd.grad(F.scaled_dot_product_attention(q, k, v), (q, k, v), back)
+
+    return step
+
+
+CONTENDERS: dict[str, Callable[[Shape], Callable[[], None]]] = {
+    "sonolex": sonolex,
+    "Hugging Face ASTModel": hugging_face,
+    "timm ViT": timm_vit,
+    "products": products,
+    "sonolex, patchout 0.25": partial(sonolex, part=0.25),
+    "sonolex, patchout 0.5": partial(sonolex, part=0.5),
+}
