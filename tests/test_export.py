@@ -19,10 +19,11 @@ from pipeline.evaluation.prediction import build_network
 from pipeline.models.ast import open_start, start_from
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import read_params
-from pipeline.training.batches import normalise
+from pipeline.training.normalising import normalise
 from tools import export
 from tools.sonolex import app
 
+BASE = read_params(REPOSITORY / "recipes" / "base.yaml")["models"]
 CLASSES = ["dog", "rain", "sea waves"]
 NORMALISATION = {"kind": "corpus", "deviations": 2.0, "mean": -4.5, "deviation": 3.0}
 FRONT_END = {"front_end": "kaldi", "sample_rate": 16000, "win_length": 400, "hop_length": 160, "n_mels": 128}
@@ -75,7 +76,7 @@ def raw_frames(num_frames: int = 64, clips: int = 2) -> np.ndarray:
 @torch.no_grad()
 def logits_of(network: Any, frames: np.ndarray, **normalisation: Any) -> np.ndarray:
     facts = NORMALISATION | normalisation
-    inputs = torch.from_numpy(np.stack([normalise(clip, facts) for clip in frames]))
+    inputs = normalise(torch.from_numpy(frames), None, {}, facts)
     logits: np.ndarray = network(inputs, None).numpy()
     return logits
 
@@ -160,11 +161,18 @@ def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lstm", "frames_lstm", "mlp", "cnn", "token_cnn", "bag_of_embeddings", "bert"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "token_cnn", "bag_of_embeddings", "bert"])
 def test_onnx_takes_the_models_of_the_base(tmp_path: Path, name: str) -> None:
-    section = read_params(REPOSITORY / "recipes" / "base.yaml")["models"][name]
-    make_model(tmp_path / "m", section)
+    make_model(tmp_path / "m", BASE[name])
     assert export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx").difference < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["lstm", "frames_lstm"])
+def test_onnx_refuses_an_lstm(tmp_path: Path, kind: str) -> None:
+    make_model(tmp_path / "m", BASE[kind] | {"width": 4})
+    with pytest.raises(SonolexError, match=f"without a recurrent network, found the kind {kind}: .* a transformer"):
+        export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.parametrize(

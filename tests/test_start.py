@@ -19,7 +19,7 @@ from pipeline.errors import SonolexError
 from pipeline.models.ast import build, open_start, start_from
 from pipeline.models.layouts import huggingface, imagenet, original
 from pipeline.models.registry import validate_model_params
-from pipeline.training.batches import normalise
+from pipeline.training.normalising import normalise
 
 MEAN, DEVIATION = -4.2677393, 4.5689974  # of AudioSet, in the files of all published models but one
 FRAMES, N_MELS, NUM_CLASSES = 64, 128, 7
@@ -170,7 +170,7 @@ def test_a_waveform_gives_the_logits_of_the_hugging_face_pipeline(tmp_path: Path
     waveform = np.random.default_rng(0).standard_normal(400 + 160 * (num_frames - 1)).astype(np.float32) * 0.1
     extractor = transformers.ASTFeatureExtractor.from_pretrained(tmp_path / "hf")
     frames = extractor._extract_fbank_features(waveform, max_length=num_frames)  # of the clip as long as it is
-    ours = torch.from_numpy(normalise(frames, facts))[None]
+    ours = normalise(torch.from_numpy(frames)[None], None, {}, facts)
     with torch.no_grad():
         expected = theirs(**extractor(waveform, sampling_rate=16000, return_tensors="pt")).logits
         assert (model(ours, None) - expected).abs().max() < 1e-4

@@ -3,7 +3,7 @@
     sonolex export models/ast/1/0 --to huggingface --out ast-esc50
 
 What was written is read again and must give the model's logits. The two layouts are for models of the published form alone;
-ONNX takes every neural model, with the normalisation inside: it reads frames in the front end's units, or tokens.
+ONNX takes every neural model but LSTMs, with the normalisation inside: it reads frames in the front end's units, or tokens.
 """
 
 import json
@@ -136,7 +136,13 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
         ) from None
     if not is_neural(model.facts["params"]["kind"]):
         raise SonolexError(f"{model.path}: expected a neural model, found the kind {model.facts['params']['kind']}")
-    whole = _Whole(build_network(model), model.facts["input"]["normalisation"]).eval()
+    network = build_network(model)
+    if any(isinstance(module, nn.LSTM) for module in network.modules()):
+        raise SonolexError(
+            f"{model.path}: expected a model without a recurrent network, found the kind {model.facts['params']['kind']}: "
+            "torch.export unrolls an LSTM for clips of one length; export a transformer or a convolutional network"
+        )
+    whole = _Whole(network, model.facts["input"]["normalisation"]).eval()
     examples = [_noise(model, clips) for clips in _BATCHES]
     axis = examples[0].ndim - (2 if model.facts["reads"] == "frames" else 1)
     dynamic = {0: torch.export.Dim.DYNAMIC, axis: torch.export.Dim.DYNAMIC}

@@ -70,7 +70,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         if content.spoken
     }
     rates = class_rates(content.class_counts).reshape(-1, len(classes))[content.counts.ravel() > 0]
-    slope = zipf_slope(content.counts.ravel())
+    slope, label = zipf_slope(content.counts.ravel()), f"fold {facts['fold']}"
     return {
         "corpus": corpus_name(clips.facts["corpus"]),
         "licence": clips.facts["licence"],
@@ -90,9 +90,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "num_sounding": int(content.sounding.sum()),
         "num_silent": int((content.counts > 0).sum() - content.sounding.sum()),
         "usage": usage,
-        "rank_figure": figures.rank_figure(
-            {facts["fold"]: content.counts}, {facts["fold"]: float("nan") if slope is None else slope}
-        ),
+        "rank_figure": figures.rank_figure({label: content.counts}, {label: math.nan if slope is None else slope}),
         "class_figure": figures.class_word_figure(rates, classes) if len(classes) <= _MOST_CLASSES else "",
         "num_listened": int((content.heard.stop - content.heard.start).sum()),
         "num_listened_clips": len(content.heard.clips),

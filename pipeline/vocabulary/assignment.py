@@ -13,13 +13,17 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import CorpusError
+from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.device import choose_device, nearest_on
 from pipeline.vocabulary.features import clip_features
 
 # Frames are scored in blocks whose scores (frame, code) stay in the processor's cache between the matrix product and
 # the argmax. Measured at 128 features against one bare product over all frames, one thread: 500 codes 1.07 of its rate,
 # 4096 codes 0.99; blocks of 32 M scores halve it. FAISS's flat search reached 0.98 and 0.97 there.
-_SCORES_PER_BLOCK = 1 << 21
+_SCORES_PER_BLOCK = 1 << 19
+# As many frames are normalised and scored before the next ones are looked at: what is allocated for them is memory that
+# was used before, and mostly still in the cache. Memory that the system hands out anew costs as much as 256 words do.
+_FRAMES_PER_BLOCK = 1 << 14
 
 
 def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -27,8 +31,16 @@ def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarr
 
     Raises CorpusError when a frame is not finite: its nearest word would be any.
     """
-    if not clips:
-        return []
+    lengths = [len(clip) for clip in clips]
+    on_processor = choose_device(sum(lengths) * vocabulary.codebooks.shape[1]) is None
+    limit = _FRAMES_PER_BLOCK if on_processor else sum(lengths)
+    tokens: list[np.ndarray] = []
+    for block in clip_batches(range(len(clips)), lengths.__getitem__, frames_per_batch=limit):
+        tokens += _assign_block(vocabulary, [clips[number] for number in block])
+    return tokens
+
+
+def _assign_block(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     features = clip_features(vocabulary.space, clips)
     if not np.isfinite(features.sum()):
         bad = sum(int((~np.isfinite(clip).all(axis=1)).sum()) for clip in clips)
