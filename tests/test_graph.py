@@ -101,16 +101,18 @@ def test_pretraining_is_no_stage_until_it_is_asked_for(changed: Path) -> None:
 @pytest.mark.slow
 def test_a_pretrained_model_runs_through_the_graph(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "workspace")
-    changes = {"frame_models": [], "token_models": [], "pretrained_models": ["token_transformer"], "ensembles": []}
-    change_params(workspace, {f"experiment.{key}": value for key, value in changes.items()})
-    change_params(workspace, {"report.headline": ["token_transformer-words-pretrained"], "pretrain.epochs": 1})
+    name = "token_transformer-words-pretrained"
+    lists = {"frame_models": [], "token_models": [], "pretrained_models": ["token_transformer"]}
+    changes = {f"experiment.{key}": value for key, value in lists.items()}
+    changes |= {"experiment.ensembles": [{"name": "seeds", "models": [name]}], "report.headline": [name]}
+    change_params(workspace, changes | {"pretrain.epochs": 1})
     order = stages_run(run(workspace, "dvc", "repro").stdout)
     names = [name.split("@")[0] for name in order]
     assert names[names.index("pretrain") + 1 :].count("perplexity") == 1
     assert [name for name in names if "pretrain" in name or name == "report"] == [
         "pretrain", "train_pretrained", "evaluate_pretrained", "report",
     ]  # fmt: skip
-    card = json.loads((workspace / "models/token_transformer-words-pretrained/1/0/model.json").read_text())
+    card = json.loads((workspace / f"models/{name}/1/0/model.json").read_text())
     start = json.loads((workspace / "data/pretrained/token_transformer-words/1/0/pretrained.json").read_text())
     assert card["input"]["pretrained"]["weights"] == start["weights"]
     assert stale(workspace) == set()

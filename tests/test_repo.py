@@ -52,6 +52,12 @@ def test_dvc_yaml_lists_the_modules_that_a_stage_runs(stage: str) -> None:
     assert code_deps(body) == collapse(expected), "run `make deps`"
 
 
+@pytest.mark.parametrize("stage", [name for name, body in GRAPH.items() if "matrix" in body])
+def test_an_item_of_a_matrix_writes_what_its_command_names(stage: str) -> None:
+    for out in GRAPH[stage]["outs"]:
+        assert out in GRAPH[stage]["cmd"].split()
+
+
 def test_closure_follows_imports_inside_functions_and_registries() -> None:
     files = closure("stages.train")
     assert "pipeline/training/loop.py" in files  # imported inside run()
