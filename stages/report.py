@@ -1,7 +1,7 @@
 """Join all predictions into the numbers, tables, plots and the page that people look at.
 
-    predictions, models, results/train, clips, spectrogram, vocabulary, tokens
-        -> results/metrics.json, results/summary.csv, results/plots/, report/index.html
+    predictions, models, results/train, clips, splits, spectrogram, vocabulary, tokens
+        -> results/metrics.json, results/summary.csv, results/language.csv, results/plots/, report/index.html
 
 Every number is computed here, from stored predictions.
 """
@@ -14,6 +14,7 @@ from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
 from pipeline.params import load_params
 from pipeline.reporting.assembly import DataPaths, gather_page
+from pipeline.reporting.language import write_language
 from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots
@@ -43,7 +44,9 @@ def run(
     write_metrics(results_path / "metrics.json", headline_metrics(summarise(experiment.runs), params.headline))
     write_summary(results_path / "summary.csv", experiment.runs)
     write_plots(results_path / "plots", data.logs, experiment)
-    write_page(page_path, gather_page(params, experiment, data))
+    content = gather_page(params, experiment, data)
+    write_language(results_path / "language.csv", content.language)
+    write_page(page_path, content)
     report.clips = sum(summary.num_clips for summary in summarise(experiment.runs)[:1])
     report.bytes_written = page_path.stat().st_size
     report.write(results_path / "stages" / "report.json")

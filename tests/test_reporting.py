@@ -21,6 +21,7 @@ from PIL import Image
 
 from pipeline.artifacts.model import read_card, write_model
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
+from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS, open_tokens
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError, ParamsError
@@ -30,6 +31,7 @@ from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
 from pipeline.reporting.assembly import DataPaths
 from pipeline.reporting.gallery import rebuild
+from pipeline.reporting.language import ALL_CLASSES
 from pipeline.reporting.plots import FITTED
 from pipeline.reporting.summary import (
     ALL_SEEDS,
@@ -78,6 +80,9 @@ def write_experiment(root: Path, *, label_kind: str = "one", audio: bool = True)
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     for fold in FOLDS:
         write_words(root / "data", fold, generator)
+        roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(12)]
+        columns = {"clip_id": CLIPS, "role": roles}
+        SPLIT.write(root / "data" / "splits" / f"{fold}.parquet", columns, {"fold": fold, "seed": 0, "rule": "by hand"})
         for model in MODELS:
             for seed in SEEDS:
                 write_run(root, model, fold, seed, generator, label_kind)
@@ -201,6 +206,18 @@ def test_plots_data_add_up(reported: Path) -> None:
         "learning_rate": "1e-05", "gradient_norm": "5.000000",
     }  # fmt: skip
     assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer"]
+
+
+def test_the_page_says_how_hard_each_class_is_to_foretell(reported: Path) -> None:
+    table = rows(reported / "results" / "language.csv")
+    assert len(table) == len(FOLDS) * 3 * (1 + len(CLASSES))
+    assert {row["num_words"] for row in table if row["class"] == ALL_CLASSES} == {str(6 * 28)}
+    page = (reported / "report" / "index.html").read_text()
+    figure = page.partition('aria-label="How hard the words of each class are to foretell"')[2].partition("</figure>")[
+        0
+    ]
+    for name in (ALL_CLASSES, "from 2 before", "perplexity of test clips, all folds"):
+        assert f">{name}</text>" in figure
 
 
 def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:

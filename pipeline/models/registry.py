@@ -18,6 +18,7 @@ MODELS = {
     "cnn": "pipeline.models.cnn",
     "psla": "pipeline.models.psla",
     "bag_of_tokens": "pipeline.models.bag_of_tokens",
+    "ngram": "pipeline.models.ngram",
     "frame_statistics": "pipeline.models.frame_statistics",
 }
 

@@ -7,8 +7,10 @@ from typing import Self
 import numpy as np
 
 from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.tokens import TOKENS, open_tokens
+from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
+from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.tables import Table
+from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.reporting.gallery import (
     GallerySources,
@@ -18,6 +20,7 @@ from pipeline.reporting.gallery import (
     clip_cards,
     score_experiment,
 )
+from pipeline.reporting.language import LanguageRow, measure_language
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
@@ -31,6 +34,7 @@ class DataPaths:
 
     clips: Path
     spectrogram: Path
+    splits: Path  # folder, one table a fold
     vocabulary: Path  # folder, one store a fold
     tokens: Path  # folder, one table a fold
     models: Path  # folder of the trained models
@@ -41,7 +45,14 @@ class DataPaths:
     def below(cls, data: Path, *, models: Path, logs: Path, audio: Path) -> Self:
         """Return the paths that dvc.yaml gives the artifacts, below the data folder."""
         return cls(
-            data / "clips.parquet", data / "spectrogram", data / "vocabulary", data / "tokens", models, logs, audio
+            clips=data / "clips.parquet",
+            spectrogram=data / "spectrogram",
+            splits=data / "splits",
+            vocabulary=data / "vocabulary",
+            tokens=data / "tokens",
+            models=models,
+            logs=logs,
+            audio=audio,
         )
 
 
@@ -50,7 +61,19 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
     clips, spectrogram = open_clips(data.clips), open_spectrogram(data.spectrogram)
     folds = experiment.params.folds if experiment.params.token_models else []
     vocabularies = {fold: open_vocabulary(data.vocabulary / f"{fold}.zarr") for fold in folds}
-    word_counts = {fold: _count(data.tokens / f"{fold}.parquet", vocabularies[fold]) for fold in folds}
+    word_counts: dict[str, np.ndarray] = {}
+    language: list[LanguageRow] = []
+    seconds = _durations(spectrogram)
+    for fold in folds:  # one fold's words at a time
+        tokens = _open_words(data.tokens / f"{fold}.parquet", vocabularies[fold])
+        word_counts[fold] = count_words(tokens)
+        language += measure_language(
+            token_arrays(tokens),
+            size=vocabularies[fold].size,
+            training_clips=clips_of(open_split(data.splits / f"{fold}.parquet"), "train"),
+            test=experiment.scored(experiment.params.token_models[0], fold),
+            seconds=seconds,
+        )
     scores = score_experiment(experiment)
     examples = choose_examples(scores, params.examples)
     mistakes = choose_mistakes(scores, params.headline, params.worst)
@@ -75,6 +98,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         word_statistics={
             fold: word_statistics(counts, frame_rate=spectrogram.frame_rate) for fold, counts in word_counts.items()
         },
+        language=language,
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
@@ -84,10 +108,17 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
     )
 
 
-def _count(path: Path, vocabulary: Vocabulary) -> np.ndarray:
-    """Count a fold's words over all clips, and check that they are this vocabulary's."""
+def _durations(spectrogram: Spectrogram) -> dict[str, float]:
+    """Return clip id -> seconds."""
+    index = spectrogram.index
+    seconds = index["num_frames"].to_numpy() / spectrogram.frame_rate
+    return dict(zip(index.list("clip_id"), seconds.tolist(), strict=True))
+
+
+def _open_words(path: Path, vocabulary: Vocabulary) -> Table:
+    """Open a fold's words of all clips, and check that they are this vocabulary's."""
     tokens = open_tokens(path)
     if tokens.facts["vocabulary"] != vocabulary.digest():
         expected = f"{vocabulary.digest()}, as {vocabulary.path}"
         raise TOKENS.error(path, "fact vocabulary", expected=expected, found=tokens.facts["vocabulary"])
-    return count_words(tokens)
+    return tokens

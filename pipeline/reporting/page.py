@@ -24,6 +24,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
+from pipeline.reporting.language import ORDERS, LanguageRow, over_folds
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
@@ -46,6 +47,7 @@ class PageContent:
     vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary; empty without token models
     word_counts: Mapping[str, np.ndarray]  # fold -> frames by (codebook, code), over all clips
     word_statistics: Mapping[str, WordStatistics]
+    language: Sequence[LanguageRow]  # of all folds; empty without token models
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
@@ -164,6 +166,9 @@ def _words(content: PageContent) -> dict[str, Any] | None:
         "rank_figure": figures.rank_figure(content.word_counts, slopes),
         "codebook_figure": figures.codebook_figure(codes),
         "codebook_fold": fold,
+        "orders": ORDERS,
+        "language": over_folds(content.language),
+        "language_figure": figures.language_figure(over_folds(content.language)),
     }
 
 
