@@ -29,15 +29,21 @@ def run(
     if split.facts["fold"] != fold:
         raise SPLIT.error(split_path, "fact fold", expected=fold, found=split.facts["fold"])
     training_clips = clips_of(split, "train")
-    sample = draw_sample(FrameReader(spectrogram), training_clips, sample_frames=params.sample_frames, seed=params.seed)
-    fit = fit_vocabulary(params, sample.frames)
-    facts = write_vocabulary(
-        vocabulary_path, fit, sample, kind=params.kind, seed=params.seed, fold=fold, spectrogram=spectrogram
+    reader = FrameReader(spectrogram)
+    sample = draw_sample(
+        reader,
+        training_clips,
+        sample_frames=params.sample_frames,
+        seed=params.seed,
+        stack=params.features.stack,
+        deltas=params.features.deltas,
     )
+    fit = fit_vocabulary(params, sample)
+    facts = write_vocabulary(vocabulary_path, fit, sample, params, kind=params.kind, fold=fold, spectrogram=spectrogram)
     log.info(
         "fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
         fold,
-        *fit.codebooks.shape[:2],
+        *fit.codebooks.codes.shape[:2],
         *(sample.facts[key] for key in ("frames", "available", "clips")),
         facts["perplexity"],
         facts["dead_codes"],
@@ -48,7 +54,7 @@ def run(
 
 
 def main(spectrogram: Path, split: Path, vocabulary: Path, fold: Annotated[str, typer.Option()]) -> None:
-    params: VocabularyParams = load_params(VocabularyParams, "vocabulary")
+    params: VocabularyParams = load_params(VocabularyParams, "vocabulary")  # type: ignore[arg-type]
     run(params, spectrogram, split, vocabulary, fold=fold).write()
 
 

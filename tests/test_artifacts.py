@@ -71,6 +71,7 @@ def _vocabulary(path: Path, **facts: Any) -> Path:
         "size": 3,
         "num_codebooks": 1,
         "normalisation": "standardise",
+        "features": {"deltas": 0, "stack": 1, "groups": 1},
         "bands": [[0, 4]],
         **special_tokens(3),
         "fold": "1",
@@ -84,6 +85,10 @@ def _vocabulary(path: Path, **facts: Any) -> Path:
         "codebooks": np.zeros((1, 3, 4), np.float32),
         "mean": np.zeros(4, np.float32),
         "scale": np.ones(4, np.float32),
+        "delta_scale": np.ones(4, np.float32),
+        "centre": np.empty(0, np.float32),
+        "components": np.empty((0, 0), np.float32),
+        "levels": np.tile(np.float32([0, 1]), (1, 3, 1)),
         "counts": np.zeros((1, 3), np.int64),
     }
     VOCABULARY.write(path, arrays, head | facts)
@@ -217,6 +222,8 @@ def test_a_vocabulary_opens_and_knows_itself_by_content(tmp_path: Path) -> None:
         ({"padding_token": 0}, "padding_token: expected 3 for size 3, found 0"),
         ({"role": "test"}, "role: expected train, found test"),
         ({"bands": [[0, 3]]}, "shape of codebooks"),
+        ({"bands": [[1, 5]]}, "bands: expected within the 4 features"),
+        ({"features": {"deltas": 0, "stack": 0, "groups": 1}}, "features.stack: expected at least 1, found 0"),
     ],
 )
 def test_a_vocabulary_that_contradicts_itself_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:

@@ -5,35 +5,38 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_features import make_space
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.errors import CorpusError
 from pipeline.vocabulary import assignment, device
-from pipeline.vocabulary.assignment import assign, nearest_codes, normalise
+from pipeline.vocabulary.assignment import assign, nearest_codes
+from pipeline.vocabulary.features import clip_features
 
 GENERATOR = np.random.default_rng(0)
 
 
 def make_vocabulary(
-    size: int = 50, n_mels: int = 16, *, bands: int = 1, normalisation: str = "standardise"
+    size: int = 50, n_mels: int = 16, *, bands: int = 1, normalisation: str = "standardise", stack: int = 1
 ) -> Vocabulary:
-    width = n_mels // bands
+    scale = np.ones(n_mels, np.float32) if normalisation == "l2" else GENERATOR.uniform(1, 3, n_mels).astype(np.float32)
+    mean = GENERATOR.normal(-6, 1, n_mels).astype(np.float32)
+    space = make_space(n_mels, normalisation=normalisation, stack=stack, groups=bands, mean=mean, scale=scale)
+    width = space.num_features // bands
     facts: dict[str, Any] = {
         "size": size,
         "num_codebooks": bands,
-        "normalisation": normalisation,
-        "bands": [[start, start + width] for start in range(0, n_mels, width)],
+        "bands": [[start, start + width] for start in range(0, space.num_features, width)],
     }
     codebooks = GENERATOR.normal(size=(bands, size, width)).astype(np.float32)
-    mean = GENERATOR.normal(-6, 1, n_mels).astype(np.float32)
-    scale = np.ones(n_mels, np.float32) if normalisation == "l2" else GENERATOR.uniform(1, 3, n_mels).astype(np.float32)
-    return Vocabulary(Path("v.zarr"), codebooks, mean, scale, np.ones((bands, size), np.int64), facts)
+    return Vocabulary(Path("v.zarr"), space, codebooks, np.empty(0), np.ones((bands, size), np.int64), facts)
 
 
 @pytest.mark.parametrize("bands", [1, 4])
 def test_codes_tokenize_to_themselves(bands: int) -> None:
     vocabulary = make_vocabulary(bands=bands)
-    frames = np.concatenate(list(vocabulary.codebooks), axis=1) * vocabulary.scale + vocabulary.mean
-    tokens = assign(vocabulary, frames)
+    frames = np.concatenate(list(vocabulary.codebooks), axis=1) * vocabulary.space.scale + vocabulary.space.mean
+    (tokens,) = assign(vocabulary, [frames])
     assert tokens.dtype == np.uint16
     assert np.array_equal(tokens, np.tile(np.arange(50), (bands, 1)))
 
@@ -41,40 +44,40 @@ def test_codes_tokenize_to_themselves(bands: int) -> None:
 def test_words_are_nearest_and_never_special() -> None:
     vocabulary = make_vocabulary()
     frames = GENERATOR.normal(-6, 4, (3000, 16)).astype(np.float32)
-    z = (frames.astype(np.float64) - vocabulary.mean) / vocabulary.scale
+    z = (frames.astype(np.float64) - vocabulary.space.mean) / vocabulary.space.scale
     distances = ((z[:, None] - vocabulary.codebooks[0]) ** 2).sum(axis=2)
-    tokens = assign(vocabulary, frames)[0]
+    tokens = assign(vocabulary, [frames])[0][0]
     assert np.allclose(distances[np.arange(3000), tokens], distances.min(axis=1), atol=1e-4)
     assert tokens.max() < vocabulary.size
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary, frames = make_vocabulary(), GENERATOR.normal(-6, 4, (1000, 16)).astype(np.float32)
-    whole = assign(vocabulary, frames)
+    whole = assign(vocabulary, [frames])
     monkeypatch.setattr(assignment, "_SCORES_PER_BLOCK", 1)
-    assert np.array_equal(assign(vocabulary, frames), whole)
+    assert np.array_equal(assign(vocabulary, [frames]), whole)
 
 
 def test_l2_ignores_level_and_standardising_does_not() -> None:
     frames = GENERATOR.normal(-6, 4, (500, 16)).astype(np.float32)
     louder = frames + np.float32(3)  # a gain adds one number to every band of a log-mel frame
     level_free, level_bound = make_vocabulary(normalisation="l2"), make_vocabulary()
-    assert np.array_equal(assign(level_free, frames), assign(level_free, louder))
-    assert (assign(level_bound, frames) != assign(level_bound, louder)).any()
+    assert np.array_equal(*assign(level_free, [frames, louder]))
+    assert not np.array_equal(*assign(level_bound, [frames, louder]))
 
 
 def test_l2_has_unit_length_and_flat_frames_stay_finite() -> None:
     vocabulary = make_vocabulary(normalisation="l2")
     frames = GENERATOR.normal(-6, 4, (10, 16)).astype(np.float32)
-    frames[0] = vocabulary.mean
-    z = normalise(frames, vocabulary)
+    frames[0] = vocabulary.space.mean
+    z = clip_features(vocabulary.space, [frames])
     assert np.allclose(np.linalg.norm(z[1:], axis=1), 1, atol=1e-6)
     assert not z[0].any()
 
 
 def test_normalising_leaves_its_input_alone() -> None:
     frames = np.zeros((2, 16), np.float32)
-    normalise(frames, make_vocabulary())
+    clip_features(make_vocabulary().space, [frames])
     assert not frames.any()
 
 
@@ -90,11 +93,11 @@ def test_overlapping_codebooks_encode_what_is_left() -> None:
 def test_torch_finds_the_same_codes(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     """The path that a GPU takes, on the processor; frames between two codes may go either way."""
     vocabulary, frames = make_vocabulary(bands=2), GENERATOR.normal(-6, 4, (1000, 16)).astype(np.float32)
-    by_numpy = assign(vocabulary, frames)
+    by_numpy = assign(vocabulary, [frames])
     asked: list[int] = []
     monkeypatch.setattr(assignment, "choose_device", lambda num_scores: asked.append(num_scores) or "cpu")
     monkeypatch.setattr(device, "_SCORES_PER_BLOCK", block)
-    assert np.array_equal(assign(vocabulary, frames), by_numpy)
+    assert np.array_equal(assign(vocabulary, [frames]), by_numpy)
     assert asked == [50 * 1000] * 2
 
 
@@ -105,4 +108,13 @@ def test_numpy_is_chosen_where_there_is_no_gpu_or_little_to_do() -> None:
 
 
 def test_a_clip_without_frames_has_no_words() -> None:
-    assert assign(make_vocabulary(bands=4), np.empty((0, 16), np.float32)).shape == (4, 0)
+    tokens = assign(make_vocabulary(bands=4, stack=2), [np.empty((0, 16), np.float32), np.ones((3, 16), np.float32)])
+    assert [clip.shape for clip in tokens] == [(4, 0), (4, 2)]
+    assert assign(make_vocabulary(), []) == []
+
+
+def test_frames_that_are_not_finite_are_refused() -> None:
+    frames = np.zeros((5, 16), np.float32)
+    frames[3, 2] = np.nan
+    with pytest.raises(CorpusError, match=r"v\.zarr: expected finite numbers, found 1 frames of 9 .* rerun the stage"):
+        assign(make_vocabulary(), [np.zeros((4, 16), np.float32), frames])

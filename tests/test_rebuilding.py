@@ -1,31 +1,83 @@
 """What words stand for, as frames again."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+from test_features import windowed
+from test_kinds import OWN, make_params, noise
 
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.vocabulary.assignment import nearest_codes, normalise_frames
-from pipeline.vocabulary.kmeans import Params, fit
-from pipeline.vocabulary.rebuilding import rebuild
+from pipeline.vocabulary.assignment import assign
+from pipeline.vocabulary.features import normalise_frames
+from pipeline.vocabulary.fitting import word_levels
+from pipeline.vocabulary.rebuilding import rebuild, word_spectra
+from pipeline.vocabulary.registry import fit_vocabulary
 from pipeline.vocabulary.statistics import distortion
 
 
-def test_rebuilt_frames_lose_what_the_distortion_says() -> None:
-    frames = np.random.default_rng(0).normal(-6, 3, (400, 8)).astype(np.float32)
-    fitted = fit(
-        Params(
-            kind="kmeans", size=16, normalisation="standardise", bands=2, sample_frames=400, iterations=5, restarts=1,
-            seed=0,
-        ),
-        frames,
-    )  # fmt: skip
-    z = normalise_frames(frames, fitted.mean, fitted.scale, fitted.normalisation)
-    tokens = nearest_codes(z, fitted.codebooks, fitted.bands)
-    vocabulary = Vocabulary(Path(), fitted.codebooks, fitted.mean, fitted.scale, np.empty(0), {"bands": fitted.bands})
+def fit(frames: np.ndarray, **changes: Any) -> Vocabulary:
+    """Return a vocabulary fitted on all frames of one clip, in memory."""
+    params = make_params(**changes)
+    sample = windowed(frames, stack=params.features.stack, deltas=params.features.deltas)
+    fitted = fit_vocabulary(params, sample)
+    codes, bands = fitted.codebooks.codes, fitted.codebooks.bands
+    facts = {"size": codes.shape[1], "num_codebooks": len(codes), "bands": bands}
+    counts = np.zeros(codes.shape[:2], np.int64)
+    vocabulary = Vocabulary(Path(), fitted.space, codes, np.empty(0), counts, facts)
+    (tokens,) = assign(vocabulary, [frames])
+    counts = np.stack([np.bincount(words, minlength=codes.shape[1]) for words in tokens])
+    levels = word_levels(fitted.space, sample, tokens, counts)
+    return Vocabulary(Path(), fitted.space, codes, levels, counts, facts)
+
+
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("features", [{}, {"stack": 3}, {"deltas": 2}, {"stack": 2, "pca": 5}])
+def test_rebuilt_frames_lose_what_the_distortion_says(kind: str, features: dict[str, int]) -> None:
+    if kind == "bands":
+        features = {name: value for name, value in features.items() if name != "pca"}
+    frames = noise(400)
+    vocabulary = fit(frames, kind=kind, size=16, **features)
+    (tokens,) = assign(vocabulary, [frames])
 
     rebuilt = rebuild(vocabulary, tokens)
 
-    lost = (((rebuilt - frames) / fitted.scale) ** 2).sum() / ((z - z.mean(0)) ** 2).sum()
-    np.testing.assert_allclose(lost, distortion(z, tokens, fitted.codebooks, fitted.bands), rtol=1e-5)
-    assert 0.1 < lost < 0.9
+    stack = vocabulary.space.stack
+    assert len(rebuilt) == -(-400 // stack) * stack
+    z, decoded = (
+        normalise_frames(x, vocabulary.space.mean, vocabulary.space.scale, "standardise")
+        for x in (frames, rebuilt[:400])
+    )
+    assert 0.05 < distortion(z, decoded) < 0.97
+
+
+def test_enough_words_rebuild_everything() -> None:
+    frames = noise(40)
+    for changes in ({"kind": "bands"}, {"deltas": 1}, {"kind": "residual", "codebooks": 1}):
+        vocabulary = fit(frames, size=40, sample_frames=40, **changes)
+        np.testing.assert_allclose(rebuild(vocabulary, assign(vocabulary, [frames])[0]), frames, atol=1e-3)
+
+
+def test_more_residual_codebooks_lose_less() -> None:
+    frames, lost = noise(400), []
+    for codebooks in (1, 2, 4):
+        vocabulary = fit(frames, kind="residual", codebooks=codebooks, size=16)
+        lost.append(((rebuild(vocabulary, assign(vocabulary, [frames])[0]) - frames) ** 2).mean())
+    assert lost[0] > 1.2 * lost[1] > 1.2**2 * lost[2]
+
+
+def test_l2_gives_back_how_loud_the_frames_of_a_word_were() -> None:
+    shapes = np.repeat(np.array([[0, 0, 9, 9], [9, 9, 0, 0], [0, 9, 0, 9]], np.float32), 30, axis=0)
+    gains = np.repeat([-20.0, 0, 20], 30)[:, None].astype(np.float32)
+    frames = shapes + gains
+    vocabulary = fit(frames, size=3, normalisation="l2", restarts=10)
+    np.testing.assert_allclose(rebuild(vocabulary, assign(vocabulary, [frames])[0]), frames, atol=1e-3)
+
+
+def test_the_spectrum_of_a_word_is_in_units_and_of_its_bands() -> None:
+    frames = noise(400)
+    vocabulary = fit(frames, kind="bands", stack=2, size=16)
+    word = np.array([[7], [0], [0], [0]])
+    np.testing.assert_allclose(word_spectra(vocabulary, 0)[7], rebuild(vocabulary, word)[:, :2].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(word_spectra(vocabulary, 3)[0], rebuild(vocabulary, word)[:, 6:].mean(axis=0), rtol=1e-5)

@@ -30,7 +30,6 @@ from pipeline.experiment_params import EnsembleParams, ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
 from pipeline.reporting.assembly import DataPaths
-from pipeline.reporting.gallery import rebuild
 from pipeline.reporting.language import ALL_CLASSES
 from pipeline.reporting.plots import FITTED
 from pipeline.reporting.summary import (
@@ -100,10 +99,20 @@ def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
         "codebooks": generator.normal(size=(1, SIZE, N_MELS)).astype(np.float32),
         "mean": np.ones(N_MELS, np.float32),
         "scale": np.full(N_MELS, 2.0, np.float32),
+        "delta_scale": np.ones(N_MELS, np.float32),
+        "centre": np.empty(0, np.float32),
+        "components": np.empty((0, 0), np.float32),
+        "levels": np.tile(np.float32([0, 1]), (1, SIZE, 1)),
         "counts": np.ones((1, SIZE), np.int64),
     }
     facts = {"kind": "kmeans", "size": SIZE, "num_codebooks": 1, "normalisation": "standardise", "bands": [[0, N_MELS]]}
-    facts |= special_tokens(SIZE) | {"fold": fold, "role": "train", "front_end": {"n_mels": N_MELS}, "seed": 0}
+    facts["features"] = {"deltas": 0, "stack": 1, "groups": 1}
+    facts |= special_tokens(SIZE) | {
+        "fold": fold,
+        "role": "train",
+        "front_end": {"n_mels": N_MELS, "frame_rate": 100.0},
+        "seed": 0,
+    }
     path = data / "vocabulary" / f"{fold}.zarr"
     VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {}})
     words = {"clip_id": CLIPS, "tokens": [[generator.integers(0, SIZE - 1, 28).tolist()] for _ in CLIPS]}
@@ -459,12 +468,6 @@ def test_word_statistics_of_known_counts(reported: Path) -> None:
     assert counts.shape == (1, SIZE)
     assert counts.sum() == 12 * 28
     assert counts[0, SIZE - 1] == 0  # never drawn
-
-
-def test_rebuilt_frames_are_the_codes_in_units(reported: Path) -> None:
-    vocabulary = open_vocabulary(reported / "data" / "vocabulary" / "1.zarr")
-    frames = rebuild(vocabulary, np.array([[3, 0]]))
-    np.testing.assert_allclose(frames, 2 * vocabulary.codebooks[0, [3, 0]] + 1, rtol=1e-6)
 
 
 def test_results_table_starts_without_heavy_libraries() -> None:

@@ -92,3 +92,24 @@ def test_no_usable_clip_is_an_error() -> None:
 def test_batches_hold_whole_clips_in_order() -> None:
     lengths = {"a": 5, "b": 5, "c": 30, "d": 1}
     assert list(clip_batches(list("abcd"), lengths.__getitem__, frames_per_batch=10)) == [["a", "b"], ["c"], ["d"]]
+
+
+@pytest.mark.parametrize("sample_frames", [60, 10_000])
+def test_words_of_several_frames_come_with_the_frames_beside_them(sample_frames: int) -> None:
+    sample = draw_sample(
+        clips(5, length=31), [f"c{n}" for n in range(5)], sample_frames=sample_frames, seed=0, stack=4, deltas=2
+    )
+    assert sample.windows.shape == (min(sample_frames // 4, 5 * 8), 8, 2)
+    assert sample.facts["frames"] == 4 * len(sample.windows)
+    assert sample.frames.shape == (sample.facts["frames"], 2)
+    for window in sample.windows:
+        clip, first = window[0, 0], window[2, 1]  # after the two frames before it
+        assert first % 4 == 0
+        assert (window[:, 0] == clip).all()
+        assert window[:, 1].tolist() == np.clip(np.arange(first - 2, first + 6), 0, 30).tolist()
+
+
+def test_reading_for_stacks_is_proportional_to_the_sample() -> None:
+    reader = clips(5000, length=100)
+    draw_sample(reader, list(reader.lengths), sample_frames=500, seed=0, stack=5, deltas=3)
+    assert reader.frames_read <= sampling.FRAMES_READ_PER_FRAME_KEPT * 500 + 100

@@ -47,9 +47,8 @@ def test_bits_per_second_add_up_over_codebooks() -> None:
 
 def test_distortion_by_hand() -> None:
     z = np.array([[0.0], [2], [10], [12]], np.float32)  # mean 6, total 36 + 16 + 16 + 36 = 104
-    tokens = np.array([[0, 0, 1, 1]])
-    assert statistics.distortion(z, tokens, np.array([[[1.0], [11]]]), [[0, 1]]) == pytest.approx(4 / 104)
-    assert statistics.distortion(z, tokens, np.array([[[6.0], [6]]]), [[0, 1]]) == pytest.approx(1)
+    assert statistics.distortion(z, np.array([[1.0], [1], [11], [11]])) == pytest.approx(4 / 104)
+    assert statistics.distortion(z, np.full((4, 1), 6.0)) == pytest.approx(1)
 
 
 def test_summary_over_codebooks() -> None:

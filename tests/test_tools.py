@@ -171,13 +171,14 @@ def test_a_picture_of_nothing_is_refused(clip: str, expected: str, workspace: Pa
 def test_the_time_axis_is_that_of_the_frames() -> None:
     facts = {"frame_rate": 100.0, "sample_rate": 16000, "f_min": 20.0, "f_max": 8000.0, "n_mels": 8, "units": "dB"}
     facts |= {"params": {"kind": "kaldi"}}
-    tokens = np.tile(np.arange(50, dtype=np.uint16), (2, 4))
-    figure = inspect_clip.draw("clip", np.zeros(32000), np.zeros((200, 8)), tokens, facts, fold="1", vocabulary_size=50)
+    tokens = np.tile(np.arange(50, dtype=np.uint16), (2, 2))
+    token_facts = {"fold": "1", "vocabulary_size": 50, "frame_rate": 50.0}  # two frames a word
+    figure = inspect_clip.draw("clip", np.zeros(32000), np.zeros((200, 8)), tokens, facts, token_facts)
     waveform, frames, words = (axes for axes in figure.axes if "log-mel" not in axes.get_ylabel())
     assert frames.get_xlim() == (0.0, 2.0)
     assert waveform.lines[0].get_xdata()[-1] == pytest.approx(2.0, abs=1e-3)
     assert len(words.lines) == 2  # one a codebook
-    assert words.lines[0].get_xdata()[[0, -1]] == pytest.approx([0.005, 1.995])
+    assert words.lines[0].get_xdata()[[0, -1]] == pytest.approx([0.01, 1.99])
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_spectrogram
-from test_kmeans import make_params
+from test_kinds import OWN, make_params
 
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
@@ -42,9 +43,10 @@ def make_split(path: Path, fold: str = "1") -> Path:
     return path
 
 
-def fit(folder: Path, *, poisoned: bool = False, sample_frames: int = 60, bands: int = 2) -> tuple[Path, Path]:
+def fit(folder: Path, *, poisoned: bool = False, **changes: Any) -> tuple[Path, Path]:
     spectrogram = make_spectrogram(folder / "spectrogram", make_frames(poisoned=poisoned), failed=["broken"])
-    params = make_params(size=6, bands=bands, sample_frames=sample_frames)
+    kind = {} if "kind" in changes else {"kind": "bands", "bands": 2}
+    params = make_params(**{"size": 6, "sample_frames": 60} | kind | changes)
     vocabulary.run(params, spectrogram, make_split(folder / "1.parquet"), folder / "1.zarr", fold="1")
     return spectrogram, folder / "1.zarr"
 
@@ -53,10 +55,10 @@ def contents(store: Path) -> dict[str, str]:
     return {str(file.relative_to(store)): file_digest(file) for file in sorted(store.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize("sample_frames", [60, 10000])
-def test_only_training_clips_are_read(tmp_path: Path, sample_frames: int) -> None:
-    _, clean = fit(tmp_path / "clean", sample_frames=sample_frames)
-    _, poisoned = fit(tmp_path / "poisoned", poisoned=True, sample_frames=sample_frames)
+@pytest.mark.parametrize("changes", [{}, {"sample_frames": 10000}, {"stack": 2, "deltas": 1, "normalisation": "l2"}])
+def test_only_training_clips_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
+    _, clean = fit(tmp_path / "clean", **changes)
+    _, poisoned = fit(tmp_path / "poisoned", poisoned=True, **changes)
     assert contents(clean) == contents(poisoned)
 
 
@@ -71,16 +73,21 @@ def test_the_artifact_tells_how_it_was_fitted(tmp_path: Path) -> None:
     assert {"usage", "perplexity", "dead_codes", "zipf_slope"} <= set(fitted.facts["fit"])
 
 
-def test_every_usable_clip_becomes_a_sentence(tmp_path: Path) -> None:
-    spectrogram, path = fit(tmp_path)
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("features", [{}, {"stack": 3, "deltas": 2}])
+def test_every_usable_clip_becomes_a_sentence(tmp_path: Path, kind: str, features: dict[str, int]) -> None:
+    spectrogram, path = fit(tmp_path, **{"kind": kind, **OWN[kind], **features})
     report = tokenize.run(EXECUTION, spectrogram, path, tmp_path / "1.parquet", fold="1")
     fitted, table = open_vocabulary(path), open_tokens(tmp_path / "1.parquet")
     tokens, frames = token_arrays(table), make_frames()
     assert list(tokens) == list("abcde")
     assert report.clips == 5
     assert table.facts["vocabulary"] == fitted.digest()
+    stack = features.get("stack", 1)
+    assert table.facts["frame_rate"] == pytest.approx(100 / stack)
     for clip, sentence in tokens.items():
-        assert np.array_equal(sentence, assign(fitted, frames[clip]))
+        assert np.array_equal(sentence, assign(fitted, [frames[clip]])[0])
+        assert sentence.shape == (fitted.num_codebooks, -(-len(frames[clip]) // stack))
         assert sentence.max() < fitted.padding_token
 
 

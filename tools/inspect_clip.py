@@ -47,10 +47,10 @@ def run(clip_id: str, fold: str, data_path: Path, corpus_root: Path, picture_pat
     left_out: list[str] = []
     facts = spectrogram.facts
     waveform = _waveform(row, corpus_root, facts["sample_rate"], len(frames) / facts["frame_rate"], left_out)
-    tokens, size = _tokens(clip_id, data_path / "tokens" / f"{fold}.parquet", left_out)
+    tokens, token_facts = _tokens(clip_id, data_path / "tokens" / f"{fold}.parquet", left_out)
 
     labels = ", ".join(clips.facts["classes"][label] for label in row["labels"])
-    figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, facts, fold=fold, vocabulary_size=size)
+    figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, facts, token_facts)
     with replacing(picture_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return left_out
@@ -72,13 +72,12 @@ def draw(
     frames: np.ndarray,
     tokens: np.ndarray | None,
     facts: dict[str, Any],
-    *,
-    fold: str,
-    vocabulary_size: int,
+    token_facts: dict[str, Any],
 ) -> Figure:
-    """Draw a waveform (sample,), frames (frame, mel) and tokens (codebook, frame) above each other on one time axis.
+    """Draw a waveform (sample,), frames (frame, mel) and tokens (codebook, word) above each other on one time axis.
 
-    `facts` are the front end's: `sample_rate` and `frame_rate` place the samples and frames in time.
+    `facts` are the front end's: `sample_rate` and `frame_rate` place the samples and frames in time. `token_facts`, those of
+    the tokens, are not read without them.
     """
     heights = {"waveform": 1.0, "frames": 2.2, "tokens": 1.5}
     shown = {"waveform": waveform is not None, "frames": True, "tokens": tokens is not None}
@@ -92,10 +91,13 @@ def draw(
         axes["waveform"].set_ylabel("waveform")
     draw_frames(axes["frames"], frames, facts, figure)
     if tokens is not None:
-        times = (np.arange(tokens.shape[1]) + 0.5) / facts["frame_rate"]
+        times = (np.arange(tokens.shape[1]) + 0.5) / token_facts["frame_rate"]
+        vocabulary_size = token_facts["vocabulary_size"]
         for number, words in enumerate(tokens):
             axes["tokens"].plot(times, words, "|", markersize=4, label=f"codebook {number}")
-        axes["tokens"].set(ylabel=f"word, fold {fold}", ylim=(-0.02 * vocabulary_size, 1.02 * vocabulary_size))
+        axes["tokens"].set(
+            ylabel=f"word, fold {token_facts['fold']}", ylim=(-0.02 * vocabulary_size, 1.02 * vocabulary_size)
+        )
         if len(tokens) > 1:
             axes["tokens"].legend(loc="upper right", fontsize="small")
     grid[0, 0].set_title(title)
@@ -164,16 +166,16 @@ def _waveform(
         return None
 
 
-def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray | None, int]:
+def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray | None, dict[str, Any]]:
     try:
         tokens = open_tokens(path)
     except ArtifactError as error:
         left_out.append(f"words: {error}")
-        return None, 0
+        return None, {}
     words = token_arrays(tokens).get(clip_id)
     if words is None:
         left_out.append(f"words: {path} does not hold the clip")
-    return words, int(tokens.facts["vocabulary_size"])
+    return words, tokens.facts
 
 
 def main(

@@ -1,12 +1,12 @@
 """The sentences: every clip's frames rewritten as words of one fold's vocabulary.
 
-Conventions: `tokens` holds one list per codebook, all as long as the clip has frames at `frame_rate`. Words are 0 up to
+Conventions: `tokens` holds one list per codebook, all as long as the clip at `frame_rate` words a second, which is the frame
+rate of the spectrogram over the frames that a word stands for. Words are 0 up to
 `vocabulary_size` - 1; the special tokens behind them (see `pipeline/artifacts/vocabulary.py`) are never stored, since
 padding is a matter of batches and masks, not of clips.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +42,17 @@ def open_tokens(path: Path) -> Table:
     return tokens
 
 
-def tokens_column(tokens: np.ndarray, lengths: Sequence[int]) -> pa.ListArray:
-    """Return the column of clips whose tokens (codebook, frame) uint16 lie end to end, `lengths` frames each."""
-    num_codebooks = len(tokens)
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    pieces = [tokens[:, start:stop].ravel() for start, stop in pairwise(starts)]
-    words = np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
-    inner = np.concatenate([[0], np.cumsum(np.repeat(lengths, num_codebooks))]).astype(np.int32)
-    outer = np.arange(0, num_codebooks * len(lengths) + 1, num_codebooks, dtype=np.int32)
+def tokens_column(clips: Sequence[np.ndarray]) -> pa.ListArray:
+    """Return the column of clips' tokens, each (codebook, word) uint16."""
+    words = np.concatenate([tokens.ravel() for tokens in clips]) if clips else np.empty(0, np.uint16)
+    lengths = [tokens.shape[1] for tokens in clips for _ in tokens]
+    inner = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    outer = np.concatenate([[0], np.cumsum([len(tokens) for tokens in clips])]).astype(np.int32)
     return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, pa.array(words, pa.uint16())))
 
 
 def token_arrays(tokens: Table) -> dict[str, np.ndarray]:
-    """Return clip_id -> tokens, shape (codebook, frame), uint16; views of one buffer, without Python integers."""
+    """Return clip_id -> tokens, shape (codebook, word), uint16; views of one buffer, without Python integers."""
     clips = tokens["tokens"].combine_chunks()
     num_codebooks = tokens.facts["num_codebooks"]
     inner = clips.flatten()

@@ -1,9 +1,16 @@
-"""A fold's vocabulary of sound: codebooks, the normalisation fitted with them, and the ids behind the words.
+"""A fold's vocabulary of sound: codebooks, the way from frames to what they code, and the ids behind the words.
 
-Conventions: a frame x (mel) in the front end's units becomes z = (x - mean) / scale; when `normalisation` is "l2", z less
-its own mean over the mel bands, at unit length. Codebook b covers the features `bands[b]` = [from, to) of z and holds
-`size` codes. Words are 0 .. size - 1 in every codebook. Special tokens follow: padding = size, mask = size + 1,
-class = size + 2; so padding is never a real word, whatever a clip holds.
+Conventions, from a clip's frames x (frame, mel) in the front end's units to words:
+- z = (x - mean) / scale; when `normalisation` is "l2", z less its own mean over the mel bands, at unit length.
+- With `deltas` > 0 a frame also has its slopes over time, divided by `delta_scale`. `stack` frames in a row, none of them
+  shared, make one word; a clip's last frame fills up its last stack. A word's features stand group after group (`groups`
+  equal parts of the mel bands), in a group frame after frame, of a frame z before slopes.
+- With PCA they become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
+- Codebook b covers the features `bands[b]` = [from, to) and holds `size` codes. Where bands overlap, a codebook codes what
+  those before it left over.
+
+Words are 0 .. size - 1 in every codebook. Special tokens follow: padding = size, mask = size + 1, class = size + 2; so
+padding is never a real word, whatever a clip holds.
 """
 
 import hashlib
@@ -21,19 +28,24 @@ NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order behind the words
 
 VOCABULARY = GroupSchema(
     name="vocabulary",
-    version=1,
+    version=2,
     stage="vocabulary",
     arrays={
         "codebooks": ArraySchema(("codebook", "code", "feature"), ("float32",), "normalised log-mel"),
         "mean": ArraySchema(("mel",), ("float32",), "as the front end's"),
         "scale": ArraySchema(("mel",), ("float32",), "as the front end's"),
-        "counts": ArraySchema(("codebook", "code"), ("int64",), "frames of the sample"),
+        "delta_scale": ArraySchema(("mel",), ("float32",), "normalised log-mel a frame"),
+        "centre": ArraySchema(("feature",), ("float32",), "normalised log-mel"),  # empty without PCA
+        "components": ArraySchema(("component", "feature"), ("float32",), "1 over normalised log-mel"),  # likewise
+        "levels": ArraySchema(("codebook", "code", "level"), ("float32",), "as the front end's"),
+        "counts": ArraySchema(("codebook", "code"), ("int64",), "words of the sample"),
     },
     facts={
         "kind": str,
         "size": int,
         "num_codebooks": int,
         "normalisation": str,  # standardise, l2 or none
+        "features": dict,  # deltas, stack, groups
         "bands": list,  # [from, to) of each codebook
         "padding_token": int,
         "mask_token": int,
@@ -49,13 +61,43 @@ VOCABULARY = GroupSchema(
 
 
 @dataclass(frozen=True)
+class FeatureSpace:
+    """How frames become the features that are coded; see the module's conventions."""
+
+    normalisation: str
+    deltas: int  # frames on either side of the one whose slope it is; 0 = none
+    stack: int  # frames a word
+    groups: int
+    mean: np.ndarray  # (mel,) float32
+    scale: np.ndarray  # (mel,) float32
+    delta_scale: np.ndarray  # (mel,) float32
+    centre: np.ndarray  # (feature before PCA,) float32; empty without PCA
+    components: np.ndarray  # (component, feature before PCA) float32; empty without PCA
+
+    @property
+    def num_stacked(self) -> int:
+        """How many features a word has before PCA."""
+        return len(self.mean) * self.stack * (2 if self.deltas else 1)
+
+    @property
+    def num_features(self) -> int:
+        return len(self.components) or self.num_stacked
+
+    def num_words(self, num_frames: int) -> int:
+        """Return how many words, in each codebook, a clip of so many frames has."""
+        return -(-num_frames // self.stack)
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """An opened vocabulary."""
 
     path: Path
+    space: FeatureSpace
     codebooks: np.ndarray  # (codebook, code, feature) float32
-    mean: np.ndarray  # (mel,) float32
-    scale: np.ndarray  # (mel,) float32
+    # (codebook, code, 2) float32: with "l2", the mean level and length that z's forerunners had where the word stands,
+    # which the word itself forgets; else 0 and 1.
+    levels: np.ndarray
     counts: np.ndarray  # (codebook, code) int64, over the sample
     facts: dict[str, Any]
 
@@ -75,6 +117,11 @@ class Vocabulary:
     def mask_token(self) -> int:
         return int(self.facts["mask_token"])
 
+    @property
+    def frame_rate(self) -> float:
+        """Words a second in each codebook, Hz."""
+        return float(self.facts["front_end"]["frame_rate"]) / self.space.stack
+
     def word_vectors(self) -> list[np.ndarray]:
         """Return each codebook's words as vectors (word, feature) float32: what an embedding may start from."""
         return [
@@ -85,7 +132,8 @@ class Vocabulary:
     def digest(self) -> str:
         """Identify the vocabulary by what it holds: anything made with it carries this."""
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
-        for values in (self.codebooks, self.mean, self.scale):
+        space = self.space
+        for values in (self.codebooks, space.mean, space.scale, space.delta_scale, space.centre, space.components):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()[:32]
 
@@ -105,25 +153,48 @@ def special_tokens(size: int) -> dict[str, int]:
 def open_vocabulary(path: Path) -> Vocabulary:
     """Open a vocabulary and check sizes and ids against each other, and that it was fitted on training clips."""
     arrays, facts = VOCABULARY.open(path)
-    size, n_mels = facts["size"], facts["front_end"].get("n_mels")
+    size = facts["size"]
     for name, expected in special_tokens(size).items():
         if facts[name] != expected:
             raise VOCABULARY.error(path, name, expected=f"{expected} for size {size}", found=facts[name])
     if facts["role"] != "train":
         raise VOCABULARY.error(path, "role", expected="train", found=facts["role"])
-    shapes = {name: list(values.shape) for name, values in arrays.items()}
+    features = facts["features"]
+    for name, least in (("deltas", 0), ("stack", 1), ("groups", 1)):
+        if not isinstance(features.get(name), int) or features[name] < least:
+            raise VOCABULARY.error(path, f"features.{name}", expected=f"at least {least}", found=features.get(name))
+    space = FeatureSpace(
+        facts["normalisation"],
+        *(features[name] for name in ("deltas", "stack", "groups")),
+        *(arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")),
+    )
+    _check_arrays(path, arrays, facts, space)
+    return Vocabulary(path, space, **{name: arrays[name] for name in ("codebooks", "levels", "counts")}, facts=facts)
+
+
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], space: FeatureSpace) -> None:
+    size, num_codebooks, n_mels = facts["size"], facts["num_codebooks"], facts["front_end"].get("n_mels")
     width = max((stop - start for start, stop in facts["bands"]), default=0)
+    num_stacked = space.num_stacked if len(space.components) else 0
     expected_shapes = {
-        "codebooks": [facts["num_codebooks"], size, width],
+        "codebooks": [num_codebooks, size, width],
         "mean": [n_mels],
         "scale": [n_mels],
-        "counts": [facts["num_codebooks"], size],
+        "delta_scale": [n_mels],
+        "centre": [num_stacked],
+        "components": [len(space.components), num_stacked],
+        "levels": [num_codebooks, size, 2],
+        "counts": [num_codebooks, size],
     }
     for name, shape in expected_shapes.items():
-        if shapes[name] != shape:
-            raise VOCABULARY.error(path, f"shape of {name}", expected=shape, found=shapes[name])
+        if list(arrays[name].shape) != shape:
+            raise VOCABULARY.error(path, f"shape of {name}", expected=shape, found=list(arrays[name].shape))
         if not np.isfinite(arrays[name]).all():
             raise VOCABULARY.error(path, name, expected="finite numbers", found="NaN or infinity")
-    if (arrays["scale"] <= 0).any():
-        raise VOCABULARY.error(path, "scale", expected="above 0", found=float(arrays["scale"].min()))
-    return Vocabulary(path, facts=facts, **arrays)
+    for name in ("scale", "delta_scale"):
+        if (arrays[name] <= 0).any():
+            raise VOCABULARY.error(path, name, expected="above 0", found=float(arrays[name].min()))
+    if not all(0 <= start < stop <= space.num_features for start, stop in facts["bands"]):
+        raise VOCABULARY.error(
+            path, "bands", expected=f"within the {space.num_features} features", found=facts["bands"]
+        )

@@ -67,7 +67,7 @@ def predict_columns(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]
         for batch in batches.in_order(CLIPS_PER_BATCH):
             logits, mask = network.classify_columns(network.embed(batch.inputs), batch.mask)
             found += [clip[real].numpy() for clip, real in zip(logits, mask, strict=True)]
-    rate, stem = model.facts["front_end"]["frame_rate"], network.stem
+    rate, stem = inputs.frame_rate, network.stem
     # A frame stands for the middle of its hop, as in all of Sonolex's pictures.
     return [ColumnLogits((stem.stride * np.arange(len(rows)) + stem.centre + 0.5) / rate, rows) for rows in found]
 

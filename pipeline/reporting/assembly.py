@@ -96,7 +96,8 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         vocabularies=vocabularies,
         word_counts=word_counts,
         word_statistics={
-            fold: word_statistics(counts, frame_rate=spectrogram.frame_rate) for fold, counts in word_counts.items()
+            fold: word_statistics(counts, frame_rate=vocabularies[fold].frame_rate)
+            for fold, counts in word_counts.items()
         },
         language=language,
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},

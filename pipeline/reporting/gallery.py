@@ -25,6 +25,7 @@ from pipeline.reporting.pictures import (
     wave_outline,
     word_colours,
 )
+from pipeline.vocabulary.rebuilding import rebuild
 
 ATTENTIVE_KIND = "ast"  # of models that attend to frames
 _LONGEST_SECONDS = 3600.0  # of a clip that is decoded for the page
@@ -154,8 +155,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
             low, high = (float(value) for value in np.percentile(frames, [1, 99.7]))
             tokens, rebuilt, words, num_words = sentences.get(clip), "", "", 0
             if vocabulary and tokens is not None:
-                clean = rebuild(vocabulary, tokens)
-                rebuilt = "" if clean is None else mel_picture(clean, low, high)
+                rebuilt = mel_picture(rebuild(vocabulary, tokens)[: len(frames)], low, high)
                 words = picture(np.stack([colours[b, row] for b, row in enumerate(tokens)])[::-1])
                 num_words = sum(len(np.unique(row)) for row in tokens)
             waveform, no_audio = _waveform(sources, clip)
@@ -175,21 +175,6 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                 words=words,
             )
     return [cards[clip] for clip in clip_ids]
-
-
-def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray | None:
-    """Return the frames (frame, mel), in the front end's units, that tokens (codebook, frame) stand for.
-
-    Codebooks that share bands are summed (residual ones encode what those before left over). None for the normalisation
-    "l2", which forgets the level of a frame.
-    """
-    if vocabulary.facts["normalisation"] == "l2":
-        return None
-    z = np.zeros((tokens.shape[1], len(vocabulary.mean)), dtype=np.float32)
-    for codebook, words, (start, stop) in zip(vocabulary.codebooks, tokens, vocabulary.facts["bands"], strict=True):
-        z[:, start:stop] += codebook[words, : stop - start]
-    frames: np.ndarray = z * vocabulary.scale + vocabulary.mean
-    return frames
 
 
 def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision, ...]:

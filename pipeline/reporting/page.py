@@ -29,6 +29,7 @@ from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
 from pipeline.reporting.words import WordStatistics
+from pipeline.vocabulary.rebuilding import word_spectra
 
 TEMPLATE = "page.html.j2"
 
@@ -156,15 +157,13 @@ def _words(content: PageContent) -> dict[str, Any] | None:
     if not content.vocabularies:
         return None
     fold, vocabulary = next(iter(content.vocabularies.items()))
-    start, stop = vocabulary.facts["bands"][0]
-    codes = vocabulary.codebooks[0][:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
     slopes = {fold: float(statistics.zipf_slope) for fold, statistics in content.word_statistics.items()}
     return {
         "facts": vocabulary.facts,
         "rows": list(content.word_statistics.items()),
         "samples": {fold: v.facts["sample"] for fold, v in content.vocabularies.items()},
         "rank_figure": figures.rank_figure(content.word_counts, slopes),
-        "codebook_figure": figures.codebook_figure(codes),
+        "codebook_figure": figures.codebook_figure(word_spectra(vocabulary, 0)),
         "codebook_fold": fold,
         "orders": ORDERS,
         "language": over_folds(content.language),
@@ -195,7 +194,8 @@ def _settings(content: PageContent) -> dict[str, Any]:
     }
     for vocabulary in content.vocabularies.values():
         settings["vocabulary"] = {
-            name: vocabulary.facts[name] for name in ("kind", "size", "num_codebooks", "normalisation", "seed")
+            name: vocabulary.facts[name]
+            for name in ("kind", "size", "num_codebooks", "normalisation", "features", "seed")
         }
     return settings
 

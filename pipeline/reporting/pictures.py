@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
+from pipeline.vocabulary.rebuilding import word_spectra
 
 _AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
 _WAVE_POINTS = 240  # of the waveform's outline
@@ -23,9 +24,8 @@ def word_colours(vocabulary: Vocabulary) -> np.ndarray:
     import matplotlib as mpl
 
     colours = []
-    for codebook, (start, stop) in zip(vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
-        # Back to log-mel units, so that "loud" and "high" mean what they mean to an ear, not after normalisation.
-        codes = codebook[:, : stop - start] * vocabulary.scale[start:stop] + vocabulary.mean[start:stop]
+    for codebook in range(vocabulary.num_codebooks):
+        codes = word_spectra(vocabulary, codebook)
         hues = mpl.colormaps["plasma"](0.05 + 0.9 * _ranks(centres(codes)))[:, :3]
         strength = (0.45 + 0.55 * _ranks(codes.mean(axis=1)))[:, None]
         colours.append(hues * strength)

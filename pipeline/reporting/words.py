@@ -1,6 +1,6 @@
 """How a fold's words are used over all clips of the corpus, those that the vocabulary was not fitted on included.
 
-Conventions: counts are (codebook, code) frames; the measures are those of `pipeline/vocabulary/statistics.py`.
+Conventions: counts are (codebook, code) words; the measures are those of `pipeline/vocabulary/statistics.py`.
 """
 
 import math
@@ -17,17 +17,17 @@ from pipeline.vocabulary.statistics import summarise
 class WordStatistics:
     """One fold's line of the report."""
 
-    num_frames: int
+    num_frames: int  # or stacks of them, where a word stands for several
     num_words: int  # over all codebooks
     num_unused: int
     perplexity: float
-    top_share: float  # part of the frames that the commonest word takes, mean over codebooks
+    top_share: float  # part of them that the commonest word takes, mean over codebooks
     zipf_slope: float  # NaN with too few words in use
     bits_per_second: float
 
 
 def count_words(tokens: Table) -> np.ndarray:
-    """Count the frames of each word over all clips of opened tokens: (codebook, code) int64."""
+    """Count how often each word stands in all clips of opened tokens: (codebook, code) int64."""
     num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
     sentences = tokens["tokens"].combine_chunks().flatten()
     lengths = pc.list_value_length(sentences).to_numpy(zero_copy_only=False)

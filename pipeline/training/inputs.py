@@ -27,6 +27,7 @@ class Inputs(Protocol):
 
     facts: dict[str, Any]  # what a model is built for; stored with it
     front_end: dict[str, Any]
+    frame_rate: float  # Hz, along an array's time axis
     source: str  # digest of the vocabulary behind tokens, empty for frames
     time_axis: int  # of an array
 
@@ -37,7 +38,7 @@ class Inputs(Protocol):
         """Return one array a clip."""
 
     def num_frames(self, clip_id: str) -> int:
-        """Return a clip's length in frames."""
+        """Return a clip's length along the time axis: frames, or words of each codebook."""
 
     def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
         """Return mean and standard deviation over all values of these clips; (0, 1) for tokens."""
@@ -53,6 +54,7 @@ class FrameInputs:
         self._spectrogram = spectrogram
         self._reader = FrameReader(spectrogram)
         self.front_end = spectrogram.facts
+        self.frame_rate = spectrogram.frame_rate
         self.facts: dict[str, Any] = {"n_mels": spectrogram.n_mels}
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
@@ -77,6 +79,7 @@ class TokenInputs:
         table = open_tokens(path)
         self._path, self._arrays = path, token_arrays(table)
         self.front_end = front_end
+        self.frame_rate = float(table.facts["frame_rate"])
         self.source = str(table.facts["vocabulary"])
         self.facts: dict[str, Any] = {
             "vocabulary_size": table.facts["vocabulary_size"],

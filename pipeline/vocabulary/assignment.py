@@ -1,62 +1,58 @@
 """From frames to words: the nearest code of every codebook.
 
-Conventions: frames (frame, mel) float32 in the front end's units; normalised frames z (frame, mel); tokens
-(codebook, frame) uint16. What is computed depends on the vocabulary's arrays alone, never on its kind: a codebook
-encodes its features of z, and where codebooks overlap, each encodes what those before it left over (residual vector
-quantisation; Juang and Gray, 1982).
+Conventions: frames (frame, mel) float32 in the front end's units; features (word, feature), see
+`pipeline/vocabulary/features.py`; tokens (codebook, word) uint16. What is computed depends on the vocabulary's arrays alone,
+never on its kind: a codebook codes its part of the features, and where codebooks overlap, each codes what those before it
+left over (residual vector quantisation; Juang and Gray, 1982).
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.errors import CorpusError
 from pipeline.vocabulary.device import choose_device, nearest_on
+from pipeline.vocabulary.features import clip_features
 
 # Frames are scored in blocks whose scores (frame, code) stay in the processor's cache between the matrix product and
 # the argmax. Measured at 128 features against one bare product over all frames, one thread: 500 codes 1.07 of its rate,
 # 4096 codes 0.99; blocks of 32 M scores halve it. FAISS's flat search reached 0.98 and 0.97 there.
 _SCORES_PER_BLOCK = 1 << 21
-_SHORTEST = 1e-6  # a frame that is this close to flat has no shape; it stays at the origin
 
 
-def assign(vocabulary: Vocabulary, frames: np.ndarray) -> np.ndarray:
-    """Return the words of frames (frame, mel) as tokens (codebook, frame) uint16."""
-    return nearest_codes(normalise(frames, vocabulary), vocabulary.codebooks, vocabulary.facts["bands"])
+def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the words of each clip (frame, mel) as tokens (codebook, word) uint16; stacks and slopes end with their clip.
 
-
-def normalise(frames: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """Normalise frames (frame, mel) as those that the vocabulary was fitted on; same shape, float32."""
-    return normalise_frames(frames, vocabulary.mean, vocabulary.scale, vocabulary.facts["normalisation"])
-
-
-def normalise_frames(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray, normalisation: str) -> np.ndarray:
-    """Return z = (x - mean) / scale; for "l2", z less its own mean over the bands, at unit length.
-
-    A gain adds one number to all bands of a log-mel frame, so "l2" ignores level exactly when `scale` is the same in
-    all bands, and keeps the shape of the spectrum alone. `mean` and `scale` are (mel,).
+    Raises CorpusError when a frame is not finite: its nearest word would be any.
     """
-    z: np.ndarray = np.subtract(frames, mean, dtype=np.float32)
-    z /= scale
-    if normalisation == "l2":
-        z -= z.mean(axis=1, keepdims=True)
-        length = np.linalg.norm(z, axis=1, keepdims=True)
-        z /= np.where(length > _SHORTEST, length, np.float32(np.inf))
-    return z
+    if not clips:
+        return []
+    features = clip_features(vocabulary.space, clips)
+    if not np.isfinite(features.sum()):
+        bad = sum(int((~np.isfinite(clip).all(axis=1)).sum()) for clip in clips)
+        raise CorpusError(
+            f"frames for {vocabulary.path}: expected finite numbers, found {bad} frames of {sum(map(len, clips))} with NaN "
+            "or infinity; the front end floors the logarithm, so the stored frames are damaged: rerun the stage spectrogram"
+        )
+    tokens = nearest_codes(features, vocabulary.codebooks, vocabulary.facts["bands"])
+    ends = list(accumulate(vocabulary.space.num_words(len(clip)) for clip in clips))
+    return np.split(tokens, ends[:-1], axis=1)
 
 
-def nearest_codes(z: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the nearest code in each codebook as (codebook, frame) uint16; the lowest id among equals.
+def nearest_codes(features: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the nearest code in each codebook as (codebook, word) uint16; the lowest id among equals.
 
-    `z` (frame, mel) float32; `codebooks` (codebook, code, feature); codebook b covers the features [from, to) = `bands[b]`.
+    `features` (word, feature) float32; `codebooks` (codebook, code, feature); codebook b covers [from, to) = `bands[b]`.
     """
-    tokens = np.empty((len(codebooks), len(z)), dtype=np.uint16)
-    rest = z
+    tokens = np.empty((len(codebooks), len(features)), dtype=np.uint16)
+    rest = features
     for number, (codebook, (start, stop)) in enumerate(zip(codebooks, bands, strict=True)):
         codes = codebook[:, : stop - start]
         tokens[number] = _nearest(rest[:, start:stop], codes)
         if any(later < stop and start < end for later, end in bands[number + 1 :]):
-            rest = rest.copy() if rest is z else rest
+            rest = rest.copy() if rest is features else rest
             rest[:, start:stop] -= codes[tokens[number]]
     return tokens
 

@@ -1,40 +1,89 @@
-"""What all kinds of vocabulary share when they are fitted: checks of the sample, its normalisation, and the artifact.
+"""What all kinds of vocabulary share when they are fitted: checks of the sample, its features, and the artifact.
 
 Conventions: frames (frame, mel) float32 in the front end's units; see `pipeline/artifacts/vocabulary.py` for the rest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.spectrogram import Spectrogram
-from pipeline.artifacts.vocabulary import VOCABULARY, special_tokens
-from pipeline.errors import CorpusError
-from pipeline.vocabulary.assignment import nearest_codes, normalise_frames
+from pipeline.artifacts.vocabulary import VOCABULARY, FeatureSpace, special_tokens
+from pipeline.errors import CorpusError, ParamsError
+from pipeline.vocabulary.assignment import nearest_codes
+from pipeline.vocabulary.features import (
+    frame_levels,
+    normalise_frames,
+    slopes,
+    stack_windows,
+    window_features,
+)
+from pipeline.vocabulary.rebuilding import decode
 from pipeline.vocabulary.sampling import FrameSample
+from pipeline.vocabulary.settings import CommonParams
 from pipeline.vocabulary.statistics import distortion, summarise
 
 # In ln(power) or dB. A mel filter so narrow that no FFT bin falls into it gives one number for ever (128 mel bins at
 # n_fft 512 and 16 kHz have one); dividing by its deviation would blow rounding noise up to the size of music.
 SMALLEST_DEVIATION = 1e-3
 
+_SMALLEST_VARIANCE = 1e-9  # of a component, over that of the first; below it is rounding noise
+_ROWS_PER_BLOCK = 1 << 14  # bounds the float64 copies
+
+
+@dataclass(frozen=True)
+class Codebooks:
+    """What a kind of vocabulary fits."""
+
+    codes: np.ndarray  # (codebook, code, feature) float32
+    bands: list[list[int]]  # [from, to) of the features that each codebook covers
+    objective: list[float]  # at each iteration: mean over words of the squared distance to their codes
+
 
 @dataclass(frozen=True)
 class Fit:
     """A vocabulary as it comes out of fitting."""
 
-    codebooks: np.ndarray  # (codebook, code, feature) float32
-    bands: list[list[int]]  # [from, to) of each codebook
-    normalisation: str  # standardise, l2 or none
-    mean: np.ndarray  # (mel,) float32
-    scale: np.ndarray  # (mel,) float32
-    objective: list[float]  # at each iteration: mean over frames of the squared distance to their codes
+    space: FeatureSpace
+    codebooks: Codebooks
 
 
-def check_frames(frames: np.ndarray) -> None:
+def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, np.ndarray]:
+    """Fit normalisation, scale of the slopes, and PCA, and return them with the sample's features (word, feature)."""
+    num_mels = sample.windows.shape[2]
+    if num_mels % params.groups:
+        raise ParamsError(
+            f"vocabulary.bands: expected a divisor of the front end's n_mels {num_mels}, found {params.groups}"
+        )
+    check_frames(sample)
+    mean, scale = fit_normalisation(sample.frames, params.normalisation)
+    space = FeatureSpace(
+        normalisation=params.normalisation,
+        deltas=params.features.deltas,
+        stack=params.features.stack,
+        groups=params.groups,
+        mean=mean,
+        scale=scale,
+        delta_scale=np.ones(num_mels, np.float32),
+        centre=np.empty(0, np.float32),
+        components=np.empty((0, 0), np.float32),
+    )
+    windows = normalise_windows(space, sample.windows)
+    if space.deltas:
+        space = replace(space, delta_scale=_fit_delta_scale(slopes(windows, space.deltas), params.normalisation))
+    features = stack_windows(space, windows)
+    if params.features.pca is not None:
+        centre, components = fit_pca(features, params.features.pca)
+        space = replace(space, centre=centre, components=components)
+        features = window_features(space, windows)
+    return space, features
+
+
+def check_frames(sample: FrameSample) -> None:
     """Raise CorpusError unless the sampled frames are finite and differ from each other."""
+    frames = sample.windows.reshape(-1, sample.windows.shape[2])
     if not np.isfinite(frames).all():
         bad = int((~np.isfinite(frames).all(axis=1)).sum())
         raise CorpusError(
@@ -60,42 +109,103 @@ def fit_normalisation(frames: np.ndarray, normalisation: str) -> tuple[np.ndarra
     return mean.astype(np.float32), np.where(deviation > SMALLEST_DEVIATION, deviation, 1.0).astype(np.float32)
 
 
-def count_distinct(features: np.ndarray) -> int:
-    """Count the distinct rows of (frame, feature) float32, by a 64-bit hash of their bits."""
-    rows = np.ascontiguousarray(features + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
-    multipliers = np.random.default_rng(0).integers(1, 2**63, rows.shape[1], dtype=np.uint64) * np.uint64(
-        2
-    ) + np.uint64(1)
-    return len(np.unique((rows * multipliers).sum(axis=1, dtype=np.uint64)))
+def normalise_windows(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
+    """Normalise windows (word, frame, mel) frame by frame; same shape, float32."""
+    frames = windows.reshape(-1, windows.shape[2])
+    return normalise_frames(frames, space.mean, space.scale, space.normalisation).reshape(windows.shape)
+
+
+def _fit_delta_scale(slope: np.ndarray, normalisation: str) -> np.ndarray:
+    """Return what slopes (word, frame, mel) are divided by, so that they weigh as much as the frames themselves: (mel,).
+
+    Their deviation in each band; with "l2", where all bands have one scale, their mean length; with "none" one.
+    """
+    num_mels = slope.shape[2]
+    if normalisation == "none":
+        return np.ones(num_mels, np.float32)
+    square = np.square(slope, dtype=np.float64).mean(axis=(0, 1))
+    if normalisation == "l2":
+        square = np.full(num_mels, square.sum())
+    size = np.sqrt(square)
+    return np.where(size > SMALLEST_DEVIATION, size, 1.0).astype(np.float32)
+
+
+def fit_pca(features: np.ndarray, num_components: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return centre (feature,) and whitening components (component, feature), float32, largest variance first.
+
+    Raises ParamsError when the features (word, feature) do not vary in so many directions.
+    """
+    centre = features.mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((features.shape[1], features.shape[1]))
+    for start in range(0, len(features), _ROWS_PER_BLOCK):
+        rows = features[start : start + _ROWS_PER_BLOCK] - centre
+        covariance += rows.T @ rows / len(features)
+    variances, axes = np.linalg.eigh(covariance)  # ascending
+    variances, axes = variances[::-1], axes[:, ::-1].T
+    usable = int((variances > _SMALLEST_VARIANCE * variances[0]).sum())
+    if num_components > usable:
+        raise ParamsError(
+            f"vocabulary.features.pca: expected at most {usable} dimensions, in so many the {features.shape[1]} features of "
+            f"the sample vary, found {num_components}"
+        )
+    axes = axes[:num_components]
+    # An axis may point either way: let its largest entry be positive.
+    axes = axes * np.sign(axes[np.arange(num_components), np.abs(axes).argmax(axis=1)])[:, None]
+    components = axes / np.sqrt(variances[:num_components, None])
+    return centre.astype(np.float32), components.astype(np.float32)
 
 
 def write_vocabulary(
-    path: Path, fit: Fit, sample: FrameSample, *, kind: str, seed: int, fold: str, spectrogram: Spectrogram
+    path: Path, fit: Fit, sample: FrameSample, params: CommonParams, *, kind: str, fold: str, spectrogram: Spectrogram
 ) -> dict[str, Any]:
     """Write a fitted vocabulary with counts and statistics over its sample, and return the facts of the fit."""
-    z = normalise_frames(sample.frames, fit.mean, fit.scale, fit.normalisation)
-    tokens = nearest_codes(z, fit.codebooks, fit.bands)
-    size = fit.codebooks.shape[1]
+    space, codebooks = fit.space, fit.codebooks
+    windows = normalise_windows(space, sample.windows)
+    tokens = nearest_codes(window_features(space, windows), codebooks.codes, codebooks.bands)
+    z = windows[:, space.deltas : space.deltas + space.stack].reshape(-1, windows.shape[2])
+    size = codebooks.codes.shape[1]
     counts = np.stack([np.bincount(words, minlength=size) for words in tokens]).astype(np.int64)
     facts_of_fit = {
-        "objective": [round(value, 6) for value in fit.objective],
-        "distortion": round(distortion(z, tokens, fit.codebooks, fit.bands), 6),
-        **summarise(counts, frame_rate=spectrogram.frame_rate),
+        "objective": [round(value, 6) for value in codebooks.objective],
+        "distortion": round(distortion(z, decode(space, codebooks.codes, codebooks.bands, tokens)), 6),
+        **summarise(counts, frame_rate=spectrogram.frame_rate / space.stack),
     }
     facts = {
         "kind": kind,
         "size": size,
-        "num_codebooks": len(fit.codebooks),
-        "normalisation": fit.normalisation,
-        "bands": fit.bands,
+        "num_codebooks": len(codebooks.codes),
+        "normalisation": space.normalisation,
+        "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
+        "bands": codebooks.bands,
         **special_tokens(size),
         "fold": fold,
         "role": "train",
         "front_end": spectrogram.facts,
-        "seed": seed,
+        "seed": params.seed,
         "sample": sample.facts,
         "fit": facts_of_fit,
     }
-    arrays = {"codebooks": fit.codebooks, "mean": fit.mean, "scale": fit.scale, "counts": counts}
-    VOCABULARY.write(path, arrays, facts)
+    arrays = {name: getattr(space, name) for name in ("mean", "scale", "delta_scale", "centre", "components")}
+    levels = word_levels(space, sample, tokens, counts)
+    VOCABULARY.write(path, arrays | {"codebooks": codebooks.codes, "levels": levels, "counts": counts}, facts)
     return facts_of_fit
+
+
+def word_levels(space: FeatureSpace, sample: FrameSample, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the mean of what "l2" took from the frames of each word: (codebook, code, 2), level and length.
+
+    `tokens` (codebook, word) are the sample's, `counts` (codebook, code) how often each occurs; words that do not have the
+    mean over all. Level 0 and length 1 with another normalisation.
+    """
+    levels = np.zeros((*counts.shape, 2), dtype=np.float32)
+    levels[:, :, 1] = 1
+    if space.normalisation != "l2":
+        return levels
+    taken = frame_levels(sample.frames, space.mean, space.scale).reshape(-1, space.stack, 2).mean(axis=1)
+    for number, words in enumerate(tokens):
+        for column in range(2):
+            sums = np.bincount(words, taken[:, column], minlength=counts.shape[1])
+            levels[number, :, column] = np.where(
+                counts[number] > 0, sums / np.maximum(counts[number], 1), taken[:, column].mean()
+            )
+    return levels

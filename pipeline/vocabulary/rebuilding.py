@@ -1,19 +1,56 @@
 """From words back to frames: what of the sound a sentence keeps.
 
-Conventions: tokens (codebook, frame) uint16; frames (frame, mel) float32 in the front end's units.
+Conventions: tokens (codebook, word) uint16; frames (frame, mel) float32 in the front end's units; z the same, normalised. A
+word stands for `stack` frames, so a sentence gives a multiple of that, the last of which may lie behind the clip's end.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
+from pipeline.vocabulary.features import unstack_features
 
 
 def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
-    """Return the frames (frame, mel) that tokens (codebook, frame) stand for: the sum of their codes, each in its band.
+    """Return the frames (frame, mel) that tokens (codebook, word) stand for: the sum of their codes, each in its band.
 
-    With normalisation "l2" frames have the shape of the spectrum alone: how loud they were, no word says.
+    Slopes are dropped, and what PCA left out is its mean. With normalisation "l2" a frame has the mean level and length of
+    its words in the sample: how loud it was, no word says.
     """
-    z = np.zeros((tokens.shape[1], len(vocabulary.mean)), dtype=np.float32)
-    for words, codebook, (start, stop) in zip(tokens, vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
-        z[:, start:stop] += codebook[words, : stop - start]
-    return z * vocabulary.scale + vocabulary.mean
+    space = vocabulary.space
+    z = decode(space, vocabulary.codebooks, vocabulary.facts["bands"], tokens)
+    if space.normalisation == "l2":
+        levels = np.stack([levels[words] for levels, words in zip(vocabulary.levels, tokens, strict=True)]).mean(axis=0)
+        level, length = np.repeat(levels, space.stack, axis=0).T[:, :, None]
+        z = z * length + level
+    frames: np.ndarray = z * space.scale + space.mean
+    return frames
+
+
+def decode(
+    space: FeatureSpace, codebooks: np.ndarray, bands: Sequence[Sequence[int]], tokens: np.ndarray
+) -> np.ndarray:
+    """Return the normalised frames (frame, mel) that tokens stand for; `codebooks` and `bands` as in a vocabulary."""
+    features = np.zeros((tokens.shape[1], space.num_features), dtype=np.float32)
+    for words, codebook, (start, stop) in zip(tokens, codebooks, bands, strict=True):
+        features[:, start:stop] += codebook[words, : stop - start]
+    return unstack_features(space, features)
+
+
+def word_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
+    """Return what each word of a codebook stands for by itself, (word, mel): the mean over its frames, in its own bands.
+
+    In the front end's units. A later codebook of residual words says what it adds to the mean spectrum.
+    """
+    space, (start, stop) = vocabulary.space, vocabulary.facts["bands"][codebook]
+    features = np.zeros((vocabulary.size, space.num_features), dtype=np.float32)
+    features[:, start:stop] = vocabulary.word_vectors()[codebook]
+    z = unstack_features(space, features).reshape(vocabulary.size, space.stack, -1).mean(axis=1)
+    level, length = vocabulary.levels[codebook].T[:, :, None]
+    spectra: np.ndarray = (z * length + level) * space.scale + space.mean
+    if space.groups == 1:
+        return spectra
+    width = spectra.shape[1] // space.groups
+    group = start * space.groups // space.num_features
+    return spectra[:, group * width : (group + 1) * width]

@@ -3,6 +3,7 @@
 Conventions: a clip's key is a 64-bit hash of its id and the seed, a frame's key a 64-bit hash of its clip's key and its
 position. The sample is every frame when they fit, else the frames with the smallest keys. Neither the order of the clips
 nor anything else in the corpus enters, and FAISS, which cuts large samples down without a word, is never given the choice.
+Where a word stands for several frames, what is drawn is words, each with all that its features are made of.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import numpy as np
 
 from pipeline.errors import CorpusError
 from pipeline.vocabulary.batching import clip_batches
+from pipeline.vocabulary.features import window_places
 
 # A large corpus is sampled in two steps, clips and then frames, so that reading stays proportional to the sample: at
 # most this many frames are read for one that is kept. 16 takes 60 frames of a ten-second clip at 100 frames a second,
@@ -32,16 +34,26 @@ class ClipFrames(Protocol):
 
 @dataclass(frozen=True)
 class FrameSample:
-    """Sampled frames, and the facts by which the draw can be checked later."""
+    """Sampled words, and the facts by which the draw can be checked later."""
 
-    frames: np.ndarray  # (frame, mel) float32, in the front end's units
+    windows: np.ndarray  # (word, frame, mel) float32, in the front end's units: a word's frames, and those beside them
+    deltas: int  # frames on either side
     facts: dict[str, int | str]  # clips and frames drawn, frames available, digest of which
 
+    @property
+    def frames(self) -> np.ndarray:
+        """The words' own frames, end to end: (frame, mel)."""
+        stop = self.windows.shape[1] - self.deltas
+        return self.windows[:, self.deltas : stop].reshape(-1, self.windows.shape[2])
 
-def draw_sample(reader: ClipFrames, clip_ids: Sequence[str], *, sample_frames: int, seed: int) -> FrameSample:
-    """Draw at most `sample_frames` frames of the usable clips among `clip_ids`.
 
-    Frames come out ordered by clip id, then by time. Raises CorpusError when no clip has a frame.
+def draw_sample(
+    reader: ClipFrames, clip_ids: Sequence[str], *, sample_frames: int, seed: int, stack: int = 1, deltas: int = 0
+) -> FrameSample:
+    """Draw at most `sample_frames` frames of the usable clips among `clip_ids`, in words of `stack` frames.
+
+    With each come the `deltas` frames on either side that its slopes need. Words come out ordered by clip id, then by time.
+    Raises CorpusError when no clip has a frame.
     """
     lengths = {clip_id: reader.num_frames(clip_id) for clip_id in sorted(reader.ok(clip_ids))}
     available = sum(lengths.values())
@@ -50,25 +62,27 @@ def draw_sample(reader: ClipFrames, clip_ids: Sequence[str], *, sample_frames: i
             f"vocabulary sample: expected training clips with frames, found {len(clip_ids)} clips without a usable frame; "
             "see the index of the spectrogram for the reasons, and the split for the roles"
         )
-    chosen = choose_frames(lengths, sample_frames=sample_frames, seed=seed)
+    num_words = {clip_id: -(-length // stack) for clip_id, length in lengths.items()}
+    chosen = choose_frames(num_words, sample_frames=max(1, sample_frames // stack), seed=seed)
     drawn = []
     for batch in clip_batches(list(chosen), lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH):
-        drawn += [frames[chosen[clip_id]] for clip_id, frames in zip(batch, reader.read(batch), strict=True)]
-    frames = np.concatenate(drawn).astype(np.float32, copy=False)
+        for clip_id, frames in zip(batch, reader.read(batch), strict=True):
+            drawn.append(frames[window_places(chosen[clip_id], len(frames), stack=stack, deltas=deltas)])
+    windows = np.concatenate(drawn).astype(np.float32, copy=False)
     facts: dict[str, int | str] = {
         "clips": len(chosen),
-        "frames": len(frames),
+        "frames": len(windows) * stack,
         "available": available,
         "digest": _digest(chosen),
     }
-    return FrameSample(frames, facts)
+    return FrameSample(windows, deltas, facts)
 
 
 def choose_frames(lengths: dict[str, int], *, sample_frames: int, seed: int) -> dict[str, np.ndarray]:
     """Choose min(`sample_frames`, all) frames: clip id -> ascending positions (frame,) int64, clips in order of id.
 
-    `lengths` holds the number of frames of each clip. Every frame of the corpus is equally likely to be chosen, so a clip
-    counts by its length.
+    `lengths` holds the number of frames, or of words of several frames, of each clip. Every frame of the corpus is equally
+    likely to be chosen, so a clip counts by its length.
     """
     keys = {clip_id: _clip_key(clip_id, seed) for clip_id in lengths}
     visited: list[str] = []

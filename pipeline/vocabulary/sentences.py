@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -105,8 +104,7 @@ def compute_sentences(spec: SentencesSpec) -> SentencesReport:
     new = [clip for clip, key in keys.items() if key not in spec.known]
     parts = [_copy_sentences(spec, {clip: key for clip, key in keys.items() if key in spec.known})]
     for batch in clip_batches(new, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
-        frames = reader.read(batch)
-        tokens = tokens_column(assign(vocabulary, np.concatenate(frames)), [len(clip) for clip in frames])
+        tokens = tokens_column(assign(vocabulary, reader.read(batch)))
         columns = {"clip_id": pa.array(batch, pa.string()), "tokens": tokens, "key": [keys[clip] for clip in batch]}
         parts.append(pa.table(columns).cast(_ROWS_SCHEMA))
     rows = pa.concat_tables(parts)
@@ -137,6 +135,6 @@ def write_sentences(
         "vocabulary": vocabulary.digest(),
         "vocabulary_size": vocabulary.size,
         "num_codebooks": vocabulary.num_codebooks,
-        "frame_rate": spectrogram.frame_rate,
+        "frame_rate": vocabulary.frame_rate,
     }
     TOKENS.write_parts(path, (pq.read_table(entries[n].path / _ROWS, partitioning=None) for n in names), facts)

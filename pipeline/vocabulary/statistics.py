@@ -1,9 +1,7 @@
 """How a vocabulary is used: which words, how evenly, how much they say, and how much of the sound they lose.
 
-Conventions: counts (code,) or (codebook, code) are occurrences of words, never negative; tokens (codebook, frame).
+Conventions: counts (code,) or (codebook, code) are occurrences of words, never negative.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,7 +48,7 @@ def zipf_slope(counts: np.ndarray) -> float | None:
 
 
 def bits_per_second(counts: np.ndarray, *, frame_rate: float) -> float:
-    """Return the rate of the sentences (codebook, code): frame rate (Hz) times the entropies of the codebooks.
+    """Return the rate of the sentences (codebook, code): words a second (Hz) times the entropies of the codebooks.
 
     Words count as independent of each other, so this bounds the rate of an ideal coder of single words from below, and
     that of the sound from above.
@@ -58,19 +56,18 @@ def bits_per_second(counts: np.ndarray, *, frame_rate: float) -> float:
     return frame_rate * sum(entropy(codebook) for codebook in counts)
 
 
-def distortion(z: np.ndarray, tokens: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]]) -> float:
-    """Return |z - decoded z|^2 over |z - mean of z|^2, summed over frames: 0 is lossless, 1 says nothing but the mean.
+def distortion(z: np.ndarray, decoded: np.ndarray) -> float:
+    """Return |z - decoded|^2 over |z - mean of z|^2, summed over frames: 0 is lossless, 1 says nothing but the mean.
 
-    `z` (frame, mel) are normalised frames; a frame is decoded to the sum of its codes, each in its band.
+    `z` are normalised frames (frame, mel), `decoded` what their words stand for. So kinds and features of vocabularies can
+    be compared, as long as their normalisation is the same.
     """
     error = total = 0.0
     mean = z.mean(axis=0, dtype=np.float64)
     for first in range(0, len(z), 1 << 16):  # bounds the float64 copies
-        rest = z[first : first + (1 << 16)].astype(np.float64)
-        total += float(((rest - mean) ** 2).sum())
-        for words, codebook, (start, stop) in zip(tokens, codebooks, bands, strict=True):
-            rest[:, start:stop] -= codebook[words[first : first + (1 << 16)], : stop - start]
-        error += float((rest**2).sum())
+        block = z[first : first + (1 << 16)].astype(np.float64)
+        total += float(((block - mean) ** 2).sum())
+        error += float(((block - decoded[first : first + (1 << 16)]) ** 2).sum())
     return error / total if total > 0 else 0.0
 
 

@@ -1,0 +1,46 @@
+"""Band words: the mel bands in equal groups, each with a codebook of its own (product quantisation; Jegou et al., 2011).
+
+A word stands for what happens in one part of the spectrum, whatever happens in the others. With stacked frames it is a
+patch of the spectrogram, so many bands wide and so many frames long.
+"""
+
+from typing import Literal, Self
+
+import numpy as np
+from pydantic import PositiveInt, model_validator
+
+from pipeline.vocabulary.clustering import cluster
+from pipeline.vocabulary.fitting import Codebooks
+from pipeline.vocabulary.settings import CommonParams
+
+
+class Params(CommonParams):
+    kind: Literal["bands"]
+    bands: PositiveInt  # groups of mel bands, a divisor of the front end's n_mels
+
+    @property
+    def groups(self) -> int:
+        return self.bands
+
+    @model_validator(mode="after")
+    def _no_pca(self) -> Self:
+        if self.features.pca is not None:
+            raise ValueError(
+                "expected features.pca null with kind bands, since principal components mix the mel bands that it keeps "
+                f"apart, found {self.features.pca}; use kind kmeans or residual for whitened features"
+            )
+        return self
+
+
+def fit(params: Params, features: np.ndarray) -> Codebooks:
+    """Fit on all of `features` (word, feature), which stand group after group; see `pipeline/vocabulary/fitting.py`."""
+    width = features.shape[1] // params.bands
+    bands = [[start, start + width] for start in range(0, features.shape[1], width)]
+    fitted = [
+        cluster(
+            params, np.ascontiguousarray(features[:, start:stop]), "kmeans", start, where=f"group {group} of mel bands"
+        )
+        for group, (start, stop) in enumerate(bands)
+    ]
+    objective = np.sum([objective for _, objective in fitted], axis=0)
+    return Codebooks(np.stack([codes for codes, _ in fitted]), bands, objective.tolist())

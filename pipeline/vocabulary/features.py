@@ -1,0 +1,110 @@
+"""From frames to the features that codebooks code, and back: normalised frames, their slopes, stacks of them, and PCA.
+
+Conventions: frames (frame, mel) float32 in the front end's units; z the same, normalised; a window (frame, mel) is a word's
+frames with `deltas` frames on either side, where a clip's first and last frame stand for those beyond its ends; features
+(word, feature) float32. Their order, and what `space` holds: `pipeline/artifacts/vocabulary.py`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.artifacts.vocabulary import FeatureSpace
+
+_SHORTEST = 1e-6  # a frame that is this close to flat has no shape; it stays at the origin
+_WORDS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
+
+
+def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the features of clips (frame, mel), end to end: (word, feature). No clip sees another one's frames."""
+    z = normalise_frames(np.concatenate(clips), space.mean, space.scale, space.normalisation)
+    if space.stack == 1 and not space.deltas and space.groups == 1 and not len(space.components):
+        return z
+    places, first = [], 0
+    for clip in clips:
+        words = np.arange(space.num_words(len(clip)))
+        places.append(first + window_places(words, len(clip), stack=space.stack, deltas=space.deltas))
+        first += len(clip)
+    rows = np.concatenate(places)
+    features = np.empty((len(rows), space.num_features), dtype=np.float32)
+    for start in range(0, len(rows), _WORDS_PER_BLOCK):
+        block = slice(start, start + _WORDS_PER_BLOCK)
+        features[block] = window_features(space, z[rows[block]])
+    return features
+
+
+def window_places(words: np.ndarray, num_frames: int, *, stack: int, deltas: int) -> np.ndarray:
+    """Return which of a clip's frames the window of each word holds: (word, frame) int64, for `words` (word,) int."""
+    offsets = np.arange(-deltas, stack + deltas)
+    places: np.ndarray = np.clip(words[:, None] * stack + offsets, 0, max(num_frames - 1, 0))
+    return places
+
+
+def window_features(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
+    """Return the features (word, feature) of normalised windows (word, frame, mel)."""
+    features = stack_windows(space, windows)
+    if len(space.components):
+        features = (features - space.centre) @ space.components.T
+    return features
+
+
+def stack_windows(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
+    """Return the features (word, feature) of normalised windows (word, frame, mel), before PCA."""
+    num_words, _, num_mels = windows.shape
+    parts = [windows[:, space.deltas : space.deltas + space.stack]]
+    if space.deltas:
+        parts.append(slopes(windows, space.deltas) / space.delta_scale)
+    frames = np.stack(parts, axis=2)  # (word, frame, part, mel)
+    grouped = frames.reshape(num_words, space.stack, len(parts), space.groups, num_mels // space.groups)
+    features: np.ndarray = grouped.transpose(0, 3, 1, 2, 4).reshape(num_words, space.num_stacked)
+    return features
+
+
+def slopes(windows: np.ndarray, deltas: int) -> np.ndarray:
+    """Return each frame's slope over time, a frame: sum k (z[t + k] - z[t - k]) / (2 sum k^2), k = 1 .. `deltas`.
+
+    It is the slope of the least-squares line over 2 `deltas` + 1 frames (Furui, 1986; HTK's delta coefficients). Windows
+    (word, frame, mel) lose the `deltas` frames on either side.
+    """
+    count = windows.shape[1] - 2 * deltas
+    total = np.zeros((len(windows), count, windows.shape[2]), dtype=np.float32)
+    for step in range(1, deltas + 1):
+        total += step * (windows[:, deltas + step :][:, :count] - windows[:, deltas - step :][:, :count])
+    return total / np.float32(2 * sum(step**2 for step in range(1, deltas + 1)))
+
+
+def normalise_frames(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray, normalisation: str) -> np.ndarray:
+    """Return z = (x - mean) / scale; for "l2", z less its own mean over the bands, at unit length.
+
+    A gain adds one number to all bands of a log-mel frame, so "l2" ignores level exactly when `scale` is the same in
+    all bands, and keeps the shape of the spectrum alone. `mean` and `scale` are (mel,).
+    """
+    z: np.ndarray = np.subtract(frames, mean, dtype=np.float32)
+    z /= scale
+    if normalisation == "l2":
+        z -= z.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(z, axis=1, keepdims=True)
+        z /= np.where(length > _SHORTEST, length, np.float32(np.inf))
+    return z
+
+
+def frame_levels(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return what "l2" takes from each frame, (frame, 2): its mean over the bands, and its length after that."""
+    z = np.subtract(frames, mean, dtype=np.float32) / scale
+    level = z.mean(axis=1)
+    return np.stack([level, np.linalg.norm(z - level[:, None], axis=1)], axis=1)
+
+
+def unstack_features(space: FeatureSpace, features: np.ndarray) -> np.ndarray:
+    """Return the normalised frames (frame, mel) of features (word, feature): `stack` frames a word, without slopes.
+
+    What PCA left out comes back as its mean over the sample.
+    """
+    if len(space.components):
+        # A component is a unit vector over the deviation along it: over its squared length, it is its own inverse.
+        inverse = space.components / (space.components**2).sum(axis=1, keepdims=True)
+        features = features @ inverse + space.centre
+    num_mels, parts = len(space.mean), 2 if space.deltas else 1
+    grouped = features.reshape(-1, space.groups, space.stack, parts, num_mels // space.groups)[:, :, :, 0]
+    z: np.ndarray = grouped.transpose(0, 2, 1, 3).reshape(-1, num_mels)
+    return z

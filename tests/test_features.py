@@ -1,0 +1,134 @@
+"""Features of words by hand: slopes, stacks, patches and PCA, and the way back."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_kinds import fit_frames, make_params, noise
+
+from pipeline.artifacts.vocabulary import FeatureSpace
+from pipeline.errors import ParamsError
+from pipeline.vocabulary.features import (
+    clip_features,
+    frame_levels,
+    normalise_frames,
+    slopes,
+    unstack_features,
+    window_places,
+)
+from pipeline.vocabulary.fitting import fit_space
+from pipeline.vocabulary.sampling import FrameSample
+
+
+def make_space(n_mels: int = 4, **changes: Any) -> FeatureSpace:
+    ones = np.ones(n_mels, np.float32)
+    plain = {"normalisation": "none", "deltas": 0, "stack": 1, "groups": 1, "mean": 0 * ones, "scale": ones}
+    none = {"delta_scale": ones, "centre": np.empty(0, np.float32), "components": np.empty((0, 0), np.float32)}
+    return FeatureSpace(**plain | none | changes)
+
+
+def ramp(num_frames: int, n_mels: int = 4) -> np.ndarray:
+    """Return frames whose value is 10 t + band."""
+    return (10 * np.arange(num_frames)[:, None] + np.arange(n_mels)).astype(np.float32)
+
+
+def windowed(frames: np.ndarray, *, stack: int, deltas: int) -> FrameSample:
+    words = np.arange(-(-len(frames) // stack))
+    return FrameSample(frames[window_places(words, len(frames), stack=stack, deltas=deltas)], deltas, {})
+
+
+def test_plain_features_are_the_frames() -> None:
+    assert np.array_equal(clip_features(make_space(), [ramp(3), ramp(2)]), np.concatenate([ramp(3), ramp(2)]))
+
+
+def test_a_stack_is_frames_in_a_row_and_the_last_frame_fills_up() -> None:
+    features = clip_features(make_space(stack=2), [ramp(3)])
+    assert features.tolist() == [[0, 1, 2, 3, 10, 11, 12, 13], [20, 21, 22, 23] * 2]
+
+
+def test_patches_have_the_frames_of_each_group_together() -> None:
+    features = clip_features(make_space(stack=2, groups=2), [ramp(2)])
+    assert features.tolist() == [[0, 1, 10, 11, 2, 3, 12, 13]]
+
+
+@pytest.mark.parametrize("deltas", [1, 2, 4])
+def test_the_slope_of_a_line_is_its_slope(deltas: int) -> None:
+    features = clip_features(make_space(deltas=deltas), [ramp(20)])
+    assert features.shape == (20, 8)
+    assert np.array_equal(features[:, :4], ramp(20))
+    assert np.allclose(features[deltas:-deltas, 4:], 10, rtol=1e-6)
+    assert (features[0, 4:] < 10).all()  # beyond the clip its first frame stands
+
+
+def test_slopes_by_hand() -> None:
+    window = np.array([[[1.0], [2], [4], [8], [16]]], np.float32)
+    assert slopes(window, 2).ravel().tolist() == pytest.approx([(1 * (8 - 2) + 2 * (16 - 1)) / 10])
+
+
+@pytest.mark.parametrize("changes", [{"stack": 3}, {"deltas": 2}, {"stack": 2, "deltas": 1, "groups": 2}])
+def test_no_clip_sees_the_frames_of_another(changes: dict[str, int]) -> None:
+    space, clips = make_space(**changes), [noise(length, 4) for length in (7, 1, 5)]
+    apart = [clip_features(space, [clip]) for clip in clips]
+    assert np.array_equal(clip_features(space, clips), np.concatenate(apart))
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "bands"])
+@pytest.mark.parametrize("normalisation", ["standardise", "l2"])
+def test_a_sample_has_the_features_that_its_clip_has(kind: str, normalisation: str) -> None:
+    frames = noise(50)
+    params = make_params(kind=kind, stack=3, deltas=2, normalisation=normalisation)
+    space, features = fit_space(params, windowed(frames, stack=3, deltas=2))
+    assert features.shape == (17, 8 * 3 * 2)
+    assert np.array_equal(features, clip_features(space, [frames]))
+
+
+@pytest.mark.parametrize("normalisation", ["standardise", "l2"])
+def test_slopes_weigh_as_much_as_frames(normalisation: str) -> None:
+    params = make_params(deltas=2, normalisation=normalisation)
+    _, features = fit_space(params, windowed(noise(500), stack=1, deltas=2))
+    size = (features.astype(np.float64) ** 2).mean(axis=0)
+    assert size[8:].sum() == pytest.approx(size[:8].sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"stack": 3}, {"deltas": 1}, {"stack": 2, "groups": 2}, {"deltas": 2, "groups": 4}]
+)
+def test_frames_come_back_from_their_features(changes: dict[str, int]) -> None:
+    space = make_space(**changes)
+    frames = unstack_features(space, clip_features(space, [noise(12, 4)]))
+    assert np.array_equal(frames, noise(12, 4))
+
+
+def test_whitened_features_are_uncorrelated_and_invert() -> None:
+    frames = noise() @ np.random.default_rng(1).normal(size=(8, 8)).astype(np.float32)
+    sample = windowed(frames, stack=2, deltas=0)
+    space, features = fit_space(make_params(stack=2, pca=16), sample)
+    assert np.allclose(np.cov(features.T, bias=True), np.eye(16), atol=1e-3)
+    z = normalise_frames(frames, space.mean, space.scale, "standardise")
+    assert np.allclose(unstack_features(space, features), z, atol=1e-3)
+    _, first = fit_space(make_params(stack=2, pca=3), sample)
+    assert np.allclose(first, features[:, :3], atol=1e-4)
+
+
+def test_pca_keeps_what_varies_most() -> None:
+    frames = noise(500, 8)
+    frames[:, 5] *= 50
+    space = fit_frames(frames, normalisation="none", pca=1).space
+    assert np.abs(space.components[0]).argmax() == 5
+    assert space.components[0, 5] > 0
+
+
+def test_more_dimensions_than_features_is_an_error() -> None:
+    with pytest.raises(ParamsError, match=r"features.pca: expected at most 8 dimensions, .* the 8 features .* found 9"):
+        fit_frames(noise(), pca=9)
+    frames = noise()
+    frames[:, 0] = -15.9  # a band that never changes cannot be whitened
+    with pytest.raises(ParamsError, match=r"expected at most 7 dimensions, .* found 8"):
+        fit_frames(frames, pca=8)
+
+
+def test_levels_are_what_l2_forgets() -> None:
+    frames, zero, one = noise(), np.full(8, -6, np.float32), np.ones(8, np.float32)
+    z = normalise_frames(frames, zero, one, "l2")
+    level, length = frame_levels(frames, zero, one).T[:, :, None]
+    assert np.allclose(z * length + level - 6, frames, atol=1e-4)

@@ -1,0 +1,164 @@
+"""Every kind of vocabulary finds structure that is there, twice the same, and names what it cannot do."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.errors import CorpusError, ParamsError
+from pipeline.params import validate_params
+from pipeline.vocabulary.assignment import nearest_codes
+from pipeline.vocabulary.clustering import count_distinct
+from pipeline.vocabulary.fitting import Fit
+from pipeline.vocabulary.registry import KINDS, VocabularyParams, fit_vocabulary
+from pipeline.vocabulary.sampling import FrameSample
+
+PARAMS = {
+    "kind": "kmeans",
+    "size": 4,
+    "normalisation": "standardise",
+    "features": {"deltas": 0, "stack": 1, "pca": None},
+    "sample_frames": 10000,
+    "iterations": 10,
+    "restarts": 3,
+    "seed": 0,
+}
+OWN: dict[str, dict[str, Any]] = {"kmeans": {}, "bands": {"bands": 4}, "residual": {"codebooks": 3}}
+
+
+def make_params(**changes: Any) -> Any:
+    """Return params of a small vocabulary; keys of `features` may be given as such."""
+    own = OWN[changes.get("kind", "kmeans")]
+    features = {name: changes.pop(name) for name in ("deltas", "stack", "pca") if name in changes}
+    values = PARAMS | own | changes | {"features": PARAMS["features"] | features}  # type: ignore[operator]
+    return validate_params(VocabularyParams, values, "vocabulary")
+
+
+def sample_of(frames: np.ndarray) -> FrameSample:
+    return FrameSample(frames[:, None], 0, {})
+
+
+def fit_frames(frames: np.ndarray, **changes: Any) -> Fit:
+    return fit_vocabulary(make_params(**changes), sample_of(frames))
+
+
+def noise(num_frames: int = 2000, n_mels: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).normal(-6, 3, (num_frames, n_mels)).astype(np.float32)
+
+
+def test_well_separated_clusters_are_found() -> None:
+    centres = np.array([[0, 0], [0, 10], [10, 0], [10, 10]], np.float32)
+    frames = np.repeat(centres, 100, axis=0) + noise(400, 2) * 0.01
+    codes = fit_frames(frames, normalisation="none", restarts=20).codebooks.codes[0]
+    found = codes[np.lexsort(codes.round().T[::-1])]
+    expected = np.stack([frames[i * 100 : (i + 1) * 100].mean(axis=0) for i in range(4)])
+    assert np.allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refit_is_bit_identical_and_another_seed_is_not(kind: str) -> None:
+    first, second = (fit_frames(noise(), kind=kind, size=32).codebooks for _ in range(2))
+    assert first.codes.tobytes() == second.codes.tobytes()
+    assert first.objective == second.objective
+    other = fit_frames(noise(), kind=kind, size=32, seed=1).codebooks
+    assert other.codes.tobytes() != first.codes.tobytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_objective_is_recorded_and_falls(kind: str) -> None:
+    objective = fit_frames(noise(), kind=kind, size=16, iterations=7).codebooks.objective
+    assert len(objective) == 7
+    assert np.all(np.diff(objective) <= 1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_objective_is_the_distance_to_the_codes(kind: str) -> None:
+    fit = fit_frames(noise(), kind=kind, iterations=40, normalisation="none")
+    codebooks = fit.codebooks
+    rest = noise()
+    tokens = nearest_codes(rest, codebooks.codes, codebooks.bands)
+    for words, codes, (start, stop) in zip(tokens, codebooks.codes, codebooks.bands, strict=True):
+        rest[:, start:stop] -= codes[words]
+    assert (rest**2).sum(axis=1).mean() == pytest.approx(codebooks.objective[-1], rel=0.01)
+
+
+def test_no_frame_of_the_sample_is_dropped() -> None:
+    # 2,000 frames a word are far past the 256 at which FAISS cuts down by itself: the means of 256 frames lie some
+    # 0.2 from those of all.
+    frames = noise(4000, 2)
+    frames[2000:] += 100
+    codes = fit_frames(frames, size=2, normalisation="none").codebooks.codes[0]
+    expected = frames.reshape(2, 2000, 2).mean(axis=1, dtype=np.float64)
+    assert np.allclose(codes[codes[:, 0].argsort()], expected, atol=1e-3)
+
+
+def test_groups_of_bands_have_codebooks_of_their_own() -> None:
+    codebooks = fit_frames(noise(), kind="bands").codebooks
+    assert codebooks.codes.shape == (4, 4, 2)
+    assert codebooks.bands == [[0, 2], [2, 4], [4, 6], [6, 8]]
+
+
+def test_residual_codebooks_find_the_parts_of_a_sum() -> None:
+    coarse, fine = np.array([[0, 0], [40, 0], [0, 40], [40, 40]]), np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    frames = (coarse[:, None] + fine[None]).reshape(16, 2).repeat(20, axis=0).astype(np.float32)
+    codebooks = fit_frames(frames, kind="residual", codebooks=2, normalisation="none", restarts=20).codebooks
+    assert codebooks.bands == [[0, 2], [0, 2]]
+    assert codebooks.objective[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_standardising_leaves_constant_bands_alone() -> None:
+    frames = noise()
+    frames[:, 3] = -15.942
+    space = fit_frames(frames).space
+    assert space.scale[3] == 1
+    assert np.allclose(np.delete(space.scale, 3), np.delete(frames.std(axis=0), 3), rtol=1e-5)
+    assert np.allclose(space.mean, frames.mean(axis=0, dtype=np.float64), rtol=1e-5)
+
+
+def test_distinct_rows_are_counted() -> None:
+    assert count_distinct(np.array([[0, 1], [-0.0, 1], [1, 0], [0, 1]], np.float32)) == 2
+
+
+@pytest.mark.parametrize(("kind", "where"), [("kmeans", "whole"), ("bands", "group 0"), ("residual", "what 0")])
+def test_more_words_than_distinct_frames_is_an_error(kind: str, where: str) -> None:
+    expected = (
+        rf"vocabulary.size: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower vocabulary.size"
+    )
+    with pytest.raises(CorpusError, match=expected):
+        fit_frames(np.repeat(noise(3), 100, axis=0), kind=kind)
+
+
+def test_constant_frames_are_an_error() -> None:
+    with pytest.raises(CorpusError, match=r"found 50 equal ones \(digital silence\?\); look at"):
+        fit_frames(np.full((50, 8), -15.9, np.float32))
+
+
+def test_frames_with_nan_are_an_error() -> None:
+    frames = noise()
+    frames[7, 2] = np.nan
+    with pytest.raises(CorpusError, match=r"found 1 of 2000 with NaN .* rerun the stage spectrogram"):
+        fit_frames(frames)
+
+
+def test_bands_that_do_not_divide_are_an_error() -> None:
+    with pytest.raises(ParamsError, match=r"vocabulary.bands: expected a divisor of .* n_mels 8, found 3"):
+        fit_frames(noise(), kind="bands", bands=3)
+
+
+def test_bands_keep_apart_what_pca_would_mix() -> None:
+    with pytest.raises(ParamsError, match=r"expected features.pca null with kind bands, .* found 4; use kind kmeans"):
+        make_params(kind="bands", pca=4)
+
+
+def test_a_sample_smaller_than_the_vocabulary_is_an_error() -> None:
+    with pytest.raises(ParamsError, match=r"expected sample_frames at least size \(4\), found 3"):
+        make_params(sample_frames=3)
+    with pytest.raises(ParamsError, match=r"at least size \(4\) x features.stack \(3\), found 11"):
+        make_params(sample_frames=11, stack=3)
+
+
+def test_sizes_reach_what_uint16_holds() -> None:
+    assert make_params(size=65533, sample_frames=65533).size == 65533
+    for size in (1, 65534):  # the class token of the second would not fit into uint16
+        with pytest.raises(ParamsError, match=r"vocabulary.size"):
+            make_params(size=size, sample_frames=100000)
