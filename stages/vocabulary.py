@@ -15,6 +15,7 @@ from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.fitting import write_vocabulary
+from pipeline.vocabulary.merging import fit_merges
 from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.sampling import draw_sample
 
@@ -39,7 +40,10 @@ def run(
         deltas=params.features.deltas,
     )
     fit = fit_vocabulary(params, sample)
-    facts = write_vocabulary(vocabulary_path, fit, sample, params, kind=params.kind, fold=fold, spectrogram=spectrogram)
+    merges = fit_merges(params, fit, reader, training_clips)
+    facts = write_vocabulary(
+        vocabulary_path, fit, sample, merges, params, kind=params.kind, fold=fold, spectrogram=spectrogram
+    )
     log.info(
         "fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
         fold,
@@ -48,6 +52,11 @@ def run(
         facts["perplexity"],
         facts["dead_codes"],
     )
+    if merges.facts:
+        log.info(
+            "fold %s: merged to %d words, on %d clips; sentences are %.2f times shorter",
+            fold, *(merges.facts[key] for key in ("size", "clips", "compression")),
+        )  # fmt: skip
     report.clips = int(sample.facts["clips"])
     report.bytes_written = sum(file.stat().st_size for file in vocabulary_path.rglob("*") if file.is_file())
     return report

@@ -21,6 +21,7 @@ PARAMS = {
     "sample_frames": 10000,
     "iterations": 10,
     "restarts": 3,
+    "bpe": None,
     "seed": 0,
 }
 OWN: dict[str, dict[str, Any]] = {"kmeans": {}, "bands": {"bands": 4}, "residual": {"codebooks": 3}}

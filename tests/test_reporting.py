@@ -9,7 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,8 @@ from pipeline.reporting.summary import (
     summarise,
     write_summary,
 )
-from pipeline.reporting.words import count_words, word_statistics
+from pipeline.reporting.words import compression, count_words, length_shares, word_statistics
+from pipeline.vocabulary.bpe import Merger
 from stages.report import run
 
 CLASSES = ("dog bark", "rain", "<saw>")  # the last one must be escaped
@@ -64,7 +65,9 @@ EXPERIMENT = ExperimentParams(
 PARAMS = ReportParams(headline=["ast", "token_transformer"], examples=3, worst=2)
 
 
-def write_experiment(root: Path, *, label_kind: str = "one", audio: bool = True) -> None:
+def write_experiment(
+    root: Path, *, label_kind: str = "one", audio: bool = True, merges: Sequence[tuple[int, int]] = ()
+) -> None:
     """Write every artifact that the report reads; ast is right everywhere but for clip04, the others are noisy."""
     generator = np.random.default_rng(0)
     (root / "audio").mkdir(parents=True)
@@ -78,7 +81,7 @@ def write_experiment(root: Path, *, label_kind: str = "one", audio: bool = True)
     frames = {clip: generator.normal(size=(28, N_MELS)).astype(np.float32) for clip in CLIPS}
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     for fold in FOLDS:
-        write_words(root / "data", fold, generator)
+        write_words(root / "data", fold, generator, merges)
         roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(12)]
         columns = {"clip_id": CLIPS, "role": roles}
         SPLIT.write(root / "data" / "splits" / f"{fold}.parquet", columns, {"fold": fold, "seed": 0, "rule": "by hand"})
@@ -94,8 +97,12 @@ def _rewrite_classes(path: Path, label_kind: str) -> None:
     SCHEMA.write(path, table.columns, table.facts | {"classes": list(CLASSES), "label_kind": label_kind})
 
 
-def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
+def write_words(data: Path, fold: str, generator: np.random.Generator, merges: Sequence[tuple[int, int]] = ()) -> None:
+    pairs = np.array(merges, np.int32).reshape(-1, 2)
+    size = SIZE + len(pairs)
+    bpe = {"size": size, "compression": 1.5} if merges else {}
     arrays = {
+        "merges": pairs,
         "codebooks": generator.normal(size=(1, SIZE, N_MELS)).astype(np.float32),
         "mean": np.ones(N_MELS, np.float32),
         "scale": np.full(N_MELS, 2.0, np.float32),
@@ -107,7 +114,8 @@ def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
     }
     facts = {"kind": "kmeans", "size": SIZE, "num_codebooks": 1, "normalisation": "standardise", "bands": [[0, N_MELS]]}
     facts["features"] = {"deltas": 0, "stack": 1, "groups": 1}
-    facts |= special_tokens(SIZE) | {
+    facts |= special_tokens(size) | {
+        "bpe": bpe,
         "fold": fold,
         "role": "train",
         "front_end": {"n_mels": N_MELS, "frame_rate": 100.0},
@@ -115,8 +123,10 @@ def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
     }
     path = data / "vocabulary" / f"{fold}.zarr"
     VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {}})
-    words = {"clip_id": CLIPS, "tokens": [[generator.integers(0, SIZE - 1, 28).tolist()] for _ in CLIPS]}
-    facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": SIZE, "num_codebooks": 1}
+    merger = Merger(pairs, SIZE)
+    sentences = [merger.merge(generator.integers(0, SIZE - 1, 28)) for _ in CLIPS]
+    words = {"clip_id": CLIPS, "tokens": [[sentence.tolist()] for sentence in sentences]}
+    facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": size, "num_codebooks": 1}
     TOKENS.write(data / "tokens" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})
 
 
@@ -227,6 +237,25 @@ def test_the_page_says_how_hard_each_class_is_to_foretell(reported: Path) -> Non
     ]
     for name in (ALL_CLASSES, "from 2 before", "perplexity of test clips, all folds"):
         assert f">{name}</text>" in figure
+
+
+def test_lengths_of_words_by_hand(tmp_path: Path) -> None:
+    write_words(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
+    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "1.zarr")
+    counts = np.zeros((1, SIZE + 2), np.int64)
+    counts[0, [3, SIZE, SIZE + 1]] = [6, 3, 1]  # words of one, two and three base words
+    shares = length_shares(vocabulary, counts)
+    assert np.allclose(shares, [0, 0.6, 0.3, 0.1])
+    assert np.isclose(compression(shares), (6 + 2 * 3 + 3) / 10)
+
+
+def test_the_page_says_how_long_merged_words_are(reported: Path, tmp_path: Path) -> None:
+    write_experiment(tmp_path, merges=[(0, 1), (SIZE, 0)])
+    page = report(tmp_path)
+    assert f"until there are {SIZE + 2} in all" in page
+    assert "and for 3 at most" in page
+    assert ">base words in a word</text>" in page
+    assert ">base words in a word</text>" not in (reported / "report" / "index.html").read_text()
 
 
 def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:

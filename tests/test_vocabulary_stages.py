@@ -55,7 +55,9 @@ def contents(store: Path) -> dict[str, str]:
     return {str(file.relative_to(store)): file_digest(file) for file in sorted(store.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"sample_frames": 10000}, {"stack": 2, "deltas": 1, "normalisation": "l2"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"sample_frames": 10000}, {"stack": 2, "deltas": 1, "normalisation": "l2"}, {"bpe": {"size": 16}}]
+)
 def test_only_training_clips_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     _, clean = fit(tmp_path / "clean", **changes)
     _, poisoned = fit(tmp_path / "poisoned", poisoned=True, **changes)

@@ -19,9 +19,7 @@ def word_parts(merges: np.ndarray, num_base: int) -> list[tuple[int, ...]]:
     known = set(parts)
     for number, (left, right) in enumerate(merges.tolist()):
         if not 0 <= min(left, right) <= max(left, right) < len(parts):
-            raise ValueError(
-                f"merge {number} to join two of the {len(parts)} words that there are by then, found {left} and {right}"
-            )
+            raise ValueError(f"merge {number} joins {left} and {right}, where there are {len(parts)} words by then")
         joint = parts[left] + parts[right]
         if joint not in known:
             known.add(joint)

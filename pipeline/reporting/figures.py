@@ -173,6 +173,27 @@ def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
     return _draw("language", draw, size=(9.4, 0.27 * len(shown) + 1.05))
 
 
+def length_figure(shares: Mapping[str, np.ndarray]) -> str:
+    """Draw how many words of the sentences stand for 1, 2, ... base words, one line a fold; `shares` are (length,)."""
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for position, (fold, values) in enumerate(shares.items()):
+            lengths = np.flatnonzero(values)
+            axis.plot(
+                lengths, 100 * values[lengths], "o-", color=model_colour(position), linewidth=1.6, markersize=4,
+                alpha=0.85, label=f"fold {fold}",
+            )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("base words in a word")
+        axis.set_ylabel("part of all words, %")
+        axis.grid(which="major")
+        axis.legend(loc="lower left")
+
+    return _draw("lengths", draw, size=(5.6, 3.7))
+
+
 def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -> str:
     """Draw how often each word occurs against its rank, one line a fold, both axes logarithmic.
 

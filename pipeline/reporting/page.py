@@ -28,7 +28,7 @@ from pipeline.reporting.language import ORDERS, LanguageRow, over_folds
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
-from pipeline.reporting.words import WordStatistics
+from pipeline.reporting.words import WordStatistics, compression, length_shares
 from pipeline.vocabulary.rebuilding import word_spectra
 
 TEMPLATE = "page.html.j2"
@@ -165,9 +165,22 @@ def _words(content: PageContent) -> dict[str, Any] | None:
         "rank_figure": figures.rank_figure(content.word_counts, slopes),
         "codebook_figure": figures.codebook_figure(word_spectra(vocabulary, 0)),
         "codebook_fold": fold,
+        "merged": _merged(content),
         "orders": ORDERS,
         "language": over_folds(content.language),
         "language_figure": figures.language_figure(over_folds(content.language)),
+    }
+
+
+def _merged(content: PageContent) -> dict[str, Any] | None:
+    """Return what the vocabulary's section says of merged words; None without byte-pair encoding."""
+    if not all(vocabulary.merged for vocabulary in content.vocabularies.values()):
+        return None
+    shares = {fold: length_shares(v, content.word_counts[fold]) for fold, v in content.vocabularies.items()}
+    return {
+        "compression": {fold: compression(values) for fold, values in shares.items()},
+        "longest": {fold: len(values) - 1 for fold, values in shares.items()},
+        "figure": figures.length_figure(shares),
     }
 
 
@@ -195,7 +208,7 @@ def _settings(content: PageContent) -> dict[str, Any]:
     for vocabulary in content.vocabularies.values():
         settings["vocabulary"] = {
             name: vocabulary.facts[name]
-            for name in ("kind", "size", "num_codebooks", "normalisation", "features", "seed")
+            for name in ("kind", "size", "num_codebooks", "normalisation", "features", "bpe", "seed")
         }
     return settings
 

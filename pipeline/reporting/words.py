@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.artifacts.tables import Table
+from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.vocabulary.statistics import summarise
 
 
@@ -34,6 +35,18 @@ def count_words(tokens: Table) -> np.ndarray:
     codebooks = np.repeat(np.tile(np.arange(num_codebooks), len(tokens)), lengths)
     words = sentences.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     return np.bincount(codebooks * size + words, minlength=num_codebooks * size).reshape(num_codebooks, size)
+
+
+def length_shares(vocabulary: Vocabulary, counts: np.ndarray) -> np.ndarray:
+    """Return which part of the words, counted as (1, word), stands for 0, 1, 2, ... base words: (length,)."""
+    lengths = np.array([len(parts) for parts in vocabulary.parts])
+    shares: np.ndarray = np.bincount(lengths, weights=counts[0]) / max(1, counts.sum())
+    return shares
+
+
+def compression(shares: np.ndarray) -> float:
+    """Return how many base words a word stands for on average, from `length_shares`: (length,)."""
+    return float(shares @ np.arange(len(shares)))
 
 
 def word_statistics(counts: np.ndarray, *, frame_rate: float) -> WordStatistics:

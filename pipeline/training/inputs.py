@@ -111,7 +111,7 @@ def open_inputs(reads: str, source: Path, vocabulary: Vocabulary | None) -> Fram
         return FrameInputs(open_spectrogram(source))
     if vocabulary is None:
         raise SonolexError(f"{source}: expected the fold's vocabulary beside the tokens, found none; pass --vocabulary")
-    tokens = TokenInputs(source, vocabulary.facts["front_end"], vocabulary.facts["bands"])
+    tokens = TokenInputs(source, vocabulary.facts["front_end"], vocabulary.bands)
     tokens.require_vocabulary(vocabulary.digest())
     return tokens
 

@@ -11,8 +11,9 @@ from itertools import accumulate
 
 import numpy as np
 
-from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 from pipeline.errors import CorpusError
+from pipeline.vocabulary.bpe import interleave, merger_of
 from pipeline.vocabulary.device import choose_device, nearest_on
 from pipeline.vocabulary.features import clip_features
 
@@ -25,19 +26,39 @@ _SCORES_PER_BLOCK = 1 << 21
 def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the words of each clip (frame, mel) as tokens (codebook, word) uint16; stacks and slopes end with their clip.
 
-    Raises CorpusError when a frame is not finite: its nearest word would be any.
+    Merged words make one sequence, as though there were one codebook. Raises CorpusError when a frame is not finite: its
+    nearest word would be any.
+    """
+    codebooks = vocabulary.codebooks
+    try:
+        tokens = base_words(vocabulary.space, codebooks, vocabulary.facts["bands"], clips)
+    except CorpusError as error:
+        raise CorpusError(f"{vocabulary.path}: {error}") from None
+    if not vocabulary.merged:
+        return tokens
+    num_codebooks, size = codebooks.shape[:2]
+    merger = merger_of(vocabulary.merges, num_codebooks * size)
+    return [merger.merge(interleave(clip, size))[None] for clip in tokens]
+
+
+def base_words(
+    space: FeatureSpace, codebooks: np.ndarray, bands: Sequence[Sequence[int]], clips: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Return the words of each clip (frame, mel) before any merging: tokens (codebook, word) uint16.
+
+    Raises CorpusError when a frame is not finite.
     """
     if not clips:
         return []
-    features = clip_features(vocabulary.space, clips)
+    features = clip_features(space, clips)
     if not np.isfinite(features.sum()):
         bad = sum(int((~np.isfinite(clip).all(axis=1)).sum()) for clip in clips)
         raise CorpusError(
-            f"frames for {vocabulary.path}: expected finite numbers, found {bad} frames of {sum(map(len, clips))} with NaN "
-            "or infinity; the front end floors the logarithm, so the stored frames are damaged: rerun the stage spectrogram"
+            f"frames to find words for: expected finite numbers, found {bad} frames of {sum(map(len, clips))} with NaN or "
+            "infinity; the front end floors the logarithm, so the stored frames are damaged: rerun the stage spectrogram"
         )
-    tokens = nearest_codes(features, vocabulary.codebooks, vocabulary.facts["bands"])
-    ends = list(accumulate(vocabulary.space.num_words(len(clip)) for clip in clips))
+    tokens = nearest_codes(features, codebooks, bands)
+    ends = list(accumulate(space.num_words(len(clip)) for clip in clips))
     return np.split(tokens, ends[:-1], axis=1)
 
 

@@ -86,6 +86,7 @@ class Merger:
         spelling = [_spell(parts) for parts in self._parts]
         pairs = [(spelling[left], spelling[right]) for left, right in merges.tolist()]
         ids = {text: word for word, text in enumerate(spelling)}
+        self.lengths = np.array([len(parts) for parts in self._parts], dtype=np.int64)  # (word,) in base words
         self._model = models.BPE(ids, pairs, cache_capacity=0)  # of clips, of which no two are alike
 
     def merge(self, sentence: np.ndarray) -> np.ndarray:
