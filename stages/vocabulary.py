@@ -14,6 +14,7 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.vocabulary.exact import refine
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.merging import fit_merges
 from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
@@ -40,6 +41,8 @@ def run(
         deltas=params.features.deltas,
     )
     fit = fit_vocabulary(params, sample)
+    if params.exact:
+        fit = refine(fit, reader, training_clips, iterations=params.iterations)
     merges = fit_merges(params, fit, reader, training_clips)
     facts = write_vocabulary(
         vocabulary_path, fit, sample, merges, params, kind=params.kind, fold=fold, spectrogram=spectrogram

@@ -22,6 +22,7 @@ PARAMS = {
     "iterations": 10,
     "restarts": 3,
     "bpe": None,
+    "exact": False,
     "seed": 0,
 }
 OWN: dict[str, dict[str, Any]] = {"kmeans": {}, "bands": {"bands": 4}, "residual": {"codebooks": 3}}

@@ -48,6 +48,7 @@ class Fit:
 
     space: FeatureSpace
     codebooks: Codebooks
+    exact: dict[str, Any] | None = None  # what Lloyd's algorithm over all training frames changed, where it was run
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def write_vocabulary(
         "objective": [round(value, 6) for value in codebooks.objective],
         "distortion": round(distortion(z, decode(space, codebooks.codes, codebooks.bands, tokens)), 6),
         **summarise(counts, frame_rate=spectrogram.frame_rate / space.stack),
+        **({"exact": fit.exact} if fit.exact else {}),
     }
     facts = {
         "kind": kind,

@@ -32,6 +32,7 @@ class CommonParams(Params):
     sample_frames: PositiveInt  # at most this many frames are drawn; and again, in whole clips, to learn merges on
     iterations: PositiveInt  # of Lloyd's algorithm
     restarts: PositiveInt  # runs from other starting points, of which the best is kept
+    exact: bool  # go on from the sample's codes over all training frames, for as many iterations
     seed: NonNegativeInt  # of the draw and of the starting points
 
     @property
