@@ -22,7 +22,7 @@ from PIL import Image
 from pipeline.artifacts.model import read_card, write_model
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import SPLIT
-from pipeline.artifacts.tokens import TOKENS, open_tokens
+from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
@@ -242,9 +242,8 @@ def test_the_page_says_how_hard_each_class_is_to_foretell(reported: Path) -> Non
 def test_lengths_of_words_by_hand(tmp_path: Path) -> None:
     write_words(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
     vocabulary = open_vocabulary(tmp_path / "vocabulary" / "1.zarr")
-    counts = np.zeros((1, SIZE + 2), np.int64)
-    counts[0, [3, SIZE, SIZE + 1]] = [6, 3, 1]  # words of one, two and three base words
-    shares = length_shares(vocabulary, counts)
+    # Words of one, two and three base words.
+    shares = length_shares(vocabulary, [np.array([[3, SIZE, 3, 3, SIZE]]), np.array([[SIZE, 3, 3, 3, SIZE + 1]])])
     assert np.allclose(shares, [0, 0.6, 0.3, 0.1])
     assert np.isclose(compression(shares), (6 + 2 * 3 + 3) / 10)
 
@@ -253,7 +252,10 @@ def test_the_page_says_how_long_merged_words_are(reported: Path, tmp_path: Path)
     write_experiment(tmp_path, merges=[(0, 1), (SIZE, 0)])
     page = report(tmp_path)
     assert f"until there are {SIZE + 2} in all" in page
-    assert "and for 3 at most" in page
+    assert "a word stands for 1.50 on average in the training clips" in page
+    sentences = token_arrays(open_tokens(tmp_path / "data" / "tokens" / "1.parquet"))
+    test = [sentences[clip].size for clip in CLIPS[0::2]]  # of fold 1
+    assert f"and for {6 * 28 / sum(test):.2f} in test clips, in fold 2" in page
     assert ">base words in a word</text>" in page
     assert ">base words in a word</text>" not in (reported / "report" / "index.html").read_text()
 

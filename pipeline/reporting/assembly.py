@@ -25,7 +25,7 @@ from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.summary import ReportParams
-from pipeline.reporting.words import count_words, word_statistics
+from pipeline.reporting.words import count_words, length_shares, word_statistics
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,20 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
     folds = experiment.params.folds if experiment.params.token_models else []
     vocabularies = {fold: open_vocabulary(data.vocabulary / f"{fold}.zarr") for fold in folds}
     word_counts: dict[str, np.ndarray] = {}
+    merged_lengths: dict[str, np.ndarray] = {}
     language: list[LanguageRow] = []
     seconds = _durations(spectrogram)
     for fold in folds:  # one fold's words at a time
         tokens = _open_words(data.tokens / f"{fold}.parquet", vocabularies[fold])
+        sentences, test = token_arrays(tokens), experiment.scored(experiment.params.token_models[0], fold)
         word_counts[fold] = count_words(tokens)
+        if vocabularies[fold].merged:
+            merged_lengths[fold] = length_shares(vocabularies[fold], [sentences[clip] for clip in test.clip_ids])
         language += measure_language(
-            token_arrays(tokens),
+            sentences,
             size=vocabularies[fold].size,
             training_clips=clips_of(open_split(data.splits / f"{fold}.parquet"), "train"),
-            test=experiment.scored(experiment.params.token_models[0], fold),
+            test=test,
             seconds=seconds,
         )
     scores = score_experiment(experiment)
@@ -99,6 +103,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
             fold: word_statistics(counts, frame_rate=vocabularies[fold].frame_rate)
             for fold, counts in word_counts.items()
         },
+        merged_lengths=merged_lengths,
         language=language,
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},

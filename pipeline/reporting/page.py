@@ -28,7 +28,7 @@ from pipeline.reporting.language import ORDERS, LanguageRow, over_folds
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
-from pipeline.reporting.words import WordStatistics, compression, length_shares
+from pipeline.reporting.words import WordStatistics, compression
 from pipeline.vocabulary.rebuilding import word_spectra
 
 TEMPLATE = "page.html.j2"
@@ -48,6 +48,7 @@ class PageContent:
     vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary; empty without token models
     word_counts: Mapping[str, np.ndarray]  # fold -> frames by (codebook, code), over all clips
     word_statistics: Mapping[str, WordStatistics]
+    merged_lengths: Mapping[str, np.ndarray]  # fold -> shares of words by length, in test clips; empty without BPE
     language: Sequence[LanguageRow]  # of all folds; empty without token models
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
@@ -174,13 +175,12 @@ def _words(content: PageContent) -> dict[str, Any] | None:
 
 def _merged(content: PageContent) -> dict[str, Any] | None:
     """Return what the vocabulary's section says of merged words; None without byte-pair encoding."""
-    if not all(vocabulary.merged for vocabulary in content.vocabularies.values()):
+    if not content.merged_lengths:
         return None
-    shares = {fold: length_shares(v, content.word_counts[fold]) for fold, v in content.vocabularies.items()}
+    training = {fold: v.facts["bpe"]["compression"] for fold, v in content.vocabularies.items()}
     return {
-        "compression": {fold: compression(values) for fold, values in shares.items()},
-        "longest": {fold: len(values) - 1 for fold, values in shares.items()},
-        "figure": figures.length_figure(shares),
+        "rows": [(fold, training[fold], compression(shares)) for fold, shares in content.merged_lengths.items()],
+        "figure": figures.length_figure(content.merged_lengths),
     }
 
 

@@ -4,6 +4,7 @@ Conventions: counts are (codebook, code) words; the measures are those of `pipel
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,10 +38,11 @@ def count_words(tokens: Table) -> np.ndarray:
     return np.bincount(codebooks * size + words, minlength=num_codebooks * size).reshape(num_codebooks, size)
 
 
-def length_shares(vocabulary: Vocabulary, counts: np.ndarray) -> np.ndarray:
-    """Return which part of the words, counted as (1, word), stands for 0, 1, 2, ... base words: (length,)."""
+def length_shares(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Return which part of the words of clips (1, word) stands for 0, 1, 2, ... base words: (length,)."""
     lengths = np.array([len(parts) for parts in vocabulary.parts])
-    shares: np.ndarray = np.bincount(lengths, weights=counts[0]) / max(1, counts.sum())
+    found = np.bincount(lengths[np.concatenate([words[0] for words in clips])])
+    shares: np.ndarray = found / max(1, found.sum())
     return shares
 
 
