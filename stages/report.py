@@ -1,7 +1,8 @@
 """Join all predictions into the numbers, tables, plots and the page that people look at.
 
     predictions, models, results/train, clips, splits, spectrogram, vocabulary, tokens
-        -> results/metrics.json, results/summary.csv, results/language.csv, results/plots/, report/index.html
+        -> results/metrics.json, results/summary.csv, results/vocabularies.csv, results/language.csv, results/plots/,
+           report/index.html
 
 Every number is computed here, from stored predictions.
 """
@@ -25,6 +26,7 @@ from pipeline.reporting.summary import (
     write_metrics,
     write_summary,
 )
+from pipeline.reporting.words import write_word_statistics
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,8 @@ def run(
     write_summary(results_path / "summary.csv", experiment.runs)
     write_plots(results_path / "plots", data.logs, experiment)
     content = gather_page(params, experiment, data)
-    write_language(results_path / "language.csv", content.language)
+    write_word_statistics(results_path / "vocabularies.csv", content.words.statistics)
+    write_language(results_path / "language.csv", content.words.language)
     write_page(page_path, content)
     report.clips = sum(summary.num_clips for summary in summarise(experiment.runs)[:1])
     report.bytes_written = page_path.stat().st_size

@@ -43,7 +43,15 @@ from pipeline.reporting.summary import (
     summarise,
     write_summary,
 )
-from pipeline.reporting.words import compression, count_words, length_shares, word_statistics
+from pipeline.reporting.words import (
+    compression,
+    count_by_class,
+    count_words,
+    length_shares,
+    spread_words,
+    stabilities,
+    word_statistics,
+)
 from pipeline.vocabulary.bpe import Merger
 from stages.report import run
 
@@ -122,12 +130,16 @@ def write_words(data: Path, fold: str, generator: np.random.Generator, merges: S
         "seed": 0,
     }
     path = data / "vocabulary" / f"{fold}.zarr"
-    VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {}})
+    VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": {"distortion": 0.25}})
     merger = Merger(pairs, SIZE)
     sentences = [merger.merge(generator.integers(0, SIZE - 1, 28)) for _ in CLIPS]
     words = {"clip_id": CLIPS, "tokens": [[sentence.tolist()] for sentence in sentences]}
     facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": size, "num_codebooks": 1}
     TOKENS.write(data / "tokens" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})
+    roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(len(CLIPS))]
+    SPLIT.write(
+        data / "splits" / f"{fold}.parquet", {"clip_id": CLIPS, "role": roles}, {"fold": fold, "seed": 0, "rule": ""}
+    )
 
 
 def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random.Generator, label_kind: str) -> None:
@@ -491,7 +503,9 @@ def test_durations_are_spelled() -> None:
 
 
 def test_word_statistics_of_known_counts(reported: Path) -> None:
-    even = word_statistics(np.array([[5, 5, 5, 5, 0]]), frame_rate=100.0)
+    joint = np.array([[[5, 0], [5, 0], [0, 5], [0, 5], [0, 0]]])
+    even = word_statistics(np.array([[5, 5, 5, 5, 0]]), frame_rate=100.0, joint=joint, distortion=0.25, stability=0.5)
+    assert even.information == pytest.approx(1, abs=0.05)  # the word says which of two even classes it is
     assert (even.num_unused, even.num_words, even.num_frames) == (1, 5, 20)
     assert even.perplexity == pytest.approx(4)
     assert even.top_share == 0.25
@@ -499,6 +513,47 @@ def test_word_statistics_of_known_counts(reported: Path) -> None:
     assert counts.shape == (1, SIZE)
     assert counts.sum() == 12 * 28
     assert counts[0, SIZE - 1] == 0  # never drawn
+
+
+def test_words_are_counted_by_the_classes_of_training_clips(reported: Path) -> None:
+    tokens = open_tokens(reported / "data" / "tokens" / "1.parquet")
+    joint = count_by_class(tokens, {"clip00": [0], "clip01": [1, 2], "clip02": [], "nowhere": [0]}, 3)
+    assert joint.shape == (1, SIZE, 3)
+    assert joint.sum(axis=(0, 1)).tolist() == [28, 14, 14]
+    assert joint[0, :, 0].tolist() == np.bincount(tokens.list("tokens")[0][0], minlength=SIZE).tolist()
+
+
+def test_stability_compares_the_same_frames_of_all_folds(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = open_tokens(reported / "data" / "tokens" / "1.parquet")
+    arrays, vocabulary = token_arrays(tokens), open_vocabulary(reported / "data" / "vocabulary" / "1.zarr")
+    assert spread_words(arrays, vocabulary).shape == (1, 12 * 28)
+    monkeypatch.setattr("pipeline.reporting.words._SPREAD_WORDS", 60)
+    assert (
+        spread_words(arrays, vocabulary)[0].tolist() == [word for row in tokens.list("tokens") for word in row[0]][::6]
+    )
+    words = np.random.default_rng(0).integers(0, 9, (2, 500))
+    assert stabilities({"1": words, "2": 8 - words}) == {"1": pytest.approx(1), "2": pytest.approx(1)}
+    assert math.isnan(stabilities({"1": words})["1"])
+    assert math.isnan(stabilities({"1": words, "2": words[:, 1:]})["1"])
+
+
+def test_merged_words_stand_for_all_of_their_frames(tmp_path: Path) -> None:
+    write_words(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
+    arrays = token_arrays(open_tokens(tmp_path / "tokens" / "1.parquet"))
+    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "1.zarr")
+    assert sum(words.size for words in arrays.values()) < 12 * 28
+    spread = spread_words(arrays, vocabulary)
+    assert spread.shape == (1, 12 * 28)
+    assert vocabulary.in_time(np.array([[SIZE + 1, 2, SIZE]])).tolist() == [[SIZE + 1] * 3 + [2] + [SIZE] * 2]
+
+
+def test_the_vocabularies_have_a_row_a_fold(reported: Path) -> None:
+    with (reported / "results" / "vocabularies.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["fold"] for row in rows] == list(FOLDS)
+    assert float(rows[0]["distortion"]) == 0.25
+    assert 0 <= float(rows[0]["information"]) < 0.3  # noise says little
+    assert abs(float(rows[0]["stability"])) < 0.2
 
 
 def test_results_table_starts_without_heavy_libraries() -> None:

@@ -62,7 +62,7 @@ def contents(store: Path) -> dict[str, str]:
         {"sample_frames": 10000},
         {"exact": True},
         {"stack": 2, "deltas": 1, "normalisation": "l2"},
-        {"bpe": {"size": 16}},
+        {"bpe": {"size": 16}, "sample_frames": 10000},
     ],
 )
 def test_only_training_clips_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:

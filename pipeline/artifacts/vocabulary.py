@@ -157,6 +157,12 @@ class Vocabulary:
         codebooks = [codebook[:, : stop - start] for codebook, (start, stop) in zip(self.codebooks, bands, strict=True)]
         return [merged_vectors(self.parts, codebooks, bands)] if self.merged else codebooks
 
+    def in_time(self, tokens: np.ndarray) -> np.ndarray:
+        """Return tokens (codebook, word) with merged words repeated for each of their base words: as long as they last."""
+        if not self.merged:
+            return tokens
+        return np.repeat(tokens, [len(self.parts[word]) for word in tokens[0]], axis=1)
+
     def digest(self) -> str:
         """Identify the vocabulary by what it holds: anything made with it carries this."""
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())

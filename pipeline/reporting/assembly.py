@@ -1,10 +1,9 @@
 """Gather what the page shows from the artifacts of all stages."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-
-import numpy as np
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
@@ -25,7 +24,15 @@ from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.summary import ReportParams
-from pipeline.reporting.words import count_words, length_shares, word_statistics
+from pipeline.reporting.words import (
+    Words,
+    count_by_class,
+    count_words,
+    length_shares,
+    spread_words,
+    stabilities,
+    word_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,9 @@ class DataPaths:
 
     clips: Path
     spectrogram: Path
-    splits: Path  # folder, one table a fold
     vocabulary: Path  # folder, one store a fold
     tokens: Path  # folder, one table a fold
+    splits: Path  # folder, one table a fold
     models: Path  # folder of the trained models
     logs: Path  # folder of the training logs
     audio: Path  # corpus root; may be missing
@@ -44,16 +51,10 @@ class DataPaths:
     @classmethod
     def below(cls, data: Path, *, models: Path, logs: Path, audio: Path) -> Self:
         """Return the paths that dvc.yaml gives the artifacts, below the data folder."""
-        return cls(
-            clips=data / "clips.parquet",
-            spectrogram=data / "spectrogram",
-            splits=data / "splits",
-            vocabulary=data / "vocabulary",
-            tokens=data / "tokens",
-            models=models,
-            logs=logs,
-            audio=audio,
+        spectrogram, vocabulary, tokens, splits = (
+            data / name for name in ("spectrogram", "vocabulary", "tokens", "splits")
         )
+        return cls(data / "clips.parquet", spectrogram, vocabulary, tokens, splits, models, logs, audio)
 
 
 def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -> PageContent:
@@ -61,23 +62,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
     clips, spectrogram = open_clips(data.clips), open_spectrogram(data.spectrogram)
     folds = experiment.params.folds if experiment.params.token_models else []
     vocabularies = {fold: open_vocabulary(data.vocabulary / f"{fold}.zarr") for fold in folds}
-    word_counts: dict[str, np.ndarray] = {}
-    merged_lengths: dict[str, np.ndarray] = {}
-    language: list[LanguageRow] = []
-    seconds = _durations(spectrogram)
-    for fold in folds:  # one fold's words at a time
-        tokens = _open_words(data.tokens / f"{fold}.parquet", vocabularies[fold])
-        sentences, test = token_arrays(tokens), experiment.scored(experiment.params.token_models[0], fold)
-        word_counts[fold] = count_words(tokens)
-        if vocabularies[fold].merged:
-            merged_lengths[fold] = length_shares(vocabularies[fold], [sentences[clip] for clip in test.clip_ids])
-        language += measure_language(
-            sentences,
-            size=vocabularies[fold].size,
-            training_clips=clips_of(open_split(data.splits / f"{fold}.parquet"), "train"),
-            test=test,
-            seconds=seconds,
-        )
+    words = describe_words(vocabularies, experiment, clips, spectrogram, data)
     scores = score_experiment(experiment)
     examples = choose_examples(scores, params.examples)
     mistakes = choose_mistakes(scores, params.headline, params.worst)
@@ -98,13 +83,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         clips=clips,
         spectrogram=spectrogram,
         vocabularies=vocabularies,
-        word_counts=word_counts,
-        word_statistics={
-            fold: word_statistics(counts, frame_rate=vocabularies[fold].frame_rate)
-            for fold, counts in word_counts.items()
-        },
-        merged_lengths=merged_lengths,
-        language=language,
+        words=words,
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
@@ -112,6 +91,44 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         examples=clip_cards(examples, scores, sources),
         mistakes=clip_cards(mistakes, scores, sources),
     )
+
+
+def describe_words(
+    vocabularies: Mapping[str, Vocabulary],
+    experiment: Experiment,
+    clips: Table,
+    spectrogram: Spectrogram,
+    data: DataPaths,
+) -> Words:
+    """Read every fold's words, one fold after the other, and say what there is to say of them."""
+    labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
+    seconds = _durations(spectrogram)
+    counts, joint, spread, merged_lengths = {}, {}, {}, {}
+    language: list[LanguageRow] = []
+    for fold, vocabulary in vocabularies.items():
+        tokens = _open_words(data.tokens / f"{fold}.parquet", vocabulary)
+        training = clips_of(open_split(data.splits / f"{fold}.parquet"), "train")
+        sentences, test = token_arrays(tokens), experiment.scored(experiment.params.token_models[0], fold)
+        counts[fold], spread[fold] = count_words(tokens), spread_words(sentences, vocabulary)
+        own = {clip: labels[clip] for clip in training if clip in labels}
+        joint[fold] = count_by_class(tokens, own, len(clips.facts["classes"]))
+        if vocabulary.merged:
+            merged_lengths[fold] = length_shares(vocabulary, [sentences[clip] for clip in test.clip_ids])
+        language += measure_language(
+            sentences, size=vocabulary.size, training_clips=training, test=test, seconds=seconds
+        )
+    stability = stabilities(spread)
+    statistics = {
+        fold: word_statistics(
+            counts[fold],
+            frame_rate=vocabulary.frame_rate,
+            joint=joint[fold],
+            distortion=float(vocabulary.facts["fit"]["distortion"]),
+            stability=stability[fold],
+        )
+        for fold, vocabulary in vocabularies.items()
+    }
+    return Words(counts, statistics, merged_lengths, language)
 
 
 def _durations(spectrogram: Spectrogram) -> dict[str, float]:
@@ -122,7 +139,7 @@ def _durations(spectrogram: Spectrogram) -> dict[str, float]:
 
 
 def _open_words(path: Path, vocabulary: Vocabulary) -> Table:
-    """Open a fold's words of all clips, and check that they are this vocabulary's."""
+    """Open a fold's tokens and check that they are this vocabulary's."""
     tokens = open_tokens(path)
     if tokens.facts["vocabulary"] != vocabulary.digest():
         expected = f"{vocabulary.digest()}, as {vocabulary.path}"

@@ -156,7 +156,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
             tokens, rebuilt, words, num_words = sentences.get(clip), "", "", 0
             if vocabulary and tokens is not None:
                 rebuilt = mel_picture(rebuild(vocabulary, tokens)[: len(frames)], low, high)
-                words = picture(np.stack([colours[b, row] for b, row in enumerate(_in_time(vocabulary, tokens))])[::-1])
+                words = picture(np.stack([colours[b, row] for b, row in enumerate(vocabulary.in_time(tokens))])[::-1])
                 num_words = sum(len(np.unique(row)) for row in tokens)
             waveform, no_audio = _waveform(sources, clip)
             cards[clip] = ClipCard(
@@ -175,13 +175,6 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                 words=words,
             )
     return [cards[clip] for clip in clip_ids]
-
-
-def _in_time(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
-    """Return tokens (codebook, word) with merged words repeated for as long as they last, so that a picture keeps time."""
-    if not vocabulary.merged:
-        return tokens
-    return np.repeat(tokens, [len(vocabulary.parts[word]) for word in tokens[0]], axis=1)
 
 
 def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision, ...]:

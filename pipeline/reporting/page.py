@@ -24,11 +24,11 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
-from pipeline.reporting.language import ORDERS, LanguageRow, over_folds
+from pipeline.reporting.language import ORDERS, over_folds
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
-from pipeline.reporting.words import WordStatistics, compression
+from pipeline.reporting.words import Words, compression
 from pipeline.vocabulary.rebuilding import word_spectra
 
 TEMPLATE = "page.html.j2"
@@ -46,10 +46,7 @@ class PageContent:
     clips: Table
     spectrogram: Spectrogram
     vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary; empty without token models
-    word_counts: Mapping[str, np.ndarray]  # fold -> frames by (codebook, code), over all clips
-    word_statistics: Mapping[str, WordStatistics]
-    merged_lengths: Mapping[str, np.ndarray]  # fold -> shares of words by length, in test clips; empty without BPE
-    language: Sequence[LanguageRow]  # of all folds; empty without token models
+    words: Words
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
@@ -158,29 +155,29 @@ def _words(content: PageContent) -> dict[str, Any] | None:
     if not content.vocabularies:
         return None
     fold, vocabulary = next(iter(content.vocabularies.items()))
-    slopes = {fold: float(statistics.zipf_slope) for fold, statistics in content.word_statistics.items()}
+    slopes = {fold: float(statistics.zipf_slope) for fold, statistics in content.words.statistics.items()}
     return {
         "facts": vocabulary.facts,
-        "rows": list(content.word_statistics.items()),
+        "rows": list(content.words.statistics.items()),
         "samples": {fold: v.facts["sample"] for fold, v in content.vocabularies.items()},
-        "rank_figure": figures.rank_figure(content.word_counts, slopes),
+        "rank_figure": figures.rank_figure(content.words.counts, slopes),
         "codebook_figure": figures.codebook_figure(word_spectra(vocabulary, 0)),
         "codebook_fold": fold,
         "merged": _merged(content),
         "orders": ORDERS,
-        "language": over_folds(content.language),
-        "language_figure": figures.language_figure(over_folds(content.language)),
+        "language": over_folds(content.words.language),
+        "language_figure": figures.language_figure(over_folds(content.words.language)),
     }
 
 
 def _merged(content: PageContent) -> dict[str, Any] | None:
     """Return what the vocabulary's section says of merged words; None without byte-pair encoding."""
-    if not content.merged_lengths:
+    if not content.words.merged_lengths:
         return None
     training = {fold: v.facts["bpe"]["compression"] for fold, v in content.vocabularies.items()}
     return {
-        "rows": [(fold, training[fold], compression(shares)) for fold, shares in content.merged_lengths.items()],
-        "figure": figures.length_figure(content.merged_lengths),
+        "rows": [(fold, training[fold], compression(shares)) for fold, shares in content.words.merged_lengths.items()],
+        "figure": figures.length_figure(content.words.merged_lengths),
     }
 
 

@@ -3,16 +3,23 @@
 Conventions: counts are (codebook, code) words; the measures are those of `pipeline/vocabulary/statistics.py`.
 """
 
+import csv
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.artifacts.files import replacing
 from pipeline.artifacts.tables import Table
+from pipeline.artifacts.tokens import token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.vocabulary.statistics import summarise
+from pipeline.reporting.language import LanguageRow
+from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
+
+_SPREAD_WORDS = 20_000  # scikit-learn takes seconds for as many of 4,096 words
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,19 @@ class WordStatistics:
     top_share: float  # part of them that the commonest word takes, mean over codebooks
     zipf_slope: float  # NaN with too few words in use
     bits_per_second: float
+    distortion: float  # of the sample's normalised frames, part of their variance that the words lose
+    information: float  # bits that a word says about the class of its training clip, mean over codebooks
+    stability: float  # agreement with the words of the next fold; NaN with one fold
+
+
+@dataclass(frozen=True)
+class Words:
+    """All that the report says of words; empty when no model reads any."""
+
+    counts: Mapping[str, np.ndarray]  # fold -> how often each occurs, over all clips: (codebook, code)
+    statistics: Mapping[str, WordStatistics]  # fold -> its line
+    merged_lengths: Mapping[str, np.ndarray]  # fold -> `length_shares` of test clips; empty without BPE
+    language: Sequence[LanguageRow]  # of all folds
 
 
 def count_words(tokens: Table) -> np.ndarray:
@@ -51,8 +71,55 @@ def compression(shares: np.ndarray) -> float:
     return float(shares @ np.arange(len(shares)))
 
 
-def word_statistics(counts: np.ndarray, *, frame_rate: float) -> WordStatistics:
-    """Describe counts (codebook, code) of sentences with `frame_rate` (Hz) words a second and codebook."""
+def count_by_class(tokens: Table, labels: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
+    """Count the words of the clips in `labels` (clip id -> classes) by class: (codebook, word, class) float64.
+
+    A clip of several classes counts for each of them in equal parts, one without a class for none.
+    """
+    num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
+    joint = np.zeros((num_codebooks, size, num_classes))
+    for clip, words in token_arrays(tokens).items():
+        classes = list(labels.get(clip, ()))
+        for number, row in enumerate(words if classes else ()):
+            joint[number, :, classes] += np.bincount(row, minlength=size) / len(classes)
+    return joint
+
+
+def spread_words(arrays: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
+    """Return the words of some frames, evenly spread over all clips in the order of their ids: (codebook, frame) uint16.
+
+    `arrays` holds clips' tokens by id. Which frames depends on the clips and their lengths alone, so those of two
+    vocabularies may be compared; a merged word stands for all of its frames.
+    """
+    arrays = {clip: vocabulary.in_time(words) for clip, words in arrays.items()}
+    step = max(1, -(-sum(words.shape[1] for words in arrays.values()) // _SPREAD_WORDS))
+    chosen, passed = [np.empty((vocabulary.num_codebooks, 0), np.uint16)], 0
+    for clip in sorted(arrays):
+        chosen.append(arrays[clip][:, -passed % step :: step])
+        passed += arrays[clip].shape[1]
+    return np.concatenate(chosen, axis=1)
+
+
+def stabilities(spread: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return fold -> agreement of its words with those of the next fold, the last's with the first's; see `spread_words`.
+
+    NaN with one fold, and where two folds' words do not stand for the same frames.
+    """
+    folds = list(spread)
+    pairs = {fold: (spread[fold], spread[after]) for fold, after in zip(folds, [*folds[1:], *folds[:1]], strict=True)}
+    return {
+        fold: agreement(one, other) if len(folds) > 1 and one.shape == other.shape else math.nan
+        for fold, (one, other) in pairs.items()
+    }
+
+
+def word_statistics(
+    counts: np.ndarray, *, frame_rate: float, joint: np.ndarray, distortion: float, stability: float
+) -> WordStatistics:
+    """Describe counts (codebook, code) of sentences with `frame_rate` (Hz) words a second and codebook.
+
+    `joint` (codebook, word, class) are the counts in training clips.
+    """
     summary = {
         name: math.nan if value is None else float(value)
         for name, value in summarise(counts, frame_rate=frame_rate).items()
@@ -65,4 +132,18 @@ def word_statistics(counts: np.ndarray, *, frame_rate: float) -> WordStatistics:
         top_share=float((counts.max(axis=1) / np.maximum(counts.sum(axis=1), 1)).mean()),
         zipf_slope=summary["zipf_slope"],
         bits_per_second=summary["bits_per_second"],
+        distortion=distortion,
+        information=float(np.mean([mutual_information(codebook) for codebook in joint])),
+        stability=stability,
     )
+
+
+def write_word_statistics(path: Path, rows: Mapping[str, WordStatistics]) -> None:
+    """Write one row a fold as CSV, floats with 6 decimals, undefined values as `nan`."""
+    names = ["fold", *(field.name for field in fields(WordStatistics))]
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        for fold, row in rows.items():
+            values = asdict(row).values()
+            writer.writerow([fold, *(f"{value:.6f}" if isinstance(value, float) else value for value in values)])

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
-_WORDS_PER_BLOCK = 1 << 20  # some 150 bytes each while they are looked up
+_WORDS_PER_BLOCK = 1 << 20  # bounds what is looked up at once
 
 
 @dataclass(frozen=True)

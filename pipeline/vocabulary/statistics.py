@@ -71,6 +71,34 @@ def distortion(z: np.ndarray, decoded: np.ndarray) -> float:
     return error / total if total > 0 else 0.0
 
 
+def mutual_information(joint: np.ndarray) -> float:
+    """Return what a word says about its clip's class, in bits, from counts (word, class) of words in clips of each class.
+
+    I = H(word) + H(class) - H(word, class), each entropy with the correction of Miller (1955) and Madow: plus (cells that
+    occur - 1) / (2 n) nats. Without it, rare words alone would look telling. n counts words as if they were drawn
+    independently; those of one clip are not, so of large vocabularies on few clips too much is still left. At least 0.
+    """
+    total = float(joint.sum())
+    if total <= 0:
+        return 0.0
+    tables = (joint.sum(axis=1), joint.sum(axis=0), joint.ravel())
+    words, classes, both = (
+        entropy(table) + (np.count_nonzero(table) - 1) / (2 * total * np.log(2)) for table in tables
+    )
+    return float(max(0.0, words + classes - both))
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """Return how far two vocabularies give the same frames alike words: 1 if up to their names, about 0 by chance.
+
+    Mutual information over the mean of the entropies, adjusted for chance (Vinh, Epps and Bailey, 2010), by scikit-learn;
+    mean over codebooks. `one` and `other` are words (codebook, frame) of the same frames.
+    """
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    return float(np.mean([adjusted_mutual_info_score(*words) for words in zip(one, other, strict=True)]))
+
+
 def summarise(counts: np.ndarray, *, frame_rate: float) -> dict[str, float | int | None]:
     """Return the statistics of a vocabulary's counts (codebook, code), rounded for people.
 
