@@ -3,10 +3,12 @@
     python -m benchmarks.tokenise --frames 500000
 
 The same matrix, the same threads. The bare product is NumPy's, of all frames with all codes at once, without looking for
-the nearest; FAISS searches its IndexFlatL2. `of FAISS` and `of GEMM` are Sonolex's rate over theirs.
+the nearest; FAISS searches its IndexFlatL2. `of FAISS` and `of GEMM` are Sonolex's rate over theirs. A second table has all
+of `assign`, normalisation included, for three kinds of vocabulary, beside the products that their codebooks need.
 """
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,18 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.measuring import interleave, report, seconds_of
+from benchmarks.measuring import interleave, report
+from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 
+Clock = Callable[[], float]
+
+CLIP_FRAMES = 1000
+KINDS = (  # name, codebooks, words in each, groups of features
+    ("kmeans, 4,096 words", 1, 4096, 1),
+    ("residual, 4 x 256 words", 4, 256, 1),
+    ("bands, 8 x 256 words", 8, 256, 8),
+)
+SMALL_GEMM_BLOCK = 1 << 19  # as many stay in the processor's cache
 GEMM_BLOCK = 1 << 25  # scores that the bare product may hold at once: 128 MiB
 
 
@@ -38,13 +50,9 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
             codes = rng.standard_normal((size, features), dtype=np.float32)
             index = faiss.IndexFlatL2(features)
             index.add(codes)
-            block = max(1, GEMM_BLOCK // size)
-            scores = np.empty((block, size), np.float32)
 
-            def gemm(codes: np.ndarray = codes, scores: np.ndarray = scores, block: int = block) -> None:
-                for start in range(0, frames, block):
-                    part = z[start : start + block]
-                    np.matmul(part, codes.T, out=scores[: len(part)])
+            def gemm(codes: np.ndarray = codes) -> None:
+                _multiply(z, codes, GEMM_BLOCK)
 
             found: dict[str, np.ndarray] = {}
 
@@ -72,9 +80,73 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
     return rows
 
 
-def _rate(frames: int, work: Callable[[], object]) -> float:
+def run_kinds(frames: int, features: int, threads: int, repeats: int, clock: Clock) -> list[dict[str, Any]]:
+    """Measure the whole of `assign`, from frames to tokens, for three vocabularies, beside their products alone."""
+    from threadpoolctl import threadpool_limits
+
+    from pipeline.vocabulary.assignment import assign
+
+    rng = np.random.default_rng(0)
+    clips = list(rng.standard_normal((frames // CLIP_FRAMES, CLIP_FRAMES, features), dtype=np.float32))
+    z = np.concatenate(clips)
+    rows = []
+    with threadpool_limits(threads):
+        for name, num_codebooks, size, groups in KINDS:
+            vocabulary = _vocabulary(rng, num_codebooks, size, features, groups)
+
+            def products(vocabulary: Vocabulary = vocabulary, block: int = GEMM_BLOCK) -> None:
+                for codes, (start, stop) in zip(vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
+                    _multiply(z[:, start:stop], codes, block)
+
+            def ours(vocabulary: Vocabulary = vocabulary) -> None:
+                assign(vocabulary, clips)
+
+            works: dict[str, Callable[[], object]] = {
+                "ours": ours,
+                "large": products,
+                "small": partial(products, block=SMALL_GEMM_BLOCK),
+            }
+            rates = interleave({key: partial(_rate, len(z), work, clock) for key, work in works.items()}, repeats)
+            bare = max(("large", "small"), key=lambda key: np.median(rates[key]))  # whatever suits the processor
+            ratios = [one / other for one, other in zip(rates["ours"], rates[bare], strict=True)]
+            rows.append(
+                {
+                    "vocabulary": name,
+                    "assign, M frames/s": max(rates["ours"]),
+                    "products": max(rates[bare]),
+                    "of the products": round(max(rates["ours"]) / max(rates[bare]), 2),
+                    "median of rounds": round(float(np.median(ratios)), 2),
+                }
+            )
+    return rows
+
+
+def _vocabulary(rng: np.random.Generator, num_codebooks: int, size: int, features: int, groups: int) -> Vocabulary:
+    """Return codebooks of noise over plain frames; one group of features means that all codebooks cover all of them."""
+    ones, width = np.ones(features, np.float32), features // groups
+    none = np.empty(0, np.float32)
+    space = FeatureSpace("standardise", 0, 1, groups, 0 * ones, ones, ones, none, none.reshape(0, 0))
+    starts = [number * width if groups > 1 else 0 for number in range(num_codebooks)]
+    codes = rng.standard_normal((num_codebooks, size, width), dtype=np.float32)
+    bands = [[start, start + width] for start in starts]
+    counts = np.zeros((num_codebooks, size), np.int64)
+    return Vocabulary(Path("noise.zarr"), space, codes, none, counts, {"bands": bands})
+
+
+def _multiply(z: np.ndarray, codes: np.ndarray, num_scores: int) -> None:
+    """Multiply all frames with all codes, so many scores at once, and look at nothing."""
+    block = max(1, num_scores // len(codes))
+    scores = np.empty((min(block, len(z)), len(codes)), np.float32)
+    for start in range(0, len(z), block):
+        part = z[start : start + block]
+        np.matmul(part, codes.T, out=scores[: len(part)])
+
+
+def _rate(frames: int, work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
     """Return million frames a second."""
-    return frames / seconds_of(work) / 1e6
+    started = clock()
+    work()
+    return frames / (clock() - started) / 1e6
 
 
 def main(
@@ -83,13 +155,18 @@ def main(
     features: int = 128,
     threads: int = 0,
     repeats: int = 3,
+    processor_time: Annotated[bool, typer.Option(help="of the second table: not what else the machine does")] = False,
     json: Annotated[Path | None, typer.Option(help="write the rows there")] = None,
 ) -> None:
     """Measure how fast frames become words."""
     threads = threads or len(os.sched_getaffinity(0))
-    rows = run(frames, sizes, features, threads, repeats)
     title = f"{frames} x {features} frames to words, best of {repeats}, {threads} threads"
-    report("tokenise", title, rows, json_path=json)
+    if sizes:
+        report("tokenise", title, run(frames, sizes, features, threads, repeats), json_path=json)
+    clock = time.process_time if processor_time else time.perf_counter
+    rows = run_kinds(frames, features, threads, repeats, clock)
+    path = json.with_stem(f"{json.stem}_kinds") if json else None
+    report("tokenise_kinds", f"{title}, all of assign()", rows, json_path=path)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,11 @@ def test_words_are_nearest_and_never_special() -> None:
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary, frames = make_vocabulary(), GENERATOR.normal(-6, 4, (1000, 16)).astype(np.float32)
-    whole = assign(vocabulary, [frames])
+    clips = np.split(frames, 4)
+    whole = assign(vocabulary, clips)
     monkeypatch.setattr(assignment, "_SCORES_PER_BLOCK", 1)
-    assert np.array_equal(assign(vocabulary, [frames]), whole)
+    monkeypatch.setattr(assignment, "_FRAMES_PER_BLOCK", 300)
+    assert np.array_equal(assign(vocabulary, clips), whole)
 
 
 def test_l2_ignores_level_and_standardising_does_not() -> None:
@@ -98,7 +100,7 @@ def test_torch_finds_the_same_codes(monkeypatch: pytest.MonkeyPatch, block: int)
     monkeypatch.setattr(assignment, "choose_device", lambda num_scores: asked.append(num_scores) or "cpu")
     monkeypatch.setattr(device, "_SCORES_PER_BLOCK", block)
     assert np.array_equal(assign(vocabulary, [frames]), by_numpy)
-    assert asked == [50 * 1000] * 2
+    assert asked == [50 * 1000] * 3  # of the batch, and of each codebook
 
 
 def test_numpy_is_chosen_where_there_is_no_gpu_or_little_to_do() -> None:

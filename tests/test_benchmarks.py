@@ -1,5 +1,6 @@
 """The benchmark programs run, at sizes that say nothing about speed."""
 
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,8 @@ def test_marked_copies_hold_the_same_sound_and_other_bytes(tmp_path: Path) -> No
 
 
 def test_tokenising_and_reading_report_a_row_each_way() -> None:
+    rows = tokenise.run_kinds(2000, 16, 1, 1, time.process_time)
+    assert [row["vocabulary"].split(",")[0] for row in rows] == ["kmeans", "residual", "bands"]
     (row,) = tokenise.run(2000, [64], 16, 1, 1)
     assert row["differ"] == "0 of 2000"
     assert row["of FAISS"] > 0

@@ -15,7 +15,7 @@ from pipeline.errors import ArtifactError, CorpusError, ParamsError, SonolexErro
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.training.inputs import open_inputs
 from pipeline.vocabulary import merging
-from pipeline.vocabulary.assignment import assign, base_words
+from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.rebuilding import rebuild, word_spectra
 from stages import tokenize
 
@@ -32,10 +32,6 @@ def fit_merged(folder: Path, kind: str = "bands", size: int = 0, **changes: Any)
     """Fit a vocabulary of six words a codebook, merged up to `size` words; training clips have 85 frames in all."""
     size = size or SIZES[kind]
     return fit(folder, **{"kind": kind, **OWN[kind], "sample_frames": 10000, "bpe": {"size": size}, **changes})
-
-
-def base_tokens(vocabulary: Vocabulary, clips: list[np.ndarray]) -> list[np.ndarray]:
-    return base_words(vocabulary.space, vocabulary.codebooks, vocabulary.facts["bands"], clips)
 
 
 @pytest.mark.parametrize("kind", OWN)

@@ -15,6 +15,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError
+from pipeline.execution.code import reached
 from pipeline.execution.executors import ExecutionParams
 from pipeline.vocabulary import sentences
 from pipeline.vocabulary.assignment import assign
@@ -129,3 +130,21 @@ def test_another_fold_is_refused(tmp_path: Path) -> None:
         tokenize.run(EXECUTION, spectrogram, path, tmp_path / "2.parquet", fold="2")
     with pytest.raises(ArtifactError, match="fact fold: expected 1, found 2"):
         vocabulary.run(make_params(), spectrogram, make_split(tmp_path / "2.parquet", "2"), path, fold="1")
+
+
+def test_the_version_of_sentences_covers_their_features() -> None:
+    definitions, _ = reached([("pipeline.vocabulary.assignment", "assign")], Path(__file__).parents[1])
+    assert {
+        ("pipeline.artifacts.vocabulary", "FeatureSpace"),
+        ("pipeline.vocabulary.features", "window_places"),
+        ("pipeline.vocabulary.features", "slopes"),
+        ("pipeline.vocabulary.assignment", "nearest_codes"),
+    } <= set(definitions)
+    assert not {name for name in definitions if "fitting" in name[0]}
+
+
+def test_the_artifact_tells_what_all_frames_changed(tmp_path: Path) -> None:
+    _, path = fit(tmp_path, exact=True, sample_frames=30)
+    fitted = open_vocabulary(path).facts["fit"]["exact"]
+    assert fitted["words"] == 20 + 25 + 40
+    assert fitted["distortion_after"] <= fitted["distortion_before"]

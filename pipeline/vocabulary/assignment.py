@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 from pipeline.errors import CorpusError
+from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.bpe import interleave, merger_of
 from pipeline.vocabulary.device import choose_device, nearest_on
 from pipeline.vocabulary.features import clip_features
@@ -20,7 +21,10 @@ from pipeline.vocabulary.features import clip_features
 # Frames are scored in blocks whose scores (frame, code) stay in the processor's cache between the matrix product and
 # the argmax. Measured at 128 features against one bare product over all frames, one thread: 500 codes 1.07 of its rate,
 # 4096 codes 0.99; blocks of 32 M scores halve it. FAISS's flat search reached 0.98 and 0.97 there.
-_SCORES_PER_BLOCK = 1 << 21
+_SCORES_PER_BLOCK = 1 << 19
+# As many frames are normalised and scored before the next ones are looked at: what is allocated for them is memory that
+# was used before, and mostly still in the cache. Memory that the system hands out anew costs as much as 256 words do.
+_FRAMES_PER_BLOCK = 1 << 14
 
 
 def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -30,10 +34,9 @@ def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarr
     nearest word would be any.
     """
     codebooks = vocabulary.codebooks
-    try:
-        tokens = base_words(vocabulary.space, codebooks, vocabulary.facts["bands"], clips)
-    except CorpusError as error:
-        raise CorpusError(f"{vocabulary.path}: {error}") from None
+    tokens = base_words(
+        vocabulary.space, codebooks, vocabulary.facts["bands"], clips, what=f"frames for {vocabulary.path}"
+    )
     if not vocabulary.merged:
         return tokens
     num_codebooks, size = codebooks.shape[:2]
@@ -42,24 +45,36 @@ def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarr
 
 
 def base_words(
-    space: FeatureSpace, codebooks: np.ndarray, bands: Sequence[Sequence[int]], clips: Sequence[np.ndarray]
+    space: FeatureSpace,
+    codebooks: np.ndarray,
+    bands: Sequence[Sequence[int]],
+    clips: Sequence[np.ndarray],
+    *,
+    what: str,
 ) -> list[np.ndarray]:
     """Return the words of each clip (frame, mel) before any merging: tokens (codebook, word) uint16.
 
-    Raises CorpusError when a frame is not finite.
+    Raises CorpusError, which says `what` they are, when a frame is not finite.
     """
-    if not clips:
-        return []
-    features = clip_features(space, clips)
+    lengths = [len(clip) for clip in clips]
+    on_processor = choose_device(sum(lengths) * codebooks.shape[1]) is None
+    limit = _FRAMES_PER_BLOCK if on_processor else sum(lengths)
+    tokens: list[np.ndarray] = []
+    for block in clip_batches(range(len(clips)), lengths.__getitem__, frames_per_batch=limit):
+        features = clip_features(space, [clips[number] for number in block])
+        _require_finite(features, clips, what)
+        ends = list(accumulate(space.num_words(lengths[number]) for number in block))
+        tokens += np.split(nearest_codes(features, codebooks, bands), ends[:-1], axis=1)
+    return tokens
+
+
+def _require_finite(features: np.ndarray, clips: Sequence[np.ndarray], what: str) -> None:
     if not np.isfinite(features.sum()):
         bad = sum(int((~np.isfinite(clip).all(axis=1)).sum()) for clip in clips)
         raise CorpusError(
-            f"frames to find words for: expected finite numbers, found {bad} frames of {sum(map(len, clips))} with NaN or "
+            f"{what}: expected finite numbers, found {bad} frames of {sum(map(len, clips))} with NaN or "
             "infinity; the front end floors the logarithm, so the stored frames are damaged: rerun the stage spectrogram"
         )
-    tokens = nearest_codes(features, codebooks, bands)
-    ends = list(accumulate(space.num_words(len(clip)) for clip in clips))
-    return np.split(tokens, ends[:-1], axis=1)
 
 
 def nearest_codes(features: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]]) -> np.ndarray:

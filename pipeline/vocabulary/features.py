@@ -18,7 +18,7 @@ _WORDS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
 def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarray:
     """Return the features of clips (frame, mel), end to end: (word, feature). No clip sees another one's frames."""
     z = normalise_frames(np.concatenate(clips), space.mean, space.scale, space.normalisation)
-    if space.stack == 1 and not space.deltas and space.groups == 1 and not len(space.components):
+    if space.stack == 1 and not space.deltas and not len(space.components):  # groups stand side by side already
         return z
     places, first = [], 0
     for clip in clips:
