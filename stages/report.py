@@ -1,8 +1,8 @@
 """Join all predictions into the numbers, tables, plots and the page that people look at.
 
     predictions, models, results/train, clips, splits, spectrogram, vocabulary, tokens
-        -> results/metrics.json, results/summary.csv, results/vocabularies.csv, results/plots/, report/index.html,
-           report/atlas.html
+        -> results/metrics.json, results/summary.csv, results/vocabularies.csv, results/language.csv, results/plots/,
+           report/index.html, report/atlas.html
 
 Every number is computed here, from stored predictions.
 """
@@ -16,6 +16,7 @@ from pipeline.experiment_params import ExperimentParams
 from pipeline.params import load_params
 from pipeline.reporting.assembly import DataPaths, gather_page
 from pipeline.reporting.atlas_index import write_atlas_index
+from pipeline.reporting.language import write_language
 from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots
@@ -47,7 +48,8 @@ def run(
     write_summary(results_path / "summary.csv", experiment.runs)
     write_plots(results_path / "plots", data.logs, experiment)
     content = gather_page(params, experiment, data)
-    write_word_statistics(results_path / "vocabularies.csv", content.word_statistics)
+    write_word_statistics(results_path / "vocabularies.csv", content.words)
+    write_language(results_path / "language.csv", {name: words.language for name, words in content.words.items()})
     write_page(page_path, content)
     write_atlas_index(page_path.with_name("atlas.html"), content)
     report.clips = sum(summary.num_clips for summary in summarise(experiment.runs)[:1])

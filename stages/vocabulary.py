@@ -16,6 +16,7 @@ from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.exact import refine
 from pipeline.vocabulary.fitting import write_vocabulary
+from pipeline.vocabulary.merging import fit_merges
 from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.sampling import draw_sample
 
@@ -43,7 +44,10 @@ def run(
     fit = fit_vocabulary(params, sample)
     if params.exact:
         fit = refine(fit, reader, training_clips, iterations=params.iterations)
-    facts = write_vocabulary(vocabulary_path, fit, sample, params, kind=params.kind, fold=fold, spectrogram=spectrogram)
+    merges = fit_merges(params, fit, reader, training_clips)
+    facts = write_vocabulary(
+        vocabulary_path, fit, sample, merges, params, kind=params.kind, fold=fold, spectrogram=spectrogram
+    )
     log.info(
         "%s, fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
         name,
@@ -53,6 +57,11 @@ def run(
         facts["perplexity"],
         facts["dead_codes"],
     )
+    if merges.facts:
+        log.info(
+            "fold %s: merged to %d words, on %d clips; sentences are %.2f times shorter",
+            fold, *(merges.facts[key] for key in ("size", "clips", "compression")),
+        )  # fmt: skip
     report.clips = int(sample.facts["clips"])
     report.bytes_written = sum(file.stat().st_size for file in vocabulary_path.rglob("*") if file.is_file())
     return report

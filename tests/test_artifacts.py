@@ -73,6 +73,7 @@ def _vocabulary(path: Path, **facts: Any) -> Path:
         "normalisation": "standardise",
         "features": {"deltas": 0, "stack": 1, "groups": 1},
         "bands": [[0, 4]],
+        "bpe": {},
         **special_tokens(3),
         "fold": "1",
         "role": "train",
@@ -89,6 +90,7 @@ def _vocabulary(path: Path, **facts: Any) -> Path:
         "centre": np.empty(0, np.float32),
         "components": np.empty((0, 0), np.float32),
         "levels": np.tile(np.float32([0, 1]), (1, 3, 1)),
+        "merges": np.empty((0, 2), np.int32),
         "counts": np.zeros((1, 3), np.int64),
     }
     VOCABULARY.write(path, arrays, head | facts)

@@ -266,6 +266,24 @@ def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, 
             gather_atlas(PARAMS, replace(paths, split=tmp_path / "split.parquet"))
 
 
+def test_merged_words_have_an_atlas(tmp_path: Path) -> None:
+    """Words of base words of two codebooks: they differ in length, and may begin or end within a frame."""
+    write_artifacts(tmp_path / "data", tmp_path / "audio", kind="bands", bands=2, size=6, bpe={"size": 24})
+    paths = AtlasPaths.below(tmp_path / "data", "words", "1", audio=tmp_path / "audio")
+    content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 8}), paths)
+    heard, num_frames = content.heard, content.spectrogram.index.list("num_frames")[0]
+    assert content.counts.shape == (1, 24)
+    assert (heard.stop - heard.start).max() > 1
+    assert (heard.start >= 0).all()
+    for clip in range(len(heard.clips)):
+        assert heard.start[heard.clip == clip].min() == 0
+        assert heard.stop[heard.clip == clip].max() == num_frames
+    (spoken,) = content.spoken.values()
+    assert spoken.distance["words"] < 20
+    write_atlas(tmp_path / "words.html", content)
+    assert len(data_of((tmp_path / "words.html").read_text())["counts"]) == 24
+
+
 def test_rates_make_up_for_the_lengths_of_classes_and_for_chance() -> None:
     """Word 0 occurs evenly in a class ten times as long; word 1 in the short one alone; word 2 once."""
     counts = np.array([[[1000, 100], [0, 200], [0, 1], [2000, 0]]])

@@ -21,6 +21,7 @@ PARAMS = {
     "sample_frames": 10000,
     "iterations": 10,
     "restarts": 3,
+    "bpe": None,
     "exact": False,
     "seed": 0,
 }

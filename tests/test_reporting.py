@@ -9,7 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from PIL import Image
 from pipeline.artifacts.model import read_card, write_model
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import SPLIT
-from pipeline.artifacts.tokens import TOKENS, open_tokens
+from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
@@ -30,6 +30,7 @@ from pipeline.experiment_params import EnsembleParams, ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
 from pipeline.reporting.assembly import DataPaths
+from pipeline.reporting.language import ALL_CLASSES
 from pipeline.reporting.plots import FITTED
 from pipeline.reporting.summary import (
     ALL_SEEDS,
@@ -42,7 +43,16 @@ from pipeline.reporting.summary import (
     summarise,
     write_summary,
 )
-from pipeline.reporting.words import count_by_class, count_words, spread_words, stabilities, word_statistics
+from pipeline.reporting.words import (
+    compression,
+    count_by_class,
+    count_words,
+    length_shares,
+    spread_words,
+    stabilities,
+    word_statistics,
+)
+from pipeline.vocabulary.bpe import Merger
 from stages.report import run
 
 CLASSES = ("dog bark", "rain", "<saw>")  # the last one must be escaped
@@ -65,7 +75,9 @@ EXPERIMENT = ExperimentParams(
 PARAMS = ReportParams(headline=["ast", "token_transformer-words"], examples=3, worst=2)
 
 
-def write_experiment(root: Path, *, label_kind: str = "one", audio: bool = True) -> None:
+def write_experiment(
+    root: Path, *, label_kind: str = "one", audio: bool = True, merges: Sequence[tuple[int, int]] = ()
+) -> None:
     """Write every artifact that the report reads; ast is right everywhere but for clip04, the others are noisy."""
     generator = np.random.default_rng(0)
     (root / "audio").mkdir(parents=True)
@@ -79,7 +91,10 @@ def write_experiment(root: Path, *, label_kind: str = "one", audio: bool = True)
     frames = {clip: generator.normal(size=(28, N_MELS)).astype(np.float32) for clip in CLIPS}
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     for fold in FOLDS:
-        write_words(root / "data", fold, generator)
+        write_words(root / "data", fold, generator, merges)
+        roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(12)]
+        columns = {"clip_id": CLIPS, "role": roles}
+        SPLIT.write(root / "data" / "splits" / f"{fold}.parquet", columns, {"fold": fold, "seed": 0, "rule": "by hand"})
         for model in MODELS:
             for seed in SEEDS:
                 write_run(root, model, fold, seed, generator, label_kind)
@@ -92,8 +107,12 @@ def _rewrite_classes(path: Path, label_kind: str) -> None:
     SCHEMA.write(path, table.columns, table.facts | {"classes": list(CLASSES), "label_kind": label_kind})
 
 
-def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
+def write_words(data: Path, fold: str, generator: np.random.Generator, merges: Sequence[tuple[int, int]] = ()) -> None:
+    pairs = np.array(merges, np.int32).reshape(-1, 2)
+    size = SIZE + len(pairs)
+    bpe = {"size": size, "compression": 1.5} if merges else {}
     arrays = {
+        "merges": pairs,
         "codebooks": generator.normal(size=(1, SIZE, N_MELS)).astype(np.float32),
         "mean": np.ones(N_MELS, np.float32),
         "scale": np.full(N_MELS, 2.0, np.float32),
@@ -105,7 +124,8 @@ def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
     }
     facts = {"kind": "kmeans", "size": SIZE, "num_codebooks": 1, "normalisation": "standardise", "bands": [[0, N_MELS]]}
     facts["features"] = {"deltas": 0, "stack": 1, "groups": 1}
-    facts |= special_tokens(SIZE) | {
+    facts |= special_tokens(size) | {
+        "bpe": bpe,
         "fold": fold,
         "role": "train",
         "front_end": {"n_mels": N_MELS, "frame_rate": 100.0},
@@ -114,8 +134,10 @@ def write_words(data: Path, fold: str, generator: np.random.Generator) -> None:
     path = data / "vocabulary" / "words" / f"{fold}.zarr"
     fit = {"bits_per_second": 300.0, "distortion": 0.25}
     VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": fit})
-    words = {"clip_id": CLIPS, "tokens": [[generator.integers(0, SIZE - 1, 28).tolist()] for _ in CLIPS]}
-    facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": SIZE, "num_codebooks": 1}
+    merger = Merger(pairs, SIZE)
+    sentences = [merger.merge(generator.integers(0, SIZE - 1, 28)) for _ in CLIPS]
+    words = {"clip_id": CLIPS, "tokens": [[sentence.tolist()] for sentence in sentences]}
+    facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": size, "num_codebooks": 1}
     TOKENS.write(data / "tokens" / "words" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})
     roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(len(CLIPS))]
     SPLIT.write(
@@ -226,6 +248,39 @@ def test_a_list_leads_to_the_atlas_of_every_vocabulary(reported: Path) -> None:
     assert all(f'href="atlas/{name}.html"' in page for name in EXPERIMENT.vocabularies)
     assert f"<td>1 × {SIZE}</td><td>100</td>" in page
     assert 'href="atlas.html"' in (reported / "report" / "index.html").read_text()
+
+
+def test_the_page_says_how_hard_each_class_is_to_foretell(reported: Path) -> None:
+    table = rows(reported / "results" / "language.csv")
+    assert len(table) == len(FOLDS) * 3 * (1 + len(CLASSES))
+    assert {row["num_words"] for row in table if row["class"] == ALL_CLASSES} == {str(6 * 28)}
+    page = (reported / "report" / "index.html").read_text()
+    figure = page.partition('aria-label="How hard the words of each class are to foretell"')[2].partition("</figure>")[
+        0
+    ]
+    for name in (ALL_CLASSES, "from 2 before", "perplexity of test clips, all folds"):
+        assert f">{name}</text>" in figure
+
+
+def test_lengths_of_words_by_hand(tmp_path: Path) -> None:
+    write_words(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
+    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "words" / "1.zarr")
+    # Words of one, two and three base words.
+    shares = length_shares(vocabulary, [np.array([[3, SIZE, 3, 3, SIZE]]), np.array([[SIZE, 3, 3, 3, SIZE + 1]])])
+    assert np.allclose(shares, [0, 0.6, 0.3, 0.1])
+    assert np.isclose(compression(shares), (6 + 2 * 3 + 3) / 10)
+
+
+def test_the_page_says_how_long_merged_words_are(reported: Path, tmp_path: Path) -> None:
+    write_experiment(tmp_path, merges=[(0, 1), (SIZE, 0)])
+    page = report(tmp_path)
+    assert f"until there are {SIZE + 2} in all" in page
+    assert "a word stands for 1.50 on average in the training clips" in page
+    sentences = token_arrays(open_tokens(tmp_path / "data" / "tokens" / "words" / "1.parquet"))
+    test = [sentences[clip].size for clip in CLIPS[0::2]]  # of fold 1
+    assert f"and for {6 * 28 / sum(test):.2f} in test clips, in fold 2" in page
+    assert ">base words in a word</text>" in page
+    assert ">base words in a word</text>" not in (reported / "report" / "index.html").read_text()
 
 
 def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:
@@ -482,13 +537,26 @@ def test_words_are_counted_by_the_classes_of_training_clips(reported: Path) -> N
 
 def test_stability_compares_the_same_frames_of_all_folds(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = open_tokens(reported / "data" / "tokens" / "words" / "1.parquet")
-    assert spread_words(tokens).shape == (1, 12 * 28)
+    arrays, vocabulary = token_arrays(tokens), open_vocabulary(reported / "data" / "vocabulary" / "words" / "1.zarr")
+    assert spread_words(arrays, vocabulary).shape == (1, 12 * 28)
     monkeypatch.setattr("pipeline.reporting.words._SPREAD_WORDS", 60)
-    assert spread_words(tokens)[0].tolist() == [word for row in tokens.list("tokens") for word in row[0]][::6]
+    assert (
+        spread_words(arrays, vocabulary)[0].tolist() == [word for row in tokens.list("tokens") for word in row[0]][::6]
+    )
     words = np.random.default_rng(0).integers(0, 9, (2, 500))
     assert stabilities({"1": words, "2": 8 - words}) == {"1": pytest.approx(1), "2": pytest.approx(1)}
     assert math.isnan(stabilities({"1": words})["1"])
     assert math.isnan(stabilities({"1": words, "2": words[:, 1:]})["1"])
+
+
+def test_merged_words_stand_for_all_of_their_frames(tmp_path: Path) -> None:
+    write_words(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
+    arrays = token_arrays(open_tokens(tmp_path / "tokens" / "words" / "1.parquet"))
+    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "words" / "1.zarr")
+    assert sum(words.size for words in arrays.values()) < 12 * 28
+    spread = spread_words(arrays, vocabulary)
+    assert spread.shape == (1, 12 * 28)
+    assert vocabulary.in_time(np.array([[SIZE + 1, 2, SIZE]])).tolist() == [[SIZE + 1] * 3 + [2] + [SIZE] * 2]
 
 
 def test_the_vocabularies_have_a_row_a_fold(reported: Path) -> None:

@@ -57,7 +57,14 @@ def contents(store: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"sample_frames": 10000}, {"exact": True}, {"stack": 2, "deltas": 1, "normalisation": "l2"}]
+    "changes",
+    [
+        {},
+        {"sample_frames": 10000},
+        {"exact": True},
+        {"stack": 2, "deltas": 1, "normalisation": "l2"},
+        {"bpe": {"size": 16}, "sample_frames": 10000},
+    ],
 )
 def test_only_training_clips_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
     _, clean = fit(tmp_path / "clean", **changes)

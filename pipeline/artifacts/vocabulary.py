@@ -9,19 +9,24 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to wor
 - Codebook b covers the features `bands[b]` = [from, to) and holds `size` codes. Where bands overlap, a codebook codes what
   those before it left over.
 
+With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) what the codebooks hold are base words, and tokens are
+one sequence of words that are made of them. A `Vocabulary` speaks of these words; its facts speak of the codebooks.
+
 Words are 0 .. size - 1 in every codebook. Special tokens follow: padding = size, mask = size + 1, class = size + 2; so
 padding is never a real word, whatever a clip holds.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.artifacts.arrays import ArraySchema, GroupSchema
+from pipeline.artifacts.merges import merged_vectors, word_parts
 from pipeline.artifacts.spectrogram import Spectrogram
 
 NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order behind the words
@@ -39,6 +44,7 @@ VOCABULARY = GroupSchema(
         "components": ArraySchema(("component", "feature"), ("float32",), "1 over normalised log-mel"),  # likewise
         "levels": ArraySchema(("codebook", "code", "level"), ("float32",), "as the front end's"),
         "counts": ArraySchema(("codebook", "code"), ("int64",), "words of the sample"),
+        "merges": ArraySchema(("merge", "part"), ("int32",), "word"),  # empty without BPE
     },
     facts={
         "kind": str,
@@ -47,6 +53,7 @@ VOCABULARY = GroupSchema(
         "normalisation": str,  # standardise, l2 or none
         "features": dict,  # deltas, stack, groups
         "bands": list,  # [from, to) of each codebook
+        "bpe": dict,  # how many words after merging, on what they were learnt, how much shorter it became; empty without
         "padding_token": int,
         "mask_token": int,
         "class_token": int,
@@ -100,14 +107,32 @@ class Vocabulary:
     levels: np.ndarray
     counts: np.ndarray  # (codebook, code) int64, over the sample
     facts: dict[str, Any]
+    merges: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int32))  # (merge, 2) int32
+
+    @property
+    def merged(self) -> bool:
+        """Say whether tokens are merged words, in one sequence whatever the number of codebooks."""
+        return len(self.merges) > 0
+
+    @cached_property
+    def parts(self) -> list[tuple[int, ...]]:
+        """The base words that each word is made of; codebook b's words count from b * (words of a codebook)."""
+        num_codebooks, size = self.codebooks.shape[:2]
+        return word_parts(self.merges, num_codebooks * size)
 
     @property
     def size(self) -> int:
-        return int(self.facts["size"])
+        return len(self.parts) if self.merged else int(self.facts["size"])
 
     @property
     def num_codebooks(self) -> int:
-        return int(self.facts["num_codebooks"])
+        return 1 if self.merged else int(self.facts["num_codebooks"])
+
+    @property
+    def bands(self) -> list[list[int]]:
+        """What [from, to) of the features the words of each codebook speak of."""
+        bands: list[list[int]] = self.facts["bands"]
+        return [[0, max(stop for _, stop in bands)]] if self.merged else bands
 
     @property
     def padding_token(self) -> int:
@@ -119,21 +144,31 @@ class Vocabulary:
 
     @property
     def frame_rate(self) -> float:
-        """Words a second in each codebook, Hz."""
-        return float(self.facts["front_end"]["frame_rate"]) / self.space.stack
+        """Words a second in each codebook, Hz; of merged words, which differ in length, the mean over training clips."""
+        rate = float(self.facts["front_end"]["frame_rate"]) / self.space.stack
+        return rate * len(self.codebooks) / self.facts["bpe"]["compression"] if self.merged else rate
 
     def word_vectors(self) -> list[np.ndarray]:
-        """Return each codebook's words as vectors (word, feature) float32: what an embedding may start from."""
-        return [
-            codebook[:, : stop - start]
-            for codebook, (start, stop) in zip(self.codebooks, self.facts["bands"], strict=True)
-        ]
+        """Return each codebook's words as vectors (word, feature) float32: what an embedding may start from.
+
+        A merged word's is the mean over time of its parts.
+        """
+        bands = self.facts["bands"]
+        codebooks = [codebook[:, : stop - start] for codebook, (start, stop) in zip(self.codebooks, bands, strict=True)]
+        return [merged_vectors(self.parts, codebooks, bands)] if self.merged else codebooks
+
+    def in_time(self, tokens: np.ndarray) -> np.ndarray:
+        """Return tokens (codebook, word) with merged words repeated for each of their base words: as long as they last."""
+        if not self.merged:
+            return tokens
+        return np.repeat(tokens, [len(self.parts[word]) for word in tokens[0]], axis=1)
 
     def digest(self) -> str:
         """Identify the vocabulary by what it holds: anything made with it carries this."""
         digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
         space = self.space
-        for values in (self.codebooks, space.mean, space.scale, space.delta_scale, space.centre, space.components):
+        fitted = (space.mean, space.scale, space.delta_scale, space.centre, space.components)
+        for values in (self.codebooks, *fitted, self.merges):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()[:32]
 
@@ -153,7 +188,7 @@ def special_tokens(size: int) -> dict[str, int]:
 def open_vocabulary(path: Path) -> Vocabulary:
     """Open a vocabulary and check sizes and ids against each other, and that it was fitted on training clips."""
     arrays, facts = VOCABULARY.open(path)
-    size = facts["size"]
+    size = facts["bpe"].get("size", facts["size"])
     for name, expected in special_tokens(size).items():
         if facts[name] != expected:
             raise VOCABULARY.error(path, name, expected=f"{expected} for size {size}", found=facts[name])
@@ -169,7 +204,10 @@ def open_vocabulary(path: Path) -> Vocabulary:
         *(arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")),
     )
     _check_arrays(path, arrays, facts, space)
-    return Vocabulary(path, space, **{name: arrays[name] for name in ("codebooks", "levels", "counts")}, facts=facts)
+    named = {name: arrays[name] for name in ("codebooks", "levels", "counts", "merges")}
+    vocabulary = Vocabulary(path, space, facts=facts, **named)
+    _check_merges(vocabulary)
+    return vocabulary
 
 
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], space: FeatureSpace) -> None:
@@ -185,6 +223,7 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, An
         "components": [len(space.components), num_stacked],
         "levels": [num_codebooks, size, 2],
         "counts": [num_codebooks, size],
+        "merges": [len(arrays["merges"]), 2],
     }
     for name, shape in expected_shapes.items():
         if list(arrays[name].shape) != shape:
@@ -198,3 +237,16 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, An
         raise VOCABULARY.error(
             path, "bands", expected=f"within the {space.num_features} features", found=facts["bands"]
         )
+
+
+def _check_merges(vocabulary: Vocabulary) -> None:
+    """Raise ArtifactError unless the merges join words that there are, into as many as the facts say."""
+    path, bpe = vocabulary.path, vocabulary.facts["bpe"]
+    if vocabulary.merged != bool(bpe):
+        raise VOCABULARY.error(path, "merges", expected="with facts of bpe, or neither", found=len(vocabulary.merges))
+    try:
+        found = len(vocabulary.parts)
+    except ValueError as error:
+        raise VOCABULARY.error(path, "merges", expected="those of this vocabulary", found=error) from None
+    if vocabulary.merged and found != bpe["size"]:
+        raise VOCABULARY.error(path, "merges", expected=f"{bpe['size']} words, as fact bpe.size", found=found)

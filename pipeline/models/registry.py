@@ -23,6 +23,7 @@ MODELS = {
     "psla": "pipeline.models.psla",
     "bag_of_embeddings": "pipeline.models.bag_of_embeddings",
     "bag_of_tokens": "pipeline.models.bag_of_tokens",
+    "ngram": "pipeline.models.ngram",
     "frame_statistics": "pipeline.models.frame_statistics",
     "majority": "pipeline.models.majority",
 }

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tables import Table
-from pipeline.artifacts.tokens import open_tokens
+from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.reporting.gallery import (
     GallerySources,
@@ -21,14 +19,16 @@ from pipeline.reporting.gallery import (
     clip_cards,
     score_experiment,
 )
+from pipeline.reporting.language import LanguageRow, measure_language
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent, VocabularyKey
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.summary import ReportParams
 from pipeline.reporting.words import (
-    WordStatistics,
+    Words,
     count_by_class,
     count_words,
+    length_shares,
     require_words_of,
     spread_words,
     stabilities,
@@ -63,14 +63,11 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
     clips, spectrogram = open_clips(data.clips), open_spectrogram(data.spectrogram)
     names = list(dict.fromkeys(experiment.params.reads.values()))
     vocabularies: dict[VocabularyKey, Vocabulary] = {}
-    word_counts: dict[VocabularyKey, np.ndarray] = {}
-    statistics: dict[VocabularyKey, WordStatistics] = {}
+    words: dict[str, Words] = {}
     for name in names:
         own = {fold: open_vocabulary(data.vocabulary / name / f"{fold}.zarr") for fold in experiment.params.folds}
-        counts, lines = describe_words(own, clips, data.tokens / name, data.splits)
-        for fold, vocabulary in own.items():
-            key = (name, fold)
-            vocabularies[key], word_counts[key], statistics[key] = vocabulary, counts[fold], lines[fold]
+        vocabularies |= {(name, fold): vocabulary for fold, vocabulary in own.items()}
+        words[name] = describe_words(name, own, experiment, clips, spectrogram, data)
     scores = score_experiment(experiment)
     examples = choose_examples(scores, params.examples)
     mistakes = choose_mistakes(scores, params.headline, params.worst)
@@ -91,8 +88,7 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         clips=clips,
         spectrogram=spectrogram,
         vocabularies=vocabularies,
-        word_counts=word_counts,
-        word_statistics=statistics,
+        words=words,
         curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
@@ -103,19 +99,33 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
 
 
 def describe_words(
-    vocabularies: Mapping[str, Vocabulary], clips: Table, tokens_path: Path, splits_path: Path
-) -> tuple[dict[str, np.ndarray], dict[str, WordStatistics]]:
-    """Return fold -> counts of a vocabulary's words over all clips (codebook, code), and fold -> its line of the report."""
+    name: str,
+    vocabularies: Mapping[str, Vocabulary],
+    experiment: Experiment,
+    clips: Table,
+    spectrogram: Spectrogram,
+    data: DataPaths,
+) -> Words:
+    """Read the words that a vocabulary `name` has in every fold, one fold after the other, and say what there is to say."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
-    counts, joint, spread = {}, {}, {}
+    seconds = _durations(spectrogram)
+    reader = next(model for model, read in experiment.params.reads.items() if read == name)  # any: of its test clips
+    counts, joint, spread, merged_lengths = {}, {}, {}, {}
+    language: list[LanguageRow] = []
     for fold, vocabulary in vocabularies.items():
-        tokens = _open_words(tokens_path / f"{fold}.parquet", vocabulary)
-        training = clips_of(open_split(splits_path / f"{fold}.parquet"), "train")
-        counts[fold], spread[fold] = count_words(tokens), spread_words(tokens)
+        tokens = _open_words(data.tokens / name / f"{fold}.parquet", vocabulary)
+        training = clips_of(open_split(data.splits / f"{fold}.parquet"), "train")
+        sentences, test = token_arrays(tokens), experiment.scored(reader, fold)
+        counts[fold], spread[fold] = count_words(tokens), spread_words(sentences, vocabulary)
         own = {clip: labels[clip] for clip in training if clip in labels}
         joint[fold] = count_by_class(tokens, own, len(clips.facts["classes"]))
+        if vocabulary.merged:
+            merged_lengths[fold] = length_shares(vocabulary, [sentences[clip] for clip in test.clip_ids])
+        language += measure_language(
+            sentences, size=vocabulary.size, training_clips=training, test=test, seconds=seconds
+        )
     stability = stabilities(spread)
-    return counts, {
+    statistics = {
         fold: word_statistics(
             counts[fold],
             frame_rate=vocabulary.frame_rate,
@@ -125,6 +135,14 @@ def describe_words(
         )
         for fold, vocabulary in vocabularies.items()
     }
+    return Words(counts, statistics, merged_lengths, language)
+
+
+def _durations(spectrogram: Spectrogram) -> dict[str, float]:
+    """Return clip id -> seconds."""
+    index = spectrogram.index
+    seconds = index["num_frames"].to_numpy() / spectrogram.frame_rate
+    return dict(zip(index.list("clip_id"), seconds.tolist(), strict=True))
 
 
 def _open_words(path: Path, vocabulary: Vocabulary) -> Table:

@@ -14,7 +14,11 @@ def write_atlas_index(path: Path, content: PageContent) -> None:
     params = content.experiment.params
     fold = params.folds[0]
     rows = [
-        (name, content.vocabularies.get((name, fold)), content.word_statistics.get((name, fold)))
+        (
+            name,
+            content.vocabularies.get((name, fold)),
+            content.words[name].statistics[fold] if name in content.words else None,
+        )
         for name in params.vocabularies
     ]
     write_html(path, TEMPLATE, {"corpus": corpus_name(content.clips.facts["corpus"]), "fold": fold, "rows": rows}, {})

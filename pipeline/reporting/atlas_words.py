@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
-from pipeline.vocabulary.rebuilding import rebuild
+from pipeline.vocabulary.rebuilding import rebuild, word_spectra
 
 _WORDS_PER_BLOCK = 1024  # whose distances to all others are
 
@@ -35,8 +35,11 @@ def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPa
     """Rebuild every word with the other codebooks at their commonest words; `counts` are (codebook, word) occurrences.
 
     Where an earlier codebook has spoken of the same bands already, as in residual vocabularies, a pattern is the change
-    against the mean over the codebook's words.
+    against the mean over the codebook's words. A merged word's pattern is its mean over time.
     """
+    if vocabulary.merged:  # such words differ in length, and may speak of a part of the bands alone
+        spectra = word_spectra(vocabulary, 0)[:, None, :]
+        return [CodebookPatterns(spectra, 0, spectra.shape[2], False)]
     usual, size, groups = counts.argmax(axis=1), counts.shape[1], vocabulary.space.groups
     width = len(vocabulary.space.mean) // groups
     codebooks: list[CodebookPatterns] = []
@@ -54,8 +57,13 @@ def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPa
 
 def word_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first frame of every word of a sentence (codebook, position), and the one behind its last: (position,)."""
-    starts = np.arange(tokens.shape[1]) * vocabulary.space.stack
-    return starts, starts + vocabulary.space.stack
+    stack = vocabulary.space.stack
+    if vocabulary.merged:  # of base words, several codebooks' in turn: a word may begin or end within a frame
+        lengths = np.array([len(parts) for parts in vocabulary.parts])[tokens[0]]
+        stops, together = np.cumsum(lengths), len(vocabulary.codebooks)
+        return (stops - lengths) // together * stack, -(-stops // together) * stack
+    starts = np.arange(tokens.shape[1]) * stack
+    return starts, starts + stack
 
 
 def class_rates(counts: np.ndarray) -> np.ndarray:

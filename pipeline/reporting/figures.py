@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.reporting.language import LanguageRow
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, Run
 
@@ -143,6 +144,54 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
 
     lines = -(-len(rows) // 6)
     return _draw("classes", draw, size=(9.4, 0.27 * len(order) + 0.8 + 0.25 * lines))
+
+
+def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
+    """Draw the perplexity of each class's words under models of each order, the most foreseeable class first."""
+    shown = list(rows)[:_MOST_CLASSES]
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for line, name in enumerate(shown):
+            values = [row.perplexity for row in rows[name]]
+            axis.plot([min(values), max(values)], [line, line], color=LINE, linewidth=2.5, zorder=1)
+        for index, row in enumerate(rows[shown[0]]):
+            values = [rows[name][index].perplexity for name in shown]
+            before = f"from {row.order - 1} before" if row.order > 1 else "word by itself"
+            axis.scatter(
+                values, range(len(shown)), s=38, color=model_colour(index), label=before, linewidths=0, zorder=2
+            )
+        axis.set_xscale("log")
+        axis.set_yticks(range(len(shown)), [_spell(name) for name in shown])
+        axis.set_ylim(len(shown) - 0.4, -0.6)
+        axis.tick_params(axis="y", length=0)
+        axis.set_xlabel("perplexity of test clips, all folds")
+        axis.grid(axis="x")
+        axis.spines["left"].set_visible(False)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(rows[shown[0]]))
+
+    return _draw("language", draw, size=(9.4, 0.27 * len(shown) + 1.05))
+
+
+def length_figure(shares: Mapping[str, np.ndarray]) -> str:
+    """Draw how many words of the sentences stand for 1, 2, ... base words, one line a fold; `shares` are (length,)."""
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for position, (fold, values) in enumerate(shares.items()):
+            lengths = np.flatnonzero(values)
+            axis.plot(
+                lengths, 100 * values[lengths], "o-", color=model_colour(position), linewidth=1.6, markersize=4,
+                alpha=0.85, label=f"fold {fold}",
+            )  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("base words in a word")
+        axis.set_ylabel("part of all words, %")
+        axis.grid(which="major")
+        axis.legend(loc="lower left")
+
+    return _draw("lengths", draw, size=(5.6, 3.7))
 
 
 def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -> str:

@@ -152,7 +152,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
             tokens, rebuilt, words, num_words = sentences.get(clip), "", "", 0
             if vocabulary and tokens is not None:
                 rebuilt = mel_picture(rebuild(vocabulary, tokens)[: len(frames)], low, high)
-                words = picture(np.stack([colours[b, row] for b, row in enumerate(tokens)])[::-1])
+                words = picture(np.stack([colours[b, row] for b, row in enumerate(vocabulary.in_time(tokens))])[::-1])
                 num_words = sum(len(np.unique(row)) for row in tokens)
             waveform, no_audio = recordings.read(clip)
             cards[clip] = ClipCard(

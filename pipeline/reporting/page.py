@@ -23,11 +23,12 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
+from pipeline.reporting.language import ORDERS, over_folds
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.rendering import write_html
 from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
-from pipeline.reporting.words import WordStatistics
+from pipeline.reporting.words import Words, compression
 from pipeline.vocabulary.rebuilding import word_spectra
 
 TEMPLATE = "page.html.j2"
@@ -47,8 +48,7 @@ class PageContent:
     clips: Table
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without token models
-    word_counts: Mapping[VocabularyKey, np.ndarray]  # frames by (codebook, code), over all clips
-    word_statistics: Mapping[VocabularyKey, WordStatistics]
+    words: Mapping[str, Words]  # name of the vocabulary -> what there is to say of its words
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
@@ -145,22 +145,39 @@ def _words(content: PageContent) -> dict[str, Any] | None:
     if not content.vocabularies:
         return None
     (shown, fold), vocabulary = next(iter(content.vocabularies.items()))
-    several = len({name for name, _ in content.vocabularies}) > 1
+    counts = {(name, f): counts for name, words in content.words.items() for f, counts in words.counts.items()}
     drawn = {
-        f"{name}, fold {f}" if several else f"fold {f}": (name, f)
-        for name, f in content.word_counts
-        if f == fold or not several
+        f"{name}, fold {f}" if len(content.words) > 1 else f"fold {f}": (name, f)
+        for name, f in counts
+        if f == fold or len(content.words) == 1
     }
-    slopes = {label: float(content.word_statistics[key].zipf_slope) for label, key in drawn.items()}
+    slopes = {label: float(content.words[name].statistics[f].zipf_slope) for label, (name, f) in drawn.items()}
+    language = over_folds(content.words[shown].language)
     return {
         "facts": vocabulary.facts,
         "kinds": {name: v.facts for (name, f), v in content.vocabularies.items() if f == fold},
-        "rows": list(content.word_statistics.items()),
+        "rows": [((name, f), row) for name, words in content.words.items() for f, row in words.statistics.items()],
         "samples": {fold: v.facts["sample"] for (name, fold), v in content.vocabularies.items() if name == shown},
-        "rank_figure": figures.rank_figure({label: content.word_counts[key] for label, key in drawn.items()}, slopes),
+        "rank_figure": figures.rank_figure({label: counts[key] for label, key in drawn.items()}, slopes),
         "codebook_figure": figures.codebook_figure(word_spectra(vocabulary, 0)),
         "codebook_fold": fold,
         "codebook_name": shown,
+        "merged": [_merged(content, name) for name, words in content.words.items() if words.merged_lengths],
+        "orders": ORDERS,
+        "language": language,
+        "language_figure": figures.language_figure(language),
+    }
+
+
+def _merged(content: PageContent, name: str) -> dict[str, Any]:
+    """Return what the vocabulary's section says of the merged words of a vocabulary with byte-pair encoding."""
+    lengths = content.words[name].merged_lengths
+    facts = {fold: content.vocabularies[name, fold].facts["bpe"] for fold in lengths}
+    return {
+        "name": name,
+        "size": next(iter(facts.values()))["size"],
+        "rows": [(fold, facts[fold]["compression"], compression(shares)) for fold, shares in lengths.items()],
+        "figure": figures.length_figure(lengths),
     }
 
 
@@ -185,7 +202,7 @@ def _settings(content: PageContent) -> dict[str, Any]:
         "spectrogram": content.spectrogram.facts,
         "models": {model: experiment.cards[model, *first]["params"] for model in experiment.params.models},
     }
-    keys = ("kind", "size", "num_codebooks", "normalisation", "features", "seed")
+    keys = ("kind", "size", "num_codebooks", "normalisation", "features", "bpe", "seed")
     settings["vocabularies"] = {
         name: {key: vocabulary.facts[key] for key in keys} for (name, _), vocabulary in content.vocabularies.items()
     }

@@ -16,6 +16,7 @@ from pipeline.artifacts.files import replacing
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import TOKENS, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.reporting.language import LanguageRow
 from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
 
 _CLIPS_PER_BLOCK = 4096  # whose words are in memory as int64 at once
@@ -38,6 +39,16 @@ class WordStatistics:
     stability: float  # agreement with the words of the next fold; NaN with one fold
 
 
+@dataclass(frozen=True)
+class Words:
+    """All that the report says of one vocabulary's words."""
+
+    counts: Mapping[str, np.ndarray]  # fold -> how often each occurs, over all clips: (codebook, code)
+    statistics: Mapping[str, WordStatistics]  # fold -> its line
+    merged_lengths: Mapping[str, np.ndarray]  # fold -> `length_shares` of test clips; empty without BPE
+    language: Sequence[LanguageRow]  # of all folds
+
+
 def require_words_of(tokens: Table, vocabulary: Vocabulary) -> None:
     """Raise ArtifactError unless opened tokens are words of this vocabulary."""
     if tokens.facts["vocabulary"] != vocabulary.digest():
@@ -53,6 +64,19 @@ def count_words(tokens: Table) -> np.ndarray:
     codebooks = np.repeat(np.tile(np.arange(num_codebooks), len(tokens)), lengths)
     words = sentences.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     return np.bincount(codebooks * size + words, minlength=num_codebooks * size).reshape(num_codebooks, size)
+
+
+def length_shares(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Return which part of the words of clips (1, word) stands for 0, 1, 2, ... base words: (length,)."""
+    lengths = np.array([len(parts) for parts in vocabulary.parts])
+    found = np.bincount(lengths[np.concatenate([words[0] for words in clips])])
+    shares: np.ndarray = found / max(1, found.sum())
+    return shares
+
+
+def compression(shares: np.ndarray) -> float:
+    """Return how many base words a word stands for on average, from `length_shares`: (length,)."""
+    return float(shares @ np.arange(len(shares)))
 
 
 def count_by_class(tokens: Table, labels: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
@@ -75,14 +99,15 @@ def count_by_class(tokens: Table, labels: Mapping[str, Sequence[int]], num_class
     return counts.reshape(num_codebooks, size, num_classes)
 
 
-def spread_words(tokens: Table) -> np.ndarray:
+def spread_words(arrays: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
     """Return the words of some frames, evenly spread over all clips in the order of their ids: (codebook, frame) uint16.
 
-    Which frames depends on the clips and their lengths alone, so those of two vocabularies may be compared.
+    `arrays` holds clips' tokens by id. Which frames depends on the clips and their lengths alone, so those of two
+    vocabularies may be compared; a merged word stands for all of its frames.
     """
-    arrays = token_arrays(tokens)
+    arrays = {clip: vocabulary.in_time(words) for clip, words in arrays.items()}
     step = max(1, -(-sum(words.shape[1] for words in arrays.values()) // _SPREAD_WORDS))
-    chosen, passed = [np.empty((tokens.facts["num_codebooks"], 0), np.uint16)], 0
+    chosen, passed = [np.empty((vocabulary.num_codebooks, 0), np.uint16)], 0
     for clip in sorted(arrays):
         chosen.append(arrays[clip][:, -passed % step :: step])
         passed += arrays[clip].shape[1]
@@ -127,12 +152,14 @@ def word_statistics(
     )
 
 
-def write_word_statistics(path: Path, rows: Mapping[tuple[str, str], WordStatistics]) -> None:
-    """Write one row a vocabulary and fold as CSV, floats with 6 decimals, undefined values as `nan`."""
+def write_word_statistics(path: Path, words: Mapping[str, Words]) -> None:
+    """Write one row a vocabulary, by its name, and fold as CSV, floats with 6 decimals, undefined values as `nan`."""
     names = ["vocabulary", "fold", *(field.name for field in fields(WordStatistics))]
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
-        for (name, fold), row in rows.items():
-            values = asdict(row).values()
-            writer.writerow([name, fold, *(f"{value:.6f}" if isinstance(value, float) else value for value in values)])
+        for name, own in words.items():
+            for fold, row in own.statistics.items():
+                values = asdict(row).values()
+                rounded = (f"{value:.6f}" if isinstance(value, float) else value for value in values)
+                writer.writerow([name, fold, *rounded])

@@ -125,7 +125,7 @@ def open_inputs(reads: str, source: Path, vocabulary: Vocabulary | None) -> Fram
 
 def open_sentences(path: Path, vocabulary: Vocabulary) -> TokenInputs:
     """Open the sentences of a fold, and refuse those of another vocabulary."""
-    tokens = TokenInputs(path, vocabulary.facts["front_end"], vocabulary.facts["bands"])
+    tokens = TokenInputs(path, vocabulary.facts["front_end"], vocabulary.bands)
     tokens.require_vocabulary(vocabulary.digest())
     return tokens
 

@@ -11,9 +11,10 @@ from itertools import accumulate
 
 import numpy as np
 
-from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 from pipeline.errors import CorpusError
 from pipeline.vocabulary.batching import clip_batches
+from pipeline.vocabulary.bpe import interleave, merger_of
 from pipeline.vocabulary.device import choose_device, nearest_on
 from pipeline.vocabulary.features import clip_features
 
@@ -29,28 +30,51 @@ _FRAMES_PER_BLOCK = 1 << 14
 def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the words of each clip (frame, mel) as tokens (codebook, word) uint16; stacks and slopes end with their clip.
 
-    Raises CorpusError when a frame is not finite: its nearest word would be any.
+    Merged words make one sequence, as though there were one codebook. Raises CorpusError when a frame is not finite: its
+    nearest word would be any.
+    """
+    codebooks = vocabulary.codebooks
+    tokens = base_words(
+        vocabulary.space, codebooks, vocabulary.facts["bands"], clips, what=f"frames for {vocabulary.path}"
+    )
+    if not vocabulary.merged:
+        return tokens
+    num_codebooks, size = codebooks.shape[:2]
+    merger = merger_of(vocabulary.merges, num_codebooks * size)
+    return [merger.merge(interleave(clip, size))[None] for clip in tokens]
+
+
+def base_words(
+    space: FeatureSpace,
+    codebooks: np.ndarray,
+    bands: Sequence[Sequence[int]],
+    clips: Sequence[np.ndarray],
+    *,
+    what: str,
+) -> list[np.ndarray]:
+    """Return the words of each clip (frame, mel) before any merging: tokens (codebook, word) uint16.
+
+    Raises CorpusError, which says `what` they are, when a frame is not finite.
     """
     lengths = [len(clip) for clip in clips]
-    on_processor = choose_device(sum(lengths) * vocabulary.codebooks.shape[1]) is None
+    on_processor = choose_device(sum(lengths) * codebooks.shape[1]) is None
     limit = _FRAMES_PER_BLOCK if on_processor else sum(lengths)
     tokens: list[np.ndarray] = []
     for block in clip_batches(range(len(clips)), lengths.__getitem__, frames_per_batch=limit):
-        tokens += _assign_block(vocabulary, [clips[number] for number in block])
+        features = clip_features(space, [clips[number] for number in block])
+        _require_finite(features, clips, what)
+        ends = list(accumulate(space.num_words(lengths[number]) for number in block))
+        tokens += np.split(nearest_codes(features, codebooks, bands), ends[:-1], axis=1)
     return tokens
 
 
-def _assign_block(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-    features = clip_features(vocabulary.space, clips)
+def _require_finite(features: np.ndarray, clips: Sequence[np.ndarray], what: str) -> None:
     if not np.isfinite(features.sum()):
         bad = sum(int((~np.isfinite(clip).all(axis=1)).sum()) for clip in clips)
         raise CorpusError(
-            f"frames for {vocabulary.path}: expected finite numbers, found {bad} frames of {sum(map(len, clips))} with NaN "
-            "or infinity; the front end floors the logarithm, so the stored frames are damaged: rerun the stage spectrogram"
+            f"{what}: expected finite numbers, found {bad} frames of {sum(map(len, clips))} with NaN or "
+            "infinity; the front end floors the logarithm, so the stored frames are damaged: rerun the stage spectrogram"
         )
-    tokens = nearest_codes(features, vocabulary.codebooks, vocabulary.facts["bands"])
-    ends = list(accumulate(vocabulary.space.num_words(len(clip)) for clip in clips))
-    return np.split(tokens, ends[:-1], axis=1)
 
 
 def nearest_codes(features: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]]) -> np.ndarray:

@@ -51,6 +51,14 @@ class Fit:
     exact: dict[str, Any] | None = None  # what Lloyd's algorithm over all training frames changed, where it was run
 
 
+@dataclass(frozen=True)
+class Merges:
+    """What `pipeline/vocabulary/merging.py` learns on top of a fit."""
+
+    pairs: np.ndarray  # (merge, 2) int32; empty without BPE
+    facts: dict[str, Any]  # how much was merged, and what on; empty without BPE
+
+
 def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, np.ndarray]:
     """Fit normalisation, scale of the slopes, and PCA, and return them with the sample's features (word, feature)."""
     num_mels = sample.windows.shape[2]
@@ -157,7 +165,15 @@ def fit_pca(features: np.ndarray, num_components: int) -> tuple[np.ndarray, np.n
 
 
 def write_vocabulary(
-    path: Path, fit: Fit, sample: FrameSample, params: CommonParams, *, kind: str, fold: str, spectrogram: Spectrogram
+    path: Path,
+    fit: Fit,
+    sample: FrameSample,
+    merges: Merges,
+    params: CommonParams,
+    *,
+    kind: str,
+    fold: str,
+    spectrogram: Spectrogram,
 ) -> dict[str, Any]:
     """Write a fitted vocabulary with counts and statistics over its sample, and return the facts of the fit."""
     space, codebooks = fit.space, fit.codebooks
@@ -179,7 +195,8 @@ def write_vocabulary(
         "normalisation": space.normalisation,
         "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
         "bands": codebooks.bands,
-        **special_tokens(size),
+        "bpe": merges.facts,
+        **special_tokens(merges.facts["size"] if merges.facts else size),
         "fold": fold,
         "role": "train",
         "front_end": spectrogram.facts,
@@ -189,7 +206,8 @@ def write_vocabulary(
     }
     arrays = {name: getattr(space, name) for name in ("mean", "scale", "delta_scale", "centre", "components")}
     levels = word_levels(space, sample, tokens, counts)
-    VOCABULARY.write(path, arrays | {"codebooks": codebooks.codes, "levels": levels, "counts": counts}, facts)
+    arrays |= {"codebooks": codebooks.codes, "levels": levels, "counts": counts, "merges": merges.pairs}
+    VOCABULARY.write(path, arrays, facts)
     return facts_of_fit
 
 

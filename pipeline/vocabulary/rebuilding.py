@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
+from pipeline.vocabulary.bpe import merger_of, separate
 from pipeline.vocabulary.features import unstack_features
 
 
@@ -16,9 +17,14 @@ def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
     """Return the frames (frame, mel) that tokens (codebook, word) stand for: the sum of their codes, each in its band.
 
     Slopes are dropped, and what PCA left out is its mean. With normalisation "l2" a frame has the mean level and length of
-    its words in the sample: how loud it was, no word says.
+    its words in the sample: how loud it was, no word says. Merged words stand for all frames of theirs; SonolexError when
+    a sentence of them does not give whole frames.
     """
     space = vocabulary.space
+    if vocabulary.merged:
+        num_codebooks, size = vocabulary.codebooks.shape[:2]
+        base = merger_of(vocabulary.merges, num_codebooks * size).split(tokens[0])
+        tokens = separate(base, num_codebooks, size)
     z = decode(space, vocabulary.codebooks, vocabulary.facts["bands"], tokens)
     if space.normalisation == "l2":
         levels = np.stack([levels[words] for levels, words in zip(vocabulary.levels, tokens, strict=True)]).mean(axis=0)
@@ -41,15 +47,20 @@ def decode(
 def word_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
     """Return what each word of a codebook stands for by itself, (word, mel): the mean over its frames, in its own bands.
 
-    In the front end's units. A later codebook of residual words says what it adds to the mean spectrum.
+    In the front end's units. A later codebook of residual words says what it adds to the mean spectrum. Merged words have
+    the mean spectrum in bands that they say nothing of.
     """
-    space, (start, stop) = vocabulary.space, vocabulary.facts["bands"][codebook]
+    space, (start, stop) = vocabulary.space, vocabulary.bands[codebook]
     features = np.zeros((vocabulary.size, space.num_features), dtype=np.float32)
     features[:, start:stop] = vocabulary.word_vectors()[codebook]
     z = unstack_features(space, features).reshape(vocabulary.size, space.stack, -1).mean(axis=1)
-    level, length = vocabulary.levels[codebook].T[:, :, None]
+    levels = vocabulary.levels[codebook]
+    if vocabulary.merged:
+        flat = vocabulary.levels.reshape(-1, 2)
+        levels = np.stack([flat[list(parts)].mean(axis=0) for parts in vocabulary.parts])
+    level, length = levels.T[:, :, None]
     spectra: np.ndarray = (z * length + level) * space.scale + space.mean
-    if space.groups == 1:
+    if space.groups == 1 or vocabulary.merged:
         return spectra
     width = spectra.shape[1] // space.groups
     group = start * space.groups // space.num_features

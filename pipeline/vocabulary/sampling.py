@@ -102,6 +102,22 @@ def choose_frames(lengths: dict[str, int], *, sample_frames: int, seed: int) -> 
     return {clip_id: positions for clip_id, positions in chosen.items() if len(positions)}
 
 
+def choose_clips(lengths: dict[str, int], *, most: int, seed: int) -> list[str]:
+    """Choose clips by their keys while they hold at most `most` frames, or words, in all; the first in any case.
+
+    `lengths` holds each clip's; empty ones are left out. Clips come in order of id.
+    """
+    keys = {clip_id: _clip_key(clip_id, seed) for clip_id, length in lengths.items() if length}
+    chosen: list[str] = []
+    held = 0
+    for clip_id in sorted(keys, key=lambda clip_id: (keys[clip_id], clip_id)):
+        held += lengths[clip_id]
+        if chosen and held > most:
+            break
+        chosen.append(clip_id)
+    return sorted(chosen)
+
+
 def _clip_key(clip_id: str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\x1f{clip_id}".encode(), digest_size=8).digest(), "little")
 

@@ -16,13 +16,20 @@ class FeatureParams(Params):
     pca: PositiveInt | None  # whitened dimensions that are left of the features; null = all, as they are
 
 
+class BpeParams(Params):
+    """Words that follow each other often become one."""
+
+    size: int = Field(ge=3, le=2**16 - NUM_SPECIAL_TOKENS)  # words in all: those of all codebooks, and the merged ones
+
+
 class CommonParams(Params):
     """The keys of all kinds; a kind adds `kind` and its own."""
 
     size: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # words in each codebook; ids are stored as uint16
     normalisation: Literal["standardise", "l2", "none"]
     features: FeatureParams
-    sample_frames: PositiveInt  # at most this many frames are drawn
+    bpe: BpeParams | None  # null = no merging
+    sample_frames: PositiveInt  # at most this many frames are drawn; and again, in whole clips, to learn merges on
     iterations: PositiveInt  # of Lloyd's algorithm
     restarts: PositiveInt  # runs from other starting points, of which the best is kept
     exact: bool  # go on from the sample's codes over all training frames, for as many iterations
