@@ -6,7 +6,8 @@ log-mel is frame t of the log-mel that it was made from.
 
 Two things are lost on the way to log-mel. How a band's power is spread over the bins below its triangle is guessed by
 non-negative factors (Lee and Seung, 2001: the rule for the Kullback-Leibler divergence, which weighs quiet bands like loud
-ones). The phases are found by Griffin and Lim's method (1984) with momentum (Perraudin et al., 2013), as librosa has it.
+ones). The phases are found by Griffin and Lim's method (1984) with momentum (Perraudin et al., 2013), as torchaudio has it;
+librosa has the same, and compiles for half a minute when a fresh machine first asks for it.
 Pre-emphasis stays on until the phases are found, so that high frequencies count there as they do for the front end.
 """
 
@@ -76,21 +77,27 @@ class Inverter:
 
     def waveform(self, log_mel: np.ndarray, *, seed: int) -> np.ndarray:
         """Return a waveform (sample,) whose log-mel comes near `log_mel` (frame, mel); `seed` is of the first phases."""
-        import librosa  # here: it takes a second, and only those who listen need it
+        import torch  # here: it takes seconds, and only those who listen need it
+        import torchaudio.functional
         from scipy.signal import lfilter
 
         params = self._params
         around = -(-params.n_fft // (2 * params.hop_length))  # frames, so that the first and last window end inside
         magnitudes = np.sqrt(np.pad(self.bin_powers(log_mel), ((around, around), (0, 0)), mode="edge"))
-        emphasised = librosa.griffinlim(
-            magnitudes.T,
-            n_iter=_ITERATIONS,
-            hop_length=params.hop_length,
-            win_length=params.win_length,
-            n_fft=params.n_fft,
-            window=self._window,
-            random_state=seed,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            emphasised = torchaudio.functional.griffinlim(
+                torch.from_numpy(np.ascontiguousarray(magnitudes.T)),
+                torch.from_numpy(self._window.astype(np.float32)),
+                n_fft=params.n_fft,
+                hop_length=params.hop_length,
+                win_length=params.win_length,
+                power=1.0,
+                n_iter=_ITERATIONS,
+                momentum=0.99,
+                length=None,
+                rand_init=True,
+            ).numpy()
         plain = lfilter([1.0], [1.0, -self._pre_emphasis], emphasised) if self._pre_emphasis else emphasised
         start = around * params.hop_length - self.before
         return np.asarray(plain[start : start + self.num_samples(len(log_mel))], dtype=np.float32)
