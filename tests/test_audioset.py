@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -322,7 +321,7 @@ def test_a_tar_that_is_packed_anew_after_the_manifest_serves_no_wrong_clip(tmp_p
 
 
 def test_the_report_and_the_picture_of_a_clip_hear_a_member_too(tmp_path: Path) -> None:
-    from pipeline.reporting import gallery
+    from pipeline.reporting.recordings import Recordings
     from tools import inspect_clip
 
     root = make_tars(tmp_path / "tars")
@@ -333,7 +332,4 @@ def test_the_report_and_the_picture_of_a_clip_hear_a_member_too(tmp_path: Path) 
     assert left_out == []
     assert waveform is not None
     assert waveform.shape == (8000,)
-    sources: Any = SimpleNamespace(
-        clips={"clip": row}, audio_path=root, spectrogram=SimpleNamespace(facts={"sample_rate": 16000})
-    )
-    np.testing.assert_array_equal(gallery._waveform(sources, "clip")[0], waveform)
+    np.testing.assert_array_equal(Recordings({"clip": row}, root, 16000).read("clip")[0], waveform)

@@ -277,16 +277,16 @@ def test_an_error_in_reading_ahead_is_met_where_the_batch_is_needed() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory as they will")
 def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
-    """In a process of its own, which stays as it is set; without it, every turn touches its 16 MB anew: 4,000 pages."""
+    """In a process of its own, which stays as it is set. Blocks of 48 MB are more than glibc ever keeps unasked."""
     program = textwrap.dedent("""
         import resource, sys, torch
         from pipeline.training.allocation import keep_freed_memory
         if sys.argv[1] == "kept":
             assert keep_freed_memory()
         faults = []
-        for _ in range(8):  # free blocks take some turns to join
-            blocks = [torch.ones(1 << 20) for _ in range(4)]
-            del blocks
+        for _ in range(30):  # free blocks take some turns to join
+            block = torch.ones(12 << 20)
+            del block
             faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
         print(faults[-1] - faults[-3])
     """)
@@ -294,5 +294,4 @@ def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
         int(subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=True).stdout)
         for word in ("kept", "plain")
     )
-    assert kept < 100
-    assert kept < plain
+    assert kept < 10 < plain
