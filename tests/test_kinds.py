@@ -124,7 +124,7 @@ def test_distinct_rows_are_counted() -> None:
 @pytest.mark.parametrize(("kind", "where"), [("kmeans", "whole"), ("bands", "group 0"), ("residual", "what 0")])
 def test_more_words_than_distinct_frames_is_an_error(kind: str, where: str) -> None:
     expected = (
-        rf"vocabulary.size: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower vocabulary.size"
+        rf"vocabularies.*size: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower vocabularies"
     )
     with pytest.raises(CorpusError, match=expected):
         fit_frames(np.repeat(noise(3), 100, axis=0), kind=kind)
@@ -143,7 +143,7 @@ def test_frames_with_nan_are_an_error() -> None:
 
 
 def test_bands_that_do_not_divide_are_an_error() -> None:
-    with pytest.raises(ParamsError, match=r"vocabulary.bands: expected a divisor of .* n_mels 8, found 3"):
+    with pytest.raises(ParamsError, match=r"vocabularies\.\*\.bands: expected a divisor of .* n_mels 8, found 3"):
         fit_frames(noise(), kind="bands", bands=3)
 
 

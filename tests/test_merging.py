@@ -152,9 +152,11 @@ def test_words_that_a_vocabulary_does_not_have_are_named(tmp_path: Path) -> None
 
 
 def test_sizes_that_cannot_be_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"vocabulary.bpe.size: expected more words than the 24 .* found 24"):
+    with pytest.raises(CorpusError, match=r"vocabularies\.\*\.bpe.size: expected more words than the 24 .* found 24"):
         fit_merged(tmp_path / "a", "bands", size=24)
-    with pytest.raises(CorpusError, match=r"vocabulary.bpe.size: expected pairs of words .* for 5000 words, found"):
+    with pytest.raises(
+        CorpusError, match=r"vocabularies\.\*\.bpe.size: expected pairs of words .* for 5000 words, found"
+    ):
         fit_merged(tmp_path / "b", "bands", size=5000)
     with pytest.raises(ParamsError, match="bpe"):
         fit_merged(tmp_path / "c", "bands", size=70000)

@@ -26,9 +26,9 @@ def cluster(
     distinct = count_distinct(features)
     if distinct < params.size:
         raise CorpusError(
-            f"vocabulary.size: expected at most as many words as distinct frames, found {params.size} words for {distinct} "
-            f"distinct among {num_rows} sampled frames or stacks of them ({where}); lower vocabulary.size, or raise "
-            "vocabulary.sample_frames if it is what limits them"
+            f"vocabularies.*.size: expected at most as many words as distinct frames, found {params.size} words for "
+            f"{distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower vocabularies.*.size, or raise "
+            "vocabularies.*.sample_frames if it is what limits them"
         )
     best: tuple[np.ndarray, np.ndarray] | None = None
     # Not FAISS's own `nredo`: it strings the histories of several runs together, and runs that settle early are shorter.

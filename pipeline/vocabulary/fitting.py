@@ -64,7 +64,7 @@ def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, 
     num_mels = sample.windows.shape[2]
     if num_mels % params.groups:
         raise ParamsError(
-            f"vocabulary.bands: expected a divisor of the front end's n_mels {num_mels}, found {params.groups}"
+            f"vocabularies.*.bands: expected a divisor of the front end's n_mels {num_mels}, found {params.groups}"
         )
     check_frames(sample)
     mean, scale = fit_normalisation(sample.frames, params.normalisation)
@@ -154,8 +154,8 @@ def fit_pca(features: np.ndarray, num_components: int) -> tuple[np.ndarray, np.n
     usable = int((variances > _SMALLEST_VARIANCE * variances[0]).sum())
     if num_components > usable:
         raise ParamsError(
-            f"vocabulary.features.pca: expected at most {usable} dimensions, in so many the {features.shape[1]} features of "
-            f"the sample vary, found {num_components}"
+            f"vocabularies.*.features.pca: expected at most {usable} dimensions, in so many the {features.shape[1]} features "
+            f"of the sample vary, found {num_components}"
         )
     axes = axes[:num_components]
     # An axis may point either way: let its largest entry be positive.

@@ -1,4 +1,4 @@
-"""The registry of vocabularies: what `vocabulary.kind` may say.
+"""The registry of vocabularies: what `kind` of an entry of `vocabularies` may say.
 
 A kind is one file with `Params` (`CommonParams` with `kind` and its own keys) and `fit(params, features) -> Codebooks`, a
 line in `KINDS` and a member of the union. Assigning needs nothing of the kind: see `pipeline/vocabulary/assignment.py`.

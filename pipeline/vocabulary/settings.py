@@ -1,4 +1,4 @@
-"""What every kind of vocabulary can be told: the keys that the section `vocabulary` has besides those of its kind."""
+"""What every kind of vocabulary can be told: the keys that an entry of `vocabularies` has besides those of its kind."""
 
 from typing import Literal, Self
 
