@@ -53,8 +53,8 @@ def learn_merges(sentences: Iterable[np.ndarray], *, num_base: int, size: int) -
     """
     if not num_base < size <= MOST_WORDS:
         raise CorpusError(
-            f"vocabularies.*.bpe.size: expected more words than the {num_base} that are merged (all codebooks together), and "
-            f"at most {MOST_WORDS}, found {size}; change it, or vocabularies.*.size"
+            f"vocabularies.*.bpe.size: expected more words than the {num_base} that are merged (all codebooks together), "
+            f"and at most {MOST_WORDS}, found {size}; change it, or vocabularies.*.size"
         )
     from tokenizers import Tokenizer, models, trainers  # here, as in `Merger`: most who import this merge nothing
 

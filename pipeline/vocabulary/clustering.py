@@ -27,8 +27,8 @@ def cluster(
     if distinct < params.size:
         raise CorpusError(
             f"vocabularies.*.size: expected at most as many words as distinct frames, found {params.size} words for "
-            f"{distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower vocabularies.*.size, or raise "
-            "vocabularies.*.sample_frames if it is what limits them"
+            f"{distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower vocabularies.*.size, "
+            "or raise vocabularies.*.sample_frames if it is what limits them"
         )
     best: tuple[np.ndarray, np.ndarray] | None = None
     # Not FAISS's own `nredo`: it strings the histories of several runs together, and runs that settle early are shorter.

@@ -154,8 +154,8 @@ def fit_pca(features: np.ndarray, num_components: int) -> tuple[np.ndarray, np.n
     usable = int((variances > _SMALLEST_VARIANCE * variances[0]).sum())
     if num_components > usable:
         raise ParamsError(
-            f"vocabularies.*.features.pca: expected at most {usable} dimensions, in so many the {features.shape[1]} features "
-            f"of the sample vary, found {num_components}"
+            f"vocabularies.*.features.pca: expected at most {usable} dimensions, in so many the {features.shape[1]} "
+            f"features of the sample vary, found {num_components}"
         )
     axes = axes[:num_components]
     # An axis may point either way: let its largest entry be positive.
