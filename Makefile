@@ -27,7 +27,7 @@ run: $(INSTALLED) ## run every stage that is not up to date, then print the resu
 
 .PHONY: test
 test: $(INSTALLED) ## run the tests, without the slow ones, two files at a time
-	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs)

@@ -213,6 +213,7 @@ def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> No
         gather_atlas(PARAMS, replace(paths, tokens=tmp_path / "data/tokens/words/1.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "bands", "changes"),
     [
