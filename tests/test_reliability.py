@@ -47,7 +47,7 @@ def _open_trained(path: Path) -> object:
 OPENERS: dict[str, Callable[[Path], object]] = {
     "spectrogram": lambda path: FrameReader(open_spectrogram(path / "spectrogram")),
     "vocabulary": lambda path: open_vocabulary(path / "words" / "1.zarr"),
-    "tokenize": lambda path: open_tokens(path / "1.parquet"),
+    "tokenize": lambda path: open_tokens(path / "words" / "1.parquet"),
     "train": _open_trained,
 }
 
@@ -210,8 +210,17 @@ def _values_of_spectrogram(path: Path) -> str:
 
 def _values_of_vocabulary(path: Path) -> str:
     vocabulary = open_vocabulary(path)
-    arrays = (vocabulary.codebooks, vocabulary.mean, vocabulary.scale, vocabulary.counts)
-    return repr((vocabulary.facts, [values.tobytes() for values in arrays]))
+    space = vocabulary.space
+    arrays = (
+        vocabulary.codebooks,
+        vocabulary.levels,
+        vocabulary.counts,
+        vocabulary.merges,
+        space.mean,
+        space.scale,
+        space.delta_scale,
+    )
+    return repr((vocabulary.facts, [values.tobytes() for values in (*arrays, space.centre, space.components)]))
 
 
 def _values_of_tokens(path: Path) -> str:
@@ -428,7 +437,7 @@ def test_a_second_dvc_repro_says_who_holds_the_workspace(copied: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(copied),
     }
-    command = ["dvc", "repro", f"vocabulary@{FOLD}"]
+    command = ["dvc", "repro", f"vocabulary@words-{FOLD}"]
     first = subprocess.Popen(command, cwd=copied, env=environment, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     while "Running stage 'spectrogram'" not in (line := first.stdout.readline()):
@@ -439,5 +448,5 @@ def test_a_second_dvc_repro_says_who_holds_the_workspace(copied: Path) -> None:
     assert first.returncode == 0
     assert second.returncode != 0
     assert re.search(r"is busy, it is being blocked by|Unable to acquire lock", second.stderr), second.stderr
-    assert f"vocabulary@{FOLD}" in stages_run(output)
+    assert f"vocabulary@words-{FOLD}" in stages_run(output)
     assert stages_run(run(copied, *command).stdout) == ["corpus"]

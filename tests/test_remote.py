@@ -116,7 +116,7 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     sent = {"".join(file.parts[-2:]) for file in (tmp_path / "shelf").rglob("*") if file.is_file()}
     tree = json.loads((copied / ".dvc/cache/files/md5" / frames[:2] / frames[2:]).read_text())
     assert not sent & {frames, *(entry["md5"] for entry in tree)}
-    assert set(_outputs(copied, f"vocabulary@{FOLDS[0]}")) <= sent
+    assert set(_outputs(copied, f"vocabulary@words-{FOLDS[0]}")) <= sent
 
     clone = clone_workspace(copied, tmp_path / "clone")
     remote.add(clone)
@@ -127,7 +127,7 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     assert not (clone / "data/spectrogram").exists()
 
     change_params(clone, {"vocabularies.words.size": 20})
-    stages = stages_run(run(clone, "dvc", "repro", f"tokenize@{FOLDS[0]}").stdout)
+    stages = stages_run(run(clone, "dvc", "repro", f"tokenize@words-{FOLDS[0]}").stdout)
     assert stages == ["corpus", "spectrogram", *(f"{stage}@words-{FOLDS[0]}" for stage in ("vocabulary", "tokenize"))]
     assert _outputs(clone, "spectrogram") == [frames]  # the same bytes, from the audio
     item = f"ast-{FOLDS[0]}-0"
