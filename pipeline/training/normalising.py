@@ -1,7 +1,7 @@
 """From values as they are stored to what a network reads, on the network's device.
 
-A clip travels as it is stored, a byte or two a value, and becomes float32 where it is used: a processor converts half a
-million clips of a second in the time that a GPU takes for an afterthought, and a quarter of the bytes cross the bus.
+A clip travels as it is stored, a byte or two a value, and becomes float32 where it is used: reading does not wait for the
+conversion, and half or a quarter of the bytes cross the bus.
 
 Conventions: B batch, T frame. The facts {kind, deviations, mean, deviation} of a normalisation stand in a model's `input`.
 """

@@ -19,8 +19,7 @@ from pipeline.vocabulary.device import choose_device, nearest_on
 from pipeline.vocabulary.features import clip_features
 
 # Frames are scored in blocks whose scores (frame, code) stay in the processor's cache between the matrix product and
-# the argmax. Measured at 128 features against one bare product over all frames, one thread: 500 codes 1.07 of its rate,
-# 4096 codes 0.99; blocks of 32 M scores halve it. FAISS's flat search reached 0.98 and 0.97 there.
+# the argmax; blocks of 32 M scores halve the rate. Figures beside FAISS and the bare product: benchmarks/README.md.
 _SCORES_PER_BLOCK = 1 << 19
 # As many frames are normalised and scored before the next ones are looked at: what is allocated for them is memory that
 # was used before, and mostly still in the cache. Memory that the system hands out anew costs as much as 256 words do.
