@@ -22,6 +22,7 @@ from pipeline.errors import CorpusError
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.models.baseline import Setting
 from pipeline.models.registry import is_neural, load_model_params, model_module
 from pipeline.params import load_params
 from pipeline.training.inputs import open_inputs
@@ -47,8 +48,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}-{fold}-{seed}")
     clips, split = open_clips(paths.clips), open_split(paths.split)
-    vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
-    module = model_module(params.kind)
+    module, vocabulary = model_module(params.kind), open_vocabulary(paths.vocabulary) if paths.vocabulary else None
     inputs = open_inputs(module.READS, paths.source, vocabulary)
     roles = {role: inputs.usable(clips_of(split, role)) for role in ("train", "validation")}
     if not roles["train"]:
@@ -74,25 +74,25 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
             return
         report.workers, seconds, clips_seen = world.size, trained.seconds, trained.clips_seen
     else:
-        items, input_facts, epochs = inputs.arrays(roles["train"]), inputs.facts, {}
-        weights = module.fit(params, items, targets["train"], input_facts=input_facts, label_kind=label_kind, seed=seed)
+        input_facts, epochs = inputs.facts, {}
+        setting = Setting(input_facts, inputs.front_end, label_kind, seed, vocabulary)
+        weights = module.fit(params, inputs.arrays(roles["train"]), targets["train"], setting)
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
-        seconds, clips_seen = time.perf_counter() - started, len(items)
+        seconds, clips_seen = time.perf_counter() - started, len(roles["train"])
 
-    facts = {"model": model, "fold": fold, "seed": seed} | {
+    facts = {"model": model, "fold": fold, "seed": seed, "reads": module.READS} | {
         "params": params.model_dump(mode="json"),
         **{key: clips.facts[key] for key in ("classes", "label_kind")},
-        "reads": module.READS,
         "input": input_facts,
         "source": inputs.source,
         "front_end": inputs.front_end,
         "num_parameters": count_predicting(weights, epochs),
-        "clips_seen": clips_seen,
-        "seconds": round(seconds, 3),
+        **{"clips_seen": clips_seen, "seconds": round(seconds, 3)},
     }
     write_model(paths.model, weights, facts, epochs)
-    size = facts["num_parameters"]
-    log.info("%s, fold %s: %d parameters, %d clips seen in %.1f s", model, fold, size, clips_seen, seconds)
+    log.info(
+        "%(model)s, fold %(fold)s: %(num_parameters)d parameters, %(clips_seen)d clips seen in %(seconds).1f s", facts
+    )
     report.clips = len(roles["train"])
     report.write()
 

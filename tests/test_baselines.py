@@ -4,18 +4,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import log_expit, log_softmax
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from pipeline.errors import ParamsError
 from pipeline.models import bag_of_tokens, frame_statistics, majority, ngram
+from pipeline.models.baseline import Setting
+from pipeline.models.machines import MOST_ROWS, Learn, fit_machines, least_squares, score, support_vectors
 
 BAG = bag_of_tokens.Params(kind="bag_of_tokens", sublinear=True, regularisation=10.0, iterations=1000)
 STATISTICS = frame_statistics.Params(kind="frame_statistics", penalty=10.0, kernel_width=1.0)
 FACTS: dict[str, Any] = {"vocabulary_size": 12, "num_codebooks": 2, "n_mels": 4}
+FRONT_END: dict[str, Any] = {"units": "ln(power)", "frame_rate": 100.0}
 NGRAM = ngram.Params(kind="ngram", order=2)
 CASES = [(bag_of_tokens, BAG), (frame_statistics, STATISTICS), (ngram, NGRAM)]
 NUM_CLASSES = 3
+LEARNERS = [support_vectors(10.0), least_squares(0.1, "models.x")]
 
 
 def make_inputs(module: Any, classes: np.ndarray) -> list[np.ndarray]:
@@ -32,7 +39,7 @@ def make_inputs(module: Any, classes: np.ndarray) -> list[np.ndarray]:
 
 
 def fit(module: Any, params: Any, inputs: list[np.ndarray], targets: np.ndarray, kind: str = "one") -> Any:
-    return module.fit(params, inputs, targets, input_facts=FACTS, label_kind=kind, seed=0)
+    return module.fit(params, inputs, targets, Setting(FACTS, FRONT_END, kind, 0))
 
 
 def one_hot(classes: np.ndarray) -> np.ndarray:
@@ -69,9 +76,63 @@ def test_frame_statistics_say_what_scikit_learn_says() -> None:
     logits = frame_statistics.predict(STATISTICS, fit(frame_statistics, STATISTICS, inputs, one_hot(classes)), inputs)
     features = frame_statistics.describe(inputs)
     features = (features - features.mean(axis=0)) / features.std(axis=0)
-    for number in range(NUM_CLASSES):
-        machine = SVC(C=10.0, gamma="auto").fit(features, classes == number)
-        assert np.allclose(logits[:, number], machine.decision_function(features), atol=2e-3)
+    machines = [SVC(C=10.0, gamma="auto").fit(features, classes == number) for number in range(NUM_CLASSES)]
+    margins = np.stack([machine.decision_function(features) for machine in machines], axis=1)
+    scale = np.abs(logits).max() / np.abs(margins).max()  # one for all
+    assert np.allclose(logits / scale, margins, atol=2e-3)
+
+
+@pytest.mark.parametrize("learn", LEARNERS)
+@pytest.mark.parametrize("kind", ["one", "many"])
+def test_machines_are_as_sure_as_they_may_be(kind: str, learn: Learn) -> None:
+    generator = np.random.default_rng(0)
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+        classes = generator.integers(0, NUM_CLASSES, count)
+        return classes, generator.normal(0, 1, (count, 5)) + 1.2 * np.eye(NUM_CLASSES, 5)[classes]
+
+    classes, features = drawn(300)
+    weights = fit_machines(features, np.arange(300), one_hot(classes), learn, kernel_width=1.0, label_kind=kind)
+    test, unseen = drawn(2000)
+    logits = score(weights, unseen, kernel_width=1.0).astype(np.float64)
+
+    def loss(factor: float) -> float:
+        if kind == "one":
+            return -float(log_softmax(factor * logits, axis=1)[np.arange(2000), test].mean())
+        return -float(log_expit(np.where(one_hot(test) > 0.5, factor, -factor) * logits).mean())
+
+    assert loss(1.0) < min(loss(0.5), loss(2.0))
+
+
+@pytest.mark.parametrize("learn", LEARNERS)
+def test_rows_of_a_clip_are_judged_by_those_of_others(learn: Learn) -> None:
+    classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 60)  # of noise, so that no other clip helps
+    features = np.random.default_rng(1).normal(0, 1, (60, 20)).repeat(5, axis=0)
+    clips = np.arange(60).repeat(5)
+    weights = fit_machines(features, clips, one_hot(classes), learn, kernel_width=1.0, label_kind="one")
+    logits = score(weights, features[::5], kernel_width=1.0)
+    assert (logits.argmax(axis=1) == classes).mean() > 0.9  # learnt by heart
+    assert np.ptp(logits) < 1.0  # and not sure of it
+
+
+def test_least_squares_are_those_of_scikit_learn() -> None:
+    classes = np.arange(30) % 3
+    features = np.random.default_rng(0).normal(0, 1, (30, 4)) + classes[:, None]
+    learn = least_squares(0.1, "models.x")
+    weights = fit_machines(features, np.arange(30), one_hot(classes), learn, kernel_width=2.0, label_kind="one")
+    logits = score(weights, features, kernel_width=2.0)
+    rows = (features - features.mean(axis=0)) / features.std(axis=0)
+    values = 2 * one_hot(classes) - 1
+    machine = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.5).fit(rows, values - values.mean(axis=0))
+    margins = machine.predict(rows) + values.mean(axis=0)
+    assert np.allclose(logits * np.abs(margins).max() / np.abs(logits).max(), margins, atol=2e-3)
+
+
+def test_more_rows_than_a_kernel_has_room_for_are_refused() -> None:
+    features = np.zeros((MOST_ROWS + 1, 1), np.float32)
+    targets = one_hot(np.arange(len(features)) % 3)
+    with pytest.raises(ParamsError, match=r"models\.x: expected at most 25,000 .* found 25,001; leave"):
+        fit_machines(features, np.arange(len(features)), targets, LEARNERS[1], kernel_width=1.0, label_kind="one")
 
 
 def test_statistics_by_hand() -> None:

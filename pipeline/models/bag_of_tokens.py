@@ -7,17 +7,15 @@ Conventions: inputs are clips' tokens (codebook, frame) uint16; features (clip, 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
+from pipeline.models.baseline import UNSEEN_LOGIT, Setting
 from pipeline.params import Params as BaseParams
 
 READS = "tokens"
-
-# Logit of a class that no training clip shows: sigmoid and softmax both make it 0 beside any class that was seen.
-UNSEEN_LOGIT = -30.0
 
 
 class Params(BaseParams):
@@ -27,22 +25,14 @@ class Params(BaseParams):
     iterations: PositiveInt  # of L-BFGS, at most
 
 
-def fit(
-    params: Params,
-    inputs: Sequence[np.ndarray],
-    targets: np.ndarray,
-    *,
-    input_facts: dict[str, Any],
-    label_kind: str,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Fit on training clips; `targets` (clip, class) 0-1, `label_kind` "one" or "many". Nothing is drawn from `seed`.
+def fit(params: Params, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> dict[str, np.ndarray]:
+    """Fit on training clips; `targets` (clip, class) 0-1. Nothing is drawn from the seed.
 
     Returns `idf` (codebook, word), `coefficients` (class, codebook * word) and `intercepts` (class,).
     """
     from sklearn.linear_model import LogisticRegression
 
-    counts = _count(inputs, int(input_facts["num_codebooks"]), int(input_facts["vocabulary_size"]))
+    counts = _count(inputs, *(int(setting.input_facts[key]) for key in ("num_codebooks", "vocabulary_size")))
     num_clips, num_codebooks, size = counts.shape
     idf = np.log((1 + num_clips) / (1 + (counts > 0).sum(axis=0))) + 1
     features = _features(params, counts, idf)
@@ -50,7 +40,7 @@ def fit(
     coefficients = np.zeros((num_classes, num_codebooks * size))
     intercepts = np.full(num_classes, UNSEEN_LOGIT)
     regression = LogisticRegression(C=params.regularisation, max_iter=params.iterations)
-    if label_kind == "one":
+    if setting.label_kind == "one":
         classes = targets.argmax(axis=1)
         seen = np.unique(classes)
         if len(seen) == 1:

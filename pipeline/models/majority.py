@@ -1,10 +1,11 @@
 """Majority: how common each class is among the training clips, whatever a clip sounds like; the lowest rung there is."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from pipeline.models.baseline import Setting
 from pipeline.params import Params as BaseParams
 
 READS = "frames"
@@ -14,18 +15,11 @@ class Params(BaseParams):
     kind: Literal["majority"]
 
 
-def fit(
-    params: Params,
-    inputs: Sequence[np.ndarray],
-    targets: np.ndarray,
-    *,
-    input_facts: dict[str, Any],
-    label_kind: str,
-    seed: int,
-) -> dict[str, np.ndarray]:
+def fit(params: Params, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> dict[str, np.ndarray]:
     """Return `logits` (class,) of the classes' shares of `targets` (clip, class) 0-1; no input and no seed enters."""
     share = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)  # a class that nobody has is not impossible
-    return {"logits": (np.log(share) if label_kind == "one" else np.log(share / (1 - share))).astype(np.float32)}
+    one = setting.label_kind == "one"
+    return {"logits": (np.log(share) if one else np.log(share / (1 - share))).astype(np.float32)}
 
 
 def predict(params: Params, weights: dict[str, np.ndarray], inputs: Sequence[np.ndarray]) -> np.ndarray:

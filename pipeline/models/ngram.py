@@ -10,18 +10,17 @@ ln p(word | language of the class) - ln p(word | language of all training clips)
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
+from pipeline.models.baseline import UNSEEN_LOGIT, Setting
+from pipeline.models.calibration import fit_scale
 from pipeline.params import Params as BaseParams
 from pipeline.vocabulary.ngrams import Level, count_ngrams, sentence_sums, word_probabilities
 
 READS = "tokens"
-
-UNSEEN_LOGIT = -30.0  # of a class that no training clip shows, under that of every class that one does
-LARGEST_SCALE = 1000.0  # words that a clip counts as; classes that nothing confuses would ask for ever more
 
 _CALIBRATING_CLIPS = 2000  # at most; scoring takes clips times classes
 
@@ -31,26 +30,18 @@ class Params(BaseParams):
     order: int = Field(ge=1, le=5)  # words, of which the last is predicted from the others
 
 
-def fit(
-    params: Params,
-    inputs: Sequence[np.ndarray],
-    targets: np.ndarray,
-    *,
-    input_facts: dict[str, Any],
-    label_kind: str,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """Fit on training clips; `targets` (clip, class) 0-1, `label_kind` "one" or "many". Nothing is drawn from `seed`.
+def fit(params: Params, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> dict[str, np.ndarray]:
+    """Fit on training clips; `targets` (clip, class) 0-1. Nothing is drawn from the seed.
 
     Returns `scale` (1,) of the evidence and `biases` (class,), `shape` (codebooks, classes, words), and of each level of the
     classes' languages and of the common one `keys` and `counts`. Memory grows with the words of the training clips.
     """
-    size = int(input_facts["vocabulary_size"])
+    size = int(setting.input_facts["vocabulary_size"])
     wanted = targets > 0.5
-    biases = _prior_logits(wanted, label_kind)
+    biases = _prior_logits(wanted, setting.label_kind)
     evidence, scored = _cross_evidence(params, inputs, wanted, size)
     weights = _count(params, inputs, wanted, size)
-    scale = _fit_scale(evidence, wanted[scored], biases, label_kind)
+    scale = fit_scale(lambda factor: _logits(evidence, factor, biases), wanted[scored], setting.label_kind)
     return weights | {"scale": np.array([scale], np.float32), "biases": biases}
 
 
@@ -140,18 +131,3 @@ def _logits(evidence: np.ndarray, scale: float, biases: np.ndarray) -> np.ndarra
     unseen = biases <= UNSEEN_LOGIT
     logits[:, unseen] = UNSEEN_LOGIT + logits[:, ~unseen].min(axis=1, initial=0, keepdims=True)
     return np.asarray(logits, dtype=np.float32)
-
-
-def _fit_scale(evidence: np.ndarray, wanted: np.ndarray, biases: np.ndarray, label_kind: str) -> float:
-    """Return the scale under which the clips' own labels are likeliest."""
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_expit, log_softmax
-
-    def loss(log_scale: float) -> float:
-        logits = _logits(evidence, float(np.exp(log_scale)), biases).astype(np.float64)
-        if label_kind == "one":
-            return -float(log_softmax(logits, axis=1)[wanted].mean())
-        return -float(np.where(wanted, log_expit(logits), log_expit(-logits)).mean())
-
-    found = minimize_scalar(loss, bounds=(0, np.log(LARGEST_SCALE)), method="bounded")
-    return float(np.exp(found.x))

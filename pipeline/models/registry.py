@@ -1,7 +1,8 @@
 """The registry of models: what `models.<name>.kind` may say, and the module behind each.
 
 A model's module holds `Params` (its section, with `kind`), `READS` ("frames" or "tokens"), and either `build` (a
-torch module, trained by `pipeline.training.loop`) or `fit` and `predict` (a classical baseline). `PRETRAINS` says that it
+torch module, trained by `pipeline.training.loop`) or `fit` and `predict` (a classical baseline; see
+`pipeline/models/baseline.py`). `PRETRAINS` says that it
 can learn from sentences without labels first. Modules are imported when asked for, so that a baseline starts without torch.
 """
 
@@ -25,6 +26,8 @@ MODELS = {
     "bag_of_tokens": "pipeline.models.bag_of_tokens",
     "ngram": "pipeline.models.ngram",
     "frame_statistics": "pipeline.models.frame_statistics",
+    "frame_textures": "pipeline.models.frame_textures",
+    "token_textures": "pipeline.models.token_textures",
     "majority": "pipeline.models.majority",
 }
 

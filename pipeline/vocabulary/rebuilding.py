@@ -12,6 +12,8 @@ from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 from pipeline.vocabulary.bpe import merger_of, separate
 from pipeline.vocabulary.features import unstack_features
 
+SEPARABLE = "plain words (bpe: null), of one codebook if normalisation is l2"
+
 
 def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
     """Return the frames (frame, mel) that tokens (codebook, word) stand for: the sum of their codes, each in its band.
@@ -42,6 +44,29 @@ def decode(
     for words, codebook, (start, stop) in zip(tokens, codebooks, bands, strict=True):
         features[:, start:stop] += codebook[words, : stop - start]
     return unstack_features(space, features)
+
+
+def separable_frames(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what each word adds to its frames, (codebook, word, frame, mel), and what they add to, (frame, mel).
+
+    In the front end's units: `rebuild`, as a table. None where frames are no such sums, see SEPARABLE.
+    """
+    space, (num_codebooks, size) = vocabulary.space, vocabulary.codebooks.shape[:2]
+    levelled = space.normalisation == "l2"
+    if vocabulary.merged or (levelled and num_codebooks > 1):
+        return None
+    centre = unstack_features(space, np.zeros((1, space.num_features), np.float32))  # (frame, mel)
+    words = np.empty((num_codebooks, size, *centre.shape), dtype=np.float32)
+    for number, (codebook, (start, stop)) in enumerate(
+        zip(vocabulary.codebooks, vocabulary.facts["bands"], strict=True)
+    ):
+        features = np.zeros((size, space.num_features), dtype=np.float32)
+        features[:, start:stop] = codebook[:, : stop - start]
+        words[number] = unstack_features(space, features).reshape(size, *centre.shape) - centre
+    if levelled:
+        level, length = vocabulary.levels[0].T[:, :, None, None]
+        words[0], centre = (words[0] + centre) * length + level, 0 * centre
+    return words * space.scale, centre * space.scale + space.mean
 
 
 def word_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
