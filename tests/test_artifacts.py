@@ -74,6 +74,7 @@ def _vocabulary(path: Path, **facts: Any) -> Path:
         "features": {"deltas": 0, "stack": 1, "groups": 1},
         "bands": [[0, 4]],
         "bpe": {},
+        "ranks": [],
         **special_tokens(3),
         "fold": "1",
         "role": "train",

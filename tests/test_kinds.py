@@ -7,11 +7,15 @@ import pytest
 
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
+from pipeline.vocabulary import assignment
 from pipeline.vocabulary.assignment import nearest_codes
 from pipeline.vocabulary.clustering import count_distinct
+from pipeline.vocabulary.features import normalise_frames
 from pipeline.vocabulary.fitting import Fit
+from pipeline.vocabulary.rebuilding import decode
 from pipeline.vocabulary.registry import KINDS, VocabularyParams, fit_vocabulary
 from pipeline.vocabulary.sampling import FrameSample
+from pipeline.vocabulary.statistics import distortion
 
 PARAMS = {
     "kind": "kmeans",
@@ -25,7 +29,12 @@ PARAMS = {
     "exact": False,
     "seed": 0,
 }
-OWN: dict[str, dict[str, Any]] = {"kmeans": {}, "bands": {"bands": 4}, "residual": {"codebooks": 3}}
+OWN: dict[str, dict[str, Any]] = {
+    "kmeans": {},
+    "bands": {"bands": 4},
+    "residual": {"codebooks": 3},
+    "soft": {"nearest": 3},
+}
 
 
 def make_params(**changes: Any) -> Any:
@@ -73,7 +82,7 @@ def test_the_objective_is_recorded_and_falls(kind: str) -> None:
     assert np.all(np.diff(objective) <= 1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "soft"])  # whose codes are weighted afterwards
 def test_the_objective_is_the_distance_to_the_codes(kind: str) -> None:
     fit = fit_frames(noise(), kind=kind, iterations=40, normalisation="none")
     codebooks = fit.codebooks
@@ -106,6 +115,47 @@ def test_residual_codebooks_find_the_parts_of_a_sum() -> None:
     codebooks = fit_frames(frames, kind="residual", codebooks=2, normalisation="none", restarts=20).codebooks
     assert codebooks.bands == [[0, 2], [0, 2]]
     assert codebooks.objective[-1] == pytest.approx(0, abs=1e-6)
+
+
+def test_soft_words_are_the_nearest_ones_in_order() -> None:
+    frames = noise(500)
+    found = fit_frames(frames, kind="soft", size=16, nearest=4)
+    codes, ranks = found.codebooks.codes, found.codebooks.ranks
+    z = normalise_frames(frames, found.space.mean, found.space.scale, "standardise")
+
+    tokens = nearest_codes(z, codes, found.codebooks.bands, ranks)
+
+    words = codes[0] / ranks[0]
+    distances = np.linalg.norm(z[:, None] - words, axis=2)
+    assert (tokens == np.argsort(distances, axis=1, kind="stable")[:, :4].T).all()
+    assert (distances.min(axis=1) ** 2).mean() == pytest.approx(found.codebooks.objective[-1], rel=0.05)
+    for weight, codebook in zip(ranks, codes, strict=True):
+        np.testing.assert_allclose(codebook, weight * words, rtol=1e-5)
+
+
+def test_soft_words_say_more_than_the_nearest_alone() -> None:
+    frames = noise(500)
+    lost = []
+    for changes in ({"kind": "kmeans"}, {"kind": "soft", "nearest": 2}, {"kind": "soft", "nearest": 4}):
+        fit = fit_frames(frames, size=16, **changes)
+        books, z = fit.codebooks, normalise_frames(frames, fit.space.mean, fit.space.scale, "standardise")
+        tokens = nearest_codes(z, books.codes, books.bands, books.ranks)
+        lost.append(distortion(z, decode(fit.space, books.codes, books.bands, tokens)))
+    assert lost[0] > 1.02 * lost[1] > 1.02 * lost[2]
+
+
+def test_soft_words_on_the_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = noise(500)
+    books = fit_frames(frames, kind="soft", size=16, nearest=4).codebooks
+    ours = nearest_codes(frames, books.codes, books.bands, books.ranks)
+    monkeypatch.setattr(assignment, "choose_device", lambda num_scores: "cpu")
+    assert (nearest_codes(frames, books.codes, books.bands, books.ranks) == ours).all()
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"nearest": 5}, "at most size"), ({"exact": True}, "exact false")])
+def test_soft_words_there_are_none_of_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        make_params(kind="soft", **changes)
 
 
 def test_standardising_leaves_constant_bands_alone() -> None:

@@ -25,7 +25,7 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the memo store goes there
 
 
-SIZES = {"kmeans": 9, "bands": 30, "residual": 24}  # more than six words a codebook
+SIZES = {"kmeans": 9, "bands": 30, "residual": 24, "soft": 24}  # more than six words a codebook
 
 
 def fit_merged(folder: Path, kind: str = "bands", size: int = 0, **changes: Any) -> tuple[Path, Path]:

@@ -7,7 +7,7 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to wor
   equal parts of the mel bands), in a group frame after frame, of a frame z before slopes.
 - With PCA they become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
 - Codebook b covers the features `bands[b]` = [from, to) and holds `size` codes. Where bands overlap, a codebook codes what
-  those before it left over.
+  those before it left over; or, with `ranks`, is the same one at a weight, for the nearest, second nearest ... of its codes.
 
 With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) what the codebooks hold are base words, and tokens are
 one sequence of words that are made of them. A `Vocabulary` speaks of these words; its facts speak of the codebooks.
@@ -33,7 +33,7 @@ NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order behind the words
 
 VOCABULARY = GroupSchema(
     name="vocabulary",
-    version=2,
+    version=3,
     stage="vocabulary",
     arrays={
         "codebooks": ArraySchema(("codebook", "code", "feature"), ("float32",), "normalised log-mel"),
@@ -53,6 +53,7 @@ VOCABULARY = GroupSchema(
         "normalisation": str,  # standardise, l2 or none
         "features": dict,  # deltas, stack, groups
         "bands": list,  # [from, to) of each codebook
+        "ranks": list,  # weight of each codebook where these are ranks, else empty; see Vocabulary.ranks
         "bpe": dict,  # how many words after merging, on what they were learnt, how much shorter it became; empty without
         "padding_token": int,
         "mask_token": int,
@@ -133,6 +134,12 @@ class Vocabulary:
         """What [from, to) of the features the words of each codebook speak of."""
         bands: list[list[int]] = self.facts["bands"]
         return [[0, max(stop for _, stop in bands)]] if self.merged else bands
+
+    @property
+    def ranks(self) -> list[float]:
+        """The weights of the codebooks where they are one codebook: a word of codebook r is then a frame's r-th nearest."""
+        ranks: list[float] = self.facts.get("ranks", [])
+        return ranks
 
     @property
     def padding_token(self) -> int:

@@ -3,7 +3,7 @@
 Conventions: frames (frame, mel) float32 in the front end's units; features (word, feature), see
 `pipeline/vocabulary/features.py`; tokens (codebook, word) uint16. What is computed depends on the vocabulary's arrays alone,
 never on its kind: a codebook codes its part of the features, and where codebooks overlap, each codes what those before it
-left over (residual vector quantisation; Juang and Gray, 1982).
+left over (residual vector quantisation; Juang and Gray, 1982), unless they are ranks of one codebook.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,8 @@ def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarr
     nearest word would be any.
     """
     codebooks = vocabulary.codebooks
-    tokens = base_words(
-        vocabulary.space, codebooks, vocabulary.facts["bands"], clips, what=f"frames for {vocabulary.path}"
-    )
+    what = f"frames for {vocabulary.path}"
+    tokens = base_words(vocabulary.space, codebooks, vocabulary.facts["bands"], vocabulary.ranks, clips, what=what)
     if not vocabulary.merged:
         return tokens
     num_codebooks, size = codebooks.shape[:2]
@@ -47,6 +46,7 @@ def base_words(
     space: FeatureSpace,
     codebooks: np.ndarray,
     bands: Sequence[Sequence[int]],
+    ranks: Sequence[float],
     clips: Sequence[np.ndarray],
     *,
     what: str,
@@ -63,7 +63,7 @@ def base_words(
         features = clip_features(space, [clips[number] for number in block])
         _require_finite(features, clips, what)
         ends = list(accumulate(space.num_words(lengths[number]) for number in block))
-        tokens += np.split(nearest_codes(features, codebooks, bands), ends[:-1], axis=1)
+        tokens += np.split(nearest_codes(features, codebooks, bands, ranks), ends[:-1], axis=1)
     return tokens
 
 
@@ -76,41 +76,50 @@ def _require_finite(features: np.ndarray, clips: Sequence[np.ndarray], what: str
         )
 
 
-def nearest_codes(features: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]]) -> np.ndarray:
+def nearest_codes(
+    features: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]], ranks: Sequence[float] = ()
+) -> np.ndarray:
     """Return the nearest code in each codebook as (codebook, word) uint16; the lowest id among equals.
 
     `features` (word, feature) float32; `codebooks` (codebook, code, feature); codebook b covers [from, to) = `bands[b]`.
+    With `ranks` the codebooks are one at these weights, and the nearest code, the second nearest ... are returned.
     """
+    if ranks:
+        return _nearest(features, codebooks[0] / np.float32(ranks[0]), len(ranks)).astype(np.uint16)
     tokens = np.empty((len(codebooks), len(features)), dtype=np.uint16)
     rest = features
     for number, (codebook, (start, stop)) in enumerate(zip(codebooks, bands, strict=True)):
         codes = codebook[:, : stop - start]
-        tokens[number] = _nearest(rest[:, start:stop], codes)
+        (tokens[number],) = _nearest(rest[:, start:stop], codes)
         if any(later < stop and start < end for later, end in bands[number + 1 :]):
             rest = rest.copy() if rest is features else rest
             rest[:, start:stop] -= codes[tokens[number]]
     return tokens
 
 
-def _nearest(features: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return argmin over codes c of |x - c|^2 = argmax of x . c - |c|^2 / 2, for each x: (frame,) int64.
+def _nearest(features: np.ndarray, codes: np.ndarray, count: int = 1) -> np.ndarray:
+    """Return argmin over codes c of |x - c|^2 = argmax of x . c - |c|^2 / 2, for each x, and the next: (count, frame) int64.
 
     The second term rides in the matrix product as one more feature: a pass over the scores costs more than it.
     """
     num_codes, width = codes.shape
     device = choose_device(len(features) * num_codes)
     if device is not None:
-        return nearest_on(device, features, codes)
+        return nearest_on(device, features, codes, count)
     weights = np.empty((width + 1, num_codes), dtype=np.float32)
     weights[:-1] = codes.T
     weights[-1] = -0.5 * np.einsum("cf,cf->c", codes, codes, dtype=np.float64)
     block = max(64, _SCORES_PER_BLOCK // num_codes)
     inputs = np.ones((block, width + 1), dtype=np.float32)
     scores = np.empty((block, num_codes), dtype=np.float32)
-    nearest = np.empty(len(features), dtype=np.int64)
+    nearest = np.empty((count, len(features)), dtype=np.int64)
     for start in range(0, len(features), block):
-        count = min(block, len(features) - start)
-        inputs[:count, :-1] = features[start : start + count]
-        np.matmul(inputs[:count], weights, out=scores[:count])
-        scores[:count].argmax(axis=1, out=nearest[start : start + count])
+        size = min(block, len(features) - start)
+        inputs[:size, :-1] = features[start : start + size]
+        np.matmul(inputs[:size], weights, out=scores[:size])
+        for rank in range(count):
+            found = nearest[rank, start : start + size]
+            scores[:size].argmax(axis=1, out=found)
+            if rank + 1 < count:
+                scores[np.arange(size), found] = -np.inf
     return nearest

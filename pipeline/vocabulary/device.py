@@ -22,15 +22,15 @@ def choose_device(num_scores: int) -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
-def nearest_on(device: str, features: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return argmin over codes c of |x - c|^2 for each row x of `features`: (frame,) int64."""
+def nearest_on(device: str, features: np.ndarray, codes: np.ndarray, count: int = 1) -> np.ndarray:
+    """Return argmin over codes c of |x - c|^2 for each row x of `features`, and the next: (count, frame) int64."""
     import torch
 
     weights = torch.from_numpy(np.ascontiguousarray(codes)).to(device)
     offsets = torch.from_numpy((-0.5 * np.einsum("cf,cf->c", codes, codes, dtype=np.float64)).astype(np.float32))
     offsets = offsets.to(device)
     block = max(1, _SCORES_PER_BLOCK // len(codes))
-    nearest = np.empty(len(features), dtype=np.int64)
+    nearest = np.empty((count, len(features)), dtype=np.int64)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -38,7 +38,8 @@ def nearest_on(device: str, features: np.ndarray, codes: np.ndarray) -> np.ndarr
             for start in range(0, len(features), block):
                 inputs = torch.from_numpy(np.ascontiguousarray(features[start : start + block])).to(device)
                 scores = torch.addmm(offsets, inputs, weights.T)
-                nearest[start : start + block] = scores.argmax(dim=1).cpu().numpy()
+                best = scores.argmax(dim=1)[None] if count == 1 else scores.topk(count, dim=1).indices.T
+                nearest[:, start : start + block] = best.cpu().numpy()
     finally:
         torch.set_float32_matmul_precision(precision)
     return nearest

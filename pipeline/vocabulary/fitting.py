@@ -3,7 +3,7 @@
 Conventions: frames (frame, mel) float32 in the front end's units; see `pipeline/artifacts/vocabulary.py` for the rest.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Codebooks:
     codes: np.ndarray  # (codebook, code, feature) float32
     bands: list[list[int]]  # [from, to) of the features that each codebook covers
     objective: list[float]  # at each iteration: mean over words of the squared distance to their codes
+    ranks: list[float] = field(default_factory=list)  # weights of a frame's nearest codes, see Vocabulary.ranks
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def write_vocabulary(
     """Write a fitted vocabulary with counts and statistics over its sample, and return the facts of the fit."""
     space, codebooks = fit.space, fit.codebooks
     windows = normalise_windows(space, sample.windows)
-    tokens = nearest_codes(window_features(space, windows), codebooks.codes, codebooks.bands)
+    tokens = nearest_codes(window_features(space, windows), codebooks.codes, codebooks.bands, codebooks.ranks)
     z = windows[:, space.deltas : space.deltas + space.stack].reshape(-1, windows.shape[2])
     size = codebooks.codes.shape[1]
     counts = np.stack([np.bincount(words, minlength=size) for words in tokens]).astype(np.int64)
@@ -195,6 +196,7 @@ def write_vocabulary(
         "normalisation": space.normalisation,
         "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
         "bands": codebooks.bands,
+        "ranks": codebooks.ranks,
         "bpe": merges.facts,
         **special_tokens(merges.facts["size"] if merges.facts else size),
         "fold": fold,

@@ -37,7 +37,9 @@ def fit_merges(params: CommonParams, fit: Fit, reader: ClipFrames, clip_ids: Seq
     chosen = choose_clips(lengths, most=most, seed=params.seed)
     sentences: list[np.ndarray] = []
     for batch in clip_batches(chosen, lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH):
-        words = base_words(space, codebooks.codes, codebooks.bands, reader.read(batch), what="training clips")
+        words = base_words(
+            space, codebooks.codes, codebooks.bands, codebooks.ranks, reader.read(batch), what="training clips"
+        )
         sentences += [interleave(clip, size) for clip in words]
     pairs = learn_merges(sentences, num_base=num_codebooks * size, size=params.bpe.size)
     return Merges(pairs, {"size": params.bpe.size, **_describe(chosen, sentences, Merger(pairs, num_codebooks * size))})

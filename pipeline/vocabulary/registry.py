@@ -10,16 +10,17 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from pipeline.vocabulary import bands, kmeans, residual
+from pipeline.vocabulary import bands, kmeans, residual, soft
 from pipeline.vocabulary.fitting import Codebooks, Fit, fit_space
 from pipeline.vocabulary.sampling import FrameSample
 
-VocabularyParams = Annotated[kmeans.Params | bands.Params | residual.Params, Field(discriminator="kind")]
+VocabularyParams = Annotated[kmeans.Params | bands.Params | residual.Params | soft.Params, Field(discriminator="kind")]
 
 KINDS: dict[str, Callable[[Any, np.ndarray], Codebooks]] = {
     "kmeans": kmeans.fit,
     "bands": bands.fit,
     "residual": residual.fit,
+    "soft": soft.fit,
 }
 
 
