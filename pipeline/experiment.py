@@ -6,6 +6,7 @@ and not the stages before it. All mistakes are named together.
 
 import difflib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             mistakes.append(str(error))
     if "experiment" in sections:
         mistakes += _grid_mistakes(sections["experiment"], document, models, path)
+        mistakes += _reading_mistakes(sections["experiment"], models, vocabularies, path)
     if {"experiment", "labels", "split", "report"} <= set(sections):
         experiment = sections["experiment"]
         try:
@@ -144,5 +146,24 @@ def _grid_mistakes(
                 kinds = ", ".join(other for other in MODELS if can_pretrain(other))
                 mistakes.append(
                     f"{path}: experiment.{key}: expected models of kind {kinds}, found {name} of kind {kind}"
+                )
+    return mistakes
+
+
+def _reading_mistakes(
+    experiment: ExperimentParams, models: dict[str, Params], vocabularies: dict[str, Params], path: Path
+) -> list[str]:
+    """Name the vocabularies whose words a model of the grid cannot read."""
+    mistakes = []
+    for model, words in product(experiment.token_models, experiment.vocabularies):
+        if model in models and words in vocabularies:
+            kind: Any = getattr(models[model], "kind", "")
+            require: Any = getattr(model_module(kind), "require_vocabulary", None)
+            try:
+                if require:
+                    require(vocabularies[words])
+            except ValueError as error:
+                mistakes.append(
+                    f"{path}: experiment.vocabularies: {model} cannot read {words}: {error}; leave out either"
                 )
     return mistakes

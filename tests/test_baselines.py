@@ -10,10 +10,9 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from pipeline.errors import ParamsError
 from pipeline.models import bag_of_tokens, frame_statistics, majority, ngram
 from pipeline.models.baseline import Setting
-from pipeline.models.machines import MOST_ROWS, Learn, fit_machines, least_squares, score, support_vectors
+from pipeline.models.machines import Learn, fit_machines, least_squares, score, support_vectors
 
 BAG = bag_of_tokens.Params(kind="bag_of_tokens", sublinear=True, regularisation=10.0, iterations=1000)
 STATISTICS = frame_statistics.Params(kind="frame_statistics", penalty=10.0, kernel_width=1.0)
@@ -22,7 +21,7 @@ FRONT_END: dict[str, Any] = {"units": "ln(power)", "frame_rate": 100.0}
 NGRAM = ngram.Params(kind="ngram", order=2)
 CASES = [(bag_of_tokens, BAG), (frame_statistics, STATISTICS), (ngram, NGRAM)]
 NUM_CLASSES = 3
-LEARNERS = [support_vectors(10.0), least_squares(0.1, "models.x")]
+LEARNERS = [support_vectors(10.0), least_squares(0.1)]
 
 
 def make_inputs(module: Any, classes: np.ndarray) -> list[np.ndarray]:
@@ -118,7 +117,7 @@ def test_rows_of_a_clip_are_judged_by_those_of_others(learn: Learn) -> None:
 def test_least_squares_are_those_of_scikit_learn() -> None:
     classes = np.arange(30) % 3
     features = np.random.default_rng(0).normal(0, 1, (30, 4)) + classes[:, None]
-    learn = least_squares(0.1, "models.x")
+    learn = least_squares(0.1)
     weights = fit_machines(features, np.arange(30), one_hot(classes), learn, kernel_width=2.0, label_kind="one")
     logits = score(weights, features, kernel_width=2.0)
     rows = (features - features.mean(axis=0)) / features.std(axis=0)
@@ -126,13 +125,6 @@ def test_least_squares_are_those_of_scikit_learn() -> None:
     machine = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.5).fit(rows, values - values.mean(axis=0))
     margins = machine.predict(rows) + values.mean(axis=0)
     assert np.allclose(logits * np.abs(margins).max() / np.abs(logits).max(), margins, atol=2e-3)
-
-
-def test_more_rows_than_a_kernel_has_room_for_are_refused() -> None:
-    features = np.zeros((MOST_ROWS + 1, 1), np.float32)
-    targets = one_hot(np.arange(len(features)) % 3)
-    with pytest.raises(ParamsError, match=r"models\.x: expected at most 25,000 .* found 25,001; leave"):
-        fit_machines(features, np.arange(len(features)), targets, LEARNERS[1], kernel_width=1.0, label_kind="one")
 
 
 def test_statistics_by_hand() -> None:

@@ -1,18 +1,23 @@
 """Textures: statistics that know modulation, period and correlation, not moments; and the models on them."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from test_baselines import FRONT_END, one_hot
 from test_rebuilding import fit as fit_words
 
 from pipeline.errors import ParamsError
+from pipeline.experiment import load_experiment
 from pipeline.models import frame_textures, token_textures
 from pipeline.models.baseline import Setting
 from pipeline.models.textures import COARSE, PERIODS, QUANTILES, RATES, ViewsParams, describe, mixture, views
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.rebuilding import rebuild
+from tools.compose import compose, dump
 
 RATE = 100.0
 NUM_MELS = 64
@@ -106,6 +111,7 @@ def test_views() -> None:
     found = list(views(frames, VIEWS))
     lengths = [100, 80, 80, 80, 90, 100, 100, 100, 111, 100, 100, 100]
     assert [len(view) for view in found] == lengths
+    assert len(found) == VIEWS.count
     np.testing.assert_array_equal(found[0], frames)
     np.testing.assert_array_equal(found[2], frames[10:90])
     np.testing.assert_array_equal(found[5][:, 2:], frames[:, :-2])  # each band hears the one two below
@@ -114,12 +120,14 @@ def test_views() -> None:
     assert (found[8][1:].std(axis=1) > 0).all()  # slower: frames are repeated, none is made up
     assert {tuple(row) for row in found[8]} == {tuple(row) for row in frames}
     nothing = ViewsParams(cut=0, speed=0, bands=0, gain=0, tilt=0)
-    assert len(list(views(frames, nothing))) == 1
+    assert len(list(views(frames, nothing))) == nothing.count == 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
 def test_the_shortest_clips_have_views(length: int) -> None:
-    for view in views(noise(length), VIEWS):
+    found = list(views(noise(length), VIEWS))
+    assert len(found) == VIEWS.count
+    for view in found:
         assert view.shape[1] == NUM_MELS
         assert np.isfinite(describe(view, floor=0.0, frame_rate=RATE)).all()
 
@@ -229,6 +237,34 @@ def test_tokens_have_the_textures_of_what_they_stand_for(changes: dict[str, Any]
     rebuilt = [rebuild(vocabulary, clip) for clip in tokens]
     theirs = frame_textures.fit(FRAMES, rebuilt, one_hot(classes), setting)
     np.testing.assert_allclose(ours, frame_textures.predict(FRAMES, theirs, rebuilt), atol=1e-3)
+
+
+def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frame_textures, "describe", None)
+    clips, targets = [noise(2)] * 2000, one_hot(np.arange(2000) % 3)
+    with pytest.raises(ParamsError, match=r"frame_textures.*: expected at most 25,000 .*, found 26,000; leave views"):
+        frame_textures.fit(FRAMES, clips, targets, Setting({}, FRONT_END, "one", 0))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "change", "found"),
+    [
+        ("words", "vocabularies.words.bpe={size: 600}", "merged words"),
+        ("bands", "vocabularies.bands.normalisation=l2", "kind bands with l2"),
+    ],
+)
+def test_such_words_are_refused_before_they_are_learnt(
+    tmp_path: Path, experiment: str, change: str, found: str
+) -> None:
+    changes = [f"experiment.vocabularies=[{experiment}]", "experiment.ensembles=[]", "report.headline=[ast]", change]
+    document, _ = compose("ladder", changes, REPOSITORY / "recipes")
+    (tmp_path / "params.yaml").write_text(dump(document))
+    with pytest.raises(ParamsError) as caught:
+        load_experiment(tmp_path / "params.yaml")
+    expected = rf"experiment.vocabularies: token_textures cannot read {experiment}: .*, found {found}; leave out either"
+    assert re.search(expected, str(caught.value))
 
 
 def test_words_whose_frames_are_no_sums_are_refused_by_name() -> None:

@@ -14,13 +14,14 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from pipeline.models.baseline import Setting
-from pipeline.models.machines import fit_machines, least_squares, score
+from pipeline.models.machines import fit_machines, least_squares, require_room, score
 from pipeline.models.textures import ViewsParams, describe, mixture, views
 from pipeline.params import Params as BaseParams
 from pipeline.seeding import named_seed
 
 READS = "frames"
 
+WHERE = "models.*.kind frame_textures and token_textures"  # of settings, for messages
 _FLOOR_FRAMES = 1 << 16  # of all training clips, evenly, that the floor is taken from
 
 
@@ -63,6 +64,8 @@ def fit_textures(
     front_end = setting.front_end
     unit = 1.0 if front_end["units"] == "ln(power)" else math.log(10) / 10
     heard = np.array([_floor(params, clips) * unit, front_end["frame_rate"], unit], np.float32)
+    learn = least_squares(params.ridge)
+    require_room(len(clips) * (params.views.count + params.mixtures), WHERE)
     rows, numbers = [], []
     for number, frames in enumerate(clips):
         found = _describe_views(params, frames, heard)
@@ -76,7 +79,6 @@ def fit_textures(
             mixed = mixture(frames * unit, other * unit, generator, gain=params.mixture_gain)
             rows.append(_describe(mixed, heard))
             numbers.append(number)
-    learn = least_squares(params.ridge, "models.*.kind frame_textures and token_textures")
     machines = fit_machines(
         np.stack(rows),
         np.array(numbers),

@@ -74,23 +74,27 @@ def support_vectors(penalty: float) -> Learn:
     return learn
 
 
-def least_squares(ridge: float, where: str) -> Learn:
-    """Return how least squares learn; `ridge` is scikit-learn's alpha. Raises ParamsError, with `where`, above MOST_ROWS."""
+def least_squares(ridge: float) -> Learn:
+    """Return how least squares learn; `ridge` is scikit-learn's alpha. They take the memory that `require_room` bounds."""
 
     def learn(rows: np.ndarray, wanted: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.kernel_ridge import KernelRidge
 
-        if len(rows) > MOST_ROWS:
-            raise ParamsError(
-                f"{where}: expected at most {MOST_ROWS:,} views and mixtures of training clips, since the kernel takes "
-                f"memory with their square, found {len(rows):,}; leave views and mixtures out, or train another kind"
-            )
         values = np.where(wanted, np.float32(1), np.float32(-1))
         means = values.mean(axis=0)
         machine = KernelRidge(alpha=ridge, kernel="rbf", gamma=gamma).fit(rows.astype(np.float64), values - means)
         return machine.dual_coef_.T, means
 
     return learn
+
+
+def require_room(num_rows: int, where: str) -> None:
+    """Raise ParamsError, which says `where`, when least squares on so many rows would take more than 10 GB."""
+    if num_rows > MOST_ROWS:
+        raise ParamsError(
+            f"{where}: expected at most {MOST_ROWS:,} training clips, views and mixtures in all, since the kernel takes "
+            f"memory with their square, found {num_rows:,}; leave views and mixtures out, or train another kind of model"
+        )
 
 
 def score(weights: dict[str, np.ndarray], features: np.ndarray, *, kernel_width: float) -> np.ndarray:

@@ -45,6 +45,11 @@ class ViewsParams(Params):
     gain: NonNegativeFloat  # natural logarithm of power
     tilt: NonNegativeFloat  # the same, at the highest band; as much the other way at the lowest
 
+    @property
+    def count(self) -> int:
+        """How many views a clip has, itself among them."""
+        return 1 + 3 * bool(self.cut) + 2 * sum(map(bool, (self.speed, self.bands, self.gain, self.tilt)))
+
 
 def describe(frames: np.ndarray, *, floor: float, frame_rate: float) -> np.ndarray:
     """Return the statistics of a clip, whose values below `floor` count as the floor; `frame_rate` in Hz."""
@@ -76,7 +81,7 @@ def views(frames: np.ndarray, params: ViewsParams) -> Iterator[np.ndarray]:
         left = max(1, round(length * (1 - params.cut)))
         yield from (frames[start : start + left] for start in (0, (length - left) // 2, length - left))
     for sign in (-1, 1):
-        if params.speed and length:
+        if params.speed:
             yield frames[
                 (np.arange(round(length * np.exp(sign * params.speed))) * np.exp(-sign * params.speed)).astype(int)
             ]

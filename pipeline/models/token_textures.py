@@ -7,7 +7,7 @@ Conventions: inputs are clips' tokens (codebook, word) uint16.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,14 @@ READS = "tokens"
 
 class Params(TextureParams):
     kind: Literal["token_textures"]
+
+
+def require_vocabulary(vocabulary: Any) -> None:
+    """Raise ValueError for params of a vocabulary whose frames are no sums, before it is learnt."""
+    several = vocabulary.normalisation == "l2" and vocabulary.kind != "kmeans"
+    if vocabulary.bpe is not None or several:
+        found = "merged words" if vocabulary.bpe is not None else f"kind {vocabulary.kind} with l2"
+        raise ValueError(f"expected {SEPARABLE}, found {found}")
 
 
 def fit(params: Params, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> dict[str, np.ndarray]:
