@@ -123,6 +123,7 @@ def write_words(data: Path, fold: str, generator: np.random.Generator, merges: S
         "counts": np.ones((1, SIZE), np.int64),
     }
     facts = {"kind": "kmeans", "size": SIZE, "num_codebooks": 1, "normalisation": "standardise", "bands": [[0, N_MELS]]}
+    facts |= {"ranks": []}
     facts["features"] = {"deltas": 0, "stack": 1, "groups": 1}
     facts |= special_tokens(size) | {
         "bpe": bpe,
