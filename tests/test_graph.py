@@ -63,7 +63,7 @@ def test_a_models_depth_reruns_that_model_alone(changed: Path) -> None:
 
 def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) -> None:
     words = {f"{stage}@words-{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
-    models = ("token_transformer-words", "token_textures-words", "bag_of_tokens-words")
+    models = ("token_transformer-words", "bag_of_tokens-words")
     expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report", "atlas@words"}
     assert reruns(changed, {"vocabularies.words.size": 20}) == expected
 
@@ -75,7 +75,7 @@ def test_what_the_atlas_plays_reruns_it_alone(changed: Path) -> None:
 def test_a_hop_length_reruns_what_follows(changed: Path) -> None:
     everything = reruns(changed, {"spectrogram.front_end.hop_length": 200})
     assert {"spectrogram", "report"} | {f"vocabulary@words-{fold}" for fold in FOLDS} <= everything
-    assert items("train_frames", "ast", "frame_textures", "frame_statistics") <= everything
+    assert items("train_frames", "ast", "frame_statistics") <= everything
     assert items("train_tokens", "token_transformer-words", "bag_of_tokens-words") <= everything
     assert not {name for name in everything if name.split("@")[0] in ("corpus", "split")}
 

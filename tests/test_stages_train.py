@@ -48,6 +48,15 @@ AST = {
     "drop_path": 0.0,
 }
 STATISTICS = {"kind": "frame_statistics", "penalty": 1.0, "kernel_width": 1.0}
+TEXTURES: dict[str, Any] = {
+    "kind": "frame_textures",
+    "floor": 0.4,
+    "views": {"cut": 0.2, "speed": 0.1, "bands": 1, "gain": 1.0, "tilt": 1.0},
+    "mixtures": 2,
+    "mixture_gain": 1.0,
+    "ridge": 0.1,
+    "kernel_width": 1.0,
+}
 
 
 def make_artifacts(
@@ -109,7 +118,7 @@ def run_evaluate(paths: train.Paths, source: Path | None = None) -> Path:
     return predictions
 
 
-@pytest.mark.parametrize("section", [AST, STATISTICS], ids=["ast", "frame_statistics"])
+@pytest.mark.parametrize("section", [AST, STATISTICS, TEXTURES], ids=["ast", "frame_statistics", "frame_textures"])
 def test_training_sees_nothing_of_the_test_clips(tmp_path: Path, section: dict[str, Any]) -> None:
     clean, poisoned = make_artifacts(tmp_path / "clean"), make_artifacts(tmp_path / "poisoned", poisoned=True)
     cards = [run_train(paths, section) for paths in (clean, poisoned)]
@@ -201,7 +210,7 @@ def test_a_model_of_other_classes_is_refused(tmp_path: Path) -> None:
         run_evaluate(three._replace(model=paths.model))
 
 
-@pytest.mark.parametrize("section", [AST, STATISTICS], ids=["ast", "frame_statistics"])
+@pytest.mark.parametrize("section", [AST, STATISTICS, TEXTURES], ids=["ast", "frame_statistics", "frame_textures"])
 def test_prediction_needs_the_model_folder_and_frames_alone(tmp_path: Path, section: dict[str, Any]) -> None:
     paths = make_artifacts(tmp_path / "a")
     card = run_train(paths, section)

@@ -28,6 +28,8 @@ SMALL: dict[str, Any] = {
     "report.examples": 1,
     "report.worst": 1,
     "atlas.words": 4,
+    "experiment.frame_models": ["ast", "frame_statistics"],
+    "experiment.token_models": ["token_transformer", "bag_of_tokens"],
     "atlas.clips": 1,
 }
 
