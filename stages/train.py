@@ -80,14 +80,14 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(roles["train"])
 
-    facts = {"model": model, "fold": fold, "seed": seed, "reads": module.READS} | {
+    facts = {"model": model, "fold": fold, "seed": seed, "reads": module.READS, "clips_seen": clips_seen} | {
         "params": params.model_dump(mode="json"),
         **{key: clips.facts[key] for key in ("classes", "label_kind")},
         "input": input_facts,
         "source": inputs.source,
         "front_end": inputs.front_end,
         "num_parameters": count_predicting(weights, epochs),
-        **{"clips_seen": clips_seen, "seconds": round(seconds, 3)},
+        "seconds": round(seconds, 3),
     }
     write_model(paths.model, weights, facts, epochs)
     log.info(

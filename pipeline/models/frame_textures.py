@@ -64,7 +64,6 @@ def fit_textures(
     front_end = setting.front_end
     unit = 1.0 if front_end["units"] == "ln(power)" else math.log(10) / 10
     heard = np.array([_floor(params, clips) * unit, front_end["frame_rate"], unit], np.float32)
-    learn = least_squares(params.ridge)
     require_room(len(clips) * (params.views.count + params.mixtures), WHERE)
     rows, numbers = [], []
     for number, frames in enumerate(clips):
@@ -83,7 +82,7 @@ def fit_textures(
         np.stack(rows),
         np.array(numbers),
         targets,
-        learn,
+        least_squares(params.ridge),
         kernel_width=params.kernel_width,
         label_kind=setting.label_kind,
     )

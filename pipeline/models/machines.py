@@ -6,8 +6,8 @@ every class a logit of its own; scikit-learn's vote of class pairs gives none. s
 
 Conventions: features (row, feature), where a clip may have several rows; margins (row, class) lie on the two sides of 0, at
 1 and -1 where a machine would have its training rows; logits are margins times the scale of
-`pipeline/models/calibration.py`.
-The kernel is exp(-|x - y|^2 * kernel_width / number of features), of features standardised by their own mean and deviation.
+`pipeline/models/calibration.py`. The kernel is exp(-|x - y|^2 * kernel_width / number of features), of features
+standardised by their own mean and deviation.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from pipeline.models.calibration import fit_scale, halves
 SMALLEST_DEVIATION = 1e-3  # in the features' units; below it a feature is constant, and stays unscaled
 MOST_ROWS = 25_000  # of least squares: a kernel of 5 GB, and a copy
 
-_CACHE = 500  # MB of kernel that scikit-learn keeps; its 200 take a third longer for 5,000 rows of 530 features
+_CACHE = 500  # MB of kernel that scikit-learn keeps
 _ROWS_PER_BLOCK = 4096  # bounds the kernel of predictions
 _SURE = 3.0  # margin at which one row of a clip stops to outweigh the others
 

@@ -21,12 +21,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from pipeline.params import Params
 
-FINE, COARSE, QUARTERS, CEPSTRA = (
-    32,
-    16,
-    4,
-    30,
-)  # groups of mel bands, and cepstral coefficients; fewer bands give fewer
+# Groups of mel bands, and cepstral coefficients; fewer bands give fewer.
+FINE, COARSE, QUARTERS, CEPSTRA = 32, 16, 4, 30
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 RATES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # Hz, borders of the bands of modulation
 PERIODS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)  # s, borders of the ranges of lags in which onsets may recur
@@ -82,9 +78,8 @@ def views(frames: np.ndarray, params: ViewsParams) -> Iterator[np.ndarray]:
         yield from (frames[start : start + left] for start in (0, (length - left) // 2, length - left))
     for sign in (-1, 1):
         if params.speed:
-            yield frames[
-                (np.arange(round(length * np.exp(sign * params.speed))) * np.exp(-sign * params.speed)).astype(int)
-            ]
+            longer = np.exp(sign * params.speed)
+            yield frames[(np.arange(round(length * longer)) / longer).astype(int)]
         if params.bands:
             yield frames[:, np.clip(np.arange(num_mels) + sign * params.bands, 0, num_mels - 1)]
         if params.gain:
@@ -138,9 +133,8 @@ def _modulation(groups: np.ndarray, frame_rate: float) -> list[np.ndarray]:
     from scipy.fft import next_fast_len, rfft
 
     length = len(groups)
-    size = next_fast_len(
-        max(length, int(np.ceil(2 * frame_rate / RATES[0]))), real=True
-    )  # so that each range has a bin
+    longest = int(np.ceil(2 * frame_rate / RATES[0]))  # so that each range has a bin
+    size = next_fast_len(max(length, longest), real=True)
     power = np.square(np.abs(rfft(groups - groups.mean(axis=0), size, axis=0))) / length
     rates = np.fft.rfftfreq(size, 1 / frame_rate)
     ranges = [(low, high) for low, high in pairwise(RATES) if low < frame_rate / 2]
