@@ -15,6 +15,7 @@ from test_training import PLAIN, train_small
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import ParamsError
 from pipeline.experiment import load_experiment
+from pipeline.models.recurrent import Recurrent, RecurrentParams
 from pipeline.models.registry import is_neural, model_module, validate_model_params
 from pipeline.params import read_params
 from pipeline.vocabulary.rebuilding import rebuild
@@ -130,8 +131,28 @@ def test_the_matrices_of_an_lstm_decay() -> None:
     model = _build(LSTM | {"depth": 2}, _facts([[0, 4]]))
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, plain, _ = ([names[id(p)] for p in kind] for kind in _kinds_of_weights(model))
-    assert len([name for name in decayed if name.startswith("encoder.lstm.weight_")]) == 8
-    assert len([name for name in plain if name.startswith("encoder.lstm.bias_")]) == 8
+    recurrent = ("encoder.forwards.", "encoder.backwards.")
+    assert len([name for name in decayed if name.startswith(recurrent) and ".weight_" in name]) == 8
+    assert len([name for name in plain if name.startswith(recurrent) and ".bias_" in name]) == 8
+
+
+def test_an_lstm_reads_as_one_of_packed_clips_does() -> None:
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    ours = Recurrent(
+        RecurrentParams.model_validate({key: LSTM[key] for key in RecurrentParams.model_fields} | {"depth": 2})
+    )
+    packed = torch.nn.LSTM(16, 8, 2, batch_first=True, bidirectional=True)
+    with torch.no_grad():
+        for layers, direction in ((ours.forwards, ""), (ours.backwards, "_reverse")):
+            for number, layer in enumerate(layers):
+                for name, weight in layer.named_parameters():
+                    getattr(packed, name.replace("l0", f"l{number}{direction}")).copy_(weight)
+    lengths, x = torch.tensor([3, 9, 6, 1]), torch.randn(4, 9, 16)
+    mask = torch.arange(9) < lengths[:, None]
+    theirs = packed(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[0]
+    torch.testing.assert_close(ours(x, mask), pad_packed_sequence(theirs, batch_first=True)[0])
+    torch.testing.assert_close(ours(x, None), packed(x)[0])
 
 
 @pytest.mark.parametrize(

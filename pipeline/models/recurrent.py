@@ -1,15 +1,16 @@
 """A bidirectional LSTM in the encoder's place (Hochreiter and Schmidhuber, 1997; Graves and Schmidhuber, 2005).
 
-Padding does not reach it: clips of a batch are packed, so that each direction starts and ends with its clip. The
-direction that reads backward begins at the clip's own last frame, and not in what stands behind it.
+Padding does not reach it: the direction that reads forward meets it after the clip, and the one that reads backward is given
+every clip turned around within its own length. This is what packed sequences are for; PyTorch's take nearly seven times as
+long to train on a processor (LOG.md, 2026-11-22).
 
 Conventions: B batch, N position, D width, of which the first half reads forward and the second backward. A mask (B, N) is
 True from a clip's start to its end.
 """
 
+import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from pipeline.models.heads import RecurrentPooling
 from pipeline.models.stems import StemParams
@@ -36,17 +37,29 @@ class Recurrent(nn.Module):
 
     def __init__(self, params: RecurrentParams) -> None:
         super().__init__()
-        between = params.dropout if params.depth > 1 else 0.0
-        self.lstm = nn.LSTM(
-            params.width, params.width // 2, params.depth, batch_first=True, bidirectional=True, dropout=between
-        )
+        half = params.width // 2
+        self.forwards = nn.ModuleList(nn.LSTM(params.width, half, batch_first=True) for _ in range(params.depth))
+        self.backwards = nn.ModuleList(nn.LSTM(params.width, half, batch_first=True) for _ in range(params.depth))
         self.dropout = nn.Dropout(params.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            states, _ = self.lstm(x)
-        else:
-            packed = pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-            states, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
-        out: Tensor = self.dropout(states)
-        return out
+        places = _turned_places(mask, x.shape[1], x.device)
+        with torch.autocast("cpu", enabled=False):  # oneDNN has no LSTM of half precision that can learn; cuDNN does
+            x = x.float()
+            for ahead, back in zip(self.forwards, self.backwards, strict=True):
+                behind = _turn(back(_turn(x, places))[0], places)
+                x = self.dropout(torch.cat([ahead(x)[0], behind], dim=2))
+        return x if mask is None else x.where(mask[:, :, None], 0)
+
+
+def _turned_places(mask: Tensor | None, length: int, device: torch.device) -> Tensor:
+    """Return where each position of a clip lies when it is read from its end, (B, N) or (1, N); padding stays in place."""
+    places = torch.arange(length, device=device)[None]
+    if mask is None:
+        return places.flip(1)
+    return (mask.sum(1, keepdim=True) - 1 - places).where(mask, places)
+
+
+def _turn(x: Tensor, places: Tensor) -> Tensor:
+    """Return (B, N, D) in the order of `places`."""
+    return x.gather(1, places[:, :, None].expand_as(x))
