@@ -14,11 +14,10 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
-from pipeline.vocabulary.exact import refine
 from pipeline.vocabulary.fitting import write_vocabulary
+from pipeline.vocabulary.learning import learn
 from pipeline.vocabulary.merging import fit_merges
-from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
-from pipeline.vocabulary.sampling import draw_sample
+from pipeline.vocabulary.registry import VocabularyParams
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +32,7 @@ def run(
         raise SPLIT.error(split_path, "fact fold", expected=fold, found=split.facts["fold"])
     training_clips = clips_of(split, "train")
     reader = FrameReader(spectrogram)
-    sample = draw_sample(
-        reader,
-        training_clips,
-        sample_frames=params.sample_frames,
-        seed=params.seed,
-        stack=params.features.stack,
-        deltas=params.features.deltas,
-    )
-    fit = fit_vocabulary(params, sample)
-    if params.exact:
-        fit = refine(fit, reader, training_clips, iterations=params.iterations)
+    sample, fit = learn(params, reader, training_clips)
     merges = fit_merges(params, fit, reader, training_clips)
     facts = write_vocabulary(
         vocabulary_path, fit, sample, merges, params, kind=params.kind, fold=fold, spectrogram=spectrogram

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_spectrogram
+from rich.console import Console
 from test_kinds import OWN, make_params
 
 from pipeline.artifacts.files import file_digest
@@ -14,12 +15,13 @@ from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.execution.code import reached
 from pipeline.execution.executors import ExecutionParams
 from pipeline.vocabulary import sentences
 from pipeline.vocabulary.assignment import assign
 from stages import tokenize, vocabulary
+from tools import stability
 
 EXECUTION = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path("memo"))
 ROLES = {"a": "train", "b": "train", "c": "validation", "d": "test", "e": "train", "broken": "train"}
@@ -148,3 +150,36 @@ def test_the_artifact_tells_what_all_frames_changed(tmp_path: Path) -> None:
     fitted = open_vocabulary(path).facts["fit"]["exact"]
     assert fitted["words"] == 20 + 25 + 40
     assert fitted["distortion_after"] <= fitted["distortion_before"]
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_seeds_are_compared_on_test_clips(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    params = make_params(**{"kind": kind, **OWN[kind], "size": 6, "sample_frames": 60, "stack": 2})
+    split = make_split(tmp_path / "1.parquet")
+    rows = {}
+    for name in (False, True):
+        spectrogram = make_spectrogram(tmp_path / f"{name}", make_frames(poisoned=name), failed=["broken"])
+        rows[name] = stability.measure(params, spectrogram, split, [4, 1, 4], Console())
+    first, second, again = rows[False]
+    assert (first.seed, second.seed) == (4, 1)
+    assert (first.lost, first.perplexity) == (again.lost, again.perplexity)  # of one seed, so 1 with each other:
+    assert first.agreement == pytest.approx((1 + second.agreement) / 2, abs=1e-9)
+    assert second.agreement < 1
+    assert first.lost != second.lost
+    assert rows[True][0].lost != first.lost  # the test clip was poisoned
+    capsys.readouterr()
+    stability.run(rows[False], "words", Console(width=100))
+    assert f"{first.lost:.2%}" in capsys.readouterr().out
+
+
+def test_a_comparison_of_seeds_that_cannot_be_made_says_why(tmp_path: Path) -> None:
+    spectrogram = make_spectrogram(tmp_path / "spectrogram", make_frames(), failed=["broken"])
+    with pytest.raises(ParamsError, match="--seed: expected at least two different ones, found 3, 3"):
+        stability.measure(make_params(), spectrogram, make_split(tmp_path / "1.parquet"), [3, 3], Console())
+    SPLIT.write(
+        tmp_path / "2.parquet", {"clip_id": ["a"], "role": ["train"]}, {"fold": "2", "seed": 0, "rule": "by hand"}
+    )
+    with pytest.raises(
+        CorpusError, match=r"2\.parquet: expected test clips with frames, found 0 without; name another --fold"
+    ):
+        stability.measure(make_params(), spectrogram, tmp_path / "2.parquet", [0, 1], Console())

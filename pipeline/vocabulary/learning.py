@@ -1,0 +1,27 @@
+"""From training clips to a fitted vocabulary: the sample, the fit on it, and Lloyd's algorithm over all frames if asked."""
+
+from collections.abc import Sequence
+
+from pipeline.vocabulary.exact import refine
+from pipeline.vocabulary.fitting import Fit
+from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
+from pipeline.vocabulary.sampling import ClipFrames, FrameSample, draw_sample
+
+
+def learn(params: VocabularyParams, reader: ClipFrames, training_clips: Sequence[str]) -> tuple[FrameSample, Fit]:
+    """Return the sample of the clips' frames that `params` ask for, and the vocabulary fitted on it.
+
+    Raises what `draw_sample` and `fit_vocabulary` raise.
+    """
+    sample = draw_sample(
+        reader,
+        training_clips,
+        sample_frames=params.sample_frames,
+        seed=params.seed,
+        stack=params.features.stack,
+        deltas=params.features.deltas,
+    )
+    fit = fit_vocabulary(params, sample)
+    if params.exact:
+        fit = refine(fit, reader, training_clips, iterations=params.iterations)
+    return sample, fit

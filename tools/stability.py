@@ -1,0 +1,130 @@
+"""Fit a fold's vocabulary anew with other seeds, and say how far they agree on clips that none of them was fitted on.
+
+    python -m tools.stability words [--fold 1] [--seed 0 --seed 1 --seed 2]
+
+The seed decides which frames are drawn and where k-means starts. Nothing is written. The vocabulary is that of params.yaml,
+before any merging; the frames are spread over the fold's test clips. What `lost` and `agreement` mean: docs/vocabularies.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.errors import CorpusError, ParamsError
+from pipeline.execution.stage import stage_main
+from pipeline.params import load_params
+from pipeline.spectrogram.reader import FrameReader
+from pipeline.vocabulary.assignment import base_words
+from pipeline.vocabulary.features import normalise_frames
+from pipeline.vocabulary.fitting import Fit
+from pipeline.vocabulary.learning import learn
+from pipeline.vocabulary.rebuilding import decode
+from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.sampling import choose_clips
+from pipeline.vocabulary.statistics import agreement, distortion, perplexity
+
+_FRAMES_READ = 200_000
+_WORDS_COMPARED = 20_000  # scikit-learn takes seconds for as many of 4,096 words
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """What one seed's vocabulary makes of the frames."""
+
+    seed: int
+    lost: float  # part of the variance of the normalised frames
+    perplexity: float  # mean over codebooks
+    agreement: float  # with the other seeds' words, mean
+
+
+def measure(
+    params: VocabularyParams, spectrogram_path: Path, split_path: Path, seeds: Sequence[int], console: Console
+) -> list[SeedRow]:
+    """Fit with each seed and compare. Raises ParamsError with fewer than two seeds, CorpusError without test clips."""
+    if len(set(seeds)) < 2:
+        raise ParamsError(f"--seed: expected at least two different ones, found {', '.join(map(str, seeds)) or 'none'}")
+    reader, split = FrameReader(open_spectrogram(spectrogram_path)), open_split(split_path)
+    lengths = {clip: reader.num_frames(clip) for clip in reader.ok(clips_of(split, "test"))}
+    if not any(lengths.values()):
+        raise CorpusError(
+            f"{split_path}: expected test clips with frames, found {len(lengths)} without; name another --fold"
+        )
+    frames = reader.read(choose_clips(lengths, most=_FRAMES_READ, seed=0))
+    lost, perplexities, words = [], [], []
+    with console.status("") as status:
+        for number, seed in enumerate(seeds, start=1):
+            status.update(f"fitting seed {seed}, {number} of {len(seeds)}")
+            _, fit = learn(params.model_copy(update={"seed": seed}), reader, clips_of(split, "train"))
+            tokens = _words(fit, frames, spectrogram_path)
+            lost.append(_lost(fit, frames, tokens))
+            words.append(np.concatenate(tokens, axis=1))
+            perplexities.append(float(np.mean([perplexity(np.bincount(book)) for book in words[-1]])))
+        status.update("comparing")
+        agreements = _agreements(words)
+    return [SeedRow(*row) for row in zip(seeds, lost, perplexities, agreements, strict=True)]
+
+
+def _agreements(words: Sequence[np.ndarray]) -> list[float]:
+    """Return the mean agreement of each of several vocabularies' words (codebook, word) with those of the others."""
+    step = -(-words[0].shape[1] // _WORDS_COMPARED)
+    pairs = np.zeros((len(words), len(words)))
+    for one, other in combinations(range(len(words)), 2):
+        pairs[one, other] = pairs[other, one] = agreement(words[one][:, ::step], words[other][:, ::step])
+    means: list[float] = (pairs.sum(axis=1) / (len(words) - 1)).tolist()
+    return means
+
+
+def _words(fit: Fit, frames: Sequence[np.ndarray], path: Path) -> list[np.ndarray]:
+    books = fit.codebooks
+    return base_words(fit.space, books.codes, books.bands, books.ranks, frames, what=f"frames of {path}")
+
+
+def _lost(fit: Fit, frames: Sequence[np.ndarray], tokens: Sequence[np.ndarray]) -> float:
+    """Return the distortion of clips (frame, mel) by their words; frames that fill up a last stack do not count."""
+    space, books = fit.space, fit.codebooks
+    z = [normalise_frames(clip, space.mean, space.scale, space.normalisation) for clip in frames]
+    decoded = [
+        decode(space, books.codes, books.bands, words)[: len(clip)] for words, clip in zip(tokens, z, strict=True)
+    ]
+    return distortion(np.concatenate(z), np.concatenate(decoded))
+
+
+def run(rows: Sequence[SeedRow], title: str, console: Console) -> None:
+    """Print a row a seed, and their mean and standard deviation."""
+    table = Grid(title=title, title_style="bold")
+    for column in ("seed", "lost", "perplexity", "agreement with the others"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(str(row.seed), f"{row.lost:.2%}", f"{row.perplexity:.1f}", f"{row.agreement:.3f}")
+    values = np.array([[row.lost, row.perplexity, row.agreement] for row in rows])
+    (lost, used, agreed), (lost_sd, used_sd, agreed_sd) = values.mean(axis=0), values.std(axis=0, ddof=1)
+    table.add_section()
+    table.add_row(
+        "mean", f"{lost:.2%} ± {lost_sd:.2%}", f"{used:.1f} ± {used_sd:.1f}", f"{agreed:.3f} ± {agreed_sd:.3f}"
+    )
+    console.print(table)
+
+
+def main(
+    vocabulary: Annotated[str, typer.Argument(help="entry of `vocabularies` in params.yaml")] = "words",
+    fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")] = "1",
+    seed: Annotated[list[int], typer.Option(help="one fit each")] = [0, 1, 2],  # noqa: B006 - typer's way
+    data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
+) -> None:
+    params: Any = load_params(VocabularyParams, f"vocabularies.{vocabulary}")  # type: ignore[arg-type]
+    console = Console()
+    rows = measure(params, data / "spectrogram", data / "splits" / f"{fold}.parquet", seed, console)
+    run(rows, f"{vocabulary}, fold {fold}: {len(seed)} seeds, on test clips", console)
+
+
+if __name__ == "__main__":
+    stage_main(main)
