@@ -29,9 +29,10 @@ from pipeline.evaluation.ensemble import average_predictions
 from pipeline.experiment_params import EnsembleParams, ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
+from pipeline.reporting import figures
 from pipeline.reporting.assembly import DataPaths
 from pipeline.reporting.language import ALL_CLASSES
-from pipeline.reporting.plots import FITTED
+from pipeline.reporting.plots import FITTED, TrainingCurve
 from pipeline.reporting.summary import (
     ALL_SEEDS,
     ReportParams,
@@ -289,6 +290,14 @@ def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Pat
     figure = page[page.index('<section id="training">') :].partition("</section>")[0]
     for label in ("training loss", "learning rate", "norm of the gradients"):
         assert f">{label}</text>" in figure
+
+
+def test_models_of_one_colour_differ_in_their_lines() -> None:
+    curve = TrainingCurve([1, 2, 3], [3.0, 2, 1], [3.0, 2, 1], [3.0, 2, 1], [1, 1, 1])
+    curves = {f"m{number}": dict.fromkeys(("loss", "learning_rate", "gradient_norm"), curve) for number in range(9)}
+    eight, nine = (figures.training_figure(dict(list(curves.items())[:number])) for number in (8, 9))
+    assert "stroke-dasharray" not in eight
+    assert nine.count("stroke-dasharray") == 4  # three axes and the legend
 
 
 def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:

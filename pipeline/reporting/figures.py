@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NUM_MODEL_COLOURS = 8
+_LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # the second of each from the ninth model on
 INK, LINE = "#fe0001", "#fe0002"
 _MODEL = "#fd00{:02x}"
 _MOST_CLASSES = 40  # drawn in one figure: those with the lowest mean
@@ -30,6 +31,11 @@ _MOST_NUMBERED = 20  # classes of a confusion matrix whose cells hold numbers
 def model_colour(position: int) -> str:
     """Return the placeholder colour of the model at a position."""
     return _MODEL.format(position % NUM_MODEL_COLOURS)
+
+
+def _apart(position: int, styles: Sequence[str]) -> str:
+    """Return what tells the model at a position from those of its colour."""
+    return styles[position // NUM_MODEL_COLOURS % len(styles)]
 
 
 def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run]) -> str:
@@ -74,7 +80,8 @@ def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None]) ->
                     continue
                 curve, colour = of_model[name], model_colour(position)
                 axis.fill_between(curve.epochs, curve.lowest, curve.highest, color=colour, alpha=0.16, linewidth=0)
-                axis.plot(curve.epochs, curve.mean, color=colour, linewidth=1.8, label=_spell(model))
+                line = _apart(position, _LINES)
+                axis.plot(curve.epochs, curve.mean, line, color=colour, linewidth=1.8, label=_spell(model))
             axis.set_xlabel("epoch")
             axis.set_ylabel(label)
             axis.set_xlim(left=1)
@@ -132,7 +139,7 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
         for index, model in enumerate(rows):
             axis.scatter(
                 100 * values[index, order], range(len(order)), s=38, color=model_colour(index), label=_spell(model),
-                alpha=0.85, linewidths=0, zorder=2,
+                marker=_apart(index, _MARKERS), alpha=0.85, linewidths=0, zorder=2,
             )  # fmt: skip
         axis.set_yticks(range(len(order)), [_spell(names[position]) for position in order])
         axis.set_ylim(len(order) - 0.4, -0.6)
