@@ -1,18 +1,24 @@
-"""Charts of the report, drawn by matplotlib as SVG that takes its colours and its font from the page.
+"""Charts of the report, as `pipeline/reporting/drawing.py` draws them: each returns one `<svg>` element for the page."""
 
-Conventions: a figure is a string with one `<svg>` element, to stand inside an HTML page. matplotlib draws with placeholder
-colours, which become CSS variables afterwards (`--ink`, `--line`, `--model-0` ...), so that one drawing serves the light and
-the dark page. The same data give the same bytes: no date, and ids that follow from the figure's name.
-"""
-
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.reporting.drawing import (
+    LINE,
+    LINES,
+    MARKERS,
+    NUM_MODEL_COLOURS,
+    WIDTH,
+    apart,
+    explain,
+    legend_height,
+    model_colour,
+    rectangle,
+    render,
+    spell,
+)
 from pipeline.reporting.language import LanguageRow
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, Run
@@ -20,22 +26,8 @@ from pipeline.reporting.summary import ModelSummary, Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NUM_MODEL_COLOURS = 8
-_LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # the second of each from the ninth model on
-INK, LINE = "#fe0001", "#fe0002"
-_MODEL = "#fd00{:02x}"
 _MOST_CLASSES = 40  # drawn in one figure: those with the lowest mean
 _MOST_NUMBERED = 20  # classes of a confusion matrix whose cells hold numbers
-
-
-def model_colour(position: int) -> str:
-    """Return the placeholder colour of the model at a position."""
-    return _MODEL.format(position % NUM_MODEL_COLOURS)
-
-
-def _apart(position: int, styles: Sequence[str]) -> str:
-    """Return what tells the model at a position from those of its colour."""
-    return styles[position // NUM_MODEL_COLOURS % len(styles)]
 
 
 def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run]) -> str:
@@ -58,13 +50,13 @@ def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run]) -> st
                 )
             axis.set_ylim(len(summaries) - 0.3, -0.45)
             axis.set_xlabel(label)
-            axis.set_yticks(range(len(summaries)), [_spell(summary.model) for summary in summaries])
+            axis.set_yticks(range(len(summaries)), [spell(summary.model) for summary in summaries])
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x")
             axis.spines["left"].set_visible(False)
             axis.margins(x=0.08)
 
-    return _draw("results", draw, columns=2, size=(9.4, 0.62 * len(summaries) + 0.9), share_rows=True)
+    return render("results", draw, columns=2, size=(WIDTH, 0.62 * len(summaries) + 0.9), share_rows=True)
 
 
 def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None]) -> str:
@@ -80,17 +72,18 @@ def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None]) ->
                     continue
                 curve, colour = of_model[name], model_colour(position)
                 axis.fill_between(curve.epochs, curve.lowest, curve.highest, color=colour, alpha=0.16, linewidth=0)
-                line = _apart(position, _LINES)
-                axis.plot(curve.epochs, curve.mean, line, color=colour, linewidth=1.8, label=_spell(model))
+                line = apart(position, LINES)
+                axis.plot(curve.epochs, curve.mean, line, color=colour, linewidth=1.8, label=spell(model))
             axis.set_xlabel("epoch")
             axis.set_ylabel(label)
             axis.set_xlim(left=1)
             axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.grid(axis="y")
-        axes[0].legend(loc="upper right")
+        explain(axes[0], shown)
 
-    return _draw("training", draw, columns=3, size=(9.4, 3.0))
+    shown = [spell(model) for model, of_model in curves.items() if of_model is not None]
+    return render("training", draw, columns=3, size=(WIDTH, 2.8 + legend_height(shown)))
 
 
 def confusion_figure(name: str, counts: np.ndarray, classes: Sequence[str]) -> str:
@@ -104,10 +97,10 @@ def confusion_figure(name: str, counts: np.ndarray, classes: Sequence[str]) -> s
             share = float(shares[row, column])
             colour = model_colour(0 if row == column else NUM_MODEL_COLOURS - 1)
             # A single lost clip of a hundred must still be seen, hence the square root.
-            axis.add_patch(_rectangle(column - 0.47, row - 0.47, 0.94, colour, 0.08 + 0.72 * share**0.5))
+            axis.add_patch(rectangle(column - 0.47, row - 0.47, 0.94, colour, 0.08 + 0.72 * share**0.5))
             if numbered:
                 axis.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8.5)
-        size, names = len(classes), [_spell(name) for name in classes]
+        size, names = len(classes), [spell(name) for name in classes]
         axis.set_xlim(-0.5, size - 0.5)
         axis.set_ylim(size - 0.5, -0.5)
         axis.set_aspect("equal")
@@ -121,7 +114,7 @@ def confusion_figure(name: str, counts: np.ndarray, classes: Sequence[str]) -> s
             spine.set_visible(False)
 
     side = min(9.0, max(3.4, (0.33 if numbered else 0.15) * len(classes) + 1.4))
-    return _draw(f"confusion-{name}", draw, size=(side, side))
+    return render(f"confusion-{name}", draw, size=(side, side))
 
 
 def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
@@ -138,19 +131,19 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
             axis.plot([column.min(), column.max()], [line, line], color=LINE, linewidth=2.5, zorder=1)
         for index, model in enumerate(rows):
             axis.scatter(
-                100 * values[index, order], range(len(order)), s=38, color=model_colour(index), label=_spell(model),
-                marker=_apart(index, _MARKERS), alpha=0.85, linewidths=0, zorder=2,
+                100 * values[index, order], range(len(order)), s=38, color=model_colour(index), label=spell(model),
+                marker=apart(index, MARKERS), alpha=0.85, linewidths=0, zorder=2,
             )  # fmt: skip
-        axis.set_yticks(range(len(order)), [_spell(names[position]) for position in order])
+        axis.set_yticks(range(len(order)), [spell(names[position]) for position in order])
         axis.set_ylim(len(order) - 0.4, -0.6)
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("average precision, %, mean over folds")
         axis.grid(axis="x")
         axis.spines["left"].set_visible(False)
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(6, len(rows)))
+        explain(axis, shown)
 
-    lines = -(-len(rows) // 6)
-    return _draw("classes", draw, size=(9.4, 0.27 * len(order) + 0.8 + 0.25 * lines))
+    shown = [spell(model) for model in rows]
+    return render("classes", draw, size=(WIDTH, 0.27 * len(order) + 0.8 + legend_height(shown)))
 
 
 def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
@@ -169,7 +162,7 @@ def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
                 values, range(len(shown)), s=38, color=model_colour(index), label=before, linewidths=0, zorder=2
             )
         axis.set_xscale("log")
-        axis.set_yticks(range(len(shown)), [_spell(name) for name in shown])
+        axis.set_yticks(range(len(shown)), [spell(name) for name in shown])
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.tick_params(axis="y", length=0)
         axis.set_xlabel("perplexity of test clips, all folds")
@@ -177,7 +170,7 @@ def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
         axis.spines["left"].set_visible(False)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(rows[shown[0]]))
 
-    return _draw("language", draw, size=(9.4, 0.27 * len(shown) + 1.05))
+    return render("language", draw, size=(WIDTH, 0.27 * len(shown) + 1.05))
 
 
 def length_figure(shares: Mapping[str, np.ndarray]) -> str:
@@ -198,7 +191,7 @@ def length_figure(shares: Mapping[str, np.ndarray]) -> str:
         axis.grid(which="major")
         axis.legend(loc="lower left")
 
-    return _draw("lengths", draw, size=(5.6, 3.7))
+    return render("lengths", draw, size=(5.6, 3.7))
 
 
 def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -> str:
@@ -222,7 +215,7 @@ def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -
         axis.grid(which="major")
         axis.legend(loc="lower left")
 
-    return _draw("ranks", draw, size=(5.6, 3.7))
+    return render("ranks", draw, size=(5.6, 3.7))
 
 
 def codebook_figure(codes: np.ndarray) -> str:
@@ -240,7 +233,7 @@ def codebook_figure(codes: np.ndarray) -> str:
         for spine in axis.spines.values():
             spine.set_visible(False)
 
-    return _draw("codebook", draw, size=(5.6, 3.7))
+    return render("codebook", draw, size=(5.6, 3.7))
 
 
 def class_word_figure(rates: np.ndarray, classes: Sequence[str]) -> str:
@@ -251,12 +244,12 @@ def class_word_figure(rates: np.ndarray, classes: Sequence[str]) -> str:
         axis = axes[0]
         axis.imshow(np.sqrt(rates[order].T), aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest")
         axis.set_xlabel("word, by its foremost class")
-        axis.set_yticks(range(len(classes)), [_spell(name) for name in classes])
+        axis.set_yticks(range(len(classes)), [spell(name) for name in classes])
         axis.tick_params(axis="y", length=0)
         for spine in axis.spines.values():
             spine.set_visible(False)
 
-    return _draw("classes-of-words", draw, size=(5.6, max(2.6, 0.21 * len(classes) + 0.7)))
+    return render("classes-of-words", draw, size=(5.6, max(2.6, 0.21 * len(classes) + 0.7)))
 
 
 def centres(codes: np.ndarray) -> np.ndarray:
@@ -264,78 +257,3 @@ def centres(codes: np.ndarray) -> np.ndarray:
     weights = np.exp((codes - codes.max(axis=1, keepdims=True)) / max(float(codes.std()), 1e-6))
     centre: np.ndarray = (weights * np.arange(codes.shape[1])).sum(axis=1) / weights.sum(axis=1)
     return centre
-
-
-def _rectangle(x: float, y: float, side: float, colour: str, strength: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), side, side, facecolor=colour, alpha=strength, linewidth=0)
-
-
-def _spell(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _draw(
-    name: str,
-    draw: Callable[[Sequence["Axes"]], None],
-    *,
-    size: tuple[float, float],
-    columns: int = 1,
-    share_rows: bool = False,
-) -> str:
-    """Draw a figure of `size` inches on `columns` axes and return it as SVG for the page."""
-    from matplotlib.figure import Figure
-
-    with _style(name):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False, sharey=share_rows)[0]
-        draw(axes)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), name)
-
-
-def _style(name: str) -> AbstractContextManager[None]:
-    import matplotlib as mpl
-
-    style: AbstractContextManager[None] = mpl.rc_context(
-        {
-            "svg.fonttype": "none",  # text stays text: selectable, and in the page's font
-            "svg.hashsalt": name,  # ids differ between the figures of one page, and not between runs
-            "font.family": ["DejaVu Sans"],
-            "font.size": 9.5,
-            "text.color": INK,
-            "axes.labelcolor": INK,
-            "axes.edgecolor": LINE,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.axisbelow": True,
-            "grid.color": LINE,
-            "grid.linewidth": 0.7,
-            "xtick.color": LINE,
-            "ytick.color": LINE,
-            "xtick.labelcolor": INK,
-            "ytick.labelcolor": INK,
-            "legend.frameon": False,
-            "legend.fontsize": 9,
-        }
-    )
-    return style
-
-
-def _for_page(svg: str, name: str) -> str:
-    """Strip what only a file needs, put CSS variables in the place of colours, and let the width follow the page."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    width = float(re.search(r'<svg[^>]*?width="([\d.]+)pt"', svg)[1])  # type: ignore[index]
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?)width="[^"]*"', rf'\1aria-hidden="true" style="width:{width / 72:.2f}in"', svg, count=1)
-    svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'id="([\w.]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(href="#|url\(#)([\w.]+)', rf"\1{name}-\2", svg)
-    svg = svg.replace(INK, "var(--ink)").replace(LINE, "var(--line)")
-    for position in range(NUM_MODEL_COLOURS):
-        svg = svg.replace(model_colour(position), f"var(--model-{position})")
-    return svg

@@ -22,6 +22,7 @@ from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
+from pipeline.reporting.drawing import NUM_MODEL_COLOURS
 from pipeline.reporting.gallery import ClipCard
 from pipeline.reporting.language import ORDERS, over_folds
 from pipeline.reporting.measuring import Experiment
@@ -76,9 +77,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "classes": classes,
         "num_clips": len(content.clips),
         "params": experiment.params,
-        "colours": {
-            model: f"var(--model-{i % figures.NUM_MODEL_COLOURS})" for i, model in enumerate(experiment.models)
-        },
+        "colours": {model: f"var(--model-{i % NUM_MODEL_COLOURS})" for i, model in enumerate(experiment.models)},
         "summaries": summaries,
         "spread": spread,
         "best": _best(summaries),
