@@ -64,6 +64,7 @@ def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None]) ->
     from matplotlib.ticker import MaxNLocator
 
     labels = {"loss": "training loss", "learning_rate": "learning rate", "gradient_norm": "norm of the gradients"}
+    shown = [spell(model) for model, of_model in curves.items() if of_model is not None]
 
     def draw(axes: Sequence["Axes"]) -> None:
         for axis, (name, label) in zip(axes, labels.items(), strict=True):
@@ -82,7 +83,6 @@ def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None]) ->
             axis.grid(axis="y")
         explain(axes[0], shown)
 
-    shown = [spell(model) for model, of_model in curves.items() if of_model is not None]
     return render("training", draw, columns=3, size=(WIDTH, 2.8 + legend_height(shown)))
 
 
@@ -123,6 +123,7 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
     values = np.array([[row.average_precision for row in model] for model in rows.values()])  # (model, class)
     present = np.flatnonzero(np.isfinite(values).all(axis=0))
     order = present[np.argsort(values[:, present].mean(axis=0), kind="stable")][:_MOST_CLASSES]
+    shown = [spell(model) for model in rows]
 
     def draw(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
@@ -142,7 +143,6 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
         axis.spines["left"].set_visible(False)
         explain(axis, shown)
 
-    shown = [spell(model) for model in rows]
     return render("classes", draw, size=(WIDTH, 0.27 * len(order) + 0.8 + legend_height(shown)))
 
 
