@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
+from pipeline.registry import RegistryParams
 
 PARAMS_PATH = Path("params.yaml")
 
@@ -94,7 +95,9 @@ def _locate(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], list
         fields: dict[str, FieldInfo] = getattr(members[0], "model_fields", {}) if len(members) == 1 else {}
         names = list(fields)
         if part in fields:
-            kind = fields[str(part)].annotation
+            field = fields[str(part)]
+            notes = [note for note in field.metadata if isinstance(note, RegistryParams)]
+            kind = Annotated[(field.annotation, *notes)] if notes else field.annotation
         else:  # the values of a mapping or a list share one type, the last argument
             kind = (get_args(members[0]) or (Any,))[-1]
     return keys, names
@@ -103,7 +106,8 @@ def _locate(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], list
 def _members(kind: Any) -> list[Any]:
     """Return the types behind an annotation: the members of a union, or the type itself."""
     if get_origin(kind) is Annotated:
-        return _members(get_args(kind)[0])
+        chosen = [note for note in get_args(kind)[1:] if isinstance(note, RegistryParams)]
+        return chosen[0].members if chosen else _members(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
         return [m for argument in get_args(kind) for m in _members(argument) if m is not type(None)]
     return [kind]

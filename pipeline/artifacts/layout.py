@@ -1,0 +1,167 @@
+"""Layout of the artifacts below a project's folder, and the identity of a training run.
+
+`dvc.yaml` spells the same paths, since DVC needs them written out; a test holds the two equal. Nothing else does.
+
+Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens, and
+whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A *run*
+is a model trained on one fold with one seed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+
+@dataclass(frozen=True, order=True)
+class ModelId:
+    """One model of an experiment."""
+
+    entry: str  # of `models`
+    vocabulary: str = ""  # entry of `vocabularies`; empty = the model reads frames
+    pretrained: bool = False  # starts from what `pretrain` wrote
+
+    @property
+    def name(self) -> str:
+        """Return the name in tables and paths."""
+        return "-".join(filter(None, (self.entry, self.vocabulary, "pretrained" if self.pretrained else "")))
+
+    @property
+    def reads(self) -> str:
+        """Return what the model reads: "frames" or "tokens"."""
+        return "tokens" if self.vocabulary else "frames"
+
+    def stage(self, step: str) -> str:
+        """Return the stage of dvc.yaml that does a step ("train" or "evaluate") for models of this form."""
+        return f"{step}_{'pretrained' if self.pretrained else self.reads}"
+
+
+@dataclass(frozen=True, order=True)
+class RunId:
+    """One training run: a model on a fold with a seed."""
+
+    model: ModelId
+    fold: str
+    seed: int
+
+    @classmethod
+    def of(cls, entry: str, fold: str, seed: int, *, vocabulary: str = "", pretrained: bool = False) -> Self:
+        """Return the run with these parts."""
+        return cls(ModelId(entry, vocabulary, pretrained), fold, seed)
+
+    @property
+    def path(self) -> Path:
+        """Return `<model>/<fold>/<seed>`, which every folder of runs has below it."""
+        return Path(self.model.name, self.fold, str(self.seed))
+
+    @property
+    def item(self) -> str:
+        """Return what DVC calls the run in a matrix: `<entry>[-<vocabulary>]-<fold>-<seed>`."""
+        return "-".join(filter(None, (self.model.entry, self.model.vocabulary, self.fold, str(self.seed))))
+
+    def stage(self, step: str) -> str:
+        """Return the address of the stage that does a step ("train" or "evaluate") for this run."""
+        return f"{self.model.stage(step)}@{self.item}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of all artifacts below a project's folder."""
+
+    root: Path = Path()
+
+    @property
+    def code(self) -> Path:
+        """Return the folder of code digests, see `pipeline/execution/code.py`."""
+        return self.root / "code"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def clips(self) -> Path:
+        return self.data / "clips.parquet"
+
+    @property
+    def spectrogram(self) -> Path:
+        return self.data / "spectrogram"
+
+    @property
+    def splits(self) -> Path:
+        """Return the folder with one table a fold."""
+        return self.data / "splits"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def predictions(self) -> Path:
+        """Return the folder with one table a run."""
+        return self.root / "predictions"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def stage_reports(self) -> Path:
+        """Return the folder of what stages took, which DVC does not track."""
+        return self.results / "stages"
+
+    @property
+    def page(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    @property
+    def atlas_index(self) -> Path:
+        return self.root / "report" / "atlas.html"
+
+    def split(self, fold: str) -> Path:
+        return self.splits / f"{fold}.parquet"
+
+    def vocabulary(self, name: str, fold: str) -> Path:
+        return self.data / "vocabulary" / name / f"{fold}.zarr"
+
+    def tokens(self, name: str, fold: str) -> Path:
+        return self.data / "tokens" / name / f"{fold}.parquet"
+
+    def labels(self, fold: str) -> Path:
+        return self.data / "labels" / f"{fold}.parquet"
+
+    def pretrained(self, run: RunId) -> Path:
+        """Return the folder of pretrained weights that a run starts from."""
+        plain = RunId(ModelId(run.model.entry, run.model.vocabulary), run.fold, run.seed)
+        return self.data / "pretrained" / plain.path
+
+    def model(self, run: RunId) -> Path:
+        return self.models / run.path
+
+    def curves(self, run: RunId) -> Path:
+        return self.results / "train" / run.path
+
+    def pretraining_curves(self, run: RunId) -> Path:
+        return self.results / "pretrain" / run.path
+
+    def prediction(self, run: RunId) -> Path:
+        return self.predictions / run.path.with_suffix(".parquet")
+
+    def pseudo_perplexity(self, run: RunId) -> Path:
+        return self.results / "perplexity" / run.path.with_suffix(".csv")
+
+    def attention(self, entry: str) -> Path:
+        """Return the attention maps of a model that reads frames."""
+        return self.results / "attention" / f"{entry}.parquet"
+
+    def ngram_perplexity(self, vocabulary: str, fold: str) -> Path:
+        return self.results / "ngram_perplexity" / vocabulary / f"{fold}.csv"
+
+    def atlas(self, vocabulary: str) -> Path:
+        return self.root / "report" / "atlas" / f"{vocabulary}.html"
+
+    @property
+    def folders_read_whole(self) -> tuple[Path, ...]:
+        """Return the folders that a stage of dvc.yaml depends on as a whole, some of which an experiment may leave empty."""
+        names = ("vocabulary", "tokens", "splits")
+        of_results = ("train", "attention", "ngram_perplexity")
+        return (*(self.data / name for name in names), self.predictions, *(self.results / name for name in of_results))

@@ -1,0 +1,65 @@
+"""Registries: the names that a `kind` in params.yaml may have, and the module or class behind each.
+
+An entry names its target as text and imports it when asked for, so that a run loads what its params choose and nothing else,
+and so that code identity (`pipeline/execution/code.py`) follows the chosen entries alone: a new entry that no params name
+changes no result and reruns no stage.
+
+    STEMS = Registry("stem", {"patches": "pipeline.models.stems.patches", "linear": "pipeline.models.stems.linear"})
+
+    class Params(pipeline.params.Params):
+        stem: Annotated[Any, STEMS.params]  # validated as the `Params` of the module that its `kind` names
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+
+class Registry(Mapping[str, Any]):
+    """Maps each kind to what `target` names: `package.module`, or `package.module:Name`; loaded on access.
+
+    Targets are literals in the call, since code identity reads them from the source.
+    """
+
+    def __init__(self, what: str, targets: Mapping[str, str]) -> None:
+        """Take what the kinds are kinds of, for messages, and kind -> target."""
+        self.what, self.targets = what, dict(targets)
+
+    def __getitem__(self, kind: str) -> Any:
+        module, _, name = self.targets[kind].partition(":")
+        loaded = importlib.import_module(module)
+        return getattr(loaded, name) if name else loaded
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def params(self) -> "RegistryParams":
+        """Return the annotation of a section that chooses an entry by its key `kind`."""
+        return RegistryParams(self)
+
+
+@dataclass(frozen=True)
+class RegistryParams:
+    """Pydantic annotation: a section whose `kind` says which entry's `Params` it is."""
+
+    registry: Registry
+
+    @property
+    def members(self) -> list[Any]:
+        """Return the Params class of every entry."""
+        return [self.registry[kind].Params for kind in self.registry]
+
+    def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {kind: handler.generate_schema(self.registry[kind].Params) for kind in self.registry}
+        return core_schema.tagged_union_schema(choices, discriminator="kind")
+
+    def __hash__(self) -> int:
+        return id(self.registry)
