@@ -16,6 +16,7 @@ from browser import CHROMIUM, Page, browse
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
 
 from pipeline.artifacts.clips import CLIPS as CLIPS_TABLE
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
@@ -88,7 +89,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(root: Path) -> AtlasContent:
-    return gather_atlas(PARAMS, AtlasPaths.below(root / "data", "words", "1", audio=root / "audio"))
+    return gather_atlas(PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio"))
 
 
 @pytest.fixture(scope="module")
@@ -190,14 +191,14 @@ def test_only_words_at_the_floor_are_digital_silence(content: AtlasContent) -> N
 
 def test_the_same_artifacts_give_the_same_page(root: Path, page_path: Path, tmp_path: Path) -> None:
     atlas.run(
-        PARAMS, AtlasPaths.below(root / "data", "words", "1", audio=root / "audio"), tmp_path / "again.html", fold="1"
+        PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio"), tmp_path / "again.html", fold="1"
     )
     assert (tmp_path / "again.html").read_bytes() == page_path.read_bytes()
 
 
 def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: Path) -> None:
     report = atlas.run(
-        PARAMS, AtlasPaths.below(root / "data", "words", "1", audio=tmp_path / "gone"), tmp_path / "a.html", fold="1"
+        PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=tmp_path / "gone"), tmp_path / "a.html", fold="1"
     )
     page = (tmp_path / "a.html").read_text()
     assert "Audio not on this machine: the atlas has no sound." in page
@@ -207,7 +208,7 @@ def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: P
 
 
 def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> None:
-    paths = AtlasPaths.below(root / "data", "words", "1", audio=root / "audio")
+    paths = AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio")
     write_artifacts(tmp_path / "data", tmp_path / "audio", size=8)
     with pytest.raises(ArtifactError, match=r"tokens/words/1\.parquet: fact vocabulary: expected .*tokenize"):
         gather_atlas(PARAMS, replace(paths, tokens=tmp_path / "data/tokens/words/1.parquet"))
@@ -235,7 +236,7 @@ def test_every_kind_has_an_atlas(
     tmp_path: Path, words: dict[str, Any], bands: list[tuple[int, int]], changes: list[bool]
 ) -> None:
     write_artifacts(tmp_path / "data", tmp_path / "audio", **words)
-    paths = AtlasPaths.below(tmp_path / "data", "words", "1", audio=tmp_path / "audio")
+    paths = AtlasPaths.of(Layout(tmp_path), "words", "1", audio=tmp_path / "audio")
     content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 5}), paths)
     span = words.get("features", {"stack": 1})["stack"]
     assert [(book.first, book.last) for book in content.codebooks] == bands
@@ -256,7 +257,7 @@ def test_every_kind_has_an_atlas(
 
 
 def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, tmp_path: Path) -> None:
-    paths = AtlasPaths.below(root / "data", "words", "1", audio=root / "audio")
+    paths = AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio")
     clips = {"clip_id": ["tone0", "noise4"], "role": ["test", "test"]}
     for fold, error, message in (
         ("2", ArtifactError, "fact fold: expected 1, found 2"),
@@ -270,7 +271,7 @@ def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, 
 def test_merged_words_have_an_atlas(tmp_path: Path) -> None:
     """Words of base words of two codebooks: they differ in length, and may begin or end within a frame."""
     write_artifacts(tmp_path / "data", tmp_path / "audio", kind="bands", bands=2, size=6, bpe={"size": 24})
-    paths = AtlasPaths.below(tmp_path / "data", "words", "1", audio=tmp_path / "audio")
+    paths = AtlasPaths.of(Layout(tmp_path), "words", "1", audio=tmp_path / "audio")
     content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 8}), paths)
     heard, num_frames = content.heard, content.spectrogram.index.list("num_frames")[0]
     assert content.counts.shape == (1, 24)
