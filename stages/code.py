@@ -19,6 +19,7 @@ from pipeline.stage_code import write_stage_code
 log = logging.getLogger(__name__)
 
 _OUTCOMES = Path(".sonolex/code")
+_KEPT = ".keep"  # DVC warns of an empty folder at every look
 
 
 def run(layout: Layout) -> None:
@@ -26,6 +27,7 @@ def run(layout: Layout) -> None:
     computed = write_stage_code(read_params(), _check_params, layout.code, shared_path(_OUTCOMES))
     for folder in layout.folders_read_whole:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / _KEPT).touch()
     what = "params checked, code followed" if computed else "params and code as in an earlier run"
     log.info("%s in %.1f s -> %s", what, time.perf_counter() - started, layout.code)
 
