@@ -114,6 +114,16 @@ def write_stage_code(document: Mapping[str, Any], check: Any, folder: Path, kept
     return not known
 
 
+def find_earlier(kept: Path, name: str, digest: str | None) -> dict[str, Any] | None:
+    """Return the content that a file had when its MD5 digest, DVC's, was this one; None where no earlier outcome has it."""
+    for outcome in kept.glob("*.json"):
+        content = (_read(outcome) or {}).get(name, "")
+        if content and hashlib.md5(content.encode(), usedforsecurity=False).hexdigest() == digest:
+            found: dict[str, Any] = json.loads(content)
+            return found
+    return None
+
+
 def _entries(document: Mapping[str, Any], about: StageCode) -> list[str]:
     if not about.lists:
         return [""]

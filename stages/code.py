@@ -22,9 +22,14 @@ _OUTCOMES = Path(".sonolex/code")
 _KEPT = ".keep"  # DVC warns of an empty folder at every look
 
 
+def outcomes() -> Path:
+    """Return the folder of what earlier runs wrote, which workspaces of experiments share."""
+    return shared_path(_OUTCOMES)
+
+
 def run(layout: Layout) -> None:
     started = time.perf_counter()
-    computed = write_stage_code(read_params(), _check_params, layout.code, shared_path(_OUTCOMES))
+    computed = write_stage_code(read_params(), _check_params, layout.code, outcomes())
     for folder in layout.folders_read_whole:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEPT).touch()

@@ -128,7 +128,7 @@ class Sources:
         """Return a module of the project; None for a package or a name that is no module."""
         if name not in self._modules:
             text = self.text(f"{name.replace('.', '/')}.py") if name.split(".")[0] in PROJECT else None
-            self._modules[name] = None if text is None else _Module(ast.parse(text, name))
+            self._modules[name] = None if text is None else _parse(text)
         return self._modules[name]
 
     def text(self, path: str) -> str | None:
@@ -149,6 +149,11 @@ def snapshot(folder: Path = FOLDER) -> dict[str, str]:
     """Return the text of every source file and template of the project: path below the folder -> text."""
     files = [file for top in PROJECT for suffix in ("py", "j2") for file in (folder / top).rglob(f"*.{suffix}")]
     return {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in sorted(files)}
+
+
+@cache
+def _parse(text: str) -> "_Module":
+    return _Module(ast.parse(text))
 
 
 class _Walk:
@@ -179,6 +184,7 @@ class _Walk:
         self.visited.add((module, name))
         if name in source.registries:
             self._choose(source.registries[name])
+            self._follow(source.imports.get("Registry"))
         if name not in source.definitions:  # imported there, as names are passed on
             self._follow(source.imports.get(name))
             return
