@@ -175,7 +175,7 @@ def test_distinct_rows_are_counted() -> None:
 
 @pytest.mark.parametrize(("kind", "where"), [("kmeans", "whole"), ("bands", "group 0"), ("residual", "what 0")])
 def test_more_words_than_distinct_frames_is_an_error(kind: str, where: str) -> None:
-    expected = rf"vocabularies.*num_tokens: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower vocabularies"
+    expected = rf"vocabularies.*num_tokens: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower"
     with pytest.raises(CorpusError, match=expected):
         fit_frames(np.repeat(noise(3), 100, axis=0), kind=kind)
 

@@ -6,8 +6,9 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to wor
   shared, make one word; a clip's last frame fills up its last stack. A word's features stand group after group (`groups`
   equal parts of the mel bands), in a group frame after frame, of a frame z before slopes.
 - With PCA they become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
-- Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes. Where bands overlap, a codebook codes what
-  those before it left over; or, with `ranks`, is the same one at a weight, for the nearest, second nearest ... of its codes.
+- Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes. Where bands overlap, a codebook codes
+  what those before it left over; or, with `ranks`, is the same one at a weight, for the nearest, second nearest ... of its
+  codes.
 
 With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) what the codebooks hold are base words, and tokens are
 one sequence of words that are made of them. A `Vocabulary` speaks of these words; its facts speak of the codebooks.

@@ -26,9 +26,9 @@ def cluster(
     distinct = count_distinct(features)
     if distinct < params.num_tokens:
         raise CorpusError(
-            f"vocabularies.*.num_tokens: expected at most as many words as distinct frames, found {params.num_tokens} words for "
-            f"{distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower vocabularies.*.num_tokens, "
-            "or raise vocabularies.*.sample_frames if it is what limits them"
+            f"vocabularies.*.num_tokens: expected at most as many words as distinct frames, found {params.num_tokens} words "
+            f"for {distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower "
+            "vocabularies.*.num_tokens, or raise vocabularies.*.sample_frames if it is what limits them"
         )
     best: tuple[np.ndarray, np.ndarray] | None = None
     # Not FAISS's own `nredo`: it strings the histories of several runs together, and runs that settle early are shorter.
