@@ -51,7 +51,7 @@ def run(
     if merges.facts:
         log.info(
             "fold %s: merged to %d words, on %d clips; sentences are %.2f times shorter",
-            fold, *(merges.facts[key] for key in ("size", "clips", "compression")),
+            fold, *(merges.facts[key] for key in ("num_tokens", "clips", "compression")),
         )  # fmt: skip
     report.clips = int(sample.facts["clips"])
     report.bytes_written = sum(file.stat().st_size for file in vocabulary_path.rglob("*") if file.is_file())

@@ -70,7 +70,9 @@ def write_artifacts(data: Path, audio: Path, **words: Any) -> None:
         data / "splits/1.parquet", {"clip_id": list(waveforms), "role": roles}, {"fold": "1", "seed": 0, "rule": ""}
     )
     section = (
-        read_params(REPOSITORY / "params.yaml")["vocabularies"]["words"] | {"size": 12, "sample_frames": 1000} | words
+        read_params(REPOSITORY / "params.yaml")["vocabularies"]["words"]
+        | {"num_tokens": 12, "sample_frames": 1000}
+        | words
     )
     params: VocabularyParams = validate_params(VocabularyParams, section, "vocabulary")
     vocabulary.run(params, data / "spectrogram", data / "splits/1.parquet", data / "vocabulary/words/1.zarr", fold="1")
@@ -120,7 +122,7 @@ def test_a_words_pattern_is_its_centroid_in_the_front_ends_units(root: Path, con
         [t[0] for c, t in token_arrays(open_tokens(root / "data/tokens/words/1.parquet")).items() if c[-1] != "4"]
     )
     (book,) = content.codebooks
-    assert book.patterns.shape == (words.size, 1, 32)
+    assert book.patterns.shape == (words.num_tokens, 1, 32)
     commonest = int(np.bincount(tokens).argmax())
     np.testing.assert_allclose(book.patterns[commonest, 0], frames[tokens == commonest].mean(axis=0), atol=0.3)
 
@@ -209,7 +211,7 @@ def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: P
 
 def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> None:
     paths = AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio")
-    write_artifacts(tmp_path / "data", tmp_path / "audio", size=8)
+    write_artifacts(tmp_path / "data", tmp_path / "audio", num_tokens=8)
     with pytest.raises(ArtifactError, match=r"tokens/words/1\.parquet: fact vocabulary: expected .*tokenize"):
         gather_atlas(PARAMS, replace(paths, tokens=tmp_path / "data/tokens/words/1.parquet"))
 
@@ -219,13 +221,13 @@ def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> No
     ("words", "bands", "changes"),
     [
         (
-            {"kind": "bands", "bands": 4, "size": 6, "features": {"deltas": 1, "stack": 2, "pca": None}},
+            {"kind": "bands", "bands": 4, "num_tokens": 6, "features": {"deltas": 1, "stack": 2, "pca": None}},
             [(0, 8), (8, 16), (16, 24), (24, 32)],
             [False] * 4,
         ),
-        ({"kind": "residual", "codebooks": 2, "size": 6}, [(0, 32)] * 2, [False, True]),
+        ({"kind": "residual", "codebooks": 2, "num_tokens": 6}, [(0, 32)] * 2, [False, True]),
         (
-            {"kind": "kmeans", "size": 6, "normalisation": "l2", "features": {"deltas": 0, "stack": 3, "pca": 8}},
+            {"kind": "kmeans", "num_tokens": 6, "normalisation": "l2", "features": {"deltas": 0, "stack": 3, "pca": 8}},
             [(0, 32)],
             [False],
         ),
@@ -270,7 +272,7 @@ def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, 
 
 def test_merged_words_have_an_atlas(tmp_path: Path) -> None:
     """Words of base words of two codebooks: they differ in length, and may begin or end within a frame."""
-    write_artifacts(tmp_path / "data", tmp_path / "audio", kind="bands", bands=2, size=6, bpe={"size": 24})
+    write_artifacts(tmp_path / "data", tmp_path / "audio", kind="bands", bands=2, num_tokens=6, bpe={"num_tokens": 24})
     paths = AtlasPaths.of(Layout(tmp_path), "words", "1", audio=tmp_path / "audio")
     content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 8}), paths)
     heard, num_frames = content.heard, content.spectrogram.index.list("num_frames")[0]

@@ -142,7 +142,7 @@ def _asked_of_dvc(results: Path, moved: bool) -> dict[str, StagePlan]:
         stale |= followers
         grown = bool(followers)
     plans: dict[str, StagePlan] = {}
-    for name in sorted(names, key=lambda name: (_depth(name, before), name)):
+    for name in sorted(names, key=lambda name: (_depth(name, recorded), name)):
         stage, _, item = name.partition("@")
         plan = plans.setdefault(stage, StagePlan(stage))
         plan.items += 1
@@ -182,10 +182,10 @@ def _classify(found: list[Any], recorded: dict[str, str | None]) -> set[str]:
     return {"never run"} if "never run" in reasons else reasons
 
 
-def _code_changes(path: Path, before: str | None) -> set[str]:
+def _code_changes(path: Path, recorded: str | None) -> set[str]:
     """Return what differs in a file of the stage `code` from when it had another MD5 digest."""
     name = path.relative_to(Layout().code).as_posix()
-    was, now = find_earlier(code.outcomes(), name, before), json.loads(path.read_text())
+    was, now = find_earlier(code.outcomes(), name, recorded), json.loads(path.read_text())
     if was is None:
         return {"code or settings"}
     reasons = {"code"} if was["code"] != now["code"] else set()

@@ -122,12 +122,11 @@ def why(
 ) -> None:
     """Trace one clip through every artifact."""
     from pipeline.artifacts.layout import Layout
-    from pipeline.params import read_params
     from tools import why as command
     from tools.staleness import note
 
     _console().print(command.findings_table(clip, command.trace(clip, data, predictions)))
-    if stale := note(Layout(), read_params()):
+    if stale := note(Layout()):
         typer.echo(stale)
 
 

@@ -12,6 +12,7 @@ from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.vocabulary import VOCABULARY
 from pipeline.errors import ArtifactError
+from pipeline.params import PARAMS_PATH, read_params
 
 _NAMED = 6  # settings that a note names before it only counts
 
@@ -30,9 +31,9 @@ def differing(layout: Layout, document: dict[str, Any]) -> dict[str, tuple[Any, 
     return found
 
 
-def note(layout: Layout, document: dict[str, Any]) -> str:
-    """Return a sentence for people about what differs; empty where nothing does."""
-    found = differing(layout, document)
+def note(layout: Layout, params_path: Path = PARAMS_PATH) -> str:
+    """Return a sentence for people about what differs; empty where nothing does, or there are no params."""
+    found = differing(layout, read_params(params_path)) if params_path.exists() else {}
     if not found:
         return ""
     named = [f"{key} {was} (params.yaml: {now})" for key, (now, was) in list(found.items())[:_NAMED]]

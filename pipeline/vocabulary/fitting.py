@@ -196,14 +196,14 @@ def write_vocabulary(
     }
     facts = {
         "kind": kind,
-        "size": size,
+        "num_tokens": size,
         "num_codebooks": len(codebooks.codes),
         "normalisation": space.normalisation,
         "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
         "bands": codebooks.bands,
         "ranks": codebooks.ranks,
         "bpe": merges.facts,
-        **special_tokens(merges.facts["size"] if merges.facts else size),
+        **special_tokens(merges.facts["num_tokens"] if merges.facts else size),
         "fold": fold,
         "role": "train",
         "front_end": spectrogram.facts,

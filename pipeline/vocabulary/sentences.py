@@ -134,7 +134,7 @@ def write_sentences(
     facts = {
         "fold": vocabulary.facts["fold"],
         "vocabulary": vocabulary.digest(),
-        "vocabulary_size": vocabulary.size,
+        "vocabulary_size": vocabulary.num_tokens,
         "num_codebooks": vocabulary.num_codebooks,
         "frame_rate": vocabulary.frame_rate,
         SETTINGS: vocabulary.facts.get(SETTINGS, {}),
