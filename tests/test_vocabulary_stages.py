@@ -16,7 +16,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
-from pipeline.execution.code import reached
+from pipeline.execution.code import project_sources, reach
 from pipeline.execution.executors import ExecutionParams
 from pipeline.vocabulary import sentences
 from pipeline.vocabulary.assignment import assign
@@ -135,7 +135,7 @@ def test_another_fold_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_version_of_sentences_covers_their_features() -> None:
-    definitions, _ = reached([("pipeline.vocabulary.assignment", "assign")], Path(__file__).parents[1])
+    definitions = reach(project_sources(), [("pipeline.vocabulary.assignment", "assign")]).definitions
     assert {
         ("pipeline.artifacts.vocabulary", "FeatureSpace"),
         ("pipeline.vocabulary.features", "window_places"),

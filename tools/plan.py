@@ -142,7 +142,7 @@ def _asked_of_dvc(results: Path, moved: bool) -> dict[str, StagePlan]:
         stale |= followers
         grown = bool(followers)
     plans: dict[str, StagePlan] = {}
-    for name in sorted(names, key=lambda name: (_depth(name, recorded), name)):
+    for name in sorted(names, key=lambda name: (_depth(name, before), name)):
         stage, _, item = name.partition("@")
         plan = plans.setdefault(stage, StagePlan(stage))
         plan.items += 1

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import SonolexError
-from pipeline.execution.code import EVERY_KIND, project_sources, version_of
+from pipeline.execution.code import project_sources
 from pipeline.execution.losses import Losses
 from pipeline.execution.stage import StageReport
 
@@ -97,7 +97,7 @@ def _connected(scheduler: str) -> Iterator["Client"]:
 @contextlib.contextmanager
 def _site(compute: Callable[..., object], spec: object) -> Iterator["Site"]:
     """Yield what workers must see: this folder, a mark left in it, the files that a shard names, and the code of it."""
-    from pipeline.execution.dask_worker import Site
+    from pipeline.execution.dask_worker import Site, worker_version
 
     named = [getattr(spec, field.name) for field in fields(spec)] if is_dataclass(spec) else []
     paths = [value for value in named if isinstance(value, Path) and value.exists()]
@@ -106,7 +106,7 @@ def _site(compute: Callable[..., object], spec: object) -> Iterator["Site"]:
     mark.touch()
     try:
         root = (compute.__module__, compute.__qualname__)
-        yield Site(Path.cwd(), (mark, *paths), root, version_of(project_sources(), [root], EVERY_KIND))
+        yield Site(Path.cwd(), (mark, *paths), root, worker_version(project_sources(), root))
     finally:
         mark.unlink(missing_ok=True)
 

@@ -27,6 +27,11 @@ _TURN = threading.Lock()
 _SOURCES = Sources(FOLDER, snapshot())
 
 
+def worker_version(sources: Sources, root: Definition) -> str:
+    """Return the version of the code that a worker runs for shards of a function."""
+    return version_of(sources, [root, (__name__, compute_at.__name__)], EVERY_KIND)
+
+
 @dataclass(frozen=True)
 class Site:
     """What the process that sends shards has before it, and a worker must have too."""
@@ -55,7 +60,7 @@ def differences(site: Site) -> list[str]:
                 found.append(f"{site.folder / path}: expected to see it, found none: no file system is shared")
                 break
             time.sleep(0.1)
-    version = version_of(_SOURCES, [site.root], EVERY_KIND)
+    version = worker_version(_SOURCES, site.root)
     if version != site.code:
         found.append(
             f"expected code {site.code} behind {'.'.join(site.root)}, as in {site.folder}, found {version} of {FOLDER} in "
