@@ -27,7 +27,7 @@ from pipeline.errors import CorpusError
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.execution.threads import use_threads
+from pipeline.execution.threads import TRAINING_THREADS, use_threads
 from pipeline.models.baseline import Setting
 from pipeline.models.registry import is_neural, load_model_params, model_module
 from pipeline.params import load_params, read_params
@@ -57,6 +57,7 @@ def run(
     model: str,
     fold: str,
     seed: int,
+    num_threads: int = 1,
     trackers: tuple[str, ...] = (),
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
@@ -74,7 +75,7 @@ def run(
     paths.curves.mkdir(parents=True, exist_ok=True)
 
     started, label_kind = time.perf_counter(), clips.facts["label_kind"]
-    use_threads(load_params(PositiveInt, "train.num_threads"))
+    use_threads(num_threads)
     if is_neural(params.kind):
         from pipeline.training.distributed import open_world  # baselines start without torch
         from pipeline.training.neural import Part, train_model
@@ -141,8 +142,16 @@ def main(
         layout.pretrained(this) if pretrained else None,
     )
     settings = {f"models.{entry}": document["models"][entry], **read_settings(document, "train", entry)}
-    trackers = tuple(launching.trackers)
-    run(params, paths, model=this.model.name, fold=fold, seed=seed, trackers=trackers, settings=settings)
+    run(
+        params,
+        paths,
+        model=this.model.name,
+        fold=fold,
+        seed=seed,
+        num_threads=load_params(PositiveInt, TRAINING_THREADS),
+        trackers=tuple(launching.trackers),
+        settings=settings,
+    )
 
 
 if __name__ == "__main__":
