@@ -12,12 +12,11 @@ import typer
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import learn
 from pipeline.vocabulary.merging import fit_merges
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import VocabularyParams, load_vocabulary_params
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,7 @@ def main(
         Path, typer.Argument(help="store to write: <anywhere>/<entry of `vocabularies`>/<fold>.zarr")
     ],
 ) -> None:
-    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{vocabulary.parent.name}")  # type: ignore[arg-type]
+    params = load_vocabulary_params(vocabulary.parent.name)
     run(params, spectrogram, split, vocabulary, fold=vocabulary.stem).write()
 
 
