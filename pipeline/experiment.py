@@ -23,7 +23,7 @@ from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.summary import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.settings import PretrainParams, TrainParams
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import validate_vocabulary_params
 
 SECTIONS: dict[str, Any] = {
     "experiment": ExperimentParams,
@@ -73,8 +73,7 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             mistakes.append(str(error))
     for name, value in (document.get("vocabularies") or {}).items():
         try:
-            kinds: Any = VocabularyParams
-            vocabularies[name] = validate_params(kinds, value, f"vocabularies.{name}", path)
+            vocabularies[name] = validate_vocabulary_params(name, value, path)
         except ParamsError as error:
             mistakes.append(str(error))
     if "experiment" in sections:

@@ -23,7 +23,7 @@ from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_r
 from pipeline.execution.executors import ExecutionParams
 from pipeline.experiment import load_experiment
 from pipeline.models.registry import model_module, validate_model_params
-from pipeline.params import PARAMS_PATH, load_params
+from pipeline.params import PARAMS_PATH
 from pipeline.training import checkpoints, loop, neural
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.distributed import ALONE
@@ -32,7 +32,7 @@ from pipeline.training.masked_words import MaskedWords, Unigrams, draw_hidden, f
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.training.word_predictor import WordPredictor
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import load_vocabulary_params
 from stages import evaluate, perplexity, tokenize, train, vocabulary
 from stages import pretrain as pretrain_stage
 from tools.compose import compose, dump
@@ -224,7 +224,7 @@ def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeyp
 def make_sentences(folder: Path, *, poisoned: bool = False) -> train.Paths:
     """Write six clips, a vocabulary and their sentences; poisoning changes the sentences of the test clips alone."""
     paths = make_artifacts(folder, poisoned=poisoned)
-    params: Any = load_params(VocabularyParams, "vocabularies.words", REPOSITORY / PARAMS_PATH)
+    params: Any = load_vocabulary_params("words", REPOSITORY / PARAMS_PATH)
     params = params.model_copy(update={"num_tokens": 8, "sample_frames": 100, "iterations": 3})
     words, tokens = folder / "vocabulary.zarr", folder / "tokens.parquet"
     vocabulary.run(params, paths.source, paths.split, words, fold="1")
