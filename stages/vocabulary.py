@@ -14,10 +14,7 @@ from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
-<<<<<<< HEAD
-from pipeline.params import load_params, read_params
-=======
->>>>>>> det
+from pipeline.params import read_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import learn
@@ -65,15 +62,10 @@ def main(
     name: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
     fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")],
 ) -> None:
-<<<<<<< HEAD
     layout = Layout()
     require_current(read_params(), (INDEX, layout.spectrogram_index), (SPLIT, layout.split(fold)))
-    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{name}")  # type: ignore[arg-type]
+    params = load_vocabulary_params(name)
     run(params, layout.spectrogram, layout.split(fold), layout.vocabulary(name, fold), fold=fold).write()
-=======
-    params = load_vocabulary_params(vocabulary.parent.name)
-    run(params, spectrogram, split, vocabulary, fold=vocabulary.stem).write()
->>>>>>> det
 
 
 if __name__ == "__main__":

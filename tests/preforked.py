@@ -21,8 +21,8 @@ from pathlib import Path
 HEAVY = (
     "typer", "rich.progress", "pydantic", "ruamel.yaml", "psutil", "jinja2", "numpy", "scipy.sparse", "scipy.signal",
     "sklearn.linear_model", "sklearn.svm", "sklearn.kernel_ridge", "sklearn.metrics", "torch", "torch._dynamo", "faiss",
-    "pyarrow.parquet", "pyarrow.compute", "zarr", "soundfile", "soxr", "safetensors.numpy", "tokenizers", "matplotlib.figure",
-    "dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc.stage.cache", "dvc_data.index", "networkx",
+    "pyarrow.parquet", "pyarrow.compute", "zarr", "soundfile", "soxr", "safetensors.numpy", "tokenizers",
+    "matplotlib.figure", "dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc.stage.cache", "dvc_data.index", "networkx",
 )  # fmt: skip
 
 _CLIENT = f"""#!{sys.executable} -SE
@@ -68,7 +68,7 @@ def serve(address: str) -> None:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address + ".partial")
     listening.listen(64)
-    os.rename(address + ".partial", address)
+    Path(address + ".partial").rename(address)
     parent = os.getppid()
     listening.settimeout(5.0)
     while os.getppid() == parent:
