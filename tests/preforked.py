@@ -22,7 +22,8 @@ HEAVY = (
     "typer", "rich.progress", "pydantic", "ruamel.yaml", "psutil", "jinja2", "numpy", "scipy.sparse", "scipy.signal",
     "sklearn.linear_model", "sklearn.svm", "sklearn.kernel_ridge", "sklearn.metrics", "torch", "torch._dynamo", "faiss",
     "pyarrow.parquet", "pyarrow.compute", "zarr", "soundfile", "soxr", "safetensors.numpy", "tokenizers",
-    "matplotlib.figure", "dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc.stage.cache", "dvc_data.index", "networkx",
+    "matplotlib.figure", "dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc.stage.cache",
+    "dvc_data.index", "networkx",
 )  # fmt: skip
 
 _CLIENT = f"""#!{sys.executable} -SE
