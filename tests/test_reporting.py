@@ -26,6 +26,7 @@ from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
+from pipeline.evaluation.metrics import evaluate_clips
 from pipeline.experiment_params import EnsembleParams, ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
@@ -501,7 +502,7 @@ def test_an_ensemble_averages_every_seed_of_every_model(reported: Path) -> None:
     runs = [r for r in read_summary(reported / "results" / "summary.csv") if r.model == "ensemble"]
     assert [(run.fold, run.seed) for run in runs] == [(fold, ALL_SEEDS) for fold in FOLDS]
     paths = [reported / f"predictions/{model}/1/{seed}.parquet" for model in EXPERIMENT.models[:2] for seed in SEEDS]
-    expected = average_predictions([open_predictions(path) for path in paths], "test").evaluate()
+    expected = evaluate_clips(average_predictions([open_predictions(path) for path in paths], "test"))
     assert runs[0].mAP == pytest.approx(expected.mean_average_precision, abs=1e-6)
     assert runs[0].num_parameters == 4 * 1234
 

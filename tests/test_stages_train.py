@@ -21,7 +21,7 @@ from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
-from pipeline.evaluation.metrics import to_scores
+from pipeline.evaluation.metric_functions import to_scores
 from pipeline.evaluation.prediction import average_logits, build_network, predict_columns
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params

@@ -14,7 +14,7 @@ from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.ensemble import ScoredClips
-from pipeline.evaluation.metrics import decide
+from pipeline.evaluation.metric_functions import decide
 from pipeline.reporting.choosing import choose_in_turn
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.pictures import (

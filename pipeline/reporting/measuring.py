@@ -13,7 +13,7 @@ from pipeline.artifacts.model import predicting_digest, read_card
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tables import Table
 from pipeline.evaluation.ensemble import ScoredClips, average_predictions, score_clips
-from pipeline.evaluation.metrics import Scores
+from pipeline.evaluation.metrics import Scores, evaluate_clips
 from pipeline.experiment_params import ExperimentParams
 from pipeline.reporting.summary import ALL_SEEDS, Run
 
@@ -66,10 +66,10 @@ def open_experiment(
     for model in params.models:
         for fold in params.folds:
             for run in experiment.members(model, fold):
-                _add(experiment, model, fold, str(run[2]), [run], score_clips(tables[run], "test").evaluate())
+                _add(experiment, model, fold, str(run[2]), [run], evaluate_clips(score_clips(tables[run], "test")))
     for name in experiment.ensembles:
         for fold in params.folds:
-            scores = experiment.scored(name, fold).evaluate()
+            scores = evaluate_clips(experiment.scored(name, fold))
             _add(experiment, name, fold, ALL_SEEDS, experiment.members(name, fold), scores)
     return experiment
 

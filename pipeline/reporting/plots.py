@@ -19,6 +19,7 @@ import numpy as np
 
 from pipeline.artifacts.files import replacing
 from pipeline.errors import ArtifactError
+from pipeline.evaluation.metrics import evaluate_clips
 from pipeline.reporting.measuring import Experiment
 
 LOGGED = ("loss", "learning_rate", "gradient_norm")  # what every training run logs once an epoch, below `train/`
@@ -91,7 +92,7 @@ def class_rows(experiment: Experiment, model: str) -> list[ClassRow]:
 
 def confusion_counts(experiment: Experiment, model: str) -> np.ndarray:
     """Count test clips by (actual, predicted) over all folds, seeds averaged: shape (class, class), int64."""
-    scores = [experiment.scored(model, fold).evaluate() for fold in experiment.params.folds]
+    scores = [evaluate_clips(experiment.scored(model, fold)) for fold in experiment.params.folds]
     return np.asarray(np.sum([fold.confusion for fold in scores if fold.confusion is not None], axis=0))
 
 
