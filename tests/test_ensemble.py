@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import OF_A_MODEL
 
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tables import Table
@@ -32,7 +33,7 @@ def write(
         "logits": logits.astype(np.float32).tolist(),
         "targets": targets.astype(np.float32).tolist(),
     }
-    PREDICTIONS.write(path, columns, facts | {"num_parameters": 1, "seconds": 1.0})
+    PREDICTIONS.write(path, columns, facts | OF_A_MODEL)
     return open_predictions(path)
 
 
