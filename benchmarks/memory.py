@@ -28,6 +28,7 @@ _OVERRIDES = [
     f"experiment.folds=['{_FOLD}']",
     "experiment.ensembles=[]",
     f"report.headline=[{_NAME}]",
+    "report.attention=[]",
     "train.epochs=1",
     "train.batch_size=64",
     f"models.{_MODEL}.width=32",

@@ -17,10 +17,10 @@ from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
-from pipeline.models.registry import MODELS, can_pretrain, model_module, validate_model_params
+from pipeline.models.registry import MODELS, can_pretrain, has_attention_maps, model_module, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
-from pipeline.reporting.summary import ReportParams
+from pipeline.reporting.report_settings import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.vocabulary.registry import validate_vocabulary_params
@@ -86,6 +86,8 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             sections["report"].check_against(experiment)
         except ParamsError as error:
             mistakes.append(f"{path}: {error}")
+    if "report" in sections:
+        mistakes += _attention_mistakes(sections["report"], models, path)
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
         try:
             sections["pretrain"].settings(sections["train"])
@@ -146,6 +148,20 @@ def _grid_mistakes(
                 mistakes.append(
                     f"{path}: experiment.{key}: expected models of kind {kinds}, found {name} of kind {kind}"
                 )
+    return mistakes
+
+
+def _attention_mistakes(report: ReportParams, models: dict[str, Params], path: Path) -> list[str]:
+    """Name the models of `report.attention` that do not attend to frames."""
+    mistakes = []
+    for name in report.attention:
+        kind: str = getattr(models.get(name), "kind", "")
+        if kind and not has_attention_maps(kind):
+            kinds = ", ".join(other for other in MODELS if has_attention_maps(other))
+            mistakes.append(
+                f"{path}: report.attention: expected models of kind {kinds}, found {name} of kind {kind}; take it out, or "
+                "set report.attention to []"
+            )
     return mistakes
 
 

@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from pipeline.artifacts.layout import ModelId
 from pipeline.params import Params
 
 _LISTS = "frame_models, token_models and pretrained_models"
@@ -28,20 +29,23 @@ class ExperimentParams(Params):
     ensembles: list[EnsembleParams]  # the first is in results/metrics.json
 
     @property
+    def model_ids(self) -> list[ModelId]:
+        """All models: those that read frames, those that read tokens, and those that start from pretraining."""
+        return [
+            *(ModelId(entry) for entry in self.frame_models),
+            *(ModelId(entry, name) for entry in self.token_models for name in self.vocabularies),
+            *(ModelId(entry, name, pretrained=True) for entry in self.pretrained_models for name in self.vocabularies),
+        ]
+
+    @property
     def models(self) -> list[str]:
-        """All models by the names that they have in paths and tables, those that read frames first."""
-        return [*self.frame_models, *self.reads]
+        """The names of all models in paths and tables."""
+        return [model.name for model in self.model_ids]
 
     @property
     def reads(self) -> dict[str, str]:
-        """The models that read tokens, with the vocabulary of each.
-
-        They are called <entry of `models`>-<vocabulary>, and <entry>-<vocabulary>-pretrained where they are.
-        """
-        plain = {f"{model}-{name}": name for model in self.token_models for name in self.vocabularies}
-        return plain | {
-            f"{model}-{name}-pretrained": name for model in self.pretrained_models for name in self.vocabularies
-        }
+        """The models that read tokens, with the vocabulary of each."""
+        return {model.name: model.vocabulary for model in self.model_ids if model.vocabulary}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -21,6 +21,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError, CorpusError
+from pipeline.evaluation.choosing import choose_in_turn
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import read_params
 from pipeline.reporting.atlas import atlas_values, write_atlas
@@ -28,7 +29,6 @@ from pipeline.reporting.atlas_content import AtlasContent, AtlasPaths, gather_at
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.atlas_sounds import Occurrences, log_mel_distance, nearest_occurrences
 from pipeline.reporting.atlas_words import class_rates, nearest_words
-from pipeline.reporting.choosing import choose_in_turn
 from pipeline.reporting.pictures import peaks, sound_address
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
 from pipeline.vocabulary.registry import validate_vocabulary_params

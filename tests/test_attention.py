@@ -50,7 +50,7 @@ def make_model(folder: Path, stem: str, pooling: str = "mean", depth: int = 2) -
     facts = {"model": "ast", "params": params.model_dump(mode="json"), "classes": ["a", "b", "c"], "label_kind": "one"}
     normalisation = {"kind": "corpus", "deviations": 1.0, "mean": 0.5, "deviation": 2.0}
     facts |= {"reads": "frames", "input": {"n_mels": N_MELS, "normalisation": normalisation}, "source": ""}
-    facts |= {"front_end": {}, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1, "seconds": 1.0}
+    facts |= {"front_end": {}, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1}
     write_model(folder, weights, facts)
     return folder
 

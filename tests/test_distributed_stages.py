@@ -17,6 +17,7 @@ from conftest import REPOSITORY
 from ruamel.yaml import YAML
 from test_distributed import TORCHRUN, environment
 
+from pipeline.artifacts.curves import read_epochs
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import TrainedModel, open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
@@ -93,8 +94,9 @@ def _evaluate(workspace: Path, *command: str, model: str = "ast") -> Path:
 
 
 def _losses(workspace: Path) -> list[float]:
-    lines = (workspace / "curves/ast/plots/metrics/train/loss.tsv").read_text().splitlines()[1:]
-    return [float(line.split()[-1]) for line in lines]
+    rows = read_epochs(workspace / "curves/ast")
+    assert rows
+    return [row["loss"] for row in rows]
 
 
 def test_two_processes_train_as_well_as_one(workspace: Path, source: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import OF_A_MODEL, REPOSITORY
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.labels import LABELS, open_labels
@@ -214,7 +214,7 @@ def write_predictions(path: Path, clips: Table, tested: list[str], **facts: Any)
     # Labelled clips score below the others, so that whatever the ontology calls for is added.
     columns = {"clip_id": tested, "role": ["test"] * len(tested), "logits": (1 - 2 * targets).tolist()}
     known = {"model": path.parts[-3], "fold": path.parts[-2], "seed": int(path.stem), "classes": CLASSES}
-    known |= {"label_kind": "many", "weights": f"weights of {path.parent}", "num_parameters": 1, "seconds": 1.0}
+    known |= {"label_kind": "many", "weights": f"weights of {path.parent}"} | OF_A_MODEL
     PREDICTIONS.write(path, columns | {"targets": targets.tolist()}, known | facts)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from conftest import OF_A_MODEL, REPOSITORY, make_clips, make_spectrogram, make_waveform
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
@@ -58,7 +58,7 @@ def _write_predictions(path: Path, clip_ids: list[str]) -> None:
     facts = {"model": "ast", "fold": "1", "seed": 0, "classes": [f"class {i}" for i in range(3)], "label_kind": "one"}
     logits = [[2.0, 2.0, 0.0], [0.0, 5.0, 0.0]]  # a tie for the first clip, a hit for the second
     columns = {"clip_id": clip_ids, "role": ["test"] * 2, "logits": logits, "targets": [[1.0, 0, 0], [0, 1.0, 0]]}
-    PREDICTIONS.write(path, columns, facts | {"weights": "0" * 32, "num_parameters": 10, "seconds": 1.0})
+    PREDICTIONS.write(path, columns, facts | {"weights": "0" * 32} | OF_A_MODEL)
 
 
 def _trace(clip: str, workspace: Path) -> dict[str, Finding]:

@@ -121,7 +121,7 @@ def make_model(**changes: Any) -> torch.nn.Module:
 
 def train_small(
     checkpoint: Path,
-    on_epoch: Any = lambda row: None,
+    on_epoch: Any = lambda row, timing: None,
     validation: Examples | None = None,
     *,
     model: torch.nn.Module | None = None,

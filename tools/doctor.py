@@ -30,7 +30,7 @@ Verdict = Literal["ok", "note", "broken"]
 
 LOCK_PATH = Path("requirements.lock")
 PYTHONS = ((3, 11), (3, 13))
-PACKAGES = ("numpy", "zarr", "tensorstore", "pyarrow", "dvc", "dvclive", "soundfile", "soxr", "scikit-learn")
+PACKAGES = ("numpy", "zarr", "tensorstore", "pyarrow", "dvc", "soundfile", "soxr", "scikit-learn")
 
 # File systems that can copy a file by sharing its blocks; DVC's default, `reflink,copy`, costs nothing there.
 _REFLINK = ("xfs", "btrfs", "apfs", "bcachefs")

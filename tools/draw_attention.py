@@ -19,7 +19,7 @@ from pipeline.artifacts.model import TrainedModel, open_model
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.evaluation.attention import AttentionReader, ClipAttention
-from pipeline.evaluation.metrics import to_scores
+from pipeline.evaluation.metric_functions import to_scores
 from pipeline.execution.stage import stage_main
 from pipeline.reporting.pictures import overlay
 from pipeline.training.inputs import FrameInputs, open_inputs_of

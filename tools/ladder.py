@@ -4,6 +4,7 @@ Bits a second are those of a coder of single words, from the words' counts over 
 what training reads: one fold's table of sentences as it lies on disk, or all log-mel frames.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rich.table import Table as Grid
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
-from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise
+from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise, training_times
 
 COLUMNS = ("model", "accuracy", "mAP", "parameters", "words/s", "bits/s", "training clips/s", "stored")
 
@@ -48,8 +49,11 @@ def open_sources(data: Path, folds: list[str]) -> dict[str, Source]:
     return sources
 
 
-def rows(summaries: list[ModelSummary], sources: dict[str, Source]) -> list[list[str]]:
-    """Return the table's cells, the lowest accuracy first; ensembles, which read several things, are left out."""
+def rows(summaries: list[ModelSummary], sources: dict[str, Source], times: Mapping[str, float]) -> list[list[str]]:
+    """Return the table's cells, the lowest accuracy first; ensembles, which read several things, are left out.
+
+    `times` are the seconds of training a run by model, where this machine has trained it; the speed of others is blank.
+    """
     cells = []
     for summary in sorted(summaries, key=lambda summary: summary.mean["accuracy"]):
         if summary.ensemble:
@@ -58,17 +62,19 @@ def rows(summaries: list[ModelSummary], sources: dict[str, Source]) -> list[list
         name = max((name for name in sources if name and model.endswith(f"-{name}")), key=len, default="")
         source = sources[name if summary.reads == "tokens" else ""]
         rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.words_per_second, source.bits_per_second)]
-        speed = f"{summary.clips_seen / summary.seconds:,.0f}" if summary.seconds else ""
+        seconds = times.get(summary.model)
+        speed = f"{summary.clips_seen / seconds:,.0f}" if seconds else ""
         spreads = [spread(summary, metric, percent=True) for metric in ("accuracy", "mAP")]
         stored = f"{source.num_bytes / 1e6:,.2f} MB"
         cells.append([summary.model, *spreads, f"{summary.num_parameters:,}", *rates, speed, stored])
     return cells
 
 
-def run(summary_path: Path, data: Path, console: Console, *, markdown: bool) -> None:
+def run(summary_path: Path, data: Path, reports_path: Path, console: Console, *, markdown: bool) -> None:
     """Print the ladder of the last run. Raises ArtifactError while there is none."""
     runs = read_summary(summary_path)
-    cells = rows(summarise(runs), open_sources(data, list(dict.fromkeys(run.fold for run in runs))))
+    sources = open_sources(data, list(dict.fromkeys(run.fold for run in runs)))
+    cells = rows(summarise(runs), sources, training_times(runs, reports_path))
     if markdown:
         lines = [COLUMNS, ("---", *("---:" for _ in COLUMNS[1:])), *cells]
         console.print(

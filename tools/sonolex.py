@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from pipeline.artifacts.layout import Layout
 from pipeline.errors import SonolexError
 
 Data = Annotated[Path, typer.Option(help="folder of the artifacts")]
@@ -157,7 +158,7 @@ def ladder(
     """Print the models of the last run by accuracy, with what each costs: parameters, words, bits, speed, bytes."""
     from tools import ladder as command
 
-    command.run(summary, data, _console(), markdown=markdown)
+    command.run(summary, data, Layout().stage_reports, _console(), markdown=markdown)
 
 
 @app.command()
@@ -168,7 +169,7 @@ def results(
     """Print the results of the last run, and where the report lies."""
     from tools import results as command
 
-    command.run(summary, page, _console())
+    command.run(summary, page, Layout().stage_reports, _console())
 
 
 if __name__ == "__main__":  # `python -m tools.sonolex` would else do nothing, and say so by nothing

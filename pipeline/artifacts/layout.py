@@ -114,6 +114,25 @@ class Layout:
         return self.results / "stages"
 
     @property
+    def metrics(self) -> Path:
+        """Return the scalars that `dvc metrics` and `dvc exp show` show."""
+        return self.results / "metrics.json"
+
+    @property
+    def summary(self) -> Path:
+        """Return the table of all runs."""
+        return self.results / "summary.csv"
+
+    @property
+    def vocabulary_statistics(self) -> Path:
+        return self.results / "vocabularies.csv"
+
+    @property
+    def plots(self) -> Path:
+        """Return the folder of what `dvc plots` draws."""
+        return self.results / "plots"
+
+    @property
     def page(self) -> Path:
         return self.root / "report" / "index.html"
 

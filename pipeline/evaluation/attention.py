@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
 from pipeline.evaluation.prediction import build_network
+from pipeline.models.registry import MODELS, has_attention_maps
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import Inputs
 
@@ -94,11 +95,12 @@ class AttentionReader:
     """Runs one trained model on clips and keeps what it attends to."""
 
     def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
-        """Take a model of kind `ast` and the frames that it reads. Raises SonolexError for any other model."""
-        kind = model.facts["params"].get("kind")
-        if kind != "ast":
+        """Take a model that attends to frames, and the frames that it reads. Raises SonolexError for any other model."""
+        kind = model.facts["params"]["kind"]
+        if not has_attention_maps(kind):
+            kinds = ", ".join(other for other in MODELS if has_attention_maps(other))
             raise SonolexError(
-                f"{model.path}: expected a model of kind ast, whose attention lies in time and Hz, found {kind}"
+                f"{model.path}: expected a model of kind {kinds}, whose attention lies in time and Hz, found {kind}"
             )
         self._model, self._inputs = model, inputs
         self._network: Any = build_network(model).eval()

@@ -19,6 +19,7 @@ from pipeline.models.start import StartParams, put_in, read_start, warn_of_front
 from pipeline.models.stems import PatchesParams, StemParams, build_stem
 
 READS = "frames"
+ATTENTION_MAPS = True  # over time and frequency, see `pipeline/evaluation/attention.py`
 
 
 class Params(EncoderParams):

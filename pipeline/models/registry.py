@@ -2,8 +2,8 @@
 
 A model's module holds `Params` (its section, with `kind`), `READS` ("frames" or "tokens"), and either `build` (a
 torch module, trained by `pipeline.training.loop`) or `fit` and `predict` (a classical baseline; see
-`pipeline/models/baseline.py`). `PRETRAINS` says that it
-can learn from sentences without labels first. Modules are imported when asked for, so that a baseline starts without torch.
+`pipeline/models/baseline.py`). `PRETRAINS` says that it can learn from sentences without labels first, `ATTENTION_MAPS` that
+it attends to frames. Modules are imported when asked for, so that a baseline starts without torch.
 """
 
 from pathlib import Path
@@ -51,6 +51,11 @@ def is_neural(kind: str) -> bool:
 def can_pretrain(kind: str) -> bool:
     """Say whether a kind can learn from sentences without labels, as `pipeline.training.word_predictor` has it."""
     return bool(getattr(model_module(kind), "PRETRAINS", False))
+
+
+def has_attention_maps(kind: str) -> bool:
+    """Say whether a kind attends to frames, so that its attention is a map over time and frequency."""
+    return bool(getattr(model_module(kind), "ATTENTION_MAPS", False))
 
 
 def load_model_params(name: str, path: Path = PARAMS_PATH) -> Params:
