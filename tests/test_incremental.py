@@ -17,7 +17,7 @@ from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.execution.executors import ExecutionParams
-from pipeline.execution.memo import shared_path
+from pipeline.paths import shared_path
 from pipeline.params import validate_params
 from pipeline.spectrogram import computing
 from pipeline.spectrogram.reader import FrameReader
