@@ -2,14 +2,17 @@
 
 `dvc.yaml` spells the same paths, since DVC needs them written out; a test holds the two equal. Nothing else does.
 
-Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens, and
-whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A *run*
-is a model trained on one fold with one seed.
+Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens,
+and whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A
+*run* is a model trained on one fold with one seed. Names are joined and never taken apart: ExperimentParams sees to it that
+no two are alike once joined.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+PRETRAINED_SUFFIX = "-pretrained"  # of models' names; no entry of `models` or `vocabularies` has it
 
 
 @dataclass(frozen=True, order=True)
@@ -23,7 +26,7 @@ class ModelId:
     @property
     def name(self) -> str:
         """Return the name in tables and paths."""
-        return "-".join(filter(None, (self.entry, self.vocabulary, "pretrained" if self.pretrained else "")))
+        return "-".join(filter(None, (self.entry, self.vocabulary))) + PRETRAINED_SUFFIX * self.pretrained
 
     @property
     def reads(self) -> str:
@@ -54,6 +57,11 @@ class RunId:
         return Path(self.model.name, self.fold, str(self.seed))
 
     @property
+    def name(self) -> str:
+        """Return `<model>-<fold>-<seed>`, which stage reports and messages have."""
+        return f"{self.model.name}-{self.fold}-{self.seed}"
+
+    @property
     def item(self) -> str:
         """Return what DVC calls the run in a matrix: `<entry>[-<vocabulary>]-<fold>-<seed>`."""
         return "-".join(filter(None, (self.model.entry, self.model.vocabulary, self.fold, str(self.seed))))
@@ -61,6 +69,17 @@ class RunId:
     def stage(self, step: str) -> str:
         """Return the address of the stage that does a step ("train" or "evaluate") for this run."""
         return f"{self.model.stage(step)}@{self.item}"
+
+
+def address_of(stage: str, folder: Path) -> str:
+    """Return the address of the stage that writes the folder of a run, `<anywhere>/<model>/<fold>/<seed>`.
+
+    `stage` may be a pattern, as "train_*", and so may then be the address.
+    """
+    model, fold, seed = folder.parts[-3:]
+    plain = model.removesuffix(PRETRAINED_SUFFIX)
+    form = stage if plain == model else stage.replace("*", "pretrained")
+    return f"{form}@{plain}-{fold}-{seed}"
 
 
 @dataclass(frozen=True)
@@ -87,9 +106,18 @@ class Layout:
         return self.data / "spectrogram"
 
     @property
+    def spectrogram_index(self) -> Path:
+        return self.spectrogram / "index.parquet"
+
+    @property
     def splits(self) -> Path:
         """Return the folder with one table a fold."""
         return self.data / "splits"
+
+    @property
+    def token_folder(self) -> Path:
+        """Return the folder with one folder a vocabulary, and in it one table a fold."""
+        return self.data / "tokens"
 
     @property
     def models(self) -> Path:
@@ -109,6 +137,15 @@ class Layout:
         """Return the folder of what stages took, which DVC does not track."""
         return self.results / "stages"
 
+    def stage_report(self, stage: str, item: str = "") -> Path:
+        """Return the report of a stage's last run, of an item of its matrix where it has one."""
+        return self.stage_reports / f"{'-'.join(filter(None, (stage, item)))}.json"
+
+    @property
+    def summary(self) -> Path:
+        """Return the table of runs."""
+        return self.results / "summary.csv"
+
     @property
     def page(self) -> Path:
         return self.root / "report" / "index.html"
@@ -117,6 +154,18 @@ class Layout:
     def atlas_index(self) -> Path:
         return self.root / "report" / "atlas.html"
 
+    def found_splits(self) -> list[Path]:
+        """Return the roles of all folds that are on disk."""
+        return sorted(self.splits.glob("*.parquet"))
+
+    def found_tokens(self) -> list[Path]:
+        """Return the token sequences of all vocabularies and folds that are on disk."""
+        return sorted(self.token_folder.glob("*/*.parquet"))
+
+    def found_predictions(self) -> list[Path]:
+        """Return the predictions of all runs that are on disk."""
+        return sorted(self.predictions.glob("*/*/*.parquet"))
+
     def split(self, fold: str) -> Path:
         return self.splits / f"{fold}.parquet"
 
@@ -124,7 +173,7 @@ class Layout:
         return self.data / "vocabulary" / name / f"{fold}.zarr"
 
     def tokens(self, name: str, fold: str) -> Path:
-        return self.data / "tokens" / name / f"{fold}.parquet"
+        return self.token_folder / name / f"{fold}.parquet"
 
     def labels(self, fold: str) -> Path:
         return self.data / "labels" / f"{fold}.parquet"
