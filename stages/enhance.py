@@ -7,7 +7,6 @@ tests is not in it. The stage runs for the folds of `labels.enhance`, by default
 """
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -16,6 +15,7 @@ import typer
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.labels import LABELS
+from pipeline.artifacts.layout import Layout
 from pipeline.corpora.ontology import read_ontology
 from pipeline.evaluation.enhancement import LabelParams, enhance, out_of_fold
 from pipeline.execution.stage import StageReport, stage_main
@@ -28,17 +28,14 @@ log = logging.getLogger(__name__)
 def run(
     params: LabelParams,
     experiment: ExperimentParams,
-    clips_path: Path,
-    splits_path: Path,
-    predictions_path: Path,
-    labels_path: Path,
+    layout: Layout,
     fold: str,
 ) -> None:
     report = StageReport("enhance", fold)
-    clips = open_clips(clips_path)
+    clips, labels_path = open_clips(layout.clips), layout.labels(fold)
     classes: list[str] = clips.facts["classes"]
     ontology = read_ontology(params.ontology, classes)
-    scored = out_of_fold(params, experiment, fold, clips, splits_path, predictions_path)
+    scored = out_of_fold(params, experiment, fold, clips, layout)
     enhanced = enhance(scored.scores, scored.labels, ontology, params.types, params.threshold)
     order = sorted(range(len(scored.clip_ids)), key=scored.clip_ids.__getitem__)
     columns = {
@@ -83,15 +80,8 @@ def run(
     report.write()
 
 
-def main(
-    clips: Path,
-    splits: Annotated[Path, typer.Argument(help="folder with the splits of the fold's parts")],
-    predictions: Path,
-    labels: Annotated[Path, typer.Argument(help="table to write")],
-    fold: Annotated[str, typer.Option(help="the fold whose training clips' labels are enhanced")],
-) -> None:
-    params, experiment = load_params(LabelParams, "labels"), load_params(ExperimentParams, "experiment")
-    run(params, experiment, clips, splits, predictions, labels, fold)
+def main(fold: Annotated[str, typer.Argument(help="the fold whose training clips' labels are enhanced")]) -> None:
+    run(load_params(LabelParams, "labels"), load_params(ExperimentParams, "experiment"), Layout(), fold)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipeline.artifacts.files import STORAGE_FAULTS, replacing, storage_fault
+from pipeline.artifacts.layout import Layout
 from pipeline.errors import SonolexError
 from pipeline.execution.memory import own_peak_memory
-
-REPORTS_PATH = Path("results/stages")
 
 
 def stage_main(main: Callable[..., None]) -> None:
@@ -94,7 +93,7 @@ class StageReport:
     def write(self, path: Path | None = None) -> Path:
         """Write the report as JSON, by default to `results/stages/<stage>[-<item>].json`, and return its path."""
         if path is None:
-            path = REPORTS_PATH / f"{'-'.join(filter(None, (self.stage, self.item.replace('/', '-'))))}.json"
+            path = Layout().stage_report(self.stage, self.item.replace("/", "-"))
         seconds = time.perf_counter() - self.started
         counters = {
             "stage": self.stage,
