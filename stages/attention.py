@@ -12,16 +12,18 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts.attention import ATTENTION, ROLLOUT
-from pipeline.artifacts.layout import Layout, RunId
-from pipeline.artifacts.model import TrainedModel, open_model, predicting_digest
+from pipeline.artifacts.layout import Layout, ModelId, RunId
+from pipeline.artifacts.model import MODEL, TrainedModel, open_model, predicting_digest
 from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.tables import Table
 from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.choosing import choose_shown, score_experiment
 from pipeline.evaluation.experiment_predictions import open_experiment_predictions
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.training.inputs import open_inputs_of
 
@@ -64,7 +66,11 @@ def _require_predicting(model: TrainedModel, predictions: Table) -> str:
 
 
 def main(entry: Annotated[str, typer.Argument(help="entry of `models`, one of report.attention")]) -> None:
-    run(load_params(ReportParams, "report"), load_params(ExperimentParams, "experiment"), Layout(), entry=entry)
+    layout, experiment = Layout(), load_params(ExperimentParams, "experiment")
+    predictions = [(PREDICTIONS, layout.prediction(this)) for this in experiment.runs()]
+    models = [(MODEL, layout.model(this)) for this in experiment.runs() if this.model == ModelId(entry)]
+    require_current(read_params(), (INDEX, layout.spectrogram_index), *predictions, *models)
+    run(load_params(ReportParams, "report"), experiment, layout, entry=entry)
 
 
 if __name__ == "__main__":

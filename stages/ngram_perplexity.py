@@ -11,15 +11,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.ngram_perplexity import ALL_CLASSES, write_ngram_perplexity
-from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.splits import clips_of, open_split
-from pipeline.artifacts.tokens import open_tokens, token_arrays
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.errors import CorpusError
 from pipeline.evaluation.ngram_perplexity import measure_ngram_perplexity
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.params import read_params
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,13 @@ def main(
 ) -> None:
     layout = Layout()
     tokens, table = layout.tokens(vocabulary, fold), layout.ngram_perplexity(vocabulary, fold)
+    require_current(
+        read_params(),
+        (CLIPS, layout.clips),
+        (INDEX, layout.spectrogram_index),
+        (SPLIT, layout.split(fold)),
+        (TOKENS, tokens),
+    )
     run(layout.clips, layout.spectrogram, layout.split(fold), tokens, table, name=vocabulary)
 
 

@@ -7,13 +7,20 @@ Every number is computed from stored predictions; no model is opened, and nothin
 """
 
 import logging
+from itertools import product
 from pathlib import Path
 
+from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.tokens import TOKENS
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 from pipeline.reporting.assembly import gather_page
 from pipeline.reporting.atlas_index import write_atlas_index
 from pipeline.reporting.measuring import open_experiment
@@ -47,7 +54,17 @@ def run(params: ReportParams, experiment_params: ExperimentParams, layout: Layou
 def main() -> None:
     # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
     audio = load_params(AudioParams, "corpus").root
-    run(load_params(ReportParams, "report"), load_params(ExperimentParams, "experiment"), Layout(), audio=audio)
+    layout, experiment = Layout(), load_params(ExperimentParams, "experiment")
+    read = product(experiment.vocabularies, experiment.folds)
+    require_current(
+        read_params(),
+        (CLIPS, layout.clips),
+        (INDEX, layout.spectrogram_index),
+        *((SPLIT, layout.split(fold)) for fold in experiment.folds),
+        *((TOKENS, layout.tokens(name, fold)) for name, fold in read),
+        *((PREDICTIONS, layout.prediction(this)) for this in experiment.runs()),
+    )
+    run(load_params(ReportParams, "report"), experiment, layout, audio=audio)
 
 
 if __name__ == "__main__":

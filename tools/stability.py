@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, ParamsError
@@ -117,11 +118,10 @@ def main(
     vocabulary: Annotated[str, typer.Argument(help="entry of `vocabularies` in params.yaml")] = "words",
     fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")] = "1",
     seed: Annotated[list[int], typer.Option(help="one fit each")] = [0, 1, 2],  # noqa: B006 - typer's way
-    data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
 ) -> None:
-    params = load_vocabulary_params(vocabulary)
+    params, layout = load_vocabulary_params(vocabulary), Layout()
     console = Console()
-    rows = measure(params, data / "spectrogram", data / "splits" / f"{fold}.parquet", seed, console)
+    rows = measure(params, layout.spectrogram, layout.split(fold), seed, console)
     run(rows, f"{vocabulary}, fold {fold}: {len(seed)} seeds, on test clips", console)
 
 

@@ -25,10 +25,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipeline.artifacts.files import STORAGE_FAULTS, replacing, storage_fault
+from pipeline.artifacts.layout import Layout, report_name
 from pipeline.errors import SonolexError
 from pipeline.execution.memory import own_peak_memory
-
-REPORTS_PATH = Path("results/stages")
 
 
 def stage_main(main: Callable[..., None]) -> None:
@@ -106,7 +105,7 @@ class StageReport:
     def write(self, path: Path | None = None) -> Path:
         """Write the report as JSON, by default to `results/stages/<stage>[-<item>].json`, and return its path."""
         if path is None:
-            path = REPORTS_PATH / _file_name(self.stage, self.item)
+            path = Layout().stage_report(self.stage, self.item)
         seconds = time.perf_counter() - self.started
         counters = {
             "stage": self.stage,
@@ -138,13 +137,9 @@ def training_seconds(folder: Path, item: str, result: str) -> float | None:
     cache may have an older one.
     """
     try:
-        found = json.loads((folder / _file_name("train", item)).read_text())
+        found = json.loads((folder / report_name("train", item)).read_text())
         return (
             float(found["timing"]["training_seconds"]) if (found["item"], found["result"]) == (item, result) else None
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _file_name(stage: str, item: str) -> str:
-    return f"{'-'.join(filter(None, (stage, item.replace('/', '-'))))}.json"

@@ -11,7 +11,6 @@ Conventions: B batch, T frame, F feature (mel band), C channel; maps are (B, C, 
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -24,6 +23,7 @@ from pipeline.artifacts.files import file_digest
 from pipeline.errors import SonolexError
 from pipeline.models.batch_norm import BatchNorm
 from pipeline.models.layouts.files import hub_file, read_tensors
+from pipeline.paths import input_path
 
 
 class Padding:
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
 
 def read_start(source: str, digest: str | None) -> Start:
     """Open weights of a network of timm: a file, or a name of timm's as tf_efficientnet_b2.aa_in1k. Raises SonolexError."""
-    path = Path(source).expanduser()
+    path = input_path(source)
     if not path.exists():
         path = hub_file(_timm_repository(source), ["model.safetensors"], start=source)
     found = file_digest(path)

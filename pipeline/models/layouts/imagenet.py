@@ -5,7 +5,6 @@ them (AST, section 2.2). The heads are for other classes, and dropped. Norms hav
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -18,6 +17,7 @@ from pipeline.models.layouts import original
 from pipeline.models.layouts.checkpoint import Checkpoint
 from pipeline.models.layouts.files import hub_file, read_tensors
 from pipeline.params import Params
+from pipeline.paths import input_path
 
 _CHANNELS = 3
 _INSIDE = "v."
@@ -33,7 +33,7 @@ class ImageNetParams(Params):
 
 def read_checkpoint(params: ImageNetParams) -> Checkpoint:
     """Open DeiT's weights, from a file or by the name that timm has for them. Raises SonolexError."""
-    path = Path(params.source).expanduser()
+    path = input_path(params.source)
     if not path.exists():
         path = hub_file(_timm_repository(params.source), ["model.safetensors"], start=params.source)
     tensors = {name: tensor for name, tensor in read_tensors(path).items() if not name.startswith(_HEADS)}

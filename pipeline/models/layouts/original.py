@@ -6,7 +6,6 @@ torch (1e-5, before the classes).
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,6 +19,7 @@ from pipeline.models.layouts.checkpoint import Checkpoint
 from pipeline.models.layouts.files import read_tensors
 from pipeline.models.layouts.naming import Names, from_names, to_names
 from pipeline.params import Params
+from pipeline.paths import input_path
 
 PREFIX = "module."
 N_MELS = 128  # of every published AST
@@ -59,7 +59,7 @@ class OriginalParams(Params):
 
 def read_checkpoint(params: OriginalParams) -> Checkpoint:
     """Open a `.pth` file. Raises SonolexError."""
-    path = Path(params.source).expanduser()
+    path = input_path(params.source)
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
     return Checkpoint(
         where=str(path),
