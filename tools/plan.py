@@ -128,10 +128,10 @@ def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[s
         recorded = {
             stage.addressing: {dep.def_path: dep.hash_info.value for dep in stage.deps} for stage in repo.index.stages
         }
-        names = [stage.addressing for stage in repo.index.stages]
+        names = [stage.addressing for stage in repo.index.stages if stage.addressing != "code"]
         order = list(repo.index.graph.nodes)
         before = {stage.addressing: {dep.addressing for dep in repo.index.graph.successors(stage)} for stage in order}
-    reasons = {name: _classify(found, recorded[name]) for name, found in status.items()}
+    reasons = {name: _classify(found, recorded[name]) for name, found in status.items() if name != "code"}
     if moved:
         reasons["corpus"] = {"input"}
     stale = {name for name, why in reasons.items() if why}
