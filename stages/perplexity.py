@@ -15,6 +15,7 @@ from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows, write_perplexity
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.models.base import NOT_NORMALISED
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_sentences
 from pipeline.training.masked_words import Unigrams
@@ -36,7 +37,7 @@ def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pret
     masking = pretrained.facts["pretrain"]
     surprise, counts = measure_surprise(
         open_predictor(pretrained),
-        Batches(inputs, test, {"kind": "none"}),
+        Batches(inputs, test, NOT_NORMALISED),
         share=masking["mask_share"],
         span=masking["mask_span"],
     )

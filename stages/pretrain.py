@@ -9,7 +9,7 @@ torchrun, or with `launch.train_processes` above 1, several processes train toge
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -19,6 +19,7 @@ from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.models.base import ModelParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params
 from pipeline.training.distributed import open_world
@@ -40,7 +41,7 @@ class Paths(NamedTuple):
 
 
 def run(
-    params: Any,
+    params: ModelParams,
     masking: PretrainParams,
     train: TrainParams,
     paths: Paths,

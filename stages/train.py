@@ -9,7 +9,7 @@ A model that reads words is called <entry of `models`>-<vocabulary>, with "-pret
 import logging
 import time
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -22,8 +22,9 @@ from pipeline.errors import CorpusError
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.models.baseline import Setting
-from pipeline.models.registry import is_neural, load_model_params, model_module
+from pipeline.models.base import InputFacts, ModelParams
+from pipeline.models.baselines.base import Baseline, Setting
+from pipeline.models.registry import MODELS, is_neural, load_model_params
 from pipeline.params import load_params
 from pipeline.training.inputs import open_inputs
 from pipeline.training.targets import class_targets
@@ -43,13 +44,14 @@ class Paths(NamedTuple):
     pretrained: Path | None = None
 
 
-def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers: tuple[str, ...] = ()) -> None:
-    if not is_neural(params.kind) and not launch.leads():
+def run(params: ModelParams, paths: Paths, *, model: str, fold: str, seed: int, trackers: tuple[str, ...] = ()) -> None:
+    kind = MODELS[params.kind]
+    if issubclass(kind, Baseline) and not launch.leads():
         return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}-{fold}-{seed}")
     clips, split = open_clips(paths.clips), open_split(paths.split)
-    module, vocabulary = model_module(params.kind), open_vocabulary(paths.vocabulary) if paths.vocabulary else None
-    inputs = open_inputs(module.READS, paths.source, vocabulary)
+    vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
+    inputs = open_inputs(params.reads, paths.source, vocabulary)
     roles = {role: inputs.usable(clips_of(split, role)) for role in ("train", "validation")}
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
@@ -58,7 +60,8 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
     paths.curves.mkdir(parents=True, exist_ok=True)
 
     started, label_kind = time.perf_counter(), clips.facts["label_kind"]
-    if is_neural(params.kind):
+    input_facts: InputFacts
+    if not issubclass(kind, Baseline):
         from pipeline.training.distributed import open_world  # baselines start without torch
         from pipeline.training.neural import Part, train_model
         from pipeline.training.settings import TrainParams
@@ -76,11 +79,11 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
     else:
         input_facts, epochs = inputs.facts, {}
         setting = Setting(input_facts, inputs.front_end, label_kind, seed, vocabulary)
-        weights = module.fit(params, inputs.arrays(roles["train"]), targets["train"], setting)
+        weights = kind(params).fit(inputs.arrays(roles["train"]), targets["train"], setting)
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(roles["train"])
 
-    facts = {"model": model, "fold": fold, "seed": seed, "reads": module.READS, "clips_seen": clips_seen} | {
+    facts = {"model": model, "fold": fold, "seed": seed, "reads": params.reads, "clips_seen": clips_seen} | {
         "params": params.model_dump(mode="json"),
         **{key: clips.facts[key] for key in ("classes", "label_kind")},
         "input": input_facts,
@@ -108,7 +111,7 @@ def main(
 ) -> None:
     name, fold, seed = model.parts[-3:]
     entry = name.removesuffix("-pretrained") if pretrained else name
-    params: Any = load_model_params(entry.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else entry)
+    params = load_model_params(entry.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else entry)
     launching = load_params(launch.LaunchParams, "launch")
     if is_neural(params.kind):
         launch.start_processes("stages.train", launching.train_processes)

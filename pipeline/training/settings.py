@@ -29,8 +29,10 @@ class TrainParams(Params):
     early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
     precision: Precision  # of activations and products; weights and their gradients are float32
     compile: bool  # the model's arithmetic, by torch.compile
-    recompute: bool  # activations of the encoder, in the backward pass, instead of keeping them
-    patchout: float = Field(ge=0, lt=1)  # part of the positions that the encoder is not shown in training
+    activation_checkpointing: (
+        bool  # compute the encoder's activations again in the backward pass, instead of keeping them
+    )
+    patchout: float = Field(ge=0, lt=1)  # fraction of the positions that the encoder is not shown in training
     augmentation: AugmentationParams
     gradient_flow: bool  # write the gradients of every layer, at a few epochs, beside the curves
 
