@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.artifacts.clips import open_clips
-from pipeline.corpora.audioset import AudiosetParams
+from pipeline.corpora.audioset import Params as AudiosetParams
 from pipeline.corpora.audioset_files import read_classes
 from pipeline.corpora.content import STORE_PATH, open_store
 from pipeline.corpora.manifest import refresh_manifest

@@ -35,7 +35,7 @@ _OVERRIDES = [
     f"models.{_MODEL}.heads=2",
     f"models.{_MODEL}.stem.channels=[4, 8, 8]",
     "vocabularies.words.sample_frames=40000",
-    "vocabularies.words.size=128",
+    "vocabularies.words.num_tokens=128",
 ]
 
 

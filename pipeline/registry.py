@@ -40,6 +40,9 @@ class Registry(Mapping[str, T]):
         entry: T = getattr(loaded, name) if name else loaded
         return entry
 
+    def __contains__(self, kind: object) -> bool:
+        return kind in self.targets  # without loading it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.targets)
 

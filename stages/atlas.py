@@ -2,7 +2,7 @@
 
     clips, spectrogram, split, vocabulary, tokens -> report/atlas/<vocabulary>.html
 
-The graph makes those of the first fold. For another: `python -m stages.atlas data atlas-2/words.html --fold 2`.
+The graph makes those of the first fold. For another: `python -m stages.atlas words --fold 2 --page atlas-2.html`.
 """
 
 import logging
@@ -11,9 +11,16 @@ from typing import Annotated
 
 import typer
 
+from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.tokens import TOKENS
+from pipeline.artifacts.vocabulary import VOCABULARY
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 from pipeline.reporting.atlas import write_atlas
 from pipeline.reporting.atlas_content import AtlasPaths, gather_atlas
 from pipeline.reporting.atlas_settings import AtlasParams
@@ -43,13 +50,22 @@ def run(params: AtlasParams, paths: AtlasPaths, page_path: Path, *, fold: str) -
 
 
 def main(
-    data: Path,
-    page: Annotated[Path, typer.Argument(help="page to write: <anywhere>/<name of the vocabulary>.html")],
-    fold: Annotated[str, typer.Option()],
+    name: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
+    fold: Annotated[str, typer.Option(help="whose vocabulary it is")],
+    page: Annotated[Path | None, typer.Option(help="page to write; by default report/atlas/<name>.html")] = None,
 ) -> None:
+    layout = Layout()
+    require_current(
+        read_params(),
+        (CLIPS, layout.clips),
+        (INDEX, layout.spectrogram_index),
+        (SPLIT, layout.split(fold)),
+        (VOCABULARY, layout.vocabulary(name, fold)),
+        (TOKENS, layout.tokens(name, fold)),
+    )
     # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
-    paths = AtlasPaths.below(data, page.stem, fold, audio=load_params(AudioParams, "corpus").root)
-    run(load_params(AtlasParams, "atlas"), paths, page, fold=fold).write()
+    paths = AtlasPaths.of(layout, name, fold, audio=load_params(AudioParams, "corpus").root)
+    run(load_params(AtlasParams, "atlas"), paths, page or layout.atlas(name), fold=fold).write()
 
 
 if __name__ == "__main__":

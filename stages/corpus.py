@@ -3,22 +3,20 @@
     corpus (a folder of audio and its table), labels.use -> clips.parquet
 
 DVC runs this stage every time: it looks at size and time of each file, reads those that moved, and leaves the manifest
-as it is when nothing changed, so that nothing after it runs either. It first checks all of params.yaml.
+as it is when nothing changed, so that nothing after it runs either.
 """
 
 import logging
 from pathlib import Path
 
+from pipeline.artifacts.layout import Layout
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.relabelling import UsedLabels
-from pipeline.execution.checked import check_once
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import PARAMS_PATH, load_params
+from pipeline.params import load_params
 
 log = logging.getLogger(__name__)
-
-_CHECKED = Path(".sonolex/checked")
 
 
 def run(params: CorpusParams, labels: UsedLabels, clips_path: Path) -> None:
@@ -40,16 +38,8 @@ def run(params: CorpusParams, labels: UsedLabels, clips_path: Path) -> None:
     report.write()
 
 
-def _check_all_params() -> None:
-    from pipeline.experiment import load_experiment  # imports every model
-
-    load_experiment()
-
-
-def main(clips: Path) -> None:
-    # A typo in the last stage's section is reported now, not after hours.
-    check_once(_check_all_params, [PARAMS_PATH, *Path("pipeline").rglob("*.py")], _CHECKED)
-    run(load_params(CorpusParams, "corpus"), load_params(UsedLabels, "labels"), clips)  # type: ignore[arg-type]
+def main() -> None:
+    run(load_params(CorpusParams, "corpus"), load_params(UsedLabels, "labels"), Layout().clips)
 
 
 if __name__ == "__main__":

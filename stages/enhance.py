@@ -13,14 +13,16 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.labels import LABELS
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.corpora.ontology import read_ontology
 from pipeline.evaluation.enhancement import LabelParams, enhance, out_of_fold
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ def run(
         "types": sorted(params.types),
         "threshold": params.threshold,
         "per_class": per_class,
+        SETTINGS: {"labels": params.model_dump(mode="json", exclude={"use", "enhance", "ontology"})},
     }
     LABELS.write(labels_path, columns, facts)
     num_changed = int((enhanced.labels != scored.labels).any(axis=1).sum())
@@ -84,14 +87,12 @@ def run(
 
 
 def main(
-    clips: Path,
-    splits: Annotated[Path, typer.Argument(help="folder with the splits of the fold's parts")],
-    predictions: Path,
-    labels: Annotated[Path, typer.Argument(help="table to write")],
-    fold: Annotated[str, typer.Option(help="the fold whose training clips' labels are enhanced")],
+    fold: Annotated[str, typer.Argument(help="the fold whose training clips' labels are enhanced")],
 ) -> None:
+    layout = Layout()
+    require_current(read_params(), (CLIPS, layout.clips))
     params, experiment = load_params(LabelParams, "labels"), load_params(ExperimentParams, "experiment")
-    run(params, experiment, clips, splits, predictions, labels, fold)
+    run(params, experiment, layout.clips, layout.splits, layout.predictions, layout.labels(fold), fold)
 
 
 if __name__ == "__main__":

@@ -13,15 +13,20 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.model import open_model, predicting_digest
+from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.model import MODEL, open_model, predicting_digest
 from pipeline.artifacts.predictions import PREDICTIONS
-from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.settings import SETTINGS, require_current
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.artifacts.tokens import TOKENS
 from pipeline.errors import CorpusError
 from pipeline.evaluation.prediction import predict
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.training.inputs import open_inputs_of
+from pipeline.execution.threads import trained_threads, use_threads
+from pipeline.params import read_params
+from pipeline.training.inputs import input_artifacts, open_inputs_of
 from pipeline.training.targets import class_targets
 
 log = logging.getLogger(__name__)
@@ -31,6 +36,7 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
     model = open_model(model_path)
     name, fold, seed = model.facts["model"], model.facts["fold"], model.facts["seed"]
     report = StageReport("evaluate", f"{name}-{fold}-{seed}")
+    use_threads(trained_threads(model.facts))
     clips, split = open_clips(clips_path), open_split(split_path)
     if clips.facts["classes"] != model.facts["classes"]:
         raise CorpusError(
@@ -59,6 +65,7 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
         "weights": predicting_digest(model.facts),
         "num_parameters": model.facts["num_parameters"],
         "seconds": model.facts["seconds"],
+        SETTINGS: model.facts.get(SETTINGS, {}),
     }
     columns = {"clip_id": ids, "role": roles, "logits": logits.tolist(), "targets": class_targets(clips, ids).tolist()}
     PREDICTIONS.write(predictions_path, columns, facts)
@@ -68,13 +75,17 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
 
 
 def main(
-    clips: Path,
-    split: Path,
-    source: Annotated[Path, typer.Argument(help="the spectrogram, or the fold's tokens")],
-    model: Path,
-    predictions: Path,
+    entry: Annotated[str, typer.Argument(help="entry of `models`")],
+    fold: Annotated[str, typer.Option(help="whose test clips are predicted")],
+    seed: Annotated[int, typer.Option()],
+    vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`, for a model that reads tokens")] = "",
+    pretrained: Annotated[bool, typer.Option(help="the model started from pretraining")] = False,
 ) -> None:
-    run(clips, split, source, model, predictions)
+    layout, this = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)
+    clips, split, source, model = layout.clips, layout.split(fold), layout.source(this.model, fold), layout.model(this)
+    inputs = [(TOKENS, source)] if vocabulary else input_artifacts(layout, this.model, fold)
+    require_current(read_params(), (CLIPS, clips), (SPLIT, split), (MODEL, model), *inputs)
+    run(clips, split, source, model, layout.prediction(this))
 
 
 if __name__ == "__main__":

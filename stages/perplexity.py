@@ -7,17 +7,24 @@ The model is the one that `pretrain` wrote, before it met a class. Labels only s
 
 import logging
 from pathlib import Path
+from typing import Annotated
 
-from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.pretrained import open_pretrained
-from pipeline.artifacts.splits import clips_of, open_split
+import typer
+
+from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.pretrained import PRETRAINED, open_pretrained
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows, write_perplexity
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.execution.threads import trained_threads, use_threads
 from pipeline.models.base import NOT_NORMALISED
+from pipeline.params import read_params
 from pipeline.training.batches import Batches
-from pipeline.training.inputs import open_sentences
+from pipeline.training.inputs import input_artifacts, open_sentences
 from pipeline.training.masked_words import Unigrams
 from pipeline.training.targets import class_targets
 from pipeline.training.word_predictor import open_predictor
@@ -31,6 +38,7 @@ def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pret
     clips, split = open_clips(clips_path), open_split(split_path)
     inputs = open_sentences(tokens, open_vocabulary(vocabulary))
     pretrained = open_pretrained(pretrained_path, fold=fold, source=inputs.source)
+    use_threads(trained_threads(pretrained.facts))
     test = inputs.usable(clips_of(split, "test"))
     if not test:
         raise CorpusError(f"{tokens}: expected sentences of test clips of fold {fold}, found none")
@@ -53,8 +61,29 @@ def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pret
     report.write()
 
 
-def main(clips: Path, split: Path, tokens: Path, vocabulary: Path, pretrained: Path, table: Path) -> None:
-    run(clips, split, tokens, vocabulary, pretrained, table)
+def main(
+    entry: Annotated[str, typer.Argument(help="entry of `models`")],
+    vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`")],
+    fold: Annotated[str, typer.Option(help="whose test clips are measured")],
+    seed: Annotated[int, typer.Option()],
+) -> None:
+    layout, this = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary)
+    pretrained = layout.pretrained(this)
+    require_current(
+        read_params(),
+        (CLIPS, layout.clips),
+        (SPLIT, layout.split(fold)),
+        (PRETRAINED, pretrained),
+        *input_artifacts(layout, this.model, fold),
+    )
+    run(
+        layout.clips,
+        layout.split(fold),
+        layout.tokens(vocabulary, fold),
+        layout.vocabulary(vocabulary, fold),
+        pretrained,
+        layout.pseudo_perplexity(this),
+    )
 
 
 if __name__ == "__main__":

@@ -8,22 +8,28 @@ torchrun, or with `launch.train_processes` above 1, several processes train toge
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.pretrained import PRETRAINED
-from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.settings import SETTINGS, require_current
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.execution.threads import use_threads
 from pipeline.models.base import ModelParams
 from pipeline.models.registry import load_model_params
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
+from pipeline.stage_code import read_settings
 from pipeline.training.distributed import open_world
-from pipeline.training.inputs import open_sentences
+from pipeline.training.inputs import input_artifacts, open_sentences
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import PretrainParams, TrainParams
 
@@ -50,7 +56,9 @@ def run(
     fold: str,
     seed: int,
     trackers: tuple[str, ...] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
+    use_threads(train.num_threads)
     report = StageReport("pretrain", f"{model}-{fold}-{seed}")
     split, vocabulary = open_split(paths.split), open_vocabulary(paths.vocabulary)
     inputs = open_sentences(paths.tokens, vocabulary)
@@ -77,6 +85,7 @@ def run(
         "clips_seen": trained.clips_seen,
         "seconds": round(trained.seconds, 3),
         "measures": {name: value for name, value in last.items() if name.endswith(("loss", "accuracy"))},
+        SETTINGS: dict(settings),
     }
     PRETRAINED.write(paths.pretrained, weights, facts)
     log.info(
@@ -88,27 +97,32 @@ def run(
 
 
 def main(
-    split: Path,
-    tokens: Path,
-    vocabulary: Annotated[Path, typer.Argument(help="<anywhere>/<its name>/<fold>.zarr")],
-    pretrained: Annotated[
-        Path, typer.Argument(help="folder to write: <anywhere>/<entry of `models`>-<vocabulary>/<fold>/<seed>")
-    ],
-    curves: Annotated[Path, typer.Argument(help="folder to write: DVCLive's logs")],
+    entry: Annotated[str, typer.Argument(help="entry of `models`")],
+    vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`")],
+    fold: Annotated[str, typer.Option(help="whose training clips it learns from")],
+    seed: Annotated[int, typer.Option()],
 ) -> None:
-    name, fold, seed = pretrained.parts[-3:]
-    entry = name.removesuffix(f"-{vocabulary.parent.name}")
+    layout, this, document = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary), read_params()
     launching = load_params(launch.LaunchParams, "launch")
     launch.start_processes("stages.pretrain", launching.train_processes)
+    require_current(document, (SPLIT, layout.split(fold)), *input_artifacts(layout, this.model, fold))
+    sections = {"pretrain": document["pretrain"], f"models.{entry}": document["models"][entry]}
     run(
         load_model_params(entry),
         load_params(PretrainParams, "pretrain"),
         load_params(TrainParams, "train"),
-        Paths(split, tokens, vocabulary, pretrained, curves),
-        model=name,
+        Paths(
+            layout.split(fold),
+            layout.tokens(vocabulary, fold),
+            layout.vocabulary(vocabulary, fold),
+            layout.pretrained(this),
+            layout.pretraining_curves(this),
+        ),
+        model=this.model.name,
         fold=fold,
-        seed=int(seed),
+        seed=seed,
         trackers=tuple(launching.trackers),
+        settings=sections | read_settings(document, "pretrain", entry),
     )
 
 

@@ -10,6 +10,7 @@ Every number is computed here, from stored predictions.
 import logging
 from pathlib import Path
 
+from pipeline.artifacts.layout import Layout
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.experiment_params import ExperimentParams
@@ -58,11 +59,21 @@ def run(
     log.info("%d runs -> %s, %s", len(experiment.runs), results_path / "metrics.json", page_path)
 
 
-def main(data: Path, models: Path, predictions: Path, results: Path, page: Path) -> None:
+def main() -> None:
+    layout = Layout()
     # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
-    paths = DataPaths.below(data, models=models, logs=results / "train", audio=load_params(AudioParams, "corpus").root)
+    audio = load_params(AudioParams, "corpus").root
+    paths = DataPaths.below(layout.data, models=layout.models, logs=layout.results / "train", audio=audio)
     experiment = load_params(ExperimentParams, "experiment")
-    run(load_params(ReportParams, "report"), experiment, predictions, models, paths, results, page)
+    run(
+        load_params(ReportParams, "report"),
+        experiment,
+        layout.predictions,
+        layout.models,
+        paths,
+        layout.results,
+        layout.page,
+    )
 
 
 if __name__ == "__main__":

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.files import clear_partials, replacing
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.settings import require_current
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 from pipeline.spectrogram.building import (
     assemble,
     compute_shard,
@@ -71,7 +73,11 @@ def run(
     known = set(reuse.entries) - new
     memo.mark_used(entry.path.name for entry in reuse.entries.values())
     with replacing(path) as partial:
-        rows = assemble(partial, plans, reuse.entries, memo, params.facts)
+        settings = {
+            "spectrogram": params.model_dump(mode="json", exclude={"clips_per_shard"}),
+            "corpus.max_duration": corpus.max_duration,
+        }
+        rows = assemble(partial, plans, reuse.entries, memo, params.facts, settings)
         report.failed = count_failed(rows)
         require_few_failed(rows, corpus.max_bad_fraction)
         report.bytes_written = sum(
@@ -88,9 +94,11 @@ def run(
     report.write()
 
 
-def main(clips: Path, spectrogram: Path) -> None:
+def main() -> None:
+    layout = Layout()
+    require_current(read_params(), (CLIPS, layout.clips))
     corpus, execution = load_params(AudioParams, "corpus"), load_params(ExecutionParams, "execution")
-    run(load_params(SpectrogramParams, "spectrogram"), corpus, execution, clips, spectrogram)
+    run(load_params(SpectrogramParams, "spectrogram"), corpus, execution, layout.clips, layout.spectrogram)
 
 
 if __name__ == "__main__":

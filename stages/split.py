@@ -10,11 +10,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import ROLES, SPLIT
 from pipeline.corpora.splitting import SplitParams, assign_roles, describe_rule
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
     SPLIT.write(
         split_path,
         {"clip_id": clips.list("clip_id"), "role": roles},
-        {"fold": fold, "seed": params.seed, "rule": rule},
+        {"fold": fold, "seed": params.seed, "rule": rule, SETTINGS: {"split": params.model_dump(mode="json")}},
     )
     counts = Counter(roles)
     log.info("fold %s (%s): %s", fold, rule, ", ".join(f"{counts[role]} {role}" for role in ROLES))
@@ -44,11 +46,11 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
 
 
 def main(
-    clips: Path,
-    split: Path,
-    fold: Annotated[str, typer.Option(help="one of the corpus's folds, `official`, or a part of one: `official-1`")],
+    fold: Annotated[str, typer.Argument(help="one of the corpus's folds, `official`, or a part of one: `official-1`")],
 ) -> None:
-    run(load_params(SplitParams, "split"), clips, split, fold)
+    layout = Layout()
+    require_current(read_params(), (CLIPS, layout.clips))
+    run(load_params(SplitParams, "split"), layout.clips, layout.split(fold), fold)
 
 
 if __name__ == "__main__":

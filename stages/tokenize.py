@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts.files import clear_partials
-from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
 from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 from pipeline.vocabulary.sentences import (
     compute_sentences,
     find_known,
@@ -77,12 +79,14 @@ def run(
 
 
 def main(
-    spectrogram: Path,
-    vocabulary: Path,
-    tokens: Annotated[Path, typer.Argument(help="table to write: <anywhere>/<name of the vocabulary>/<fold>.parquet")],
+    name: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
+    fold: Annotated[str, typer.Option(help="whose vocabulary it is")],
 ) -> None:
+    layout = Layout()
+    vocabulary = layout.vocabulary(name, fold)
+    require_current(read_params(), (INDEX, layout.spectrogram_index), (VOCABULARY, vocabulary))
     execution = load_params(ExecutionParams, "execution")
-    run(execution, spectrogram, vocabulary, tokens, fold=tokens.stem).write()
+    run(execution, layout.spectrogram, vocabulary, layout.tokens(name, fold), fold=fold).write()
 
 
 if __name__ == "__main__":

@@ -8,25 +8,32 @@ A model that reads words is called <entry of `models`>-<vocabulary>, with "-pret
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from pydantic import PositiveInt
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import count_predicting, write_model
 from pipeline.artifacts.pretrained import open_pretrained
-from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.settings import SETTINGS, require_current
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.execution.threads import TRAINING_THREADS, use_threads
 from pipeline.models.base import InputFacts, ModelParams
-from pipeline.models.baselines.base import Baseline, Setting
-from pipeline.models.registry import MODELS, is_neural, load_model_params
-from pipeline.params import load_params
-from pipeline.training.inputs import open_inputs
+from pipeline.models.baselines.base import Setting
+from pipeline.models.registry import BASELINES, load_model_params
+from pipeline.params import load_params, read_params
+from pipeline.stage_code import read_settings
+from pipeline.training.inputs import input_artifacts, open_inputs
 from pipeline.training.targets import class_targets
 
 log = logging.getLogger(__name__)
@@ -44,9 +51,18 @@ class Paths(NamedTuple):
     pretrained: Path | None = None
 
 
-def run(params: ModelParams, paths: Paths, *, model: str, fold: str, seed: int, trackers: tuple[str, ...] = ()) -> None:
-    kind = MODELS[params.kind]
-    if issubclass(kind, Baseline) and not launch.leads():
+def run(
+    params: ModelParams,
+    paths: Paths,
+    *,
+    model: str,
+    fold: str,
+    seed: int,
+    num_threads: int = 1,
+    trackers: tuple[str, ...] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    if params.kind in BASELINES and not launch.leads():
         return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}-{fold}-{seed}")
     clips, split = open_clips(paths.clips), open_split(paths.split)
@@ -60,8 +76,9 @@ def run(params: ModelParams, paths: Paths, *, model: str, fold: str, seed: int, 
     paths.curves.mkdir(parents=True, exist_ok=True)
 
     started, label_kind = time.perf_counter(), clips.facts["label_kind"]
+    use_threads(num_threads)
     input_facts: InputFacts
-    if not issubclass(kind, Baseline):
+    if params.kind not in BASELINES:
         from pipeline.training.distributed import open_world  # baselines start without torch
         from pipeline.training.neural import Part, train_model
         from pipeline.training.settings import TrainParams
@@ -79,7 +96,7 @@ def run(params: ModelParams, paths: Paths, *, model: str, fold: str, seed: int, 
     else:
         input_facts, epochs = inputs.facts, {}
         setting = Setting(input_facts, inputs.front_end, label_kind, seed, vocabulary)
-        weights = kind(params).fit(inputs.arrays(roles["train"]), targets["train"], setting)
+        weights = BASELINES[params.kind](params).fit(inputs.arrays(roles["train"]), targets["train"], setting)
         (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
         seconds, clips_seen = time.perf_counter() - started, len(roles["train"])
 
@@ -91,6 +108,7 @@ def run(params: ModelParams, paths: Paths, *, model: str, fold: str, seed: int, 
         "front_end": inputs.front_end,
         "num_parameters": count_predicting(weights, epochs),
         "seconds": round(seconds, 3),
+        SETTINGS: dict(settings),
     }
     write_model(paths.model, weights, facts, epochs)
     log.info(
@@ -101,22 +119,41 @@ def run(params: ModelParams, paths: Paths, *, model: str, fold: str, seed: int, 
 
 
 def main(
-    clips: Path,
-    split: Path,
-    source: Annotated[Path, typer.Argument(help="the spectrogram, or the fold's tokens")],
-    model: Annotated[Path, typer.Argument(help="folder to write: <anywhere>/<name>/<fold>/<seed>")],
-    curves: Annotated[Path, typer.Argument(help="folder to write: DVCLive's logs")],
-    vocabulary: Annotated[Path | None, typer.Option(help="<anywhere>/<its name>/<fold>.zarr, with tokens")] = None,
-    pretrained: Annotated[Path | None, typer.Option(help="what `pretrain` wrote, to start from")] = None,
+    entry: Annotated[str, typer.Argument(help="entry of `models`")],
+    fold: Annotated[str, typer.Option(help="whose training clips it learns from")],
+    seed: Annotated[int, typer.Option()],
+    vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`, for a model that reads tokens")] = "",
+    pretrained: Annotated[bool, typer.Option(help="start from what `pretrain` wrote")] = False,
 ) -> None:
-    name, fold, seed = model.parts[-3:]
-    entry = name.removesuffix("-pretrained") if pretrained else name
-    params = load_model_params(entry.removesuffix(f"-{vocabulary.parent.name}") if vocabulary else entry)
+    layout, document = Layout(), read_params()
+    this = RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)
+    params = load_model_params(entry)
     launching = load_params(launch.LaunchParams, "launch")
-    if is_neural(params.kind):
+    if params.kind not in BASELINES:
         launch.start_processes("stages.train", launching.train_processes)
-    paths, trackers = Paths(clips, split, source, vocabulary, model, curves, pretrained), tuple(launching.trackers)
-    run(params, paths, model=name, fold=fold, seed=int(seed), trackers=trackers)
+    require_current(
+        document, (CLIPS, layout.clips), (SPLIT, layout.split(fold)), *input_artifacts(layout, this.model, fold)
+    )
+    paths = Paths(
+        layout.clips,
+        layout.split(fold),
+        layout.source(this.model, fold),
+        layout.vocabulary(vocabulary, fold) if vocabulary else None,
+        layout.model(this),
+        layout.curves(this),
+        layout.pretrained(this) if pretrained else None,
+    )
+    settings = {f"models.{entry}": document["models"][entry], **read_settings(document, "train", entry)}
+    run(
+        params,
+        paths,
+        model=this.model.name,
+        fold=fold,
+        seed=seed,
+        num_threads=load_params(PositiveInt, TRAINING_THREADS),
+        trackers=tuple(launching.trackers),
+        settings=settings,
+    )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import learn
@@ -35,7 +37,7 @@ def run(
     sample, fit = learn(params, reader, training_clips)
     merges = fit_merges(params, fit, reader, training_clips)
     facts = write_vocabulary(
-        vocabulary_path, fit, sample, merges, params, kind=params.kind, fold=fold, spectrogram=spectrogram
+        vocabulary_path, fit, sample, merges, params, name=name, kind=params.kind, fold=fold, spectrogram=spectrogram
     )
     log.info(
         "%s, fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
@@ -49,7 +51,7 @@ def run(
     if merges.facts:
         log.info(
             "fold %s: merged to %d words, on %d clips; sentences are %.2f times shorter",
-            fold, *(merges.facts[key] for key in ("size", "clips", "compression")),
+            fold, *(merges.facts[key] for key in ("num_tokens", "clips", "compression")),
         )  # fmt: skip
     report.clips = int(sample.facts["clips"])
     report.bytes_written = sum(file.stat().st_size for file in vocabulary_path.rglob("*") if file.is_file())
@@ -57,14 +59,13 @@ def run(
 
 
 def main(
-    spectrogram: Path,
-    split: Path,
-    vocabulary: Annotated[
-        Path, typer.Argument(help="store to write: <anywhere>/<entry of `vocabularies`>/<fold>.zarr")
-    ],
+    name: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
+    fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")],
 ) -> None:
-    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{vocabulary.parent.name}")  # type: ignore[arg-type]
-    run(params, spectrogram, split, vocabulary, fold=vocabulary.stem).write()
+    layout = Layout()
+    require_current(read_params(), (INDEX, layout.spectrogram_index), (SPLIT, layout.split(fold)))
+    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{name}")  # type: ignore[arg-type]
+    run(params, layout.spectrogram, layout.split(fold), layout.vocabulary(name, fold), fold=fold).write()
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def _spectrogram(path: Path, index: dict[str, Any] | None = None, facts: dict[st
 def _vocabulary(path: Path, **facts: Any) -> Path:
     head = {
         "kind": "kmeans",
-        "size": 3,
+        "num_tokens": 3,
         "num_codebooks": 1,
         "normalisation": "standardise",
         "features": {"deltas": 0, "stack": 1, "groups": 1},
@@ -214,7 +214,7 @@ def test_a_spectrogram_without_a_shard_is_refused_not_read_as_silence(tmp_path: 
 
 def test_a_vocabulary_opens_and_knows_itself_by_content(tmp_path: Path) -> None:
     vocabulary = open_vocabulary(_vocabulary(tmp_path / "1.zarr"))
-    assert (vocabulary.size, vocabulary.padding_token, vocabulary.mask_token) == (3, 3, 4)
+    assert (vocabulary.num_tokens, vocabulary.padding_token, vocabulary.mask_token) == (3, 3, 4)
     assert vocabulary.digest() == open_vocabulary(_vocabulary(tmp_path / "2.zarr")).digest()
     assert vocabulary.digest() != open_vocabulary(_vocabulary(tmp_path / "3.zarr", seed=1)).digest()
 
@@ -222,7 +222,7 @@ def test_a_vocabulary_opens_and_knows_itself_by_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"padding_token": 0}, "padding_token: expected 3 for size 3, found 0"),
+        ({"padding_token": 0}, "padding_token: expected 3 for num_tokens 3, found 0"),
         ({"role": "test"}, "role: expected train, found test"),
         ({"bands": [[0, 3]]}, "shape of codebooks"),
         ({"bands": [[1, 5]]}, "bands: expected within the 4 features"),

@@ -24,7 +24,7 @@ def make_vocabulary(
     space = make_space(n_mels, normalisation=normalisation, stack=stack, groups=bands, mean=mean, scale=scale)
     width = space.num_features // bands
     facts: dict[str, Any] = {
-        "size": size,
+        "num_tokens": size,
         "num_codebooks": bands,
         "bands": [[start, start + width] for start in range(0, space.num_features, width)],
     }
@@ -48,7 +48,7 @@ def test_words_are_nearest_and_never_special() -> None:
     distances = ((z[:, None] - vocabulary.codebooks[0]) ** 2).sum(axis=2)
     tokens = assign(vocabulary, [frames])[0][0]
     assert np.allclose(distances[np.arange(3000), tokens], distances.min(axis=1), atol=1e-4)
-    assert tokens.max() < vocabulary.size
+    assert tokens.max() < vocabulary.num_tokens
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

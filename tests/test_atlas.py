@@ -16,6 +16,7 @@ from browser import CHROMIUM, Page, browse
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
 
 from pipeline.artifacts.clips import CLIPS as CLIPS_TABLE
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
@@ -69,7 +70,9 @@ def write_artifacts(data: Path, audio: Path, **words: Any) -> None:
         data / "splits/1.parquet", {"clip_id": list(waveforms), "role": roles}, {"fold": "1", "seed": 0, "rule": ""}
     )
     section = (
-        read_params(REPOSITORY / "params.yaml")["vocabularies"]["words"] | {"size": 12, "sample_frames": 1000} | words
+        read_params(REPOSITORY / "params.yaml")["vocabularies"]["words"]
+        | {"num_tokens": 12, "sample_frames": 1000}
+        | words
     )
     params: VocabularyParams = validate_params(VocabularyParams, section, "vocabulary")
     vocabulary.run(params, data / "spectrogram", data / "splits/1.parquet", data / "vocabulary/words/1.zarr", fold="1")
@@ -88,7 +91,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(root: Path) -> AtlasContent:
-    return gather_atlas(PARAMS, AtlasPaths.below(root / "data", "words", "1", audio=root / "audio"))
+    return gather_atlas(PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio"))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def test_a_words_pattern_is_its_centroid_in_the_front_ends_units(root: Path, con
         [t[0] for c, t in token_arrays(open_tokens(root / "data/tokens/words/1.parquet")).items() if c[-1] != "4"]
     )
     (book,) = content.codebooks
-    assert book.patterns.shape == (words.size, 1, 32)
+    assert book.patterns.shape == (words.num_tokens, 1, 32)
     commonest = int(np.bincount(tokens).argmax())
     np.testing.assert_allclose(book.patterns[commonest, 0], frames[tokens == commonest].mean(axis=0), atol=0.3)
 
@@ -190,14 +193,14 @@ def test_only_words_at_the_floor_are_digital_silence(content: AtlasContent) -> N
 
 def test_the_same_artifacts_give_the_same_page(root: Path, page_path: Path, tmp_path: Path) -> None:
     atlas.run(
-        PARAMS, AtlasPaths.below(root / "data", "words", "1", audio=root / "audio"), tmp_path / "again.html", fold="1"
+        PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio"), tmp_path / "again.html", fold="1"
     )
     assert (tmp_path / "again.html").read_bytes() == page_path.read_bytes()
 
 
 def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: Path) -> None:
     report = atlas.run(
-        PARAMS, AtlasPaths.below(root / "data", "words", "1", audio=tmp_path / "gone"), tmp_path / "a.html", fold="1"
+        PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=tmp_path / "gone"), tmp_path / "a.html", fold="1"
     )
     page = (tmp_path / "a.html").read_text()
     assert "Audio not on this machine: the atlas has no sound." in page
@@ -207,8 +210,8 @@ def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: P
 
 
 def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> None:
-    paths = AtlasPaths.below(root / "data", "words", "1", audio=root / "audio")
-    write_artifacts(tmp_path / "data", tmp_path / "audio", size=8)
+    paths = AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio")
+    write_artifacts(tmp_path / "data", tmp_path / "audio", num_tokens=8)
     with pytest.raises(ArtifactError, match=r"tokens/words/1\.parquet: fact vocabulary: expected .*tokenize"):
         gather_atlas(PARAMS, replace(paths, tokens=tmp_path / "data/tokens/words/1.parquet"))
 
@@ -218,13 +221,13 @@ def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> No
     ("words", "bands", "changes"),
     [
         (
-            {"kind": "bands", "bands": 4, "size": 6, "features": {"deltas": 1, "stack": 2, "pca": None}},
+            {"kind": "bands", "bands": 4, "num_tokens": 6, "features": {"deltas": 1, "stack": 2, "pca": None}},
             [(0, 8), (8, 16), (16, 24), (24, 32)],
             [False] * 4,
         ),
-        ({"kind": "residual", "codebooks": 2, "size": 6}, [(0, 32)] * 2, [False, True]),
+        ({"kind": "residual", "codebooks": 2, "num_tokens": 6}, [(0, 32)] * 2, [False, True]),
         (
-            {"kind": "kmeans", "size": 6, "normalisation": "l2", "features": {"deltas": 0, "stack": 3, "pca": 8}},
+            {"kind": "kmeans", "num_tokens": 6, "normalisation": "l2", "features": {"deltas": 0, "stack": 3, "pca": 8}},
             [(0, 32)],
             [False],
         ),
@@ -235,7 +238,7 @@ def test_every_kind_has_an_atlas(
     tmp_path: Path, words: dict[str, Any], bands: list[tuple[int, int]], changes: list[bool]
 ) -> None:
     write_artifacts(tmp_path / "data", tmp_path / "audio", **words)
-    paths = AtlasPaths.below(tmp_path / "data", "words", "1", audio=tmp_path / "audio")
+    paths = AtlasPaths.of(Layout(tmp_path), "words", "1", audio=tmp_path / "audio")
     content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 5}), paths)
     span = words.get("features", {"stack": 1})["stack"]
     assert [(book.first, book.last) for book in content.codebooks] == bands
@@ -256,7 +259,7 @@ def test_every_kind_has_an_atlas(
 
 
 def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, tmp_path: Path) -> None:
-    paths = AtlasPaths.below(root / "data", "words", "1", audio=root / "audio")
+    paths = AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio")
     clips = {"clip_id": ["tone0", "noise4"], "role": ["test", "test"]}
     for fold, error, message in (
         ("2", ArtifactError, "fact fold: expected 1, found 2"),
@@ -269,8 +272,8 @@ def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, 
 
 def test_merged_words_have_an_atlas(tmp_path: Path) -> None:
     """Words of base words of two codebooks: they differ in length, and may begin or end within a frame."""
-    write_artifacts(tmp_path / "data", tmp_path / "audio", kind="bands", bands=2, size=6, bpe={"size": 24})
-    paths = AtlasPaths.below(tmp_path / "data", "words", "1", audio=tmp_path / "audio")
+    write_artifacts(tmp_path / "data", tmp_path / "audio", kind="bands", bands=2, num_tokens=6, bpe={"num_tokens": 24})
+    paths = AtlasPaths.of(Layout(tmp_path), "words", "1", audio=tmp_path / "audio")
     content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 8}), paths)
     heard, num_frames = content.heard, content.spectrogram.index.list("num_frames")[0]
     assert content.counts.shape == (1, 24)

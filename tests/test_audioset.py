@@ -19,7 +19,8 @@ import stages.corpus
 import stages.spectrogram
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.corpora.audioset import AudiosetParams, list_clips
+from pipeline.corpora.audioset import Params as AudiosetParams
+from pipeline.corpora.audioset import list_clips
 from pipeline.corpora.audioset_files import read_classes, read_segments
 from pipeline.corpora.manifest import Refresh, refresh_manifest
 from pipeline.corpora.relabelling import UsedLabels

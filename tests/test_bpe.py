@@ -131,7 +131,7 @@ def test_sentences_in_another_order_are_named() -> None:
 
 def test_more_words_than_pairs_that_repeat_is_an_error() -> None:
     with pytest.raises(
-        CorpusError, match=r"vocabularies\.\*\.bpe.size: .* for 9 words, found 5 when no pair occurred 2 times"
+        CorpusError, match=r"vocabularies\.\*\.bpe.num_tokens: .* for 9 words, found 5 when no pair occurred 2 times"
     ):
         learn_merges([np.array([0, 1, 2, 0, 1, 2])], num_base=3, size=9)
     for size in (3, 2, 65534):

@@ -149,11 +149,19 @@ def test_the_committed_params_are_the_demo() -> None:
 def test_typos_are_all_named_and_the_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("train: {}\n")
-    overrides = ["train.epoch=3", "vocabularies.words.sise=100", "trian.epochs=3", "oops"]
+    overrides = ["train.epoch=3", "vocabularies.words.num_token=100", "trian.epochs=3", "oops"]
     with pytest.raises(ParamsError) as caught:
         run("demo", overrides, recipes_path=RECIPES, params_path=path, console=Console(quiet=True))
     message = str(caught.value)
-    for expected in ("train.epoch: ", "`epochs`", "vocabularies.words.sise", "`size`", "trian", "`train`", "'oops'"):
+    for expected in (
+        "train.epoch: ",
+        "`epochs`",
+        "vocabularies.words.num_token",
+        "`num_tokens`",
+        "trian",
+        "`train`",
+        "'oops'",
+    ):
         assert expected in message
     assert f"{path}: " in message
     assert "partial" not in message

@@ -24,12 +24,12 @@ from pipeline.params import validate_params
 LIMITS = {"max_bad_fraction": 0.01, "max_duration": 60.0}
 
 
-def demo_params(root: Path, **settings: Any) -> demo.DemoParams:
+def demo_params(root: Path, **settings: Any) -> demo.Params:
     values = {"kind": "demo", "root": str(root), "clips_per_class": 2, "duration": 0.25, "seed": 0}
-    return validate_params(demo.DemoParams, values | LIMITS | settings, "corpus")
+    return validate_params(demo.Params, values | LIMITS | settings, "corpus")
 
 
-def table_params(root: Path, name: str = "clips.csv", **settings: Any) -> table.TableParams:
+def table_params(root: Path, name: str = "clips.csv", **settings: Any) -> table.Params:
     values = {
         "kind": "table",
         "root": str(root),
@@ -45,11 +45,11 @@ def table_params(root: Path, name: str = "clips.csv", **settings: Any) -> table.
         "duration_column": None,
         "licence": "ours",
     }
-    return validate_params(table.TableParams, values | LIMITS | settings, "corpus")
+    return validate_params(table.Params, values | LIMITS | settings, "corpus")
 
 
-def esc50_params(root: Path, csv: str = "meta/esc50.csv") -> esc50.Esc50Params:
-    return esc50.Esc50Params(kind="esc50", root=root, table=csv, **LIMITS)
+def esc50_params(root: Path, csv: str = "meta/esc50.csv") -> esc50.Params:
+    return esc50.Params(kind="esc50", root=root, table=csv, **LIMITS)
 
 
 def test_registry_union_and_files_agree() -> None:
@@ -298,7 +298,7 @@ def test_the_worked_example_of_the_guide_reads_as_the_guide_says(tmp_path: Path)
     example = YAML(typ="safe").load(next(re.finditer(r"```yaml\n(.*?)```", guide, re.DOTALL))[1])
     validate_params(SplitParams, example["split"], "split")
     settings = example["corpus"] | {"root": str(tmp_path), "table": str(tmp_path / "calls.csv")}
-    listing = table.list_clips(validate_params(table.TableParams, settings, "corpus"))
+    listing = table.list_clips(validate_params(table.Params, settings, "corpus"))
     columns = manifest_columns(listing, tmp_path, tmp_path / "content.sqlite")[0].to_pydict()
     assert listing.classes == ("robin", "wren")
     assert columns["clip_id"][0] == "garden/2024-05-01.wav@12.5"

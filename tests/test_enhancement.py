@@ -17,7 +17,7 @@ from pipeline.artifacts.tables import Table
 from pipeline.corpora.manifest import Refresh, refresh_manifest
 from pipeline.corpora.ontology import read_ontology
 from pipeline.corpora.splitting import SplitParams, assign_roles
-from pipeline.corpora.table import TableParams
+from pipeline.corpora.table import Params as TableParams
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.evaluation.enhancement import LabelParams, class_thresholds, enhance
 from pipeline.experiment_params import ExperimentParams

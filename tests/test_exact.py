@@ -30,7 +30,7 @@ class NoisyClips(Clips):
 def start(reader: NoisyClips, **changes: Any) -> Fit:
     """Return a fit on the first tenth of the clips."""
     sample = reader.frames[: len(reader.frames) // 10].reshape(-1, 8)
-    return fit_frames(sample, **{"size": 16, "iterations": 5} | changes)
+    return fit_frames(sample, **{"num_tokens": 16, "iterations": 5} | changes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,7 +46,7 @@ def test_all_frames_leave_less_over_than_the_sample_did(kind: str) -> None:
 def test_every_code_ends_at_the_mean_of_its_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_SETTLED", 0.0)
     reader = NoisyClips(20, 50)
-    fit = refine(start(reader, size=8), reader, list(reader.lengths), iterations=300)
+    fit = refine(start(reader, num_tokens=8), reader, list(reader.lengths), iterations=300)
     features = clip_features(fit.space, list(reader.frames))
     (words,) = nearest_codes(features, fit.codebooks.codes, fit.codebooks.bands)
     means = np.stack([features[words == word].mean(axis=0, dtype=np.float64) for word in range(8)])

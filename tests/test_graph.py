@@ -65,7 +65,7 @@ def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) 
     words = {f"{stage}@words-{fold}" for stage in ("vocabulary", "tokenize") for fold in FOLDS}
     models = ("token_transformer-words", "bag_of_tokens-words")
     expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models) | {"report", "atlas@words"}
-    assert reruns(changed, {"vocabularies.words.size": 20}) == expected
+    assert reruns(changed, {"vocabularies.words.num_tokens": 20}) == expected
 
 
 def test_what_the_atlas_plays_reruns_it_alone(changed: Path) -> None:
@@ -134,7 +134,7 @@ def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
     assert int(shards) >= 1
     assert before["spectrogram"][:4] == ["0 of 1", shards, "0", "0"]
     assert all(row[0].startswith("0 of") for row in before.values())
-    change_params(changed, {"vocabularies.words.size": 20})
+    change_params(changed, {"vocabularies.words.num_tokens": 20})
     words = plan_rows(changed)
     assert words["spectrogram"][0] == "0 of 1"
     assert words["train_frames"][0] == "0 of 2"

@@ -194,7 +194,7 @@ def fitted(corpus: Path) -> tuple[Path, Path]:
     ids = open_spectrogram(spectrogram).index.list("clip_id")
     split = {"clip_id": ids, "role": ["train"] * len(ids)}
     SPLIT.write(Path("data/split.parquet"), split, {"fold": "1", "seed": 0, "rule": "by hand"})
-    params = make_params(size=6, sample_frames=500)
+    params = make_params(num_tokens=6, sample_frames=500)
     vocabulary.run(params, spectrogram, Path("data/split.parquet"), Path("data/1.zarr"), fold="1")
     return corpus, Path("data/1.zarr")
 
@@ -221,7 +221,7 @@ def test_another_vocabulary_makes_all_sentences_anew_and_the_old_ones_stay_known
     _, words = fitted
     spectrogram = Path("data/spectrogram")
     first = _tokenise(spectrogram, words, "tokens")
-    params = make_params(size=5, sample_frames=500)
+    params = make_params(num_tokens=5, sample_frames=500)
     vocabulary.run(params, spectrogram, Path("data/split.parquet"), Path("data/other.zarr"), fold="1")
     assert _tokenise(spectrogram, Path("data/other.zarr"), "tokens").report.decoded == NUM_CLIPS
     back = _tokenise(spectrogram, words, "tokens")

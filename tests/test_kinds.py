@@ -19,7 +19,7 @@ from pipeline.vocabulary.statistics import distortion
 
 PARAMS = {
     "kind": "kmeans",
-    "size": 4,
+    "num_tokens": 4,
     "normalisation": "standardise",
     "features": {"deltas": 0, "stack": 1, "pca": None},
     "sample_frames": 10000,
@@ -68,16 +68,16 @@ def test_well_separated_clusters_are_found() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_refit_is_bit_identical_and_another_seed_is_not(kind: str) -> None:
-    first, second = (fit_frames(noise(), kind=kind, size=32).codebooks for _ in range(2))
+    first, second = (fit_frames(noise(), kind=kind, num_tokens=32).codebooks for _ in range(2))
     assert first.codes.tobytes() == second.codes.tobytes()
     assert first.objective == second.objective
-    other = fit_frames(noise(), kind=kind, size=32, seed=1).codebooks
+    other = fit_frames(noise(), kind=kind, num_tokens=32, seed=1).codebooks
     assert other.codes.tobytes() != first.codes.tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_objective_is_recorded_and_falls(kind: str) -> None:
-    objective = fit_frames(noise(), kind=kind, size=16, iterations=7).codebooks.objective
+    objective = fit_frames(noise(), kind=kind, num_tokens=16, iterations=7).codebooks.objective
     assert len(objective) == 7
     assert np.all(np.diff(objective) <= 1e-5)
 
@@ -98,7 +98,7 @@ def test_no_frame_of_the_sample_is_dropped() -> None:
     # 0.2 from those of all.
     frames = noise(4000, 2)
     frames[2000:] += 100
-    codes = fit_frames(frames, size=2, normalisation="none").codebooks.codes[0]
+    codes = fit_frames(frames, num_tokens=2, normalisation="none").codebooks.codes[0]
     expected = frames.reshape(2, 2000, 2).mean(axis=1, dtype=np.float64)
     assert np.allclose(codes[codes[:, 0].argsort()], expected, atol=1e-3)
 
@@ -119,7 +119,7 @@ def test_residual_codebooks_find_the_parts_of_a_sum() -> None:
 
 def test_soft_words_are_the_nearest_ones_in_order() -> None:
     frames = noise(500)
-    found = fit_frames(frames, kind="soft", size=16, nearest=4)
+    found = fit_frames(frames, kind="soft", num_tokens=16, nearest=4)
     codes, ranks = found.codebooks.codes, found.codebooks.ranks
     z = normalise_frames(frames, found.space.mean, found.space.scale, "standardise")
 
@@ -137,7 +137,7 @@ def test_soft_words_say_more_than_the_nearest_alone() -> None:
     frames = noise(500)
     lost = []
     for changes in ({"kind": "kmeans"}, {"kind": "soft", "nearest": 2}, {"kind": "soft", "nearest": 4}):
-        fit = fit_frames(frames, size=16, **changes)
+        fit = fit_frames(frames, num_tokens=16, **changes)
         books, z = fit.codebooks, normalise_frames(frames, fit.space.mean, fit.space.scale, "standardise")
         tokens = nearest_codes(z, books.codes, books.bands, books.ranks)
         lost.append(distortion(z, decode(fit.space, books.codes, books.bands, tokens)))
@@ -146,13 +146,15 @@ def test_soft_words_say_more_than_the_nearest_alone() -> None:
 
 def test_soft_words_on_the_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = noise(500)
-    books = fit_frames(frames, kind="soft", size=16, nearest=4).codebooks
+    books = fit_frames(frames, kind="soft", num_tokens=16, nearest=4).codebooks
     ours = nearest_codes(frames, books.codes, books.bands, books.ranks)
     monkeypatch.setattr(assignment, "choose_device", lambda num_scores: "cpu")
     assert (nearest_codes(frames, books.codes, books.bands, books.ranks) == ours).all()
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"nearest": 5}, "at most size"), ({"exact": True}, "exact false")])
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"nearest": 5}, "at most num_tokens"), ({"exact": True}, "exact false")]
+)
 def test_soft_words_there_are_none_of_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         make_params(kind="soft", **changes)
@@ -173,9 +175,7 @@ def test_distinct_rows_are_counted() -> None:
 
 @pytest.mark.parametrize(("kind", "where"), [("kmeans", "whole"), ("bands", "group 0"), ("residual", "what 0")])
 def test_more_words_than_distinct_frames_is_an_error(kind: str, where: str) -> None:
-    expected = (
-        rf"vocabularies.*size: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower vocabularies"
-    )
+    expected = rf"vocabularies.*num_tokens: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower"
     with pytest.raises(CorpusError, match=expected):
         fit_frames(np.repeat(noise(3), 100, axis=0), kind=kind)
 
@@ -203,14 +203,14 @@ def test_bands_keep_apart_what_pca_would_mix() -> None:
 
 
 def test_a_sample_smaller_than_the_vocabulary_is_an_error() -> None:
-    with pytest.raises(ParamsError, match=r"expected sample_frames at least size \(4\), found 3"):
+    with pytest.raises(ParamsError, match=r"expected sample_frames at least num_tokens \(4\), found 3"):
         make_params(sample_frames=3)
-    with pytest.raises(ParamsError, match=r"at least size \(4\) x features.stack \(3\), found 11"):
+    with pytest.raises(ParamsError, match=r"at least num_tokens \(4\) x features.stack \(3\), found 11"):
         make_params(sample_frames=11, stack=3)
 
 
 def test_sizes_reach_what_uint16_holds() -> None:
-    assert make_params(size=65533, sample_frames=65533).size == 65533
+    assert make_params(num_tokens=65533, sample_frames=65533).num_tokens == 65533
     for size in (1, 65534):  # the class token of the second would not fit into uint16
-        with pytest.raises(ParamsError, match=r"vocabulary.size"):
-            make_params(size=size, sample_frames=100000)
+        with pytest.raises(ParamsError, match=r"vocabulary.num_tokens"):
+            make_params(num_tokens=size, sample_frames=100000)

@@ -31,7 +31,7 @@ SIZES = {"kmeans": 9, "bands": 30, "residual": 24, "soft": 24}  # more than six 
 def fit_merged(folder: Path, kind: str = "bands", size: int = 0, **changes: Any) -> tuple[Path, Path]:
     """Fit a vocabulary of six words a codebook, merged up to `size` words; training clips have 85 frames in all."""
     size = size or SIZES[kind]
-    return fit(folder, **{"kind": kind, **OWN[kind], "sample_frames": 10000, "bpe": {"size": size}, **changes})
+    return fit(folder, **{"kind": kind, **OWN[kind], "sample_frames": 10000, "bpe": {"num_tokens": size}, **changes})
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -39,7 +39,7 @@ def fit_merged(folder: Path, kind: str = "bands", size: int = 0, **changes: Any)
 def test_merged_words_say_what_the_base_words_say(tmp_path: Path, kind: str, features: dict[str, Any]) -> None:
     _, path = fit_merged(tmp_path, kind, **features)
     vocabulary = open_vocabulary(path)
-    assert (vocabulary.size, vocabulary.num_codebooks, vocabulary.padding_token) == (SIZES[kind], 1, SIZES[kind])
+    assert (vocabulary.num_tokens, vocabulary.num_codebooks, vocabulary.padding_token) == (SIZES[kind], 1, SIZES[kind])
     clips = list(make_frames().values())
     plain = Vocabulary(
         path, vocabulary.space, vocabulary.codebooks, vocabulary.levels, vocabulary.counts, vocabulary.facts
@@ -131,13 +131,13 @@ def test_merges_of_another_vocabulary_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"merges: .* found merge 0 joins \d+ and \d+, where there are 6 words"):
         open_vocabulary(path)
     rewrite(path, merges[:-1])
-    with pytest.raises(ArtifactError, match=r"merges: expected 10 words, as fact bpe.size, found 9"):
+    with pytest.raises(ArtifactError, match=r"merges: expected 10 words, as fact bpe.num_tokens, found 9"):
         open_vocabulary(path)
     rewrite(path, merges[:0])
     with pytest.raises(ArtifactError, match=r"merges: expected with facts of bpe, or neither, found 0"):
         open_vocabulary(path)
-    rewrite(path, merges, bpe=facts["bpe"] | {"size": 11})
-    with pytest.raises(ArtifactError, match=r"padding_token: expected 11 for size 11, found 10"):
+    rewrite(path, merges, bpe=facts["bpe"] | {"num_tokens": 11})
+    with pytest.raises(ArtifactError, match=r"padding_token: expected 11 for num_tokens 11, found 10"):
         open_vocabulary(path)
     rewrite(path, merges[:, ::-1].copy(), bpe=facts["bpe"])
     assert open_vocabulary(path).digest() != before
@@ -152,10 +152,12 @@ def test_words_that_a_vocabulary_does_not_have_are_named(tmp_path: Path) -> None
 
 
 def test_sizes_that_cannot_be_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"vocabularies\.\*\.bpe.size: expected more words than the 24 .* found 24"):
+    with pytest.raises(
+        CorpusError, match=r"vocabularies\.\*\.bpe.num_tokens: expected more words than the 24 .* found 24"
+    ):
         fit_merged(tmp_path / "a", "bands", size=24)
     with pytest.raises(
-        CorpusError, match=r"vocabularies\.\*\.bpe.size: expected pairs of words .* for 5000 words, found"
+        CorpusError, match=r"vocabularies\.\*\.bpe.num_tokens: expected pairs of words .* for 5000 words, found"
     ):
         fit_merged(tmp_path / "b", "bands", size=5000)
     with pytest.raises(ParamsError, match="bpe"):

@@ -225,7 +225,7 @@ def make_sentences(folder: Path, *, poisoned: bool = False) -> train.Paths:
     """Write six clips, a vocabulary and their sentences; poisoning changes the sentences of the test clips alone."""
     paths = make_artifacts(folder, poisoned=poisoned)
     params: Any = load_params(VocabularyParams, "vocabularies.words", REPOSITORY / PARAMS_PATH)
-    params = params.model_copy(update={"size": 8, "sample_frames": 100, "iterations": 3})
+    params = params.model_copy(update={"num_tokens": 8, "sample_frames": 100, "iterations": 3})
     words, tokens = folder / "vocabulary.zarr", folder / "tokens.parquet"
     vocabulary.run(params, paths.source, paths.split, words, fold="1")
     execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=folder / "memo")

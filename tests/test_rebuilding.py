@@ -23,7 +23,7 @@ def fit(frames: np.ndarray, **changes: Any) -> Vocabulary:
     sample = windowed(frames, stack=params.features.stack, deltas=params.features.deltas)
     fitted = fit_vocabulary(params, sample)
     codes, bands = fitted.codebooks.codes, fitted.codebooks.bands
-    facts = {"size": codes.shape[1], "num_codebooks": len(codes), "bands": bands}
+    facts = {"num_tokens": codes.shape[1], "num_codebooks": len(codes), "bands": bands}
     counts = np.zeros(codes.shape[:2], np.int64)
     vocabulary = Vocabulary(Path(), fitted.space, codes, np.empty(0), counts, facts)
     (tokens,) = assign(vocabulary, [frames])
@@ -38,7 +38,7 @@ def test_rebuilt_frames_lose_what_the_distortion_says(kind: str, features: dict[
     if kind == "bands":
         features = {name: value for name, value in features.items() if name != "pca"}
     frames = noise(400)
-    vocabulary = fit(frames, kind=kind, size=16, **features)
+    vocabulary = fit(frames, kind=kind, num_tokens=16, **features)
     (tokens,) = assign(vocabulary, [frames])
 
     rebuilt = rebuild(vocabulary, tokens)
@@ -55,14 +55,14 @@ def test_rebuilt_frames_lose_what_the_distortion_says(kind: str, features: dict[
 def test_enough_words_rebuild_everything() -> None:
     frames = noise(40)
     for changes in ({"kind": "bands"}, {"deltas": 1}, {"kind": "residual", "codebooks": 1}):
-        vocabulary = fit(frames, size=40, sample_frames=40, **changes)
+        vocabulary = fit(frames, num_tokens=40, sample_frames=40, **changes)
         np.testing.assert_allclose(rebuild(vocabulary, assign(vocabulary, [frames])[0]), frames, atol=1e-3)
 
 
 def test_more_residual_codebooks_lose_less() -> None:
     frames, lost = noise(400), []
     for codebooks in (1, 2, 4):
-        vocabulary = fit(frames, kind="residual", codebooks=codebooks, size=16)
+        vocabulary = fit(frames, kind="residual", codebooks=codebooks, num_tokens=16)
         lost.append(((rebuild(vocabulary, assign(vocabulary, [frames])[0]) - frames) ** 2).mean())
     assert lost[0] > 1.2 * lost[1] > 1.2**2 * lost[2]
 
@@ -71,13 +71,13 @@ def test_l2_gives_back_how_loud_the_frames_of_a_word_were() -> None:
     shapes = np.repeat(np.array([[0, 0, 9, 9], [9, 9, 0, 0], [0, 9, 0, 9]], np.float32), 30, axis=0)
     gains = np.repeat([-20.0, 0, 20], 30)[:, None].astype(np.float32)
     frames = shapes + gains
-    vocabulary = fit(frames, size=3, normalisation="l2", restarts=10)
+    vocabulary = fit(frames, num_tokens=3, normalisation="l2", restarts=10)
     np.testing.assert_allclose(rebuild(vocabulary, assign(vocabulary, [frames])[0]), frames, atol=1e-3)
 
 
 def test_the_spectrum_of_a_word_is_in_units_and_of_its_bands() -> None:
     frames = noise(400)
-    vocabulary = fit(frames, kind="bands", stack=2, size=16)
+    vocabulary = fit(frames, kind="bands", stack=2, num_tokens=16)
     word = np.array([[7], [0], [0], [0]])
     np.testing.assert_allclose(word_spectra(vocabulary, 0)[7], rebuild(vocabulary, word)[:, :2].mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(word_spectra(vocabulary, 3)[0], rebuild(vocabulary, word)[:, 6:].mean(axis=0), rtol=1e-5)

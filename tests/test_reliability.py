@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reliability")
     shutil.copy(REPOSITORY / "params.yaml", folder)
     root = make_wav_corpus(folder / "audio", clips_per_class=4)
-    changes = {"corpus.root": str(root), "corpus.max_bad_fraction": 0.1, "vocabularies.words.size": 16}
+    changes = {"corpus.root": str(root), "corpus.max_bad_fraction": 0.1, "vocabularies.words.num_tokens": 16}
     sizes = {"minimum": 2, "average": 4, "maximum": 6}
     change_params(folder, changes | {"spectrogram.clips_per_shard": sizes, "execution.workers": 2})
     sources = sorted(str(path.relative_to(root)) for path in root.rglob("*.wav"))

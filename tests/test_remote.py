@@ -126,7 +126,7 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     assert (clone / "report/index.html").exists()
     assert not (clone / "data/spectrogram").exists()
 
-    change_params(clone, {"vocabularies.words.size": 20})
+    change_params(clone, {"vocabularies.words.num_tokens": 20})
     stages = stages_run(run(clone, "dvc", "repro", f"tokenize@words-{FOLDS[0]}").stdout)
     assert stages == ["corpus", "spectrogram", *(f"{stage}@words-{FOLDS[0]}" for stage in ("vocabulary", "tokenize"))]
     assert _outputs(clone, "spectrogram") == [frames]  # the same bytes, from the audio

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from tools.closure import closure, code_deps, collapse, expand, imports_of, stage_module
 
 from pipeline.experiment import SECTIONS
-from tools.closure import closure, code_deps, collapse, expand, imports_of, stage_module
 
 ROOT = Path(__file__).parent.parent
 GRAPH = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]

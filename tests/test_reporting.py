@@ -111,7 +111,7 @@ def _rewrite_classes(path: Path, label_kind: str) -> None:
 def write_words(data: Path, fold: str, generator: np.random.Generator, merges: Sequence[tuple[int, int]] = ()) -> None:
     pairs = np.array(merges, np.int32).reshape(-1, 2)
     size = SIZE + len(pairs)
-    bpe = {"size": size, "compression": 1.5} if merges else {}
+    bpe = {"num_tokens": size, "compression": 1.5} if merges else {}
     arrays = {
         "merges": pairs,
         "codebooks": generator.normal(size=(1, SIZE, N_MELS)).astype(np.float32),
@@ -123,7 +123,13 @@ def write_words(data: Path, fold: str, generator: np.random.Generator, merges: S
         "levels": np.tile(np.float32([0, 1]), (1, SIZE, 1)),
         "counts": np.ones((1, SIZE), np.int64),
     }
-    facts = {"kind": "kmeans", "size": SIZE, "num_codebooks": 1, "normalisation": "standardise", "bands": [[0, N_MELS]]}
+    facts = {
+        "kind": "kmeans",
+        "num_tokens": SIZE,
+        "num_codebooks": 1,
+        "normalisation": "standardise",
+        "bands": [[0, N_MELS]],
+    }
     facts |= {"ranks": []}
     facts["features"] = {"deltas": 0, "stack": 1, "groups": 1}
     facts |= special_tokens(size) | {

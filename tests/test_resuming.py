@@ -118,8 +118,9 @@ def test_an_unreadable_checkpoint_costs_the_run_and_no_more(tmp_path: Path) -> N
 
 
 def test_runs_of_other_settings_have_other_checkpoints() -> None:
-    assert run_key({"seed": 0}) != run_key({"seed": 1})
-    assert run_key({"a": 1, "b": 2}) == run_key({"b": 2, "a": 1})
+    assert run_key({"seed": 0}, "code") != run_key({"seed": 1}, "code")
+    assert run_key({"seed": 0}, "code") != run_key({"seed": 0}, "other code")
+    assert run_key({"a": 1, "b": 2}, "code") == run_key({"b": 2, "a": 1}, "code")
 
 
 def test_a_loss_that_is_no_number_stops_with_step_clips_and_the_last_good_checkpoint(

@@ -226,7 +226,7 @@ def test_mixtures_are_of_clips_with_the_same_labels(monkeypatch: pytest.MonkeyPa
     ids=str,
 )
 def test_tokens_have_the_textures_of_what_they_stand_for(changes: dict[str, Any]) -> None:
-    vocabulary = fit_words(make_frames(600), size=16, **changes)
+    vocabulary = fit_words(make_frames(600), num_tokens=16, **changes)
     clips = [make_frames(50 + number, seed=number) for number in range(9)]
     tokens = assign(vocabulary, clips)
     classes = np.arange(9) % 3
@@ -251,7 +251,7 @@ def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_comput
 @pytest.mark.parametrize(
     ("experiment", "change", "found"),
     [
-        ("words", "vocabularies.words.bpe={size: 600}", "merged words"),
+        ("words", "vocabularies.words.bpe={num_tokens: 600}", "merged words"),
         ("bands", "vocabularies.bands.normalisation=l2", "kind bands with l2"),
     ],
 )
@@ -268,7 +268,7 @@ def test_such_words_are_refused_before_they_are_learnt(
 
 
 def test_words_whose_frames_are_no_sums_are_refused_by_name() -> None:
-    vocabulary = fit_words(make_frames(600), size=16, kind="residual", codebooks=2, normalisation="l2")
+    vocabulary = fit_words(make_frames(600), num_tokens=16, kind="residual", codebooks=2, normalisation="l2")
     tokens = assign(vocabulary, [make_frames(50)])
     with pytest.raises(ParamsError, match=r"token_textures: expected a vocabulary of plain words.*experiment\.vocab"):
         token_textures.fit(TOKENS, tokens, one_hot(np.zeros(1, int)), Setting({}, FRONT_END, "one", 0, vocabulary))

@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
     "average": {"kind": "ema", "decay": 0.9},
     "keep_epochs": [],
     "early_stop_patience": 0,
+    "num_threads": 1,
     "precision": "float32",
     "compile": False,
     "recompute": False,

@@ -16,7 +16,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
-from pipeline.execution.code import reached
+from pipeline.execution.code import project_sources, reach
 from pipeline.execution.executors import ExecutionParams
 from pipeline.vocabulary import sentences
 from pipeline.vocabulary.assignment import assign
@@ -49,7 +49,7 @@ def make_split(path: Path, fold: str = "1") -> Path:
 def fit(folder: Path, *, poisoned: bool = False, **changes: Any) -> tuple[Path, Path]:
     spectrogram = make_spectrogram(folder / "spectrogram", make_frames(poisoned=poisoned), failed=["broken"])
     kind = {} if "kind" in changes else {"kind": "bands", "bands": 2}
-    params = make_params(**{"size": 6, "sample_frames": 60} | kind | changes)
+    params = make_params(**{"num_tokens": 6, "sample_frames": 60} | kind | changes)
     vocabulary.run(params, spectrogram, make_split(folder / "1.parquet"), folder / "1.zarr", fold="1")
     return spectrogram, folder / "1.zarr"
 
@@ -65,7 +65,7 @@ def contents(store: Path) -> dict[str, str]:
         {"sample_frames": 10000},
         {"exact": True},
         {"stack": 2, "deltas": 1, "normalisation": "l2"},
-        {"bpe": {"size": 16}, "sample_frames": 10000},
+        {"bpe": {"num_tokens": 16}, "sample_frames": 10000},
     ],
 )
 def test_only_training_clips_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ def test_another_fold_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_version_of_sentences_covers_their_features() -> None:
-    definitions, _ = reached([("pipeline.vocabulary.assignment", "assign")], Path(__file__).parents[1])
+    definitions = reach(project_sources(), [("pipeline.vocabulary.assignment", "assign")]).definitions
     assert {
         ("pipeline.artifacts.vocabulary", "FeatureSpace"),
         ("pipeline.vocabulary.features", "window_places"),
@@ -154,7 +154,7 @@ def test_the_artifact_tells_what_all_frames_changed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", OWN)
 def test_seeds_are_compared_on_test_clips(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    params = make_params(**{"kind": kind, **OWN[kind], "size": 6, "sample_frames": 60, "stack": 2})
+    params = make_params(**{"kind": kind, **OWN[kind], "num_tokens": 6, "sample_frames": 60, "stack": 2})
     split = make_split(tmp_path / "1.parquet")
     rows = {}
     for name in (False, True):

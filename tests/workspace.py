@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
     "corpus.clips_per_class": 5,
     "corpus.duration": 0.5,
     "spectrogram.front_end.n_mels": 24,
-    "vocabularies.words.size": 16,
+    "vocabularies.words.num_tokens": 16,
     "train.epochs": 2,
     "models.ast.depth": 1,
     "models.token_transformer.depth": 1,

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import open_vocabulary
@@ -27,7 +28,9 @@ from pipeline.execution.local import num_cores
 from pipeline.execution.memo import Memo, read_entry, shared_path
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.spectrogram import building
+from pipeline.stage_code import find_earlier
 from pipeline.vocabulary import sentences
+from stages import code
 
 _MEASURED = 200  # entries of the memo that a rate is taken from
 
@@ -118,12 +121,16 @@ def _asked_of_dvc(results: Path, moved: bool) -> dict[str, StagePlan]:
     """Return stage -> what DVC says of it, with what would rerun because something before it does."""
     from dvc.repo import Repo
 
+    code.run(Layout())  # what `dvc repro` does first: stages depend on what it writes
     with Repo() as repo:
         status: dict[str, Any] = repo.status()
+        recorded = {
+            stage.addressing: {dep.def_path: dep.hash_info.value for dep in stage.deps} for stage in repo.index.stages
+        }
         names = [stage.addressing for stage in repo.index.stages]
         order = list(repo.index.graph.nodes)
         before = {stage.addressing: {dep.addressing for dep in repo.index.graph.successors(stage)} for stage in order}
-    reasons = {name: _classify(found) for name, found in status.items()}
+    reasons = {name: _classify(found, recorded[name]) for name, found in status.items()}
     if moved:
         reasons["corpus"] = {"input"}
     stale = {name for name, why in reasons.items() if why}
@@ -151,8 +158,11 @@ def _depth(name: str, before: dict[str, set[str]]) -> int:
     return 1 + max((_depth(dep, before) for dep in before[name]), default=0)
 
 
-def _classify(found: list[Any]) -> set[str]:
-    """Return why DVC calls a stage changed: code, input, a parameter by name, output, or new."""
+def _classify(found: list[Any], recorded: dict[str, str | None]) -> set[str]:
+    """Return why DVC calls a stage changed: code, a package, input, a parameter by name, output, or new.
+
+    `recorded` are the MD5 digests of the stage's dependencies when it ran last.
+    """
     reasons = set()
     for entry in found:
         if entry == "always changed":
@@ -165,11 +175,27 @@ def _classify(found: list[Any]) -> set[str]:
         for path, change in entry.get("changed deps", {}).items():
             if isinstance(change, dict):  # params.yaml: {key: what happened}
                 reasons |= {f"param {key}" for key in change}
-            elif Path(path).parts[0] in ("pipeline", "stages", "tools"):
-                reasons.add("code" if change == "modified" else "never run")
+            elif Path(path).parts[0] == Layout().code.name:
+                reasons |= _code_changes(Path(path), recorded.get(path)) if change == "modified" else {"never run"}
             else:
                 reasons.add("input" if change == "modified" else "never run")
     return {"never run"} if "never run" in reasons else reasons
+
+
+def _code_changes(path: Path, recorded: str | None) -> set[str]:
+    """Return what differs in a file of the stage `code` from when it had another MD5 digest."""
+    name = path.relative_to(Layout().code).as_posix()
+    was, now = find_earlier(code.outcomes(), name, recorded), json.loads(path.read_text())
+    if was is None:
+        return {"code or settings"}
+    reasons = {"code"} if was["code"] != now["code"] else set()
+    for package in {*was["packages"], *now["packages"]}:
+        if was["packages"].get(package) != now["packages"].get(package):
+            reasons.add(f"release of {package}")
+    settings = was.get("settings", {}), now.get("settings", {})
+    return reasons | {
+        f"param {key}" for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)
+    }
 
 
 def _last_seconds(results: Path, stage: str, item: str) -> float | None:

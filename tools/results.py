@@ -5,7 +5,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline.artifacts.layout import Layout
 from pipeline.reporting.summary import read_summary, results_table
+from tools.staleness import note
 
 
 def run(summary_path: Path, page_path: Path, console: Console) -> None:
@@ -14,5 +16,7 @@ def run(summary_path: Path, page_path: Path, console: Console) -> None:
     # Cut to the width of a narrow terminal, the table would lose whole columns: let it overflow instead.
     console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
     console.print(table)
+    if stale := note(Layout()):
+        console.print(escape(stale), soft_wrap=True, style="yellow")
     there = page_path.resolve() if page_path.exists() else f"missing: expected {page_path}; rerun with `dvc repro`"
     console.print(f"report: {escape(str(there))}", soft_wrap=True)

@@ -121,9 +121,13 @@ def why(
     predictions: Annotated[Path, typer.Option(help="folder of the predictions")] = Path("predictions"),
 ) -> None:
     """Trace one clip through every artifact."""
+    from pipeline.artifacts.layout import Layout
     from tools import why as command
+    from tools.staleness import note
 
     _console().print(command.findings_table(clip, command.trace(clip, data, predictions)))
+    if stale := note(Layout()):
+        typer.echo(stale)
 
 
 @app.command()

@@ -115,6 +115,10 @@ class GroupSchema:
             raise self.error(path, "facts", expected=f"digest {head.get('digest')} as written", found=digest)
         return group, head["facts"]
 
+    def read_facts(self, path: Path) -> dict[str, Any]:
+        """Read the facts alone, without the arrays."""
+        return self.open_group(path)[1]
+
     def open_array(self, path: Path, group: zarr.Group, name: str) -> zarr.Array[Any]:
         """Open one array and check axes, dtype, units, and that its shard file is there."""
         schema = self.arrays.get(name) or self.arrays["*"]

@@ -2,9 +2,9 @@
 
 `dvc.yaml` spells the same paths, since DVC needs them written out; a test holds the two equal. Nothing else does.
 
-Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens, and
-whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A *run*
-is a model trained on one fold with one seed.
+Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens,
+and whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A
+*run* is a model trained on one fold with one seed.
 """
 
 from dataclasses import dataclass
@@ -87,6 +87,10 @@ class Layout:
         return self.data / "spectrogram"
 
     @property
+    def spectrogram_index(self) -> Path:
+        return self.spectrogram / "index.parquet"
+
+    @property
     def splits(self) -> Path:
         """Return the folder with one table a fold."""
         return self.data / "splits"
@@ -125,6 +129,10 @@ class Layout:
 
     def tokens(self, name: str, fold: str) -> Path:
         return self.data / "tokens" / name / f"{fold}.parquet"
+
+    def source(self, model: ModelId, fold: str) -> Path:
+        """Return what a model is trained on and predicts from: the spectrogram, or a fold's tokens."""
+        return self.tokens(model.vocabulary, fold) if model.vocabulary else self.spectrogram
 
     def labels(self, fold: str) -> Path:
         return self.data / "labels" / f"{fold}.parquet"

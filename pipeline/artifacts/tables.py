@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.artifacts.files import replacing
+from pipeline.artifacts.settings import SETTINGS
 from pipeline.errors import ArtifactError
 
 _KEY, _DIGEST_KEY = b"sonolex", b"sonolex.digest"
@@ -123,6 +124,11 @@ class TableSchema:
         self._check_facts(path, head["facts"])
         return head
 
+    def read_facts(self, path: Path) -> dict[str, Any]:
+        """Read the facts alone, without the columns."""
+        facts: dict[str, Any] = self.read_head(path)["facts"]
+        return facts
+
     def error(self, path: Path, field_name: str, *, expected: object, found: object) -> ArtifactError:
         """Build the error for a table of this kind."""
         return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)
@@ -132,7 +138,10 @@ class TableSchema:
 
 
 def check_facts(expected: Mapping[str, type], found: Mapping[str, Any], error: Any) -> None:
-    """Raise `error(key, expected=, found=)` unless `found` has exactly the expected keys and types (int passes as float)."""
+    """Raise `error(key, expected=, found=)` unless `found` has the expected keys and types (int passes as float).
+
+    No other key is allowed but `settings`, which any artifact may have.
+    """
     for key, kind in expected.items():
         if key not in found:
             raise error(f"fact {key}", expected=kind.__name__, found="nothing")
@@ -140,7 +149,7 @@ def check_facts(expected: Mapping[str, type], found: Mapping[str, Any], error: A
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise error(f"fact {key}", expected=kind.__name__, found=f"{type(value).__name__} {value!r}")
-    unknown = sorted(set(found) - set(expected))
+    unknown = sorted(set(found) - set(expected) - {SETTINGS})
     if unknown:
         raise error(f"fact {unknown[0]}", expected=f"only {', '.join(expected)}", found="an unknown fact")
 

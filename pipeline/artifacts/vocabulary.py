@@ -6,13 +6,14 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to wor
   shared, make one word; a clip's last frame fills up its last stack. A word's features stand group after group (`groups`
   equal parts of the mel bands), in a group frame after frame, of a frame z before slopes.
 - With PCA they become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
-- Codebook b covers the features `bands[b]` = [from, to) and holds `size` codes. Where bands overlap, a codebook codes what
-  those before it left over; or, with `ranks`, is the same one at a weight, for the nearest, second nearest ... of its codes.
+- Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes. Where bands overlap, a codebook codes
+  what those before it left over; or, with `ranks`, is the same one at a weight, for the nearest, second nearest ... of its
+  codes.
 
 With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) what the codebooks hold are base words, and tokens are
 one sequence of words that are made of them. A `Vocabulary` speaks of these words; its facts speak of the codebooks.
 
-Words are 0 .. size - 1 in every codebook. Special tokens follow: padding = size, mask = size + 1, class = size + 2; so
+Words are 0 .. n - 1 in every codebook, n = `num_tokens`. Special tokens follow: padding = n, mask = n + 1, class = n + 2; so
 padding is never a real word, whatever a clip holds.
 """
 
@@ -33,7 +34,7 @@ NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order behind the words
 
 VOCABULARY = GroupSchema(
     name="vocabulary",
-    version=3,
+    version=4,
     stage="vocabulary",
     arrays={
         "codebooks": ArraySchema(("codebook", "code", "feature"), ("float32",), "normalised log-mel"),
@@ -48,7 +49,7 @@ VOCABULARY = GroupSchema(
     },
     facts={
         "kind": str,
-        "size": int,
+        "num_tokens": int,
         "num_codebooks": int,
         "normalisation": str,  # standardise, l2 or none
         "features": dict,  # deltas, stack, groups
@@ -122,8 +123,9 @@ class Vocabulary:
         return word_parts(self.merges, num_codebooks * size)
 
     @property
-    def size(self) -> int:
-        return len(self.parts) if self.merged else int(self.facts["size"])
+    def num_tokens(self) -> int:
+        """How many tokens there are in each codebook; with merges, in all."""
+        return len(self.parts) if self.merged else int(self.facts["num_tokens"])
 
     @property
     def num_codebooks(self) -> int:
@@ -195,10 +197,10 @@ def special_tokens(size: int) -> dict[str, int]:
 def open_vocabulary(path: Path) -> Vocabulary:
     """Open a vocabulary and check sizes and ids against each other, and that it was fitted on training clips."""
     arrays, facts = VOCABULARY.open(path)
-    size = facts["bpe"].get("size", facts["size"])
+    size = facts["bpe"].get("num_tokens", facts["num_tokens"])
     for name, expected in special_tokens(size).items():
         if facts[name] != expected:
-            raise VOCABULARY.error(path, name, expected=f"{expected} for size {size}", found=facts[name])
+            raise VOCABULARY.error(path, name, expected=f"{expected} for num_tokens {size}", found=facts[name])
     if facts["role"] != "train":
         raise VOCABULARY.error(path, "role", expected="train", found=facts["role"])
     features = facts["features"]
@@ -218,7 +220,7 @@ def open_vocabulary(path: Path) -> Vocabulary:
 
 
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], space: FeatureSpace) -> None:
-    size, num_codebooks, n_mels = facts["size"], facts["num_codebooks"], facts["front_end"].get("n_mels")
+    size, num_codebooks, n_mels = facts["num_tokens"], facts["num_codebooks"], facts["front_end"].get("n_mels")
     width = max((stop - start for start, stop in facts["bands"]), default=0)
     num_stacked = space.num_stacked if len(space.components) else 0
     expected_shapes = {
@@ -255,5 +257,7 @@ def _check_merges(vocabulary: Vocabulary) -> None:
         found = len(vocabulary.parts)
     except ValueError as error:
         raise VOCABULARY.error(path, "merges", expected="those of this vocabulary", found=error) from None
-    if vocabulary.merged and found != bpe["size"]:
-        raise VOCABULARY.error(path, "merges", expected=f"{bpe['size']} words, as fact bpe.size", found=found)
+    if vocabulary.merged and found != bpe["num_tokens"]:
+        raise VOCABULARY.error(
+            path, "merges", expected=f"{bpe['num_tokens']} words, as fact bpe.num_tokens", found=found
+        )

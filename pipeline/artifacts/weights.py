@@ -76,6 +76,10 @@ class WeightsSchema:
         self._check(path, facts)
         return facts
 
+    def read_facts(self, path: Path) -> dict[str, Any]:
+        """Read the facts alone, without the weights."""
+        return self.read_card(path)
+
     def error(self, path: Path, field: str, *, expected: object, found: object) -> ArtifactError:
         """Return the error that names a folder, a field of it, and the stage to rerun."""
         item = "-".join(path.parts[-3:]).replace("-pretrained-", "-")  # as dvc.yaml names it: by model, fold, seed

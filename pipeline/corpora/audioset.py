@@ -22,7 +22,7 @@ SET_NAMES: tuple[SetName, ...] = get_args(SetName)
 _ROLES: dict[SetName, str] = {"bal_train": "train", "unbal_train": "train", "eval": "test"}
 
 
-class AudiosetParams(AdapterParams):
+class Params(AdapterParams):
     kind: Literal["audioset"]
     tables: dict[SetName, PathParam | None]  # of segments, below root or absolute; null = without this set
     class_table: PathParam  # index, mid, display_name
@@ -31,7 +31,7 @@ class AudiosetParams(AdapterParams):
     layout: ClassVar[str] = "<set>*.tar, or folders <set>/<first two letters>/<video>.flac"
 
 
-def list_clips(params: AudiosetParams) -> CorpusListing:
+def list_clips(params: Params) -> CorpusListing:
     """List the segments of the tables with the audio that is there; a video of two training sets is listed once."""
     mids, names = read_classes(params.class_table)
     left_out: Counter[str] = Counter()

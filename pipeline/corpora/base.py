@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
@@ -50,8 +50,14 @@ class AdapterParams(AudioParams):
 
     def identity(self) -> str:
         """Name the corpus by the settings that choose its clips: the same on every machine, wherever its files lie."""
-        settings = {key: value for key, value in self if key not in AdapterParams.model_fields}
-        return json.dumps(settings, sort_keys=True, ensure_ascii=False, default=lambda path: path.name)
+        return json.dumps(self._choosing(), sort_keys=True, ensure_ascii=False, default=lambda path: path.name)
+
+    def settings(self) -> dict[str, Any]:
+        """Return those of these settings that are no paths, by their key in params.yaml, as the manifest records them."""
+        return {f"corpus.{key}": value for key, value in self._choosing().items() if not isinstance(value, Path)}
+
+    def _choosing(self) -> dict[str, Any]:
+        return {key: value for key, value in self if key not in AdapterParams.model_fields}
 
 
 def corpus_name(identity: str) -> str:

@@ -18,7 +18,7 @@ from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing
 SAMPLE_RATE = 16_000  # Hz
 
 
-class DemoParams(AdapterParams):
+class Params(AdapterParams):
     kind: Literal["demo"]
     clips_per_class: PositiveInt
     duration: PositiveFloat  # seconds of every clip
@@ -28,7 +28,7 @@ class DemoParams(AdapterParams):
     makes_audio: ClassVar[bool] = True
 
 
-def list_clips(params: DemoParams) -> CorpusListing:
+def list_clips(params: Params) -> CorpusListing:
     """List the demo's clips and synthesise those whose file is missing."""
     # Imported here, since SciPy behind it takes longer to start than any stage that only names a corpus.
     from pipeline.corpora import synthesis
@@ -47,7 +47,7 @@ def list_clips(params: DemoParams) -> CorpusListing:
     return CorpusListing(synthesis.CLASSES, "one", "CC0: synthesised by Sonolex", rows)
 
 
-def _discard_others(params: DemoParams, program: Path, classes: tuple[str, ...]) -> None:
+def _discard_others(params: Params, program: Path, classes: tuple[str, ...]) -> None:
     """Remove demo clips made with other settings or by another version of the program; a killed run can do it again."""
     made_with = {"duration": params.duration, "sample_rate": SAMPLE_RATE, "seed": params.seed}
     stamp, expected = params.root / "settings.json", json.dumps(made_with | {"program": file_digest(program)}) + "\n"

@@ -14,14 +14,14 @@ from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_ro
 LICENCE = "ESC-50 is CC BY-NC 3.0, its part ESC-10 is CC BY 3.0; the recordists are named in the corpus's own LICENSE"
 
 
-class Esc50Params(AdapterParams):
+class Params(AdapterParams):
     kind: Literal["esc50"]
     table: str  # CSV below root: meta/esc50.csv or meta/esc10.csv
 
     layout: ClassVar[str] = "audio/ with the clips, and the CSV named by corpus.table"
 
 
-def list_clips(params: Esc50Params) -> CorpusListing:
+def list_clips(params: Params) -> CorpusListing:
     """List the clips of the table; classes are its categories in the order of their targets."""
     path = params.root / params.table
     rows = read_rows(path, ("filename", "fold", "target", "category", "src_file"))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import CorpusListing, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
@@ -53,7 +54,7 @@ def refresh_manifest(
     identity = identity_with(params.identity(), labels_path)
     if not params.root.is_dir() and not params.makes_audio:
         return _keep(params, path, identity, found="no such folder")
-    listing = ADAPTERS[params.kind](params)
+    listing: CorpusListing = ADAPTERS[params.kind].list_clips(params)
     columns, contents = manifest_columns(listing, params.root, store_path)
     there = pc.not_equal(columns["content"], "")
     num_clips, num_missing = len(columns), len(columns) - (pc.sum(there).as_py() or 0)
@@ -80,6 +81,7 @@ def refresh_manifest(
         "classes": list(listing.classes),
         "label_kind": listing.label_kind,
         "licence": listing.licence,
+        SETTINGS: params.settings(),
     }
     written = not _holds(path, columns, facts)
     if written:

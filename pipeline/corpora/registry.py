@@ -1,21 +1,21 @@
-"""The corpora that Sonolex reads. A new one is one file, one entry of `ADAPTERS`, one member of `CorpusParams`."""
+"""Registry of the corpora that Sonolex reads.
 
-from collections.abc import Callable
+An adapter is one module with `Params` (`AdapterParams` with `kind` and its own keys) and `list_clips(params) ->
+CorpusListing`, and one line here.
+"""
+
 from typing import Annotated, Any
 
-from pydantic import Field
+from pipeline.registry import Registry
 
-from pipeline.corpora import audioset, demo, esc50, table
-from pipeline.corpora.base import CorpusListing
+ADAPTERS = Registry(
+    "corpus",
+    {
+        "audioset": "pipeline.corpora.audioset",
+        "demo": "pipeline.corpora.demo",
+        "esc50": "pipeline.corpora.esc50",
+        "table": "pipeline.corpora.table",
+    },
+)
 
-CorpusParams = Annotated[
-    audioset.AudiosetParams | demo.DemoParams | esc50.Esc50Params | table.TableParams,
-    Field(discriminator="kind"),
-]
-
-ADAPTERS: dict[str, Callable[[Any], CorpusListing]] = {
-    "audioset": audioset.list_clips,
-    "demo": demo.list_clips,
-    "esc50": esc50.list_clips,
-    "table": table.list_clips,
-}
+CorpusParams = Annotated[Any, ADAPTERS.params]  # AdapterParams of one kind

@@ -8,7 +8,7 @@ from pipeline.artifacts.clips import LabelKind
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, PathParam, read_rows, reject
 
 
-class TableParams(AdapterParams):
+class Params(AdapterParams):
     kind: Literal["table"]
     table: PathParam  # .csv, .tsv or .jsonl; need not lie below root
     path_column: str  # audio file, below root
@@ -25,7 +25,7 @@ class TableParams(AdapterParams):
     layout: ClassVar[str] = "the audio files that corpus.table names"
 
 
-def list_clips(params: TableParams) -> CorpusListing:
+def list_clips(params: Params) -> CorpusListing:
     """List the table's clips; a clip is called by its path, and by its start where the table has one."""
     optional = (params.fold_column, params.group_column, params.start_column, params.duration_column)
     columns = (params.path_column, params.labels_column, *(name for name in optional if name is not None))

@@ -17,8 +17,7 @@ from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.model import TrainedModel, open_members
 from pipeline.errors import SonolexError
 from pipeline.models.base import ModelParams
-from pipeline.models.baselines.base import Baseline
-from pipeline.models.registry import MODELS, validate_model_params
+from pipeline.models.registry import BASELINES, validate_model_params
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
 
 if TYPE_CHECKING:
@@ -37,10 +36,9 @@ class TimeStepLogits(NamedTuple):
 def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
     """Return logits (clip, class) float32 for these clips, in order."""
     params = _params(model)
-    kind = MODELS[params.kind]
-    if issubclass(kind, Baseline):
+    if params.kind in BASELINES:
         batches = [clip_ids[i : i + CLIPS_PER_BATCH] for i in range(0, len(clip_ids), CLIPS_PER_BATCH)]
-        baseline = kind(params)
+        baseline = BASELINES[params.kind](params)
         return np.concatenate([baseline.predict(model.weights, inputs.arrays(ids)) for ids in batches])
 
     from pipeline.training.batches import Batches  # baselines predict without torch
@@ -84,7 +82,7 @@ def predict_time_steps(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[s
 
     from pipeline.training.batches import Batches
 
-    network = None if issubclass(MODELS[_params(model).kind], Baseline) else build_network(model)
+    network = None if _params(model).kind in BASELINES else build_network(model)
     if network is None or not network.supports_time_steps:
         raise SonolexError(
             f"{model.path}: expected a model that classifies time steps, found {describe_model(model)}; take a network with "

@@ -1,97 +1,389 @@
-"""The version of a computation: a digest of the definitions that its result follows from, and of nothing else.
+"""Code identity: a digest of the definitions that a result follows from, and of nothing else.
 
-From its roots (functions and classes) the names are followed through the project's modules, definition by definition, as
-a compiler that drops dead code would. So a mended filter gives another version, while an edit elsewhere in the same file,
-a comment, a docstring or a reformatted line gives the same. Modules outside the project count by their release.
+From its roots (functions and classes) names are followed through the project's modules, definition by definition, as a
+compiler that drops dead code would. So a mended filter gives another digest, while an edit elsewhere in the same file, a
+comment, a docstring, a type annotation of a function, a log message or a reformatted line gives the same. Packages outside
+the project count by their release, those that compute.
 
-Names are followed wherever they are mentioned, so the digest covers too much rather than too little. What is found only at
-run time (an entry of a registry) is not followed: name it as a root.
+What a `pipeline.registry.Registry` holds is followed for the kinds that params choose alone. Of a chosen module those
+definitions are followed whose names occur as attributes in what is reached already, since they are called through the
+registry: with `fit` mentioned somewhere, `fit` of the chosen kind is reached.
+
+Everything that depends on code uses these digests: the stage `code`, the memo store, resumption, Dask workers.
+
+Conventions: a definition is (module, name) at the top level of a module; a class is one definition with all its methods.
+The name "" stands for a module's statements that define nothing, such as a call at import; they belong to all of its
+definitions.
 """
 
 import ast
-import functools
 import hashlib
 import importlib.metadata
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-_PROJECT = "pipeline"
-_FOLDER = Path(__file__).parents[2]
+PROJECT = ("pipeline", "stages")  # packages that are followed
+FOLDER = Path(__file__).parents[2]
 
-# Releases of these can change numbers; those of a progress bar or a YAML reader cannot.
-_NUMERIC = {name: name for name in ("numpy", "scipy", "soundfile", "soxr", "tokenizers", "zarr")}
+# What cannot change a result: who is told what while it is computed, what an error is called, and where files lie (a wrong
+# path fails, since DVC asks for the outputs that dvc.yaml names).
+LEFT_OUT = frozenset(
+    f"pipeline.{name}"
+    for name in (
+        "artifacts.layout",
+        "errors",
+        "execution.memory",
+        "execution.progress",
+        "execution.stage",
+        "training.progress_bar",
+        "training.trackers",
+    )
+)
+
+# Import name -> distributions, of packages whose releases can change numbers; that of a YAML reader cannot.
+NUMERIC = {
+    "faiss": ("faiss-cpu", "faiss-gpu"),
+    "librosa": ("librosa",),
+    "numpy": ("numpy",),
+    "scipy": ("scipy",),
+    "sklearn": ("scikit-learn",),
+    "soundfile": ("soundfile",),
+    "soxr": ("soxr",),
+    "timm": ("timm",),
+    "tokenizers": ("tokenizers",),
+    "torch": ("torch",),
+    "torchaudio": ("torchaudio",),
+    "zarr": ("zarr",),
+}
+
+Definition = tuple[str, str]  # module, name
 
 
-def code_version(*roots: Any) -> str:
-    """Return 16 hex digits for the code behind functions and classes of the project."""
-    return version_of([(root.__module__, root.__qualname__.split(".")[0]) for root in roots])
+class _EveryKind(frozenset[str]):
+    """Holds whatever it is asked for."""
+
+    def __contains__(self, _kind: object) -> bool:
+        return True
 
 
-def version_of(roots: list[tuple[str, str]], folder: Path = _FOLDER) -> str:
-    """Return the version for roots given as (module, name), in the project that `folder` holds."""
-    digest = hashlib.sha256()
-    definitions, packages = reached(roots, folder)
-    for (module, name), text in sorted(definitions.items()):
-        digest.update(f"{module}\x1f{name}\x1f{text}\x1e".encode())
-    for package in sorted(packages):
-        digest.update(f"{package}=={importlib.metadata.version(package)}\x1e".encode())
-    return digest.hexdigest()[:16]
+EVERY_KIND = _EveryKind()  # follows all entries of registries, for who does not know what params choose
 
 
-def reached(roots: list[tuple[str, str]], folder: Path = _FOLDER) -> tuple[dict[tuple[str, str], str], set[str]]:
-    """Return what roots follow from: (module, name) -> source without docstrings, and the numeric packages."""
-    definitions: dict[tuple[str, str], str] = {}
-    packages: set[str] = set()
-    todo = list(roots)
-    while todo:
-        module, name = todo.pop()
-        source = _module(module, folder)
-        if (module, name) in definitions or source is None:
-            continue
+class Reach(NamedTuple):
+    """What a result follows from."""
+
+    definitions: dict[Definition, str]  # -> digest of its source without comments and layout
+    packages: dict[str, str]  # distribution -> release
+
+    @property
+    def digest(self) -> str:
+        """Return 16 hex digits for the definitions; packages are not in it."""
+        digest = hashlib.sha256()
+        for (module, name), text in sorted(self.definitions.items()):
+            digest.update(f"{module}\x1f{name}\x1f{text}\x1e".encode())
+        return digest.hexdigest()[:16]
+
+
+def code_version(*roots: Any, kinds: Collection[str] = ()) -> str:
+    """Return 16 hex digits for the code behind functions and classes of the project, packages included.
+
+    `kinds` are those that params choose in registries.
+    """
+    names = [(root.__module__, root.__qualname__.split(".")[0]) for root in roots]
+    return version_of(project_sources(), names, kinds)
+
+
+def version_of(sources: "Sources", roots: Iterable[Definition], kinds: Collection[str] = ()) -> str:
+    """Return the version for roots given by name, see `code_version`."""
+    found = reach(sources, roots, kinds)
+    text = "\x1e".join([found.digest, *(f"{name}=={release}" for name, release in sorted(found.packages.items()))])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def reach(sources: "Sources", roots: Iterable[Definition], kinds: Collection[str] = ()) -> Reach:
+    """Return all that roots follow from, with the entries of registries that `kinds` name."""
+    return _Walk(sources, kinds).run(roots)
+
+
+def kinds_in(params: Any) -> set[str]:
+    """Return every value of a key `kind` in plain params, at any depth: what they choose of registries."""
+    kinds: set[str] = set()
+    if isinstance(params, Mapping):
+        kinds |= {params["kind"]} if isinstance(params.get("kind"), str) else set()
+    values = params.values() if isinstance(params, Mapping) else params if isinstance(params, list) else ()
+    return kinds.union(*map(kinds_in, values))
+
+
+class Sources:
+    """The project's source files below a folder, each read once, when it is first asked for."""
+
+    def __init__(self, folder: Path, texts: dict[str, str] | None = None) -> None:
+        """Take the folder; `texts` (path below it -> text) stand for files that may have changed since."""
+        self.folder, self._texts = folder, texts
+        self._modules: dict[str, _Module | None] = {}
+
+    def module(self, name: str) -> "_Module | None":
+        """Return a module of the project; None for a package or a name that is no module."""
+        if name not in self._modules:
+            text = self.text(f"{name.replace('.', '/')}.py") if name.split(".")[0] in PROJECT else None
+            self._modules[name] = None if text is None else _parse(text)
+        return self._modules[name]
+
+    def text(self, path: str) -> str | None:
+        """Return the text of a file, None where there is none."""
+        if self._texts is not None:
+            return self._texts.get(path)
+        file = self.folder / path
+        return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+@cache
+def project_sources() -> Sources:
+    """Return the project's own sources, as they are at the first call."""
+    return Sources(FOLDER)
+
+
+def snapshot(folder: Path = FOLDER) -> dict[str, str]:
+    """Return the text of every source file and template of the project: path below the folder -> text."""
+    files = [file for top in PROJECT for suffix in ("py", "j2") for file in (folder / top).rglob(f"*.{suffix}")]
+    return {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in sorted(files)}
+
+
+@cache
+def _parse(text: str) -> "_Module":
+    return _Module(ast.parse(text))
+
+
+class _Walk:
+    """One walk from roots to all that they reach."""
+
+    def __init__(self, sources: Sources, kinds: Collection[str]) -> None:
+        self.sources, self.kinds = sources, kinds
+        self.definitions: dict[Definition, str] = {}
+        self.visited: set[Definition] = set()
+        self.packages: set[str] = set()
+        self.chosen: set[str] = set()  # modules behind registries
+        self.attributes: set[str] = set()  # names asked of anything
+        self.todo: list[Definition] = []
+
+    def run(self, roots: Iterable[Definition]) -> Reach:
+        self.todo += roots
+        while self.todo:
+            while self.todo:
+                self._visit(*self.todo.pop())
+            self.todo += self._called_through_registries()
+        found = {name: release for package in self.packages for name, release in releases(package).items()}
+        return Reach(self.definitions, found)
+
+    def _visit(self, module: str, name: str) -> None:
+        source = self.sources.module(module)
+        if source is None or module in LEFT_OUT or (module, name) in self.visited:
+            return
+        self.visited.add((module, name))
+        if name in source.registries:
+            self._choose(source.registries[name])
+            self._follow(source.imports.get("Registry"))
         if name not in source.definitions:  # imported there, as names are passed on
-            todo += _targets(source.imports.get(name), packages, folder)
+            self._follow(source.imports.get(name))
+            return
+        found = source.definitions[name]
+        self.definitions[module, name] = found.digest
+        if name and "" in source.definitions:
+            self.todo.append((module, ""))
+        self.attributes |= found.attributes
+        for template in found.templates:
+            self._add_template(module, template)
+        for mentioned, attribute in found.mentions:
+            if mentioned in found.imports:
+                self._follow(found.imports[mentioned], attribute)
+            elif mentioned in source.definitions or mentioned in source.registries:
+                self.todo.append((module, mentioned))
+            elif mentioned in source.imports:
+                self._follow(source.imports[mentioned], attribute)
+
+    def _choose(self, targets: dict[str, str]) -> None:
+        for kind, target in targets.items():
+            if kind in self.kinds:
+                module, _, name = target.partition(":")
+                if name:
+                    self.todo.append((module, name))
+                else:
+                    self.chosen.add(module)
+
+    def _called_through_registries(self) -> list[Definition]:
+        """Return what chosen modules define or pass on under names that are asked for, and was not visited yet."""
+        found: list[Definition] = []
+        for name, source in ((name, self.sources.module(name)) for name in sorted(self.chosen)):
+            asked = {*source.definitions, *source.imports} & self.attributes if source else set()
+            found += [(name, attribute) for attribute in asked if (name, attribute) not in self.visited]
+        return found
+
+    def _follow(self, imported: str | None, attribute: str = "") -> None:
+        """Visit the definition behind an imported name: `a.b` or `a.b:name`; outside the project, note the package."""
+        if imported is None:
+            return
+        module, _, name = imported.partition(":")
+        top = module.split(".")[0]
+        if top not in PROJECT:
+            self.packages.update({top} & NUMERIC.keys())
+            return
+        submodule = f"{module}.{name}" if name else module
+        if name and self.sources.module(submodule) is not None:  # `from pipeline.training import augmentation`
+            if attribute:
+                self.todo.append((submodule, attribute))
+        elif name or attribute:
+            self.todo.append((module, name or attribute))
+
+    def _add_template(self, module: str, template: str) -> None:
+        """Add a page's template, which lies beside the module that names it, with the templates that it includes."""
+        path = f"{module.rpartition('.')[0].replace('.', '/')}/{template}"
+        text = self.sources.text(path)
+        if text is not None and (path, "") not in self.definitions:
+            self.definitions[path, ""] = hashlib.sha256(text.encode()).hexdigest()
+            for other in _included(text):
+                self._add_template(module, other)
+
+
+@cache
+def releases(package: str) -> dict[str, str]:
+    """Return the installed distributions of a package with their releases, without the variant behind a plus."""
+    found = {}
+    for name in NUMERIC[package]:
+        try:
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
             continue
-        nodes = source.definitions[name]
-        definitions[module, name] = "\n".join(_bare(node) for node in nodes)
-        for node in nodes:
-            imports = source.imports | _imports(ast.walk(node))
-            for mentioned, attribute in _mentions(node):
-                if mentioned in imports:
-                    todo += _targets(imports[mentioned], packages, folder, attribute)
-                elif mentioned in source.definitions:
-                    todo.append((module, mentioned))
-    return definitions, packages
+    return found
 
 
-@dataclass
+def _included(template: str) -> list[str]:
+    return [word.strip("\"'") for word in template.replace("%}", " ").split() if word.strip("\"'").endswith(".j2")]
+
+
 class _Module:
-    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)  # top-level name -> its statements
-    imports: dict[str, str] = field(default_factory=dict)  # name -> what it stands for: a.b or a.b:name
+    """A parsed module: its definitions, registries, and what its imported names stand for."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.imports = _imports(iter(tree.body))
+        self.registries: dict[str, dict[str, str]] = {}
+        statements: dict[str, list[ast.stmt]] = {}
+        for node in tree.body:
+            registry = _registry(node)
+            if registry:
+                self.registries |= registry
+                continue
+            for name in _defined(node):
+                statements.setdefault(name, []).append(node)
+        self.definitions = {name: _Parsed(nodes) for name, nodes in statements.items()}
 
 
-def _module(name: str, folder: Path) -> _Module | None:
-    """Parse a module of the project; None for a package or a name that is no module."""
-    path = folder.joinpath(*name.split(".")).with_suffix(".py")
-    return _parse(path, path.stat().st_mtime_ns) if path.is_file() else None
+class _Parsed:
+    """A definition, looked at when it is first reached."""
+
+    def __init__(self, nodes: list[ast.stmt]) -> None:
+        self._nodes = nodes
+
+    @cached_property
+    def _bare(self) -> list[ast.stmt]:
+        return [bare for node in self._nodes if (bare := _Bare().visit(node)) is not None]
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(map(ast.unparse, self._bare)).encode()).hexdigest()
+
+    @cached_property
+    def mentions(self) -> list[tuple[str, str]]:
+        """Every name, with the attribute asked of it where there is one."""
+        return [mention for node in self._bare for mention in _mentions(node)]
+
+    @cached_property
+    def attributes(self) -> set[str]:
+        """The names asked of anything, those in `getattr(x, "name")` included."""
+        return {name for node in self._bare for child in ast.walk(node) for name in _asked(child)}
+
+    @cached_property
+    def imports(self) -> dict[str, str]:
+        return _imports(child for node in self._nodes for child in ast.walk(node))
+
+    @cached_property
+    def templates(self) -> list[str]:
+        strings = (child for node in self._bare for child in ast.walk(node) if isinstance(child, ast.Constant))
+        return [child.value for child in strings if isinstance(child.value, str) and child.value.endswith(".j2")]
 
 
-@functools.cache
-def _parse(path: Path, _mtime_ns: int) -> _Module:
-    module = _Module()
-    for node in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
-        for name in _defined(node):
-            module.definitions.setdefault(name, []).append(node)
-    module.imports = _imports(iter(ast.parse(path.read_text(encoding="utf-8")).body))
-    return module
+class _Bare(ast.NodeTransformer):
+    """Drops what changes no result: strings that stand alone, log messages, annotations of functions and their variables."""
+
+    def __init__(self) -> None:
+        self._inside = 0  # functions around
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        call = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "log":
+            return None
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        return self._function(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if not self._inside:
+            return self.generic_visit(node)
+        if node.value is None:
+            return None
+        return self.generic_visit(ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node))
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        node.returns = None
+        arguments = node.args
+        for argument in (
+            *arguments.posonlyargs,
+            *arguments.args,
+            *arguments.kwonlyargs,
+            arguments.vararg,
+            arguments.kwarg,
+        ):
+            if argument is not None:
+                argument.annotation = None
+        self._inside += 1
+        self.generic_visit(node)
+        self._inside -= 1
+        return node
+
+
+def _registry(node: ast.stmt) -> dict[str, dict[str, str]]:
+    """Return name -> {kind: target} for an assignment of a `Registry(...)`, which must hold literals; else nothing."""
+    value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name) or value.func.id != "Registry":
+        return {}
+    return {name: dict(ast.literal_eval(value.args[1])) for name in _defined(node)}
 
 
 def _defined(node: ast.stmt) -> list[str]:
+    """Return the names that a top-level statement defines; "" for one that does something else."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    if isinstance(node, ast.Import | ast.ImportFrom) or _is_string(node):
+        return []
+    if isinstance(node, ast.If) and {"TYPE_CHECKING", "__name__"} & {
+        name.id for name in ast.walk(node.test) if isinstance(name, ast.Name)
+    }:
+        return []
+    return [""]
+
+
+def _is_string(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _imports(nodes: Iterator[ast.AST]) -> dict[str, str]:
@@ -105,7 +397,6 @@ def _imports(nodes: Iterator[ast.AST]) -> dict[str, str]:
 
 
 def _mentions(node: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield every name, with the attribute asked of it where there is one."""
     for child in ast.walk(node):
         if isinstance(child, ast.Attribute) and isinstance(child.value, ast.Name):
             yield child.value.id, child.attr
@@ -113,27 +404,8 @@ def _mentions(node: ast.AST) -> Iterator[tuple[str, str]]:
             yield child.id, ""
 
 
-def _targets(imported: str | None, packages: set[str], folder: Path, attribute: str = "") -> list[tuple[str, str]]:
-    """Return the definitions behind an imported name; packages outside the project are added to `packages`."""
-    if imported is None:
-        return []
-    module, _, name = imported.partition(":")
-    top = module.split(".")[0]
-    if top != _PROJECT:
-        packages.update(filter(None, [_NUMERIC.get(top)]))
-        return []
-    submodule = f"{module}.{name}" if name else module
-    if _module(submodule, folder) is not None and name:  # `from pipeline.training import augmentation`
-        return [(submodule, attribute)] if attribute else []
-    return [(module, name or attribute)] if name or attribute else []
-
-
-def _bare(node: ast.stmt) -> str:
-    """Return a statement's source without comments, docstrings and layout."""
-    copy = ast.parse(ast.unparse(node))
-    for child in ast.walk(copy):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
-            first = child.body[0] if child.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(child.body) > 1:
-                child.body = child.body[1:]
-    return ast.unparse(copy)
+def _asked(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Attribute):
+        yield node.attr
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+        yield from (arg.value for arg in node.args[1:2] if isinstance(arg, ast.Constant) and isinstance(arg.value, str))

@@ -8,7 +8,6 @@ each worker in flight, however many wait, checks that workers see the same files
 import contextlib
 import logging
 import pickle
-import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import SonolexError
+from pipeline.execution.code import project_sources
 from pipeline.execution.losses import Losses
 from pipeline.execution.stage import StageReport
 
@@ -54,7 +54,7 @@ def run_on_cluster(
     first = list(islice(specs, 1))
     if not first:
         return
-    with _connected(scheduler) as client, _site(first[0]) as site:
+    with _connected(scheduler) as client, _site(compute, first[0]) as site:
         from distributed.comm import CommClosedError
 
         run = _Run(_Cluster(client, losses), compute, site, report)
@@ -95,20 +95,18 @@ def _connected(scheduler: str) -> Iterator["Client"]:
 
 
 @contextlib.contextmanager
-def _site(spec: object) -> Iterator["Site"]:
-    """Yield what workers must see: this folder, a mark left in it, the files that a shard names, and the code in use."""
-    from pipeline.execution.dask_worker import Site, source_digests
+def _site(compute: Callable[..., object], spec: object) -> Iterator["Site"]:
+    """Yield what workers must see: this folder, a mark left in it, the files that a shard names, and the code of it."""
+    from pipeline.execution.dask_worker import Site, worker_version
 
     named = [getattr(spec, field.name) for field in fields(spec)] if is_dataclass(spec) else []
     paths = [value for value in named if isinstance(value, Path) and value.exists()]
-    modules = [name.split(".") for name in sys.modules]
-    in_use = {f"{'/'.join(parts[1:])}.py" for parts in modules if parts[0] == "pipeline"}
-    sources = tuple((name, digest) for name, digest in source_digests().items() if name in in_use)
     mark = Path(".sonolex", f"{uuid.uuid4().hex}.mark")
     mark.parent.mkdir(exist_ok=True)
     mark.touch()
     try:
-        yield Site(Path.cwd(), (mark, *paths), sources)
+        root = (compute.__module__, compute.__qualname__)
+        yield Site(Path.cwd(), (mark, *paths), root, worker_version(project_sources(), root))
     finally:
         mark.unlink(missing_ok=True)
 

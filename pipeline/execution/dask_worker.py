@@ -4,7 +4,6 @@ A worker is a process that somebody started elsewhere, perhaps weeks ago. It mus
 sent the shard, and have the same code in memory; `Site` is what it compares with.
 """
 
-import hashlib
 import os
 import pickle
 import threading
@@ -13,28 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pipeline
 from pipeline.errors import SonolexError
+from pipeline.execution.code import EVERY_KIND, FOLDER, Definition, Sources, snapshot, version_of
 from pipeline.execution.memory import own_peak_memory
 
-_PACKAGE = Path(pipeline.__path__[0])
 _SECONDS_TO_APPEAR = 5.0  # a file written on another machine may take a moment to be seen through a network
 
 # Shards change the folder of the process, and are measured on one thread: those of a worker with more threads take turns.
 _TURN = threading.Lock()
 
 
-def source_digests() -> dict[str, str]:
-    """Return the digest of every source file of Sonolex: path below the package -> 16 hex digits."""
-    return {
-        str(path.relative_to(_PACKAGE)): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        for path in sorted(_PACKAGE.rglob("*.py"))
-    }
-
-
 # Taken at import, against the rule that modules read nothing then: a worker outlives edits of the code, and what it has
 # in memory can't be told from the files later.
-_SOURCES = source_digests()
+_SOURCES = Sources(FOLDER, snapshot())
+
+
+def worker_version(sources: Sources, root: Definition) -> str:
+    """Return the version of the code that a worker runs for shards of a function."""
+    return version_of(sources, [root, (__name__, compute_at.__name__)], EVERY_KIND)
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,8 @@ class Site:
 
     folder: Path  # where relative paths begin
     paths: tuple[Path, ...]  # what exists there; the first is new, so that no other disk can have one of its name
-    sources: tuple[tuple[str, str], ...]  # the code in use: source file below the package, its digest
+    root: Definition  # the function that does a shard
+    code: str  # version of the code behind it, see `pipeline/execution/code.py`
 
 
 @dataclass(frozen=True)
@@ -64,11 +60,11 @@ def differences(site: Site) -> list[str]:
                 found.append(f"{site.folder / path}: expected to see it, found none: no file system is shared")
                 break
             time.sleep(0.1)
-    stale = [name for name, digest in site.sources if _SOURCES.get(name) != digest]
-    if stale:
+    version = worker_version(_SOURCES, site.root)
+    if version != site.code:
         found.append(
-            f"expected the code of {site.folder}, found other code of {_PACKAGE} in memory ({', '.join(stale[:3])}"
-            f"{', ...' if len(stale) > 3 else ''}): restart the worker, in this checkout"
+            f"expected code {site.code} behind {'.'.join(site.root)}, as in {site.folder}, found {version} of {FOLDER} in "
+            "memory: restart the worker, in this checkout"
         )
     return found
 

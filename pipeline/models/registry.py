@@ -1,6 +1,6 @@
 """Registries of models and of the parts of networks: what a `kind` below `models` may say, and the class behind it.
 
-A classical model is one file and one line of `MODELS`; a part of a network one file and one line of its registry. All are
+A classical model is one file and one line of `BASELINES`; a part of a network one file and one line of its registry. All are
 loaded when asked for, so that a classical model starts without torch.
 """
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from pipeline.models.network import Network
     from pipeline.models.parts import Encoder, Head, Input, Stem
 
-MODELS: "Registry[type[Network] | type[Baseline]]" = Registry(
-    "model",
+NETWORKS: "Registry[type[Network]]" = Registry("network", {"network": "pipeline.models.network:Network"})
+
+BASELINES: "Registry[type[Baseline]]" = Registry(
+    "classical model",
     {
-        "network": "pipeline.models.network:Network",
         "bag_of_tokens": "pipeline.models.baselines.bag_of_tokens:BagOfTokens",
         "ngram": "pipeline.models.baselines.ngram:NgramClassifier",
         "frame_statistics": "pipeline.models.baselines.frame_statistics:FrameStatistics",
@@ -82,7 +83,6 @@ CHECKPOINT_FORMATS: "Registry[type[Checkpoint]]" = Registry(
     },
 )
 
-
 TEXTURE_INPUTS: "Registry[type[TextureInput]]" = Registry(
     "texture input",
     {
@@ -90,13 +90,6 @@ TEXTURE_INPUTS: "Registry[type[TextureInput]]" = Registry(
         "tokens": "pipeline.models.baselines.texture_inputs:DecodedTokens",
     },
 )
-
-
-def is_neural(kind: str) -> bool:
-    """Return whether a kind of model is trained by gradient descent, rather than fitted in one go."""
-    from pipeline.models.baselines.base import Baseline
-
-    return not issubclass(MODELS[kind], Baseline)
 
 
 def load_model_params(name: str, path: Path = PARAMS_PATH) -> ModelParams:
@@ -109,8 +102,9 @@ def load_model_params(name: str, path: Path = PARAMS_PATH) -> ModelParams:
 
 def validate_model_params(name: str, value: object, path: Path = PARAMS_PATH) -> ModelParams:
     """Check one model's plain section."""
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if not isinstance(kind, str) or kind not in MODELS:
-        raise ParamsError(f"{path}: models.{name}.kind: expected one of {', '.join(MODELS)}, found {kind!r}")
-    params: type[ModelParams] = MODELS[kind].Params
+    kind = str(value.get("kind", "")) if isinstance(value, dict) else ""
+    if kind not in NETWORKS and kind not in BASELINES:
+        known = ", ".join([*NETWORKS, *BASELINES])
+        raise ParamsError(f"{path}: models.{name}.kind: expected one of {known}, found {kind!r}")
+    params: type[ModelParams] = BASELINES[kind].Params if kind in BASELINES else NETWORKS[kind].Params
     return validate_params(params, value, f"models.{name}", path)

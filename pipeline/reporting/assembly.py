@@ -122,7 +122,7 @@ def describe_words(
         if vocabulary.merged:
             merged_lengths[fold] = length_shares(vocabulary, [sentences[clip] for clip in test.clip_ids])
         language += measure_language(
-            sentences, size=vocabulary.size, training_clips=training, test=test, seconds=seconds
+            sentences, size=vocabulary.num_tokens, training_clips=training, test=test, seconds=seconds
         )
     stability = stabilities(spread)
     statistics = {

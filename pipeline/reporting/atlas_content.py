@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tables import Table
@@ -50,11 +51,10 @@ class AtlasPaths:
     audio: Path  # corpus root; may be missing
 
     @classmethod
-    def below(cls, data: Path, name: str, fold: str, *, audio: Path) -> Self:
-        """Return the paths that dvc.yaml gives the artifacts of a vocabulary `name` and a fold, below the data folder."""
-        split, vocabulary = data / "splits" / f"{fold}.parquet", data / "vocabulary" / name / f"{fold}.zarr"
-        tokens = data / "tokens" / name / f"{fold}.parquet"
-        return cls(data / "clips.parquet", data / "spectrogram", split, vocabulary, tokens, audio)
+    def of(cls, layout: Layout, name: str, fold: str, *, audio: Path) -> Self:
+        """Return the paths of a vocabulary `name` and a fold."""
+        vocabulary, tokens = layout.vocabulary(name, fold), layout.tokens(name, fold)
+        return cls(layout.clips, layout.spectrogram, layout.split(fold), vocabulary, tokens, audio)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
 def _front_end_params(spectrogram: Spectrogram) -> FrontEndParams:
     """Return what the front end of an opened spectrogram is built from."""
     facts: dict[str, Any] = spectrogram.facts["params"]
-    params: FrontEndParams = validate_params(FrontEndParams, facts, "fact params", spectrogram.frames_path)  # type: ignore[arg-type]
+    params: FrontEndParams = validate_params(FrontEndParams, facts, "fact params", spectrogram.frames_path)
     return params
 
 

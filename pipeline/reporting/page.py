@@ -174,7 +174,7 @@ def _merged(content: PageContent, name: str) -> dict[str, Any]:
     facts = {fold: content.vocabularies[name, fold].facts["bpe"] for fold in lengths}
     return {
         "name": name,
-        "size": next(iter(facts.values()))["size"],
+        "num_tokens": next(iter(facts.values()))["num_tokens"],
         "rows": [(fold, facts[fold]["compression"], compression(shares)) for fold, shares in lengths.items()],
         "figure": figures.length_figure(lengths),
     }
@@ -201,7 +201,7 @@ def _settings(content: PageContent) -> dict[str, Any]:
         "spectrogram": content.spectrogram.facts,
         "models": {model: experiment.cards[model, *first]["params"] for model in experiment.params.models},
     }
-    keys = ("kind", "size", "num_codebooks", "normalisation", "features", "bpe", "seed")
+    keys = ("kind", "num_tokens", "num_codebooks", "normalisation", "features", "bpe", "seed")
     settings["vocabularies"] = {
         name: {key: vocabulary.facts[key] for key in keys} for (name, _), vocabulary in content.vocabularies.items()
     }

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zarr
 
+from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import FRAMES, INDEX
 from pipeline.artifacts.tables import Table
 from pipeline.errors import CorpusError
@@ -200,9 +201,17 @@ def _copy_frames(memo: Memo, row: dict[str, Any], arrays: dict[str, Any]) -> np.
 
 
 def assemble(
-    path: Path, plans: Sequence[ShardPlan], entries: dict[str, Entry], memo: Memo, facts: dict[str, Any]
+    path: Path,
+    plans: Sequence[ShardPlan],
+    entries: dict[str, Entry],
+    memo: Memo,
+    facts: dict[str, Any],
+    settings: dict[str, Any],
 ) -> pa.Table:
-    """Lay out the artifact at `path` from finished entries, in the order of the plan, and return its rows."""
+    """Lay out the artifact at `path` from finished entries, in the order of the plan, and return its rows.
+
+    `settings` are recorded in it.
+    """
     FRAMES.create(path / "frames.zarr", facts)
     shards: dict[str, int] = {}
     rows = [_ROWS_SCHEMA.empty_table()]
@@ -215,7 +224,8 @@ def assemble(
             shards[plan.name] = num_frames
     table = pa.concat_tables(rows)
     index = table.select(INDEX.arrow.names)
-    INDEX.write(path / "index.parquet", index, {"shards": shards, "front_end": facts, "version": memo.version})
+    about = {"shards": shards, "front_end": facts, "version": memo.version, SETTINGS: settings}
+    INDEX.write(path / "index.parquet", index, about)
     return table
 
 

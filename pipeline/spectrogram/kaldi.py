@@ -53,6 +53,8 @@ class KaldiParams(Params):
 class KaldiFrontEnd:
     """Turns waveforms into Kaldi's log-mel frames."""
 
+    Params = KaldiParams
+
     def __init__(self, params: KaldiParams) -> None:
         self.params = params
         self.min_samples = params.win_length

@@ -47,6 +47,8 @@ class MelParams(Params):
 class MelFrontEnd:
     """Turns waveforms into mel spectrograms in dB."""
 
+    Params = MelParams
+
     def __init__(self, params: MelParams) -> None:
         self.params = params
         self.min_samples = params.n_fft // 2 + 1  # to reflect half a window

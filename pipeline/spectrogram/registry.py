@@ -1,17 +1,18 @@
-"""The front ends. A new one is one file, one entry of `FRONT_ENDS`, one member of `FrontEndParams`."""
+"""Registry of the front ends.
 
-from collections.abc import Callable
+A front end is one class that implements `FrontEnd`, has its section of params.yaml as the attribute `Params`, and is built
+from it; and one line here.
+"""
+
 from typing import Annotated, Any, Protocol
 
 import numpy as np
-from pydantic import Field
 
-from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
-from pipeline.spectrogram.mel import MelFrontEnd, MelParams
+from pipeline.registry import Registry
 
 
 class FrontEnd(Protocol):
-    """What turns a waveform into frames; see `pipeline/spectrogram/kaldi.py`."""
+    """Computes log-mel frames of waveforms; see `pipeline/spectrogram/kaldi.py`."""
 
     min_samples: int  # fewer make no frame
     empty_bands: list[int]  # bands without any FFT bin, always at the floor
@@ -22,11 +23,18 @@ class FrontEnd(Protocol):
     def log_mel(self, waveforms: np.ndarray) -> np.ndarray: ...
 
 
-FrontEndParams = Annotated[KaldiParams | MelParams, Field(discriminator="kind")]
+FRONT_ENDS = Registry(
+    "front end",
+    {
+        "kaldi": "pipeline.spectrogram.kaldi:KaldiFrontEnd",
+        "mel": "pipeline.spectrogram.mel:MelFrontEnd",
+    },
+)
 
-FRONT_ENDS: dict[str, Callable[[Any], FrontEnd]] = {"kaldi": KaldiFrontEnd, "mel": MelFrontEnd}
+FrontEndParams = Annotated[Any, FRONT_ENDS.params]  # the section of one kind
 
 
-def build_front_end(params: KaldiParams | MelParams) -> FrontEnd:
+def build_front_end(params: FrontEndParams) -> FrontEnd:
     """Build the front end that `params.kind` names."""
-    return FRONT_ENDS[params.kind](params)
+    front_end: FrontEnd = FRONT_ENDS[params.kind](params)
+    return front_end

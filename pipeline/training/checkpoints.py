@@ -1,8 +1,8 @@
 """A run that was killed goes on where its last finished epoch ended, with the result of an undisturbed one.
 
 A checkpoint is one safetensors file outside DVC's outputs (DVC deletes those before a stage starts), under a key of
-everything that decides the result: params, inputs, and the code of the training and model wings. So a checkpoint of other
-settings is never picked up by mistake. Random state needs no saving: every epoch seeds its own streams.
+everything that decides the result: params, inputs, and the code that trains. So a checkpoint of other settings is never
+picked up by mistake. Random state needs no saving: every epoch seeds its own streams.
 
 Of several processes one writes and all read; between two epochs all hold the same, so a run may go on with another number of
 processes than it was begun with. It then ends as neither would have alone: each number of processes draws its own numbers.
@@ -34,13 +34,9 @@ class Progress(NamedTuple):
     facts: dict[str, Any]  # epochs finished, history, seconds: plain JSON
 
 
-def run_key(facts: Mapping[str, Any]) -> str:
-    """Return the name of a run: a digest of its facts and of the code that trains."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    wings = Path(__file__).parent.parent
-    for source in sorted([*wings.glob("training/*.py"), *wings.glob("models/**/*.py")]):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:24]
+def run_key(facts: Mapping[str, Any], code: str) -> str:
+    """Return the name of a run: a digest of its facts and of the version of the code that trains."""
+    return hashlib.sha256(json.dumps([facts, code], sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.model import TrainedModel
-from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
+from pipeline.artifacts.settings import Schema
+from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
-from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
 from pipeline.errors import ArtifactError, SonolexError
 from pipeline.models.base import InputFacts, Reads
 from pipeline.spectrogram.normalisation import corpus_statistics
@@ -114,6 +116,16 @@ class TokenInputs:
         """Raise ArtifactError unless the sentences are of the vocabulary with this digest."""
         if self.source != digest:
             raise TOKENS.error(self._path, "fact vocabulary", expected=digest, found=self.source)
+
+
+def input_artifacts(layout: Layout, model: ModelId, fold: str) -> list[tuple[Schema, Path]]:
+    """Return the artifacts that a model reads clips from, for `require_current`."""
+    if not model.vocabulary:
+        return [(INDEX, layout.spectrogram_index)]
+    return [
+        (VOCABULARY, layout.vocabulary(model.vocabulary, fold)),
+        (TOKENS, layout.tokens(model.vocabulary, fold)),
+    ]
 
 
 def open_inputs(reads: Reads, source: Path, vocabulary: Vocabulary | None) -> FrameInputs | TokenInputs:

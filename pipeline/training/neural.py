@@ -19,6 +19,7 @@ from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.execution.code import code_version, kinds_in
 from pipeline.models.base import InputFacts, ModelParams
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
 from pipeline.seeding import named_seed
@@ -101,6 +102,7 @@ def train_model(
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
         "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
     }
+    code = code_version(train_model, kinds=kinds_in(identity["params"]))
     seen = examples(training)
     measured = Validation(examples(validation), label_kind, score, settings.batch_size) if validation.clip_ids else None
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
@@ -113,7 +115,7 @@ def train_model(
             measured,
             seed=seed,
             on_epoch=log_epoch,
-            checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity)}.safetensors",
+            checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity, code)}.safetensors",
             world=world,
         )
     if world.leads:

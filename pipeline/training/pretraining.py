@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.execution.code import code_version, kinds_in
 from pipeline.models.base import NOT_NORMALISED, ModelParams
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
@@ -65,6 +66,7 @@ def pretrain(
         "source": inputs.source,
         "clips": [list(clip_ids), list(validation_ids)],
     }
+    code = code_version(pretrain, kinds=kinds_in(identity["params"]))
     tracked = {name: identity[name] for name in ("params", "pretrain", "seed")}
     with curves(live_path, world, trackers, tracked) as log_epoch:
         trained = train(
@@ -75,7 +77,7 @@ def pretrain(
             measured,
             seed=seed,
             on_epoch=lambda row: log_epoch(row | known),
-            checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity)}.safetensors",
+            checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity, code)}.safetensors",
             world=world,
         )
     trained = trained._replace(history=[row | known for row in trained.history])

@@ -27,6 +27,7 @@ class TrainParams(Params):
     average: AverageParams
     keep_epochs: list[PositiveInt]  # counted from 1, whose weights are stored too and predict together; empty = none
     early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
+    num_threads: PositiveInt  # of the processor, in each process; results follow from it, the time taken does too
     precision: Precision  # of activations and products; weights and their gradients are float32
     compile: bool  # the model's arithmetic, by torch.compile
     activation_checkpointing: (

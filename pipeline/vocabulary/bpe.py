@@ -53,8 +53,8 @@ def learn_merges(sentences: Iterable[np.ndarray], *, num_base: int, size: int) -
     """
     if not num_base < size <= MOST_WORDS:
         raise CorpusError(
-            f"vocabularies.*.bpe.size: expected more words than the {num_base} that are merged (all codebooks together), "
-            f"and at most {MOST_WORDS}, found {size}; change it, or vocabularies.*.size"
+            f"vocabularies.*.bpe.num_tokens: expected more words than the {num_base} that are merged (all codebooks "
+            f"together), and at most {MOST_WORDS}, found {size}; change it, or vocabularies.*.num_tokens"
         )
     from tokenizers import Tokenizer, models, trainers  # here, as in `Merger`: most who import this merge nothing
 
@@ -68,8 +68,8 @@ def learn_merges(sentences: Iterable[np.ndarray], *, num_base: int, size: int) -
     tokenizer.train_from_iterator((_spell(_checked(sentence, num_base)) for sentence in sentences), trainer)
     if tokenizer.get_vocab_size() < size:
         raise CorpusError(
-            f"vocabularies.*.bpe.size: expected pairs of words that follow each other often enough for {size} words, found "
-            f"{tokenizer.get_vocab_size()} when no pair occurred {_LEAST_COUNT} times any more; lower it, or raise "
+            f"vocabularies.*.bpe.num_tokens: expected pairs of words that follow each other often enough for {size} words, "
+            f"found {tokenizer.get_vocab_size()} when no pair occurred {_LEAST_COUNT} times any more; lower it, or raise "
             "vocabularies.*.sample_frames if there are more training clips than that"
         )
     return _read_merges(tokenizer.to_str())

@@ -24,23 +24,23 @@ def cluster(
 
     num_rows, width = features.shape
     distinct = count_distinct(features)
-    if distinct < params.size:
+    if distinct < params.num_tokens:
         raise CorpusError(
-            f"vocabularies.*.size: expected at most as many words as distinct frames, found {params.size} words for "
-            f"{distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower vocabularies.*.size, "
-            "or raise vocabularies.*.sample_frames if it is what limits them"
+            f"vocabularies.*.num_tokens: expected at most as many words as distinct frames, found {params.num_tokens} words "
+            f"for {distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower "
+            "vocabularies.*.num_tokens, or raise vocabularies.*.sample_frames if it is what limits them"
         )
     best: tuple[np.ndarray, np.ndarray] | None = None
     # Not FAISS's own `nredo`: it strings the histories of several runs together, and runs that settle early are shorter.
     for restart in range(params.restarts):
         kmeans: Any = faiss.Kmeans(
             width,
-            params.size,
+            params.num_tokens,
             niter=params.iterations,
             seed=named_seed(params.seed, *stream, restart) % 2**31,
             # FAISS drops rows past 256 a centroid, and warns below 39 of them, unless told otherwise.
             min_points_per_centroid=1,
-            max_points_per_centroid=-(-num_rows // params.size),
+            max_points_per_centroid=-(-num_rows // params.num_tokens),
         )
         kmeans.train(features)
         # FAISS ends a run that has settled; it would have stayed where it is.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.vocabulary import VOCABULARY, FeatureSpace, special_tokens
 from pipeline.errors import CorpusError, ParamsError
@@ -172,11 +173,15 @@ def write_vocabulary(
     merges: Merges,
     params: CommonParams,
     *,
+    name: str,
     kind: str,
     fold: str,
     spectrogram: Spectrogram,
 ) -> dict[str, Any]:
-    """Write a fitted vocabulary with counts and statistics over its sample, and return the facts of the fit."""
+    """Write a fitted vocabulary with counts and statistics over its sample, and return the facts of the fit.
+
+    `name` is its entry of `vocabularies`.
+    """
     space, codebooks = fit.space, fit.codebooks
     windows = normalise_windows(space, sample.windows)
     tokens = nearest_codes(window_features(space, windows), codebooks.codes, codebooks.bands, codebooks.ranks)
@@ -191,20 +196,21 @@ def write_vocabulary(
     }
     facts = {
         "kind": kind,
-        "size": size,
+        "num_tokens": size,
         "num_codebooks": len(codebooks.codes),
         "normalisation": space.normalisation,
         "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
         "bands": codebooks.bands,
         "ranks": codebooks.ranks,
         "bpe": merges.facts,
-        **special_tokens(merges.facts["size"] if merges.facts else size),
+        **special_tokens(merges.facts["num_tokens"] if merges.facts else size),
         "fold": fold,
         "role": "train",
         "front_end": spectrogram.facts,
         "seed": params.seed,
         "sample": sample.facts,
         "fit": facts_of_fit,
+        SETTINGS: {f"vocabularies.{name}": params.model_dump(mode="json")},
     }
     arrays = {name: getattr(space, name) for name in ("mean", "scale", "delta_scale", "centre", "components")}
     levels = word_levels(space, sample, tokens, counts)

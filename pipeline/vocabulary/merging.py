@@ -41,8 +41,11 @@ def fit_merges(params: CommonParams, fit: Fit, reader: ClipFrames, clip_ids: Seq
             space, codebooks.codes, codebooks.bands, codebooks.ranks, reader.read(batch), what="training clips"
         )
         sentences += [interleave(clip, size) for clip in words]
-    pairs = learn_merges(sentences, num_base=num_codebooks * size, size=params.bpe.size)
-    return Merges(pairs, {"size": params.bpe.size, **_describe(chosen, sentences, Merger(pairs, num_codebooks * size))})
+    pairs = learn_merges(sentences, num_base=num_codebooks * size, size=params.bpe.num_tokens)
+    return Merges(
+        pairs,
+        {"num_tokens": params.bpe.num_tokens, **_describe(chosen, sentences, Merger(pairs, num_codebooks * size))},
+    )
 
 
 def _describe(clip_ids: Sequence[str], sentences: Sequence[np.ndarray], merger: Merger) -> dict[str, Any]:

@@ -76,9 +76,9 @@ def word_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
     the mean spectrum in bands that they say nothing of.
     """
     space, (start, stop) = vocabulary.space, vocabulary.bands[codebook]
-    features = np.zeros((vocabulary.size, space.num_features), dtype=np.float32)
+    features = np.zeros((vocabulary.num_tokens, space.num_features), dtype=np.float32)
     features[:, start:stop] = vocabulary.word_vectors()[codebook]
-    z = unstack_features(space, features).reshape(vocabulary.size, space.stack, -1).mean(axis=1)
+    z = unstack_features(space, features).reshape(vocabulary.num_tokens, space.stack, -1).mean(axis=1)
     levels = vocabulary.levels[codebook]
     if vocabulary.merged:
         flat = vocabulary.levels.reshape(-1, 2)

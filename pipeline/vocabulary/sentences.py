@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import TOKENS, tokens_column
@@ -133,8 +134,9 @@ def write_sentences(
     facts = {
         "fold": vocabulary.facts["fold"],
         "vocabulary": vocabulary.digest(),
-        "vocabulary_size": vocabulary.size,
+        "vocabulary_size": vocabulary.num_tokens,
         "num_codebooks": vocabulary.num_codebooks,
         "frame_rate": vocabulary.frame_rate,
+        SETTINGS: vocabulary.facts.get(SETTINGS, {}),
     }
     TOKENS.write_parts(path, (pq.read_table(entries[n].path / _ROWS, partitioning=None) for n in names), facts)

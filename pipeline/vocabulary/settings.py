@@ -19,13 +19,15 @@ class FeatureParams(Params):
 class BpeParams(Params):
     """Words that follow each other often become one."""
 
-    size: int = Field(ge=3, le=2**16 - NUM_SPECIAL_TOKENS)  # words in all: those of all codebooks, and the merged ones
+    num_tokens: int = Field(
+        ge=3, le=2**16 - NUM_SPECIAL_TOKENS
+    )  # words in all: those of all codebooks, and the merged ones
 
 
 class CommonParams(Params):
     """The keys of all kinds; a kind adds `kind` and its own."""
 
-    size: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # words in each codebook; ids are stored as uint16
+    num_tokens: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # words in each codebook; ids are stored as uint16
     normalisation: Literal["standardise", "l2", "none"]
     features: FeatureParams
     bpe: BpeParams | None  # null = no merging
@@ -42,8 +44,10 @@ class CommonParams(Params):
 
     @model_validator(mode="after")
     def _enough_frames(self) -> Self:
-        least = self.size * self.features.stack
+        least = self.num_tokens * self.features.stack
         if self.sample_frames < least:
             factor = f" x features.stack ({self.features.stack})" if self.features.stack > 1 else ""
-            raise ValueError(f"expected sample_frames at least size ({self.size}){factor}, found {self.sample_frames}")
+            raise ValueError(
+                f"expected sample_frames at least num_tokens ({self.num_tokens}){factor}, found {self.sample_frames}"
+            )
         return self

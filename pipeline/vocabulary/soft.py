@@ -23,8 +23,8 @@ class Params(CommonParams):
 
     @model_validator(mode="after")
     def _as_many_words(self) -> Self:
-        if self.nearest > self.size:
-            raise ValueError(f"expected nearest at most size ({self.size}), found {self.nearest}")
+        if self.nearest > self.num_tokens:
+            raise ValueError(f"expected nearest at most num_tokens ({self.num_tokens}), found {self.nearest}")
         if self.exact:
             raise ValueError("expected exact false with kind soft, whose weights are of the sample's words, found true")
         return self

@@ -40,9 +40,9 @@ class NgramClassifier(Baseline):
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
         """Return the counts of the language models, and the scale and biases of their evidence.
 
-        These are `scale` (1,) and `biases` (class,), `shape` (codebooks, classes, tokens), and of each level of the models of
-        the classes and of the common one `keys` and `counts`. Memory grows with the tokens of the training clips. Nothing is
-        drawn from the seed.
+        These are `scale` (1,) and `biases` (class,), `shape` (codebooks, classes, tokens), and of each level of the models
+        of the classes and of the common one `keys` and `counts`. Memory grows with the tokens of the training clips. Nothing
+        is drawn from the seed.
         """
         size = setting.input_facts["vocabulary_size"]
         wanted = targets > 0.5

@@ -1,0 +1,59 @@
+"""Settings recorded in artifacts, and the refusal of an artifact that was made with others than params.yaml holds.
+
+Every artifact may hold the fact `settings`: key of params.yaml, with dots -> value, for those that its stage read. DVC
+reruns a stage whose params changed; this is the second pair of eyes, which looks at the artifact itself.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.errors import ArtifactError
+
+SETTINGS = "settings"  # the fact's name
+
+_ABSENT = "nothing"
+
+
+class Schema(Protocol):
+    """What kinds of artifacts have in common here."""
+
+    def read_facts(self, path: Path) -> dict[str, Any]:
+        """Read the facts of an artifact without its content."""
+
+    def error(self, path: Path, field_name: str, /, *, expected: object, found: object) -> ArtifactError:
+        """Build the error for an artifact of this kind."""
+
+
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key with dots, value) for all that is no mapping below `value`; an empty mapping is a value."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
+
+
+def differences(settings: Mapping[str, Any], document: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return (key, value in params.yaml, recorded value) for every recorded setting that params.yaml has otherwise."""
+    now = dict(leaves(document))
+    return [
+        (key, now.get(key, _ABSENT), value)
+        for key, value in dict(leaves(settings)).items()
+        if key not in now or _plain(now[key]) != _plain(value)
+    ]
+
+
+def require_current(document: Mapping[str, Any], *artifacts: tuple[Schema, Path]) -> None:
+    """Raise ArtifactError, naming the first setting, where an artifact was made with others than `document` holds."""
+    for schema, path in artifacts:
+        found = differences(schema.read_facts(path).get(SETTINGS, {}), document)
+        if found:
+            key, now, value = found[0]
+            others = f" ({len(found) - 1} more settings differ)" if len(found) > 1 else ""
+            raise schema.error(path, key, expected=f"{now}, as in params.yaml", found=f"{value}{others}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON keeps it: tuples as lists, whole floats equal to integers as they are in Python."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,167 @@
+"""Code and settings that the result of each stage follows from: what the stage `code` writes and other stages depend on.
+
+    code/<stage>, or code/<stage>/<entry> for each entry of `models` or `vocabularies` that the stage runs for
+
+A file holds, as JSON, a digest of the definitions reached from the stage's program, the releases of the numeric packages
+among them, and for stages that train those settings of the section `train` that the entry's kind reads: so that a setting
+of networks' augmentation does not retrain a bag of tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.artifacts.files import replacing
+from pipeline.artifacts.settings import leaves
+from pipeline.execution.code import NUMERIC, Sources, kinds_in, reach, releases, snapshot
+from pipeline.models.registry import BASELINES
+
+_KEPT_OUTCOMES = 20  # of earlier runs, the latest
+
+
+class StageCode(NamedTuple):
+    """Which code a stage may reach."""
+
+    sections: tuple[str, ...] = ()  # of params.yaml, whose kinds choose entries of registries; {entry} is the file's
+    lists: tuple[str, ...] = ()  # of params.yaml, with dots: their entries have a file each; none = one file
+    trains: bool = False  # depends on the settings of `train` that the entry's kind reads
+
+
+_TOKEN_LISTS = ("experiment.token_models", "experiment.pretrained_models")
+_MODEL_LISTS = ("experiment.frame_models", *_TOKEN_LISTS)
+_VOCABULARIES = ("experiment.vocabularies",)
+_PRETRAINED = ("experiment.pretrained_models",)
+
+STAGES = {
+    "corpus": StageCode(("corpus",)),
+    "split": StageCode(),
+    "spectrogram": StageCode(("spectrogram",)),
+    "vocabulary": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
+    "tokenize": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
+    "train": StageCode(("models.{entry}",), _MODEL_LISTS, trains=True),
+    "evaluate": StageCode(("models.{entry}",), _MODEL_LISTS),
+    "pretrain": StageCode(("models.{entry}",), _PRETRAINED, trains=True),
+    "perplexity": StageCode(("models.{entry}",), _PRETRAINED),
+    "enhance": StageCode(("labels",)),
+    "attention": StageCode(("models.{entry}",), ("report.attention",)),
+    "ngram_perplexity": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
+    "atlas": StageCode(("vocabularies.{entry}", "spectrogram"), _VOCABULARIES),
+    "report": StageCode(("vocabularies", "spectrogram")),
+}
+
+# Settings of `train` that only models of one input read, and of those that only `train` reads, not `pretrain`.
+_OF_FRAMES = ("augmentation.mixup_domain",)
+_OF_TOKENS = ("augmentation.word_noise",)
+_OF_PRETRAINING = (
+    "accumulate",
+    "activation_checkpointing",
+    "average",
+    "compile",
+    "gradient_clip",
+    "num_threads",
+    "optimiser",
+    "precision",
+)
+
+
+def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[str, Any]:
+    """Return the settings of `train` that a stage reads for an entry of `models`: key with dots -> value."""
+    wanted = dict(leaves({"train": document["train"]}))
+    if stage == "pretrain":
+        return {key: value for key, value in wanted.items() if key.split(".")[1] in _OF_PRETRAINING}
+    if document["models"][entry]["kind"] in BASELINES:
+        return {"train.num_threads": wanted["train.num_threads"]}
+    reads_frames = entry in document["experiment"]["frame_models"]
+    unread = {f"train.{name}" for name in (_OF_TOKENS if reads_frames else _OF_FRAMES)}
+    return {key: value for key, value in wanted.items() if key not in unread}
+
+
+def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]:
+    """Return path below the folder `code` -> content, for every stage of a params document that has been checked."""
+    files = {}
+    for stage, about in STAGES.items():
+        for entry in _entries(document, about):
+            sections = [section.format(entry=entry) for section in about.sections]
+            found = reach(sources, [(f"stages.{stage}", "main")], _kinds(document, sections))
+            content: dict[str, Any] = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
+            if about.trains:
+                content["settings"] = read_settings(document, stage, entry)
+            files[f"{stage}/{entry}" if about.lists else stage] = json.dumps(content, indent=1) + "\n"
+    return files
+
+
+def write_stage_code(document: Mapping[str, Any], check: Any, folder: Path, kept: Path) -> bool:
+    """Write all files of `document` into `folder`; `kept` holds the outcomes of earlier runs, which are not computed again.
+
+    Calls `check`, which raises on a mistake in the params, before anything is computed. Returns whether anything was.
+    """
+    texts = snapshot()
+    key = _digest(texts, document)
+    outcome = kept / f"{key}.json"
+    files = _read(outcome)
+    known = files is not None
+    if files is None:
+        check()
+        files = stage_files(document, Sources(Path(), texts))
+        with replacing(outcome) as partial:
+            partial.write_text(json.dumps(files))
+        _forget(kept)
+    for name, content in files.items():
+        with replacing(folder / name) as partial:
+            partial.write_text(content)
+    return not known
+
+
+def find_earlier(kept: Path, name: str, digest: str | None) -> dict[str, Any] | None:
+    """Return the content that a file had when its MD5 digest, DVC's, was this one; None where no earlier outcome has it."""
+    for outcome in kept.glob("*.json"):
+        content = (_read(outcome) or {}).get(name, "")
+        if content and hashlib.md5(content.encode(), usedforsecurity=False).hexdigest() == digest:
+            found: dict[str, Any] = json.loads(content)
+            return found
+    return None
+
+
+def _entries(document: Mapping[str, Any], about: StageCode) -> list[str]:
+    if not about.lists:
+        return [""]
+    sections = [name.split(".") for name in about.lists]
+    return list(dict.fromkeys(entry for section, key in sections for entry in document[section][key]))
+
+
+def _kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
+    """Return every `kind` that occurs in these sections; of `vocabularies` those that the experiment names."""
+    kinds: set[str] = set()
+    for section in sections:
+        value: Any = document
+        for key in section.split("."):
+            value = value[key]
+        if section == "vocabularies":
+            value = {name: value[name] for name in document["experiment"]["vocabularies"]}
+        kinds |= kinds_in(value)
+    return kinds
+
+
+def _digest(texts: Mapping[str, str], document: Mapping[str, Any]) -> str:
+    """Name an outcome by all that it follows from: sources, params, and the releases of packages."""
+    digest = hashlib.sha256()
+    for path, text in texts.items():
+        digest.update(f"{path}\x1f{text}\x1e".encode())
+    digest.update(json.dumps([document, {name: releases(name) for name in NUMERIC}], default=str).encode())
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path) -> dict[str, str] | None:
+    try:
+        files: dict[str, str] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return files
+
+
+def _forget(kept: Path) -> None:
+    outcomes = sorted(kept.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for path in outcomes[:-_KEPT_OUTCOMES]:
+        path.unlink(missing_ok=True)

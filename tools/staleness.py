@@ -1,0 +1,61 @@
+"""Settings of the artifacts at hand that params.yaml has otherwise: what is shown is then of another experiment."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.settings import SETTINGS, Schema, differences
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.vocabulary import VOCABULARY
+from pipeline.errors import ArtifactError
+from pipeline.params import PARAMS_PATH, read_params
+
+_NAMED = 6  # settings that a note names before it only counts
+
+
+def differing(layout: Layout, document: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return key -> (value in params.yaml, recorded value) over all artifacts of the experiment that there are."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for schema, path in _artifacts(layout):
+        try:
+            settings = schema.read_facts(path).get(SETTINGS, {})
+        except ArtifactError:  # a damaged one is told of by who needs it
+            continue
+        # Entries that params.yaml no longer has are of earlier experiments, and shown by no table.
+        known = {key: value for key, value in settings.items() if _has(document, key)}
+        found |= {key: (now, was) for key, now, was in differences(known, document)}
+    return found
+
+
+def note(layout: Layout, params_path: Path = PARAMS_PATH) -> str:
+    """Return a sentence for people about what differs; empty where nothing does, or there are no params."""
+    found = differing(layout, read_params(params_path)) if params_path.exists() else {}
+    if not found:
+        return ""
+    named = [f"{key} {was} (params.yaml: {now})" for key, (now, was) in list(found.items())[:_NAMED]]
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return f"note: this is of other settings than params.yaml's: {', '.join(named)}{more}; `dvc repro` brings it up to date"
+
+
+def _artifacts(layout: Layout) -> Iterator[tuple[Schema, Path]]:
+    for schema, paths in (
+        (CLIPS, [layout.clips]),
+        (INDEX, [layout.spectrogram_index]),
+        (SPLIT, layout.splits.glob("*.parquet")),
+        (VOCABULARY, (layout.data / "vocabulary").glob("*/*.zarr")),
+        (PREDICTIONS, layout.predictions.glob("*/*/*.parquet")),
+    ):
+        yield from ((schema, path) for path in sorted(paths) if path.exists())
+
+
+def _has(document: dict[str, Any], key: str) -> bool:
+    value: Any = document
+    for name in key.split("."):
+        if not isinstance(value, dict) or name not in value:
+            return False
+        value = value[name]
+    return True
