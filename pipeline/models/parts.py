@@ -136,6 +136,7 @@ class Encoder(nn.Module, ABC):
     supports_patchout: ClassVar[bool] = True  # it reads a sequence, of which some may be left out
     supports_activation_checkpointing: ClassVar[bool] = False  # it runs its blocks through `run_block`
     supports_pretraining: ClassVar[bool] = False  # hidden tokens can be predicted from what it makes of the others
+    has_attention: ClassVar[bool] = False  # each of `depth` blocks calls scaled_dot_product_attention once
     has_directions: ClassVar[bool] = False  # features are states of a forward pass and of a backward one, side by side
     num_features: int  # D of what leaves it
     activation_checkpointing = False  # set by the training loop

@@ -56,6 +56,7 @@ ENCODERS: "Registry[type[Encoder]]" = Registry(
     "encoder",
     {
         "transformer": "pipeline.models.encoders.transformer:Transformer",
+        "conformer": "pipeline.models.encoders.conformer:Conformer",
         "lstm": "pipeline.models.encoders.lstm:Lstm",
         "cnn": "pipeline.models.encoders.cnn:Cnn",
         "timm": "pipeline.models.encoders.timm_network:TimmNetwork",

@@ -28,8 +28,6 @@ from pipeline.reporting.pictures import (
 from pipeline.reporting.recordings import Recordings
 from pipeline.vocabulary.rebuilding import rebuild
 
-ATTENTIVE_KIND = "ast"  # of models that attend to frames
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -113,9 +111,11 @@ RunName = tuple[str, int]  # model, seed
 
 def choose_attentive(experiment: Experiment) -> RunName | None:
     """Return the model whose attention the page shows, the first of the headline before others; None without any."""
+    from pipeline.evaluation.attention import attends_to_frames
+
     seed, fold = experiment.params.seeds[0], experiment.params.folds[0]
     for model in [*experiment.headline, *experiment.params.models]:
-        if experiment.cards[model, fold, seed]["params"].get("kind") == ATTENTIVE_KIND:
+        if attends_to_frames(experiment.cards[model, fold, seed]["params"]):
             return model, seed
     return None
 

@@ -36,7 +36,7 @@ class TransformerParams(EncoderParams):
 
 class Transformer(Encoder):
     Params = TransformerParams
-    supports_class_tokens = supports_pretraining = supports_activation_checkpointing = True
+    supports_class_tokens = supports_pretraining = supports_activation_checkpointing = has_attention = True
 
     def __init__(self, params: TransformerParams, stem: Stem) -> None:
         super().__init__(params, stem)
