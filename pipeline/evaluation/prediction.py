@@ -104,7 +104,7 @@ def predict_time_steps(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[s
 def describe_model(model: TrainedModel) -> str:
     """Return a stored model's kind and the kinds of its parts, for messages."""
     section = model.facts["params"]
-    parts = [f"{name} {part['kind']}" for name, part in section.items() if isinstance(part, dict) and "kind" in part]
+    parts = [f"{name} {section[name]['kind']}" for name in ("input", "stem", "encoder", "head") if name in section]
     return " with ".join(
         [f"the kind {section['kind']}", ", ".join(parts)] if parts else [f"the kind {section['kind']}"]
     )
