@@ -82,10 +82,6 @@ lock: $(INSTALLED) ## write requirements.lock and requirements-bench.lock anew f
 		--generate-hashes --annotation-style line --custom-compile-command "make lock" \
 		--quiet --constraint requirements.lock --output-file requirements-bench.lock
 
-.PHONY: deps
-deps: $(INSTALLED) ## write each stage's modules into dvc.yaml
-	python -m tools.closure --write
-
 .PHONY: clean
 clean: ## remove .venv and the caches of tools; data, artifacts and the DVC cache stay
 	rm -rf $(VENV) $(BENCH_VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -100,8 +100,8 @@ class Sonolex:
             size = max(1, clips // workers)
             overrides.append(f"spectrogram.clips_per_shard={{minimum: {size}, average: {size}, maximum: {size}}}")
         workspace = Workspace(folder, self.audio, rows, overrides)
-        workspace.run("corpus", "data/clips.parquet")
-        seconds, counters = workspace.run("spectrogram", "data/clips.parquet", "data/spectrogram")
+        workspace.run("corpus")
+        seconds, counters = workspace.run("spectrogram")
         if counters["decoded"] != clips:
             raise RuntimeError(f"expected {clips} clips decoded, found {counters}")
         shutil.rmtree(folder.parent)

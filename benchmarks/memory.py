@@ -28,6 +28,7 @@ _OVERRIDES = [
     f"experiment.folds=['{_FOLD}']",
     "experiment.ensembles=[]",
     f"report.headline=[{_NAME}]",
+    "report.attention=[]",
     "train.epochs=1",
     "train.batch_size=64",
     f"models.{_MODEL}.width=32",
@@ -41,20 +42,17 @@ _OVERRIDES = [
 
 def stages() -> list[tuple[str, list[str]]]:
     """Return the stages in order with their command lines, as in dvc.yaml."""
-    clips, split, spectrogram = "data/clips.parquet", f"data/splits/{_FOLD}.parquet", "data/spectrogram"
-    vocabulary, tokens = f"data/vocabulary/words/{_FOLD}.zarr", f"data/tokens/words/{_FOLD}.parquet"
-    model = f"models/{_NAME}/{_FOLD}/{_SEED}"
-    predictions = f"predictions/{_NAME}/{_FOLD}/{_SEED}.parquet"
-    curves = f"results/train/{_NAME}/{_FOLD}/{_SEED}"
+    words = ["words", "--fold", _FOLD]
+    model = [_MODEL, "--vocabulary", *words, "--seed", _SEED]
     return [
-        ("corpus", [clips]),
-        ("split", [clips, split, "--fold", _FOLD]),
-        ("spectrogram", [clips, spectrogram]),
-        ("vocabulary", [spectrogram, split, vocabulary]),
-        ("tokenize", [spectrogram, vocabulary, tokens]),
-        ("train", [clips, split, tokens, model, curves, "--vocabulary", vocabulary]),
-        ("evaluate", [clips, split, tokens, model, predictions]),
-        ("report", ["data", "models", "predictions", "results", "report/index.html"]),
+        ("corpus", []),
+        ("split", [_FOLD]),
+        ("spectrogram", []),
+        ("vocabulary", words),
+        ("tokenize", words),
+        ("train", model),
+        ("evaluate", model),
+        ("report", []),
     ]
 
 

@@ -22,6 +22,7 @@ import soundfile
 from rich.console import Console
 
 from benchmarks.workspace import make_repository, run_in
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 
 SAMPLE_RATE = 16_000  # Hz
@@ -80,7 +81,7 @@ def pushes(scratch: Path, num_clips: int, seconds: float) -> Iterator[Push]:
         add_clips(workspace, audio, names, seconds)
         num_listed += len(names)
         run_in(workspace, "dvc", "repro", "spectrogram")
-        shards = set(open_spectrogram(workspace / "data/spectrogram").index.facts["shards"])
+        shards = set(open_spectrogram(Layout(workspace).spectrogram).index.facts["shards"])
         yield Push(title, num_listed, len(shards), len(shards - before), *push_measured(workspace, shelf))
         before = shards
 
@@ -121,7 +122,7 @@ def push_measured(workspace: Path, shelf: Path) -> tuple[int, int, int, int, flo
     seconds = time.perf_counter() - started
     sent = {path: size for path, size in objects_in(shelf).items() if path not in before}
     # DVC names an object by the MD5 of its content.
-    chunks = (path.read_bytes() for path in (workspace / "data/spectrogram/frames.zarr").glob("*/c/0/0"))
+    chunks = (path.read_bytes() for path in open_spectrogram(Layout(workspace).spectrogram).frames_path.glob("*/c/0/0"))
     frames = {hashlib.md5(content, usedforsecurity=False).hexdigest() for content in chunks}
     frame_sizes = [size for path, size in sent.items() if "".join(path.parts[-2:]) in frames]
     return len(sent), sum(sent.values()), len(frame_sizes), sum(frame_sizes), seconds

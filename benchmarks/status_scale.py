@@ -21,6 +21,7 @@ from rich.table import Table as Grid
 from benchmarks.manifest_scale import pretend_tars, write_tables
 from benchmarks.workspace import make_repository, run_in
 from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
 from pipeline.corpora.content import STORE_PATH
 
@@ -42,12 +43,13 @@ def main(
         tables = (f"corpus.tables.{name}={name}.csv" for name in ("bal_train", "unbal_train", "eval"))
         make_repository(workspace, "audioset", [f"corpus.root={scratch / 'audio'}", *tables])
         run_in(workspace, "dvc", "repro", "-q", "corpus", "split")
-        write_spectrogram(workspace / "data" / "spectrogram", workspace / "data" / "clips.parquet", clips_per_shard)
+        layout = Layout(workspace)
+        write_spectrogram(layout.spectrogram, layout.clips, clips_per_shard)
         grid = Grid(title=f"{clips:,} clips in shards of {clips_per_shard}", title_justify="left")
         for name in ("step", "seconds"):
             grid.add_column(name, justify="left" if name == "step" else "right")
         started = time.perf_counter()
-        opened = open_spectrogram(workspace / "data" / "spectrogram")
+        opened = open_spectrogram(layout.spectrogram)
         grid.add_row(f"open the spectrogram, check its {len(opened.index.facts['shards']):,} shards", _since(started))
         for title, command in (
             ("dvc commit, once", ("dvc", "commit", "-q", "-f", "spectrogram")),

@@ -117,9 +117,9 @@ def waiting(shape: Shape, clips: int, threads: int) -> list[dict[str, Any]]:
             learner = make_learner(shape, epochs=2)
             trained = train(
                 learner.model, learner.params, learner.task, Examples(batches, targets, ids), None,
-                seed=0, on_epoch=lambda row: None, checkpoint=Path(temporary) / "c",
+                seed=0, on_epoch=lambda row, timing: None, checkpoint=Path(temporary) / "c",
             )  # fmt: skip
-            row = trained.history[-1]
+            row = trained.timing.epochs[-1]
             where = "memory" if kept else "disk"
             rows.append({"clips from": where, "clips/s": row["clips_per_second"], "input": row["input_fraction"]})
     return rows

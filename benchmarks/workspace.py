@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.layout import Layout
 from tools.compose import compose, dump
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,7 @@ class Workspace:
 
     def run(self, stage: str, *arguments: str) -> tuple[float, dict[str, Any]]:
         """Run `python -m stages.<stage>` here; return the seconds of the whole process, and the stage's own report."""
-        reports = self.folder / "results" / "stages"
+        reports = Layout(self.folder).stage_reports
         before = set(reports.glob("*.json"))
         for path in before:
             path.unlink()

@@ -21,10 +21,10 @@ from pipeline.models.base import ModelParams, Reads
 from pipeline.models.registry import ENCODERS, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
-from pipeline.reporting.summary import ReportParams
+from pipeline.reporting.report_settings import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.settings import PretrainParams, TrainParams
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import validate_vocabulary_params
 
 SECTIONS: dict[str, Any] = {
     "experiment": ExperimentParams,
@@ -74,8 +74,7 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             mistakes.append(str(error))
     for name, value in (document.get("vocabularies") or {}).items():
         try:
-            kinds: Any = VocabularyParams
-            vocabularies[name] = validate_params(kinds, value, f"vocabularies.{name}", path)
+            vocabularies[name] = validate_vocabulary_params(name, value, path)
         except ParamsError as error:
             mistakes.append(str(error))
     if "experiment" in sections:
@@ -88,6 +87,8 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             sections["report"].check_against(experiment)
         except ParamsError as error:
             mistakes.append(f"{path}: {error}")
+    if "report" in sections:
+        mistakes += _attention_mistakes(sections["report"], models, path)
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
         try:
             sections["pretrain"].settings(sections["train"])
@@ -151,6 +152,19 @@ def _grid_mistakes(
                     f"{path}: experiment.{key}: expected networks with one of the encoders {kinds}, found {name} of kind "
                     f"{models[name].kind}"
                 )
+    return mistakes
+
+
+def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], path: Path) -> list[str]:
+    """Name the models of `report.attention` that do not attend to frames."""
+    mistakes = []
+    for name in report.attention:
+        if name in models and not models[name].has_attention_maps:
+            kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
+            mistakes.append(
+                f"{path}: report.attention: expected networks that read frames by one of the encoders {kinds}, found "
+                f"{name} of kind {models[name].kind}, which reads {models[name].reads}; take it out, or set report.attention to []"
+            )
     return mistakes
 
 

@@ -1,10 +1,15 @@
 """The section `experiment`: which models are trained, on which folds, with which seeds."""
 
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import product
+from operator import attrgetter, methodcaller
 from typing import Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from pipeline.params import Params
+from pipeline.artifacts.layout import PRETRAINED_SUFFIX, ModelId, RunId
+from pipeline.params import NameParam, Params
 
 _LISTS = "frame_models, token_models and pretrained_models"
 
@@ -12,71 +17,108 @@ _LISTS = "frame_models, token_models and pretrained_models"
 class EnsembleParams(Params):
     """Models whose predictions, of all seeds, are averaged."""
 
-    name: str  # in tables and paths, as a model's
+    name: NameParam  # in tables and paths, as a model's
     models: list[str] = Field(min_length=1)  # of the experiment; one alone makes an ensemble of its seeds
 
 
 class ExperimentParams(Params):
     """The grid of the experiment: every model on every fold with every seed, and what is averaged of it."""
 
-    frame_models: list[str]  # entries of `models` that read log-mel frames
-    token_models: list[str]  # entries of `models` that read tokens, each those of every vocabulary
-    pretrained_models: list[str]  # such entries, which learn from sentences without labels before they are trained
-    vocabularies: list[str]  # entries of `vocabularies`, each learnt anew for every fold
-    folds: list[str] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
+    frame_models: list[NameParam]  # entries of `models` that read log-mel frames
+    token_models: list[NameParam]  # entries of `models` that read tokens, each those of every vocabulary
+    pretrained_models: list[
+        NameParam
+    ]  # such entries, which learn from sentences without labels before they are trained
+    vocabularies: list[NameParam]  # entries of `vocabularies`, each learnt anew for every fold
+    folds: list[NameParam] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)
     ensembles: list[EnsembleParams]  # the first is in results/metrics.json
 
     @property
+    def model_ids(self) -> list[ModelId]:
+        """All models, those that read frames first, then those that read tokens, then those that are pretrained."""
+        plain = product(self.token_models, self.vocabularies)
+        pretrained = product(self.pretrained_models, self.vocabularies)
+        return [
+            *map(ModelId, self.frame_models),
+            *(ModelId(entry, vocabulary) for entry, vocabulary in plain),
+            *(ModelId(entry, vocabulary, pretrained=True) for entry, vocabulary in pretrained),
+        ]
+
+    @property
     def models(self) -> list[str]:
-        """All models by the names that they have in paths and tables, those that read frames first."""
-        return [*self.frame_models, *self.reads]
+        """The names of all models, as `model_ids` has them."""
+        return [model.name for model in self.model_ids]
 
     @property
     def reads(self) -> dict[str, str]:
-        """The models that read tokens, with the vocabulary of each.
+        """The names of the models that read tokens, with the vocabulary of each."""
+        return {model.name: model.vocabulary for model in self.model_ids if model.vocabulary}
 
-        They are called <entry of `models`>-<vocabulary>, and <entry>-<vocabulary>-pretrained where they are.
-        """
-        plain = {f"{model}-{name}": name for model in self.token_models for name in self.vocabularies}
-        return plain | {
-            f"{model}-{name}-pretrained": name for model in self.pretrained_models for name in self.vocabularies
-        }
+    def runs(self) -> list[RunId]:
+        """Return all training runs: every model on every fold with every seed."""
+        return [RunId(model, fold, seed) for model, fold, seed in product(self.model_ids, self.folds, self.seeds)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.models:
+        if not self.frame_models and not self.token_models and not self.pretrained_models:
             raise ValueError(f"{_LISTS}: expected at least one model in any, found none")
         if (self.token_models or self.pretrained_models) and not self.vocabularies:
             raise ValueError("vocabularies: expected at least one for the models of tokens to read, found none")
-        ensembles = [ensemble.name for ensemble in self.ensembles]
         once: list[tuple[str, list[str] | list[int]]] = [
             ("frame_models and token_models", [*self.frame_models, *self.token_models]),
             ("pretrained_models", self.pretrained_models),
             ("vocabularies", self.vocabularies),
             ("folds", self.folds),
             ("seeds", self.seeds),
-            ("ensembles, and models beside them", [*self.models, *ensembles]),
             *((f"ensembles: models of {ensemble.name}", ensemble.models) for ensemble in self.ensembles),
         ]
         for keys, values in once:
             repeated = sorted({str(value) for value in values if list(values).count(value) > 1})
             if repeated:
                 raise ValueError(f"{keys}: expected each entry once, found {', '.join(repeated)} again")
+        self._check_joined_names()
         for ensemble in self.ensembles:
             unknown = [name for name in ensemble.models if name not in self.models]
             if unknown:
                 known = f"models of the experiment ({', '.join(self.models)})"
                 raise ValueError(f"ensembles: expected {ensemble.name} to name {known}, found {', '.join(unknown)}")
-        for key, names in (
-            ("models", self.models),
-            ("vocabularies", self.vocabularies),
-            ("ensembles", ensembles),
-            ("folds", self.folds),
-        ):
-            for name in names:
-                if not name or any(sign in name for sign in "/\\@. "):
-                    raise ValueError(
-                        f"{key}: expected names without / \\ @ . or spaces (they become paths), found {name!r}"
-                    )
         return self
+
+    def _check_joined_names(self) -> None:
+        """Raise ValueError where names are joined to one of two meanings: it would be one path, or one item of dvc.yaml."""
+        entries = {*self.frame_models, *self.token_models, *self.pretrained_models, *self.vocabularies}
+        if reserved := sorted(name for name in entries if f"-{name}".endswith(PRETRAINED_SUFFIX)):
+            raise ValueError(
+                f"expected of models and vocabularies names without {PRETRAINED_SUFFIX} at the end, which pretrained models "
+                f"get, found {', '.join(reserved)}; rename them, here and in their section"
+            )
+        ensembles = [(ensemble.name, f"the ensemble {ensemble.name}") for ensemble in self.ensembles]
+        _require_different([(model.name, _describe(model)) for model in self.model_ids] + ensembles)
+        _require_different(
+            (f"{name}-{fold}", f"fold {fold} of the vocabulary {name}")
+            for name, fold in product(self.vocabularies, self.folds)
+        )
+        for name in (attrgetter("name"), methodcaller("stage", "train")):
+            _require_different(
+                (name(run), f"seed {run.seed} on fold {run.fold} of {_describe(run.model)}") for run in self.runs()
+            )
+
+
+def _describe(model: ModelId) -> str:
+    pretrained = ", pretrained" if model.pretrained else ""
+    return f"the model {model.entry}" + (
+        f" with the vocabulary {model.vocabulary}{pretrained}" if model.vocabulary else ""
+    )
+
+
+def _require_different(named: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError when two of (name, what it is the name of) have one name."""
+    meanings: defaultdict[str, list[str]] = defaultdict(list)
+    for name, meaning in named:
+        meanings[name].append(meaning)
+    for name, found in meanings.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"expected names that differ once joined, found {name} for {' and for '.join(found)}; rename one"
+            )

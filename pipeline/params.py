@@ -5,22 +5,56 @@ is an error, so that there is one place to read. Units stand in a comment behind
 """
 
 import difflib
+import re
 import types
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import ParamsError
+from pipeline.paths import expand_home, input_path, shared_path
 from pipeline.registry import RegistryParams
 
 PARAMS_PATH = Path("params.yaml")
 
 T = TypeVar("T")
+
+
+SAFE_NAME = "at most 64 letters, digits, _ and -, the first of them no -"  # in words, for messages
+
+
+def is_safe_name(text: str) -> bool:
+    """Tell whether a text may become part of paths and commands as it stands."""
+    return re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,64}", text) is not None
+
+
+def _require_name(text: str) -> str:
+    if not is_safe_name(text):
+        raise ValueError(f"expected a name of {SAFE_NAME}, since it becomes part of paths and commands (rename it)")
+    return text
+
+
+def _require_tracked(path: Path) -> Path:
+    if path.parts and path.parts[0].startswith("~"):
+        raise ValueError(f"expected a path without ~, since DVC reads it as it stands; write {expand_home(path)}")
+    return path
+
+
+# The name of an entry, a fold or an ensemble, which dvc.yaml puts into paths and commands.
+NameParam = Annotated[str, AfterValidator(_require_name)]
+
+# Paths, see `pipeline/paths.py`. YAML has none, so that text is accepted; dumped, a path is its last part, since where a
+# file lies is no property of a result.
+_Path = Annotated[Path, Field(strict=False), PlainSerializer(lambda path: path.name, return_type=str)]
+FilePath = Annotated[_Path, AfterValidator(input_path)]  # a file that is read; absolute once loaded
+SharedFolder = Annotated[_Path, AfterValidator(shared_path)]  # a folder that all workspaces share; absolute once loaded
+PathBelow = Annotated[_Path, AfterValidator(expand_home)]  # relative to another folder, or absolute
+TrackedPath = Annotated[_Path, AfterValidator(_require_tracked)]  # a dependency in dvc.yaml
 
 
 class Params(BaseModel):
@@ -73,9 +107,11 @@ def _describe(kind: Any, error: ErrorDetails, section: str) -> str:
         close = difflib.get_close_matches(keys[-1], names, n=1)
         hint = f"did you mean `{close[0]}`? " if close else ""
         return f"{where}: unknown key; {hint}known keys: {', '.join(names)}"
-    found = "no value" if error["type"] == "missing" else repr(error["input"])
     message = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}, found {found}"
+    message = f"{where}: {message[0].lower()}{message[1:]}"
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
+        return message  # of a rule between keys, which says what it found
+    return f"{message}, found {'no value' if error['type'] == 'missing' else repr(error['input'])}"
 
 
 def _locate(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

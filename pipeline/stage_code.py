@@ -84,7 +84,7 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
     for stage, about in STAGES.items():
         for entry in _entries(document, about):
             sections = [section.format(entry=entry) for section in about.sections]
-            found = reach(sources, [(f"stages.{stage}", "main")], _kinds(document, sections))
+            found = reach(sources, [(f"stages.{stage}", "main")], chosen_kinds(document, sections))
             content: dict[str, Any] = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             if about.trains:
                 content["settings"] = read_settings(document, stage, entry)
@@ -131,7 +131,7 @@ def _entries(document: Mapping[str, Any], about: StageCode) -> list[str]:
     return list(dict.fromkeys(entry for section, key in sections for entry in document[section][key]))
 
 
-def _kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
+def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
     """Return every `kind` that occurs in these sections; of `vocabularies` those that the experiment names."""
     kinds: set[str] = set()
     for section in sections:

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from pipeline.artifacts.layout import Layout
-from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import stage_main
 from pipeline.params import read_params
+from pipeline.paths import shared_path
 from pipeline.stage_code import write_stage_code
 
 log = logging.getLogger(__name__)

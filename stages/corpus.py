@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 def run(params: CorpusParams, labels: UsedLabels, clips_path: Path) -> None:
     report = StageReport("corpus")
-    refresh = refresh_manifest(params, clips_path, labels_path=labels.table)
+    refresh = refresh_manifest(params, clips_path, labels_path=labels.use)
     log.info(
         "%d clips of `%s`: read %d files, %d missing; %s %s",
         refresh.num_clips,

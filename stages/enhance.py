@@ -7,7 +7,6 @@ tests is not in it. The stage runs for the folds of `labels.enhance`, by default
 """
 
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -30,17 +29,14 @@ log = logging.getLogger(__name__)
 def run(
     params: LabelParams,
     experiment: ExperimentParams,
-    clips_path: Path,
-    splits_path: Path,
-    predictions_path: Path,
-    labels_path: Path,
+    layout: Layout,
     fold: str,
 ) -> None:
     report = StageReport("enhance", fold)
-    clips = open_clips(clips_path)
+    clips, labels_path = open_clips(layout.clips), layout.labels(fold)
     classes: list[str] = clips.facts["classes"]
     ontology = read_ontology(params.ontology, classes)
-    scored = out_of_fold(params, experiment, fold, clips, splits_path, predictions_path)
+    scored = out_of_fold(params, experiment, fold, clips, layout)
     enhanced = enhance(scored.scores, scored.labels, ontology, params.types, params.threshold)
     order = sorted(range(len(scored.clip_ids)), key=scored.clip_ids.__getitem__)
     columns = {
@@ -86,13 +82,10 @@ def run(
     report.write()
 
 
-def main(
-    fold: Annotated[str, typer.Argument(help="the fold whose training clips' labels are enhanced")],
-) -> None:
+def main(fold: Annotated[str, typer.Argument(help="the fold whose training clips' labels are enhanced")]) -> None:
     layout = Layout()
     require_current(read_params(), (CLIPS, layout.clips))
-    params, experiment = load_params(LabelParams, "labels"), load_params(ExperimentParams, "experiment")
-    run(params, experiment, layout.clips, layout.splits, layout.predictions, layout.labels(fold), fold)
+    run(load_params(LabelParams, "labels"), load_params(ExperimentParams, "experiment"), layout, fold)
 
 
 if __name__ == "__main__":

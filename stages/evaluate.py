@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, predictions_path: Path) -> None:
     model = open_model(model_path)
     name, fold, seed = model.facts["model"], model.facts["fold"], model.facts["seed"]
-    report = StageReport("evaluate", f"{name}-{fold}-{seed}")
+    report = StageReport("evaluate", f"{name}/{fold}/{seed}")
     use_threads(trained_threads(model.facts))
     clips, split = open_clips(clips_path), open_split(split_path)
     if clips.facts["classes"] != model.facts["classes"]:
@@ -63,8 +63,7 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
         "classes": clips.facts["classes"],
         "label_kind": clips.facts["label_kind"],
         "weights": predicting_digest(model.facts),
-        "num_parameters": model.facts["num_parameters"],
-        "seconds": model.facts["seconds"],
+        **{name: model.facts[name] for name in ("reads", "params", "num_parameters", "clips_seen")},
         SETTINGS: model.facts.get(SETTINGS, {}),
     }
     columns = {"clip_id": ids, "role": roles, "logits": logits.tolist(), "targets": class_targets(clips, ids).tolist()}

@@ -3,7 +3,7 @@
     split + tokens + vocabulary -> data/pretrained/<model>/<fold>/<seed>, results/pretrain/<model>/<fold>/<seed>
 
 The stage runs for the models of `experiment.pretrained_models`, by default for none; `train_pretrained` goes on from here
-(docs/training.md). It reads no label, and learns from no test clip. The second output holds DVCLive's curves. Under
+(docs/training.md). It reads no label, and learns from no test clip. The second output holds the curves. Under
 torchrun, or with `launch.train_processes` above 1, several processes train together.
 """
 
@@ -59,17 +59,16 @@ def run(
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     use_threads(train.num_threads)
-    report = StageReport("pretrain", f"{model}-{fold}-{seed}")
+    report = StageReport("pretrain", f"{model}/{fold}/{seed}")
     split, vocabulary = open_split(paths.split), open_vocabulary(paths.vocabulary)
     inputs = open_sentences(paths.tokens, vocabulary)
     training, validation = inputs.usable(clips_of(split, "train")), inputs.usable(clips_of(split, "validation"))
     if not training:
         raise CorpusError(f"{paths.tokens}: expected sentences of training clips of fold {fold}, found none")
-    paths.curves.mkdir(parents=True, exist_ok=True)
     with open_world() as world:
         weights, trained = pretrain(
             params, masking, masking.settings(train), inputs, training, validation, vocabulary,
-            seed=seed, live_path=paths.curves, world=world, trackers=trackers,
+            seed=seed, curves_path=paths.curves, world=world, trackers=trackers,
         )  # fmt: skip
     if not world.leads:
         return
@@ -83,16 +82,16 @@ def run(
         "fold": fold,
         "seed": seed,
         "clips_seen": trained.clips_seen,
-        "seconds": round(trained.seconds, 3),
         "measures": {name: value for name, value in last.items() if name.endswith(("loss", "accuracy"))},
         SETTINGS: dict(settings),
     }
     PRETRAINED.write(paths.pretrained, weights, facts)
     log.info(
         "%s, fold %s: fills in %.1f %% of hidden words (the most frequent word: %.1f %%) after %.1f s",
-        model, fold, 100 * last["masked_accuracy"], 100 * last["unigram_accuracy"], trained.seconds,
+        model, fold, 100 * last["masked_accuracy"], 100 * last["unigram_accuracy"], trained.timing.seconds,
     )  # fmt: skip
     report.workers, report.clips = world.size, len(training)
+    report.time_training(*trained.timing)
     report.write()
 
 

@@ -18,7 +18,6 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.executors import ExecutionParams, run_shards
-from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params, read_params
 from pipeline.spectrogram.building import (
@@ -49,7 +48,7 @@ def run(
     if empty_bands:
         log.warning("no FFT bin lies in mel bands %s: they stay at the floor; fewer n_mels or more n_fft", empty_bands)
     clear_partials(path)
-    memo = open_memo(shared_path(execution.memo), params, corpus.max_duration)
+    memo = open_memo(execution.memo, params, corpus.max_duration)
     plans = plan_shards(clips, params.clips_per_shard)
     reuse = find_known(memo, plans, clips)
     total = sum(plan.stop - plan.start for plan in reuse.todo)

@@ -18,7 +18,6 @@ from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
 from pipeline.execution.executors import ExecutionParams, run_shards
-from pipeline.execution.memo import shared_path
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params, read_params
 from pipeline.vocabulary.sentences import (
@@ -47,7 +46,7 @@ def run(
     vocabulary.require_front_end(spectrogram)
     clear_partials(tokens_path)
 
-    memo = open_memo(shared_path(execution.memo), vocabulary, spectrogram)
+    memo = open_memo(execution.memo, vocabulary, spectrogram)
     plans = plan_sentences(spectrogram)
     entries, known = find_known(memo, plans)
     todo = [plan.index for name, plan in plans.items() if name not in entries]

@@ -1,9 +1,9 @@
 """Train one model on the training clips of one fold.
 
-    clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, and curves
+    clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, results/train/<the same>
 
-A model that reads words is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
-`pretrain` wrote. The second output holds DVCLive's curves, and their table; baselines, fitted in one go, leave a note there.
+A model that reads tokens is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
+`pretrain` wrote. The second output holds the curves, `epochs.csv`; baselines, fitted in one go, leave a note there.
 """
 
 import logging
@@ -17,8 +17,9 @@ import typer
 from pydantic import PositiveInt
 
 from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.curves import write_fitted
 from pipeline.artifacts.layout import Layout, RunId
-from pipeline.artifacts.model import count_predicting, write_model
+from pipeline.artifacts.model import count_predicting, predicting_digest, read_card, write_model
 from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
@@ -64,7 +65,7 @@ def run(
 ) -> None:
     if params.kind in BASELINES and not launch.leads():
         return  # a baseline is fitted by one process
-    report = StageReport("train", f"{model}-{fold}-{seed}")
+    report = StageReport("train", f"{model}/{fold}/{seed}")
     clips, split = open_clips(paths.clips), open_split(paths.split)
     vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
     inputs = open_inputs(params.reads, paths.source, vocabulary)
@@ -73,7 +74,6 @@ def run(
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
     targets = {role: class_targets(clips, ids) for role, ids in roles.items()}
-    paths.curves.mkdir(parents=True, exist_ok=True)
 
     started, label_kind = time.perf_counter(), clips.facts["label_kind"]
     use_threads(num_threads)
@@ -87,18 +87,20 @@ def run(
         with open_world() as world:
             weights, epochs, input_facts, trained = train_model(
                 params, load_params(TrainParams, "train"), inputs, parts["train"], parts["validation"], vocabulary,
-                label_kind=label_kind, seed=seed, live_path=paths.curves, world=world, score=epoch_scorer(label_kind),
-                pretrained=pretrained, trackers=trackers,
+                label_kind=label_kind, seed=seed, curves_path=paths.curves, world=world,
+                score=epoch_scorer(label_kind), pretrained=pretrained, trackers=trackers,
             )  # fmt: skip
         if not world.leads:
             return
-        report.workers, seconds, clips_seen = world.size, trained.seconds, trained.clips_seen
+        report.workers, clips_seen = world.size, trained.clips_seen
+        report.time_training(*trained.timing)
     else:
         input_facts, epochs = inputs.facts, {}
         setting = Setting(input_facts, inputs.front_end, label_kind, seed, vocabulary)
         weights = BASELINES[params.kind](params).fit(inputs.arrays(roles["train"]), targets["train"], setting)
-        (paths.curves / "fitted.txt").write_text("Fitted in one go: there are no curves.\n")
-        seconds, clips_seen = time.perf_counter() - started, len(roles["train"])
+        report.time_training(time.perf_counter() - started)
+        clips_seen = len(roles["train"])
+        write_fitted(paths.curves)
 
     facts = {"model": model, "fold": fold, "seed": seed, "reads": params.reads, "clips_seen": clips_seen} | {
         "params": params.model_dump(mode="json"),
@@ -107,14 +109,14 @@ def run(
         "source": inputs.source,
         "front_end": inputs.front_end,
         "num_parameters": count_predicting(weights, epochs),
-        "seconds": round(seconds, 3),
         SETTINGS: dict(settings),
     }
     write_model(paths.model, weights, facts, epochs)
     log.info(
-        "%(model)s, fold %(fold)s: %(num_parameters)d parameters, %(clips_seen)d clips seen in %(seconds).1f s", facts
-    )
-    report.clips = len(roles["train"])
+        "%s, fold %s: %d parameters, %d clips seen in %.1f s",
+        model, fold, facts["num_parameters"], clips_seen, report.timing["training_seconds"],
+    )  # fmt: skip
+    report.clips, report.result = len(roles["train"]), predicting_digest(read_card(paths.model))
     report.write()
 
 

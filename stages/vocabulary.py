@@ -14,12 +14,12 @@ from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.params import load_params, read_params
+from pipeline.params import read_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import learn
 from pipeline.vocabulary.merging import fit_merges
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import VocabularyParams, load_vocabulary_params
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def main(
 ) -> None:
     layout = Layout()
     require_current(read_params(), (INDEX, layout.spectrogram_index), (SPLIT, layout.split(fold)))
-    params: VocabularyParams = load_params(VocabularyParams, f"vocabularies.{name}")  # type: ignore[arg-type]
+    params = load_vocabulary_params(name)
     run(params, layout.spectrogram, layout.split(fold), layout.vocabulary(name, fold), fold=fold).write()
 
 

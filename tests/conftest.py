@@ -17,6 +17,9 @@ from pipeline.artifacts.spectrogram import FRAMES, INDEX
 REPOSITORY = Path(__file__).parents[1]
 ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
 
+# Facts of predictions that say something of their model, where a test does not ask for them.
+OF_A_MODEL = {"reads": "frames", "params": {"kind": "majority"}, "num_parameters": 1, "clips_seen": 1}
+
 WAV_CLASSES = ("tone", "noise", "clicks")
 
 

@@ -64,7 +64,7 @@ def run_training(
     epochs: list[dict[str, float]] = []
     seeds: list[int] = []
 
-    def on_epoch(row: dict[str, float]) -> None:
+    def on_epoch(row: dict[str, float], _timing: dict[str, float]) -> None:
         epochs.append(row)
         seeds.append(torch.initial_seed())
         if len(epochs) == die_after + 1 and die_after:

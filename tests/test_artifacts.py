@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import OF_A_MODEL
 
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.model import open_model, write_model
@@ -279,9 +280,7 @@ def test_predictions_must_be_finite_and_complete(tmp_path: Path) -> None:
         "classes": ["a", "b"],
         "label_kind": "one",
         "weights": "x",
-        "num_parameters": 1,
-        "seconds": 1.0,
-    }
+    } | OF_A_MODEL
     for logits, message in (([[0.0, float("nan")]], "finite"), ([[0.0]], "2 a clip")):
         columns = {"clip_id": ["a"], "role": ["test"], "logits": logits, "targets": [[0.0, 1.0]]}
         PREDICTIONS.write(tmp_path / "p", columns, facts)
@@ -303,7 +302,6 @@ def test_a_model_folder_refuses_other_weights(tmp_path: Path) -> None:
         "seed": 0,
         "num_parameters": 3,
         "clips_seen": 4,
-        "seconds": 0.5,
     }
     for name, value in (("one", 1.0), ("two", 2.0)):
         write_model(tmp_path / name, {"w": np.full(3, value, np.float32)}, facts)

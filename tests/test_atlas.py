@@ -21,17 +21,17 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError, CorpusError
+from pipeline.evaluation.choosing import choose_in_turn
 from pipeline.execution.executors import ExecutionParams
-from pipeline.params import read_params, validate_params
+from pipeline.params import read_params
 from pipeline.reporting.atlas import atlas_values, write_atlas
 from pipeline.reporting.atlas_content import AtlasContent, AtlasPaths, gather_atlas, most_frequent
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.atlas_sounds import Occurrences, log_mel_distance, nearest_occurrences
 from pipeline.reporting.atlas_words import class_rates, nearest_words
-from pipeline.reporting.choosing import choose_in_turn
 from pipeline.reporting.pictures import peaks, sound_address
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import validate_vocabulary_params
 from stages import atlas, tokenize, vocabulary
 
 CLASSES = ("tone", "noise", "<clicks>")  # the last one must be escaped
@@ -74,7 +74,7 @@ def write_artifacts(data: Path, audio: Path, **words: Any) -> None:
         | {"num_tokens": 12, "sample_frames": 1000}
         | words
     )
-    params: VocabularyParams = validate_params(VocabularyParams, section, "vocabulary")
+    params = validate_vocabulary_params("words", section)
     vocabulary.run(params, data / "spectrogram", data / "splits/1.parquet", data / "vocabulary/words/1.zarr", fold="1")
     execution = ExecutionParams(executor="local", workers=1, scheduler="", memo=data / "memo")
     tokenize.run(

@@ -10,6 +10,7 @@ import torch
 from conftest import make_clips, make_spectrogram
 from matplotlib.image import imread
 
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.model import open_model, write_model
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
@@ -50,7 +51,7 @@ def make_model(folder: Path, stem: str, pooling: str = "mean", depth: int = 2) -
     facts = {"model": "ast", "params": params.model_dump(mode="json"), "classes": ["a", "b", "c"], "label_kind": "one"}
     normalisation = {"kind": "corpus", "deviations": 1.0, "mean": 0.5, "deviation": 2.0}
     facts |= {"reads": "frames", "input": {"n_mels": N_MELS, "normalisation": normalisation}, "source": ""}
-    facts |= {"front_end": {}, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1, "seconds": 1.0}
+    facts |= {"front_end": {}, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1}
     write_model(folder, weights, facts)
     return folder
 
@@ -155,14 +156,16 @@ def test_rollout_multiplies_layers_from_the_first_to_the_last() -> None:
 
 def test_the_picture_is_drawn_for_the_fold_that_tests_the_clip(data: Path, tmp_path: Path) -> None:
     make_model(tmp_path / "models/ast/1/0", "patches", "class")
-    fold = draw_attention.tested_in("one", tmp_path / "models/ast", data / "splits")
+    layout = Layout(tmp_path)
+    run = draw_attention.run_that_tests("one", "ast", 0, layout)
     picture = tmp_path / "attention.png"
-    draw_attention.run("one", tmp_path / "models/ast" / fold / "0", data, picture, layer=2)
+    draw_attention.run("one", layout.model(run), layout, picture, layer=2)
     pixels = imread(picture)
     assert pixels.shape[1] > 1000
     assert (pixels[:, :, 0] - pixels[:, :, 2]).max() > 0.5  # something is red over the grey
-    with pytest.raises(CorpusError, match="expected a model of the fold that tests two, found 1; name one with --fold"):
-        draw_attention.tested_in("two", tmp_path / "models/ast", data / "splits")
+    expected = "expected a model ast with seed 0 of the fold that tests two, found folds: 1; name one"
+    with pytest.raises(CorpusError, match=expected):
+        draw_attention.run_that_tests("two", "ast", 0, layout)
 
 
 def test_the_axes_are_in_seconds_and_hertz(data: Path) -> None:
@@ -197,7 +200,7 @@ def test_frequencies_lie_where_the_front_ends_put_their_bands() -> None:
 def test_what_cannot_be_drawn_is_named(data: Path, tmp_path: Path, clip: str, layer: int | None, message: str) -> None:
     path = make_model(tmp_path / "m/1/0", "linear")
     with pytest.raises(SonolexError, match=message):
-        draw_attention.run(clip, path, data, tmp_path / "a.png", layer=layer)
+        draw_attention.run(clip, path, Layout(data.parent), tmp_path / "a.png", layer=layer)
 
 
 @pytest.mark.parametrize("kind", ["frame_statistics", "cnn", "psla"])
@@ -206,7 +209,7 @@ def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path, kind: 
     facts = {key: value for key, value in open_model(path).facts.items() if key != "weights"}
     write_model(path, {"w": np.zeros(1, np.float32)}, facts | {"params": {"kind": kind}})
     with pytest.raises(SonolexError, match=rf"expected a model of kind ast, .* found {kind}"):
-        draw_attention.run("one", path, data, tmp_path / "a.png", layer=None)
+        draw_attention.run("one", path, Layout(data.parent), tmp_path / "a.png", layer=None)
 
 
 def test_attention_by_other_means_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,12 +141,13 @@ def test_the_real_tables_are_read_as_published(tmp_path: Path, real: Path) -> No
         assert by_id[f"eval/{row[0]}"]["labels"] == [names[mid] for mid in row[3].split(",")]
 
 
-def test_the_recipe_reads_the_tables_that_the_project_names() -> None:
+def test_the_recipe_reads_the_tables_that_the_project_names(monkeypatch: pytest.MonkeyPatch) -> None:
     from tools.compose import compose
 
+    monkeypatch.chdir(REPOSITORY)
     document, _ = compose("audioset", ["corpus.tables.unbal_train=u.csv"], REPOSITORY / "recipes")
     corpus = validate_params(AudiosetParams, document["corpus"], "corpus")
-    assert (REPOSITORY / corpus.class_table) == CLASSES
+    assert corpus.class_table == CLASSES
     assert list(corpus.tables) == ["bal_train", "unbal_train", "eval"]
     assert str(REPOSITORY) not in corpus.identity()
 

@@ -4,7 +4,7 @@ import shutil
 import sys
 import wave
 from pathlib import Path
-from subprocess import run
+from subprocess import Popen, run
 from typing import Any, get_args
 
 import numpy as np
@@ -90,44 +90,59 @@ def test_demo_writes_its_files_once_and_alike(tmp_path: Path) -> None:
     listing = demo.list_clips(demo_params(tmp_path / "a"))
     assert len(listing.clips) == 2 * len(listing.classes)
     path = tmp_path / "a" / listing.clips[0].source
+    assert path.name == f"{listing.clips[0].clip_id}.wav"
     with wave.open(str(path)) as file:
         assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16000)
         assert file.getnframes() == 4000
         samples = np.frombuffer(file.readframes(4000), "<i2")
     assert 1000 < np.abs(samples.astype(int)).max() <= 32767
 
-    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "a").iterdir()}
+    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.parent.iterdir()}
     assert demo.list_clips(demo_params(tmp_path / "a")) == listing
-    assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "a").iterdir()} == before
+    assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.parent.iterdir()} == before
     demo.list_clips(demo_params(tmp_path / "b"))
-    assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == {k: v for k, (_, v) in before.items()}
+    other = tmp_path / "b" / path.parent.name
+    assert {p.name: p.read_bytes() for p in other.iterdir()} == {k: v for k, (_, v) in before.items()}
 
 
-def test_demo_fills_gaps_and_makes_everything_anew_for_another_seed(tmp_path: Path) -> None:
+def test_demo_fills_gaps_and_makes_everything_anew_for_another_program(tmp_path: Path) -> None:
     listing = demo.list_clips(demo_params(tmp_path))
     first, second = (tmp_path / clip.source for clip in listing.clips[:2])
     as_made = first.read_bytes()
     first.unlink()
     second.write_bytes(b"kept: only what is missing is made")
-    own = tmp_path / "my-recording.wav"
+    own = first.with_name("my-recording.wav")
     own.write_bytes(b"mine")
     demo.list_clips(demo_params(tmp_path))
     assert first.read_bytes() == as_made
     assert second.read_bytes().startswith(b"kept")
 
-    demo.list_clips(demo_params(tmp_path, seed=1))
-    assert first.read_bytes() != as_made
+    first.with_name("settings.json").write_text("of an older program")
+    demo.list_clips(demo_params(tmp_path))
+    assert first.read_bytes() == as_made
     assert not second.read_bytes().startswith(b"kept")
     assert own.read_bytes() == b"mine"
 
 
-def test_demo_never_mixes_seeds_after_a_shorter_corpus(tmp_path: Path) -> None:
-    longest = demo.list_clips(demo_params(tmp_path, clips_per_class=3)).clips
-    demo.list_clips(demo_params(tmp_path, clips_per_class=1, seed=1))
-    demo.list_clips(demo_params(tmp_path, clips_per_class=3, seed=1))
-    mixed = {clip.clip_id: (tmp_path / clip.source).read_bytes() for clip in longest}
-    demo.list_clips(demo_params(tmp_path / "fresh", clips_per_class=3, seed=1))
-    assert mixed == {clip.clip_id: (tmp_path / "fresh" / clip.source).read_bytes() for clip in longest}
+def test_demos_of_other_settings_lie_side_by_side(tmp_path: Path) -> None:
+    """Experiments of one project that run at once share the root."""
+    demos = [
+        demo.list_clips(demo_params(tmp_path, **settings)).clips for settings in ({}, {"seed": 1}, {"duration": 0.3})
+    ]
+    files = [{clip.clip_id: (tmp_path / clip.source).read_bytes() for clip in clips} for clips in demos]
+    assert files[0].keys() == files[1].keys() == files[2].keys()
+    assert files[0] != files[1] != files[2]
+    assert len({clip.source for clips in demos for clip in clips}) == 3 * len(files[0])
+
+
+def test_two_programs_make_one_demo_between_them(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.path += ['tests']; from pathlib import Path; from pipeline.corpora import demo; "
+        "from test_corpora import demo_params; clips = demo.list_clips(demo_params(Path(sys.argv[1]))).clips; "
+        "sys.exit(not all((Path(sys.argv[1]) / clip.source).exists() for clip in clips))"
+    )
+    started = [Popen([sys.executable, "-c", program, str(tmp_path)], cwd=REPOSITORY) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
 
 
 # esc50

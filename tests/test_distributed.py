@@ -96,7 +96,7 @@ def test_training_alone_draws_the_numbers_it_always_drew(tmp_path: Path) -> None
     settings = TrainParams.model_validate(SETTINGS)
     trained = loop.train(
         model, settings, Classification(settings, "one", 1, None), probe.make_examples(24), None,
-        seed=3, on_epoch=lambda row: None, checkpoint=tmp_path / "c",
+        seed=3, on_epoch=lambda row, timing: None, checkpoint=tmp_path / "c",
     )  # fmt: skip
     losses = [row["loss"] for row in trained.history]
     assert losses == pytest.approx([1.276324, 1.044743, 0.984090, 0.925353], abs=2e-4)

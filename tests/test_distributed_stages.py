@@ -17,6 +17,8 @@ from conftest import REPOSITORY
 from ruamel.yaml import YAML
 from test_distributed import TORCHRUN, environment
 
+from pipeline.artifacts.curves import read_epochs
+from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import TrainedModel, open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
@@ -29,7 +31,7 @@ SMALL: dict[str, Any] = {
     "train": {"epochs": 12, "batch_size": 16},
     "models": {"ast": {"depth": 1, "width": 32}},
 }
-ARGUMENTS = ("clips.parquet", "split.parquet", "spectrogram")
+RUN = ("--fold", "1", "--seed", "0")
 
 
 def _merge(document: Any, changes: dict[str, Any]) -> None:
@@ -54,14 +56,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _merge(document, SMALL)
     yaml.dump(document, folder / "params.yaml")
     run = (sys.executable, "-m")
-    _python(folder, *run, "stages.corpus", "clips.parquet")
-    _python(folder, *run, "stages.split", "clips.parquet", "split.parquet", "--fold", "1")
-    _python(folder, *run, "stages.spectrogram", "clips.parquet", "spectrogram")
-    split = open_split(folder / "split.parquet")
+    _python(folder, *run, "stages.corpus")
+    _python(folder, *run, "stages.split", "1")
+    _python(folder, *run, "stages.spectrogram")
+    path = Layout(folder).split("1")
+    split = open_split(path)
     columns = {name: split.list(name) for name in ("clip_id", "role")}
     first = columns["role"].index("test")
     columns["role"][first] = "train"
-    SPLIT.write(folder / "split.parquet", columns, split.facts)
+    SPLIT.write(path, columns, split.facts)
     return folder
 
 
@@ -80,19 +83,20 @@ def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 
 
 def _train(workspace: Path, *command: str, model: str = "ast") -> TrainedModel:
-    _python(workspace, *command, *ARGUMENTS, f"m/{model}/1/0", f"curves/{model}")
-    return open_model(workspace / "m" / model / "1" / "0")
+    _python(workspace, *command, model, *RUN)
+    return open_model(Layout(workspace).model(RunId.of(model, "1", 0)))
 
 
 def _evaluate(workspace: Path, *command: str, model: str = "ast") -> Path:
-    path = workspace / f"predictions-{len(command)}.parquet"
-    _python(workspace, *command, "-m", "stages.evaluate", *ARGUMENTS, f"m/{model}/1/0", path.name)
-    return path
+    _python(workspace, *command, "-m", "stages.evaluate", model, *RUN)
+    written = Layout(workspace).prediction(RunId.of(model, "1", 0))
+    return written.rename(workspace / f"predictions-{len(command)}.parquet")
 
 
 def _losses(workspace: Path) -> list[float]:
-    lines = (workspace / "curves/ast/plots/metrics/train/loss.tsv").read_text().splitlines()[1:]
-    return [float(line.split()[-1]) for line in lines]
+    rows = read_epochs(workspace / "curves/ast")
+    assert rows
+    return [row["loss"] for row in rows]
 
 
 def test_two_processes_train_as_well_as_one(workspace: Path, source: Path, tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_two_processes_predict_each_clip_once(workspace: Path) -> None:
     clip_ids = open_predictions(shared).list("clip_id")
     assert len(clip_ids) % 2 == 1
     assert len(set(clip_ids)) == len(clip_ids)
-    assert set(clip_ids) == set(clips_of(open_split(workspace / "split.parquet"), "test"))
+    assert set(clip_ids) == set(clips_of(open_split(Layout(workspace).split("1")), "test"))
     np.testing.assert_array_equal(matrix(open_predictions(shared), "logits"), matrix(open_predictions(alone), "logits"))
 
 
@@ -138,7 +142,7 @@ def test_a_baseline_under_torchrun_is_fitted_by_one_process(workspace: Path) -> 
 
 def _start(workspace: Path) -> subprocess.Popen[bytes]:
     """Start two processes that write a checkpoint after each epoch, and wait for the first one."""
-    command = [*TORCHRUN, "-m", "probe_stage", *ARGUMENTS, "m/ast/1/0", "curves/ast"]
+    command = [*TORCHRUN, "-m", "probe_stage", "ast", *RUN]
     with (workspace / "log.txt").open("w") as log:
         started = subprocess.Popen(command, cwd=workspace, env=environment(), stdout=log, stderr=log)
     checkpoints = workspace / ".sonolex" / "checkpoints"
@@ -169,7 +173,7 @@ def test_two_processes_killed_go_on_to_the_very_same_weights(workspace: Path, un
     for process in tree:
         process.send_signal(signal.SIGKILL)
     started.wait()
-    assert not (workspace / "m").exists()
+    assert not (workspace / "models").exists()
     resumed = _train(workspace, *TORCHRUN, "-m", "stages.train")
     assert resumed.facts["weights"] == undisturbed.facts["weights"]
     assert len(_losses(workspace)) == 12
@@ -182,7 +186,7 @@ def test_when_one_process_is_killed_the_others_end_too(workspace: Path) -> None:
     os.kill(workers[-1].pid, signal.SIGKILL)
     assert started.wait(timeout=60) != 0
     assert _gone(workers)
-    assert not (workspace / "m").exists()
+    assert not (workspace / "models").exists()
 
 
 def test_when_torchrun_is_killed_its_processes_end_too(workspace: Path) -> None:
@@ -192,5 +196,5 @@ def test_when_torchrun_is_killed_its_processes_end_too(workspace: Path) -> None:
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
     _wait(lambda: _gone(workers), "end of the workers", 60)
-    assert not (workspace / "m").exists()
+    assert not (workspace / "models").exists()
     assert "found it gone; run the stage again" in (workspace / "log.txt").read_text()

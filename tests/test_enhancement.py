@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import OF_A_MODEL, REPOSITORY
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.labels import LABELS, open_labels
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tables import Table
@@ -194,10 +195,10 @@ def workspace(tmp_path: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPat
     """Return a folder in which two models with two seeds have scored the training clips, each of which sounds of all."""
     monkeypatch.chdir(tmp_path)
     refresh(tmp_path, make_corpus(tmp_path / "corpus"))
-    clips = open_clips(tmp_path / "clips.parquet")
+    clips = open_clips(tmp_path / "data/clips.parquet")
     for part in PARTS:
-        split_stage.run(SPLIT_PARAMS, tmp_path / "clips.parquet", tmp_path / f"splits/{part}.parquet", part)
-        tested = clips_of(open_split(tmp_path / f"splits/{part}.parquet"), "test")
+        split_stage.run(SPLIT_PARAMS, tmp_path / "data/clips.parquet", tmp_path / f"data/splits/{part}.parquet", part)
+        tested = clips_of(open_split(tmp_path / f"data/splits/{part}.parquet"), "test")
         for model in ("ast", "cnn"):
             for seed in (0, 1):
                 write_predictions(tmp_path / f"predictions/{model}/{part}/{seed}.parquet", clips, tested)
@@ -205,7 +206,7 @@ def workspace(tmp_path: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def refresh(folder: Path, corpus: TableParams, labels_path: Path | None = None) -> Refresh:
-    return refresh_manifest(corpus, folder / "clips.parquet", folder / "content.sqlite", labels_path=labels_path)
+    return refresh_manifest(corpus, folder / "data/clips.parquet", folder / "content.sqlite", labels_path=labels_path)
 
 
 def write_predictions(path: Path, clips: Table, tested: list[str], **facts: Any) -> None:
@@ -214,7 +215,7 @@ def write_predictions(path: Path, clips: Table, tested: list[str], **facts: Any)
     # Labelled clips score below the others, so that whatever the ontology calls for is added.
     columns = {"clip_id": tested, "role": ["test"] * len(tested), "logits": (1 - 2 * targets).tolist()}
     known = {"model": path.parts[-3], "fold": path.parts[-2], "seed": int(path.stem), "classes": CLASSES}
-    known |= {"label_kind": "many", "weights": f"weights of {path.parent}", "num_parameters": 1, "seconds": 1.0}
+    known |= {"label_kind": "many", "weights": f"weights of {path.parent}"} | OF_A_MODEL
     PREDICTIONS.write(path, columns | {"targets": targets.tolist()}, known | facts)
 
 
@@ -224,27 +225,26 @@ def params(folder: Path, **changes: Any) -> LabelParams:
 
 
 def run_stage(folder: Path, experiment: ExperimentParams = EXPERIMENT) -> Table:
-    paths = (folder / "clips.parquet", folder / "splits", folder / "predictions", folder / "labels.parquet")
-    enhance_stage.run(params(folder), experiment, *paths, "official")
-    return open_labels(folder / "labels.parquet")
+    enhance_stage.run(params(folder), experiment, Layout(folder), "official")
+    return open_labels(folder / "data/labels/official.parquet")
 
 
 def test_parts_of_a_fold_score_each_training_clip_once_and_no_test_clip(workspace: Path) -> None:
-    clips = open_clips(workspace / "clips.parquet")
+    clips = open_clips(workspace / "data/clips.parquet")
     whole = dict(zip(clips.list("clip_id"), assign_roles(clips, "official", SPLIT_PARAMS), strict=True))
-    roles = [open_split(workspace / f"splits/{part}.parquet").list("role") for part in PARTS]
+    roles = [open_split(workspace / f"data/splits/{part}.parquet").list("role") for part in PARTS]
     for clip, first, second in zip(clips.list("clip_id"), *roles, strict=True):
         expected = {"excluded"} if whole[clip] == "test" else {"train", "test"}
         assert {first, second} == expected, clip
     assert (
-        open_split(workspace / "splits/official-1.parquet")
+        open_split(workspace / "data/splits/official-1.parquet")
         .facts["rule"]
         .endswith("part 1 of the 2 that the training clips of fold official are drawn into")
     )
 
 
 def test_a_fold_that_is_neither_published_nor_a_part_is_named(workspace: Path) -> None:
-    clips = open_clips(workspace / "clips.parquet")
+    clips = open_clips(workspace / "data/clips.parquet")
     for fold in ("official-3", "official-0", "other-1"):
         with pytest.raises(CorpusError, match=rf"found {fold}; parts of a fold are called official-1 to official-2"):
             assign_roles(clips, fold, SPLIT_PARAMS)
@@ -276,9 +276,9 @@ def test_the_table_holds_every_training_clip_with_old_and_new_labels(workspace: 
 
 def test_the_same_predictions_give_the_same_bytes(workspace: Path) -> None:
     run_stage(workspace)
-    first = (workspace / "labels.parquet").read_bytes()
+    first = (workspace / "data/labels/official.parquet").read_bytes()
     run_stage(workspace)
-    assert (workspace / "labels.parquet").read_bytes() == first
+    assert (workspace / "data/labels/official.parquet").read_bytes() == first
 
 
 def test_a_class_that_no_clip_has_is_named_and_never_added(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -286,7 +286,7 @@ def test_a_class_that_no_clip_has_is_named_and_never_added(workspace: Path, capl
     text = (workspace / "ownerless" / "clips.csv").read_text()
     (workspace / "ownerless" / "clips.csv").write_text(text.replace("owl+animal", "animal"))
     refresh(workspace, corpus)
-    clips = open_clips(workspace / "clips.parquet")
+    clips = open_clips(workspace / "data/clips.parquet")
     for path in (workspace / "predictions").rglob("*.parquet"):
         write_predictions(path, clips, open_predictions(path).list("clip_id"))
     caplog.set_level("INFO")
@@ -298,28 +298,30 @@ def test_a_class_that_no_clip_has_is_named_and_never_added(workspace: Path, capl
 
 
 def test_training_clips_get_the_new_labels_and_test_clips_keep_theirs(workspace: Path) -> None:
-    published = open_clips(workspace / "clips.parquet")
+    published = open_clips(workspace / "data/clips.parquet")
     table = run_stage(workspace)
     corpus = make_corpus(workspace / "again")
-    assert refresh(workspace, corpus, workspace / "labels.parquet").written
-    clips = open_clips(workspace / "clips.parquet")
+    assert refresh(workspace, corpus, workspace / "data/labels/official.parquet").written
+    clips = open_clips(workspace / "data/clips.parquet")
     assert clips.list("labels")[:10] == table.list("labels")
     assert clips.list("labels")[10:] == published.list("labels")[10:]
-    assert not refresh(workspace, corpus, workspace / "labels.parquet").written
+    assert not refresh(workspace, corpus, workspace / "data/labels/official.parquet").written
     about = json.loads(clips.facts["corpus"])["labels"]
-    assert (about["table"], about["fold"]) == ("labels.parquet", "official")
+    assert (about["table"], about["fold"]) == ("official.parquet", "official")
     assert assign_roles(clips, "official", SPLIT_PARAMS).count("test") == 5
     assert refresh(workspace, corpus).written  # and back to what was published
-    assert open_clips(workspace / "clips.parquet").columns.equals(published.columns)
+    assert open_clips(workspace / "data/clips.parquet").columns.equals(published.columns)
 
 
 def test_enhanced_labels_serve_no_other_fold_and_are_not_enhanced_again(workspace: Path) -> None:
     run_stage(workspace)
-    refresh(workspace, make_corpus(workspace / "again"), workspace / "labels.parquet")
-    clips = open_clips(workspace / "clips.parquet")
-    with pytest.raises(CorpusError, match=r"found those of labels\.parquet, .* set experiment\.folds to \[official\]"):
+    refresh(workspace, make_corpus(workspace / "again"), workspace / "data/labels/official.parquet")
+    clips = open_clips(workspace / "data/clips.parquet")
+    with pytest.raises(
+        CorpusError, match=r"found those of official\.parquet, .* set experiment\.folds to \[official\]"
+    ):
         assign_roles(clips, "official-1", SPLIT_PARAMS)
-    with pytest.raises(CorpusError, match=r"expected those published, found those of labels\.parquet"):
+    with pytest.raises(CorpusError, match=r"expected those published, found those of official\.parquet"):
         run_stage(workspace)
 
 
@@ -329,12 +331,12 @@ def test_labels_of_clips_that_were_published_otherwise_since_are_refused(workspa
     table = workspace / "again" / "clips.csv"
     table.write_text(table.read_text().replace("03.wav,rain", "03.wav,rain+dog"))
     with pytest.raises(CorpusError, match=r"published with other labels since \(1\): 03\.wav"):
-        refresh(workspace, corpus, workspace / "labels.parquet")
+        refresh(workspace, corpus, workspace / "data/labels/official.parquet")
 
 
 def trained_on(folder: Path) -> None:
     path = folder / "predictions/cnn/official-1/1.parquet"
-    clips, tested = open_clips(folder / "clips.parquet"), open_predictions(path).list("clip_id")
+    clips, tested = open_clips(folder / "data/clips.parquet"), open_predictions(path).list("clip_id")
     other = next(clip for clip in clips.list("clip_id")[:10] if clip not in tested)
     for path in (folder / "predictions").glob("*/official-1/*.parquet"):
         write_predictions(path, clips, [*tested, other])
@@ -342,17 +344,17 @@ def trained_on(folder: Path) -> None:
 
 def other_clips(folder: Path) -> None:
     path = folder / "predictions/cnn/official-1/1.parquet"
-    write_predictions(path, open_clips(folder / "clips.parquet"), open_predictions(path).list("clip_id")[1:])
+    write_predictions(path, open_clips(folder / "data/clips.parquet"), open_predictions(path).list("clip_id")[1:])
 
 
 def clips_tested_twice(folder: Path) -> None:
-    split = open_split(folder / "splits/official-1.parquet")
+    split = open_split(folder / "data/splits/official-1.parquet")
     columns = {"clip_id": split.list("clip_id"), "role": ["test"] * 10 + ["excluded"] * 5}
     SPLIT.write(split.path, columns, split.facts)
 
 
 def clip_of_the_test_set(folder: Path) -> None:
-    split = open_split(folder / "splits/official-1.parquet")
+    split = open_split(folder / "data/splits/official-1.parquet")
     SPLIT.write(split.path, {"clip_id": split.list("clip_id"), "role": [*split.list("role")[:14], "test"]}, split.facts)
 
 

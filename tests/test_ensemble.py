@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import OF_A_MODEL
 
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tables import Table
 from pipeline.errors import ArtifactError
 from pipeline.evaluation.ensemble import average_predictions, score_clips
-from pipeline.evaluation.metrics import to_scores
+from pipeline.evaluation.metric_functions import to_scores
+from pipeline.evaluation.metrics import evaluate_clips
 
 CLASSES = ["rain", "dog", "saw"]
 
@@ -31,7 +33,7 @@ def write(
         "logits": logits.astype(np.float32).tolist(),
         "targets": targets.astype(np.float32).tolist(),
     }
-    PREDICTIONS.write(path, columns, facts | {"num_parameters": 1, "seconds": 1.0})
+    PREDICTIONS.write(path, columns, facts | OF_A_MODEL)
     return open_predictions(path)
 
 
@@ -57,7 +59,7 @@ def test_an_ensemble_of_one_model_is_that_model(tmp_path: Path) -> None:
     table = write(tmp_path / "x.parquet", CLIPS, LOGITS, TARGETS)
     alone, twice = score_clips(table, "test"), average_predictions([table, table], "test")
     np.testing.assert_array_equal(alone.scores, twice.scores)
-    assert alone.evaluate().to_dict() == twice.evaluate().to_dict()
+    assert evaluate_clips(alone).to_dict() == evaluate_clips(twice).to_dict()
 
 
 def test_only_clips_of_the_role_count(tmp_path: Path) -> None:
@@ -69,8 +71,8 @@ def test_two_wrong_members_can_be_right_together(tmp_path: Path) -> None:
     # Each is sure of its own wrong class and second-best about the truth.
     logits = [np.array([[2.0, 2.1, -9.0]]), np.array([[2.0, -9.0, 2.1]])]
     tables = [write(tmp_path / f"{i}.parquet", ["a"], values, np.eye(3)[[0]]) for i, values in enumerate(logits)]
-    assert [score_clips(table, "test").evaluate().accuracy for table in tables] == [0.0, 0.0]
-    assert average_predictions(tables, "test").evaluate().accuracy == 1.0
+    assert [evaluate_clips(score_clips(table, "test")).accuracy for table in tables] == [0.0, 0.0]
+    assert evaluate_clips(average_predictions(tables, "test")).accuracy == 1.0
 
 
 @pytest.mark.parametrize(

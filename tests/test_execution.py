@@ -28,7 +28,7 @@ from shard_functions import (
 
 from pipeline.errors import ArtifactError, ParamsError, SonolexError
 from pipeline.execution.executors import ExecutionParams, run_shards
-from pipeline.execution.stage import StageReport
+from pipeline.execution.stage import StageReport, training_seconds
 from pipeline.params import validate_params
 
 
@@ -188,11 +188,28 @@ def test_the_report_holds_every_counter(tmp_path: Path) -> None:
         "bytes_written",
         "executor",
         "incidents",
+        "result",
+        "timing",
     ]
     assert counters["failed"] == {"empty": 1, "silent": 1}
     assert counters["executor"] == "local, 2 workers"
     assert counters["peak_memory_bytes"] > 10_000_000
     assert counters["seconds"] >= 0
+
+
+def test_training_is_timed_in_the_report_of_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = StageReport("train", "ast/1/0", result="digest")
+    report.time_training(12.34567, [{"clips_per_second": 100.0, "input_fraction": 0.25}])
+    path = report.write()
+    assert path == Path("results/stages/train-ast-1-0.json")
+    assert json.loads(path.read_text())["timing"]["epochs"] == [{"clips_per_second": 100.0, "input_fraction": 0.25}]
+    assert training_seconds(path.parent, "ast/1/0", "digest") == 12.346
+    assert training_seconds(path.parent, "ast/1/0", "another digest") is None  # of other settings
+    assert training_seconds(path.parent, "ast-1/0", "digest") is None  # another run, whose file has this name
+    assert training_seconds(path.parent, "ast/2/0", "digest") is None
+    path.write_text("{}")
+    assert training_seconds(path.parent, "ast/1/0", "digest") is None
 
 
 def test_items_of_a_matrix_have_their_own_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,6 @@ def make_model(path: Path, section: dict[str, Any], **normalisation: Any) -> Any
         "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one",
         "reads": params.reads,
         "input": facts, "source": "", "front_end": FRONT_END, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1,
-        "seconds": 1.0,
     })  # fmt: skip
     return network.eval()
 

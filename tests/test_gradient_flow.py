@@ -48,7 +48,7 @@ def test_a_killed_run_has_the_gradients_of_all_its_epochs(tmp_path: Path, monkey
     _, straight = train_small(tmp_path / "straight", gradient_flow=True)
     rows = []
 
-    def die(row: dict[str, float]) -> None:
+    def die(row: dict[str, float], _timing: dict[str, float]) -> None:
         rows.append(row)
         if len(rows) == 3:
             raise KeyboardInterrupt
@@ -62,6 +62,9 @@ def test_a_killed_run_has_the_gradients_of_all_its_epochs(tmp_path: Path, monkey
 def test_the_table_and_the_picture(tmp_path: Path) -> None:
     _, trained = train_small(tmp_path / "c", model=make_model({"encoder.depth": 1}), epochs=2, gradient_flow=True)
     write_gradients(tmp_path, trained.gradients)
+    first = (tmp_path / "gradients.png").read_bytes()
+    write_gradients(tmp_path, trained.gradients)
+    assert (tmp_path / "gradients.png").read_bytes() == first  # no date: it is part of an artifact
     with (tmp_path / "gradients.csv").open() as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["epoch", "layer", "mean", "largest"]

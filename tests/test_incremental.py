@@ -17,8 +17,8 @@ from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.execution.executors import ExecutionParams
-from pipeline.execution.memo import shared_path
 from pipeline.params import validate_params
+from pipeline.paths import shared_path
 from pipeline.spectrogram import computing
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.settings import SpectrogramParams

@@ -23,12 +23,11 @@ NUM_CLIPS = 120
 # Imports once, then forks a run for every line that it reads: what takes seconds of a run is to start it.
 SERVER = """
 import os, sys
-from pathlib import Path
 from stages.spectrogram import main
 for line in sys.stdin:
     child = os.fork()
     if not child:
-        main(Path("data/clips.parquet"), Path("data/spectrogram"))
+        main()
         os._exit(0)
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -149,7 +148,7 @@ def test_killed_with_its_workers(workspace: Path) -> None:
     params = yaml.load(workspace / "params.yaml")
     params["execution"]["workers"] = 2
     yaml.dump(params, workspace / "params.yaml")
-    command = [sys.executable, "-m", "stages.spectrogram", "data/clips.parquet", "data/spectrogram"]
+    command = [sys.executable, "-m", "stages.spectrogram"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, cwd=workspace, env=environment, start_new_session=True)
     while process.poll() is None and len(_finished_shards(workspace)) < 3:

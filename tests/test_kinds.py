@@ -1,19 +1,21 @@
 """Every kind of vocabulary finds structure that is there, twice the same, and names what it cannot do."""
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 
 from pipeline.errors import CorpusError, ParamsError
-from pipeline.params import validate_params
 from pipeline.vocabulary import assignment
 from pipeline.vocabulary.assignment import nearest_codes
 from pipeline.vocabulary.clustering import count_distinct
 from pipeline.vocabulary.features import normalise_frames
 from pipeline.vocabulary.fitting import Fit
 from pipeline.vocabulary.rebuilding import decode
-from pipeline.vocabulary.registry import KINDS, VocabularyParams, fit_vocabulary
+from pipeline.vocabulary.registry import KINDS, fit_vocabulary, load_vocabulary_params, validate_vocabulary_params
 from pipeline.vocabulary.sampling import FrameSample
 from pipeline.vocabulary.statistics import distortion
 
@@ -42,7 +44,7 @@ def make_params(**changes: Any) -> Any:
     own = OWN[changes.get("kind", "kmeans")]
     features = {name: changes.pop(name) for name in ("deltas", "stack", "pca") if name in changes}
     values = PARAMS | own | changes | {"features": PARAMS["features"] | features}  # type: ignore[operator]
-    return validate_params(VocabularyParams, values, "vocabulary")
+    return validate_vocabulary_params("words", values)
 
 
 def sample_of(frames: np.ndarray) -> FrameSample:
@@ -212,5 +214,29 @@ def test_a_sample_smaller_than_the_vocabulary_is_an_error() -> None:
 def test_sizes_reach_what_uint16_holds() -> None:
     assert make_params(num_tokens=65533, sample_frames=65533).num_tokens == 65533
     for size in (1, 65534):  # the class token of the second would not fit into uint16
-        with pytest.raises(ParamsError, match=r"vocabulary.num_tokens"):
+        with pytest.raises(ParamsError, match=r"vocabularies.words.num_tokens"):
             make_params(num_tokens=size, sample_frames=100000)
+
+
+def test_a_kind_is_imported_when_an_entry_asks_for_it() -> None:
+    program = (
+        "import sys; from pipeline.vocabulary.registry import KINDS, validate_vocabulary_params as validate\n"
+        "def kinds(): return [kind for kind in KINDS if f'pipeline.vocabulary.{kind}' in sys.modules]\n"
+        f"print(kinds()); validate('words', {PARAMS!r}); print(kinds())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.split("\n") == ["[]", "['kmeans']", ""]
+
+
+def test_an_unknown_kind_is_refused_with_the_kinds_there_are() -> None:
+    with pytest.raises(ParamsError, match=r"words\.kind: expected one of kmeans, bands, residual, soft, found 'kmean'"):
+        validate_vocabulary_params("words", PARAMS | {"kind": "kmean"})
+    for section in ("kmeans", None):
+        with pytest.raises(ParamsError, match=r"vocabularies\.words\.kind: expected one of .* found None"):
+            validate_vocabulary_params("words", section)
+
+
+def test_an_entry_is_loaded_by_its_name() -> None:
+    assert load_vocabulary_params("words", REPOSITORY / "params.yaml").kind == "kmeans"
+    with pytest.raises(ParamsError, match=r"vocabularies\.word: expected a section of this name, found only: words"):
+        load_vocabulary_params("word", REPOSITORY / "params.yaml")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from test_reporting import report, write_experiment
+from test_reporting import EXPERIMENT, report, write_experiment
 
+from pipeline.artifacts.layout import Layout
 from pipeline.errors import ArtifactError
 from pipeline.reporting.summary import read_summary, summarise
 from tools import ladder
@@ -21,22 +22,36 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_models_climb_and_say_what_they_cost(reported: Path) -> None:
     runs = read_summary(reported / "results/summary.csv")
-    sources = ladder.open_sources(reported / "data", ["1", "2"])
-    lines = {line[0]: line for line in ladder.rows(summarise(runs), sources)}
+    sources = ladder.open_sources(Layout(reported), EXPERIMENT)
+    lines = {line[0]: line for line in ladder.rows(summarise(runs), sources, EXPERIMENT.reads, {"ast": 2.5})}
     accuracies = [float(line[1].split()[0]) for line in lines.values()]
     assert accuracies == sorted(accuracies)
     assert set(lines) == {"ast", "token_transformer-words", "bag_of_tokens-words"}  # and no ensemble
     frames = sum(f.stat().st_size for f in (reported / "data/spectrogram/frames.zarr").rglob("*") if f.is_file())
     assert lines["ast"][3:] == ["1,234", "", "", "24", f"{frames / 1e6:,.2f} MB"]
-    assert lines["bag_of_tokens-words"][4:6] == ["100", "300"]  # a word a frame, and the bits of the fit
+    assert lines["bag_of_tokens-words"][4:7] == [
+        "100",
+        "300",
+        "",
+    ]  # a token a frame, the bits of the fit, not trained here
     assert sources["words"].num_bytes == sum(
         (reported / f"data/tokens/words/{fold}.parquet").stat().st_size // 2 for fold in "12"
     )
 
 
+def test_a_model_that_params_no_longer_name_has_no_costs_of_tokens(reported: Path) -> None:
+    """Its name alone does not tell its vocabulary: `a-b-c` may be `a` with `b-c`, or `a-b` with `c`."""
+    summaries = summarise(read_summary(reported / "results/summary.csv"))
+    lines = {
+        line[0]: line for line in ladder.rows(summaries, ladder.open_sources(Layout(reported), EXPERIMENT), {}, {})
+    }
+    assert [lines["bag_of_tokens-words"][column] for column in (4, 5, 7)] == ["", "", ""]
+    assert lines["ast"][7].endswith("MB")
+
+
 def test_it_prints_as_a_table_and_as_markdown(reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for markdown in (False, True):
-        ladder.run(reported / "results/summary.csv", reported / "data", Console(width=40), markdown=markdown)
+        ladder.run(Layout(reported), EXPERIMENT, Console(width=40), markdown=markdown)
         out = capsys.readouterr().out
         assert all(name in out for name in (*ladder.COLUMNS, "token_transformer-words"))
     assert out.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -44,4 +59,4 @@ def test_it_prints_as_a_table_and_as_markdown(reported: Path, capsys: pytest.Cap
 
 def test_without_results_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="expected the table of runs"):
-        ladder.run(tmp_path / "summary.csv", tmp_path, Console(), markdown=False)
+        ladder.run(Layout(tmp_path), EXPERIMENT, Console(), markdown=False)

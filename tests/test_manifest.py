@@ -72,6 +72,11 @@ def test_the_content_of_a_member_is_its_own_and_not_that_of_its_tar(tmp_path: Pa
             [ClipRow("a", "a.wav", ("wren", "tit")), ClipRow("b", "b.wav", ())],
             "clips without exactly one label, where label_kind is one (2): a (wren, tit), b (none)",
         ),
+        (
+            [ClipRow("a", "a.wav", ("wren",), fold="fold 1;id"), ClipRow("b", "b.wav", ("tit",), fold="2")],
+            "folds whose names are not at most 64 letters, digits, _ and -, the first of them no - (rename them in the "
+            "corpus's table) (1): 'fold 1;id'",
+        ),
         ([ClipRow("a", "../a.wav", ("wren",))], "clips that are no file below the root (1): a"),
         ([ClipRow("a", "/etc/passwd", ("wren",))], "clips that are no file below the root (1): a"),
         ([ClipRow("a", "", ("wren",))], "clips that are no file below the root (1): a"),
@@ -276,9 +281,7 @@ def test_the_manifest_of_another_corpus_is_not_kept(tmp_path: Path, wav_corpus: 
     path, store = tmp_path / "clips.parquet", tmp_path / "content.sqlite"
     refresh_manifest(esc50_params(wav_corpus), path, store)
     shutil.rmtree(wav_corpus)
-    with pytest.raises(
-        CorpusError, match=r'found that of another corpus, \{"kind": "esc50", "table": "meta/esc50.csv"'
-    ):
+    with pytest.raises(CorpusError, match=r'found that of another corpus, \{"kind": "esc50", "table": "esc50.csv"'):
         refresh_manifest(esc50_params(wav_corpus, "meta/esc10.csv"), path, store)
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.evaluation.metrics import (
+from pipeline.evaluation.epoch_scores import epoch_scorer
+from pipeline.evaluation.metric_functions import (
     average_precision,
     confusion_matrix,
     d_prime,
-    evaluate,
-    evaluate_scores,
     roc_auc,
     to_scores,
     validate,
 )
+from pipeline.evaluation.metrics import evaluate, evaluate_scores
+from pipeline.execution.code import reached
 
 GOLDEN = Path(__file__).parent / "data" / "metrics.json"  # written by running this file as a script
 
@@ -217,6 +218,30 @@ def test_to_dict_is_plain() -> None:
     assert values["confusion"] == np.eye(3, dtype=int).tolist()
     assert len(values["classes"]) == 3
     json.dumps(values)  # no NumPy type is left
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "enhance"])
+def test_a_metric_of_the_report_is_no_part_of_what_trains_or_predicts(stage: str) -> None:
+    """So that adding one reruns the report alone. Curves of validation clips have their metrics from the same functions."""
+    definitions, _ = reached([(f"stages.{stage}", "run")])
+    assert "pipeline.evaluation.metrics" not in {module for module, _ in definitions}
+    functions = {name for module, name in definitions if module == "pipeline.evaluation.metric_functions"}
+    assert ("average_precision" in functions) == (stage == "train")
+
+
+@pytest.mark.parametrize("label_kind", ["one", "many"])
+def test_an_epochs_metrics_are_those_of_the_report(label_kind: str) -> None:
+    scores, targets = random_case(4)
+    targets = targets if label_kind == "many" else one_hot([number % 7 for number in range(200)], 7)
+    report = evaluate_scores(scores, targets, label_kind)
+    assert epoch_scorer(label_kind)(scores, targets) == {
+        "accuracy": report.accuracy,
+        "mAP": report.mean_average_precision,
+        "auc": report.mean_auc,
+        "precision": report.macro_precision,
+        "recall": report.macro_recall,
+        "d_prime": report.d_prime,
+    }
 
 
 def golden_values() -> dict[str, dict[str, object]]:

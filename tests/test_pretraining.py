@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_r
 from pipeline.execution.executors import ExecutionParams
 from pipeline.experiment import load_experiment
 from pipeline.models.registry import model_module, validate_model_params
-from pipeline.params import PARAMS_PATH, load_params
+from pipeline.params import PARAMS_PATH
 from pipeline.training import checkpoints, loop, neural
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.distributed import ALONE
@@ -32,7 +34,7 @@ from pipeline.training.masked_words import MaskedWords, Unigrams, draw_hidden, f
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.training.word_predictor import WordPredictor
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import load_vocabulary_params
 from stages import evaluate, perplexity, tokenize, train, vocabulary
 from stages import pretrain as pretrain_stage
 from tools.compose import compose, dump
@@ -182,7 +184,7 @@ def run_steady(folder: Path, *, epochs: int, validation: tuple[str, ...] = (), s
     masking = MASKING.model_copy(update={"epochs": epochs, "learning_rate": 1e-2})
     return pretrain(
         params, masking, masking.settings(TRAIN), Steady(), [str(i) for i in range(16)], validation, Words(),  # type: ignore[arg-type]
-        seed=0, live_path=folder, world=ALONE,
+        seed=0, curves_path=folder, world=ALONE,
     )  # fmt: skip
 
 
@@ -196,7 +198,6 @@ def test_what_context_tells_is_learned_and_measured_beside_the_unigrams(tmp_path
     assert last["validation_loss"] < first["validation_loss"]
     header = (tmp_path / "live/epochs.csv").read_text().splitlines()[0]
     assert header.endswith("unigram_loss,unigram_accuracy,validation_unigram_loss,validation_unigram_accuracy")
-    assert (tmp_path / "live/plots/metrics/train/masked_accuracy.tsv").exists()
 
 
 def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,17 +206,23 @@ def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeyp
     whole, _ = run_steady(tmp_path / "whole", epochs=3)
     rows: list[Any] = []
 
-    def killed(self: Any, name: str, value: float, **options: Any) -> None:
-        rows.append(name)
-        if rows.count("train/loss") == 3:
-            raise KeyboardInterrupt
+    @contextmanager
+    def killing(_names: Any, _run: Any) -> Iterator[Any]:
+        def track(metrics: dict[str, float], _epoch: int) -> None:
+            rows.append(metrics)
+            if len(rows) == 3:
+                raise KeyboardInterrupt
+
+        yield track
 
     with monkeypatch.context() as patch:
-        patch.setattr(neural.Live, "log_metric", killed)
+        patch.setattr(neural, "open_trackers", killing)
         with pytest.raises(KeyboardInterrupt):
             run_steady(tmp_path / "killed", epochs=3)
     assert list(Path(checkpoints.CHECKPOINTS).glob("*.safetensors"))
+    assert len((tmp_path / "killed/epochs.csv").read_text().splitlines()) == 4  # whole rows: it may be watched
     resumed, trained = run_steady(tmp_path / "again", epochs=3)
+    assert (tmp_path / "again/epochs.csv").read_bytes() == (tmp_path / "whole/epochs.csv").read_bytes()
     assert len(trained.history) == 3
     for name, values in whole.items():
         np.testing.assert_array_equal(resumed[name], values)
@@ -224,7 +231,7 @@ def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeyp
 def make_sentences(folder: Path, *, poisoned: bool = False) -> train.Paths:
     """Write six clips, a vocabulary and their sentences; poisoning changes the sentences of the test clips alone."""
     paths = make_artifacts(folder, poisoned=poisoned)
-    params: Any = load_params(VocabularyParams, "vocabularies.words", REPOSITORY / PARAMS_PATH)
+    params: Any = load_vocabulary_params("words", REPOSITORY / PARAMS_PATH)
     params = params.model_copy(update={"num_tokens": 8, "sample_frames": 100, "iterations": 3})
     words, tokens = folder / "vocabulary.zarr", folder / "tokens.parquet"
     vocabulary.run(params, paths.source, paths.split, words, fold="1")

@@ -274,7 +274,7 @@ def test_training_begins_at_the_weights_and_the_model_keeps_their_digest(tmp_pat
     with open_world() as world:
         weights, _, facts, _ = train_model(
             params_of(section), settings, inputs, part, Part([], np.zeros((0, 3), np.float32)), None,
-            label_kind="one", seed=0, live_path=tmp_path / "live", world=world, score=lambda scores, targets: {},
+            label_kind="one", seed=0, curves_path=tmp_path / "live", world=world, score=lambda scores, targets: {},
         )  # fmt: skip
     summed = rgb["conv_stem.weight"].sum(1, keepdim=True).numpy()
     np.testing.assert_allclose(weights["encoder.network.conv_stem.weight"], summed, atol=1e-5)

@@ -56,7 +56,8 @@ def run_stage(
     folder: Path, name: str, output: Path, *, max_file: int | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a stage's program in `folder`; `max_file` bounds the bytes of any file it writes."""
-    command = [sys.executable, "-m", f"stages.{name}", *(part.format(output) for part in ARGUMENTS[name])]
+    paths = [part.format(output) for part in ARGUMENTS[name]]
+    command = [sys.executable, str(REPOSITORY / "tests" / "probe_paths.py"), name, *paths]
     return subprocess.run(
         command if max_file is None else ["prlimit", f"--fsize={max_file}", *command],
         cwd=folder,
@@ -417,7 +418,8 @@ def test_anything_takes_the_place_of_anything(old: str, new: str, tmp_path: Path
 @pytest.mark.slow
 def test_two_spectrogram_stages_at_once_leave_one_whole_artifact(folder: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "stages.spectrogram", "data/clips.parquet", str(tmp_path / "spectrogram")]
+    program = str(REPOSITORY / "tests" / "probe_paths.py")
+    command = [sys.executable, program, "spectrogram", "data/clips.parquet", str(tmp_path / "spectrogram")]
     both = [subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         _, stderr = process.communicate(timeout=300)

@@ -5,13 +5,18 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,29 +24,38 @@ import soundfile
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
 from PIL import Image
 
-from pipeline.artifacts.model import read_card, write_model
+from pipeline.artifacts.attention import ROLLOUT, attention_maps, open_attention
+from pipeline.artifacts.curves import write_fitted, writing_epochs
+from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.model import MODEL, open_model, read_card, write_model
+from pipeline.artifacts.ngram_perplexity import ALL_CLASSES, NgramPerplexity, write_ngram_perplexity
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
+from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError, ParamsError
+from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.ensemble import average_predictions
+from pipeline.evaluation.intervals import wilson_interval
+from pipeline.evaluation.metrics import evaluate_clips
+from pipeline.execution.stage import StageReport
+from pipeline.experiment import load_experiment
 from pipeline.experiment_params import EnsembleParams, ExperimentParams
 from pipeline.models.registry import model_module, validate_model_params
 from pipeline.params import validate_params
 from pipeline.reporting import figures
-from pipeline.reporting.assembly import DataPaths
-from pipeline.reporting.language import ALL_CLASSES
-from pipeline.reporting.plots import FITTED, TrainingCurve
+from pipeline.reporting.plots import TrainingCurve
+from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.summary import (
     ALL_SEEDS,
-    ReportParams,
     Run,
     duration,
     headline_metrics,
     read_summary,
     results_table,
     summarise,
+    training_times,
     write_summary,
 )
 from pipeline.reporting.words import (
@@ -53,8 +67,11 @@ from pipeline.reporting.words import (
     stabilities,
     word_statistics,
 )
+from pipeline.training.inputs import FrameInputs
 from pipeline.vocabulary.bpe import Merger
+from stages import attention
 from stages.report import run
+from tools.compose import compose, dump
 
 CLASSES = ("dog bark", "rain", "<saw>")  # the last one must be escaped
 MODELS = ("ast", "token_transformer-words", "bag_of_tokens-words")
@@ -73,7 +90,7 @@ EXPERIMENT = ExperimentParams(
         EnsembleParams(name="ast_seeds", models=["ast"]),
     ],
 )
-PARAMS = ReportParams(headline=["ast", "token_transformer-words"], examples=3, worst=2)
+PARAMS = ReportParams(headline=["ast", "token_transformer-words"], examples=3, worst=2, attention=[])
 
 
 def write_experiment(
@@ -93,6 +110,12 @@ def write_experiment(
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     for fold in FOLDS:
         write_words(root / "data", fold, generator, merges)
+        rows = [
+            NgramPerplexity(name, order, 2, 56, 0.56, 56.0 * order)
+            for order in (1, 2, 3)
+            for name in (ALL_CLASSES, *CLASSES)
+        ]
+        write_ngram_perplexity(Layout(root).ngram_perplexity("words", fold), rows)
         roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(12)]
         columns = {"clip_id": CLIPS, "role": roles}
         SPLIT.write(root / "data" / "splits" / f"{fold}.parquet", columns, {"fold": fold, "seed": 0, "rule": "by hand"})
@@ -160,16 +183,6 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
     if model == "ast" and 4 in test:
         logits[test.index(4)] = [9, -3, -3]  # sure of class 0, actual class 1
     place = Path(model) / fold / str(seed)
-    facts = {
-        "model": model,
-        "params": {"depth": 2},
-        "classes": list(CLASSES),
-        "label_kind": label_kind,
-        "reads": "frames",
-    }
-    facts |= {"input": {}, "source": "", "front_end": {}, "fold": fold, "seed": seed, "num_parameters": 1234}
-    write_model(root / "models" / place, {"w": logits.astype(np.float32)}, facts | {"clips_seen": 60, "seconds": 2.5})
-    weights = json.loads((root / "models" / place / "model.json").read_text())["weights"]
     facts = {"model": model, "fold": fold, "seed": seed, "classes": list(CLASSES), "label_kind": label_kind}
     columns = {
         "clip_id": [CLIPS[number] for number in test],
@@ -177,25 +190,21 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
         "logits": logits.astype(np.float32).tolist(),
         "targets": targets.tolist(),
     }
-    facts |= {"weights": weights, "num_parameters": 1234, "seconds": 2.5}
+    facts |= {"reads": "frames" if model == "ast" else "tokens", "params": {"kind": "ast", "depth": 2}}
+    facts |= {"weights": f"weights of {place}", "num_parameters": 1234, "clips_seen": 60}
     PREDICTIONS.write(root / "predictions" / place.with_suffix(".parquet"), columns, facts)
-    logs = root / "results" / "train" / place
-    logs.mkdir(parents=True)
+    curves = root / "results" / "train" / place
     if model == "bag_of_tokens-words":
-        (logs / FITTED).write_text("Fitted in one go.\n")
+        write_fitted(curves)
         return
-    (logs / "plots" / "metrics" / "train").mkdir(parents=True)
-    last = "1.0" if seed else "0.5"
-    for name, first, second in (("loss", 2.0, last), ("learning_rate", 0.001, 1e-5), ("gradient_norm", 3.0, 5.0)):
-        log = logs / "plots" / "metrics" / "train" / f"{name}.tsv"
-        log.write_text(f"step\t{name}\n0\t{first}\n1\t{second}\n")
+    with writing_epochs(curves) as append:
+        append({"loss": 2.0, "learning_rate": 0.001, "gradient_norm": 3.0})
+        append({"loss": 1.0 if seed else 0.5, "learning_rate": 1e-5, "gradient_norm": 5.0})
 
 
 def report(root: Path, params: ReportParams = PARAMS, experiment: ExperimentParams = EXPERIMENT) -> str:
-    data = DataPaths.below(root / "data", models=root / "models", logs=root / "results" / "train", audio=root / "audio")
-    page = root / "report" / "index.html"
-    run(params, experiment, root / "predictions", root / "models", data, root / "results", page)
-    return page.read_text()
+    run(params, experiment, Layout(root), audio=root / "audio")
+    return Layout(root).page.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +220,12 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_metrics_are_at_most_ten_rounded_scalars(reported: Path) -> None:
+def test_metrics_are_at_most_twelve_rounded_scalars(reported: Path) -> None:
     metrics = json.loads((reported / "results" / "metrics.json").read_text())
     assert list(metrics) == ["ast", "token_transformer-words", "ensemble"]
     scalars = [value for values in metrics.values() for value in values.values()]
-    assert len(scalars) == 10
+    assert len(scalars) == 12
+    assert [metrics[model]["num_clips"] for model in ("ast", "token_transformer-words")] == [12, 12]
     assert all(round(value, 4) == value for value in scalars)
     # Five of six clips of fold 1 (clip04 is in it) and all of fold 2, whatever the seed.
     assert metrics["ast"]["accuracy"] == round((5 / 6 + 1) / 2, 4)
@@ -258,16 +268,12 @@ def test_a_list_leads_to_the_atlas_of_every_vocabulary(reported: Path) -> None:
     assert 'href="atlas.html"' in (reported / "report" / "index.html").read_text()
 
 
-def test_the_page_says_how_hard_each_class_is_to_foretell(reported: Path) -> None:
-    table = rows(reported / "results" / "language.csv")
-    assert len(table) == len(FOLDS) * 3 * (1 + len(CLASSES))
-    assert {row["num_words"] for row in table if row["class"] == ALL_CLASSES} == {str(6 * 28)}
+def test_the_page_shows_the_perplexity_of_each_class(reported: Path) -> None:
     page = (reported / "report" / "index.html").read_text()
-    figure = page.partition('aria-label="How hard the words of each class are to foretell"')[2].partition("</figure>")[
-        0
-    ]
-    for name in (ALL_CLASSES, "from 2 before", "perplexity of test clips, all folds"):
+    figure = page.partition('aria-label="N-gram perplexity of the tokens of each class"')[2].partition("</figure>")[0]
+    for name in (ALL_CLASSES, "given 2 before", "perplexity of test clips, all folds"):
         assert f">{name}</text>" in figure
+    assert "<td>4</td><td>2.0</td><td>4.0</td><td>8.0</td><td>300</td>" in figure  # bits add up over folds
 
 
 def test_lengths_of_words_by_hand(tmp_path: Path) -> None:
@@ -335,8 +341,8 @@ def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
     assert len(identifiers) == len(set(identifiers))
 
 
-def put_transformers(root: Path) -> None:
-    """Put untrained transformers in the place of the models called ast."""
+def train_transformers(root: Path) -> None:
+    """Write an untrained transformer for every run of the models called ast, as what made their predictions."""
     import torch
 
     stem = {"kind": "convolution", "channels": [4], "strides": [[4, 2]], "kernel": 3}
@@ -354,19 +360,112 @@ def put_transformers(root: Path) -> None:
     network = model_module("ast").build(params, {"n_mels": N_MELS}, len(CLASSES))
     weights = {name: values.numpy() for name, values in network.state_dict().items()}
     facts = {"params": params.model_dump(mode="json"), "input": {"n_mels": N_MELS, "normalisation": {"kind": "none"}}}
-    for path in (root / "models" / "ast").glob("*/*"):
-        card = {name: value for name, value in read_card(path).items() if name != "weights"}
-        write_model(path, weights, card | facts)
-        table = open_predictions(root / "predictions" / path.relative_to(root / "models").with_suffix(".parquet"))
-        PREDICTIONS.write(table.path, table.columns, table.facts | {"weights": read_card(path)["weights"]})
+    facts |= {"source": "", "front_end": {}}
+    layout = Layout(root)
+    for fold, seed in product(FOLDS, SEEDS):
+        this = RunId.of("ast", fold, seed)
+        table = open_predictions(layout.prediction(this))
+        shared = {name: table.facts[name] for name in MODEL.facts if name in table.facts}
+        write_model(layout.model(this), weights, shared | facts)
+        digest = read_card(layout.model(this))["weights"]
+        PREDICTIONS.write(table.path, table.columns, table.facts | facts_of(params) | {"weights": digest})
 
 
-def test_cards_show_what_a_transformer_attends_to(tmp_path: Path) -> None:
-    write_experiment(tmp_path)
-    assert "attends to" not in report(tmp_path)
-    put_transformers(tmp_path)
-    page = report(tmp_path)
-    assert page.count("What ast attends to") == 5  # 3 examples, 2 mistakes
+def facts_of(params: Any) -> dict[str, Any]:
+    return {"params": params.model_dump(mode="json")}
+
+
+ATTENTIVE = PARAMS.model_copy(update={"attention": ["ast"]})
+
+
+@pytest.fixture(scope="module")
+def attended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an experiment with transformers and their attention maps."""
+    root = tmp_path_factory.mktemp("attended")
+    write_experiment(root)
+    train_transformers(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        attention.run(ATTENTIVE, EXPERIMENT, Layout(root), entry="ast")
+    return root
+
+
+def test_attention_is_computed_for_the_clips_that_the_report_shows(attended: Path, tmp_path: Path) -> None:
+    table = open_attention(Layout(attended).attention("ast"))
+    assert (table.facts["model"], table.facts["seed"], table.facts["layer"]) == ("ast", 0, ROLLOUT)
+    maps = attention_maps(table)
+    page = report(attended, ATTENTIVE)
+    assert set(re.findall(r'class="id">(\w+)', page)) == set(maps)
+    model = open_model(Layout(attended).model(RunId.of("ast", "1", 0)))
+    reader = AttentionReader(model, FrameInputs(open_spectrogram(Layout(attended).spectrogram)))
+    for clip, fold in zip(table.list("clip_id"), table.list("fold"), strict=True):
+        assert fold == str(1 + CLIPS.index(clip) % 2)  # that which tests the clip
+        if fold == "1":
+            np.testing.assert_array_equal(maps[clip], reader.read(clip).over_picture().astype(np.float32))
+    first = table.path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        attention.run(ATTENTIVE, EXPERIMENT, Layout(attended), entry="ast")
+    assert table.path.read_bytes() == first
+
+
+def test_attention_refuses_a_model_that_did_not_predict(attended: Path, tmp_path: Path) -> None:
+    shutil.copytree(attended, tmp_path / "a")
+    path = Layout(tmp_path / "a").model(RunId.of("ast", "1", 0))
+    card = {name: value for name, value in read_card(path).items() if name != "weights"}
+    write_model(path, {name: values + 1 for name, values in open_model(path).weights.items()}, card)
+    with pytest.raises(
+        ArtifactError, match=r"ast/1/0\.parquet: fact weights: expected \w+, as .*models/ast/1/0, found"
+    ):
+        attention.run(ATTENTIVE, EXPERIMENT, Layout(tmp_path / "a"), entry="ast")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"examples": 9},
+            r"ast\.parquet: clip_id: expected the \d+ clips that the report shows, found \d missing \(clip",
+        ),
+        (
+            {"attention": ["ast"], "seeds": [1]},
+            "weights of fold 1: expected none: the experiment has no such fold and seed",
+        ),
+        (
+            {"attention": ["cnn"]},
+            r"report\.attention: expected entries of experiment\.frame_models \(ast\), found 'cnn'",
+        ),
+    ],
+)
+def test_attention_that_does_not_fit_is_named(attended: Path, params: dict[str, Any], message: str) -> None:
+    seeds = {"seeds": params.pop("seeds", list(SEEDS))}
+    with pytest.raises((ArtifactError, ParamsError), match=message):
+        report(attended, ATTENTIVE.model_copy(update=params), EXPERIMENT.model_copy(update=seeds))
+
+
+def test_the_report_needs_no_model_and_no_training_code(attended: Path, tmp_path: Path) -> None:
+    """It reads artifacts: an edit of the training code, or a model that nobody pulled, does not concern it."""
+    shutil.copytree(attended, tmp_path / "a", ignore=shutil.ignore_patterns("models"))
+    program = f"""
+        import sys
+        for name in ("pipeline.models", "pipeline.training", "dvc", "dvclive"):
+            sys.modules[name] = None  # an import of it, or of a module in it, fails
+        from pathlib import Path
+        from stages.report import ExperimentParams, Layout, ReportParams, run
+        params, experiment = ReportParams(**{ATTENTIVE.model_dump()}), ExperimentParams(**{EXPERIMENT.model_dump()})
+        run(params, experiment, Layout(Path("a")), audio=Path("a/audio"))
+        assert "torch" not in sys.modules
+    """
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "a/report/index.html").read_bytes() == report(attended, ATTENTIVE).encode()
+
+
+def test_cards_show_what_a_transformer_attends_to(attended: Path, reported: Path) -> None:
+    assert "Attention of" not in (reported / "report/index.html").read_text()
+    page = report(attended, ATTENTIVE)
+    assert page.count("Attention of ast</span>") == 5  # 3 examples, 2 mistakes
     pictures = re.findall(r'src="data:image/png;base64,([^"]*)" alt="The same spectrogram in grey', page)
     assert len(set(pictures)) >= 4  # one clip is in both
     colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))), dtype=float)
@@ -398,10 +497,55 @@ def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     alone: dict[str, object] = {"token_models": [], "vocabularies": [], "folds": ["1"], "seeds": [0], "ensembles": []}
     one = EXPERIMENT.model_copy(update=alone)
-    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0), one)
+    for folder in Layout(tmp_path).folders_read_whole:  # as the stage `code` leaves those that nothing is written to
+        if folder.name in ("tokens", "vocabulary", "ngram_perplexity", "attention"):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), one)
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
-    assert set(metrics["ast"]) == {"accuracy", "mAP"}  # one fold has no deviation, one model no ensemble
+    assert set(metrics["ast"]) == {"accuracy", "mAP", "num_clips"}  # one fold has no deviation, one model no ensemble
+
+
+def test_a_vocabulary_that_no_model_reads_is_shown(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    unread = EXPERIMENT.model_copy(update={"token_models": [], "ensembles": []})
+    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread)
+    assert '<section id="vocabulary">' in page
+    assert "As words of fold" in page
+
+
+def test_a_single_fold_has_intervals_in_table_and_page(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    page = report(tmp_path, experiment=EXPERIMENT.model_copy(update={"folds": ["1"]}))
+    runs = read_summary(tmp_path / "results/summary.csv")
+    ast = summarise(runs)[0]
+    assert ast.interval["accuracy"] == pytest.approx(wilson_interval(5 / 6, 6), abs=1e-6)
+    low, high = ast.interval["mAP"]
+    assert 0 < low <= ast.mean["mAP"] <= high <= 1
+    shown = f"[{100 * ast.interval['accuracy'].low:.1f}, {100 * ast.interval['accuracy'].high:.1f}]"
+    assert f'83.3 <span class="pm">{shown}</span>' in page
+    assert f"83.3<small> {shown} % accuracy" in page
+    assert "In brackets the 95 % interval over test clips" in page
+    table = results_table(runs)
+    assert next(iter(table.columns[2].cells)) == f"83.3 {shown} %"
+    assert "95 % interval" in str(table.caption)
+    assert "interval" not in results_table(runs + [replace(run, fold="2") for run in runs]).caption
+
+
+def test_training_times_are_those_of_this_machine(reported: Path, tmp_path: Path) -> None:
+    runs = read_summary(reported / "results/summary.csv")
+    assert training_times(runs, tmp_path) == {}  # a clone
+    for fold, seed in product(FOLDS, SEEDS):
+        for model, result in (("ast", f"weights of ast/{fold}/{seed}"), ("bag_of_tokens-words", "others")):
+            timed = StageReport("train", f"{model}/{fold}/{seed}", result=result)
+            timed.time_training(60.0 + seed)
+            timed.write(tmp_path / f"train-{model}-{fold}-{seed}.json")
+    times = training_times(runs, tmp_path)
+    assert times == {"ast": 60.5}  # the other's reports are of models that are no more
+    column = results_table(runs, times).columns[-1]
+    assert list(column.cells) == ["1 min 00 s", "", "", "", ""]
+    assert "seconds" not in (reported / "results/summary.csv").read_text().partition("\n")[0]
 
 
 def remove_predictions(root: Path) -> None:
@@ -412,13 +556,21 @@ def swap_seeds(root: Path) -> None:
     (root / "predictions" / "ast" / "2" / "1.parquet").replace(root / "predictions" / "ast" / "2" / "0.parquet")
 
 
-def retrain(root: Path) -> None:
-    path = root / "models" / "ast" / "1" / "0"
-    write_model(path, {"w": np.zeros(3, np.float32)}, read_card(path))
+def remove_curves(root: Path) -> None:
+    (root / "results" / "train" / "ast" / "1" / "0" / "epochs.csv").unlink()
 
 
-def remove_log(root: Path) -> None:
-    (root / "results" / "train" / "ast" / "1" / "0" / "plots" / "metrics" / "train" / "loss.tsv").unlink()
+def remove_perplexity(root: Path) -> None:
+    (root / "results" / "ngram_perplexity" / "words" / "2.csv").unlink()
+
+
+def drop_epoch(root: Path) -> None:
+    (root / "results" / "train" / "ast" / "1" / "0" / "epochs.csv").write_text("epoch,loss,learning_rate\n2,1,1\n")
+
+
+def break_curves(root: Path) -> None:
+    path = root / "results" / "train" / "ast" / "1" / "0" / "epochs.csv"
+    path.write_text(path.read_text().replace("\n2,", "\n3,"))
 
 
 def refit_vocabulary(root: Path) -> None:
@@ -431,8 +583,10 @@ def refit_vocabulary(root: Path) -> None:
     [
         (remove_predictions, r"predictions/ast/2/1\.parquet: file: expected a predictions table.* 'evaluate_\*'"),
         (swap_seeds, "fact seed: expected 0, found 1"),
-        (retrain, r"ast/1/0\.parquet: fact weights: expected .*, as .*models/ast/1/0"),
-        (remove_log, r"loss\.tsv: file: expected a training log of train/loss.* 'train_\*'"),
+        (remove_curves, r"ast/1/0/epochs\.csv: file: expected a row for each epoch.* 'train_\*'"),
+        (drop_epoch, r"ast/1/0/epochs\.csv: columns: expected gradient_norm, found epoch, loss, learning_rate"),
+        (break_curves, r"ast/1/0/epochs\.csv: epoch: expected 1, 2, \.\.\. in order, found \[1\.0, 3\.0\]"),
+        (remove_perplexity, r"words/2\.csv: file: expected a row for each class.*single-item ngram_perplexity"),
         (refit_vocabulary, r"tokens/words/1\.parquet: fact vocabulary: expected"),
     ],
 )
@@ -447,7 +601,21 @@ def test_artifacts_that_are_missing_or_do_not_fit_are_named(
 
 def test_headline_must_name_models_of_the_experiment() -> None:
     with pytest.raises(ParamsError, match=r"report\.headline: .*found 'vgg'"):
-        ReportParams(headline=["vgg"], examples=0, worst=0).check_against(EXPERIMENT)
+        ReportParams(headline=["vgg"], examples=0, worst=0, attention=[]).check_against(EXPERIMENT)
+
+
+def test_attention_must_name_transformers_over_frames(tmp_path: Path) -> None:
+    overrides = ["report.attention=[ast, frame_statistics, token_transformer]"]
+    document, _ = compose("demo", overrides, REPOSITORY / "recipes")
+    (tmp_path / "params.yaml").write_text(dump(document))
+    with pytest.raises(ParamsError) as caught:
+        load_experiment(tmp_path / "params.yaml")
+    for expected in (
+        "params.yaml: report.attention: expected models of kind ast, found frame_statistics of kind frame_statistics; take",
+        "params.yaml: report.attention: expected entries of experiment.frame_models (ast, frame_textures, "
+        "frame_statistics), found 'token_transformer'; take it out, or set report.attention to []",
+    ):
+        assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -457,11 +625,11 @@ def test_headline_must_name_models_of_the_experiment() -> None:
         ({"seeds": []}, r"experiment\.seeds"),
         ({"frame_models": [], "token_models": []}, "at least one model"),
         ({"token_models": ["ast"]}, "frame_models and token_models: expected each entry once"),
-        ({"folds": ["../x"]}, "expected names without"),
-        ({"ensembles": [{"name": "ast", "models": ["ast"]}]}, "expected each entry once, found ast again"),
+        ({"folds": ["../x"]}, r"folds\.0: expected a name of"),
+        ({"ensembles": [{"name": "ast", "models": ["ast"]}]}, "found ast for the model ast and for the ensemble ast"),
         ({"ensembles": [{"name": "two", "models": ["ast", "ast"]}]}, "models of two: expected each entry once"),
         ({"ensembles": [{"name": "two", "models": ["vgg"]}]}, r"expected two to name models of .*found vgg"),
-        ({"ensembles": [{"name": "a/b", "models": ["ast"]}]}, "ensembles: expected names without"),
+        ({"ensembles": [{"name": "a/b", "models": ["ast"]}]}, r"ensembles\.0\.name: expected a name of"),
         ({"ensembles": [{"name": "none", "models": []}]}, r"experiment\.ensembles\.0\.models"),
     ],
 )
@@ -471,9 +639,12 @@ def test_experiment_params_name_the_mistake(change: dict[str, object], message: 
 
 
 def make_run(model: str, fold: str, seed: int, accuracy: float, d_prime: float = 1.0) -> Run:
+    metrics = dict.fromkeys(("macro_precision", "macro_recall", "macro_f1", "micro_f1"), 0.5)
+    limits = dict.fromkeys(("accuracy_low", "accuracy_high", "mAP_low", "mAP_high"), accuracy)
     return Run(
-        model, "frames", fold, str(seed), 10, 3, accuracy, accuracy, 0.8, d_prime, 0.5, 0.5, 0.5, 0.5, 7, 70, 1.0
-    )
+        model=model, reads="frames", fold=fold, seed=str(seed), num_clips=10, num_present_classes=3, accuracy=accuracy,
+        mAP=accuracy, AUC=0.8, d_prime=d_prime, num_parameters=7, clips_seen=70, weights="w", **metrics, **limits,
+    )  # fmt: skip
 
 
 def test_seeds_are_averaged_before_folds() -> None:
@@ -500,14 +671,14 @@ def test_an_ensemble_of_one_model_and_one_seed_equals_it(tmp_path: Path) -> None
     report(tmp_path, experiment=alone)
     runs = read_summary(tmp_path / "results" / "summary.csv")
     member, same = ([r for r in runs if r.model == model] for model in ("token_transformer-words", "same"))
-    assert [replace(run, model="same", seed=ALL_SEEDS) for run in member] == same
+    assert [replace(run, model="same", seed=ALL_SEEDS, weights="") for run in member] == same
 
 
 def test_an_ensemble_averages_every_seed_of_every_model(reported: Path) -> None:
     runs = [r for r in read_summary(reported / "results" / "summary.csv") if r.model == "ensemble"]
     assert [(run.fold, run.seed) for run in runs] == [(fold, ALL_SEEDS) for fold in FOLDS]
     paths = [reported / f"predictions/{model}/1/{seed}.parquet" for model in EXPERIMENT.models[:2] for seed in SEEDS]
-    expected = average_predictions([open_predictions(path) for path in paths], "test").evaluate()
+    expected = evaluate_clips(average_predictions([open_predictions(path) for path in paths], "test"))
     assert runs[0].mAP == pytest.approx(expected.mean_average_precision, abs=1e-6)
     assert runs[0].num_parameters == 4 * 1234
 
@@ -516,7 +687,7 @@ def test_infinite_and_undefined_values_do_not_stop_the_summary() -> None:
     runs = [make_run("a", "1", 0, math.nan, math.inf), make_run("a", "2", 0, math.nan, math.inf)]
     summary = summarise(runs)[0]
     assert summary.mean["d_prime"] == math.inf
-    assert headline_metrics([summary], ["a"]) == {"a": {}}
+    assert headline_metrics([summary], ["a"]) == {"a": {"num_clips": 20}}
     assert results_table(runs).row_count == 1
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from conftest import OF_A_MODEL, REPOSITORY, make_clips, make_spectrogram, make_waveform
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS
@@ -58,11 +59,11 @@ def _write_predictions(path: Path, clip_ids: list[str]) -> None:
     facts = {"model": "ast", "fold": "1", "seed": 0, "classes": [f"class {i}" for i in range(3)], "label_kind": "one"}
     logits = [[2.0, 2.0, 0.0], [0.0, 5.0, 0.0]]  # a tie for the first clip, a hit for the second
     columns = {"clip_id": clip_ids, "role": ["test"] * 2, "logits": logits, "targets": [[1.0, 0, 0], [0, 1.0, 0]]}
-    PREDICTIONS.write(path, columns, facts | {"weights": "0" * 32, "num_parameters": 10, "seconds": 1.0})
+    PREDICTIONS.write(path, columns, facts | {"weights": "0" * 32} | OF_A_MODEL)
 
 
 def _trace(clip: str, workspace: Path) -> dict[str, Finding]:
-    findings = trace(clip, workspace / "data", workspace / "predictions")
+    findings = trace(clip, Layout(workspace))
     return {str(finding.path.relative_to(workspace)): finding for finding in findings}
 
 
@@ -108,7 +109,7 @@ def test_why_tells_missing_and_broken_artifacts(workspace: Path) -> None:
 
 
 def test_why_knows_nothing_and_says_so_in_an_empty_workspace(tmp_path: Path) -> None:
-    assert all(finding.wrong for finding in trace("a-dog", tmp_path / "data", tmp_path / "predictions"))
+    assert all(finding.wrong for finding in trace("a-dog", Layout(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -117,16 +118,16 @@ def test_why_knows_nothing_and_says_so_in_an_empty_workspace(tmp_path: Path) -> 
 )
 def test_why_names_clips_close_to_an_unknown_one(clip: str, expected: str, workspace: Path) -> None:
     with pytest.raises(CorpusError, match=expected):
-        trace(clip, workspace / "data", workspace / "predictions")
+        trace(clip, Layout(workspace))
 
 
-def test_mistakes_are_messages_without_a_traceback(workspace: Path) -> None:
-    paths = ["--data", str(workspace / "data"), "--predictions", str(workspace / "predictions")]
-    result = CliRunner().invoke(app, ["why", "rain", *paths])
+def test_mistakes_are_messages_without_a_traceback(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    result = CliRunner().invoke(app, ["why", "rain"])
     assert result.exit_code == 1
     assert result.output.startswith("error: ")
     assert "Traceback" not in result.output
-    assert CliRunner().invoke(app, ["why", "b-rain", *paths]).exit_code == 0
+    assert CliRunner().invoke(app, ["why", "b-rain"]).exit_code == 0
 
 
 def test_check_names_all_mistakes_at_once(tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_results_without_a_run_say_what_to_do(tmp_path: Path) -> None:
 
 def test_a_picture_shows_waveform_frames_and_words(workspace: Path, tmp_path: Path) -> None:
     picture = tmp_path / "clip.png"
-    left_out = inspect_clip.run("b-rain", "words", "1", workspace / "data", workspace / "audio", picture)
+    left_out = inspect_clip.run("b-rain", "words", "1", Layout(workspace), workspace / "audio", picture)
     assert left_out == []
     pixels = imread(picture)
     assert pixels.shape[0] > 400
@@ -157,7 +158,7 @@ def test_a_picture_shows_waveform_frames_and_words(workspace: Path, tmp_path: Pa
 
 def test_a_picture_does_without_audio_and_words(workspace: Path, tmp_path: Path) -> None:
     picture = tmp_path / "clip.png"
-    left_out = inspect_clip.run("b-rain", "words", "9", workspace / "data", tmp_path / "elsewhere", picture)
+    left_out = inspect_clip.run("b-rain", "words", "9", Layout(workspace), tmp_path / "elsewhere", picture)
     assert [remark.split(":")[0] for remark in left_out] == ["waveform", "words"]
     assert picture.exists()
 
@@ -165,7 +166,7 @@ def test_a_picture_does_without_audio_and_words(workspace: Path, tmp_path: Path)
 @pytest.mark.parametrize(("clip", "expected"), [("nobody", "no clip 'nobody'"), ("d-lost", "has no frames")])
 def test_a_picture_of_nothing_is_refused(clip: str, expected: str, workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=expected):
-        inspect_clip.run(clip, "words", "1", workspace / "data", workspace / "audio", tmp_path / "clip.png")
+        inspect_clip.run(clip, "words", "1", Layout(workspace), workspace / "audio", tmp_path / "clip.png")
 
 
 def test_the_time_axis_is_that_of_the_frames() -> None:
@@ -213,14 +214,14 @@ def test_doctor_names_the_links_that_copy_nothing(
 
 def test_doctor_reckons_the_space_that_frames_take(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment(REPOSITORY / "params.yaml")
-    seconds, source = doctor.corpus_seconds(experiment, workspace / "data")
+    seconds, source = doctor.corpus_seconds(experiment, Layout(workspace))
     assert (seconds, source) == (pytest.approx(3 * 0.98), "index of frames")
     (workspace / "data" / "spectrogram" / "index.parquet").unlink()
     longest = experiment.sections["corpus"].max_duration
-    assert doctor.corpus_seconds(experiment, workspace / "data") == (4 * longest, "manifest, at most")
-    assert doctor.check_space(experiment, workspace / "data", None).verdict == "ok"
+    assert doctor.corpus_seconds(experiment, Layout(workspace)) == (4 * longest, "manifest, at most")
+    assert doctor.check_space(experiment, Layout(workspace), None).verdict == "ok"
     monkeypatch.setattr(doctor, "_free", lambda path: 1 << 30)
-    row = doctor.check_space(experiment, workspace / "data", None)
+    row = doctor.check_space(experiment, Layout(workspace), None)
     assert row.verdict == "broken"
     assert "make room: 1." in row.advice
 

@@ -1,12 +1,15 @@
-"""Trackers: each gets what DVCLive gets, through the calls that its package has, and nothing leaves this machine unasked."""
+"""Trackers: each gets every epoch through the calls that its package has, and nothing leaves this machine unasked."""
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
 
+from pipeline.artifacts.curves import read_epochs
 from pipeline.errors import ParamsError, SonolexError
 from pipeline.execution.launch import LaunchParams
 from pipeline.params import validate_params
@@ -137,7 +140,8 @@ def test_what_packages_send_of_themselves_is_off_before_they_are_imported(monkey
 
 
 @pytest.mark.parametrize(
-    ("tracker", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow")]
+    ("tracker", "module"),
+    [("dvclive", "dvclive.live"), ("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow")],
 )
 def test_a_missing_package_is_named_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tracker: str, module: str
@@ -175,17 +179,35 @@ def test_tensorboard_itself_reads_what_was_written(tmp_path: Path) -> None:
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
 
 
-def test_trackers_get_what_dvclive_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_trackers_get_the_timing_and_the_table_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls = _fake_wandb(monkeypatch)
     with curves(tmp_path / "ast/1/0", ALONE, ["wandb"], PARAMS) as log_epoch:
-        for row in ROWS:
-            log_epoch(row)
+        for number, row in enumerate(ROWS, 1):
+            log_epoch(row, {"clips_per_second": 7.0})
+            assert (
+                len((tmp_path / "ast/1/0/epochs.csv").read_text().splitlines()) == 1 + number
+            )  # at once, to be watched
     assert calls[0][1]["name"] == "ast/1/0"
     assert [(call[1]["train/loss"], call[2]["step"]) for call in calls[1:-1]] == [(2.0, 1), (1.0, 2)]
-    curve = (tmp_path / "ast/1/0/plots/metrics/train/loss.tsv").read_text().splitlines()
+    assert calls[1][1]["train/clips_per_second"] == 7.0
+    assert (tmp_path / "ast/1/0/epochs.csv").read_text() == "epoch,loss,learning_rate\n1,2,0.1\n2,1,0\n"
+    assert read_epochs(tmp_path / "ast/1/0", ["loss"]) == ROWS
+
+
+def test_dvclive_writes_outside_the_artifacts(tmp_path: Path) -> None:
+    pytest.importorskip("dvclive")
+    _track(["dvclive"])
+    curve = (tmp_path / ".sonolex/dvclive/ast/1/0/plots/metrics/train/loss.tsv").read_text().splitlines()
     assert curve == ["step\tloss", "0\t2.0", "1\t1.0"]
+    assert {path.name for path in tmp_path.iterdir()} == {".sonolex"}
+
+
+def test_training_imports_neither_dvc_nor_dvclive() -> None:
+    program = "import sys, stages.train, pipeline.training.neural; print({'dvc', 'dvclive'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
 
 
 def test_an_unknown_tracker_is_refused() -> None:
-    with pytest.raises(ParamsError, match=r"launch\.trackers\.0: .*'tensorboard', 'wandb' or 'mlflow'"):
+    with pytest.raises(ParamsError, match=r"launch\.trackers\.0: .*'dvclive', 'tensorboard', 'wandb' or 'mlflow'"):
         validate_params(LaunchParams, {"train_processes": 1, "trackers": ["comet"]}, "launch")

@@ -117,7 +117,7 @@ def make_model(changes: dict[str, Any] | None = None) -> Any:
 
 def train_small(
     checkpoint: Path,
-    on_epoch: Any = lambda row: None,
+    on_epoch: Any = lambda row, timing: None,
     validation: Examples | None = None,
     *,
     model: Network | None = None,

@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import preforked
 from ruamel.yaml import YAML
 
 from benchmarks.workspace import copy_project
@@ -49,18 +49,29 @@ def change_params(workspace: Path, changes: dict[str, Any]) -> None:
     yaml.dump(document, workspace / "params.yaml")
 
 
+PROGRAMS = {"dvc": ("python", "-m", "dvc"), "sonolex": ("python", "-m", "tools.sonolex")}
+
+
 def run(workspace: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a command in a workspace, with this environment's programs and no settings of the person's own."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(workspace),
-        "DVC_NO_ANALYTICS": "1",
-        "GIT_AUTHOR_NAME": "Tester",
-        "GIT_AUTHOR_EMAIL": "tester@example.invalid",
-        "GIT_COMMITTER_NAME": "Tester",
-        "GIT_COMMITTER_EMAIL": "tester@example.invalid",
-    }
-    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600)
+    """Run a command in a workspace, with this environment's programs and no settings of the person's own.
+
+    Python's programs, and those that they start, are forks of one that has imported heavy packages; see preforked.py.
+    """
+    environment = (
+        os.environ
+        | preforked.environment()
+        | {
+            "PYTHONPATH": str(workspace),
+            "OMP_NUM_THREADS": "1",
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "Tester",
+            "GIT_AUTHOR_EMAIL": "tester@example.invalid",
+            "GIT_COMMITTER_NAME": "Tester",
+            "GIT_COMMITTER_EMAIL": "tester@example.invalid",
+        }
+    )
+    program = (*PROGRAMS.get(command[0], command[:1]), *command[1:])
+    done = subprocess.run(program, cwd=workspace, env=environment, capture_output=True, text=True, timeout=600)
     assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -93,7 +104,7 @@ def clone_workspace(workspace: Path, path: Path) -> Path:
 
 def stage(workspace: Path, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run one stage's program, without DVC."""
-    return run(workspace, sys.executable, "-m", f"stages.{name}", *arguments, check=check)
+    return run(workspace, "python", "-m", f"stages.{name}", *arguments, check=check)
 
 
 def stages_run(output: str) -> list[str]:
@@ -102,6 +113,6 @@ def stages_run(output: str) -> list[str]:
 
 
 def stale(workspace: Path) -> set[str]:
-    """Return the stages that `dvc status` calls changed, but for `corpus`, which always is."""
+    """Return the stages that `dvc status` calls changed, but for `code` and `corpus`, which always are."""
     status = json.loads(run(workspace, "dvc", "status", "--json").stdout)
     return {name for name, reasons in status.items() if reasons != ["always changed"]}

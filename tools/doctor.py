@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.tables import Table
 from pipeline.errors import ArtifactError, ParamsError
@@ -30,7 +31,7 @@ Verdict = Literal["ok", "note", "broken"]
 
 LOCK_PATH = Path("requirements.lock")
 PYTHONS = ((3, 11), (3, 13))
-PACKAGES = ("numpy", "zarr", "tensorstore", "pyarrow", "dvc", "dvclive", "soundfile", "soxr", "scikit-learn")
+PACKAGES = ("numpy", "zarr", "tensorstore", "pyarrow", "dvc", "soundfile", "soxr", "scikit-learn")
 
 # File systems that can copy a file by sharing its blocks; DVC's default, `reflink,copy`, costs nothing there.
 _REFLINK = ("xfs", "btrfs", "apfs", "bcachefs")
@@ -47,7 +48,7 @@ class Row:
     verdict: Verdict = "ok"
 
 
-def run(params_path: Path, data_path: Path, console: Console) -> bool:
+def run(params_path: Path, layout: Layout, console: Console) -> bool:
     """Print all checks and return whether something is broken."""
     rows = [*check_packages(LOCK_PATH), *check_machine()]
     cache = find_cache(Path.cwd())
@@ -55,7 +56,7 @@ def run(params_path: Path, data_path: Path, console: Console) -> bool:
     experiment, row = check_params(params_path)
     rows.append(row)
     if experiment:
-        rows.append(check_space(experiment, data_path, cache))
+        rows.append(check_space(experiment, layout, cache))
     console.print(rows_table(rows))
     return any(row.verdict == "broken" for row in rows)
 
@@ -192,9 +193,9 @@ def check_params(path: Path) -> tuple[Experiment | None, Row]:
     return experiment, Row("params", f"{path}: corpus {experiment.sections['corpus'].kind}, {size}")
 
 
-def check_space(experiment: Experiment, data_path: Path, cache: Cache | None) -> Row:
+def check_space(experiment: Experiment, layout: Layout, cache: Cache | None) -> Row:
     """Compare the free space with what the frames of the corpus take, here and in the cache."""
-    seconds, source = corpus_seconds(experiment, data_path)
+    seconds, source = corpus_seconds(experiment, layout)
     if seconds is None:
         return Row("disk space", f"{_size(_free(Path.cwd()))} free", source)
     frames = experiment.sections["spectrogram"]
@@ -213,13 +214,13 @@ def check_space(experiment: Experiment, data_path: Path, cache: Cache | None) ->
     return Row("disk space", found, f"make room: {', '.join(short)}" if short else "", "broken" if short else "ok")
 
 
-def corpus_seconds(experiment: Experiment, data_path: Path) -> tuple[float | None, str]:
+def corpus_seconds(experiment: Experiment, layout: Layout) -> tuple[float | None, str]:
     """Return how long the corpus is, from the best source at hand, and which that is (or what is missing)."""
     corpus = experiment.sections["corpus"]
-    index = _open(INDEX, data_path / "spectrogram" / "index.parquet")
+    index = _open(INDEX, layout.spectrogram_index)
     if index is not None:
         return (pc.sum(index["num_frames"]).as_py() or 0) / index.facts["front_end"]["frame_rate"], "index of frames"
-    clips = _open(CLIPS, data_path / "clips.parquet")
+    clips = _open(CLIPS, layout.clips)
     if clips is None:
         return None, "what the corpus takes is known after `dvc repro corpus`"
     durations = [duration or corpus.max_duration for duration in clips.list("duration")]

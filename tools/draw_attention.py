@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.files import replacing
+from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import TrainedModel, open_model
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.evaluation.attention import AttentionReader, ClipAttention
-from pipeline.evaluation.metrics import to_scores
+from pipeline.evaluation.metric_functions import to_scores
 from pipeline.execution.stage import stage_main
 from pipeline.reporting.pictures import overlay
 from pipeline.training.inputs import FrameInputs, open_inputs_of
@@ -30,19 +31,19 @@ _DPI = 200
 _BRIGHTEST = 99.5  # percentile of the map at the end of the colour bar
 
 
-def run(clip_id: str, model_path: Path, data_path: Path, picture_path: Path, *, layer: int | None) -> ClipAttention:
+def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, layer: int | None) -> ClipAttention:
     """Write the picture, and return what is drawn.
 
     Raises CorpusError when there is no such clip or it has no frames, SonolexError for a model without attention over
     frames or with fewer layers.
     """
-    clips = open_clips(data_path / "clips.parquet")
+    clips = open_clips(layout.clips)
     row = manifest_row(clips, clip_id)
     model = open_model(model_path)
     depth = model.facts["params"].get("encoder", {}).get("depth", 0)
     if layer is not None and depth and not 1 <= layer <= depth:
         raise SonolexError(f"--layer: expected one of 1 to {depth}, the layers of {model_path}, found {layer}")
-    inputs = open_inputs_of(model, data_path / "spectrogram") if model.facts["reads"] == "frames" else None
+    inputs = open_inputs_of(model, layout.spectrogram) if model.facts["reads"] == "frames" else None
     if not isinstance(inputs, FrameInputs):
         raise SonolexError(f"{model_path}: expected a model that reads frames, found one that reads tokens")
     if not inputs.usable([clip_id]):
@@ -81,16 +82,17 @@ def draw(title: str, frames: np.ndarray, attention: np.ndarray, facts: dict[str,
     return figure
 
 
-def tested_in(clip_id: str, model_folder: Path, splits_path: Path) -> str:
-    """Return the first fold that tests a clip and has the model. Raises CorpusError where there is none."""
-    folds = sorted(path.name for path in model_folder.glob("*") if path.is_dir())
-    for fold in folds:
-        path = splits_path / f"{fold}.parquet"
-        if path.exists() and clip_id in clips_of(open_split(path), "test"):
-            return fold
+def run_that_tests(clip_id: str, entry: str, seed: int, layout: Layout) -> RunId:
+    """Return the run of a model and seed in the first fold that tests a clip. Raises CorpusError where there is none."""
+    splits = map(open_split, layout.found_splits())
+    runs = {RunId.of(entry, split.facts["fold"], seed): split for split in splits}
+    trained = {run: split for run, split in runs.items() if layout.model(run).is_dir()}
+    for run, split in trained.items():
+        if clip_id in clips_of(split, "test"):
+            return run
     raise CorpusError(
-        f"{model_folder}: expected a model of the fold that tests {clip_id}, found {', '.join(folds) or 'none'}; name one "
-        "with --fold, to see a clip that it trained on"
+        f"{layout.models}: expected a model {entry} with seed {seed} of the fold that tests {clip_id}, found folds: "
+        f"{', '.join(run.fold for run in trained) or 'none'}; name one with --fold, to see a clip that it trained on"
     )
 
 
@@ -110,11 +112,10 @@ def main(
         int | None, typer.Option(help="a single layer, from 1; by default all of them, multiplied up")
     ] = None,
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("attention.png"),
-    data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
-    models: Annotated[Path, typer.Option(help="folder of the trained models")] = Path("models"),
 ) -> None:
-    fold = fold or tested_in(clip_id, models / model, data / "splits")
-    run(clip_id, models / model / fold / str(seed), data, out, layer=layer)
+    layout = Layout()
+    shown = RunId.of(model, fold, seed) if fold else run_that_tests(clip_id, model, seed, layout)
+    run(clip_id, layout.model(shown), layout, out, layer=layer)
     typer.echo(str(out))
 
 

@@ -16,12 +16,15 @@ from matplotlib.figure import Figure
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.files import replacing
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
+from pipeline.corpora.base import AudioParams
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.execution.stage import stage_main
-from pipeline.params import read_params
+from pipeline.params import load_params
+from pipeline.paths import shared_path
 from pipeline.spectrogram.band_scale import tick_labels
 from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 from pipeline.spectrogram.reader import FrameReader
@@ -30,14 +33,14 @@ _INCHES = (10.0, 7.0)
 _DPI = 110
 
 
-def run(clip_id: str, vocabulary: str, fold: str, data_path: Path, corpus_root: Path, picture_path: Path) -> list[str]:
+def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: Path, picture_path: Path) -> list[str]:
     """Write the picture and return what had to be left out of it.
 
     Raises CorpusError when the manifest has no such clip, ArtifactError when there are no frames to draw.
     """
-    clips = open_clips(data_path / "clips.parquet")
+    clips = open_clips(layout.clips)
     row = manifest_row(clips, clip_id)
-    spectrogram = open_spectrogram(data_path / "spectrogram")
+    spectrogram = open_spectrogram(layout.spectrogram)
     reader = FrameReader(spectrogram)
     if not reader.ok([clip_id]):
         raise CorpusError(f"{clip_id}: the clip has no frames; `sonolex why {clip_id}` says why")
@@ -45,7 +48,7 @@ def run(clip_id: str, vocabulary: str, fold: str, data_path: Path, corpus_root: 
     left_out: list[str] = []
     facts = spectrogram.facts
     waveform = _waveform(row, corpus_root, facts["sample_rate"], len(frames) / facts["frame_rate"], left_out)
-    tokens, token_facts = _tokens(clip_id, data_path / "tokens" / vocabulary / f"{fold}.parquet", left_out)
+    tokens, token_facts = _tokens(clip_id, layout.tokens(vocabulary, fold), left_out)
 
     labels = ", ".join(clips.facts["classes"][label] for label in row["labels"])
     figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, facts, token_facts)
@@ -167,11 +170,10 @@ def main(
     vocabulary: Annotated[str, typer.Option(help="whose words to draw")] = "words",
     fold: Annotated[str, typer.Option(help="whose training clips the words are of")] = "1",
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("clip.png"),
-    data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
     corpus: Annotated[Path | None, typer.Option(help="corpus root; by default that of params.yaml")] = None,
 ) -> None:
-    root = corpus or Path(read_params().get("corpus", {}).get("root", ""))
-    for remark in run(clip_id, vocabulary, fold, data, root, out):
+    root = shared_path(corpus) if corpus else load_params(AudioParams, "corpus").root
+    for remark in run(clip_id, vocabulary, fold, Layout(), root, out):
         typer.echo(f"left out: {remark}")
     typer.echo(str(out))
 

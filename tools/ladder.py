@@ -4,6 +4,7 @@ Bits a second are those of a coder of single words, from the words' counts over 
 what training reads: one fold's table of sentences as it lies on disk, or all log-mel frames.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
-from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise
+from pipeline.experiment_params import ExperimentParams
+from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise, training_times
 
 COLUMNS = ("model", "accuracy", "mAP", "parameters", "words/s", "bits/s", "training clips/s", "stored")
 
@@ -26,49 +29,59 @@ class Source:
 
     words_per_second: float | None  # over all codebooks; None for frames
     bits_per_second: float | None
-    num_bytes: int
+    num_bytes: int | None
 
 
-def open_sources(data: Path, folds: list[str]) -> dict[str, Source]:
+_UNKNOWN = Source(None, None, None)
+
+
+def open_sources(layout: Layout, experiment: ExperimentParams) -> dict[str, Source]:
     """Return what there is to read: "" for the frames, and each vocabulary's sentences by its name."""
-    spectrogram = open_spectrogram(data / "spectrogram")
+    spectrogram = open_spectrogram(layout.spectrogram)
     usable = spectrogram.index.columns.filter(pc.equal(spectrogram.index["status"], "ok"))
     seconds = pc.sum(usable["num_frames"]).as_py() / spectrogram.frame_rate
     sources = {"": Source(None, None, _size(spectrogram.frames_path))}
-    for path in sorted((data / "vocabulary").glob("*/")):
+    for name in experiment.vocabularies:
         words, bits, sizes = [], [], []
-        for fold in folds:
-            tokens_path = data / "tokens" / path.name / f"{fold}.parquet"
-            if (path / f"{fold}.zarr").exists() and tokens_path.exists():
+        for fold in experiment.folds:
+            path, tokens_path = layout.vocabulary(name, fold), layout.tokens(name, fold)
+            if path.exists() and tokens_path.exists():
                 words.append(len(open_tokens(tokens_path)["tokens"].combine_chunks().flatten().flatten()) / seconds)
-                bits.append(open_vocabulary(path / f"{fold}.zarr").facts["fit"]["bits_per_second"])
+                bits.append(open_vocabulary(path).facts["fit"]["bits_per_second"])
                 sizes.append(_size(tokens_path))
         if words:
-            sources[path.name] = Source(float(np.mean(words)), float(np.mean(bits)), round(float(np.mean(sizes))))
+            sources[name] = Source(float(np.mean(words)), float(np.mean(bits)), round(float(np.mean(sizes))))
     return sources
 
 
-def rows(summaries: list[ModelSummary], sources: dict[str, Source]) -> list[list[str]]:
-    """Return the table's cells, the lowest accuracy first; ensembles, which read several things, are left out."""
+def rows(
+    summaries: list[ModelSummary], sources: dict[str, Source], reads: dict[str, str], times: Mapping[str, float]
+) -> list[list[str]]:
+    """Return the table's cells, the lowest accuracy first; ensembles, which read several things, are left out.
+
+    `reads` is the vocabulary of each model of the experiment that reads tokens; the costs of others' are left empty.
+    `times` are the seconds of training a run by model, where this machine has trained it; the speed of others is blank.
+    """
     cells = []
     for summary in sorted(summaries, key=lambda summary: summary.mean["accuracy"]):
         if summary.ensemble:
             continue
-        model = summary.model.removesuffix("-pretrained")
-        name = max((name for name in sources if name and model.endswith(f"-{name}")), key=len, default="")
-        source = sources[name if summary.reads == "tokens" else ""]
+        name = reads.get(summary.model) if summary.reads == "tokens" else ""
+        source = _UNKNOWN if name is None else sources.get(name, _UNKNOWN)
         rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.words_per_second, source.bits_per_second)]
-        speed = f"{summary.clips_seen / summary.seconds:,.0f}" if summary.seconds else ""
+        seconds = times.get(summary.model)
+        speed = f"{summary.clips_seen / seconds:,.0f}" if seconds else ""
         spreads = [spread(summary, metric, percent=True) for metric in ("accuracy", "mAP")]
-        stored = f"{source.num_bytes / 1e6:,.2f} MB"
+        stored = "" if source.num_bytes is None else f"{source.num_bytes / 1e6:,.2f} MB"
         cells.append([summary.model, *spreads, f"{summary.num_parameters:,}", *rates, speed, stored])
     return cells
 
 
-def run(summary_path: Path, data: Path, console: Console, *, markdown: bool) -> None:
+def run(layout: Layout, experiment: ExperimentParams, console: Console, *, markdown: bool) -> None:
     """Print the ladder of the last run. Raises ArtifactError while there is none."""
-    runs = read_summary(summary_path)
-    cells = rows(summarise(runs), open_sources(data, list(dict.fromkeys(run.fold for run in runs))))
+    runs = read_summary(layout.summary)
+    times = training_times(runs, layout.stage_reports)
+    cells = rows(summarise(runs), open_sources(layout, experiment), experiment.reads, times)
     if markdown:
         lines = [COLUMNS, ("---", *("---:" for _ in COLUMNS[1:])), *cells]
         console.print(

@@ -25,8 +25,9 @@ from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import SonolexError
 from pipeline.execution.housekeeping import versions
 from pipeline.execution.local import num_cores
-from pipeline.execution.memo import Memo, read_entry, shared_path
+from pipeline.execution.memo import Memo, read_entry
 from pipeline.experiment import Experiment, load_experiment
+from pipeline.experiment_params import ExperimentParams
 from pipeline.spectrogram import building
 from pipeline.stage_code import find_earlier
 from pipeline.vocabulary import sentences
@@ -54,17 +55,17 @@ class StagePlan:
         return self.shards - self.reused
 
 
-def make_plan(params_path: Path, data: Path, results: Path) -> list[StagePlan]:
+def make_plan(params_path: Path, layout: Layout) -> list[StagePlan]:
     """Return one entry a stage, in the order of the graph."""
     experiment = load_experiment(params_path)
     with tempfile.TemporaryDirectory() as folder:
-        clips = _manifest_now(experiment, data / "clips.parquet", Path(folder) / "clips.parquet")
-        moved = not _same_clips(clips, data / "clips.parquet")
-        plans = _asked_of_dvc(results, moved)
+        clips = _manifest_now(experiment, layout.clips, Path(folder) / "clips.parquet")
+        moved = not _same_clips(clips, layout.clips)
+        plans = _asked_of_dvc(experiment.sections["experiment"], layout, moved)
         if clips is not None and "spectrogram" in plans:
             _plan_spectrogram(plans["spectrogram"], experiment, clips)
         if "tokenize" in plans:
-            _plan_sentences(plans, experiment, data)
+            _plan_sentences(plans, experiment, layout)
     return list(plans.values())
 
 
@@ -89,9 +90,9 @@ def plan_table(plans: list[StagePlan]) -> RichTable:
     return table
 
 
-def run(params_path: Path, data: Path, results: Path, console: Console) -> None:
+def run(params_path: Path, console: Console) -> None:
     """Print the plan."""
-    plans = make_plan(params_path, data, results)
+    plans = make_plan(params_path, Layout())
     console.print(plan_table(plans))
     known = [plan.seconds for plan in plans if plan.stale and plan.seconds is not None]
     console.print(
@@ -106,7 +107,7 @@ def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> Table | 
         return None
     if path.exists():
         shutil.copy(path, scratch)
-    refresh_manifest(params, scratch, labels_path=experiment.sections["labels"].table)
+    refresh_manifest(params, scratch, labels_path=experiment.sections["labels"].use)
     return open_clips(scratch)
 
 
@@ -117,7 +118,7 @@ def _same_clips(clips: Table | None, path: Path) -> bool:
         return False
 
 
-def _asked_of_dvc(results: Path, moved: bool) -> dict[str, StagePlan]:
+def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[str, StagePlan]:
     """Return stage -> what DVC says of it, with what would rerun because something before it does."""
     from dvc.repo import Repo
 
@@ -142,14 +143,15 @@ def _asked_of_dvc(results: Path, moved: bool) -> dict[str, StagePlan]:
         stale |= followers
         grown = bool(followers)
     plans: dict[str, StagePlan] = {}
+    reports = report_paths(grid, layout)
     for name in sorted(names, key=lambda name: (_depth(name, before), name)):
-        stage, _, item = name.partition("@")
+        stage = name.partition("@")[0]
         plan = plans.setdefault(stage, StagePlan(stage))
         plan.items += 1
         if name in stale:
             plan.stale += 1
             plan.reasons.update(reasons[name])
-            seconds = _last_seconds(results, stage, item)
+            seconds = _last_seconds(reports.get(name, layout.stage_report(*name.split("@"))))
             plan.seconds = None if seconds is None or plan.seconds is None else plan.seconds + seconds
     return plans
 
@@ -183,7 +185,7 @@ def _classify(found: list[Any], recorded: dict[str, str | None]) -> set[str]:
 
 
 def _code_changes(path: Path, recorded: str | None) -> set[str]:
-    """Return what differs in a file of the stage `code` from when it had another MD5 digest."""
+    """Return what differs in a file of the stage `code` from when it had the MD5 digest that was recorded."""
     name = path.relative_to(Layout().code).as_posix()
     was, now = find_earlier(code.outcomes(), name, recorded), json.loads(path.read_text())
     if was is None:
@@ -192,15 +194,20 @@ def _code_changes(path: Path, recorded: str | None) -> set[str]:
     for package in {*was["packages"], *now["packages"]}:
         if was["packages"].get(package) != now["packages"].get(package):
             reasons.add(f"release of {package}")
-    settings = was.get("settings", {}), now.get("settings", {})
-    return reasons | {
-        f"param {key}" for key in {**settings[0], **settings[1]} if settings[0].get(key) != settings[1].get(key)
+    before, after = was.get("settings", {}), now.get("settings", {})
+    return reasons | {f"param {key}" for key in {**before, **after} if before.get(key) != after.get(key)}
+
+
+def report_paths(grid: ExperimentParams, layout: Layout) -> dict[str, Path]:
+    """Return the stage report of every address in dvc.yaml that does not name it."""
+    runs = {
+        run.stage(step): layout.stage_report(step, run.name) for run in grid.runs() for step in ("train", "evaluate")
     }
+    atlases = {f"atlas@{name}": layout.stage_report("atlas", f"{name}-{grid.folds[0]}") for name in grid.vocabularies}
+    return runs | atlases
 
 
-def _last_seconds(results: Path, stage: str, item: str) -> float | None:
-    stage = stage.removesuffix("_frames").removesuffix("_tokens").removesuffix("_pretrained")
-    path = results / "stages" / (f"{stage}-{item}.json" if item else f"{stage}.json")
+def _last_seconds(path: Path) -> float | None:
     try:
         return float(json.loads(path.read_text())["seconds"])
     except (OSError, ValueError, KeyError):
@@ -209,7 +216,7 @@ def _last_seconds(results: Path, stage: str, item: str) -> float | None:
 
 def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: Table) -> None:
     params, corpus = experiment.sections["spectrogram"], experiment.sections["corpus"]
-    root = shared_path(experiment.sections["execution"].memo)
+    root = experiment.sections["execution"].memo
     memo = building.open_memo(root, params, corpus.max_duration)
     shards = building.plan_shards(clips, params.clips_per_shard)
     reuse = building.find_known(memo, shards, clips)
@@ -220,19 +227,19 @@ def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: Table) -> 
         _reckon(plan, root, memo, [p.name for p in reuse.todo], len(keys), experiment)
 
 
-def _plan_sentences(plans: dict[str, StagePlan], experiment: Experiment, data: Path) -> None:
+def _plan_sentences(plans: dict[str, StagePlan], experiment: Experiment, layout: Layout) -> None:
     """Look the sentences up where spectrogram and vocabulary stay as they are; a new vocabulary makes all of them anew."""
     plan = plans["tokenize"]
-    root = shared_path(experiment.sections["execution"].memo)
+    root = experiment.sections["execution"].memo
     settled = not plans["spectrogram"].stale and not plans["vocabulary"].stale
     todo: list[str] = []
     clips = 0
     grid = experiment.sections["experiment"]
     for name, fold in product(grid.vocabularies, grid.folds):
         try:
-            spectrogram = open_spectrogram(data / "spectrogram")
+            spectrogram = open_spectrogram(layout.spectrogram)
             shards = sentences.plan_sentences(spectrogram)
-            vocabulary = open_vocabulary(data / "vocabulary" / name / f"{fold}.zarr")
+            vocabulary = open_vocabulary(layout.vocabulary(name, fold))
         except SonolexError:
             plan.shards += plans["spectrogram"].shards
             continue

@@ -6,13 +6,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.artifacts.layout import Layout
-from pipeline.reporting.summary import read_summary, results_table
+from pipeline.reporting.summary import read_summary, results_table, training_times
 from tools.staleness import note
 
 
-def run(summary_path: Path, page_path: Path, console: Console) -> None:
-    """Print the table of results. Raises ArtifactError while there are none."""
-    table = results_table(read_summary(summary_path))
+def run(summary_path: Path, page_path: Path, reports_path: Path, console: Console) -> None:
+    """Print the table of results. Raises ArtifactError while there are none.
+
+    Training times are those of this machine's stage reports below `reports_path`, as far as there are any.
+    """
+    runs = read_summary(summary_path)
+    table = results_table(runs, training_times(runs, reports_path))
     # Cut to the width of a narrow terminal, the table would lose whole columns: let it overflow instead.
     console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
     console.print(table)

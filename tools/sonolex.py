@@ -8,9 +8,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from pipeline.artifacts.layout import Layout
 from pipeline.errors import SonolexError
-
-Data = Annotated[Path, typer.Option(help="folder of the artifacts")]
 
 
 class _Commands(TyperGroup):
@@ -71,27 +70,22 @@ def doctor(
     params: Annotated[Path, typer.Option(help="the experiment that the disk space is reckoned for")] = Path(
         "params.yaml"
     ),
-    data: Data = Path("data"),
 ) -> None:
     """Look over this machine: versions, cores, GPU, file system, disk space. Ends with 1 if something is broken."""
     from tools import doctor as command
 
-    if command.run(params, data, _console()):
+    if command.run(params, Layout(), _console()):
         raise typer.Exit(1)
 
 
 @app.command()
 def plan(
     params: Annotated[Path, typer.Option(help="the experiment")] = Path("params.yaml"),
-    data: Data = Path("data"),
-    results: Annotated[Path, typer.Option(help="folder of the results, for the times of earlier runs")] = Path(
-        "results"
-    ),
 ) -> None:
     """Say what a run would do: shards reused and to compute per stage, why, and about how long."""
     from tools import plan as command
 
-    command.run(params, data, results, _console())
+    command.run(params, _console())
 
 
 @app.command()
@@ -106,26 +100,23 @@ def gc(
 ) -> None:
     """Bound the memo store."""
     from pipeline.execution.executors import ExecutionParams
-    from pipeline.execution.memo import shared_path
     from pipeline.params import load_params
     from tools import gc as command
 
-    root = shared_path(load_params(ExecutionParams, "execution", params).memo)
+    root = load_params(ExecutionParams, "execution", params).memo
     command.run(root, max_size=max_size, max_days=max_days, verify=verify, dry_run=dry_run, console=_console())
 
 
 @app.command()
 def why(
     clip: Annotated[str, typer.Argument(help="id of a clip, as in the manifest")],
-    data: Data = Path("data"),
-    predictions: Annotated[Path, typer.Option(help="folder of the predictions")] = Path("predictions"),
 ) -> None:
     """Trace one clip through every artifact."""
     from pipeline.artifacts.layout import Layout
     from tools import why as command
     from tools.staleness import note
 
-    _console().print(command.findings_table(clip, command.trace(clip, data, predictions)))
+    _console().print(command.findings_table(clip, command.trace(clip, Layout())))
     if stale := note(Layout()):
         typer.echo(stale)
 
@@ -150,14 +141,15 @@ def export(
 
 @app.command()
 def ladder(
-    summary: Annotated[Path, typer.Option(help="table of runs")] = Path("results/summary.csv"),
-    data: Data = Path("data"),
     markdown: Annotated[bool, typer.Option(help="as Markdown, for a README")] = False,
 ) -> None:
     """Print the models of the last run by accuracy, with what each costs: parameters, words, bits, speed, bytes."""
+    from pipeline.experiment_params import ExperimentParams
+    from pipeline.params import load_params
     from tools import ladder as command
 
-    command.run(summary, data, _console(), markdown=markdown)
+    experiment = load_params(ExperimentParams, "experiment")
+    command.run(Layout(), experiment, _console(), markdown=markdown)
 
 
 @app.command()
@@ -168,7 +160,7 @@ def results(
     """Print the results of the last run, and where the report lies."""
     from tools import results as command
 
-    command.run(summary, page, _console())
+    command.run(summary, page, Layout().stage_reports, _console())
 
 
 if __name__ == "__main__":  # `python -m tools.sonolex` would else do nothing, and say so by nothing

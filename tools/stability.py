@@ -10,25 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.stage import stage_main
-from pipeline.params import load_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.assignment import base_words
 from pipeline.vocabulary.features import normalise_frames
 from pipeline.vocabulary.fitting import Fit
 from pipeline.vocabulary.learning import learn
 from pipeline.vocabulary.rebuilding import decode
-from pipeline.vocabulary.registry import VocabularyParams
+from pipeline.vocabulary.registry import VocabularyParams, load_vocabulary_params
 from pipeline.vocabulary.sampling import choose_clips
 from pipeline.vocabulary.statistics import agreement, distortion, perplexity
 
@@ -118,11 +118,10 @@ def main(
     vocabulary: Annotated[str, typer.Argument(help="entry of `vocabularies` in params.yaml")] = "words",
     fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")] = "1",
     seed: Annotated[list[int], typer.Option(help="one fit each")] = [0, 1, 2],  # noqa: B006 - typer's way
-    data: Annotated[Path, typer.Option(help="folder of the artifacts")] = Path("data"),
 ) -> None:
-    params: Any = load_params(VocabularyParams, f"vocabularies.{vocabulary}")  # type: ignore[arg-type]
+    params, layout = load_vocabulary_params(vocabulary), Layout()
     console = Console()
-    rows = measure(params, data / "spectrogram", data / "splits" / f"{fold}.parquet", seed, console)
+    rows = measure(params, layout.spectrogram, layout.split(fold), seed, console)
     run(rows, f"{vocabulary}, fold {fold}: {len(seed)} seeds, on test clips", console)
 
 

@@ -4,7 +4,7 @@ A missing artifact is a line of its own, and so is a clip that an artifact shoul
 """
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
@@ -24,6 +25,7 @@ from pipeline.errors import ArtifactError, CorpusError
 
 _WORDS_SHOWN = 12
 _MATCHES_SHOWN = 5
+_TESTED = "role test"
 
 Row = dict[str, Any]
 
@@ -36,26 +38,29 @@ class Finding:
     text: str
     wrong: bool = False  # the artifact is missing or broken, lacks the clip, or says that it failed
     absent: bool = False  # the artifact is whole and does not hold the clip
+    fold: str = ""  # that the artifact says it is of
 
 
-def trace(clip_id: str, data_path: Path, predictions_path: Path) -> list[Finding]:
+def trace(clip_id: str, layout: Layout) -> list[Finding]:
     """Return what each artifact says of a clip, in the order of the pipeline.
 
     Raises CorpusError with the closest ids when the manifest has no such clip.
     """
-    findings = [_look(data_path / "clips.parquet", CLIPS, clip_id, _describe_clip)]
+    findings = [_look(layout.clips, CLIPS, clip_id, _describe_clip)]
     if findings[0].absent:
         _reject_unknown(clip_id, findings[0].path)
-    findings.append(_look(data_path / "spectrogram" / "index.parquet", INDEX, clip_id, _describe_frames))
-    findings += _trace_folds(clip_id, data_path)
-    tests = {path.stem for path in sorted((data_path / "splits").glob("*.parquet")) if _role(path, clip_id) == "test"}
-    predictions = sorted(predictions_path.glob("*/*/*.parquet"))
+    findings.append(_look(layout.spectrogram_index, INDEX, clip_id, _describe_frames))
+    splits = _look_at_all(layout.found_splits(), layout.splits, SPLIT, clip_id, _describe_role)
+    tests = {split.fold for split in splits if split.text == _TESTED}
+    findings += splits
+    findings += _look_at_all(layout.found_tokens(), layout.token_folder, TOKENS, clip_id, _describe_tokens)
+    predictions = layout.found_predictions()
     if not predictions:
-        findings.append(Finding(predictions_path, "no predictions yet", wrong=True))
+        findings.append(Finding(layout.predictions, "no predictions yet", wrong=True))
     for path in predictions:
         finding = _look(path, PREDICTIONS, clip_id, _describe_prediction)
         # Predictions are of the fold's test clips: not to be in those of another fold is as it should be.
-        if path.parent.name in tests or not finding.absent:
+        if finding.fold in tests or not finding.absent:
             findings.append(finding)
     return findings
 
@@ -76,10 +81,23 @@ def _look(path: Path, schema: TableSchema, clip_id: str, describe: Callable[[Tab
     except ArtifactError as error:
         return Finding(path, "missing" if not path.exists() else str(error), wrong=True)
     rows = table.columns.filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
+    fold = str(table.facts.get("fold", ""))
     if not rows:
-        return Finding(path, f"the clip is not in it ({len(table)} others are)", wrong=True, absent=True)
+        return Finding(path, f"the clip is not in it ({len(table)} others are)", wrong=True, absent=True, fold=fold)
     text, wrong = describe(table, rows[0])
-    return Finding(path, text, wrong)
+    return Finding(path, text, wrong, fold=fold)
+
+
+def _look_at_all(
+    paths: list[Path],
+    folder: Path,
+    schema: TableSchema,
+    clip_id: str,
+    describe: Callable[[Table, Row], tuple[str, bool]],
+) -> list[Finding]:
+    if not paths:
+        return [Finding(folder, "missing", wrong=True)]
+    return [_look(path, schema, clip_id, describe) for path in paths]
 
 
 def _reject_unknown(clip_id: str, path: Path) -> None:
@@ -90,27 +108,6 @@ def _reject_unknown(clip_id: str, path: Path) -> None:
     raise CorpusError(f"{path}: clip_id: expected the id of a clip, found {clip_id!r}; {hint}")
 
 
-def _trace_folds(clip_id: str, data_path: Path) -> Iterator[Finding]:
-    for folder, pattern, schema, describe in (
-        ("splits", "*.parquet", SPLIT, lambda _, row: (f"role {row['role']}", False)),
-        ("tokens", "*/*.parquet", TOKENS, _describe_tokens),
-    ):
-        paths = sorted((data_path / folder).glob(pattern))
-        if not paths:
-            yield Finding(data_path / folder, "missing", wrong=True)
-        for path in paths:
-            yield _look(path, schema, clip_id, describe)
-
-
-def _role(path: Path, clip_id: str) -> str:
-    try:
-        table = SPLIT.open(path)
-    except ArtifactError:
-        return ""
-    roles = table["role"].filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
-    return str(roles[0]) if roles else ""
-
-
 def _describe_clip(clips: Table, row: Row) -> tuple[str, bool]:
     labels = ", ".join(clips.facts["classes"][label] for label in row["labels"]) or "no class"
     source = f"{row['source']} in which {row['member']}" if row["member"] else row["source"]
@@ -119,6 +116,10 @@ def _describe_clip(clips: Table, row: Row) -> tuple[str, bool]:
     origin = f"group {row['group'] or 'none'}, fold {row['fold'] or 'none published'}"
     content = row["content"] or "none: the file was missing"
     return f"{labels}; {place}; {origin}; digest {content}", not row["content"]
+
+
+def _describe_role(_: Table, row: Row) -> tuple[str, bool]:
+    return f"role {row['role']}", False
 
 
 def _describe_frames(index: Table, row: Row) -> tuple[str, bool]:

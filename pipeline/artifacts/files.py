@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -75,6 +76,15 @@ def clear_partials(path: Path) -> None:
         host, _, process = partial.name.removeprefix(f".{path.name}.").split(".")[0].rpartition("-")
         if host == _HOST and process.isdecimal() and not psutil.pid_exists(int(process)):
             _discard(partial)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for this lock out of a folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, by the end of the process at the latest
+        yield
 
 
 def file_digest(path: Path) -> str:

@@ -4,12 +4,15 @@
 
 Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens,
 and whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A
-*run* is a model trained on one fold with one seed.
+*run* is a model trained on one fold with one seed. Names are joined and never taken apart: ExperimentParams sees to it that
+no two are alike once joined.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+PRETRAINED_SUFFIX = "-pretrained"  # of models' names; no entry of `models` or `vocabularies` has it
 
 
 @dataclass(frozen=True, order=True)
@@ -23,7 +26,7 @@ class ModelId:
     @property
     def name(self) -> str:
         """Return the name in tables and paths."""
-        return "-".join(filter(None, (self.entry, self.vocabulary, "pretrained" if self.pretrained else "")))
+        return "-".join(filter(None, (self.entry, self.vocabulary))) + PRETRAINED_SUFFIX * self.pretrained
 
     @property
     def reads(self) -> str:
@@ -54,6 +57,11 @@ class RunId:
         return Path(self.model.name, self.fold, str(self.seed))
 
     @property
+    def name(self) -> str:
+        """Return `<model>-<fold>-<seed>`, which stage reports and messages have."""
+        return f"{self.model.name}-{self.fold}-{self.seed}"
+
+    @property
     def item(self) -> str:
         """Return what DVC calls the run in a matrix: `<entry>[-<vocabulary>]-<fold>-<seed>`."""
         return "-".join(filter(None, (self.model.entry, self.model.vocabulary, self.fold, str(self.seed))))
@@ -61,6 +69,22 @@ class RunId:
     def stage(self, step: str) -> str:
         """Return the address of the stage that does a step ("train" or "evaluate") for this run."""
         return f"{self.model.stage(step)}@{self.item}"
+
+
+def address_of(stage: str, folder: Path) -> str:
+    """Return the address of the stage that writes the folder of a run, `<anywhere>/<model>/<fold>/<seed>`.
+
+    `stage` may be a pattern, as "train_*", and so may then be the address.
+    """
+    model, fold, seed = folder.parts[-3:]
+    plain = model.removesuffix(PRETRAINED_SUFFIX)
+    form = stage if plain == model else stage.replace("*", "pretrained")
+    return f"{form}@{plain}-{fold}-{seed}"
+
+
+def report_name(stage: str, item: str = "") -> str:
+    """Return the name of a stage report; an item may be the path of a run."""
+    return f"{'-'.join(filter(None, (stage, item.replace('/', '-'))))}.json"
 
 
 @dataclass(frozen=True)
@@ -96,6 +120,11 @@ class Layout:
         return self.data / "splits"
 
     @property
+    def token_folder(self) -> Path:
+        """Return the folder with one folder a vocabulary, and in it one table a fold."""
+        return self.data / "tokens"
+
+    @property
     def models(self) -> Path:
         return self.root / "models"
 
@@ -113,6 +142,29 @@ class Layout:
         """Return the folder of what stages took, which DVC does not track."""
         return self.results / "stages"
 
+    def stage_report(self, stage: str, item: str = "") -> Path:
+        """Return the report of a stage's last run, of an item of its matrix where it has one."""
+        return self.stage_reports / report_name(stage, item)
+
+    @property
+    def summary(self) -> Path:
+        """Return the table of runs."""
+        return self.results / "summary.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Return the scalars that `dvc metrics` and `dvc exp show` show."""
+        return self.results / "metrics.json"
+
+    @property
+    def vocabulary_statistics(self) -> Path:
+        return self.results / "vocabularies.csv"
+
+    @property
+    def plots(self) -> Path:
+        """Return the folder of what `dvc plots` draws."""
+        return self.results / "plots"
+
     @property
     def page(self) -> Path:
         return self.root / "report" / "index.html"
@@ -121,6 +173,18 @@ class Layout:
     def atlas_index(self) -> Path:
         return self.root / "report" / "atlas.html"
 
+    def found_splits(self) -> list[Path]:
+        """Return the roles of all folds that are on disk."""
+        return sorted(self.splits.glob("*.parquet"))
+
+    def found_tokens(self) -> list[Path]:
+        """Return the token sequences of all vocabularies and folds that are on disk."""
+        return sorted(self.token_folder.glob("*/*.parquet"))
+
+    def found_predictions(self) -> list[Path]:
+        """Return the predictions of all runs that are on disk."""
+        return sorted(self.predictions.glob("*/*/*.parquet"))
+
     def split(self, fold: str) -> Path:
         return self.splits / f"{fold}.parquet"
 
@@ -128,7 +192,7 @@ class Layout:
         return self.data / "vocabulary" / name / f"{fold}.zarr"
 
     def tokens(self, name: str, fold: str) -> Path:
-        return self.data / "tokens" / name / f"{fold}.parquet"
+        return self.token_folder / name / f"{fold}.parquet"
 
     def source(self, model: ModelId, fold: str) -> Path:
         """Return what a model is trained on and predicts from: the spectrogram, or a fold's tokens."""

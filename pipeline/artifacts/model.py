@@ -31,7 +31,6 @@ MODEL = WeightsSchema(
         "seed": int,
         "num_parameters": int,
         "clips_seen": int,
-        "seconds": float,  # of training
     },
 )
 

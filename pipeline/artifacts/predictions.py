@@ -23,9 +23,12 @@ PREDICTIONS = TableSchema(
         "seed": int,
         "classes": list,
         "label_kind": str,
-        "weights": str,  # digest of the weights file
+        # Of the model, so that whoever compares predictions needs no model: as in `pipeline/artifacts/model.py`.
+        "reads": str,  # frames or tokens
+        "params": dict,
         "num_parameters": int,
-        "seconds": float,
+        "clips_seen": int,
+        "weights": str,  # digest of those that predict
     },
 )
 

@@ -25,7 +25,6 @@ PRETRAINED = WeightsSchema(
         "fold": str,
         "seed": int,
         "clips_seen": int,
-        "seconds": float,
         "measures": dict,  # of the last epoch: see pipeline/training/masked_words.py
     },
 )

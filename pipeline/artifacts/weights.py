@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline.artifacts.files import file_digest, replacing
+from pipeline.artifacts.layout import address_of
 from pipeline.artifacts.tables import check_facts, facts_digest
 from pipeline.errors import ArtifactError
 
@@ -82,8 +83,7 @@ class WeightsSchema:
 
     def error(self, path: Path, field: str, *, expected: object, found: object) -> ArtifactError:
         """Return the error that names a folder, a field of it, and the stage to rerun."""
-        item = "-".join(path.parts[-3:]).replace("-pretrained-", "-")  # as dvc.yaml names it: by model, fold, seed
-        return ArtifactError(path, field, expected=expected, found=found, stage=f"{self.stage}@{item}")
+        return ArtifactError(path, field, expected=expected, found=found, stage=address_of(self.stage, path))
 
     def _read(self, folder: Path, path: Path, digest: str) -> dict[str, np.ndarray]:
         field = path.relative_to(folder).as_posix()

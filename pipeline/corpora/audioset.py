@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpora.audioset_files import place_segments, read_classes, read_segments
-from pipeline.corpora.base import CLIP_COLUMNS, AdapterParams, CorpusListing, PathParam
+from pipeline.corpora.base import CLIP_COLUMNS, AdapterParams, CorpusListing
+from pipeline.params import FilePath, PathBelow
 
 LICENCE = "AudioSet's tables are CC BY 4.0, (c) Google; the rights in the audio stay with the videos' makers"
 
@@ -24,8 +25,8 @@ _ROLES: dict[SetName, str] = {"bal_train": "train", "unbal_train": "train", "eva
 
 class Params(AdapterParams):
     kind: Literal["audioset"]
-    tables: dict[SetName, PathParam | None]  # of segments, below root or absolute; null = without this set
-    class_table: PathParam  # index, mid, display_name
+    tables: dict[SetName, PathBelow | None]  # of segments, below root or absolute; null = without this set
+    class_table: FilePath  # index, mid, display_name
     missing: Literal["keep", "drop"]  # segments without audio: in the manifest as missing, or not in it
 
     layout: ClassVar[str] = "<set>*.tar, or folders <set>/<first two letters>/<video>.flac"

@@ -18,13 +18,9 @@ from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.errors import CorpusError
-from pipeline.params import Params
+from pipeline.params import Params, SharedFolder
 
 _NAMED = 10  # offenders that a message names before it only counts
-
-
-# A path in params.yaml: absolute, or relative to the project's folder. YAML has no paths, so text is accepted.
-PathParam = Annotated[Path, Field(strict=False)]
 
 
 class AudioParams(Params):
@@ -35,7 +31,7 @@ class AudioParams(Params):
 
     model_config = ConfigDict(extra="ignore")
 
-    root: PathParam  # folder of the corpus
+    root: SharedFolder  # folder of the corpus
     max_bad_fraction: Annotated[NonNegativeFloat, Field(le=1)]  # of the clips, that may be missing or unreadable
     max_duration: PositiveFloat  # seconds; a longer clip counts as bad
 

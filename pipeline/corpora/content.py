@@ -1,7 +1,7 @@
 """What is in a file, told by its bytes; a file whose size and time have not moved is not read again.
 
-The digests of earlier runs are kept in an SQLite file, keyed by absolute path, size and modification time. It is a memo:
-deleting it costs time and nothing else.
+The digests of earlier runs are kept in an SQLite file, keyed by absolute path, size and modification time; all workspaces of
+the project share it. It is a memo: deleting it costs time and nothing else.
 """
 
 import functools
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts.files import file_digest
+from pipeline.paths import shared_path
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,8 @@ def content_digests(paths: Sequence[Path | str], store_path: Path = STORE_PATH) 
 
 
 def open_store(path: Path) -> sqlite3.Connection:
-    """Open the memo, or start it; a damaged one is replaced."""
+    """Open the memo, or start it; a damaged one is replaced. A relative path is the project's, from its workspaces too."""
+    path = shared_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(2):
         store = sqlite3.connect(path, timeout=60)

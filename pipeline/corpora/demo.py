@@ -1,7 +1,9 @@
 """The demo corpus: made on the spot, so that a fresh machine can run everything without a download.
 
-<root>/<clip_id>.wav     mono, 16-bit PCM
-<root>/settings.json     what the files were made with: others are made anew
+<root>/<settings>/<clip_id>.wav     mono, 16-bit PCM
+<root>/<settings>/settings.json     what the files were made with: those of another program are made anew
+
+Experiments with other settings, which may run side by side, have folders of their own.
 """
 
 import json
@@ -12,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from pipeline.artifacts.files import file_digest, replacing
+from pipeline.artifacts.files import file_digest, locked, replacing
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing
 
 SAMPLE_RATE = 16_000  # Hz
@@ -34,27 +36,32 @@ def list_clips(params: Params) -> CorpusListing:
     from pipeline.corpora import synthesis
 
     clips = synthesis.demo_clips(params.clips_per_class, params.seed)
-    _discard_others(params, Path(synthesis.__file__), synthesis.CLASSES)
-    for clip in clips:
-        path = params.root / f"{clip.clip_id}.wav"
-        if not path.exists():
-            waveform = synthesis.synthesise(clip, duration=params.duration, sample_rate=SAMPLE_RATE, seed=params.seed)
-            _write_wav(path, waveform)
+    name = f"{params.duration}s-seed{params.seed}"
+    folder = params.root / name
+    with locked(folder):
+        _discard_others(params, folder, Path(synthesis.__file__), synthesis.CLASSES)
+        for clip in clips:
+            path = folder / f"{clip.clip_id}.wav"
+            if not path.exists():
+                sound = synthesis.synthesise(clip, duration=params.duration, sample_rate=SAMPLE_RATE, seed=params.seed)
+                _write_wav(path, sound)
     rows = [
-        ClipRow(c.clip_id, f"{c.clip_id}.wav", (synthesis.CLASSES[c.class_index],), group=c.group, fold=str(c.fold))
+        ClipRow(
+            c.clip_id, f"{name}/{c.clip_id}.wav", (synthesis.CLASSES[c.class_index],), group=c.group, fold=str(c.fold)
+        )
         for c in clips
     ]
     return CorpusListing(synthesis.CLASSES, "one", "CC0: synthesised by Sonolex", rows)
 
 
-def _discard_others(params: Params, program: Path, classes: tuple[str, ...]) -> None:
-    """Remove demo clips made with other settings or by another version of the program; a killed run can do it again."""
+def _discard_others(params: Params, folder: Path, program: Path, classes: tuple[str, ...]) -> None:
+    """Remove demo clips made by another version of the program; a killed run can do it again."""
     made_with = {"duration": params.duration, "sample_rate": SAMPLE_RATE, "seed": params.seed}
-    stamp, expected = params.root / "settings.json", json.dumps(made_with | {"program": file_digest(program)}) + "\n"
+    stamp, expected = folder / "settings.json", json.dumps(made_with | {"program": file_digest(program)}) + "\n"
     if stamp.exists() and stamp.read_text() == expected:
         return
     stamp.unlink(missing_ok=True)
-    for path in params.root.glob("*.wav"):
+    for path in folder.glob("*.wav"):
         if path.stem.rpartition("-")[0] in classes:  # never a file that the demo did not write
             path.unlink()
     with replacing(stamp) as partial:

@@ -10,13 +10,14 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, reject
+from pipeline.params import PathBelow
 
 LICENCE = "ESC-50 is CC BY-NC 3.0, its part ESC-10 is CC BY 3.0; the recordists are named in the corpus's own LICENSE"
 
 
 class Params(AdapterParams):
     kind: Literal["esc50"]
-    table: str  # CSV below root: meta/esc50.csv or meta/esc10.csv
+    table: PathBelow  # CSV below root, meta/esc50.csv or meta/esc10.csv; or absolute
 
     layout: ClassVar[str] = "audio/ with the clips, and the CSV named by corpus.table"
 

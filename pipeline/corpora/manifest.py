@@ -22,6 +22,7 @@ from pipeline.corpora.content import STORE_PATH, Contents, content_digests
 from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.relabelling import identity_with, relabelled
 from pipeline.errors import ArtifactError, CorpusError
+from pipeline.params import SAFE_NAME, is_safe_name
 
 # What makes a source other than a plain relative path in its shortest form; others would name one file in many ways.
 _NOT_BELOW = r"^$|^/|//|/$|(^|/)\.\.?(/|$)"
@@ -141,6 +142,9 @@ def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Arr
             pc.match_substring_regex(clips["source"], _NOT_BELOW)
         ).to_pylist(),
         "clips with a negative or endless start or duration": ids.filter(endless).to_pylist(),
+        f"folds whose names are not {SAFE_NAME} (rename them in the corpus's table)": [
+            repr(name) for name in pc.unique(clips["fold"]).to_pylist() if name and not is_safe_name(name)
+        ],
     }
     rows, sorted_targets = _sorted_targets(owners, targets, names)
     num_labels = np.bincount(rows, minlength=len(clips))

@@ -5,17 +5,17 @@ What is tested never changes: the table holds training clips alone, and a manife
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 
 from pipeline.artifacts.labels import LABELS, open_labels
 from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
 from pipeline.errors import CorpusError
-from pipeline.params import Params
+from pipeline.params import FilePath, Params
 
 _KEY = "labels"  # in the identity of a corpus
 
@@ -25,12 +25,8 @@ class UsedLabels(Params):
 
     model_config = ConfigDict(extra="ignore")
 
-    use: str  # path of a table of labels for training clips; empty = as published
-
-    @property
-    def table(self) -> Path | None:
-        """The table's path, where there is one."""
-        return Path(self.use) if self.use else None
+    # A table of labels for training clips; empty, which is None once loaded, = as published.
+    use: Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
 
 
 def relabelled(columns: pa.Table, classes: list[str], path: Path) -> pa.Table:

@@ -105,6 +105,11 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
     return roles
 
 
+def part_names(fold: str, num_parts: int) -> list[str]:
+    """Return what the parts of a fold are called."""
+    return [f"{fold}-{number + 1}" for number in range(num_parts)]
+
+
 def part_of(fold: str, names: Sequence[str], num_parts: int) -> tuple[str, int]:
     """Return the fold that `fold` is a part of, and which, from 1; the fold itself and 0 where it is none."""
     whole, _, number = fold.rpartition("-")

@@ -5,12 +5,13 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, PathParam, read_rows, reject
+from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, reject
+from pipeline.params import FilePath
 
 
 class Params(AdapterParams):
     kind: Literal["table"]
-    table: PathParam  # .csv, .tsv or .jsonl; need not lie below root
+    table: FilePath  # .csv, .tsv or .jsonl; need not lie below root
     path_column: str  # audio file, below root
     labels_column: str
     label_separator: str | None  # between labels; null = a cell is one label. A JSON list is read as such either way

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
 from pipeline.evaluation.prediction import build_network, describe_model
-from pipeline.models.registry import ENCODERS, NETWORKS
+from pipeline.models.registry import validate_model_params
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import Inputs
 
@@ -91,19 +91,12 @@ class ClipAttention:
         return nearest == np.arange(num_columns)[:, None], np.ones((1, self.n_mels), dtype=np.bool_)
 
 
-def attends_to_frames(section: Mapping[str, Any]) -> bool:
-    """Return whether a model, given by its section, is a network with attention over frames."""
-    if section["kind"] not in NETWORKS or section["input"]["kind"] != "frames":
-        return False
-    return ENCODERS[section["encoder"]["kind"]].has_attention
-
-
 class AttentionReader:
     """Runs one trained model on clips and keeps what it attends to."""
 
     def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
         """Take a network that attends to frames, and the frames that it reads. Raises SonolexError for any other model."""
-        if not attends_to_frames(model.facts["params"]):
+        if not validate_model_params(model.facts["model"], model.facts["params"], model.path).has_attention_maps:
             raise SonolexError(
                 f"{model.path}: expected a network with attention over frames, which lies in time and Hz, found "
                 f"{describe_model(model)}"

@@ -24,15 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tables import Table
-from pipeline.corpora.base import PathParam, reject
+from pipeline.corpora.base import reject
 from pipeline.corpora.ontology import Ontology
 from pipeline.corpora.relabelling import UsedLabels, labels_of
+from pipeline.corpora.splitting import part_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
 from pipeline.experiment_params import ExperimentParams
+from pipeline.params import NameParam, TrackedPath
 
 Threshold = Literal["mean", "median", "percentile_25", "percentile_10", "percentile_5"]
 
@@ -43,9 +46,9 @@ _ROWS = 65_536  # compared at once: bounds the memory that two million clips of 
 class LabelParams(UsedLabels, extra="forbid"):
     """Which labels are trained on, and how tables of others are made."""
 
-    enhance: list[str]  # folds whose training clips' labels are enhanced; their parts must be in experiment.folds
+    enhance: list[NameParam]  # folds whose training clips' labels are enhanced; their parts must be in experiment.folds
     models: Annotated[list[str], Field(min_length=1)]  # of the experiment, whose scores are averaged over all seeds
-    ontology: PathParam
+    ontology: TrackedPath
     types: Annotated[list[Literal[1, 2]], Field(min_length=1)]
     threshold: Threshold  # of the scores of the clips that have the label
 
@@ -64,7 +67,7 @@ class LabelParams(UsedLabels, extra="forbid"):
             if lacking:
                 known = f"models of the experiment ({', '.join(experiment.models)})"
                 raise ParamsError(f"labels.models: expected {known}, found {', '.join(lacking)}")
-            parts = [f"{fold}-{number + 1}" for number in range(num_parts)]
+            parts = part_names(fold, num_parts)
             missing = [part for part in parts if part not in experiment.folds]
             if missing:
                 expected = (
@@ -133,8 +136,7 @@ def out_of_fold(
     experiment: ExperimentParams,
     fold: str,
     clips: Table,
-    splits_path: Path,
-    predictions_path: Path,
+    layout: Layout,
 ) -> OutOfFold:
     """Gather the scores of a fold's training clips from the predictions of its parts.
 
@@ -148,18 +150,19 @@ def out_of_fold(
         raise CorpusError(
             f"{clips.path}: labels: expected those published, found those of {about['table']}; set labels.use to ''"
         )
-    parts = [name for name in experiment.folds if name.rpartition("-")[0] == fold]
-    _check_parts(fold, parts, splits_path)
+    parts = [part for part in part_names(fold, len(experiment.folds)) if part in experiment.folds]
+    _check_parts(fold, parts, layout)
+    models = [model for name in params.models for model in experiment.model_ids if model.name == name]
     members, weights = [], []
     for part in parts:
         tables = [
-            open_predictions(predictions_path / model / part / f"{seed}.parquet")
-            for model in params.models
+            open_predictions(layout.prediction(RunId(model, part, seed)))
+            for model in models
             for seed in experiment.seeds
         ]
         members.append(average_predictions(tables, "test"))
         weights += [str(table.facts["weights"]) for table in tables]
-        tested = set(clips_of(open_split(splits_path / f"{part}.parquet"), "test"))
+        tested = set(clips_of(open_split(layout.split(part)), "test"))
         if trained := [clip for clip in members[-1].clip_ids if clip not in tested]:
             raise PREDICTIONS.error(
                 tables[0].path, f"clip {trained[0]}", expected="one that the part tests", found="one that it does not"
@@ -169,18 +172,18 @@ def out_of_fold(
     return OutOfFold(
         clip_ids,
         np.concatenate([member.scores for member in members]).astype(np.float32),
-        _published(clips, clip_ids, targets, predictions_path),
+        _published(clips, clip_ids, targets, layout.predictions),
         tuple(weights),
     )
 
 
-def _check_parts(fold: str, parts: Sequence[str], splits_path: Path) -> None:
+def _check_parts(fold: str, parts: Sequence[str], layout: Layout) -> None:
     """Raise CorpusError unless the parts have the same training clips, and test each of them exactly once."""
     tested: Counter[str] = Counter()
     used: set[str] = set()
     unused: set[str] = set()  # what the fold itself tests, and its copies
     for part in parts:
-        split = open_split(splits_path / f"{part}.parquet")
+        split = open_split(layout.split(part))
         tested.update(clips_of(split, "test"))
         used.update(clips_of(split, "train", "validation", "test"))
         unused.update(clips_of(split, "excluded"))
@@ -189,9 +192,9 @@ def _check_parts(fold: str, parts: Sequence[str], splits_path: Path) -> None:
         "training clips that several parts test": sorted(clip for clip, count in tested.items() if count > 1),
         "clips that are excluded from one part, and in another": sorted(used & unused),
     }
-    reject(f"{splits_path}: {', '.join(parts) or 'no part'} of fold {fold}", problems)
+    reject(f"{layout.splits}: {', '.join(parts) or 'no part'} of fold {fold}", problems)
     if not tested:
-        raise CorpusError(f"{splits_path}: expected parts of fold {fold} in experiment.folds, found none")
+        raise CorpusError(f"{layout.splits}: expected parts of fold {fold} in experiment.folds, found none")
 
 
 def _published(

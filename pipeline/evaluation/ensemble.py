@@ -1,7 +1,8 @@
 """Scores of clips from stored predictions, and their average over several models or seeds.
 
-Conventions: scores are probabilities (clip, class), see `pipeline/evaluation/metrics.py`. An ensemble is the unweighted
-mean of its members' probabilities, so a member may be anything that wrote predictions: frames, tokens, or another seed.
+Conventions: scores are probabilities (clip, class), see `pipeline/evaluation/metric_functions.py`. An ensemble is the
+unweighted mean of its members' probabilities, so a member may be anything that wrote predictions: frames, tokens, or another
+seed.
 
 Why not logits: they are on each model's own scale. A support vector machine's lie near -1 and 1, a transformer's without
 label smoothing near -10 and 10, and a mean of the two is the transformer alone; probabilities are one scale for all.
@@ -19,7 +20,7 @@ from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.predictions import PREDICTIONS, matrix
 from pipeline.artifacts.splits import Role
 from pipeline.artifacts.tables import Table
-from pipeline.evaluation.metrics import Scores, evaluate_scores, to_scores
+from pipeline.evaluation.metric_functions import to_scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,6 @@ class ScoredClips:
     clip_ids: tuple[str, ...]
     scores: NDArray[np.float64]  # (clip, class) probabilities
     targets: NDArray[np.float32]  # (clip, class) 0 or 1
-
-    def evaluate(self) -> Scores:
-        """Compute every metric."""
-        return evaluate_scores(self.scores, self.targets, self.label_kind)
 
 
 def score_clips(predictions: Table, role: Role) -> ScoredClips:

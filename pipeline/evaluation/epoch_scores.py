@@ -1,28 +1,43 @@
-"""The metrics of one epoch: those of AST's and PSLA's result table, under names and by definitions that hold."""
+"""Metrics of the validation clips after an epoch: those of AST's and PSLA's result tables.
+
+Built from `pipeline/evaluation/metric_functions.py` alone, never from what the report computes: a metric that is added there
+must not retrain a model.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.evaluation.metrics import evaluate_scores
+from pipeline.evaluation.metric_functions import (
+    accuracy,
+    average_precision,
+    d_prime,
+    decide,
+    mean_of_defined,
+    precision_recall_f1,
+    roc_auc,
+    validate,
+)
 
 
 def epoch_scorer(label_kind: LabelKind) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
     """Return a function from scores and targets, both (clip, class), to metrics by name.
 
-    Precision and recall are the means over classes, by decisions at the threshold of `pipeline.evaluation.metrics`.
+    Precision and recall are the means over classes, by decisions at `metric_functions.DECISION_THRESHOLD`.
     """
 
     def score(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-        found = evaluate_scores(scores, targets, label_kind)
+        values, positives = validate(scores, targets)
+        decisions, auc = decide(values, label_kind), mean_of_defined(roc_auc(values, positives))
+        by_class = precision_recall_f1(decisions, positives)
         return {
-            "accuracy": found.accuracy,
-            "mAP": found.mean_average_precision,
-            "auc": found.mean_auc,
-            "precision": found.macro_precision,
-            "recall": found.macro_recall,
-            "d_prime": found.d_prime,
+            "accuracy": accuracy(decisions, positives),
+            "mAP": mean_of_defined(average_precision(values, positives)),
+            "auc": auc,
+            "precision": mean_of_defined(by_class.precision),
+            "recall": mean_of_defined(by_class.recall),
+            "d_prime": d_prime(auc),
         }
 
     return score

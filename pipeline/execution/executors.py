@@ -8,17 +8,16 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator
+from pydantic import NonNegativeInt, ValidationInfo, field_validator
 
 from pipeline.execution.dask_cluster import run_on_cluster
 from pipeline.execution.local import num_cores, run_here, run_in_processes
 from pipeline.execution.losses import Losses
 from pipeline.execution.progress import progress
 from pipeline.execution.stage import StageReport
-from pipeline.params import Params
+from pipeline.params import Params, SharedFolder
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -30,7 +29,7 @@ class ExecutionParams(Params):
     executor: Literal["local", "dask"]
     workers: NonNegativeInt  # local processes; 0 = one for each core that this process may use, fewer for little work
     scheduler: str  # address of a Dask scheduler, such as tcp://host:8786; empty with executor local
-    memo: Annotated[Path, Field(strict=False)]  # folder, relative to the project: finished shards that all runs share
+    memo: SharedFolder  # finished shards that all runs and workspaces of the project share
 
     @field_validator("scheduler")
     @classmethod

@@ -17,7 +17,7 @@ class LaunchParams(Params):
     """How a stage is run. Tracked by no stage: it changes the time taken and who is told, not what is meant."""
 
     train_processes: PositiveInt  # that train one neural model together, on this machine; on GPUs one a GPU
-    trackers: list[Literal["tensorboard", "wandb", "mlflow"]]  # that get a neural model's curves, besides DVCLive
+    trackers: list[Literal["dvclive", "tensorboard", "wandb", "mlflow"]]  # that get a neural model's curves
 
 
 def launched() -> bool:

@@ -29,17 +29,6 @@ from pipeline.errors import SonolexError
 log = logging.getLogger(__name__)
 
 _ABOUT, _ENTRY = "about.json", "entry.json"
-_EXPERIMENTS = (".dvc", "tmp", "exps")  # where DVC lays out the workspaces of `dvc exp run --temp` and `--queue`
-
-
-def shared_path(path: Path) -> Path:
-    """Return a folder of the project as an absolute path; the workspaces of its experiments all get the project's own."""
-    here = Path.cwd()
-    for depth in range(len(here.parts) - len(_EXPERIMENTS), 0, -1):
-        if here.parts[depth : depth + len(_EXPERIMENTS)] == _EXPERIMENTS:
-            here = Path(*here.parts[:depth])
-            break
-    return here / path
 
 
 @dataclass(frozen=True)

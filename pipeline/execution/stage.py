@@ -4,7 +4,8 @@
         stage_main(main)
 
 The report (`results/stages/<stage>.json`, or `<stage>-<item>.json` for an item of a matrix) holds times and memory,
-which differ from run to run: it is read by people and by `sonolex`, and is no output or input of any DVC stage.
+which differ from run to run: it is read by people and by `sonolex`, and is no output or input of any DVC stage. Artifacts
+hold none of it, so that the same inputs give the same bytes.
 """
 
 import errno
@@ -14,19 +15,19 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from pipeline.artifacts.files import STORAGE_FAULTS, replacing, storage_fault
+from pipeline.artifacts.layout import Layout, report_name
 from pipeline.errors import SonolexError
 from pipeline.execution.memory import own_peak_memory
-
-REPORTS_PATH = Path("results/stages")
 
 
 def stage_main(main: Callable[..., None]) -> None:
@@ -89,12 +90,22 @@ class StageReport:
     workers: int = 1  # processes; 1 = everything ran in this one, unless the executor is a cluster
     worker_memory: int = 0  # bytes, the most that a worker process has held; 0 when there is none
     incidents: list[str] = field(default_factory=list)  # what went wrong on the way and was healed, as sentences
+    result: str = ""  # digest of what was written: says whether the report is of an artifact that is found later
+    timing: dict[str, Any] = field(default_factory=dict)  # of training: see `time_training`
     started: float = field(default_factory=time.perf_counter, repr=False)
+
+    def time_training(self, seconds: float, epochs: Sequence[Mapping[str, float]] = ()) -> None:
+        """Note the seconds of training alone, those before a kill included, and the timing of each epoch.
+
+        That is clips_per_second, and input_fraction, the share of the time that was spent waiting for clips.
+        """
+        rounded = [{name: round(value, 4) for name, value in epoch.items()} for epoch in epochs]
+        self.timing = {"training_seconds": round(seconds, 3), "epochs": rounded}
 
     def write(self, path: Path | None = None) -> Path:
         """Write the report as JSON, by default to `results/stages/<stage>[-<item>].json`, and return its path."""
         if path is None:
-            path = REPORTS_PATH / f"{'-'.join(filter(None, (self.stage, self.item.replace('/', '-'))))}.json"
+            path = Layout().stage_report(self.stage, self.item)
         seconds = time.perf_counter() - self.started
         counters = {
             "stage": self.stage,
@@ -111,7 +122,24 @@ class StageReport:
             "bytes_written": self.bytes_written,
             "executor": f"{self.executor}, {self.workers} worker{'s' * (self.workers != 1)}",
             "incidents": self.incidents,
+            "result": self.result,
+            "timing": self.timing,
         }
         with replacing(path) as partial:
             partial.write_text(json.dumps(counters, indent=1) + "\n")
         return path
+
+
+def training_seconds(folder: Path, item: str, result: str) -> float | None:
+    """Return how long it took to train what has the digest `result`, by the reports in a folder.
+
+    None where this machine has not trained it: reports are no artifacts, so a clone has none, and what DVC took from its
+    cache may have an older one.
+    """
+    try:
+        found = json.loads((folder / report_name("train", item)).read_text())
+        return (
+            float(found["timing"]["training_seconds"]) if (found["item"], found["result"]) == (item, result) else None
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -64,5 +64,10 @@ class ModelParams(Params):
         """Whether masked-token pretraining can train it first (`experiment.pretrained_models`)."""
         return False
 
+    @property
+    def has_attention_maps(self) -> bool:
+        """Whether it attends to frames, so that its attention is a map over time and frequency."""
+        return False
+
     def require_vocabulary(self, vocabulary: Params) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens the model cannot read."""

@@ -37,6 +37,10 @@ class NetworkParams(ModelParams):
     def supports_pretraining(self) -> bool:
         return self.reads == "tokens" and ENCODERS[self.encoder.kind].supports_pretraining
 
+    @property
+    def has_attention_maps(self) -> bool:
+        return self.reads == "frames" and ENCODERS[self.encoder.kind].has_attention
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "NetworkParams":
         self._stem_fits_the_encoder()

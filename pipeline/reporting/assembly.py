@@ -1,29 +1,25 @@
 """Gather what the page shows from the artifacts of all stages."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
+import numpy as np
+
+from pipeline.artifacts.attention import ATTENTION, attention_maps, open_attention
 from pipeline.artifacts.clips import open_clips
-from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
+from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.ngram_perplexity import read_ngram_perplexity
+from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
-from pipeline.reporting.gallery import (
-    GallerySources,
-    choose_attentive,
-    choose_examples,
-    choose_mistakes,
-    clip_cards,
-    score_experiment,
-)
-from pipeline.reporting.language import LanguageRow, measure_language
+from pipeline.evaluation.choosing import choose_shown, score_experiment
+from pipeline.reporting.gallery import GallerySources, clip_cards
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent, VocabularyKey
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
-from pipeline.reporting.summary import ReportParams
+from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.words import (
     Words,
     count_by_class,
@@ -36,51 +32,29 @@ from pipeline.reporting.words import (
 )
 
 
-@dataclass(frozen=True)
-class DataPaths:
-    """Where the artifacts lie that the page shows, besides predictions."""
+def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *, audio: Path) -> PageContent:
+    """Open everything that the page shows; `audio` is the corpus root and may be missing.
 
-    clips: Path
-    spectrogram: Path
-    vocabulary: Path  # folder, <name>/<fold>
-    tokens: Path  # folder, <name>/<fold>
-    splits: Path  # folder, one table a fold
-    models: Path  # folder of the trained models
-    logs: Path  # folder of the training logs
-    audio: Path  # corpus root; may be missing
-
-    @classmethod
-    def below(cls, data: Path, *, models: Path, logs: Path, audio: Path) -> Self:
-        """Return the paths that dvc.yaml gives the artifacts, below the data folder."""
-        spectrogram, vocabulary, tokens, splits = (
-            data / name for name in ("spectrogram", "vocabulary", "tokens", "splits")
-        )
-        return cls(data / "clips.parquet", spectrogram, vocabulary, tokens, splits, models, logs, audio)
-
-
-def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -> PageContent:
-    """Open everything that the page shows. Raises ArtifactError that names what is missing or does not fit."""
-    clips, spectrogram = open_clips(data.clips), open_spectrogram(data.spectrogram)
-    names = list(dict.fromkeys(experiment.params.reads.values()))
+    Raises ArtifactError that names what is missing or does not fit.
+    """
+    clips, spectrogram = open_clips(layout.clips), open_spectrogram(layout.spectrogram)
+    names = experiment.params.vocabularies
     vocabularies: dict[VocabularyKey, Vocabulary] = {}
     words: dict[str, Words] = {}
     for name in names:
-        own = {fold: open_vocabulary(data.vocabulary / name / f"{fold}.zarr") for fold in experiment.params.folds}
+        own = {fold: open_vocabulary(layout.vocabulary(name, fold)) for fold in experiment.params.folds}
         vocabularies |= {(name, fold): vocabulary for fold, vocabulary in own.items()}
-        words[name] = describe_words(name, own, experiment, clips, spectrogram, data)
+        words[name] = describe_words(name, own, clips, layout)
     scores = score_experiment(experiment)
-    examples = choose_examples(scores, params.examples)
-    mistakes = choose_mistakes(scores, params.headline, params.worst)
-    shown = {*examples, *mistakes}
+    shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst)
     sources = GallerySources(
-        clips={row["clip_id"]: row for row in clips.columns.to_pylist() if row["clip_id"] in shown},
+        clips={row["clip_id"]: row for row in clips.columns.to_pylist() if row["clip_id"] in shown.all},
         classes=clips.facts["classes"],
         spectrogram=spectrogram,
         vocabularies={fold: vocabulary for (name, fold), vocabulary in vocabularies.items() if name == names[0]},
-        tokens_path=data.tokens / (names[0] if names else ""),
-        models_path=data.models,
-        attentive=choose_attentive(experiment),
-        audio_path=data.audio,
+        tokens={fold: layout.tokens(names[0], fold) for fold in experiment.params.folds} if names else {},
+        attention={entry: _attention_maps(layout, entry, experiment, shown.all) for entry in params.attention},
+        audio_path=audio,
     )
     one = clips.facts["label_kind"] == "one"
     return PageContent(
@@ -89,41 +63,29 @@ def gather_page(params: ReportParams, experiment: Experiment, data: DataPaths) -
         spectrogram=spectrogram,
         vocabularies=vocabularies,
         words=words,
-        curves={model: training_curves(data.logs, experiment, model) for model in experiment.params.models},
+        curves={model: training_curves(layout, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
-        attentive=sources.attentive[0] if sources.attentive else "",
-        examples=clip_cards(examples, scores, sources),
-        mistakes=clip_cards(mistakes, scores, sources),
+        attentive=tuple(params.attention),
+        examples=clip_cards(shown.examples, scores, sources),
+        mistakes=clip_cards(shown.mistakes, scores, sources),
     )
 
 
-def describe_words(
-    name: str,
-    vocabularies: Mapping[str, Vocabulary],
-    experiment: Experiment,
-    clips: Table,
-    spectrogram: Spectrogram,
-    data: DataPaths,
-) -> Words:
+def describe_words(name: str, vocabularies: Mapping[str, Vocabulary], clips: Table, layout: Layout) -> Words:
     """Read the words that a vocabulary `name` has in every fold, one fold after the other, and say what there is to say."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
-    seconds = _durations(spectrogram)
-    reader = next(model for model, read in experiment.params.reads.items() if read == name)  # any: of its test clips
     counts, joint, spread, merged_lengths = {}, {}, {}, {}
-    language: list[LanguageRow] = []
     for fold, vocabulary in vocabularies.items():
-        tokens = _open_words(data.tokens / name / f"{fold}.parquet", vocabulary)
-        training = clips_of(open_split(data.splits / f"{fold}.parquet"), "train")
-        sentences, test = token_arrays(tokens), experiment.scored(reader, fold)
+        tokens, split = open_tokens(layout.tokens(name, fold)), open_split(layout.split(fold))
+        require_words_of(tokens, vocabulary)
+        sentences = token_arrays(tokens)
         counts[fold], spread[fold] = count_words(tokens), spread_words(sentences, vocabulary)
-        own = {clip: labels[clip] for clip in training if clip in labels}
+        own = {clip: labels[clip] for clip in clips_of(split, "train") if clip in labels}
         joint[fold] = count_by_class(tokens, own, len(clips.facts["classes"]))
         if vocabulary.merged:
-            merged_lengths[fold] = length_shares(vocabulary, [sentences[clip] for clip in test.clip_ids])
-        language += measure_language(
-            sentences, size=vocabulary.num_tokens, training_clips=training, test=test, seconds=seconds
-        )
+            test = [sentences[clip] for clip in clips_of(split, "test") if clip in sentences]
+            merged_lengths[fold] = length_shares(vocabulary, test)
     stability = stabilities(spread)
     statistics = {
         fold: word_statistics(
@@ -135,18 +97,22 @@ def describe_words(
         )
         for fold, vocabulary in vocabularies.items()
     }
-    return Words(counts, statistics, merged_lengths, language)
+    perplexity = {fold: read_ngram_perplexity(layout.ngram_perplexity(name, fold)) for fold in vocabularies}
+    return Words(counts, statistics, merged_lengths, perplexity)
 
 
-def _durations(spectrogram: Spectrogram) -> dict[str, float]:
-    """Return clip id -> seconds."""
-    index = spectrogram.index
-    seconds = index["num_frames"].to_numpy() / spectrogram.frame_rate
-    return dict(zip(index.list("clip_id"), seconds.tolist(), strict=True))
-
-
-def _open_words(path: Path, vocabulary: Vocabulary) -> Table:
-    """Open a fold's tokens and check that they are this vocabulary's."""
-    tokens = open_tokens(path)
-    require_words_of(tokens, vocabulary)
-    return tokens
+def _attention_maps(layout: Layout, entry: str, experiment: Experiment, shown: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return clip_id -> attention of a model, and check that all clips shown have one, from the weights that predicted."""
+    table = open_attention(layout.attention(entry))
+    for fold, digest in table.facts["weights"].items():
+        predictions = experiment.tables.get(RunId.of(entry, fold, table.facts["seed"]))
+        expected = predictions.facts["weights"] if predictions else "none: the experiment has no such fold and seed"
+        if expected != digest:
+            raise ATTENTION.error(table.path, f"weights of fold {fold}", expected=expected, found=digest)
+    maps = attention_maps(table)
+    if missing := [clip for clip in shown if clip not in maps]:
+        expected = f"the {len(shown)} clips that the report shows"
+        raise ATTENTION.error(
+            table.path, "clip_id", expected=expected, found=f"{len(missing)} missing ({missing[0]}, ...)"
+        )
+    return maps

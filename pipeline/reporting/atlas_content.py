@@ -16,6 +16,7 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
+from pipeline.evaluation.choosing import choose_in_turn, shuffle
 from pipeline.params import validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.atlas_sounds import (
@@ -29,7 +30,6 @@ from pipeline.reporting.atlas_sounds import (
     nearest_occurrences,
 )
 from pipeline.reporting.atlas_words import CodebookPatterns, word_patterns
-from pipeline.reporting.choosing import choose_in_turn, shuffle
 from pipeline.reporting.recordings import Recordings
 from pipeline.reporting.words import count_by_class, count_words, require_words_of
 from pipeline.spectrogram.inversion import Inverter

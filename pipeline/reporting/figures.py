@@ -1,10 +1,12 @@
 """Charts of the report, as `pipeline/reporting/drawing.py` draws them: each returns one `<svg>` element for the page."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.artifacts.ngram_perplexity import NgramPerplexity
 from pipeline.reporting.drawing import (
     LINE,
     LINES,
@@ -19,7 +21,6 @@ from pipeline.reporting.drawing import (
     render,
     spell,
 )
-from pipeline.reporting.language import LanguageRow
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.summary import ModelSummary, Run
 
@@ -31,7 +32,10 @@ _MOST_NUMBERED = 20  # classes of a confusion matrix whose cells hold numbers
 
 
 def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run]) -> str:
-    """Draw every fold's accuracy and mAP as dots, with the mean and the deviation between folds as a bar beside them."""
+    """Draw every run's accuracy and mAP as dots, with the mean and a bar beside them.
+
+    The bar is the deviation between folds; of a single fold, the interval over its test clips.
+    """
     generator = np.random.default_rng(0)
 
     def draw(axes: Sequence["Axes"]) -> None:
@@ -40,9 +44,13 @@ def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run]) -> st
                 values = 100 * np.array([getattr(run, metric) for run in runs if run.model == summary.model])
                 heights = position + generator.uniform(-0.12, 0.12, len(values))
                 colour, mean = model_colour(position), 100 * summary.mean[metric]
+                low, high = summary.interval.get(metric, (math.nan, math.nan))
+                if len(summary.interval) == 0:
+                    low, high = (summary.mean[metric] + sign * summary.deviation[metric] for sign in (-1, 1))
+                reach = np.nan_to_num([[mean - 100 * low], [100 * high - mean]])
                 axis.scatter(values, heights, s=22, color=colour, alpha=0.45, linewidths=0)
                 axis.errorbar(
-                    mean, position + 0.3, xerr=np.nan_to_num(100 * summary.deviation[metric]), color=colour, fmt="D",
+                    mean, position + 0.3, xerr=np.maximum(reach, 0), color=colour, fmt="D",
                     markersize=5.5, elinewidth=2, capsize=0,
                 )  # fmt: skip
                 axis.annotate(
@@ -146,8 +154,8 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]]) -> str:
     return render("classes", draw, size=(WIDTH, 0.27 * len(order) + 0.8 + legend_height(shown)))
 
 
-def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
-    """Draw the perplexity of each class's words under models of each order, the most foreseeable class first."""
+def perplexity_figure(rows: Mapping[str, Sequence[NgramPerplexity]]) -> str:
+    """Draw the perplexity of each class's tokens under models of each order, the most predictable class first."""
     shown = list(rows)[:_MOST_CLASSES]
 
     def draw(axes: Sequence["Axes"]) -> None:
@@ -157,7 +165,7 @@ def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
             axis.plot([min(values), max(values)], [line, line], color=LINE, linewidth=2.5, zorder=1)
         for index, row in enumerate(rows[shown[0]]):
             values = [rows[name][index].perplexity for name in shown]
-            before = f"from {row.order - 1} before" if row.order > 1 else "word by itself"
+            before = f"given {row.order - 1} before" if row.order > 1 else "token by itself"
             axis.scatter(
                 values, range(len(shown)), s=38, color=model_colour(index), label=before, linewidths=0, zorder=2
             )
@@ -170,7 +178,7 @@ def language_figure(rows: Mapping[str, Sequence[LanguageRow]]) -> str:
         axis.spines["left"].set_visible(False)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(rows[shown[0]]))
 
-    return render("language", draw, size=(WIDTH, 0.27 * len(shown) + 1.05))
+    return render("perplexity", draw, size=(WIDTH, 0.27 * len(shown) + 1.05))
 
 
 def length_figure(shares: Mapping[str, np.ndarray]) -> str:

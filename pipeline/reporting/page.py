@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.layout import RunId
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
+from pipeline.evaluation.ngram_perplexity import ORDERS, over_folds
 from pipeline.reporting import figures
 from pipeline.reporting.drawing import NUM_MODEL_COLOURS
 from pipeline.reporting.gallery import ClipCard
-from pipeline.reporting.language import ORDERS, over_folds
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.rendering import write_html
-from pipeline.reporting.summary import ModelSummary, duration, spread, summarise
+from pipeline.reporting.summary import ModelSummary, spread, spread_parts, summarise, uncertainty
 from pipeline.reporting.words import Words, compression
 from pipeline.vocabulary.rebuilding import word_spectra
 
@@ -48,19 +49,19 @@ class PageContent:
     experiment: Experiment
     clips: Table
     spectrogram: Spectrogram
-    vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without token models
+    vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
     words: Mapping[str, Words]  # name of the vocabulary -> what there is to say of its words
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
-    attentive: str  # the model whose attention the cards show; empty = none
+    attentive: Sequence[str]  # models whose attention the cards show
     examples: Sequence[ClipCard]
     mistakes: Sequence[ClipCard]
 
 
 def write_page(path: Path, content: PageContent) -> None:
     """Render the report and write it in one step."""
-    write_html(path, TEMPLATE, page_values(content), {"duration": duration})
+    write_html(path, TEMPLATE, page_values(content), {})
 
 
 def page_values(content: PageContent) -> dict[str, Any]:
@@ -80,6 +81,8 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "colours": {model: f"var(--model-{i % NUM_MODEL_COLOURS})" for i, model in enumerate(experiment.models)},
         "summaries": summaries,
         "spread": spread,
+        "spread_parts": spread_parts,
+        "uncertainty": uncertainty(summaries[0]),
         "best": _best(summaries),
         "tiles": [s for s in summaries if s.model in experiment.headline or s.ensemble],
         "headline": experiment.headline,
@@ -140,7 +143,7 @@ def _largest_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[tupl
 
 
 def _words(content: PageContent) -> dict[str, Any] | None:
-    """Return the vocabulary's section; None when no model reads tokens."""
+    """Return the vocabulary's section; None without vocabularies."""
     if not content.vocabularies:
         return None
     (shown, fold), vocabulary = next(iter(content.vocabularies.items()))
@@ -151,7 +154,7 @@ def _words(content: PageContent) -> dict[str, Any] | None:
         if f == fold or len(content.words) == 1
     }
     slopes = {label: float(content.words[name].statistics[f].zipf_slope) for label, (name, f) in drawn.items()}
-    language = over_folds(content.words[shown].language)
+    perplexity = over_folds(content.words[shown].perplexity.values())
     return {
         "facts": vocabulary.facts,
         "kinds": {name: v.facts for (name, f), v in content.vocabularies.items() if f == fold},
@@ -163,8 +166,8 @@ def _words(content: PageContent) -> dict[str, Any] | None:
         "codebook_name": shown,
         "merged": [_merged(content, name) for name, words in content.words.items() if words.merged_lengths],
         "orders": ORDERS,
-        "language": language,
-        "language_figure": figures.language_figure(language),
+        "perplexity": perplexity,
+        "perplexity_figure": figures.perplexity_figure(perplexity),
     }
 
 
@@ -194,12 +197,15 @@ def _failures(spectrogram: Spectrogram) -> list[tuple[str, int, list[tuple[str, 
 def _settings(content: PageContent) -> dict[str, Any]:
     """Return what the artifacts say they were made with; the digest of it names the experiment."""
     experiment = content.experiment
-    first = (experiment.params.folds[0], experiment.params.seeds[0])
+    fold = experiment.params.folds[0]
     settings: dict[str, Any] = {
         "experiment": experiment.params.model_dump(),
         "corpus": {name: content.clips.facts[name] for name in ("corpus", "label_kind")},
         "spectrogram": content.spectrogram.facts,
-        "models": {model: experiment.cards[model, *first]["params"] for model in experiment.params.models},
+        "models": {
+            model.name: experiment.tables[RunId(model, fold, experiment.params.seeds[0])].facts["params"]
+            for model in experiment.params.model_ids
+        },
     }
     keys = ("kind", "num_tokens", "num_codebooks", "normalisation", "features", "bpe", "seed")
     settings["vocabularies"] = {

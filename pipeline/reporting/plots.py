@@ -1,11 +1,13 @@
-"""Data behind the pictures, as small CSV files that `dvc plots show` and `dvc plots diff` draw.
+"""Data behind the charts, as small CSV files that `dvc plots show` and `dvc plots diff` draw.
 
     loss/<model>.csv        one row an epoch: mean loss over folds and seeds, its range, rate and gradients' norm
     confusion/<model>.csv   one row a test clip: actual, predicted (label kind one)
     per_class/<model>.csv   one row a class: means over folds
 
-Conventions: the training logs are DVCLive's: one tab-separated file a metric below `plots/metrics`, columns `step` and
-the metric's name; a step is an epoch. Steps count from 0 in the logs and epochs from 1 here.
+DVC draws one chart a file. Its title is the file's path, since dvc.yaml gives none: a title there would be that of every
+model's chart.
+
+Epochs count from 1.
 """
 
 import csv
@@ -17,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.curves import read_epochs
 from pipeline.artifacts.files import replacing
-from pipeline.errors import ArtifactError
+from pipeline.artifacts.layout import Layout
+from pipeline.evaluation.metric_functions import confusion_matrix
 from pipeline.reporting.measuring import Experiment
 
-LOGGED = ("loss", "learning_rate", "gradient_norm")  # what every training run logs once an epoch, below `train/`
-FITTED = "fitted.txt"  # in the place of logs: the model has no epochs
+CURVES = ("loss", "learning_rate", "gradient_norm")  # columns of every training run's `epochs.csv` that are drawn
 
 
 @dataclass(frozen=True)
@@ -49,24 +52,21 @@ class ClassRow:
     f1: float
 
 
-def training_curves(logs_path: Path, experiment: Experiment, model: str) -> dict[str, TrainingCurve] | None:
-    """Read the curves LOGGED of all folds and seeds of a model, by name; None for one that is fitted in one go.
+def training_curves(layout: Layout, experiment: Experiment, model: str) -> dict[str, TrainingCurve] | None:
+    """Read the CURVES of all folds and seeds of a model, by name; None for one that is fitted in one go.
 
-    Raises ArtifactError naming a missing or broken log.
+    Raises ArtifactError naming a missing or broken table.
     """
-    params = experiment.params
-    folders = [logs_path / model / fold / str(seed) for fold in params.folds for seed in params.seeds]
-    if all((folder / FITTED).exists() for folder in folders):
-        return None
-    logs = [folder / "plots" / "metrics" / "train" for folder in folders]
-    return {name: _curve([_read_log(log / f"{name}.tsv") for log in logs]) for name in LOGGED}
+    runs = [run for fold in experiment.params.folds for run in experiment.members(model, fold)]
+    tables = [rows for rows in (read_epochs(layout.curves(run), CURVES) for run in runs) if rows is not None]
+    return {name: _curve([[row[name] for row in rows] for rows in tables]) for name in CURVES} if tables else None
 
 
-def _curve(runs: Sequence[dict[int, float]]) -> TrainingCurve:
-    steps = sorted({step for run in runs for step in run})
-    values = [[run[step] for run in runs if step in run] for step in steps]
+def _curve(runs: Sequence[Sequence[float]]) -> TrainingCurve:
+    num_epochs = max(map(len, runs))
+    values = [[run[epoch] for run in runs if epoch < len(run)] for epoch in range(num_epochs)]
     return TrainingCurve(
-        epochs=[step + 1 for step in steps],
+        epochs=list(range(1, num_epochs + 1)),
         mean=[math.fsum(numbers) / len(numbers) for numbers in values],
         lowest=[min(numbers) for numbers in values],
         highest=[max(numbers) for numbers in values],
@@ -91,18 +91,18 @@ def class_rows(experiment: Experiment, model: str) -> list[ClassRow]:
 
 def confusion_counts(experiment: Experiment, model: str) -> np.ndarray:
     """Count test clips by (actual, predicted) over all folds, seeds averaged: shape (class, class), int64."""
-    scores = [experiment.scored(model, fold).evaluate() for fold in experiment.params.folds]
-    return np.asarray(np.sum([fold.confusion for fold in scores if fold.confusion is not None], axis=0))
+    scored = [experiment.scored(model, fold) for fold in experiment.params.folds]
+    return np.asarray(np.sum([confusion_matrix(clips.scores, clips.targets) for clips in scored], axis=0))
 
 
-def write_plots(plots_path: Path, logs_path: Path, experiment: Experiment) -> None:
-    """Write all CSV files below `plots_path` in one step."""
-    with replacing(plots_path) as partial:
+def write_plots(layout: Layout, experiment: Experiment) -> None:
+    """Write all CSV files below the folder of plots in one step."""
+    with replacing(layout.plots) as partial:
         for model in experiment.params.models:
-            curves = training_curves(logs_path, experiment, model)
+            curves = training_curves(layout, experiment, model)
             if curves is None:
                 continue
-            loss, rate, norm = (curves[name] for name in LOGGED)
+            loss, rate, norm = (curves[name] for name in CURVES)
             rates = [f"{value:.4g}" for value in rate.mean]  # six decimals would be too few
             columns = (loss.epochs, loss.mean, loss.lowest, loss.highest, loss.num_runs, rates, norm.mean)
             _write(
@@ -128,22 +128,6 @@ def _decisions(experiment: Experiment, model: str) -> list[tuple[str, str]]:
             actual, predicted = clips.targets.argmax(axis=1), clips.scores.argmax(axis=1)
             pairs += [(clips.classes[a], clips.classes[p]) for a, p in zip(actual, predicted, strict=True)]
     return pairs
-
-
-def _read_log(path: Path) -> dict[int, float]:
-    """Return step -> value of one DVCLive metric; the last value of a step counts (a resumed run repeats steps)."""
-    if not path.exists():
-        expected = f"a training log of train/{path.stem}"
-        raise ArtifactError(path, "file", expected=expected, found="no file", stage="train_*")
-    name = path.stem
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        if not {"step", name} <= set(reader.fieldnames or ()):
-            raise ArtifactError(path, "columns", expected=f"step, {name}", found=reader.fieldnames, stage="train_*")
-        try:
-            return {int(row["step"]): float(row[name]) for row in reader}
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(path, "rows", expected="numbers", found=str(error), stage="train_*") from None
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -1,53 +1,37 @@
-"""From stored predictions to the numbers that are quoted: one row a run, means over folds, and ten scalars.
+"""Results as tables: one row a run, means over folds, and at most twelve scalars for DVC.
 
 Conventions: a *run* is one model on one fold with one seed, measured on the fold's test clips. Means and deviations are
 over folds: the seeds of a fold are averaged first, so a deviation says how much folds differ, and it is the sample
-standard deviation (ddof = 1), undefined for a single fold. The deviation between seeds is that of each seed's mean over
-folds. An ensemble is one run a fold, over all seeds of its models, and is summarised like a model. NaN means undefined.
+standard deviation (ddof = 1), undefined for a single fold. There the 95 % interval over the fold's test clips stands in its
+place (`pipeline/evaluation/intervals.py`), of several seeds the mean of their limits. The deviation between seeds is that of
+each seed's mean over folds. An ensemble is one run a fold, over all seeds of its models, and is summarised like a model. NaN
+means undefined.
+
+How long training took is no part of these tables, which are artifacts: `training_times` reads it from this machine's stage
+reports for whoever shows them.
 """
 
 import csv
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-
-from pydantic import Field, NonNegativeInt, model_validator
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts.files import replacing
-from pipeline.errors import ArtifactError, ParamsError
-from pipeline.experiment_params import ExperimentParams
-from pipeline.params import Params
+from pipeline.errors import ArtifactError
+from pipeline.evaluation.intervals import Interval
+from pipeline.execution.stage import training_seconds
 
 if TYPE_CHECKING:
     import rich.table
 
 ALL_SEEDS = "all"  # in the place of a seed: an ensemble's run
+INTERVALS = ("accuracy", "mAP")  # metrics with an interval over the test clips of a fold
 METRICS = ("accuracy", "mAP", "AUC", "d_prime", "macro_precision", "macro_recall", "macro_f1", "micro_f1")
-
-
-class ReportParams(Params):
-    """What the report puts first, and how many clips it shows."""
-
-    headline: list[str] = Field(min_length=1, max_length=2)  # models in metrics.json, before the first ensemble
-    examples: NonNegativeInt  # clips shown with audio, pictures and predictions
-    worst: NonNegativeInt  # mistakes shown likewise, the most confident first
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if len(set(self.headline)) < len(self.headline):
-            raise ValueError(f"headline: expected different models, found {self.headline[0]} twice")
-        return self
-
-    def check_against(self, experiment: ExperimentParams) -> None:
-        """Raise ParamsError when a headline model is not in the experiment."""
-        for name in self.headline:
-            if name not in experiment.models:
-                known = ", ".join(experiment.models)
-                raise ParamsError(f"report.headline: expected models of experiment ({known}), found {name!r}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +45,11 @@ class Run:
     num_clips: int  # test clips measured
     num_present_classes: int  # that mAP is the mean of
     accuracy: float
+    accuracy_low: float  # 95 % interval over the test clips
+    accuracy_high: float
     mAP: float  # noqa: N815 - the name that everybody knows
+    mAP_low: float  # noqa: N815
+    mAP_high: float  # noqa: N815
     AUC: float
     d_prime: float
     macro_precision: float
@@ -70,7 +58,7 @@ class Run:
     micro_f1: float
     num_parameters: int
     clips_seen: int  # in training, repeats counted
-    seconds: float  # of training
+    weights: str  # digest of those that predict; empty = an ensemble
 
 
 @dataclass(frozen=True)
@@ -85,10 +73,10 @@ class ModelSummary:
     num_clips: int  # test clips of all folds together
     mean: dict[str, float]  # by metric
     deviation: dict[str, float]  # between folds
+    interval: dict[str, Interval]  # of INTERVALS, with a single fold; else empty
     seed_deviation: dict[str, float]  # between seeds
     num_parameters: int
     clips_seen: int  # a run, mean
-    seconds: float  # a run, mean
 
 
 def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
@@ -115,17 +103,17 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
                 num_clips=sum(fold[0].num_clips for fold in folds.values()),
                 mean=mean,
                 deviation=deviation,
+                interval={metric: _interval(own, metric) for metric in INTERVALS} if len(folds) == 1 else {},
                 seed_deviation=seed_deviation,
                 num_parameters=max(run.num_parameters for run in own),
                 clips_seen=round(statistics.fmean(run.clips_seen for run in own)),
-                seconds=statistics.fmean(run.seconds for run in own),
             )
         )
     return summaries
 
 
 def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return at most ten scalars for `dvc metrics` and `dvc exp show`, with 4 decimals; undefined ones are left out."""
+    """Return at most twelve scalars for `dvc metrics` and `dvc exp show`, with 4 decimals; undefined ones are left out."""
     by_model = {summary.model: summary for summary in summaries}
     metrics: dict[str, dict[str, float]] = {}
     for model in headline:
@@ -134,6 +122,7 @@ def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str])
         for name in ("accuracy", "mAP"):
             metrics[model][name] = summary.mean[name]
             metrics[model][f"{name}_deviation"] = summary.deviation[name]
+        metrics[model]["num_clips"] = summary.num_clips  # the ensemble's, too
     for summary in [summary for summary in summaries if summary.ensemble][:1]:
         metrics[summary.model] = {name: summary.mean[name] for name in ("accuracy", "mAP")}
     return {
@@ -173,8 +162,25 @@ def read_summary(path: Path) -> list[Run]:
     return [Run(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
 
 
-def results_table(runs: Sequence[Run]) -> "rich.table.Table":
-    """Return the results as a table for the terminal: means over folds, with the sample deviation between folds."""
+def training_times(runs: Sequence[Run], reports_path: Path) -> dict[str, float]:
+    """Return model -> seconds of training a run, mean, by this machine's stage reports.
+
+    Models of which a run is missing there are left out: in a clone all are.
+    """
+    found: dict[str, list[float | None]] = {}
+    for run in runs:
+        if run.weights:
+            seconds = training_seconds(reports_path, f"{run.model}/{run.fold}/{run.seed}", run.weights)
+            found.setdefault(run.model, []).append(seconds)
+    measured = {model: [value for value in values if value is not None] for model, values in found.items()}
+    return {m: statistics.fmean(values) for m, values in measured.items() if len(values) == len(found[m])}
+
+
+def results_table(runs: Sequence[Run], times: Mapping[str, float] = MappingProxyType({})) -> "rich.table.Table":
+    """Return the results as a table for the terminal: means over folds, with what `spread` says of their uncertainty.
+
+    `times` are seconds of training a run by model, as far as they are known.
+    """
     import rich.table
 
     summaries = summarise(runs)
@@ -183,8 +189,8 @@ def results_table(runs: Sequence[Run]) -> "rich.table.Table":
     folds = f"{first.num_folds} fold{'s' * (first.num_folds != 1)}"
     table = rich.table.Table(
         title=f"Test clips: {first.num_clips:,} over {folds}, {seeds}",
-        caption="mean ± standard deviation between folds (ddof 1, seeds averaged first); training time a run; an ensemble "
-        "averages the probabilities of all seeds of its models",
+        caption=f"{uncertainty(first)}; training time a run, where this machine trained it; an ensemble averages the "
+        "probabilities of all seeds of its models",
         title_style="bold",
         caption_style="dim",
     )
@@ -212,22 +218,38 @@ def results_table(runs: Sequence[Run]) -> "rich.table.Table":
             spread(summary, "d_prime", digits=2),
             f"{summary.num_parameters:,}",
             f"{summary.clips_seen:,}",
-            duration(summary.seconds),
+            duration(times[summary.model]) if summary.model in times else "",
             style="bold" if summary.mean["accuracy"] == best else "",
         )
     return table
 
 
 def spread(summary: ModelSummary, metric: str, *, percent: bool = False, digits: int = 3) -> str:
-    """Spell a mean and its deviation: `93.2 ± 1.1 %`, `0.981 ± 0.004` (`digits`), `∞`, or `n/a`."""
-    mean, deviation = summary.mean[metric], summary.deviation[metric]
+    """Spell a mean and its uncertainty: `93.2 ± 1.1 %`, `93.2 [90.1, 95.4] %`, `0.981 ± 0.004` (`digits`), `∞`, or `n/a`."""
+    return " ".join(
+        filter(None, (*spread_parts(summary, metric, percent=percent, digits=digits), "%" if percent else ""))
+    )
+
+
+def spread_parts(summary: ModelSummary, metric: str, *, percent: bool = False, digits: int = 3) -> tuple[str, str]:
+    """Spell a mean, and its uncertainty by itself: the deviation between folds, or the interval of the only one."""
+    mean, deviation, interval = summary.mean[metric], summary.deviation[metric], summary.interval.get(metric)
+    factor, digits = (100, 1) if percent else (1, digits)
     if math.isnan(mean):
-        return "n/a"
+        return "n/a", ""
     if math.isinf(mean):
-        return "∞" if mean > 0 else "-∞"
-    factor, digits, unit = (100, 1, " %") if percent else (1, digits, "")
-    tail = f" ± {factor * deviation:.{digits}f}" if math.isfinite(deviation) else ""
-    return f"{factor * mean:.{digits}f}{tail}{unit}"
+        return ("∞" if mean > 0 else "-∞"), ""
+    tail = f"± {factor * deviation:.{digits}f}" if math.isfinite(deviation) else ""
+    if interval and all(map(math.isfinite, interval)):
+        tail = f"[{factor * interval.low:.{digits}f}, {factor * interval.high:.{digits}f}]"
+    return f"{factor * mean:.{digits}f}", tail
+
+
+def uncertainty(summary: ModelSummary) -> str:
+    """Say what stands beside the means of summaries of as many folds."""
+    if summary.num_folds > 1:
+        return "mean ± standard deviation between folds (ddof 1, seeds averaged first)"
+    return "in brackets the 95 % interval over test clips: Wilson's for accuracy, by bootstrap for mAP"
 
 
 def duration(seconds: float) -> str:
@@ -243,6 +265,11 @@ def duration(seconds: float) -> str:
 def _mean(values: Sequence[float]) -> float:
     """Return the mean; unlike `statistics.fmean`, NaN for infinities of both signs (d-prime at AUC 1 and 0)."""
     return sum(values) / len(values)
+
+
+def _interval(runs: Sequence[Run], metric: str) -> Interval:
+    """Return the mean limits of the runs of one fold."""
+    return Interval(*(_mean([getattr(run, f"{metric}_{limit}") for run in runs]) for limit in Interval._fields))
 
 
 def _deviation(values: Sequence[float]) -> float:

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.artifacts.files import replacing
+from pipeline.artifacts.ngram_perplexity import NgramPerplexity
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import TOKENS, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.reporting.language import LanguageRow
 from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
 
 _CLIPS_PER_BLOCK = 4096  # whose words are in memory as int64 at once
@@ -46,7 +46,7 @@ class Words:
     counts: Mapping[str, np.ndarray]  # fold -> how often each occurs, over all clips: (codebook, code)
     statistics: Mapping[str, WordStatistics]  # fold -> its line
     merged_lengths: Mapping[str, np.ndarray]  # fold -> `length_shares` of test clips; empty without BPE
-    language: Sequence[LanguageRow]  # of all folds
+    perplexity: Mapping[str, Sequence[NgramPerplexity]]  # fold -> rows; see `pipeline/artifacts/ngram_perplexity.py`
 
 
 def require_words_of(tokens: Table, vocabulary: Vocabulary) -> None:

@@ -31,7 +31,7 @@ class Progress(NamedTuple):
     best: dict[str, Tensor]  # state of the best epoch so far, when validation chooses; else empty
     kept: dict[str, Tensor]  # state of the epochs so far that are to be kept, by `epoch/name`
     predicted: Tensor  # sum of all epochs' scores of the validation clips, (clip, class)
-    facts: dict[str, Any]  # epochs finished, history, seconds: plain JSON
+    facts: dict[str, Any]  # epochs finished, history, timing, seconds: plain JSON
 
 
 def run_key(facts: Mapping[str, Any], code: str) -> str:

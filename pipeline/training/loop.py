@@ -34,12 +34,19 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 20.0  # between two checkpoints: what a kill may cost
 
 
+class Timing(NamedTuple):
+    """How long a run took, the time before a kill included. Differs from run to run, so no artifact holds it."""
+
+    seconds: float
+    epochs: list[dict[str, float]]  # clips_per_second, and input_fraction: the share of time spent waiting for clips
+
+
 class Trained(NamedTuple):
     """What a run leaves, besides the model's weights."""
 
-    history: list[dict[str, float]]  # one row an epoch
+    history: list[dict[str, float]]  # one row an epoch; follows from the inputs alone
     clips_seen: int
-    seconds: float
+    timing: Timing
     gradients: list[LayerGradient]  # of the epochs looked at, if any
     kept: dict[int, dict[str, Tensor]]  # state of the epochs of `keep_epochs`
 
@@ -61,7 +68,7 @@ def train(
     validation: Measured[M] | None,
     *,
     seed: int,
-    on_epoch: Callable[[dict[str, float]], None],
+    on_epoch: Callable[[dict[str, float], dict[str, float]], None],
     checkpoint: Path,
     world: World = ALONE,
 ) -> Trained:
@@ -72,9 +79,9 @@ def train(
     In a `world` of several processes each calls this with the same arguments, the model on its device, and ends with the
     same weights; the leader alone writes checkpoints.
 
-    `on_epoch` is called once for every epoch, those before a resume included, with: loss, learning_rate (of the last
-    step), gradient_norm (mean over the steps, of those that did not overflow), clips_per_second, input_fraction (part of
-    the time spent waiting for clips), the task's measures, and with validation clips what `validation.measure` returns.
+    `on_epoch` is called once for every epoch, those before a resume included, with its row of the history and its timing.
+    A row has: loss, learning_rate (of the last step), gradient_norm (mean over the steps, of those that did not overflow),
+    the task's measures, and with validation clips what `validation.measure` returns.
     """
     _require_patience(params, validation)
     _require_a_clip_each(params, examples, world, task.section)
@@ -82,9 +89,9 @@ def train(
     _warn_of_settings_without_effect(model, params)
     run = _Run(Learner(model, params, task, world), examples, validation, seed, checkpoint)
     run.resume()
-    history = run.history
-    for row in history:
-        on_epoch(row)
+    history, timing = run.history, run.timing
+    for row, pace in zip(history, timing, strict=True):
+        on_epoch(row, pace)
 
     before = run.progress.facts["seconds"]
     bar = (
@@ -94,14 +101,14 @@ def train(
         while run.epoch < params.epochs and not _exhausted(history, params):
             world.require_launcher()
             row = run.do_epoch()
-            on_epoch(row)
-            advance(row)
+            on_epoch(row, timing[-1])
+            advance(row | timing[-1])
             run.progress.facts["seconds"] = before + time.perf_counter() - started
             run.save_now_and_then()
     run.finish()
     seconds = before + time.perf_counter() - started
     looked_at = run.progress.facts.get("gradients", [])
-    return Trained(history, len(history) * len(examples.clip_ids), seconds, looked_at, run.kept())
+    return Trained(history, len(history) * len(examples.clip_ids), Timing(seconds, timing), looked_at, run.kept())
 
 
 class _Run(Generic[M]):
@@ -113,7 +120,9 @@ class _Run(Generic[M]):
         self.learner, self.examples, self.validation = learner, examples, validation
         self.seed, self.checkpoint = seed, checkpoint
         predicted = validation.total if validation else torch.zeros(0, 0)
-        self.progress = checkpoints.Progress({}, {}, predicted, {"epoch": 0, "history": [], "seconds": 0.0})
+        self.progress = checkpoints.Progress(
+            {}, {}, predicted, {"epoch": 0, "history": [], "timing": [], "seconds": 0.0}
+        )
         self._saved_at, self._saved_epoch = time.perf_counter(), 0
         params = learner.params
         self._flow = GradientFlow(learner.model, params.epochs) if params.gradient_flow else None
@@ -127,6 +136,12 @@ class _Run(Generic[M]):
     def history(self) -> list[dict[str, float]]:
         """Return the rows of the epochs that are done."""
         rows: list[dict[str, float]] = self.progress.facts["history"]
+        return rows
+
+    @property
+    def timing(self) -> list[dict[str, float]]:
+        """Return the timing of the epochs that are done, see `Timing`."""
+        rows: list[dict[str, float]] = self.progress.facts["timing"]
         return rows
 
     def resume(self) -> None:
@@ -188,12 +203,11 @@ class _Run(Generic[M]):
             measured.append(learner.measured)
         finite = [norm for norm in norms if math.isfinite(norm)]
         seconds = time.perf_counter() - started
+        self.timing.append({"clips_per_second": len(order) / seconds, "input_fraction": reader.waited / seconds})
         return {
             "loss": sum(losses) / steps,
             "learning_rate": rate,
             "gradient_norm": sum(finite) / len(finite) if finite else math.nan,
-            "clips_per_second": len(order) / seconds,
-            "input_fraction": reader.waited / seconds,
             **{name: sum(values) / steps for name, *values in zip(learner.task.measures, *measured, strict=True)},
         }
 

@@ -1,10 +1,9 @@
 """Training of a network on a fold's clips: builds, normalises, trains, logs.
 
-Curves go to DVCLive (`train/loss`, `train/learning_rate`, ...) and to the trackers asked for, one step an epoch, and at the
-end all together to a table `epochs.csv` beside them, one row an epoch. Of several processes the leader alone writes them.
+Every epoch is a row of `epochs.csv` (`pipeline/artifacts/curves.py`) and goes to the trackers asked for, as `train/loss`,
+`train/learning_rate` ... Of several processes the leader alone writes.
 """
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from dvclive.live import Live
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.artifacts.files import replacing
+from pipeline.artifacts.curves import writing_epochs
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.execution.code import code_version, kinds_in
@@ -56,7 +54,7 @@ def train_model(
     *,
     label_kind: LabelKind,
     seed: int,
-    live_path: Path,
+    curves_path: Path,
     world: World,
     score: Score,
     pretrained: Pretrained | None = None,
@@ -65,7 +63,7 @@ def train_model(
     """Train and return the weights, those of kept epochs, the facts of the input, and the run's history.
 
     With `pretrained`, weights from masked-token pretraining, all weights but the head's start there. `validation` may be
-    empty; else `score` measures it in every epoch. All random numbers follow from `seed`. `live_path` ends in model, fold
+    empty; else `score` measures it in every epoch. All random numbers follow from `seed`. `curves_path` ends in model, fold
     and seed.
     """
     assert isinstance(params, NetworkParams)
@@ -106,7 +104,7 @@ def train_model(
     seen = examples(training)
     measured = Validation(examples(validation), label_kind, score, settings.batch_size) if validation.clip_ids else None
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
-    with curves(live_path, world, trackers, tracked) as log_epoch:
+    with curves(curves_path, world, trackers, tracked) as log_epoch:
         trained = train(
             model,
             settings,
@@ -118,10 +116,8 @@ def train_model(
             checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity, code)}.safetensors",
             world=world,
         )
-    if world.leads:
-        write_epochs(live_path / "epochs.csv", trained.history)
-        if trained.gradients:
-            write_gradients(live_path, trained.gradients)
+    if world.leads and trained.gradients:
+        write_gradients(curves_path, trained.gradients)
     kept = {epoch: _arrays(state) for epoch, state in trained.kept.items()}
     return _arrays(model.state_dict()), kept, input_facts, trained
 
@@ -133,30 +129,18 @@ def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
 @contextmanager
 def curves(
     path: Path, world: World, trackers: Sequence[str], params: dict[str, Any]
-) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Yield a function that takes an epoch's numbers to DVCLive and the trackers, where this process leads."""
+) -> Iterator[Callable[[dict[str, float], dict[str, float]], None]]:
+    """Yield a function that takes an epoch's numbers, and its timing, to the table and the trackers; nowhere if not leading.
+
+    The trackers get the timing too; the table does not, since it is an artifact.
+    """
     if not world.leads:
-        yield lambda row: None
+        yield lambda row, timing: None
         return
     run = TrackedRun("/".join(path.parts[-3:]), params)
-    with (
-        open_trackers(trackers, run) as track,
-        Live(str(path), dvcyaml=None, save_dvc_exp=False, report=None, cache_images=False) as live,
-    ):
+    with open_trackers(trackers, run) as track, writing_epochs(path) as append:
 
-        def log_epoch(row: dict[str, float]) -> None:
-            metrics = {f"train/{name}": value for name, value in row.items()}
-            for name, value in metrics.items():
-                live.log_metric(name, value, timestamp=False)
-            live.next_step()
-            track(metrics, live.step)
+        def log_epoch(row: dict[str, float], timing: dict[str, float]) -> None:
+            track({f"train/{name}": value for name, value in (row | timing).items()}, append(row))
 
         yield log_epoch
-
-
-def write_epochs(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Write a run's history as a table with a header: epoch, counted from 1, and every number of an epoch."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["epoch", *history[0]])
-        writer.writerows([epoch, *(f"{value:.6g}" for value in row.values())] for epoch, row in enumerate(history, 1))

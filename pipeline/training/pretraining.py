@@ -16,7 +16,7 @@ from pipeline.training.distributed import World
 from pipeline.training.inputs import TokenInputs
 from pipeline.training.loop import Trained, train
 from pipeline.training.masked_words import MaskedValidation, MaskedWords, Unigrams
-from pipeline.training.neural import curves, write_epochs
+from pipeline.training.neural import curves
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.training.validation import Examples
 from pipeline.training.word_predictor import WordPredictor, new_reader
@@ -32,7 +32,7 @@ def pretrain(
     vocabulary: Vocabulary,
     *,
     seed: int,
-    live_path: Path,
+    curves_path: Path,
     world: World,
     trackers: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], Trained]:
@@ -68,7 +68,7 @@ def pretrain(
     }
     code = code_version(pretrain, kinds=kinds_in(identity["params"]))
     tracked = {name: identity[name] for name in ("params", "pretrain", "seed")}
-    with curves(live_path, world, trackers, tracked) as log_epoch:
+    with curves(curves_path, world, trackers, tracked) as log_epoch:
         trained = train(
             model,
             settings,
@@ -76,11 +76,9 @@ def pretrain(
             Examples(Batches(inputs, clip_ids, NOT_NORMALISED), torch.zeros(len(clip_ids), 0), list(clip_ids)),
             measured,
             seed=seed,
-            on_epoch=lambda row: log_epoch(row | known),
+            on_epoch=lambda row, timing: log_epoch(row | known, timing),
             checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity, code)}.safetensors",
             world=world,
         )
     trained = trained._replace(history=[row | known for row in trained.history])
-    if world.leads:
-        write_epochs(live_path / "epochs.csv", trained.history)
     return {name: values.detach().cpu().numpy() for name, values in model.learned().items()}, trained

@@ -117,9 +117,10 @@ class Learner(Generic[M]):
 def _in_precision(function: Forward, params: TrainParams, device: torch.device) -> Forward:
     if params.precision == "float32":
         return function
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[params.precision]
 
     def call(*arguments: Any) -> Any:
-        with torch.autocast(device.type, dtype=getattr(torch, params.precision)):
+        with torch.autocast(device.type, dtype=dtype):
             return function(*arguments)
 
     return call

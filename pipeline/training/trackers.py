@@ -1,8 +1,9 @@
-"""Trackers: the curves of a run, as DVCLive gets them, also for those who look at runs in TensorBoard, W&B or MLflow.
+"""Trackers: the curves of a run for those who look at runs in DVCLive, TensorBoard, W&B or MLflow.
 
-`launch.trackers` names them. Their packages are no part of the project and are imported when a tracker is asked for. All
-write to this machine, below .sonolex/, and reach a server only when the tracker's own variable of the environment says so:
-WANDB_MODE, MLFLOW_TRACKING_URI.
+`epochs.csv` in the run's folder holds the curves in any case (`pipeline/artifacts/curves.py`); `launch.trackers` names who
+gets them besides, with the timing of each epoch. Their packages are no part of the project and are imported when a tracker
+is asked for. All write to this machine, below .sonolex/, and reach a server only when the tracker's own variable of the
+environment says so: WANDB_MODE, MLFLOW_TRACKING_URI.
 """
 
 import importlib
@@ -39,6 +40,21 @@ def open_trackers(names: Sequence[str], run: TrackedRun) -> Iterator[Log]:
         def log(metrics: dict[str, float], epoch: int) -> None:
             for each in logs:
                 each(metrics, epoch)
+
+        yield log
+
+
+@contextmanager
+def _dvclive(run: TrackedRun) -> Iterator[Log]:
+    dvclive = _import("dvclive.live", "dvclive")
+    # No experiment, no entry in dvc.yaml, no report: the pipeline has its own.
+    options = {"dvcyaml": None, "save_dvc_exp": False, "report": None, "cache_images": False}
+    with dvclive.Live(str(FOLDER / "dvclive" / run.name), **options) as live:
+
+        def log(metrics: dict[str, float], _epoch: int) -> None:
+            for name, value in metrics.items():
+                live.log_metric(name, value, timestamp=False)
+            live.next_step()
 
         yield log
 
@@ -92,6 +108,7 @@ def _mlflow(run: TrackedRun) -> Iterator[Log]:
 
 
 _TRACKERS: dict[str, Callable[[TrackedRun], AbstractContextManager[Log]]] = {
+    "dvclive": _dvclive,
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,

@@ -1,27 +1,47 @@
-"""The registry of vocabularies: what `kind` of an entry of `vocabularies` may say.
+"""The registry of vocabularies: what `kind` of an entry of `vocabularies` may say, and the module behind each.
 
-A kind is one file with `Params` (`CommonParams` with `kind` and its own keys) and `fit(params, features) -> Codebooks`, a
-line in `KINDS` and a member of the union. Assigning needs nothing of the kind: see `pipeline/vocabulary/assignment.py`.
+A kind is one file with `Params` (`CommonParams` with `kind` and its own keys) and `fit(params, features) -> Codebooks`, and
+a line in `KINDS`. It is imported when an entry asks for it. Assigning needs nothing of the kind: see
+`pipeline/vocabulary/assignment.py`.
 """
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from pydantic import Field
-
-from pipeline.vocabulary import bands, kmeans, residual, soft
-from pipeline.vocabulary.fitting import Codebooks, Fit, fit_space
+from pipeline.errors import ParamsError
+from pipeline.params import PARAMS_PATH, read_params, validate_params
+from pipeline.registry import Registry
+from pipeline.vocabulary.fitting import Fit, fit_space
 from pipeline.vocabulary.sampling import FrameSample
 
-VocabularyParams = Annotated[kmeans.Params | bands.Params | residual.Params | soft.Params, Field(discriminator="kind")]
+KINDS = Registry(
+    "vocabulary",
+    {
+        "kmeans": "pipeline.vocabulary.kmeans",
+        "bands": "pipeline.vocabulary.bands",
+        "residual": "pipeline.vocabulary.residual",
+        "soft": "pipeline.vocabulary.soft",
+    },
+)
 
-KINDS: dict[str, Callable[[Any, np.ndarray], Codebooks]] = {
-    "kmeans": kmeans.fit,
-    "bands": bands.fit,
-    "residual": residual.fit,
-    "soft": soft.fit,
-}
+VocabularyParams = Annotated[Any, KINDS.params]  # the Params of one of the kinds
+
+
+def load_vocabulary_params(name: str, path: Path = PARAMS_PATH) -> VocabularyParams:
+    """Load the section `vocabularies.<name>` as the Params of its kind. Raises ParamsError."""
+    vocabularies = read_params(path).get("vocabularies") or {}
+    if name not in vocabularies:
+        found = ", ".join(vocabularies)
+        raise ParamsError(f"{path}: vocabularies.{name}: expected a section of this name, found only: {found}")
+    return validate_vocabulary_params(name, vocabularies[name], path)
+
+
+def validate_vocabulary_params(name: str, value: Any, path: Path = PARAMS_PATH) -> VocabularyParams:
+    """Check one vocabulary's plain section."""
+    kind: Any = value.get("kind") if isinstance(value, dict) else None
+    if kind not in KINDS:
+        raise ParamsError(f"{path}: vocabularies.{name}.kind: expected one of {', '.join(KINDS)}, found {kind!r}")
+    return validate_params(KINDS[kind].Params, value, f"vocabularies.{name}", path)
 
 
 def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
@@ -31,4 +51,4 @@ def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
     fewer distinct ones than words.
     """
     space, features = fit_space(params, sample)
-    return Fit(space, KINDS[params.kind](params, features))
+    return Fit(space, KINDS[params.kind].fit(params, features))

@@ -19,6 +19,7 @@ from pipeline.models.base import Normalisation
 from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstCheckpointParams, AstForm, Stated
 from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
 from pipeline.models.checkpoint_formats.naming import Names, from_names, to_names
+from pipeline.paths import input_path
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 MODEL_TYPE = "audio-spectrogram-transformer"
@@ -161,7 +162,7 @@ def _stated(config: Mapping[str, Any]) -> dict[str, Stated]:
 
 
 def _file(source: str, names: Sequence[str]) -> Path:
-    folder = Path(source).expanduser()
+    folder = input_path(source)
     if folder.is_file():  # one of the folder's files was named
         folder = folder.parent
     if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):

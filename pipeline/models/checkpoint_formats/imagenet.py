@@ -5,7 +5,6 @@ them (AST, section 2.2). The heads are for other classes, and dropped. Norms hav
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
@@ -15,6 +14,7 @@ from pipeline.errors import SonolexError
 from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstCheckpointParams
 from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
 from pipeline.models.checkpoint_formats.original import NAMES, OriginalCheckpoint
+from pipeline.paths import input_path
 
 _CHANNELS = 3
 _INSIDE = "v."
@@ -35,7 +35,7 @@ class ImageNetCheckpoint(AstCheckpoint):
     classes = None
 
     def __init__(self, params: ImageNetParams) -> None:
-        path = Path(params.source).expanduser()
+        path = input_path(params.source)
         if not path.exists():
             path = hub_file(_timm_repository(params.source), ["model.safetensors"], source=params.source)
         self.where, self.digest = str(path), file_digest(path)

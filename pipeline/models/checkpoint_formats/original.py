@@ -6,7 +6,6 @@ torch (1e-5, before the classes).
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from pipeline.artifacts.files import file_digest
 from pipeline.models.checkpoint_formats.ast_checkpoint import N_MELS, AstCheckpoint, AstCheckpointParams
 from pipeline.models.checkpoint_formats.files import read_tensors
 from pipeline.models.checkpoint_formats.naming import Names, from_names, to_names
+from pipeline.paths import input_path
 
 PREFIX = "module."
 _DEAD = {"v.head": 1000, "v.head_dist": 1000}
@@ -62,7 +62,7 @@ class OriginalCheckpoint(AstCheckpoint):
     classes = "mlp_head.1.weight"
 
     def __init__(self, params: OriginalParams) -> None:
-        path = Path(params.source).expanduser()
+        path = input_path(params.source)
         tensors = {name.removeprefix(PREFIX): tensor for name, tensor in read_tensors(path).items()}
         self.where, self.digest = str(path), file_digest(path)
         self.tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] not in _DEAD}

@@ -5,7 +5,6 @@ its classifier are left out.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from pipeline.artifacts.files import file_digest
 from pipeline.errors import SonolexError
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
+from pipeline.paths import input_path
 
 if TYPE_CHECKING:
     from pipeline.models.network import Network, NetworkParams
@@ -36,7 +36,7 @@ class TimmCheckpoint(Checkpoint):
     Params = TimmWeightsParams
 
     def __init__(self, params: TimmWeightsParams) -> None:
-        path = Path(params.source).expanduser()
+        path = input_path(params.source)
         if not path.exists():
             path = hub_file(_repository(params.source), ["model.safetensors"], source=params.source)
         self.where, self.digest, self.tensors = str(path), file_digest(path), read_tensors(path)

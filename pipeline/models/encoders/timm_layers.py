@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class _BatchNorm(BatchNorm):
     def __init__(self, norm: nn.BatchNorm2d, padding: Padding) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, device="meta")
         self.load_state_dict(norm.state_dict(), assign=True)
-        self.act = getattr(norm, "act", nn.Identity())
+        self.act = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
         self.padding = padding
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:

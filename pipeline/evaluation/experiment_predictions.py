@@ -1,0 +1,65 @@
+"""All predictions of an experiment, opened together: what its stages `attention` and `report` start from."""
+
+from dataclasses import dataclass
+
+from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
+from pipeline.artifacts.tables import Table
+from pipeline.evaluation.ensemble import ScoredClips, average_predictions
+from pipeline.experiment_params import ExperimentParams
+
+
+@dataclass(frozen=True, eq=False)
+class ExperimentPredictions:
+    """The predictions of every run.
+
+    An ensemble averages the probabilities of all its models' predictions for a fold, of every seed, so that one model alone
+    makes an ensemble of its seeds.
+    """
+
+    params: ExperimentParams
+    tables: dict[RunId, Table]
+
+    @property
+    def ensembles(self) -> dict[str, list[str]]:
+        """The ensembles with their models."""
+        return {ensemble.name: ensemble.models for ensemble in self.params.ensembles}
+
+    @property
+    def models(self) -> list[str]:
+        """The models, and the ensembles behind them."""
+        return [*self.params.models, *self.ensembles]
+
+    def members(self, model: str, fold: str) -> list[RunId]:
+        """Return the runs whose probabilities make a model's, or an ensemble's, scores on a fold: all seeds."""
+        ids = {own.name: own for own in self.params.model_ids}
+        return [RunId(ids[m], fold, seed) for m in self.ensembles.get(model, [model]) for seed in self.params.seeds]
+
+    def scored(self, model: str, fold: str) -> ScoredClips:
+        """Return a model's or an ensemble's test clips of a fold, with the probabilities of all its runs averaged."""
+        return average_predictions([self.tables[run] for run in self.members(model, fold)], "test")
+
+
+def open_experiment_predictions(params: ExperimentParams, layout: Layout) -> ExperimentPredictions:
+    """Open the predictions of every run of the experiment.
+
+    Raises ArtifactError that names the file when one is missing, was made for another model, fold or seed, or is over other
+    classes than the first.
+    """
+    runs = [RunId(model, fold, seed) for model in params.model_ids for fold in params.folds for seed in params.seeds]
+    tables = {run: _open(layout, run) for run in runs}
+    first = tables[runs[0]]
+    for table in tables.values():
+        for key in ("classes", "label_kind"):
+            if table.facts[key] != first.facts[key]:
+                expected = f"{first.facts[key]}, as {first.path}"
+                raise PREDICTIONS.error(table.path, f"fact {key}", expected=expected, found=table.facts[key])
+    return ExperimentPredictions(params, tables)
+
+
+def _open(layout: Layout, run: RunId) -> Table:
+    table = open_predictions(layout.prediction(run))
+    for key, expected in (("model", run.model.name), ("fold", run.fold), ("seed", run.seed)):
+        if table.facts[key] != expected:
+            raise PREDICTIONS.error(table.path, f"fact {key}", expected=expected, found=table.facts[key])
+    return table

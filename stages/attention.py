@@ -1,0 +1,77 @@
+"""Compute where a transformer attends in the test clips that the report shows, for one of the models of `report.attention`.
+
+    predictions + spectrogram + models/<model> -> results/attention/<model>.parquet
+
+Which clips these are follows from the predictions of the models in the report's headline. A clip's map is that of the model
+of the fold that tests it, with the first seed.
+"""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from pipeline.artifacts.attention import ATTENTION, ROLLOUT
+from pipeline.artifacts.layout import Layout, ModelId, RunId
+from pipeline.artifacts.model import MODEL, TrainedModel, open_model, predicting_digest
+from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.settings import require_current
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.tables import Table
+from pipeline.evaluation.attention import AttentionReader
+from pipeline.evaluation.choosing import choose_shown, score_experiment
+from pipeline.evaluation.experiment_predictions import open_experiment_predictions
+from pipeline.execution.stage import StageReport, stage_main
+from pipeline.experiment_params import ExperimentParams
+from pipeline.params import load_params, read_params
+from pipeline.reporting.report_settings import ReportParams
+from pipeline.training.inputs import open_inputs_of
+
+log = logging.getLogger(__name__)
+
+
+def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, entry: str) -> None:
+    """Compute the maps of an entry of `models`."""
+    report, seed = StageReport("attention", entry), experiment.seeds[0]
+    predictions = open_experiment_predictions(experiment, layout)
+    scores = score_experiment(predictions)
+    shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst).all
+    columns: dict[str, list[object]] = {name: [] for name in ATTENTION.columns}
+    weights: dict[str, str] = {}
+    for fold in experiment.folds:
+        clips = [clip for clip in shown if scores.fold_of[clip] == fold]
+        if not clips:
+            continue
+        this = RunId.of(entry, fold, seed)
+        model = open_model(layout.model(this))
+        weights[fold] = _require_predicting(model, predictions.tables[this])
+        reader = AttentionReader(model, open_inputs_of(model, layout.spectrogram))
+        columns["clip_id"] += clips
+        columns["fold"] += [fold] * len(clips)
+        columns["map"] += [reader.read(clip).over_picture().tolist() for clip in clips]
+    facts = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
+    ATTENTION.write(layout.attention(entry), columns, facts)
+    log.info("%s: attention in %d clips -> %s", entry, len(shown), layout.attention(entry))
+    report.clips = len(shown)
+    report.write()
+
+
+def _require_predicting(model: TrainedModel, predictions: Table) -> str:
+    """Return the digest of a model's weights. Raises ArtifactError unless the predictions are theirs."""
+    digest = predicting_digest(model.facts)
+    if predictions.facts["weights"] != digest:
+        expected, found = f"{digest}, as {model.path}", predictions.facts["weights"]
+        raise PREDICTIONS.error(predictions.path, "fact weights", expected=expected, found=found)
+    return digest
+
+
+def main(entry: Annotated[str, typer.Argument(help="entry of `models`, one of report.attention")]) -> None:
+    layout, experiment = Layout(), load_params(ExperimentParams, "experiment")
+    predictions = [(PREDICTIONS, layout.prediction(this)) for this in experiment.runs()]
+    models = [(MODEL, layout.model(this)) for this in experiment.runs() if this.model == ModelId(entry)]
+    require_current(read_params(), (INDEX, layout.spectrogram_index), *predictions, *models)
+    run(load_params(ReportParams, "report"), experiment, layout, entry=entry)
+
+
+if __name__ == "__main__":
+    stage_main(main)

@@ -1,0 +1,237 @@
+"""Every recipe ends in a report: composed as its header says, shrunk, and run in a fresh clone on a dozen clips."""
+
+import csv
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from conftest import REPOSITORY, make_wav_corpus, make_waveform
+from test_tars import write_tar
+from workspace import clone_workspace, make_workspace, run
+
+import stages.corpus
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.layout import Layout
+from pipeline.corpora.relabelling import UsedLabels
+from pipeline.corpora.splitting import assign_roles
+from pipeline.experiment import load_experiment
+from pipeline.params import validate_params
+from tools.compose import BASE, compose, dump
+
+RECIPES = REPOSITORY / "recipes"
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != BASE)
+
+# The largest value that a setting of this name keeps, wherever it stands; lists are cut value by value.
+LARGEST: dict[str, int] = {
+    "epochs": 1,
+    "batch_size": 4,
+    "warmup_steps": 1,
+    "first": 1,  # of the epochs that are averaged
+    "last": 1,
+    "n_mels": 32,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "frames": 64,
+    "channels": 8,
+    "hidden": 8,
+    "embedding_width": 8,
+    "size": 8,  # of a vocabulary
+    "num_tokens": 8,
+    "sample_frames": 200,
+    "iterations": 5,
+    "clips_per_class": 5,
+    "duration": 0.5,  # seconds
+    "words": 4,  # of the atlas
+    "clips": 1,
+    "examples": 1,
+    "worst": 1,
+}
+# What is put in the place of a value: weights cannot be fetched here, and half precision is for GPUs.
+REPLACED: dict[str, Any] = {
+    "start": None,
+    "pretrained": None,
+    "precision": "float32",
+    "backbone": "mobilenetv3_small_050",
+}
+
+
+def stack_of(name: str) -> str:
+    """Return the recipes that one is composed with, as its header says: `sonolex compose esc50+ladder ...`."""
+    header = re.match(r"(#.*\n)+", (RECIPES / f"{name}.yaml").read_text())
+    command = re.search(r"`sonolex compose ([\w+]+)", header[0]) if header else None
+    return command[1] if command else name
+
+
+def shrink(node: Any) -> None:
+    """Make a composed experiment small, in place."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if key in REPLACED and isinstance(value, dict | str):
+            node[key] = REPLACED[key]
+        elif key in LARGEST and isinstance(value, list):
+            node[key] = [min(number, LARGEST[key]) for number in value]
+        elif key in LARGEST and isinstance(value, int | float):
+            node[key] = min(value, LARGEST[key])
+        elif key == "normalisation" and value == "start":
+            node[key] = "corpus"
+        elif isinstance(value, dict | list):
+            shrink(value)
+
+
+def small(name: str) -> str:
+    """Return params.yaml of a recipe, shrunk to its first fold."""
+    document, mistakes = compose(stack_of(name), [], RECIPES)
+    assert not mistakes
+    shrink(document)
+    document["experiment"]["folds"] = document["experiment"]["folds"][:1]
+    return dump(document)
+
+
+# corpora as they are published, where the recipes look for them
+
+
+def write_sound(path: Path, seed: int, kind: str = "noise") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, make_waveform(kind, 0.5, frequency=400.0 + 50 * seed, seed=seed), 16000)
+    return path
+
+
+def write_audioset(root: Path) -> None:
+    """Write tars of the training sets, and folders of the evaluation set; each set has all classes among its clips."""
+    with (REPOSITORY / "metadata" / "audioset" / "class_labels_indices.csv").open(newline="") as file:
+        mids = [row["mid"] for row in csv.DictReader(file)]
+    for number, (table, name) in enumerate(
+        {"balanced_train": "bal_train", "unbalanced_train": "unbal_train", "eval": "eval"}.items()
+    ):
+        videos = [f"{name[:5]:_<10}{clip}" for clip in range(6)]
+        files = {
+            video: write_sound(root / name / video[:2] / f"{video}.flac", 10 * number + clip)
+            for clip, video in enumerate(videos[:-1])  # one vanished
+        }
+        labels = [mids[clip :: len(files)] for clip in range(len(files))] + [mids[:1]]
+        rows = [f'{video}, 0.000, 10.000, "{",".join(own)}"' for video, own in zip(videos, labels, strict=True)]
+        (root / f"{table}_segments.csv").write_text("# a\n# b\n# c\n" + "\n".join(rows) + "\n")
+        if name != "eval":
+            members = [(f"audio/{name}/{video}.flac", path.read_bytes()) for video, path in files.items()]
+            shutil.rmtree(root / name)
+            (root / "data").mkdir(exist_ok=True)
+            write_tar(root / "data" / f"{name}00.tar", *members)
+
+
+def write_speech_commands(root: Path) -> None:
+    parts: dict[str, list[str]] = {"training": [], "validation": [], "testing": []}
+    for label in ("left", "right"):
+        for speaker, part in enumerate(("training", "training", "validation", "testing")):
+            name = f"{label}/{speaker:08x}_nohash_0.wav"
+            write_sound(root / name, speaker, "tone" if label == "left" else "noise")
+            parts[part].append(name)
+    for part in ("validation", "testing"):
+        (root / f"{part}_list.txt").write_text("\n".join(parts[part]) + "\n")
+
+
+def write_fsd50k(root: Path) -> None:
+    (root / "FSD50K.ground_truth").mkdir(parents=True)
+    for name, parts in (("dev", ("train", "train", "val")), ("eval", ("test",))):
+        rows = [["fname", "labels", "mids", *(["split"] if name == "dev" else [])]]
+        for number, (part, labels) in enumerate([(part, labels) for part in parts for labels in ("Bark,Dog", "Rain")]):
+            write_sound(
+                root / f"FSD50K.{name}_audio" / f"{number}.wav", number, "noise" if labels == "Rain" else "tone"
+            )
+            rows.append([str(number), labels, "", *([part] if name == "dev" else [])])
+        with (root / "FSD50K.ground_truth" / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="session")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder `audio` of a project that has every corpus, with the tables that docs/corpora.md writes."""
+    project = tmp_path_factory.mktemp("corpora")
+    make_wav_corpus(project / "audio" / "ESC-50")
+    write_audioset(project / "audio" / "AudioSet")
+    write_speech_commands(project / "audio" / "speech_commands_v0.02")
+    write_fsd50k(project / "audio" / "FSD50K")
+    guide = (REPOSITORY / "docs" / "corpora.md").read_text()
+    program = re.search(r"```python\n(import csv\n.*?)```", guide, re.DOTALL)
+    assert program
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        exec(program[1], {})
+    return project / "audio"
+
+
+def test_headers_say_what_a_recipe_is_laid_over() -> None:
+    stacks = {name: stack_of(name) for name in NAMES}
+    assert all(name in stack.split("+") for name, stack in stacks.items())
+    assert (stacks["demo"], stacks["ladder"], stacks["probe"]) == ("demo", "esc50+ladder", "esc50+ladder+probe")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_finds_its_corpus_and_its_folds(
+    name: str, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in (audio, REPOSITORY / "metadata"):
+        (tmp_path / folder.name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(small(name))
+    experiment = load_experiment()
+    sections = experiment.sections
+    stages.corpus.run(sections["corpus"], validate_params(UsedLabels, {"use": ""}, "labels"), Layout().clips)
+    clips = open_clips(Layout().clips)
+    assert "" not in clips.list("content")
+    for fold in sections["experiment"].folds:
+        assert {"train", "test"} <= set(assign_roles(clips, fold, sections["split"]))
+
+
+class _Page(HTMLParser):
+    """Gathers the text of a page, and checks that its elements are closed in order."""
+
+    VOID = ("meta", "link", "img", "br", "hr", "input", "source", "col", "wbr")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open, path
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workspace(tmp_path_factory.mktemp("recipes") / "origin")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_ends_in_a_report(name: str, audio: Path, origin: Path, tmp_path: Path) -> None:
+    workspace = clone_workspace(origin, tmp_path / "clone")
+    shutil.copytree(audio, workspace / "audio")
+    (workspace / "params.yaml").write_text(small(name))
+    run(workspace, "dvc", "repro", "-q")
+    experiment, layout = load_experiment(workspace / "params.yaml").sections["experiment"], Layout(workspace)
+    page = _Page(layout.page)
+    ensembles = [ensemble.name for ensemble in experiment.ensembles]
+    with layout.summary.open(newline="") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {*experiment.models, *ensembles}
+    assert all(row["num_clips"] != "0" for row in rows.values())
+    assert all(model in page.text for model in rows)
+    assert all(vocabulary in _Page(layout.atlas_index).text for vocabulary in experiment.vocabularies)
+    shutil.rmtree(workspace)
