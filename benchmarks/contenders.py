@@ -104,7 +104,7 @@ def make_learner(
         "epochs": epochs, "sampling": "shuffled", "batch_size": shape.batch, "accumulate": 1, "learning_rate": RATE,
         "schedule": ConstantParams(kind="constant", warmup_steps=0), "optimiser": ADAMW, "gradient_clip": None,
         "label_smoothing": 0.0, "average": NoAverageParams(kind="none"), "keep_epochs": [], "early_stop_patience": 0,
-        "num_threads": torch.get_num_threads(), "precision": "float32", "compile": False, "recompute": False,
+        "num_threads": torch.get_num_threads(), "precision": "float32", "compile": False, "activation_checkpointing": False,
         "patchout": 0.0, "gradient_flow": False, "augmentation": augmentation,
     }  # fmt: skip
     return BenchmarkLearner(shape, TrainParams(**(settings | changes)), device)

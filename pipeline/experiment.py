@@ -17,7 +17,8 @@ from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
-from pipeline.models.registry import MODELS, can_pretrain, has_attention_maps, model_module, validate_model_params
+from pipeline.models.base import ModelParams, Reads
+from pipeline.models.registry import ENCODERS, validate_model_params
 from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.report_settings import ReportParams
@@ -47,7 +48,7 @@ class Experiment:
     """Every section of a params file, checked."""
 
     sections: dict[str, Any]  # section -> its Params
-    models: dict[str, Params]  # entry of `models` -> its Params
+    models: dict[str, ModelParams]  # entry of `models` -> its section
     vocabularies: dict[str, Params]  # entry of `vocabularies` -> its Params
 
 
@@ -56,7 +57,7 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
     document = read_params(path)
     mistakes = _unknown_sections(document, path)
     sections: dict[str, Any] = {}
-    models: dict[str, Params] = {}
+    models: dict[str, ModelParams] = {}
     vocabularies: dict[str, Params] = {}
     for name, kind in SECTIONS.items():
         if name not in document:
@@ -118,7 +119,7 @@ def _unknown_sections(document: dict[str, Any], path: Path) -> list[str]:
 
 
 def _grid_mistakes(
-    experiment: ExperimentParams, document: dict[str, Any], models: dict[str, Params], path: Path
+    experiment: ExperimentParams, document: dict[str, Any], models: dict[str, ModelParams], path: Path
 ) -> list[str]:
     """Name the models and vocabularies of the grid that are nowhere described, and models that stand in the wrong list."""
     listed = document.get("models") or {}
@@ -129,54 +130,53 @@ def _grid_mistakes(
         for name in experiment.vocabularies
         if name not in vocabularies
     ]
-    lists = {"frames": ["frame_models"], "tokens": ["token_models", "pretrained_models"]}
-    for reads, key in ((reads, key) for reads, keys in lists.items() for key in keys):
-        for name in getattr(experiment, key):
+    lists: list[tuple[str, Reads, list[str]]] = [
+        ("frame_models", "frames", experiment.frame_models),
+        ("token_models", "tokens", experiment.token_models),
+        ("pretrained_models", "tokens", experiment.pretrained_models),
+    ]
+    for key, reads, names in lists:
+        for name in names:
             if name not in listed:
                 found = f"found {name}, but models has only: {', '.join(listed)}"
                 mistakes.append(f"{path}: experiment.{key}: expected entries of `models`, {found}")
-                continue
-            kind: str = getattr(models.get(name), "kind", "")
-            found = model_module(kind).READS if kind else reads
-            if found != reads:
+            elif name in models and models[name].reads != reads:
+                other = next(other for other, wanted, _ in lists if wanted != reads)
                 mistakes.append(
-                    f"{path}: experiment.{key}: expected models that read {reads}, found {name}, which reads {found}; "
-                    f"list it under experiment.{lists[found][0]}"
+                    f"{path}: experiment.{key}: expected models that read {reads}, found {name}, which reads "
+                    f"{models[name].reads}; list it under experiment.{other}"
                 )
-            elif kind and key == "pretrained_models" and not can_pretrain(kind):
-                kinds = ", ".join(other for other in MODELS if can_pretrain(other))
+            elif key == "pretrained_models" and name in models and not models[name].supports_pretraining:
+                kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].supports_pretraining)
                 mistakes.append(
-                    f"{path}: experiment.{key}: expected models of kind {kinds}, found {name} of kind {kind}"
+                    f"{path}: experiment.{key}: expected networks with one of the encoders {kinds}, found {name} of kind "
+                    f"{models[name].kind}"
                 )
     return mistakes
 
 
-def _attention_mistakes(report: ReportParams, models: dict[str, Params], path: Path) -> list[str]:
+def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], path: Path) -> list[str]:
     """Name the models of `report.attention` that do not attend to frames."""
     mistakes = []
     for name in report.attention:
-        kind: str = getattr(models.get(name), "kind", "")
-        if kind and not has_attention_maps(kind):
-            kinds = ", ".join(other for other in MODELS if has_attention_maps(other))
+        if name in models and not models[name].has_attention_maps:
+            kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
             mistakes.append(
-                f"{path}: report.attention: expected models of kind {kinds}, found {name} of kind {kind}; take it out, or "
-                "set report.attention to []"
+                f"{path}: report.attention: expected networks that read frames by one of the encoders {kinds}, found "
+                f"{name} of kind {models[name].kind}, which reads {models[name].reads}; take it out, or set report.attention to []"
             )
     return mistakes
 
 
 def _reading_mistakes(
-    experiment: ExperimentParams, models: dict[str, Params], vocabularies: dict[str, Params], path: Path
+    experiment: ExperimentParams, models: dict[str, ModelParams], vocabularies: dict[str, Params], path: Path
 ) -> list[str]:
     """Name the vocabularies whose words a model of the grid cannot read."""
     mistakes = []
     for model, words in product(experiment.token_models, experiment.vocabularies):
         if model in models and words in vocabularies:
-            kind: Any = getattr(models[model], "kind", "")
-            require: Any = getattr(model_module(kind), "require_vocabulary", None)
             try:
-                if require:
-                    require(vocabularies[words])
+                models[model].require_vocabulary(vocabularies[words])
             except ValueError as error:
                 mistakes.append(
                     f"{path}: experiment.vocabularies: {model} cannot read {words}: {error}; leave out either"

@@ -56,13 +56,13 @@ _OF_FRAMES = ("augmentation.mixup_domain",)
 _OF_TOKENS = ("augmentation.word_noise",)
 _OF_PRETRAINING = (
     "accumulate",
+    "activation_checkpointing",
     "average",
     "compile",
     "gradient_clip",
     "num_threads",
     "optimiser",
     "precision",
-    "recompute",
 )
 
 

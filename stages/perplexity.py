@@ -21,6 +21,7 @@ from pipeline.errors import CorpusError
 from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows, write_perplexity
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.execution.threads import trained_threads, use_threads
+from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import read_params
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import input_artifacts, open_sentences
@@ -44,7 +45,7 @@ def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pret
     masking = pretrained.facts["pretrain"]
     surprise, counts = measure_surprise(
         open_predictor(pretrained),
-        Batches(inputs, test, {"kind": "none"}),
+        Batches(inputs, test, NOT_NORMALISED),
         share=masking["mask_share"],
         span=masking["mask_span"],
     )

@@ -24,6 +24,7 @@ from pipeline.errors import CorpusError
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.execution.threads import use_threads
+from pipeline.models.base import ModelParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.stage_code import read_settings
@@ -46,7 +47,7 @@ class Paths(NamedTuple):
 
 
 def run(
-    params: Any,
+    params: ModelParams,
     masking: PretrainParams,
     train: TrainParams,
     paths: Paths,

@@ -29,8 +29,9 @@ from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.execution.threads import TRAINING_THREADS, use_threads
-from pipeline.models.baseline import Setting
-from pipeline.models.registry import is_neural, load_model_params, model_module
+from pipeline.models.base import InputFacts, ModelParams
+from pipeline.models.baselines.base import Setting
+from pipeline.models.registry import BASELINES, load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.stage_code import read_settings
 from pipeline.training.inputs import input_artifacts, open_inputs
@@ -52,7 +53,7 @@ class Paths(NamedTuple):
 
 
 def run(
-    params: Any,
+    params: ModelParams,
     paths: Paths,
     *,
     model: str,
@@ -62,12 +63,12 @@ def run(
     trackers: tuple[str, ...] = (),
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    if not is_neural(params.kind) and not launch.leads():
+    if params.kind in BASELINES and not launch.leads():
         return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}/{fold}/{seed}")
     clips, split = open_clips(paths.clips), open_split(paths.split)
-    module, vocabulary = model_module(params.kind), open_vocabulary(paths.vocabulary) if paths.vocabulary else None
-    inputs = open_inputs(module.READS, paths.source, vocabulary)
+    vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
+    inputs = open_inputs(params.reads, paths.source, vocabulary)
     roles = {role: inputs.usable(clips_of(split, role)) for role in ("train", "validation")}
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
@@ -76,7 +77,8 @@ def run(
 
     started, label_kind = time.perf_counter(), clips.facts["label_kind"]
     use_threads(num_threads)
-    if is_neural(params.kind):
+    input_facts: InputFacts
+    if params.kind not in BASELINES:
         from pipeline.training.distributed import open_world  # baselines start without torch
         from pipeline.training.neural import Part, train_model
         from pipeline.training.settings import TrainParams
@@ -95,12 +97,12 @@ def run(
     else:
         input_facts, epochs = inputs.facts, {}
         setting = Setting(input_facts, inputs.front_end, label_kind, seed, vocabulary)
-        weights = module.fit(params, inputs.arrays(roles["train"]), targets["train"], setting)
+        weights = BASELINES[params.kind](params).fit(inputs.arrays(roles["train"]), targets["train"], setting)
         report.time_training(time.perf_counter() - started)
         clips_seen = len(roles["train"])
         write_fitted(paths.curves)
 
-    facts = {"model": model, "fold": fold, "seed": seed, "reads": module.READS, "clips_seen": clips_seen} | {
+    facts = {"model": model, "fold": fold, "seed": seed, "reads": params.reads, "clips_seen": clips_seen} | {
         "params": params.model_dump(mode="json"),
         **{key: clips.facts[key] for key in ("classes", "label_kind")},
         "input": input_facts,
@@ -127,9 +129,9 @@ def main(
 ) -> None:
     layout, document = Layout(), read_params()
     this = RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)
-    params: Any = load_model_params(entry)
+    params = load_model_params(entry)
     launching = load_params(launch.LaunchParams, "launch")
-    if is_neural(params.kind):
+    if params.kind not in BASELINES:
         launch.start_processes("stages.train", launching.train_processes)
     require_current(
         document, (CLIPS, layout.clips), (SPLIT, layout.split(fold)), *input_artifacts(layout, this.model, fold)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from networks import build, changed
 from test_training import MODEL, PLAIN, SETTINGS, Memory
 
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.base import NOT_NORMALISED
 from pipeline.training import loop
 from pipeline.training.batches import Batches, StoredBatch
 from pipeline.training.classification import Classification
@@ -20,9 +21,8 @@ from pipeline.training.loop import train
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples, Validation
 
-NONE = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
 # Without random numbers, the processes' steps are those of one process but for rounding.
-EXACT: dict[str, Any] = MODEL | {"drop_path": 0.0}
+EXACT: dict[str, Any] = changed(MODEL, {"encoder.drop_path": 0.0})
 PATCHES = {
     "kind": "patches",
     "frames": 8,
@@ -39,7 +39,7 @@ NUM_CLIPS = 23  # batches of 8, 8 and 7: the last one's parts are of 4 and 3 cli
 class Recording(Batches):
     """Batches that remember which rows were taken."""
 
-    def __init__(self, inputs: Any, clip_ids: Sequence[str], normalisation: dict[str, Any]) -> None:
+    def __init__(self, inputs: Any, clip_ids: Sequence[str], normalisation: Any) -> None:
         super().__init__(inputs, clip_ids, normalisation)
         self.taken: list[int] = []
 
@@ -52,15 +52,14 @@ def make_examples(num_clips: int = NUM_CLIPS) -> Examples:
     inputs = Memory(num_clips)
     ids = list(inputs.clips)
     targets = torch.nn.functional.one_hot(torch.arange(num_clips) % 3, 3).float()
-    return Examples(Recording(inputs, ids, NONE), targets, ids)
+    return Examples(Recording(inputs, ids, NOT_NORMALISED), targets, ids)
 
 
 def run_training(
     section: dict[str, Any], changes: dict[str, Any], checkpoint: Path, world: World, die_after: int = 0, **options: Any
 ) -> dict[str, Any]:
     """Train on the examples and return what happened; `die_after` so many epochs, all processes stop as if killed."""
-    torch.manual_seed(5)
-    model = model_module("ast").build(validate_model_params("m", section), {"n_mels": 6}, 3)
+    model = build(section, {"n_mels": 6}, 3, seed=5)
     examples = make_examples()
     epochs: list[dict[str, float]] = []
     seeds: list[int] = []
@@ -97,8 +96,7 @@ def run_training(
 
 def predict_seven(world: World) -> list[list[float]]:
     """Return the logits of an untrained model for seven clips, two a batch: four batches for the processes to share."""
-    torch.manual_seed(5)
-    model = model_module("ast").build(validate_model_params("m", MODEL), {"n_mels": 6}, 3)
+    model = build(MODEL, {"n_mels": 6}, 3, seed=5)
     logits: list[list[float]] = predict_logits(model, make_examples(7).batches, 2, world).tolist()
     return logits
 

@@ -6,30 +6,25 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY
+from networks import build, changed, params_of
 from ruamel.yaml import YAML
 
 from pipeline.errors import ParamsError
-from pipeline.models.ast import build
 from pipeline.models.positions import fit_grid
-from pipeline.models.registry import validate_model_params
 from tools.compose import compose, dump
 
 LEARNED = {"kind": "learned", "frames": 64, "shorter": "mask"}
 STEM = {"kind": "patches", "frames": 16, "bands": 16, "stride_frames": 10, "stride_bands": 10, "positions": LEARNED}
 SMALL: dict[str, Any] = {
-    "kind": "ast",
-    "start": None,
-    "normalisation": "corpus",
-    "deviations": 2.0,
+    "kind": "network",
+    "input": {"kind": "frames", "normalisation": "corpus", "std_scale": 2.0},
     "stem": STEM,
-    "pooling": "class_distillation",
-    "width": 32,
-    "depth": 2,
-    "heads": 4,
-    "mlp_ratio": 4.0,
-    "drop_path": 0.0,
+    "encoder": {"kind": "transformer", "width": 32, "depth": 2, "heads": 4, "mlp_ratio": 4.0, "drop_path": 0.0},
+    "head": {"kind": "class_token", "distillation_token": True},
+    "pretrained": None,
 }
-NORMALISATION = {"kind": "corpus", "deviations": 2.0, "mean": -4.0, "deviation": 5.0}
+CLASS_TOKEN = {"kind": "class_token", "distillation_token": False}
+NORMALISATION = {"kind": "corpus", "std_scale": 2.0, "mean": -4.0, "std": 5.0}
 N_MELS = 32
 
 # Millions of parameters that the published models use (Gong et al.'s own logs print these and 1.538 M dead ones at base).
@@ -65,15 +60,12 @@ def published(size: str) -> dict[str, Any]:
 
 def with_stem(section: dict[str, Any], *, frames: int, stride: int = 10) -> dict[str, Any]:
     """Return the section for clips of so many frames, and other strides."""
-    strides = {"stride_frames": stride, "stride_bands": stride}
-    positions = section["stem"]["positions"] | {"frames": frames}
-    return section | {"stem": section["stem"] | strides | {"positions": positions}}
+    strides = {"stem.stride_frames": stride, "stem.stride_bands": stride}
+    return changed(section, strides | {"stem.positions.frames": frames})
 
 
 def make(section: dict[str, Any], n_mels: int = N_MELS, num_classes: int = 7, **facts: Any) -> Any:
-    torch.manual_seed(0)
-    params: Any = validate_model_params("tested", section)
-    return build(params, {"n_mels": n_mels, "normalisation": NORMALISATION, **facts}, num_classes)
+    return build(section, {"n_mels": n_mels, "normalisation": NORMALISATION, **facts}, num_classes)
 
 
 def small(**positions: Any) -> dict[str, Any]:
@@ -81,19 +73,21 @@ def small(**positions: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("lengths", [(64, 64), (64, 40)])
-@pytest.mark.parametrize("pooling", ["class", "class_distillation"])
-def test_the_last_block_computes_what_is_read_and_nothing_changes(pooling: str, lengths: tuple[int, int]) -> None:
+@pytest.mark.parametrize("head", [CLASS_TOKEN, SMALL["head"]], ids=["class", "class_distillation"])
+def test_the_last_block_computes_what_is_read_and_nothing_changes(
+    head: dict[str, Any], lengths: tuple[int, int]
+) -> None:
     """Logits and the gradient of every weight, against an encoder whose last block computes all positions."""
     mask = torch.arange(64) < torch.tensor(lengths)[:, None] if lengths[1] < 64 else None
     found = []
-    for count in (None, 1 if pooling == "class" else 2):
-        model = make(SMALL | {"pooling": pooling})
-        picture = torch.randn(2, 64, N_MELS, generator=torch.Generator().manual_seed(1))
-        x, positions = model.head.open(*model.stem(picture, mask))
-        logits = model.head(model.encoder(x, positions, count), positions)
-        assert model.encoder(x, positions, count).shape[1] == (count or x.shape[1])
+    for count in (None, 2 if head["distillation_token"] else 1):
+        model = make(SMALL | {"head": head})
+        features = torch.randn(2, 64, N_MELS, generator=torch.Generator().manual_seed(1))
+        x, positions = model.head.prepend_class_tokens(*model.stem(features, mask))
+        logits = model.head(*model.encoder(x, positions, count))
+        assert model.encoder(x, positions, count)[0].shape[1] == (count or x.shape[1])
         (logits**2).sum().backward()
-        torch.testing.assert_close(model.classify(picture, mask), logits)
+        torch.testing.assert_close(model.classify(features, mask), logits)
         found.append((logits, {name: p.grad for name, p in model.named_parameters()}))
     (logits, gradients), (cut_logits, cut_gradients) = found
     torch.testing.assert_close(cut_logits, logits, rtol=1e-5, atol=1e-6)
@@ -109,7 +103,7 @@ def test_parameters_are_those_of_the_published_models(size: str) -> None:
             model = make(section, 128, num_classes)
         count = sum(p.numel() for p in model.parameters())
         assert round(count / 1e6, 3) == millions
-        width, patches = section["width"], PATCHES[frames][0]
+        width, patches = section["encoder"]["width"], PATCHES[frames][0]
         blocks = 12 * (12 * width**2 + 13 * width)
         assert count == blocks + 256 * width + width + (patches + 2) * width + 6 * width + num_classes * (width + 1)
 
@@ -132,9 +126,9 @@ def test_patches_are_those_of_the_published_table(frames: int) -> None:
 
 def test_base384_differs_from_base224_in_its_start_alone() -> None:
     sections = [published(size) for size in ("base224", "base384")]
-    starts = [section["start"]["source"] for section in sections]
+    starts = [section["pretrained"]["source"] for section in sections]
     assert starts == ["deit_base_distilled_patch16_224", "deit_base_distilled_patch16_384"]
-    assert sections[0] | {"start": None} == sections[1] | {"start": None}
+    assert sections[0] | {"pretrained": None} == sections[1] | {"pretrained": None}
 
 
 @pytest.mark.parametrize(
@@ -177,35 +171,22 @@ def test_clips_of_any_length_share_a_batch(shorter: str) -> None:
     with torch.no_grad():
         alone = [model(frames[i : i + 1, :n], None) for i, n in enumerate(lengths)]
         together = model(frames, mask)
-        columns, real = model.classify_columns(frames, mask)
-        single = [model.classify_columns(frames[i : i + 1, :n], None) for i, n in enumerate(lengths)]
+        steps, real = model.classify_time_steps(frames, mask)
+        single = [model.classify_time_steps(frames[i : i + 1, :n], None) for i, n in enumerate(lengths)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-5)
     assert real.sum(1).tolist() == [5, 5, 3, 1]
     for i, (logits, own) in enumerate(single):
-        torch.testing.assert_close(columns[i][real[i]], logits[0][own[0]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(steps[i][real[i]], logits[0][own[0]], atol=1e-5, rtol=1e-5)
 
 
 def test_a_clip_that_is_padded_is_read_as_its_published_form() -> None:
-    """AST pads with zeros before it normalises: behind a clip stands -mean / (2 deviation), louder than the average."""
+    """AST pads with zeros before it normalises: behind a clip stands -mean / (2 std), louder than the average."""
     model = make(small(shorter="pad")).eval()
     frames = torch.randn(1, 30, N_MELS)
     by_hand = torch.cat([frames, torch.full((1, 34, N_MELS), 4.0 / (2 * 5.0))], dim=1)
     with torch.no_grad():
         torch.testing.assert_close(model(frames, None), model(by_hand, None))
         assert not torch.allclose(model(frames, None), make(small()).eval()(frames, None), atol=1e-4)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "mean_max", "class", "class_distillation"])
-def test_columns_have_logits_of_their_own(pooling: str) -> None:
-    model = make(small() | {"pooling": pooling}).eval()
-    frames = torch.randn(2, 64, N_MELS)
-    with torch.no_grad():
-        logits, real = model.classify_columns(frames, None)
-        clip = model(frames, None)
-    assert logits.shape == (2, 5, 7)
-    assert real.all()
-    if pooling == "mean":
-        torch.testing.assert_close(logits.mean(1), clip, atol=1e-5, rtol=1e-5)
 
 
 def test_positions_matter() -> None:
@@ -221,30 +202,40 @@ def test_positions_matter() -> None:
     ("changes", "message"),
     [
         (
-            {"pooling": "mean"},
-            r"start: published weights need .* found stem.kind patches and pooling mean; .*set start to",
+            {"head": {"kind": "pooled", "pooling": "mean"}},
+            r"pretrained: weights of an AST need .* found input frames, stem patches, encoder transformer, head pooled; "
+            r".*set pretrained to",
         ),
         (
-            {"stem": STEM | {"positions": {"kind": "sinusoidal"}}},
-            r"start: published weights need .* stem.positions.kind learned",
+            {"stem.positions": {"kind": "sinusoidal"}},
+            r"pretrained: weights of an AST need .* with positions\.kind learned",
         ),
-        ({"normalisation": "start"}, r"normalisation: `start` needs a start that was trained on log-mel frames; take"),
-        ({"start": {"kind": "imagnet"}}, r"models\.tested\.start: .*'imagnet'.* 'original', 'huggingface', 'imagenet'"),
-        ({"start": {"kind": "imagenet", "source": "x"}}, r"models\.tested\.start\.digest: field required"),
+        ({"head": CLASS_TOKEN}, r"pretrained: weights of an AST need .* class_token with distillation_token true"),
         (
-            {"start": None, "normalisation": "clip", "stem": STEM | {"positions": LEARNED | {"shorter": "pad"}}},
-            r"normalisation: with `clip` a zero of the front end has no one value to pad with; take `mask`",
+            {"input.normalisation": "pretrained"},
+            r"input\.normalisation: `pretrained` needs pretrained weights of log-mel frames; take",
         ),
-        ({"stem": STEM | {"positions": LEARNED | {"frames": 15}}}, r"positions\.frames 15 must be at least frames 16"),
+        (
+            {"pretrained": {"kind": "imagnet"}},
+            r"models\.tested\.pretrained: .*'imagnet'.* 'original', 'huggingface', 'imagenet'",
+        ),
+        ({"pretrained": {"kind": "imagenet", "source": "x"}}, r"models\.tested\.pretrained\.digest: field required"),
+        (
+            {"pretrained": None, "input.normalisation": "clip", "stem.positions.shorter": "pad"},
+            r"input\.normalisation: expected one for all clips with stem\.kind patches, which fills up shorter clips, found",
+        ),
+        ({"stem.positions.frames": 15}, r"models\.tested\.stem: positions\.frames 15 must be at least frames 16"),
     ],
 )
 def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
-    start = {"kind": "imagenet", "source": "deit_tiny_distilled_patch16_224", "digest": None}
+    pretrained = {"kind": "imagenet", "source": "deit_tiny_distilled_patch16_224", "digest": None}
     with pytest.raises(ParamsError, match=message):
-        validate_model_params("tested", SMALL | {"start": start} | changes)
+        params_of(changed(SMALL, {"pretrained": pretrained} | changes))
 
 
-def test_the_statistics_of_a_start_are_divided_by_twice_the_deviation() -> None:
-    start = {"kind": "original", "source": "x.pth", "digest": None, "frames": 64, "mean": -4.0, "deviation": 5.0}
-    with pytest.raises(ParamsError, match=r"deviations 1\.0 must be 2 with normalisation `start`"):
-        validate_model_params("tested", SMALL | {"start": start, "normalisation": "start", "deviations": 1.0})
+def test_the_statistics_of_pretrained_weights_are_divided_by_twice_the_deviation() -> None:
+    pretrained = {"kind": "original", "source": "x.pth", "digest": None, "frames": 64, "mean": -4.0, "std": 5.0}
+    with pytest.raises(ParamsError, match=r"std_scale 1\.0 must be 2 with normalisation `pretrained`"):
+        params_of(
+            changed(SMALL, {"pretrained": pretrained, "input.normalisation": "pretrained", "input.std_scale": 1.0})
+        )

@@ -17,11 +17,12 @@ import probe_distributed as probe
 import pytest
 import torch
 from conftest import REPOSITORY
+from networks import build, network
 from test_training import PLAIN, SETTINGS
 
 from pipeline.errors import SonolexError
 from pipeline.execution import launch
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.network import Network
 from pipeline.training import loop
 from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.classification import Classification
@@ -91,8 +92,7 @@ def test_two_processes_in_parts_take_the_steps_of_one_at_once(pair: list[dict[st
 
 def test_training_alone_draws_the_numbers_it_always_drew(tmp_path: Path) -> None:
     """Losses of the code before there were several processes: results of one process stay what they were."""
-    torch.manual_seed(5)
-    model = model_module("ast").build(validate_model_params("m", probe.MODEL), {"n_mels": 6}, 3)
+    model = build(probe.MODEL, {"n_mels": 6}, 3, seed=5)
     settings = TrainParams.model_validate(SETTINGS)
     trained = loop.train(
         model, settings, Classification(settings, "one", 1, None), probe.make_examples(24), None,
@@ -202,9 +202,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
 class Loss(torch.nn.Module):
     """The loss of a batch as a module, so that its weights can be replaced by others."""
 
-    def __init__(
-        self, model: torch.nn.Module, params: TrainParams, batch: Batch, targets: torch.Tensor, axis: int
-    ) -> None:
+    def __init__(self, model: Network, params: TrainParams, batch: Batch, targets: torch.Tensor, axis: int) -> None:
         super().__init__()
         self.model, self.params, self.batch, self.targets, self.axis = model, params, batch, targets, axis
 
@@ -213,15 +211,7 @@ class Loss(torch.nn.Module):
         return task.loss(self.model, task.forward(self.model), self.batch, self.targets)[0]
 
 
-TOKENS = {
-    name: value for name, value in probe.MODEL.items() if name not in ("start", "normalisation", "deviations")
-} | {
-    "kind": "token_transformer",
-    "embedding": "random",
-    "embedding_rate": 1.0,
-    "embedding_width": 6,
-    "stem": {"kind": "linear"},
-}
+TOKENS = network("tokens", input__embedding="random", input__embedding_width=6)
 
 
 @pytest.mark.parametrize(
@@ -236,13 +226,13 @@ def test_a_batch_on_a_gpu_meets_nothing_on_the_cpu(section: dict[str, Any], mask
     options = PLAIN | {"time_shift": 1.0, "time_stretch": 0.1, "mixup_probability": 0.7, "word_noise": 0.3}
     options |= {"frame_masks": {"count": 1, "width": 3}, "band_masks": {"count": 1, "width": 3}}
     settings = TrainParams.model_validate(SETTINGS | {"augmentation": options})
-    tokens = section["kind"] == "token_transformer"
+    tokens = section["input"]["kind"] == "tokens"
     facts = {"vocabulary_size": 9, "bands": [[0, 6]]} if tokens else {"n_mels": 6}
-    model = model_module(section["kind"]).build(validate_model_params("m", section), facts, 3)
+    model = build(section, facts, 3)
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = torch.zeros(4, 1, 30, dtype=torch.uint16) if tokens else torch.zeros(4, 30, 6, dtype=torch.float16)
         mask = torch.ones(4, 30, dtype=torch.bool) if masked else None
-        normalisation = None if tokens else {"kind": "clip", "deviations": 1.0}
+        normalisation = None if tokens else {"kind": "clip", "std_scale": 1.0}
         batch = StoredBatch(inputs, mask, torch.arange(4), {}, normalisation).to(torch.device("cuda"))
         loss = Loss(model, settings, batch, torch.zeros(4, 3, device="cuda"), 2 if tokens else 1)
         state = {name: torch.empty_like(value, device="cuda") for name, value in loss.state_dict().items()}

@@ -1,4 +1,4 @@
-"""A trained model in other programs: the libraries that own a layout read it and give its logits."""
+"""A trained model in other programs: the libraries that own a format read it and give its logits."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,23 @@ import pytest
 import torch
 import transformers
 from conftest import REPOSITORY
+from networks import changed, network, params_of
 from test_ast import LEARNED, SMALL, STEM
-from test_start import N_MELS, Oracle, hub_start, make_deit, make_huggingface, original_start, shake
+from test_checkpoint_formats import (
+    N_MELS,
+    Oracle,
+    hub_weights,
+    make_deit,
+    make_huggingface,
+    original_weights,
+    shake,
+)
 from typer.testing import CliRunner
 
 from pipeline.artifacts.model import open_model, write_model
 from pipeline.errors import SonolexError
 from pipeline.evaluation.prediction import build_network
-from pipeline.models.ast import open_start, start_from
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.network import Network, open_pretrained_weights
 from pipeline.params import read_params
 from pipeline.training.normalising import normalise
 from tools import export
@@ -25,17 +33,9 @@ from tools.sonolex import app
 
 BASE = read_params(REPOSITORY / "recipes" / "base.yaml")["models"]
 CLASSES = ["dog", "rain", "sea waves"]
-NORMALISATION = {"kind": "corpus", "deviations": 2.0, "mean": -4.5, "deviation": 3.0}
+NORMALISATION = {"kind": "corpus", "std_scale": 2.0, "mean": -4.5, "std": 3.0}
 FRONT_END = {"front_end": "kaldi", "sample_rate": 16000, "win_length": 400, "hop_length": 160, "n_mels": 128}
-TOKENS = {
-    "kind": "token_transformer",
-    "embedding": "random",
-    "embedding_rate": 1.0,
-    "embedding_width": 12,
-    "stem": {"kind": "linear"},
-    "pooling": "mean",
-    **{name: SMALL[name] for name in ("width", "depth", "heads", "mlp_ratio", "drop_path")},
-}
+TOKENS = network("tokens", encoder__depth=1)
 STEMS: dict[str, dict[str, Any]] = {
     "convolution": {"kind": "convolution", "channels": [8, 16], "strides": [[4, 4], [2, 2]], "kernel": 5},
     "patches": STEM | {"positions": {"kind": "sinusoidal"}},
@@ -46,22 +46,22 @@ STEMS: dict[str, dict[str, Any]] = {
 
 def make_model(path: Path, section: dict[str, Any], **normalisation: Any) -> Any:
     """Write a model folder of random weights, and return the network."""
-    params: Any = validate_model_params("tested", section)
-    reads = model_module(section["kind"]).READS
+    params = params_of(section)
     facts: dict[str, Any] = {"n_mels": N_MELS, "log_floor": -16.0, "normalisation": NORMALISATION | normalisation}
-    if reads == "tokens":
-        none = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
+    if params.reads == "tokens":
+        none = {"kind": "none", "std_scale": 1.0, "mean": 0.0, "std": 1.0}
         facts = {"vocabulary_size": 20, "num_codebooks": 2, "bands": [[0, 12], [12, 24]], "normalisation": none}
-    start = open_start(params, FRONT_END) if section.get("start") else None
-    if start is not None:
-        facts |= {"start": start.facts}
+    checkpoint = open_pretrained_weights(params, FRONT_END)
+    if checkpoint is not None:
+        facts |= {"pretrained": checkpoint.facts}
     torch.manual_seed(0)
-    network = shake(model_module(section["kind"]).build(params, facts, len(CLASSES)))
-    if start is not None:
-        start_from(network, params, start)
+    network = shake(Network(params, facts, len(CLASSES)))  # type: ignore[arg-type]
+    if checkpoint is not None:
+        network.load_weights(params, checkpoint)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     write_model(path, weights, {
-        "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one", "reads": reads,
+        "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one",
+        "reads": params.reads,
         "input": facts, "source": "", "front_end": FRONT_END, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1,
     })  # fmt: skip
     return network.eval()
@@ -81,7 +81,7 @@ def logits_of(network: Any, frames: np.ndarray, **normalisation: Any) -> np.ndar
 
 
 def test_transformers_loads_an_export_and_gives_its_logits(tmp_path: Path) -> None:
-    network = make_model(tmp_path / "m", SMALL | {"deviations": 1.0}, deviations=1.0)
+    network = make_model(tmp_path / "m", changed(SMALL, {"input.std_scale": 1.0}), std_scale=1.0)
     exported = export.run(tmp_path / "m", "huggingface", tmp_path / "out")
     theirs, loading = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(loading[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -89,7 +89,7 @@ def test_transformers_loads_an_export_and_gives_its_logits(tmp_path: Path) -> No
     frames = raw_frames()
     with torch.no_grad():
         found = theirs.eval()(torch.from_numpy(extractor.normalize(frames))).logits.numpy()
-    np.testing.assert_allclose(found, logits_of(network, frames, deviations=1.0), atol=1e-4)
+    np.testing.assert_allclose(found, logits_of(network, frames, std_scale=1.0), atol=1e-4)
     assert theirs.config.id2label == dict(enumerate(CLASSES))
     assert (extractor.mean, extractor.std, extractor.max_length) == (-4.5, 1.5, 64)
     assert exported.difference < 1e-4
@@ -98,7 +98,7 @@ def test_transformers_loads_an_export_and_gives_its_logits(tmp_path: Path) -> No
 
 def test_an_export_of_what_came_from_hugging_face_is_what_came(tmp_path: Path) -> None:
     make_huggingface(tmp_path / "hf")
-    section = SMALL | {"start": hub_start(tmp_path / "hf")}
+    section = SMALL | {"pretrained": hub_weights(tmp_path / "hf")}
     # Three classes where there were seven: the head is new, all else must come back.
     make_model(tmp_path / "m", section)
     exported = export.run(tmp_path / "m", "huggingface", tmp_path / "out")
@@ -127,7 +127,7 @@ def test_the_authors_model_reads_an_export(tmp_path: Path) -> None:
 def test_a_model_goes_out_and_comes_in_again(tmp_path: Path) -> None:
     network = make_model(tmp_path / "m", SMALL)
     export.run(tmp_path / "m", "original", tmp_path / "out.pth")
-    again = make_model(tmp_path / "n", SMALL | {"start": original_start(tmp_path / "out.pth")})
+    again = make_model(tmp_path / "n", SMALL | {"pretrained": original_weights(tmp_path / "out.pth")})
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
@@ -136,7 +136,9 @@ def test_a_model_goes_out_and_comes_in_again(tmp_path: Path) -> None:
     "stem", ["patches", *(pytest.param(s, marks=pytest.mark.slow) for s in STEMS if s != "patches")]
 )
 def test_onnx_gives_the_logits_of_other_batches_and_lengths(tmp_path: Path, stem: str) -> None:
-    section = SMALL | {"stem": STEMS[stem], "pooling": "mean" if stem == "convolution" else "class_distillation"}
+    section = SMALL | {"stem": STEMS[stem]}
+    if stem == "convolution":
+        section |= {"head": {"kind": "pooled", "pooling": "mean"}}
     network = make_model(tmp_path / "m", section)
     exported = export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
     assert exported.difference < 1e-4
@@ -150,7 +152,7 @@ def test_onnx_gives_the_logits_of_other_batches_and_lengths(tmp_path: Path, stem
 
 @pytest.mark.slow
 def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
-    network = make_model(tmp_path / "m", SMALL | {"normalisation": "clip"}, kind="clip")
+    network = make_model(tmp_path / "m", changed(SMALL, {"input.normalisation": "clip"}), kind="clip")
     export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
     frames = raw_frames(60)
     (found,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(None, {"frames": frames})
@@ -160,16 +162,16 @@ def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "cnn", "token_cnn", "bag_of_embeddings", "bert"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "token_cnn", "bag_of_embeddings", "bert", "conformer"])
 def test_onnx_takes_the_models_of_the_base(tmp_path: Path, name: str) -> None:
     make_model(tmp_path / "m", BASE[name])
     assert export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx").difference < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["lstm", "frames_lstm"])
-def test_onnx_refuses_an_lstm(tmp_path: Path, kind: str) -> None:
-    make_model(tmp_path / "m", BASE[kind] | {"width": 4})
-    with pytest.raises(SonolexError, match=f"without a recurrent network, found the kind {kind}: .* a transformer"):
+@pytest.mark.parametrize("name", ["lstm", "frames_lstm"])
+def test_onnx_refuses_an_lstm(tmp_path: Path, name: str) -> None:
+    make_model(tmp_path / "m", changed(BASE[name], {"encoder.width": 4}))
+    with pytest.raises(SonolexError, match=r"without a recurrent network, found .* encoder lstm, .* a transformer"):
         export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 
@@ -179,13 +181,16 @@ def test_onnx_refuses_an_lstm(tmp_path: Path, kind: str) -> None:
     [
         (
             SMALL | {"stem": STEMS["convolution"]},
-            "expected an ast with square patches, .* stem convolution, pooling class_d",
+            "expected a network that reads frames, with square patches, .* stem convolution, encoder trans",
         ),
-        (TOKENS, "found kind token_transformer, stem linear"),
-        (SMALL | {"normalisation": "clip"}, "normalisation: expected one mean and deviation for all clips, found clip"),
+        (TOKENS, "found the kind network with input tokens, stem linear"),
+        (
+            changed(SMALL, {"input.normalisation": "clip"}),
+            r"input\.normalisation: expected one mean and std for all clips, found clip",
+        ),
     ],
 )
-def test_what_a_layout_cannot_hold_is_refused(tmp_path: Path, section: dict[str, Any], message: str) -> None:
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, section: dict[str, Any], message: str) -> None:
     make_model(tmp_path / "m", section)
     with pytest.raises(SonolexError, match=message):
         export.run(tmp_path / "m", "original", tmp_path / "out")

@@ -20,7 +20,7 @@ def test_looking_changes_nothing_and_not_looking_costs_nothing(tmp_path: Path) -
     assert without.gradients == []
     assert sorted({row["epoch"] for row in trained.gradients}) == [1, 2, 3, 5, 6]
     layers = [row["layer"] for row in trained.gradients if row["epoch"] == 1]
-    assert layers[0] == "stem.convolutions.0"
+    assert layers[0] == "stem.stack.convolutions.0"
     assert layers[-1] == "head.classify"
     assert "encoder.blocks.1.qkv" in layers
     assert not any("norm" in layer for layer in layers)
@@ -60,7 +60,7 @@ def test_a_killed_run_has_the_gradients_of_all_its_epochs(tmp_path: Path, monkey
 
 
 def test_the_table_and_the_picture(tmp_path: Path) -> None:
-    _, trained = train_small(tmp_path / "c", model=make_model(depth=1), epochs=2, gradient_flow=True)
+    _, trained = train_small(tmp_path / "c", model=make_model({"encoder.depth": 1}), epochs=2, gradient_flow=True)
     write_gradients(tmp_path, trained.gradients)
     first = (tmp_path / "gradients.png").read_bytes()
     write_gradients(tmp_path, trained.gradients)

@@ -32,7 +32,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "balanced": {"sampling": "balanced"},
     "bfloat16": {"precision": "bfloat16"},
     "float16": {"precision": "float16"},
-    "recompute": {"recompute": True},
+    "activation checkpointing": {"activation_checkpointing": True},
     "patchout": {"patchout": 0.4},
     "noise and powers": {"augmentation": PLAIN | {"noise": 0.3, "mixup_probability": 0.7, "mixup_domain": "power"}},
     "no clipping": {"gradient_clip": None},
@@ -90,7 +90,7 @@ def test_moments_of_a_channels_last_weight_survive_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second convolution has several input channels: its moments came back in another order than its weights."""
-    monkeypatch.setitem(MODEL, "stem", MODEL["stem"] | {"channels": [8, 8], "strides": [[2, 2], [2, 2]]})  # type: ignore[operator]
+    monkeypatch.setitem(MODEL, "stem", MODEL["stem"] | {"channels": [8, 8], "strides": [[2, 2], [2, 2]]})
     _kill_and_resume(tmp_path, monkeypatch)
 
 

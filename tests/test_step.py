@@ -1,23 +1,26 @@
 """One step in many ways: in parts, recomputed, compiled, in half precision, with positions left out, by every optimiser."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from networks import ENCODERS
 from pydantic import TypeAdapter
-from test_training import PLAIN, SETTINGS, make_examples, make_model
-from torch import Tensor, nn
+from test_training import PLAIN, SETTINGS, make_examples, make_model, train_small
+from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
+from pipeline.models.encoders import transformer
+from pipeline.models.patchout import drop_positions
 from pipeline.training import compiling
 from pipeline.training.batches import Batch
 from pipeline.training.classification import Classification
 from pipeline.training.compiling import compiled
 from pipeline.training.distributed import ALONE
-from pipeline.training.loop import _encoder_set
+from pipeline.training.loop import training_options
 from pipeline.training.optimiser import OptimiserParams, build_optimiser, set_rate
-from pipeline.training.patchout import drop_positions, patchout
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import Learner
 
@@ -28,13 +31,13 @@ EXACT = {"augmentation": PLAIN, "gradient_clip": None}
 
 def step(model_changes: dict[str, Any] | None = None, **changes: Any) -> Any:
     """Take one step on eight clips; return the loss, the norm and the gradients by name."""
-    model = make_model(**{"stem": PATCHES, "drop_path": 0.0} | (model_changes or {}))
+    model = make_model({"stem": PATCHES, "encoder.drop_path": 0.0} | (model_changes or {}))
     params = TrainParams.model_validate(SETTINGS | EXACT | changes)
     examples = make_examples(8)
     learner = Learner(model, params, Classification(params, "one", 1, None), ALONE)
     parts = torch.tensor_split(torch.arange(8), params.accumulate)
     torch.manual_seed(0)
-    with _encoder_set(model.train(), params):
+    with training_options(model.train(), params):
         loss, norm = learner.step(
             [(examples.batches.take(rows.tolist()), examples.targets[rows]) for rows in parts], 8, 1e-3
         )
@@ -52,24 +55,22 @@ def test_a_batch_in_parts_is_the_batch(parts: int) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_recomputed_activations_give_the_same_loss_and_gradients() -> None:
+def test_activation_checkpointing_gives_the_same_loss_and_gradients() -> None:
     """Drop path draws the same numbers the second time."""
-    loss, _, gradients = step({"drop_path": 0.5})
-    again, _, found = step({"drop_path": 0.5}, recompute=True)
+    loss, _, gradients = step({"encoder.drop_path": 0.5})
+    again, _, found = step({"encoder.drop_path": 0.5}, activation_checkpointing=True)
     assert again == loss
     for name, gradient in gradients.items():
         assert torch.equal(found[name], gradient), name
 
 
-def test_recomputing_runs_every_block_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.models import encoder
-
+def test_activation_checkpointing_runs_every_block_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    attend = encoder.Block._attend
-    monkeypatch.setattr(encoder.Block, "_attend", lambda *arguments: calls.append(0) or attend(*arguments))  # type: ignore[func-returns-value]
+    attend = transformer.self_attention
+    monkeypatch.setattr(transformer, "self_attention", lambda *arguments: calls.append(0) or attend(*arguments))  # type: ignore[func-returns-value]
     step()
     once = len(calls)
-    step(recompute=True)
+    step(activation_checkpointing=True)
     assert len(calls) == 3 * once
 
 
@@ -120,7 +121,7 @@ def test_a_mistake_of_the_model_is_no_compilers(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_a_compiled_model_takes_the_same_step() -> None:
-    small = {"stem": {"kind": "linear"}, "depth": 1}  # most of two minutes is the compiler's
+    small = {"stem": {"kind": "linear"}, "encoder.depth": 1}  # most of two minutes is the compiler's
     loss, norm, _ = step(small)
     again, norm_again, _ = step(small, compile=True)
     assert (again, norm_again) == pytest.approx((loss, norm), rel=1e-4)
@@ -129,30 +130,19 @@ def test_a_compiled_model_takes_the_same_step() -> None:
 def test_mixed_labels_of_one_class_clips_train_towards_both_and_never_towards_the_first() -> None:
     """Peer bug 1.3.3: with cross entropy, mixed targets were cut to integers, and every mixture became class 0."""
 
-    class Told(nn.Module):
-        """A model whose logits are its weights."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.logits = nn.Parameter(torch.zeros(4, 3))
-
-        def embed(self, inputs: Tensor) -> Tensor:
-            return inputs
-
-        def classify(self, _picture: Tensor, _mask: Tensor | None) -> Tensor:
-            return self.logits * 1
-
+    logits = nn.Parameter(torch.zeros(4, 3))
     options = PLAIN | {"mixup_probability": 1.0}
     params = TrainParams.model_validate(SETTINGS | {"label_smoothing": 0.0, "augmentation": options})
-    model = Told()
     targets = torch.tensor([[0.0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]])
     batch = Batch(torch.zeros(4, 5, 6), None, torch.arange(4))
     torch.manual_seed(1)
-    loss, _ = Classification(params, "one", 1, None).loss(model, model.classify, batch, targets)
+    loss, _ = Classification(params, "one", 1, None).loss(
+        make_model(), lambda _features, _mask: logits * 1, batch, targets
+    )
     loss.backward()  # type: ignore[no-untyped-call]
-    assert model.logits.grad is not None
-    torch.testing.assert_close(model.logits.grad[:, 0], torch.full((4,), 1 / 3 / 4))  # away from the class of none
-    wanted = 1 / 3 - 4 * model.logits.grad[:, 1:]
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad[:, 0], torch.full((4,), 1 / 3 / 4))  # away from the class of none
+    wanted = 1 / 3 - 4 * logits.grad[:, 1:]
     torch.testing.assert_close(wanted.sum(1), torch.ones(4))
     assert ((wanted > 0.01) & (wanted < 0.99)).any()
 
@@ -168,7 +158,7 @@ def test_dropped_positions_are_other_ones_in_every_clip_and_the_mask_follows() -
     assert kept.sum(1).tolist() == [14, 7, 1]  # 6 of 20, 2 of 9 and none of 1 are dropped
     for clip, real, length in zip(shown[:, :, 0], kept, lengths, strict=True):
         values = clip[real].tolist()
-        assert len(set(values)) == len(values)
+        assert values == sorted(set(values))  # in order, for encoders to which it matters
         assert set(values) <= set(range(int(length)))
     assert not torch.equal(shown[0, :7].sort(0).values, shown[1, :7].sort(0).values)
     without, none = drop_positions(positions, None, 0.3)
@@ -176,16 +166,34 @@ def test_dropped_positions_are_other_ones_in_every_clip_and_the_mask_follows() -
     assert without.shape == (3, 14, 1)
 
 
-def test_patchout_hides_positions_in_training_alone_and_until_it_ends() -> None:
-    model = make_model(stem=PATCHES)
+@pytest.mark.parametrize("encoder", ["transformer", "conformer", "lstm"])
+def test_patchout_hides_positions_in_training_alone_and_until_it_ends(encoder: str) -> None:
+    """Whatever the encoder: once it was left to transformers, and silently to them alone."""
+    model = make_model({"stem": PATCHES, "encoder": ENCODERS[encoder]})
     seen: list[int] = []
-    model.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[1]))  # type: ignore[union-attr]
+    model.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[1]))
     frames = torch.zeros(2, 30, 6)
-    with patchout(model.stem, 0.5):  # type: ignore[arg-type]
+    with training_options(model, TrainParams.model_validate(SETTINGS | {"patchout": 0.5})):
         model.train()(frames, None)
         model.eval()(frames, None)
     model.train()(frames, None)
     assert seen == [6, 12, 12]
+
+
+def test_settings_without_effect_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = {"epochs": 1, "patchout": 0.5, "activation_checkpointing": True}
+    for encoder in ENCODERS:
+        caplog.clear()
+        stem = {"kind": "linear" if "width" in ENCODERS[encoder] else "identity"}
+        model = make_model({"stem": stem, "encoder": ENCODERS[encoder]})
+        train_small(tmp_path / encoder, model=model, **asked)
+        found = {record.args[0] for record in caplog.records if "no effect" in record.message}  # type: ignore[index]
+        expected = {
+            *(["patchout"] if encoder in ("cnn", "timm") else []),
+            *([] if encoder in ("transformer", "conformer") else ["activation_checkpointing"]),
+        }
+        assert found == expected, encoder
+        assert (model.patchout, model.encoder.activation_checkpointing) == (0.0, False)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ def test_optimisers_are_torchs_and_decay_what_they_say(section: dict[str, Any], 
 
     ours, theirs = model(), model()
     params: Any = TypeAdapter(OptimiserParams).validate_python(section)
-    optimiser = build_optimiser(ours, params, 1.0)
+    optimiser = build_optimiser(ours, params, 1.0, embedding_rate=1.0)
     options = {key: value for key, value in section.items() if key not in ("kind", "weight_decay")}
     decay_of_vectors = 0.1 if section["kind"] == "adam" else 0.0
     groups = [

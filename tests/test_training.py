@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import build, changed, network
 
 from pipeline.errors import SonolexError
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.base import NOT_NORMALISED
+from pipeline.models.network import Network
 from pipeline.spectrogram.storing import restore, store
 from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch
 from pipeline.training.classification import Classification
@@ -54,25 +56,22 @@ SETTINGS: dict[str, Any] = {
     "num_threads": 1,
     "precision": "float32",
     "compile": False,
-    "recompute": False,
+    "activation_checkpointing": False,
     "patchout": 0.0,
     "augmentation": PLAIN
     | {"time_shift": 1.0, "time_stretch": 0.1, "mixup_probability": 0.7, "band_masks": {"count": 1, "width": 3}},
     "gradient_flow": False,
 }
-MODEL = {
-    "kind": "ast",
-    "start": None,
-    "normalisation": "none",
-    "deviations": 1.0,
-    "stem": {"kind": "convolution", "channels": [8], "strides": [[2, 2]], "kernel": 3},
-    "pooling": "mean",
-    "width": 16,
-    "depth": 2,
-    "heads": 2,
-    "mlp_ratio": 2.0,
-    "drop_path": 0.2,
-}
+MODEL = network(
+    stem="convolution",
+    input__normalisation="none",
+    stem__channels=[8],
+    stem__strides=[[2, 2]],
+    stem__kernel=3,
+    encoder__width=16,
+    encoder__heads=2,
+    encoder__drop_path=0.2,
+)
 
 
 class Memory:
@@ -108,15 +107,12 @@ def make_examples(num_clips: int) -> Examples:
     inputs = Memory(num_clips)
     ids = list(inputs.clips)
     targets = torch.nn.functional.one_hot(torch.arange(num_clips) % 3, 3).float()
-    none = {"kind": "none", "deviations": 1.0, "mean": 0.0, "deviation": 1.0}
-    return Examples(Batches(inputs, ids, none), targets, ids)
+    return Examples(Batches(inputs, ids, NOT_NORMALISED), targets, ids)
 
 
-def make_model(**changes: Any) -> torch.nn.Module:
-    """Return the small model that every test trains, with the same weights each time."""
-    torch.manual_seed(5)
-    model: torch.nn.Module = model_module("ast").build(validate_model_params("m", MODEL | changes), {"n_mels": 6}, 3)
-    return model
+def make_model(changes: dict[str, Any] | None = None) -> Any:
+    """Return the small network that every test trains, with the same weights each time; changes are by dotted key."""
+    return build(changed(MODEL, changes or {}), {"n_mels": 6}, 3, seed=5)
 
 
 def train_small(
@@ -124,7 +120,7 @@ def train_small(
     on_epoch: Any = lambda row, timing: None,
     validation: Examples | None = None,
     *,
-    model: torch.nn.Module | None = None,
+    model: Network | None = None,
     examples: Examples | None = None,
     score: Any = None,
     **changes: Any,
@@ -217,9 +213,9 @@ def test_batches_read_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) -
 def test_normalisation_by_corpus_and_by_clip() -> None:
     frames = torch.tensor([[[1.0, 3.0], [5.0, 7.0], [99.0, 99.0]]])
     mask = torch.tensor([[True, True, False]])
-    facts = {"kind": "corpus", "deviations": 2.0, "mean": 4.0, "deviation": 0.5}
+    facts = {"kind": "corpus", "std_scale": 2.0, "mean": 4.0, "std": 0.5}
     torch.testing.assert_close(normalise(frames, mask, {}, facts)[0, :2], frames[0, :2] - 4)
-    by_clip = normalise(frames, mask, {}, facts | {"kind": "clip", "deviations": 1.0})[0, :2]
+    by_clip = normalise(frames, mask, {}, facts | {"kind": "clip", "std_scale": 1.0})[0, :2]
     np.testing.assert_allclose([by_clip.mean(), by_clip.std(correction=0)], [0, 1], atol=1e-6)
     assert normalise(torch.ones(1, 3, 2), None, {}, facts | {"kind": "clip"}).isfinite().all()
     assert frames[0, 0, 0] == 1  # the caller's own
@@ -234,7 +230,7 @@ def test_a_batch_as_stored_becomes_what_the_reader_gives(dtype: str) -> None:
     }
     frames = np.random.default_rng(0).normal(-5, 3, (7, 4)).astype(np.float32)
     stored, _ = store(frames, front_end)
-    facts = {"kind": "corpus", "deviations": 2.0, "mean": -4.5, "deviation": 3.0}
+    facts = {"kind": "corpus", "std_scale": 2.0, "mean": -4.5, "std": 3.0}
     batch = StoredBatch(torch.from_numpy(stored)[None], None, torch.arange(1), front_end, facts).to(CPU)
     expected = (restore(stored, front_end) - np.float32(-4.5)) / np.float32(6.0)
     np.testing.assert_array_equal(batch.inputs[0].numpy(), expected)
@@ -253,7 +249,7 @@ def test_a_batch_as_stored_becomes_what_the_reader_gives(dtype: str) -> None:
 def test_batches_know_what_a_unit_is_in_logarithms_of_power(units: str, kind: str, expected: float | None) -> None:
     inputs = Memory(2)
     inputs.front_end = {"units": units}
-    normalisation = {"kind": kind, "deviations": 2.0, "mean": -5.0, "deviation": 3.0}
+    normalisation = {"kind": kind, "std_scale": 2.0, "mean": -5.0, "std": 3.0}
     assert Batches(inputs, ["clip-0"], normalisation).log_unit == pytest.approx(expected)
 
 

@@ -1,4 +1,4 @@
-"""Draw what an audio spectrogram transformer attends to in one clip: log-mel frames, and the attention over them.
+"""Draw what a network attends to in one clip: log-mel frames, and the attention over them.
 
     python -m tools.draw_attention CLIP [--model ast] [--fold 1] [--seed 0] [--layer 2] [--out attention.png]
 
@@ -40,7 +40,7 @@ def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, l
     clips = open_clips(layout.clips)
     row = manifest_row(clips, clip_id)
     model = open_model(model_path)
-    depth = model.facts["params"].get("depth", 0)
+    depth = model.facts["params"].get("encoder", {}).get("depth", 0)
     if layer is not None and depth and not 1 <= layer <= depth:
         raise SonolexError(f"--layer: expected one of 1 to {depth}, the layers of {model_path}, found {layer}")
     inputs = open_inputs_of(model, layout.spectrogram) if model.facts["reads"] == "frames" else None
@@ -105,7 +105,7 @@ def _describe(model: TrainedModel, attention: ClipAttention) -> str:
 
 def main(
     clip_id: Annotated[str, typer.Argument(metavar="CLIP", help="id of the clip, as in the manifest")],
-    model: Annotated[str, typer.Option(help="entry of `models`, of kind ast")] = "ast",
+    model: Annotated[str, typer.Option(help="a network with attention over frames")] = "ast",
     fold: Annotated[str, typer.Option(help="whose model; by default that which tests the clip")] = "",
     seed: Annotated[int, typer.Option(help="of the model")] = 0,
     layer: Annotated[

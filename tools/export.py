@@ -1,9 +1,10 @@
-"""Write a trained model as other programs read it: the layout of AST's authors, that of Hugging Face, or ONNX.
+"""Write a trained network as other programs read it: the format of AST's authors, that of Hugging Face, or ONNX.
 
     sonolex export models/ast/1/0 --to huggingface --out ast-esc50
 
-What was written is read again and must give the model's logits. The two layouts are for models of the published form alone;
-ONNX takes every neural model but LSTMs, with the normalisation inside: it reads frames in the front end's units, or tokens.
+What was written is read again and must give the model's logits. The two checkpoint formats are for networks of the published
+form alone; ONNX takes every network but LSTMs, with the normalisation inside: it reads frames in the front end's units, or
+tokens.
 """
 
 import json
@@ -18,13 +19,12 @@ from torch import Tensor, nn
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.model import TrainedModel, open_model
 from pipeline.errors import SonolexError
-from pipeline.evaluation.prediction import build_network
-from pipeline.models.ast import build, norm_epsilons, start_from
-from pipeline.models.encoder import NORM_EPSILON
-from pipeline.models.heads import HEAD_NORM_EPSILON
-from pipeline.models.layouts import huggingface, original
-from pipeline.models.registry import is_neural, validate_model_params
-from pipeline.models.start import front_end_differences, read_start
+from pipeline.evaluation.prediction import build_network, describe_model
+from pipeline.models.base import SMALLEST_STD, InputFacts, Normalisation, normalisation_unit
+from pipeline.models.checkpoint_formats import huggingface, original
+from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstForm, ast_form, front_end_differences
+from pipeline.models.network import Network, NetworkParams
+from pipeline.models.registry import BASELINES, CHECKPOINT_FORMATS, validate_model_params
 
 Target = Literal["original", "huggingface", "onnx"]
 
@@ -44,26 +44,27 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
         raise SonolexError(f"{out}: expected nothing of this name, found something; name another --out, or remove it")
     if target == "onnx":
         return _to_onnx(model, out)
-    params = _published_form(model)
+    params, form = _published_form(model)
     network = build_network(model)
-    facts = model.facts["input"]
-    epsilons, normalisation = norm_epsilons(facts), facts["normalisation"]
+    facts: InputFacts = model.facts["input"]
+    normalisation = facts["normalisation"]
+    epsilons = facts.get("pretrained", {}).get("norm_epsilons", list(AstCheckpoint.norm_epsilons))
     remarks = []
+    section: dict[str, Any] = {"kind": target, "source": str(out), "digest": None}
     if target == "original":
-        start: dict[str, Any] = {
-            "frames": params.positions.frames,
+        section |= {
+            "frames": form.positions.frames,
             "mean": normalisation["mean"],
-            "deviation": normalisation["deviation"] * normalisation["deviations"] / 2,
+            "std": normalisation["std"] * normalisation["std_scale"] / 2,
         }
         with replacing(out) as partial:
             torch.save(original.to_file(network.state_dict()), partial)
-        kept = [NORM_EPSILON, HEAD_NORM_EPSILON]
+        kept = list(AstCheckpoint.norm_epsilons)
         remarks.append(
-            f"the file does not say how frames are normalised: (x - {start['mean']}) / (2 * {start['deviation']})"
+            f"the file does not say how frames are normalised: (x - {section['mean']}) / (2 * {section['std']})"
         )
     else:
-        start = {}
-        _write_folder(model, params, network, epsilons[0], out)
+        _write_folder(model, form, network, epsilons[0], out)
         kept = [epsilons[0], epsilons[0]]
         differences = front_end_differences(model.facts["front_end"], facts["n_mels"])
         if differences:
@@ -72,37 +73,37 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
             )
     if epsilons != kept:
         remarks.append(f"layer norms have epsilons {epsilons} here and {kept} there")
-    start |= {"kind": target, "source": str(out), "digest": None}
-    return Export(_difference(params, network, start, facts, len(model.facts["classes"])), remarks)
+    reader = validate_model_params("written", params.model_dump(mode="json") | {"pretrained": section})
+    assert isinstance(reader, NetworkParams)
+    return Export(_difference(reader, form, network, facts, len(model.facts["classes"])), remarks)
 
 
-def _published_form(model: TrainedModel) -> Any:
-    """Return the model's params. Raises SonolexError where the layouts have no place for such a model."""
-    section = model.facts["params"]
-    params: Any = None
-    if section["kind"] == "ast":
-        params = validate_model_params("exported", section, model.path / "model.json")
-    stem = section.get("stem", {})
-    published = params is not None and params.positions is not None and params.pooling == "class_distillation"
-    if not published or stem["frames"] != stem["bands"]:
+def _published_form(model: TrainedModel) -> tuple[NetworkParams, AstForm]:
+    """Return the model's params, and their parts of the published form.
+
+    Raises SonolexError where the checkpoint formats have no place for such a model.
+    """
+    params = validate_model_params("exported", model.facts["params"], model.path / "model.json")
+    form = ast_form(params) if isinstance(params, NetworkParams) else None
+    if not isinstance(params, NetworkParams) or form is None or form.stem.frames != form.stem.bands:
         raise SonolexError(
-            f"{model.path}: expected an ast with square patches, learned positions and pooling class_distillation, found "
-            f"kind {section['kind']}, stem {stem.get('kind', 'none')}, pooling {section.get('pooling', 'none')}; export it "
-            "--to onnx, or train one of recipes/ast_*.yaml"
+            f"{model.path}: expected a network that reads frames, with square patches, learned positions, a transformer "
+            f"and class and distillation token, found {describe_model(model)}; export it --to onnx, or train one of "
+            "recipes/ast_*.yaml"
         )
-    if section["normalisation"] == "clip":
+    if params.input.normalises_by_clip:
         raise SonolexError(
-            f"{model.path}: normalisation: expected one mean and deviation for all clips, found clip; export it --to onnx"
+            f"{model.path}: input.normalisation: expected one mean and std for all clips, found clip; export it --to onnx"
         )
-    return params
+    return params, form
 
 
-def _write_folder(model: TrainedModel, params: Any, network: nn.Module, epsilon: float, out: Path) -> None:
+def _write_folder(model: TrainedModel, form: AstForm, network: nn.Module, epsilon: float, out: Path) -> None:
     facts, n_mels = model.facts, model.facts["input"]["n_mels"]
-    config = huggingface.config_of(params, n_mels, facts["classes"], facts["label_kind"], epsilon)
+    config = huggingface.config_of(form, n_mels, facts["classes"], facts["label_kind"], epsilon)
     sample_rate = facts["front_end"]["sample_rate"]
-    preprocessor = huggingface.preprocessor_of(params, n_mels, sample_rate, facts["input"]["normalisation"])
-    tensors = huggingface.to_layout(network.state_dict())
+    preprocessor = huggingface.preprocessor_of(form, n_mels, sample_rate, facts["input"]["normalisation"])
+    tensors = huggingface.HuggingFaceCheckpoint.to_format(network.state_dict())
     with replacing(out) as partial:
         partial.mkdir(parents=True)
         contiguous = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
@@ -111,19 +112,16 @@ def _write_folder(model: TrainedModel, params: Any, network: nn.Module, epsilon:
             (partial / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def _difference(
-    params: Any, network: nn.Module, start: dict[str, Any], facts: dict[str, Any], num_classes: int
-) -> float:
-    """Start a model from what was written and compare its logits of noise with those of the model."""
-    section = params.model_dump(mode="json") | {"start": start}
-    reader: Any = validate_model_params("written", section)
-    checkpoint = read_start(reader.start)
-    other = build(reader, facts | {"start": checkpoint.facts}, num_classes).eval()
-    start_from(other, reader, checkpoint)
-    frames = torch.randn(2, params.positions.frames, facts["n_mels"])
+def _difference(params: NetworkParams, form: AstForm, network: nn.Module, facts: InputFacts, num_classes: int) -> float:
+    """Start a network from what was written and compare its logits of noise with those of the model."""
+    assert params.pretrained is not None
+    checkpoint = CHECKPOINT_FORMATS[params.pretrained.kind](params.pretrained)
+    other = Network(params, {**facts, "pretrained": checkpoint.facts}, num_classes).eval()
+    other.load_weights(params, checkpoint)
+    frames = torch.randn(2, form.positions.frames, facts["n_mels"])
     with torch.no_grad():
         found = float((other(frames, None) - network(frames, None)).abs().max())
-    return _within(found, start["source"])
+    return _within(found, params.pretrained.source)
 
 
 def _to_onnx(model: TrainedModel, out: Path) -> Export:
@@ -134,16 +132,16 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
         raise SonolexError(
             f"{error.name}: expected it to be installed, found it is not; pip install onnx onnxscript onnxruntime"
         ) from None
-    if not is_neural(model.facts["params"]["kind"]):
-        raise SonolexError(f"{model.path}: expected a neural model, found the kind {model.facts['params']['kind']}")
+    if model.facts["params"]["kind"] in BASELINES:
+        raise SonolexError(f"{model.path}: expected a network, found {describe_model(model)}")
     network = build_network(model)
     if any(isinstance(module, nn.LSTM) for module in network.modules()):
         raise SonolexError(
-            f"{model.path}: expected a model without a recurrent network, found the kind {model.facts['params']['kind']}: "
+            f"{model.path}: expected a model without a recurrent network, found {describe_model(model)}: "
             "torch.export unrolls an LSTM for clips of one length; export a transformer or a convolutional network"
         )
     whole = _Whole(network, model.facts["input"]["normalisation"]).eval()
-    examples = [_noise(model, clips) for clips in _BATCHES]
+    examples = [_noise(model, network, clips) for clips in _BATCHES]
     axis = examples[0].ndim - (2 if model.facts["reads"] == "frames" else 1)
     dynamic = {0: torch.export.Dim.DYNAMIC, axis: torch.export.Dim.DYNAMIC}
     name = model.facts["reads"]
@@ -174,32 +172,31 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
 class _Whole(nn.Module):
     """A model with the normalisation of its input inside."""
 
-    def __init__(self, network: nn.Module, normalisation: dict[str, Any]) -> None:
+    def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
         super().__init__()
         self.network, self.normalisation = network, normalisation
 
     def forward(self, inputs: Tensor) -> Tensor:
         facts = self.normalisation
         if facts["kind"] == "clip":
-            mean, deviation = inputs.mean((1, 2), keepdim=True), inputs.std((1, 2), correction=0, keepdim=True)
-            inputs = (inputs - mean) / (facts["deviations"] * deviation.clamp(min=1e-6))
+            mean, std = inputs.mean((1, 2), keepdim=True), inputs.std((1, 2), correction=0, keepdim=True)
+            inputs = (inputs - mean) / (facts["std_scale"] * std.clamp(min=SMALLEST_STD))
         elif facts["kind"] != "none":
-            inputs = (inputs - facts["mean"]) / (facts["deviations"] * max(facts["deviation"], 1e-6))
+            inputs = (inputs - facts["mean"]) / normalisation_unit(facts)
         logits: Tensor = self.network(inputs, None)
         return logits
 
 
-def _noise(model: TrainedModel, clips: int) -> Tensor:
+def _noise(model: TrainedModel, network: Network, clips: int) -> Tensor:
     """Return a batch that the model could read; batches of other sizes have other lengths too."""
-    facts = model.facts["input"]
-    params = model.facts["params"]
-    stem = params.get("stem", {})
-    frames = stem.get("positions", {}).get("frames", params.get("frames", 100)) - 2 * clips
-    frames = max(frames, stem.get("frames", 1) + clips)
+    facts, stem = model.facts["input"], model.facts["params"]["stem"]
+    frames = (network.stem.max_frames or 100) - 2 * clips
+    if stem["kind"] == "patches":
+        frames = max(frames, stem["frames"] + clips)
     if model.facts["reads"] == "frames":
         normalisation = facts["normalisation"]
         frames_of_noise: Tensor = torch.randn(clips, frames, facts["n_mels"])
-        return frames_of_noise * float(normalisation["deviation"]) + float(normalisation["mean"])
+        return frames_of_noise * float(normalisation["std"]) + float(normalisation["mean"])
     return torch.randint(0, facts["vocabulary_size"], (clips, facts["num_codebooks"], frames))
 
 

@@ -1,8 +1,8 @@
-"""Where in the spectrogram an audio spectrogram transformer looks, clip by clip.
+"""Attention of a network over the spectrogram of a clip.
 
 Every call of scaled_dot_product_attention is answered with weights that are kept: the very weights with which the values are
 averaged, so the logits that come out are the model's own. Nothing of the models is changed for it, and no kind of stem or
-pooling is special.
+head is special.
 
 Rollout (Abnar and Zuidema, 2020, "Quantifying Attention Flow in Transformers") multiplies the layers up: each is half the
 mean over its heads and half the identity, for what the residual connection passes by. Weights say where information could
@@ -24,8 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
-from pipeline.evaluation.prediction import build_network
-from pipeline.models.registry import MODELS, has_attention_maps
+from pipeline.evaluation.prediction import build_network, describe_model
+from pipeline.models.registry import validate_model_params
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import Inputs
 
@@ -95,42 +95,42 @@ class AttentionReader:
     """Runs one trained model on clips and keeps what it attends to."""
 
     def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
-        """Take a model that attends to frames, and the frames that it reads. Raises SonolexError for any other model."""
-        kind = model.facts["params"]["kind"]
-        if not has_attention_maps(kind):
-            kinds = ", ".join(other for other in MODELS if has_attention_maps(other))
+        """Take a network that attends to frames, and the frames that it reads. Raises SonolexError for any other model."""
+        if not validate_model_params(model.facts["model"], model.facts["params"], model.path).has_attention_maps:
             raise SonolexError(
-                f"{model.path}: expected a model of kind {kinds}, whose attention lies in time and Hz, found {kind}"
+                f"{model.path}: expected a network with attention over frames, which lies in time and Hz, found "
+                f"{describe_model(model)}"
             )
         self._model, self._inputs = model, inputs
-        self._network: Any = build_network(model).eval()
+        self._network = build_network(model)
 
     def read(self, clip_id: str) -> ClipAttention:
         """Return what the model attends to in a clip."""
         batches = Batches(self._inputs, [clip_id], self._model.facts["input"]["normalisation"])
         batch = batches.take([0]).to(torch.device("cpu"))
         params = self._model.facts["params"]
+        depth = params["encoder"]["depth"]
         with torch.no_grad(), _KeptAttention() as kept:
             logits = self._classify(batch.inputs, batch.mask)
-        if len(kept.layers) != params["depth"]:
+        if len(kept.layers) != depth:
             raise SonolexError(
-                f"{self._model.path}: expected {params['depth']} layers of attention, found {len(kept.layers)} calls of "
+                f"{self._model.path}: expected {depth} layers of attention, found {len(kept.layers)} calls of "
                 "scaled_dot_product_attention; a model that computes it otherwise cannot be drawn"
             )
         return ClipAttention(
             logits=logits[0].numpy(),
             layers=torch.stack(kept.layers).numpy(),
-            num_tokens=self._network.head.num_tokens,
+            num_tokens=self._network.head.num_class_tokens,
             stem=params["stem"],
             num_frames=self._inputs.num_frames(clip_id),
             n_mels=self._model.facts["input"]["n_mels"],
         )
 
     def _classify(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the logits, with every position computed in all layers: the model itself leaves out what it never reads."""
+        """Return the logits, with all positions computed in all layers: the network itself leaves out what is never read."""
         network = self._network
-        x, mask = network.head.open(*network.stem(network.embed(inputs), mask))
-        logits: Tensor = network.head(network.encoder(x, mask), mask)
+        x, mask = network.head.prepend_class_tokens(*network.stem(network.embed(inputs), mask))
+        logits: Tensor = network.head(*network.encoder(x, mask))
         return logits
 
 

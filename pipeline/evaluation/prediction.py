@@ -1,41 +1,45 @@
 """Logits from a stored model, with nothing but the model's own folder and the clips' frames or tokens.
 
-A model with kept epochs says what these say on average: the checkpoint ensemble of PSLA and AST (Gong et al., 2021), which
-takes the mean of probabilities, as all ensembles here (`pipeline/evaluation/ensemble.py`). Which epochs count is decided
-before training, by `train.keep_epochs`, and not by what any of them says of test clips. Columns, attention and exports are
-of the weights at the end of training.
+A model with kept epochs predicts their mean: the checkpoint ensemble of PSLA and AST (Gong et al., 2021), which takes the
+mean of probabilities, as all ensembles here (`pipeline/evaluation/ensemble.py`). Which epochs count is decided before
+training, by `train.keep_epochs`, and not by what any of them says of test clips. Time steps, attention and exports are of
+the weights at the end of training.
 
 Under torchrun the processes share a neural model's clips and each returns all logits; a baseline's they compute each.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.model import TrainedModel, open_members
 from pipeline.errors import SonolexError
-from pipeline.models.registry import is_neural, model_module
-from pipeline.params import validate_params
+from pipeline.models.base import ModelParams
+from pipeline.models.registry import BASELINES, validate_model_params
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
+
+if TYPE_CHECKING:
+    from pipeline.models.network import Network
 
 CLIPS_PER_BATCH = 64
 
 
-class ColumnLogits(NamedTuple):
-    """What a model says of one clip along its time."""
+class TimeStepLogits(NamedTuple):
+    """Logits along the time of one clip."""
 
-    seconds: np.ndarray  # (column,) the middle of each column, from the clip's start
-    logits: np.ndarray  # (column, class) float32
+    seconds: np.ndarray  # (time step,) the middle of each, from the clip's start
+    logits: np.ndarray  # (time step, class) float32
 
 
 def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
     """Return logits (clip, class) float32 for these clips, in order."""
-    if not is_neural(model.facts["params"]["kind"]):
-        module, params = _module(model)
+    params = _params(model)
+    if params.kind in BASELINES:
         batches = [clip_ids[i : i + CLIPS_PER_BATCH] for i in range(0, len(clip_ids), CLIPS_PER_BATCH)]
-        return np.concatenate([module.predict(params, model.weights, inputs.arrays(ids)) for ids in batches])
+        baseline = BASELINES[params.kind](params)
+        return np.concatenate([baseline.predict(model.weights, inputs.arrays(ids)) for ids in batches])
 
     from pipeline.training.batches import Batches  # baselines predict without torch
     from pipeline.training.distributed import open_world
@@ -47,7 +51,7 @@ def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.
         for member in open_members(model):
             network = build_network(member).to(world.device)
             if not members:
-                warn_of_cut_clips(inputs, clip_ids, network)
+                warn_of_cut_clips(inputs, clip_ids, network.stem)
             members.append(predict_logits(network, batches_of_clips, CLIPS_PER_BATCH, world).numpy())
     return members[0] if len(members) == 1 else average_logits(members, model.facts["label_kind"])
 
@@ -68,47 +72,56 @@ def average_logits(members: Sequence[np.ndarray], label_kind: LabelKind) -> np.n
     return np.asarray(mean, dtype=np.float32)
 
 
-def predict_columns(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> list[ColumnLogits]:
-    """Return logits along the time of each of these clips: one row for every column of the model's positions.
+def predict_time_steps(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> list[TimeStepLogits]:
+    """Return logits along the time of each of these clips: one row for every time step of the network.
 
-    A clip says the same alone and beside longer ones. How columns relate to the clip: pipeline/models/heads.py. Raises
-    SonolexError for a model that has no columns.
+    A clip has the same alone and beside longer ones. How time steps relate to the clip: `Network.classify_time_steps`.
+    Raises SonolexError for a model that has none.
     """
     import torch
 
     from pipeline.training.batches import Batches
 
-    network = build_network(model) if is_neural(model.facts["params"]["kind"]) else None
-    if not hasattr(network, "stem"):
+    network = None if _params(model).kind in BASELINES else build_network(model)
+    if network is None or not network.supports_time_steps:
         raise SonolexError(
-            f"{model.path}: expected a model that reads a clip column by column, found the kind "
-            f"{model.facts['params']['kind']}; ask one with a stem, such as a transformer"
+            f"{model.path}: expected a model that classifies time steps, found {describe_model(model)}; take a network with "
+            "a head that does, such as pooled"
         )
-    assert network is not None
-    warn_of_cut_clips(inputs, clip_ids, network)
+    warn_of_cut_clips(inputs, clip_ids, network.stem)
     found = []
     batches = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
     with torch.no_grad():
         for stored in batches.in_order(CLIPS_PER_BATCH):
             batch = stored.to(torch.device("cpu"))
-            logits, mask = network.classify_columns(network.embed(batch.inputs), batch.mask)
+            logits, mask = network.classify_time_steps(network.embed(batch.inputs), batch.mask)
             found += [clip[real].numpy() for clip, real in zip(logits, mask, strict=True)]
-    rate, stem = inputs.frame_rate, network.stem
-    # A frame stands for the middle of its hop, as in all of Sonolex's pictures.
-    return [ColumnLogits((stem.stride * np.arange(len(rows)) + stem.centre + 0.5) / rate, rows) for rows in found]
+    rate, stride, centre = inputs.frame_rate, network.encoder.stride, network.encoder.centre
+    # A frame stands for the middle of its hop, as in all plots.
+    return [TimeStepLogits((stride * np.arange(len(rows)) + centre + 0.5) / rate, rows) for rows in found]
 
 
-def build_network(model: TrainedModel) -> Any:
-    """Return the torch module of a stored neural model, with its weights, as it predicts."""
+def describe_model(model: TrainedModel) -> str:
+    """Return a stored model's kind and the kinds of its parts, for messages."""
+    section = model.facts["params"]
+    parts = [f"{name} {section[name]['kind']}" for name in ("input", "stem", "encoder", "head") if name in section]
+    return " with ".join(
+        [f"the kind {section['kind']}", ", ".join(parts)] if parts else [f"the kind {section['kind']}"]
+    )
+
+
+def build_network(model: TrainedModel) -> "Network":
+    """Return a stored network with its weights, as it predicts."""
     import torch
 
+    from pipeline.models.network import Network, NetworkParams
+
     torch.set_flush_denormal(True)
-    module, params = _module(model)
-    network = module.build(params, model.facts["input"], len(model.facts["classes"]))
+    params = cast(NetworkParams, _params(model))
+    network = Network(params, model.facts["input"], len(model.facts["classes"]))
     network.load_state_dict({name: torch.from_numpy(array) for name, array in model.weights.items()})
     return network.eval()
 
 
-def _module(model: TrainedModel) -> tuple[Any, Any]:
-    module = model_module(model.facts["params"]["kind"])
-    return module, validate_params(module.Params, model.facts["params"], "params", model.path / "model.json")
+def _params(model: TrainedModel) -> ModelParams:
+    return validate_model_params(model.facts["model"], model.facts["params"], model.path / "model.json")

@@ -1,4 +1,4 @@
-"""A stack of strided convolutions over a (frame, feature) picture, or over its time alone, which padding does not reach.
+"""A stack of strided convolutions over a feature map, or over its time alone, which padding does not reach.
 
 Conventions: B batch, T frame, F feature, C channel.
 """
@@ -49,7 +49,7 @@ class ConvolutionStack(nn.Module):
     def __init__(self, params: StackParams | TimeStackParams, num_features: int) -> None:
         super().__init__()
         self.over_time = isinstance(params, TimeStackParams)
-        if isinstance(params, TimeStackParams):  # a picture of one band, in which each feature is a channel
+        if isinstance(params, TimeStackParams):  # one band, in which each feature is a channel
             self.channels, self.bands = num_features, 1
             strides, kernel = [(stride, 1) for stride in params.strides], (params.kernel, 1)
         else:

@@ -1,9 +1,9 @@
-"""Positions: how the encoder knows where in the picture each of its inputs lies.
+"""Position embeddings.
 
 `sinusoidal` is the table of Vaswani et al., 2017, times a learned gain: any length, nothing to outgrow. `learned` is AST's:
 a row for every patch of clips of a given length, so that published tables fit. A table of another grid is cut or resized.
 
-Conventions: N position, D width; a grid is (row, column, D): rows are bands of the picture from low to high, columns time.
+Conventions: N position, D width; a grid is (row, column, D): rows are bands from low to high, columns time steps.
 """
 
 import math
@@ -32,7 +32,7 @@ class LearnedParams(Params):
 PositionsParams = Annotated[SinusoidalParams | LearnedParams, Field(discriminator="kind")]
 
 
-class Positions(nn.Module):
+class SinusoidalPositions(nn.Module):
     """The sinusoidal table times a learned gain.
 
     The gain starts small, as a learned table does, so that positions do not drown what the stem says of them.

@@ -1,64 +1,99 @@
-"""The registry of models: what `models.<name>.kind` may say, and the module behind each.
+"""Registries of models and of the parts of networks: what a `kind` below `models` may say, and the class behind it.
 
-A model's module holds `Params` (its section, with `kind`), `READS` ("frames" or "tokens"), and either `build` (a
-torch module, trained by `pipeline.training.loop`) or `fit` and `predict` (a classical baseline; see
-`pipeline/models/baseline.py`). `PRETRAINS` says that it can learn from sentences without labels first, `ATTENTION_MAPS` that
-it attends to frames. Modules are imported when asked for, so that a baseline starts without torch.
+A classical model is one file and one line of `BASELINES`; a part of a network one file and one line of its registry. All are
+loaded when asked for, so that a classical model starts without torch.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ParamsError
-from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
+from pipeline.models.base import ModelParams
+from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.registry import Registry
 
-MODELS = Registry(
-    "model",
+if TYPE_CHECKING:
+    from pipeline.models.baselines.base import Baseline
+    from pipeline.models.baselines.texture_inputs import TextureInput
+    from pipeline.models.checkpoint_formats.checkpoint import Checkpoint
+    from pipeline.models.network import Network
+    from pipeline.models.parts import Encoder, Head, Input, Stem
+
+NETWORKS: "Registry[type[Network]]" = Registry("network", {"network": "pipeline.models.network:Network"})
+
+BASELINES: "Registry[type[Baseline]]" = Registry(
+    "classical model",
     {
-        "ast": "pipeline.models.ast",
-        "token_transformer": "pipeline.models.token_transformer",
-        "lstm": "pipeline.models.lstm",
-        "frames_lstm": "pipeline.models.frames_lstm",
-        "cnn": "pipeline.models.cnn",
-        "token_cnn": "pipeline.models.token_cnn",
-        "mlp": "pipeline.models.mlp",
-        "psla": "pipeline.models.psla",
-        "bag_of_embeddings": "pipeline.models.bag_of_embeddings",
-        "bag_of_tokens": "pipeline.models.bag_of_tokens",
-        "ngram": "pipeline.models.ngram",
-        "frame_statistics": "pipeline.models.frame_statistics",
-        "frame_textures": "pipeline.models.frame_textures",
-        "token_textures": "pipeline.models.token_textures",
-        "majority": "pipeline.models.majority",
+        "bag_of_tokens": "pipeline.models.baselines.bag_of_tokens:BagOfTokens",
+        "ngram": "pipeline.models.baselines.ngram:NgramClassifier",
+        "frame_statistics": "pipeline.models.baselines.frame_statistics:FrameStatistics",
+        "texture_statistics": "pipeline.models.baselines.textures:Textures",
+        "majority": "pipeline.models.baselines.majority:Majority",
     },
 )
 
-# Kinds that are fitted in one go and read none of `train` but the number of threads.
-BASELINES = frozenset({"bag_of_tokens", "ngram", "frame_statistics", "frame_textures", "token_textures", "majority"})
+INPUTS: "Registry[type[Input]]" = Registry(
+    "input",
+    {
+        "frames": "pipeline.models.inputs.frames:Frames",
+        "tokens": "pipeline.models.inputs.tokens:Tokens",
+    },
+)
+
+STEMS: "Registry[type[Stem]]" = Registry(
+    "stem",
+    {
+        "patches": "pipeline.models.stems.patches:Patches",
+        "convolution": "pipeline.models.stems.convolution:Convolution",
+        "convolution_1d": "pipeline.models.stems.convolution:TimeConvolution",
+        "linear": "pipeline.models.stems.linear:Linear",
+        "identity": "pipeline.models.stems.identity:Identity",
+        "fixed_length": "pipeline.models.stems.identity:FixedLength",
+    },
+)
+
+ENCODERS: "Registry[type[Encoder]]" = Registry(
+    "encoder",
+    {
+        "transformer": "pipeline.models.encoders.transformer:Transformer",
+        "conformer": "pipeline.models.encoders.conformer:Conformer",
+        "lstm": "pipeline.models.encoders.lstm:Lstm",
+        "cnn": "pipeline.models.encoders.cnn:Cnn",
+        "timm": "pipeline.models.encoders.timm_network:TimmNetwork",
+        "identity": "pipeline.models.encoders.identity:Identity",
+    },
+)
+
+HEADS: "Registry[type[Head]]" = Registry(
+    "head",
+    {
+        "pooled": "pipeline.models.heads.pooled:Pooled",
+        "class_token": "pipeline.models.heads.class_token:ClassToken",
+        "attention": "pipeline.models.heads.attention:AttentionPooling",
+        "flatten": "pipeline.models.heads.flatten:Flatten",
+    },
+)
+
+CHECKPOINT_FORMATS: "Registry[type[Checkpoint]]" = Registry(
+    "checkpoint format",
+    {
+        "original": "pipeline.models.checkpoint_formats.original:OriginalCheckpoint",
+        "huggingface": "pipeline.models.checkpoint_formats.huggingface:HuggingFaceCheckpoint",
+        "imagenet": "pipeline.models.checkpoint_formats.imagenet:ImageNetCheckpoint",
+        "timm": "pipeline.models.checkpoint_formats.timm_weights:TimmCheckpoint",
+    },
+)
+
+TEXTURE_INPUTS: "Registry[type[TextureInput]]" = Registry(
+    "texture input",
+    {
+        "frames": "pipeline.models.baselines.texture_inputs:Frames",
+        "tokens": "pipeline.models.baselines.texture_inputs:DecodedTokens",
+    },
+)
 
 
-def model_module(kind: str) -> Any:
-    """Return the module of a kind of model."""
-    return MODELS[kind]
-
-
-def is_neural(kind: str) -> bool:
-    """Say whether a kind is trained by gradient descent, rather than fitted in one go."""
-    return kind not in BASELINES
-
-
-def can_pretrain(kind: str) -> bool:
-    """Say whether a kind can learn from sentences without labels, as `pipeline.training.word_predictor` has it."""
-    return bool(getattr(model_module(kind), "PRETRAINS", False))
-
-
-def has_attention_maps(kind: str) -> bool:
-    """Say whether a kind attends to frames, so that its attention is a map over time and frequency."""
-    return bool(getattr(model_module(kind), "ATTENTION_MAPS", False))
-
-
-def load_model_params(name: str, path: Path = PARAMS_PATH) -> Params:
+def load_model_params(name: str, path: Path = PARAMS_PATH) -> ModelParams:
     """Load the section `models.<name>` as the Params of its kind. Raises ParamsError."""
     models = read_params(path).get("models") or {}
     if name not in models:
@@ -66,10 +101,11 @@ def load_model_params(name: str, path: Path = PARAMS_PATH) -> Params:
     return validate_model_params(name, models[name], path)
 
 
-def validate_model_params(name: str, value: Any, path: Path = PARAMS_PATH) -> Params:
+def validate_model_params(name: str, value: object, path: Path = PARAMS_PATH) -> ModelParams:
     """Check one model's plain section."""
     kind = str(value.get("kind", "")) if isinstance(value, dict) else ""
-    if kind not in MODELS:
-        raise ParamsError(f"{path}: models.{name}.kind: expected one of {', '.join(MODELS)}, found {kind!r}")
-    params: Params = validate_params(model_module(kind).Params, value, f"models.{name}", path)
-    return params
+    if kind not in NETWORKS and kind not in BASELINES:
+        known = ", ".join([*NETWORKS, *BASELINES])
+        raise ParamsError(f"{path}: models.{name}.kind: expected one of {known}, found {kind!r}")
+    params: type[ModelParams] = BASELINES[kind].Params if kind in BASELINES else NETWORKS[kind].Params
+    return validate_params(params, value, f"models.{name}", path)

@@ -1,7 +1,7 @@
-"""What training does to a batch so that few clips go further. Vectorised, on one torch generator, seeded by the epoch.
+"""Batch augmentation: shift, stretch, mix-up, SpecAugment. Vectorised, on one torch generator, seeded by the epoch.
 
 In order: time shift and stretch (circular, within each clip's own length), word noise and token masking (spans become
-the mask token), then on the model's picture mix-up of pairs (Zhang et al., 2018) with true soft labels, SpecAugment's
+the mask token), then on the feature map mix-up of pairs (Zhang et al., 2018) with true soft labels, SpecAugment's
 masks (Park et al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and codebook, and
 noise. Numbers are drawn on the CPU, and moved to where the batch is: every device sees the same ones.
 
@@ -37,11 +37,11 @@ class AugmentationParams(Params):
     word_noise: float = Fraction  # probability that a token becomes one of its nearest words
     frame_masks: MasksParams  # for tokens these become the mask token, before the embedding
     band_masks: MasksParams
-    noise: float = Fraction  # largest of a clip's noise, uniform from 0 to it, in units of the normalised picture
+    noise: float = Fraction  # largest of a clip's noise, uniform from 0 to it, in units of the normalised features
 
 
 class Mixed(NamedTuple):
-    picture: Tensor  # (B, T, F)
+    features: Tensor  # (B, T, F)
     mask: Tensor | None  # (B, T): a mixture is as long as the longer of its two
     targets: Tensor  # (B, K)
 
@@ -86,59 +86,59 @@ def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: Mas
     return tokens.masked_fill(hidden[:, None, :], mask_token)
 
 
-def mask_picture(picture: Tensor, frame_masks: MasksParams | None, band_masks: MasksParams) -> Tensor:
+def mask_features(features: Tensor, frame_masks: MasksParams | None, band_masks: MasksParams) -> Tensor:
     """Zero spans of frames (None leaves them) and of features of (B, T, F)."""
     if frame_masks is not None:
-        frames = _spans(len(picture), picture.shape[1], frame_masks).to(picture.device)
-        picture = picture.masked_fill(frames[:, :, None], 0.0)
-    bands = _spans(len(picture), picture.shape[2], band_masks).to(picture.device)
-    return picture.masked_fill(bands[:, None, :], 0.0)
+        frames = _spans(len(features), features.shape[1], frame_masks).to(features.device)
+        features = features.masked_fill(frames[:, :, None], 0.0)
+    bands = _spans(len(features), features.shape[2], band_masks).to(features.device)
+    return features.masked_fill(bands[:, None, :], 0.0)
 
 
-def add_noise(picture: Tensor, largest: float) -> Tensor:
+def add_noise(features: Tensor, largest: float) -> Tensor:
     """Add uniform noise to (B, T, F), of another strength in every clip, as AST does for speech commands."""
     if largest == 0:
-        return picture
-    strength = torch.rand(len(picture), 1, 1) * largest
-    return picture + (torch.rand(picture.shape) * strength).to(picture.device)
+        return features
+    strength = torch.rand(len(features), 1, 1) * largest
+    return features + (torch.rand(features.shape) * strength).to(features.device)
 
 
 def mix(
-    picture: Tensor, mask: Tensor | None, targets: Tensor, params: AugmentationParams, log_unit: float | None
+    features: Tensor, mask: Tensor | None, targets: Tensor, params: AugmentationParams, log_unit: float | None
 ) -> Mixed:
     """Mix each clip, with the probability given, with another of the batch; targets mix by the same weights.
 
-    `log_unit` is what one unit of the picture is in natural logarithms of power; None where it is none, as with tokens:
-    such pictures are mixed as they are, whatever `mixup_domain` says.
+    `log_unit` is what one unit of the feature map is in natural logarithms of power; None where it is none, as with tokens:
+    such feature maps are mixed as they are, whatever `mixup_domain` says.
     """
-    if params.mixup_probability == 0 or len(picture) < 2:
-        return Mixed(picture, mask, targets)
+    if params.mixup_probability == 0 or len(features) < 2:
+        return Mixed(features, mask, targets)
     # Gamma draws make a Beta one; torch's own Beta takes no notice of zero-size shapes and is slower to set up.
-    gammas = torch._standard_gamma(torch.full((2, len(picture)), params.mixup_alpha))
+    gammas = torch._standard_gamma(torch.full((2, len(features)), params.mixup_alpha))
     weight = gammas[0] / gammas.sum(0).clamp(min=1e-20)
-    weight = torch.where(torch.rand(len(picture)) < params.mixup_probability, weight, 1.0).to(picture.device)
-    partner = torch.randperm(len(picture)).to(picture.device)
+    weight = torch.where(torch.rand(len(features)) < params.mixup_probability, weight, 1.0).to(features.device)
+    partner = torch.randperm(len(features)).to(features.device)
     longer = None if mask is None else mask | (mask[partner] & (weight < 1)[:, None])
     by_clip = weight[:, None, None]
     if params.mixup_domain == "power" and log_unit is not None:
         own, other = (
             _loudness(values, real, log_unit, share)
             for values, real, share in (
-                (picture, mask, by_clip),
-                (picture[partner], None if mask is None else mask[partner], 1 - by_clip),
+                (features, mask, by_clip),
+                (features[partner], None if mask is None else mask[partner], 1 - by_clip),
             )
         )
         mixed = torch.logaddexp(own, other) / log_unit
         if longer is not None:
             mixed = mixed.masked_fill(~longer[:, :, None], 0.0)
     else:
-        mixed = by_clip * picture + (1 - by_clip) * picture[partner]
+        mixed = by_clip * features + (1 - by_clip) * features[partner]
     return Mixed(mixed, longer, weight[:, None] * targets + (1 - weight[:, None]) * targets[partner])
 
 
-def _loudness(picture: Tensor, mask: Tensor | None, log_unit: float, share: Tensor) -> Tensor:
+def _loudness(features: Tensor, mask: Tensor | None, log_unit: float, share: Tensor) -> Tensor:
     """Return the logarithm of the power that a share (B, 1, 1) of each waveform has; silence behind its end."""
-    loudness = picture * log_unit + 2 * share.log()
+    loudness = features * log_unit + 2 * share.log()
     return loudness if mask is None else loudness.masked_fill(~mask[:, :, None], -torch.inf)
 
 

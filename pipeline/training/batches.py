@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.models.base import Normalisation, normalisation_unit
 from pipeline.training.inputs import Inputs
-from pipeline.training.normalising import normalise, unit
+from pipeline.training.normalising import normalise
 
 # Below this many bytes, the clips of a run are kept in memory after the first read, as they are stored.
 CACHE_BYTES = 2 << 30
@@ -43,7 +44,7 @@ class StoredBatch(NamedTuple):
     mask: Tensor | None
     rows: Tensor
     front_end: dict[str, Any]
-    normalisation: dict[str, Any] | None  # None for tokens
+    normalisation: Normalisation | None  # None for tokens
 
     def to(self, device: torch.device) -> Batch:
         """Take the batch to a device, and make of it there what a network reads."""
@@ -56,7 +57,7 @@ class StoredBatch(NamedTuple):
 class Batches:
     """Batches of a list of clips, in any order."""
 
-    def __init__(self, inputs: Inputs, clip_ids: Sequence[str], normalisation: dict[str, Any]) -> None:
+    def __init__(self, inputs: Inputs, clip_ids: Sequence[str], normalisation: Normalisation) -> None:
         self._inputs, self._clip_ids, self._normalisation = inputs, list(clip_ids), normalisation
         self._padding = inputs.facts.get("vocabulary_size", 0)
         self._cache = inputs.stored(self._clip_ids) if self._bytes() <= CACHE_BYTES else None
@@ -79,7 +80,7 @@ class Batches:
         kind = self._normalisation["kind"]
         if self._inputs.time_axis or scale is None or kind == "clip":
             return None
-        return scale if kind == "none" else scale * unit(self._normalisation)
+        return scale if kind == "none" else scale * normalisation_unit(self._normalisation)
 
     def ahead(self, parts: Iterable[Sequence[int]]) -> Iterator[StoredBatch]:
         """Yield the batch of each list of rows; the next ones are read meanwhile."""
@@ -101,9 +102,9 @@ class Batches:
         """Return how many bytes all clips take as they are stored."""
         values = sum(self._inputs.num_frames(clip) for clip in self._clip_ids)
         if self._inputs.time_axis:
-            return 2 * values * int(self._inputs.facts.get("num_codebooks", 1))
+            return 2 * values * self._inputs.facts.get("num_codebooks", 1)
         width: int = np.dtype(self._inputs.front_end.get("dtype", "float32")).itemsize
-        return values * width * int(self._inputs.facts.get("n_mels", 1))
+        return values * width * self._inputs.facts.get("n_mels", 1)
 
     def _collate(self, arrays: list[np.ndarray], rows: Sequence[int]) -> StoredBatch:
         axis = self._inputs.time_axis

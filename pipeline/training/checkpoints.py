@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.artifacts.files import replacing
-from pipeline.training.step import Learner
+from pipeline.training.step import Learner, M
 
 CHECKPOINTS = Path(".sonolex/checkpoints")
 
@@ -39,7 +39,7 @@ def run_key(facts: Mapping[str, Any], code: str) -> str:
     return hashlib.sha256(json.dumps([facts, code], sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def save_checkpoint(path: Path, learner: Learner, progress: Progress) -> None:
+def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None:
     """Write everything in one step; the previous checkpoint stays whole until the new one is."""
     tensors: dict[str, Tensor] = {f"model/{name}": t for name, t in learner.model.state_dict().items()}
     tensors |= {f"average/{name}": t for name, t in learner.average.values.items()}
@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, learner: Learner, progress: Progress) -> None:
         save_file(contiguous, partial, metadata={"progress": json.dumps(facts)})
 
 
-def load_checkpoint(path: Path, learner: Learner, progress: Progress) -> bool:
+def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool:
     """Put a saved run back in place; return False when there is none that can be read."""
     if not path.exists():
         return False

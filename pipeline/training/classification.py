@@ -1,12 +1,13 @@
-"""The task of naming a clip's classes: augmentation, the model, and a loss that follows from the label kind."""
+"""Classification of clips as a task: augmentation, the network, and a loss that follows from the label kind."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.models.network import Network
 from pipeline.training import augmentation
 from pipeline.training.batches import Batch
 from pipeline.training.losses import classification_loss, smooth_labels
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Classification:
-    """Say which classes a clip has; targets are (clip, class) float32."""
+    """Predict the classes of a clip; targets are (clip, class) float32."""
 
     params: TrainParams
     label_kind: LabelKind
@@ -30,30 +31,29 @@ class Classification:
         options = self.params.augmentation
         if options.mixup_domain == "power" and options.mixup_probability and self.log_unit is None:
             log.warning(
-                "train.augmentation.mixup_domain: power: expected a model with frames that are normalised alike in all "
-                "clips, found one without: no effect"
+                "train.augmentation.mixup_domain: power: expected a model that reads frames which are normalised alike in "
+                "all clips, found one without: no effect"
             )
 
-    def forward(self, model: nn.Module) -> Callable[..., Tensor]:
-        """Return the model's way from picture (batch, frame, feature) and mask to logits."""
-        classify: Callable[..., Tensor] = model.classify  # type: ignore[assignment]
-        return classify
+    def forward(self, model: Network) -> Callable[..., Tensor]:
+        """Return the network from feature map (batch, frame, feature) and mask to logits."""
+        return model.classify
 
     def loss(
-        self, model: nn.Module, forward: Callable[..., Tensor], batch: Batch, targets: Tensor
+        self, model: Network, forward: Callable[..., Tensor], batch: Batch, targets: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a batch after augmentation."""
         options = self.params.augmentation
         inputs = augmentation.warp_time(batch.inputs, batch.mask, options, self.time_axis)
-        masks_tokens = isinstance(getattr(model, "mask_token", None), int)
-        if masks_tokens:
-            inputs = augmentation.replace_words(inputs, model.neighbours, options.word_noise)  # type: ignore[arg-type]
-            inputs = augmentation.mask_tokens(inputs, batch.mask, model.mask_token, options.frame_masks)  # type: ignore[arg-type]
-        picture = model.embed(inputs)  # type: ignore[operator]
+        mask_token = model.input.mask_token
+        if mask_token is not None:
+            inputs = augmentation.replace_words(inputs, model.input.neighbours, options.word_noise)
+            inputs = augmentation.mask_tokens(inputs, batch.mask, mask_token, options.frame_masks)
+        features = model.embed(inputs)
         soft = smooth_labels(targets, self.params.label_smoothing, self.label_kind)
-        mixed = augmentation.mix(picture, batch.mask, soft, options, self.log_unit)
-        frame_masks = None if masks_tokens else options.frame_masks
-        picture = augmentation.mask_picture(mixed.picture, frame_masks, options.band_masks)
-        picture = augmentation.add_noise(picture, options.noise)
-        logits = forward(picture, mixed.mask)
+        mixed = augmentation.mix(features, batch.mask, soft, options, self.log_unit)
+        frame_masks = options.frame_masks if mask_token is None else None
+        features = augmentation.mask_features(mixed.features, frame_masks, options.band_masks)
+        features = augmentation.add_noise(features, options.noise)
+        logits = forward(features, mixed.mask)
         return classification_loss(logits.float(), mixed.targets, self.label_kind), []

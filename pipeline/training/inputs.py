@@ -7,7 +7,7 @@ or tokens (codebook, frame) uint16.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,8 +18,12 @@ from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
 from pipeline.errors import ArtifactError, SonolexError
+from pipeline.models.base import InputFacts, Reads
 from pipeline.spectrogram.normalisation import corpus_statistics
 from pipeline.spectrogram.reader import FrameReader
+
+if TYPE_CHECKING:
+    from pipeline.models.parts import Stem
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +31,7 @@ log = logging.getLogger(__name__)
 class Inputs(Protocol):
     """The clips of one artifact, for training and for prediction alike."""
 
-    facts: dict[str, Any]  # what a model is built for; stored with it
+    facts: InputFacts  # what a model is built for; stored with it
     front_end: dict[str, Any]
     frame_rate: float  # Hz, along an array's time axis
     source: str  # digest of the vocabulary behind tokens, empty for frames
@@ -60,7 +64,7 @@ class FrameInputs:
         self._reader = FrameReader(spectrogram)
         self.front_end = spectrogram.facts
         self.frame_rate = spectrogram.frame_rate
-        self.facts: dict[str, Any] = {"n_mels": spectrogram.n_mels, "log_floor": spectrogram.facts["log_floor"]}
+        self.facts = InputFacts(n_mels=spectrogram.n_mels, log_floor=spectrogram.facts["log_floor"])
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
         return self._reader.ok(clip_ids)
@@ -89,11 +93,9 @@ class TokenInputs:
         self.front_end = front_end
         self.frame_rate = float(table.facts["frame_rate"])
         self.source = str(table.facts["vocabulary"])
-        self.facts: dict[str, Any] = {
-            "vocabulary_size": table.facts["vocabulary_size"],
-            "num_codebooks": table.facts["num_codebooks"],
-            "bands": bands,
-        }
+        self.facts = InputFacts(
+            vocabulary_size=table.facts["vocabulary_size"], num_codebooks=table.facts["num_codebooks"], bands=bands
+        )
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
         return [clip for clip in clip_ids if clip in self._arrays]
@@ -126,7 +128,7 @@ def input_artifacts(layout: Layout, model: ModelId, fold: str) -> list[tuple[Sch
     ]
 
 
-def open_inputs(reads: str, source: Path, vocabulary: Vocabulary | None) -> FrameInputs | TokenInputs:
+def open_inputs(reads: Reads, source: Path, vocabulary: Vocabulary | None) -> FrameInputs | TokenInputs:
     """Open what a model that reads "frames" or "tokens" is trained on."""
     if reads == "frames":
         return FrameInputs(open_spectrogram(source))
@@ -156,15 +158,12 @@ def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs
     return frames
 
 
-def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], model: Any) -> None:
-    """Warn when clips are longer than what the model reads of them: its learned position table, or its input, has an end."""
-    stem = getattr(model, "stem", None)
-    limit, key = getattr(stem, "max_frames", None), "stem.positions.frames"
-    if stem is None:
-        limit, key = getattr(model, "max_frames", None), "frames"
+def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], stem: "Stem") -> None:
+    """Warn when clips are longer than what a network's stem reads of them."""
+    limit = stem.max_frames
     longer = 0 if limit is None else sum(inputs.num_frames(clip) > limit for clip in clip_ids)
     if longer:
         log.warning(
-            "%d of %d clips have more than %d frames: the model reads the first ones; %s sets how many",
-            longer, len(clip_ids), limit, key,
+            "%d of %d clips have more than %d frames: the model reads the first ones; stem.%s sets how many",
+            longer, len(clip_ids), limit, stem.max_frames_setting,
         )  # fmt: skip

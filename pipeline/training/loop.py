@@ -10,24 +10,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import SonolexError
-from pipeline.models.encoder import Encoder
+from pipeline.models.neural_model import NeuralModel
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints, sampling
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import StoredBatch
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.gradient_flow import GradientFlow, LayerGradient
-from pipeline.training.patchout import patchout
 from pipeline.training.progress_bar import progress_bar
 from pipeline.training.schedules import rate_factor
 from pipeline.training.settings import TrainParams
-from pipeline.training.step import Learner, NotFiniteError, Task
+from pipeline.training.step import Learner, M, M_contra, NotFiniteError, Task
 from pipeline.training.validation import Examples
 
 log = logging.getLogger(__name__)
@@ -52,21 +51,21 @@ class Trained(NamedTuple):
     kept: dict[int, dict[str, Tensor]]  # state of the epochs of `keep_epochs`
 
 
-class Measured(Protocol):
+class Measured(Protocol[M_contra]):
     """What says after every epoch how the averaged weights fare on clips that are not trained on."""
 
     total: Tensor  # grows from epoch to epoch, and goes into checkpoints
 
-    def measure(self, model: nn.Module, average: WeightAverage, epoch: int, world: World) -> dict[str, float]:
+    def measure(self, model: M_contra, average: WeightAverage, epoch: int, world: World) -> dict[str, float]:
         """Return the epoch's numbers by name, `validation_loss` among them."""
 
 
 def train(
-    model: nn.Module,
+    model: M,
     params: TrainParams,
-    task: Task,
+    task: Task[M],
     examples: Examples,
-    validation: Measured | None,
+    validation: Measured[M] | None,
     *,
     seed: int,
     on_epoch: Callable[[dict[str, float], dict[str, float]], None],
@@ -98,7 +97,7 @@ def train(
     bar = (
         progress_bar(params.epochs, run.epoch, len(examples.clip_ids)) if world.leads else nullcontext(lambda row: None)
     )
-    with bar as advance, _encoder_set(model, params):
+    with bar as advance, training_options(model, params):
         while run.epoch < params.epochs and not _exhausted(history, params):
             world.require_launcher()
             row = run.do_epoch()
@@ -112,11 +111,11 @@ def train(
     return Trained(history, len(history) * len(examples.clip_ids), Timing(seconds, timing), looked_at, run.kept())
 
 
-class _Run:
+class _Run(Generic[M]):
     """A learner on its way through the epochs, and what of it a checkpoint holds."""
 
     def __init__(
-        self, learner: Learner, examples: Examples, validation: Measured | None, seed: int, checkpoint: Path
+        self, learner: Learner[M], examples: Examples, validation: Measured[M] | None, seed: int, checkpoint: Path
     ) -> None:
         self.learner, self.examples, self.validation = learner, examples, validation
         self.seed, self.checkpoint = seed, checkpoint
@@ -284,7 +283,7 @@ def _exhausted(history: Sequence[dict[str, float]], params: TrainParams) -> bool
     return len(losses) - 1 - losses.index(min(losses)) >= params.early_stop_patience
 
 
-def _require_patience(params: TrainParams, validation: Measured | None) -> None:
+def _require_patience(params: TrainParams, validation: Measured[M] | None) -> None:
     if params.early_stop_patience and validation is None:
         raise SonolexError(
             "train.early_stop_patience: expected 0 without validation clips, found "
@@ -305,21 +304,25 @@ def _require_a_clip_each(params: TrainParams, examples: Examples, world: World, 
 
 
 @contextmanager
-def _encoder_set(model: nn.Module, params: TrainParams) -> Iterator[None]:
-    """Have the model's encoder, if it has one, trained as the settings say, until the context ends."""
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(encoder, Encoder):
+def training_options(model: NeuralModel, params: TrainParams) -> Iterator[None]:
+    """Have a model trained with patchout and activation checkpointing as the settings say, until the context ends."""
+    if model.supports_activation_checkpointing:
+        model.set_activation_checkpointing(params.activation_checkpointing)
+    if model.supports_patchout:
+        model.patchout = params.patchout
+    try:
         yield
-        return
-    encoder.recompute = params.recompute
-    with patchout(model.stem, params.patchout):  # type: ignore[arg-type]
-        yield
-    encoder.recompute = False
+    finally:
+        if model.supports_activation_checkpointing:
+            model.set_activation_checkpointing(False)
+        model.patchout = 0.0
 
 
-def _warn_of_settings_without_effect(model: nn.Module, params: TrainParams) -> None:
-    if isinstance(getattr(model, "encoder", None), Encoder):
-        return
-    for name in ("recompute", "patchout"):
-        if getattr(params, name):
-            log.warning("train.%s: expected a model with a transformer encoder, found one without: no effect", name)
+def _warn_of_settings_without_effect(model: NeuralModel, params: TrainParams) -> None:
+    asked = {
+        "activation_checkpointing": (params.activation_checkpointing, model.supports_activation_checkpointing),
+        "patchout": (params.patchout > 0, model.supports_patchout),
+    }
+    for setting, (wanted, supported) in asked.items():
+        if wanted and not supported:
+            log.warning("train.%s: expected a model that supports it, found one that does not: no effect", setting)

@@ -10,18 +10,19 @@ the mean cross entropy, in nats, over its hidden words of all codebooks, its acc
 a batch's are the means over its clips, so that the parts of a batch add up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batch, Batches, StoredBatch
 from pipeline.training.distributed import World
+from pipeline.training.step import Forward
 from pipeline.training.word_predictor import WordPredictor
 
 _VALIDATION_SEED = 0  # of the masks of validation clips, the same in every epoch
@@ -36,15 +37,14 @@ class MaskedWords:
     section: str = "pretrain"
     measures: tuple[str, ...] = ("masked_accuracy",)
 
-    def forward(self, model: nn.Module) -> Callable[..., Any]:
+    def forward(self, model: WordPredictor) -> Forward:
         """Return the model's way from words and mask to vectors."""
         return model.forward
 
     def loss(
-        self, model: nn.Module, forward: Callable[..., Any], batch: Batch, _targets: Tensor
+        self, model: WordPredictor, forward: Forward, batch: Batch, _targets: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a batch whose words are hidden at random, and its accuracy."""
-        assert isinstance(model, WordPredictor)
         hidden = draw_hidden(lengths_of(batch), batch.inputs.shape[2], self.share, self.span)
         filled = fill_in(model, forward, batch, hidden.to(batch.inputs.device))
         return filled.losses.mean(), [filled.hits.mean()]
@@ -80,7 +80,7 @@ class Filled(NamedTuple):
     counts: Tensor  # (B,) places
 
 
-def fill_in(model: WordPredictor, forward: Callable[..., Any], batch: Batch, hidden: Tensor) -> Filled:
+def fill_in(model: WordPredictor, forward: Forward, batch: Batch, hidden: Tensor) -> Filled:
     """Hide words, and compare what the model says of them with what they are; `forward` is its own, or made of it."""
     vectors, asked = forward(batch.inputs.masked_fill(hidden[:, None], model.mask_token), batch.mask)
     places: Tensor = hidden & asked
@@ -127,9 +127,8 @@ class MaskedValidation:
         self._task, self._batches, self._batch_size = task, batches, batch_size
 
     @torch.no_grad()
-    def measure(self, model: nn.Module, average: WeightAverage, _epoch: int, world: World) -> dict[str, float]:
+    def measure(self, model: WordPredictor, average: WeightAverage, _epoch: int, world: World) -> dict[str, float]:
         """Return validation_loss and validation_accuracy; every process measures all clips."""
-        assert isinstance(model, WordPredictor)
         generator = torch.Generator().manual_seed(_VALIDATION_SEED)
         average.swap()
         model.eval()

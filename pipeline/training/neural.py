@@ -1,4 +1,4 @@
-"""From a model's params and a fold's clips to trained weights: builds, normalises, trains, logs.
+"""Training of a network on a fold's clips: builds, normalises, trains, logs.
 
 Every epoch is a row of `epochs.csv` (`pipeline/artifacts/curves.py`) and goes to the trackers asked for, as `train/loss`,
 `train/learning_rate` ... Of several processes the leader alone writes.
@@ -18,7 +18,8 @@ from pipeline.artifacts.curves import writing_epochs
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.execution.code import code_version, kinds_in
-from pipeline.models.registry import model_module
+from pipeline.models.base import InputFacts, ModelParams
+from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.allocation import keep_freed_memory
@@ -31,7 +32,7 @@ from pipeline.training.loop import Trained, train
 from pipeline.training.settings import TrainParams
 from pipeline.training.trackers import TrackedRun, open_trackers
 from pipeline.training.validation import Examples, Score, Validation
-from pipeline.training.word_predictor import put_in
+from pipeline.training.word_predictor import load_pretrained
 
 Weights = dict[str, np.ndarray]  # by name
 
@@ -44,7 +45,7 @@ class Part(NamedTuple):
 
 
 def train_model(
-    params: Any,
+    params: ModelParams,
     settings: TrainParams,
     inputs: Inputs,
     training: Part,
@@ -58,33 +59,35 @@ def train_model(
     score: Score,
     pretrained: Pretrained | None = None,
     trackers: Sequence[str] = (),
-) -> tuple[Weights, dict[int, Weights], dict[str, Any], Trained]:
+) -> tuple[Weights, dict[int, Weights], InputFacts, Trained]:
     """Train and return the weights, those of kept epochs, the facts of the input, and the run's history.
 
-    With `pretrained` all weights but the head's start there. `validation` may be empty; else `score` measures it in every
-    epoch. All random numbers follow from `seed`. `curves_path` ends in model, fold and seed.
+    With `pretrained`, weights from masked-token pretraining, all weights but the head's start there. `validation` may be
+    empty; else `score` measures it in every epoch. All random numbers follow from `seed`. `curves_path` ends in model, fold
+    and seed.
     """
+    assert isinstance(params, NetworkParams)
     keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
-    module = model_module(params.kind)
-    start = module.open_start(params, inputs.front_end) if hasattr(module, "open_start") else None
-    input_facts = inputs.facts | {"normalisation": _normalisation(params, inputs, training.clip_ids, start)}
-    if start is not None:
-        input_facts |= {"start": start.facts}
-    model = module.build(params, input_facts, training.targets.shape[1])
+    checkpoint = open_pretrained_weights(params, inputs.front_end)
+    normalisation = fit_normalisation(params, lambda: inputs.statistics(training.clip_ids), checkpoint)
+    input_facts: InputFacts = {**inputs.facts, "normalisation": normalisation}
+    if checkpoint is not None:
+        input_facts["pretrained"] = checkpoint.facts
+    model = Network(params, input_facts, training.targets.shape[1])
     if vocabulary is not None:
-        module.start(model, params, vocabulary.word_vectors())
-    if start is not None:
-        module.start_from(model, params, start)
+        model.input.load_codebooks(vocabulary.word_vectors())
+    if checkpoint is not None:
+        model.load_weights(params, checkpoint)
     if pretrained is not None:
-        put_in(model, pretrained)
-        input_facts |= {"pretrained": {key: pretrained.facts[key] for key in ("weights", "pretrain", "measures")}}
-    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model)
+        load_pretrained(model, pretrained)
+        input_facts["masked_pretraining"] = {key: pretrained.facts[key] for key in ("weights", "pretrain", "measures")}
+    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model.stem)
     model = model.to(world.device)
 
     def examples(part: Part) -> Examples:
-        batches = Batches(inputs, part.clip_ids, input_facts["normalisation"])
+        batches = Batches(inputs, part.clip_ids, normalisation)
         return Examples(batches, torch.from_numpy(part.targets), list(part.clip_ids))
 
     identity = {
@@ -141,12 +144,3 @@ def curves(
             track({f"train/{name}": value for name, value in (row | timing).items()}, append(row))
 
         yield log_epoch
-
-
-def _normalisation(params: Any, inputs: Inputs, clip_ids: Sequence[str], start: Any) -> dict[str, Any]:
-    """Return the facts that `pipeline.training.batches.normalise` needs, from training clips alone or from the start."""
-    kind = getattr(params, "normalisation", "none")
-    if kind not in ("corpus", "start"):
-        return {"kind": kind, "deviations": getattr(params, "deviations", 1.0), "mean": 0.0, "deviation": 1.0}
-    mean, deviation = start.statistics if kind == "start" else inputs.statistics(clip_ids)
-    return {"kind": kind, "deviations": params.deviations, "mean": mean, "deviation": deviation}

@@ -1,9 +1,9 @@
-"""From values as they are stored to what a network reads, on the network's device.
+"""Dequantise and normalise a batch on the device.
 
 A clip travels as it is stored, a byte or two a value, and becomes float32 where it is used: reading does not wait for the
 conversion, and half or a quarter of the bytes cross the bus.
 
-Conventions: B batch, T frame. The facts {kind, deviations, mean, deviation} of a normalisation stand in a model's `input`.
+Conventions: B batch, T frame. A normalisation stands in the facts `input` of a model.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SMALLEST = 1e-6  # deviation; what varies less is one value
+from pipeline.models.base import SMALLEST_STD, Normalisation, normalisation_unit
 
 
-def normalise(stored: Tensor, mask: Tensor | None, front_end: dict[str, Any], normalisation: dict[str, Any]) -> Tensor:
+def normalise(stored: Tensor, mask: Tensor | None, front_end: dict[str, Any], normalisation: Normalisation) -> Tensor:
     """Return (B, T, mel) stored values as float32, in the front end's units and then normalised; 0 behind a clip's end."""
     frames = stored.to(torch.float32)
     if frames is stored:
@@ -22,20 +22,15 @@ def normalise(stored: Tensor, mask: Tensor | None, front_end: dict[str, Any], no
     if front_end.get("dtype") == "uint8":
         frames.mul_(front_end["scale"]).add_(front_end["offset"])
     if normalisation["kind"] == "clip":
-        mean, deviation = _statistics(frames, mask)
-        frames.sub_(mean).div_(normalisation["deviations"] * deviation.clamp(min=_SMALLEST))
+        mean, std = _statistics(frames, mask)
+        frames.sub_(mean).div_(normalisation["std_scale"] * std.clamp(min=SMALLEST_STD))
     elif normalisation["kind"] != "none":
-        frames.sub_(normalisation["mean"]).div_(unit(normalisation))
+        frames.sub_(normalisation["mean"]).div_(normalisation_unit(normalisation))
     return frames if mask is None else frames.masked_fill_(~mask[:, :, None], 0.0)
 
 
-def unit(normalisation: dict[str, Any]) -> float:
-    """Return what one unit of the normalised frames is in the front end's units."""
-    return float(normalisation["deviations"] * max(normalisation["deviation"], _SMALLEST))
-
-
 def _statistics(frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of each clip's own values, (B, 1, 1) each."""
+    """Return mean and standard deviation of each clip's own values, (B, 1, 1) each."""
     real = torch.ones_like(frames[:, :, :1]) if mask is None else mask[:, :, None].to(frames.dtype)
     count = real.sum((1, 2), keepdim=True) * frames.shape[2]
     mean = (frames * real).sum((1, 2), keepdim=True) / count

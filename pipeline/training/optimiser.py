@@ -1,10 +1,10 @@
-"""What turns gradients into steps: AdamW, Adam with L2 decay as in AST and PSLA, or SGD.
+"""Optimisers and parameter groups: AdamW, Adam with L2 decay as in AST and PSLA, or SGD.
 
 `adamw` (Loshchilov and Hutter, 2019, arXiv 1711.05101) and `sgd` decay matrices only: not norms, biases, embeddings and
 class tokens. `adam` adds the decay to the gradient of every weight (Kingma and Ba, 2015, with L2), as the published
 recipes do. All run fused: one kernel for all weights, on GPUs and CPUs.
 
-A model may ask for another rate of its embeddings by an attribute `embedding_rate`; groups carry it as `factor`.
+Embeddings may have another learning rate; groups carry it as `factor`.
 """
 
 from typing import Annotated, Literal
@@ -48,14 +48,16 @@ class SgdParams(Params):
 OptimiserParams = Annotated[AdamWParams | AdamParams | SgdParams, Field(discriminator="kind")]
 
 
-def build_optimiser(model: nn.Module, params: OptimiserParams, learning_rate: float) -> torch.optim.Optimizer:
-    """Build the optimiser of a model that lies on its device already."""
+def build_optimiser(
+    model: nn.Module, params: OptimiserParams, learning_rate: float, *, embedding_rate: float
+) -> torch.optim.Optimizer:
+    """Build the optimiser of a model that lies on its device already; `embedding_rate` is over that of the other weights."""
     decayed, plain, embeddings = _kinds_of_weights(model)
     elsewhere = params.weight_decay if isinstance(params, AdamParams) else 0.0
     groups = [
         {"params": decayed, "weight_decay": params.weight_decay, "factor": 1.0},
         {"params": plain, "weight_decay": elsewhere, "factor": 1.0},
-        {"params": embeddings, "weight_decay": elsewhere, "factor": getattr(model, "embedding_rate", 1.0)},
+        {"params": embeddings, "weight_decay": elsewhere, "factor": embedding_rate},
     ]
     if isinstance(params, SgdParams):
         return torch.optim.SGD(groups, lr=learning_rate, momentum=params.momentum, nesterov=params.nesterov, fused=True)

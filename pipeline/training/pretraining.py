@@ -1,16 +1,14 @@
-"""From a model's params and a fold's sentences, without any label, to weights that training may start from."""
+"""Masked-token pretraining of a network on a fold's sentences, without any label."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.errors import SonolexError
 from pipeline.execution.code import code_version, kinds_in
-from pipeline.models.registry import can_pretrain, model_module
+from pipeline.models.base import NOT_NORMALISED, ModelParams
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
@@ -21,13 +19,11 @@ from pipeline.training.masked_words import MaskedValidation, MaskedWords, Unigra
 from pipeline.training.neural import curves
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.training.validation import Examples
-from pipeline.training.word_predictor import WordPredictor
-
-_AS_THEY_ARE = {"kind": "none"}  # tokens have no normalisation
+from pipeline.training.word_predictor import WordPredictor, new_reader
 
 
 def pretrain(
-    params: Any,
+    params: ModelParams,
     masking: PretrainParams,
     settings: TrainParams,
     inputs: TokenInputs,
@@ -46,13 +42,10 @@ def pretrain(
     masked_accuracy, and unigram_loss and unigram_accuracy: what the words' frequencies alone score on the same clips. With
     validation clips, which are not learned from, they have all of these of them too.
     """
-    if not can_pretrain(params.kind):
-        raise SonolexError(f"pretrain: expected a kind of model that learns from sentences alone, found {params.kind}")
     torch.set_flush_denormal(True)  # see `train_model`
     torch.manual_seed(named_seed(seed, "weights"))
-    module = model_module(params.kind)
-    reader = module.build(params, inputs.facts, 1)  # its head is not used
-    module.start(reader, params, vocabulary.word_vectors())
+    reader = new_reader(params, inputs.facts)
+    reader.input.load_codebooks(vocabulary.word_vectors())
     sentences = inputs.arrays(clip_ids)
     unigrams = Unigrams(sentences, inputs.facts["vocabulary_size"])
     model = WordPredictor(reader, torch.from_numpy(unigrams.frequencies).float()).to(world.device)
@@ -60,7 +53,7 @@ def pretrain(
     known = dict(zip(("unigram_loss", "unigram_accuracy"), unigrams.measure(sentences), strict=True))
     measured = None
     if validation_ids:
-        measured = MaskedValidation(task, Batches(inputs, validation_ids, _AS_THEY_ARE), settings.batch_size)
+        measured = MaskedValidation(task, Batches(inputs, validation_ids, NOT_NORMALISED), settings.batch_size)
         names = ("validation_unigram_loss", "validation_unigram_accuracy")
         known |= zip(names, unigrams.measure(inputs.arrays(validation_ids)), strict=True)
 
@@ -80,7 +73,7 @@ def pretrain(
             model,
             settings,
             task,
-            Examples(Batches(inputs, clip_ids, _AS_THEY_ARE), torch.zeros(len(clip_ids), 0), list(clip_ids)),
+            Examples(Batches(inputs, clip_ids, NOT_NORMALISED), torch.zeros(len(clip_ids), 0), list(clip_ids)),
             measured,
             seed=seed,
             on_epoch=lambda row, timing: log_epoch(row | known, timing),

@@ -30,8 +30,10 @@ class TrainParams(Params):
     num_threads: PositiveInt  # of the processor, in each process; results follow from it, the time taken does too
     precision: Precision  # of activations and products; weights and their gradients are float32
     compile: bool  # the model's arithmetic, by torch.compile
-    recompute: bool  # activations of the encoder, in the backward pass, instead of keeping them
-    patchout: float = Field(ge=0, lt=1)  # part of the positions that the encoder is not shown in training
+    activation_checkpointing: (
+        bool  # compute the encoder's activations again in the backward pass, instead of keeping them
+    )
+    patchout: float = Field(ge=0, lt=1)  # fraction of the positions that the encoder is not shown in training
     augmentation: AugmentationParams
     gradient_flow: bool  # write the gradients of every layer, at a few epochs, beside the curves
 

@@ -13,11 +13,12 @@ Conventions: targets (clip, class) float32, in the order of the batches' clips.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.neural_model import NeuralModel
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.compiling import compiled
@@ -28,8 +29,14 @@ from pipeline.training.settings import TrainParams
 SMALLEST_SCALE = 1.0  # of a float16 loss; gradients that overflow even so are no matter of scale
 
 
-class Task(Protocol):
-    """What is to be learnt of clips."""
+M = TypeVar("M", bound=NeuralModel)
+M_contra = TypeVar("M_contra", bound=NeuralModel, contravariant=True)
+
+Forward = Callable[..., Any]  # a part of a model, compiled or in half precision where that is asked for
+
+
+class Task(Protocol[M_contra]):
+    """What a model is trained to do."""
 
     @property
     def section(self) -> str:
@@ -39,12 +46,10 @@ class Task(Protocol):
     def measures(self) -> tuple[str, ...]:
         """Name what is measured of a batch beside its loss."""
 
-    def forward(self, model: nn.Module) -> Callable[..., Any]:
+    def forward(self, model: M_contra) -> Forward:
         """Return the part of the model that may be compiled, and run in half precision."""
 
-    def loss(
-        self, model: nn.Module, forward: Callable[..., Any], batch: Batch, targets: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
+    def loss(self, model: M_contra, forward: Forward, batch: Batch, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a batch, and its measures: means over the batch's clips, so that parts add up."""
 
 
@@ -57,12 +62,14 @@ class NotFiniteError(Exception):
         self.batch = batch  # the part of the batch that it was met in; None = the whole batch
 
 
-class Learner:
+class Learner(Generic[M]):
     """A model on its device, and everything that changes with it from step to step."""
 
-    def __init__(self, model: nn.Module, params: TrainParams, task: Task, world: World) -> None:
+    def __init__(self, model: M, params: TrainParams, task: Task[M], world: World) -> None:
         self.model, self.params, self.task, self.world = model, params, task, world
-        self.optimiser = build_optimiser(model, params.optimiser, params.learning_rate)
+        self.optimiser = build_optimiser(
+            model, params.optimiser, params.learning_rate, embedding_rate=model.embedding_rate
+        )
         self.average = WeightAverage(model, params.average, params.epochs)
         self.scaler = torch.GradScaler(world.device.type, enabled=params.precision == "float16")
         self.measured = [0.0 for _ in task.measures]  # of the last step's batch
@@ -107,12 +114,13 @@ class Learner:
         return norm
 
 
-def _in_precision(function: Callable[..., Any], params: TrainParams, device: torch.device) -> Callable[..., Any]:
+def _in_precision(function: Forward, params: TrainParams, device: torch.device) -> Forward:
     if params.precision == "float32":
         return function
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[params.precision]
 
     def call(*arguments: Any) -> Any:
-        with torch.autocast(device.type, dtype=getattr(torch, params.precision)):
+        with torch.autocast(device.type, dtype=dtype):
             return function(*arguments)
 
     return call

@@ -1,0 +1,54 @@
+"""Contract of classical models, which are fitted in one go.
+
+A classical model is one file with one class, and one line of `pipeline/models/registry.py`. `fit` may use scikit-learn;
+`predict` uses the arrays that `fit` returned alone, since weights are stored as safetensors and never as a pickle.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.models.base import InputFacts, ModelParams, Reads
+
+# Logit of a class that no training clip has: sigmoid and softmax both make it 0 beside any class that was seen. Its negative
+# is that of a class which all of them have.
+UNSEEN_LOGIT = -30.0
+
+Weights = dict[str, np.ndarray]  # by name
+
+
+class Setting(NamedTuple):
+    """What `fit` is told besides training clips and their targets."""
+
+    input_facts: InputFacts
+    front_end: Mapping[str, Any]  # facts of the front end behind the frames or tokens
+    label_kind: LabelKind  # "one" or "many" labels a clip
+    seed: int
+    vocabulary: Vocabulary | None = None  # behind tokens
+
+
+class Baseline(ABC):
+    """A classical model of the section `params`."""
+
+    Params: ClassVar[type[ModelParams]]
+    params: ModelParams
+
+    def __init__(self, params: ModelParams) -> None:
+        self.params = params
+
+    @property
+    def reads(self) -> Reads:
+        """The artifact that clips come from: frames (frame, mel) float32, or tokens (codebook, frame) uint16."""
+        return self.params.reads
+
+    @abstractmethod
+    def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
+        """Fit on training clips, one array each, with `targets` (clip, class) 0-1. All randomness follows from the seed."""
+
+    @abstractmethod
+    def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return logits (clip, class) float32."""

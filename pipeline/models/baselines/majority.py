@@ -1,0 +1,31 @@
+"""Majority: how common each class is among the training clips, whatever a clip sounds like; what every model must beat."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from pipeline.models.base import ModelParams, Reads
+from pipeline.models.baselines.base import Baseline, Setting, Weights
+
+
+class MajorityParams(ModelParams):
+    kind: Literal["majority"]
+
+    @property
+    def reads(self) -> Reads:
+        return "frames"
+
+
+class Majority(Baseline):
+    Params = MajorityParams
+
+    def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
+        """Return `logits` (class,) of the classes' shares; no input and no seed enters."""
+        share = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)  # a class that nobody has is not impossible
+        one = setting.label_kind == "one"
+        return {"logits": (np.log(share) if one else np.log(share / (1 - share))).astype(np.float32)}
+
+    def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the same logits for every clip."""
+        return np.tile(weights["logits"], (len(inputs), 1))

@@ -1,0 +1,139 @@
+"""N-gram classifier: a language model for each class; between a bag of tokens and models that read all of a clip.
+
+The language model of a class is an n-gram model of its training clips; a clip belongs to the class under which it is
+likeliest, as languages of text are told apart (Dunning, 1994). Each codebook has models of its own. Frames repeat each
+other, so the sum over a clip's tokens would be far too sure of itself: their mean is scaled, by a number fitted on training
+clips of which each is scored by models of the other half. `pipeline/vocabulary/ngrams.py` says what an n-gram model is.
+
+Conventions: inputs are clips' tokens (codebook, frame) uint16; evidence (clip, class) is the mean over a clip's tokens of
+ln p(token | model of the class) - ln p(token | model of all training clips).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.artifacts.clips import LabelKind
+from pipeline.models.base import ModelParams, Reads
+from pipeline.models.baselines.base import UNSEEN_LOGIT, Baseline, Setting, Weights
+from pipeline.models.baselines.calibration import fit_scale
+from pipeline.vocabulary.ngrams import Level, count_ngrams, sentence_sums, word_probabilities
+
+_CALIBRATING_CLIPS = 2000  # at most; scoring takes clips times classes
+
+
+class NgramParams(ModelParams):
+    kind: Literal["ngram"]
+    order: int = Field(ge=1, le=5)  # tokens, of which the last is predicted from the others
+
+    @property
+    def reads(self) -> Reads:
+        return "tokens"
+
+
+class NgramClassifier(Baseline):
+    Params = NgramParams
+    params: NgramParams
+
+    def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
+        """Return the counts of the language models, and the scale and biases of their evidence.
+
+        These are `scale` (1,) and `biases` (class,), `shape` (codebooks, classes, tokens), and of each level of the models
+        of the classes and of the common one `keys` and `counts`. Memory grows with the tokens of the training clips. Nothing
+        is drawn from the seed.
+        """
+        size = setting.input_facts["vocabulary_size"]
+        wanted = targets > 0.5
+        biases = _prior_logits(wanted, setting.label_kind)
+        evidence, scored = _cross_evidence(self.params.order, inputs, wanted, size)
+        weights = _count(self.params.order, inputs, wanted, size)
+        scale = fit_scale(lambda factor: _logits(evidence, factor, biases), wanted[scored], setting.label_kind)
+        return weights | {"scale": np.array([scale], np.float32), "biases": biases}
+
+    def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        return _logits(_evidence(weights, inputs), float(weights["scale"][0]), weights["biases"])
+
+
+def _count(order: int, inputs: Sequence[np.ndarray], wanted: np.ndarray, size: int) -> Weights:
+    """Count the grams of each class's clips, and of all; `wanted` (clip, class) bool."""
+    num_classes, num_codebooks = wanted.shape[1], len(inputs[0])
+    shape = np.array([num_codebooks, num_classes, size], np.int64)
+    classes, everyone = [], []
+    for clip, class_id in zip(*np.nonzero(wanted), strict=True):
+        classes += [(words, class_id * num_codebooks + book) for book, words in enumerate(inputs[clip])]
+    for tokens in inputs:
+        everyone += [(words, book) for book, words in enumerate(tokens)]
+    weights = {"shape": shape}
+    for name, spoken, num_languages in (
+        ("class", classes, num_classes * num_codebooks),
+        ("all", everyone, num_codebooks),
+    ):
+        sentences, languages = [words for words, _ in spoken], [language for _, language in spoken]
+        levels = count_ngrams(sentences, languages, num_languages=num_languages, size=size, order=order)
+        for length, level in enumerate(levels, 1):
+            weights |= {f"{name}_keys_{length}": level.keys, f"{name}_counts_{length}": level.counts}
+    return weights
+
+
+def _levels(weights: Weights, name: str) -> list[Level]:
+    """Return the levels that `_count` put among the weights under a name."""
+    num_codebooks, num_classes, size = weights["shape"].tolist()
+    num_contexts = num_codebooks * (num_classes if name == "class" else 1)
+    levels: list[Level] = []
+    while (keys := weights.get(f"{name}_keys_{len(levels) + 1}")) is not None:
+        levels.append(Level(size, num_contexts, keys, weights[f"{name}_counts_{len(levels) + 1}"]))
+        num_contexts = len(keys)
+    return levels
+
+
+def _evidence(weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the evidence (clip, class) float64; 0 for a clip without words."""
+    num_codebooks, num_classes, _ = weights["shape"].tolist()
+    class_levels, all_levels = _levels(weights, "class"), _levels(weights, "all")
+    sentences = [words for tokens in inputs for words in tokens]
+    books = np.tile(np.arange(num_codebooks), len(inputs))
+    common = np.log(word_probabilities(all_levels, sentences, books))
+    base = word_probabilities(all_levels[:1], sentences, books)
+    num_words = np.array([max(1, tokens.size) for tokens in inputs])
+    evidence = np.empty((len(inputs), num_classes))
+    for class_id in range(num_classes):
+        own = np.log(word_probabilities(class_levels, sentences, class_id * num_codebooks + books, base))
+        sums = sentence_sums(own - common, sentences).reshape(-1, num_codebooks).sum(axis=1)
+        evidence[:, class_id] = sums / num_words
+    return evidence
+
+
+def _cross_evidence(
+    order: int, inputs: Sequence[np.ndarray], wanted: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return evidence (clip, class) of training clips from the languages of other ones, and which clips these are."""
+    scored = np.unique(np.linspace(0, len(inputs) - 1, min(len(inputs), _CALIBRATING_CLIPS)).astype(np.int64))
+    evidence = np.zeros((len(scored), wanted.shape[1]))
+    for half in (0, 1):
+        others, own = np.flatnonzero(np.arange(len(inputs)) % 2 != half), scored % 2 == half
+        if len(others):
+            weights = _count(order, [inputs[clip] for clip in others.tolist()], wanted[others], size)
+            evidence[own] = _evidence(weights, [inputs[clip] for clip in scored[own].tolist()])
+    return evidence, scored
+
+
+def _prior_logits(wanted: np.ndarray, label_kind: LabelKind) -> np.ndarray:
+    """Return how likely each class is before its clip is read, as a logit (class,) float32."""
+    present = wanted.sum(axis=0)
+    if label_kind == "one":
+        logits = np.log(np.maximum(present, 1) / len(wanted))
+    else:
+        logits = np.log((present + 0.5) / (len(wanted) - present + 0.5))
+    return np.where(present == 0, UNSEEN_LOGIT, np.where(present == len(wanted), -UNSEEN_LOGIT, logits)).astype(
+        np.float32
+    )
+
+
+def _logits(evidence: np.ndarray, scale: float, biases: np.ndarray) -> np.ndarray:
+    """Return logits (clip, class) float32."""
+    logits = scale * evidence + biases
+    unseen = biases <= UNSEEN_LOGIT
+    logits[:, unseen] = UNSEEN_LOGIT + logits[:, ~unseen].min(axis=1, initial=0, keepdims=True)
+    return np.asarray(logits, dtype=np.float32)

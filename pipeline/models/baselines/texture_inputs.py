@@ -1,0 +1,95 @@
+"""Frames that texture statistics are computed of: those of the spectrogram, or those that tokens stand for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from pipeline.errors import ParamsError
+from pipeline.models.base import Reads
+from pipeline.models.baselines.base import Setting, Weights
+from pipeline.params import Params
+from pipeline.vocabulary.rebuilding import SEPARABLE, separable_frames
+
+
+class TextureInputParams(Params):
+    """Section of a texture input."""
+
+    kind: str
+
+    def require_vocabulary(self, vocabulary: Any) -> None:
+        """Raise ValueError for a vocabulary, given by its section, whose tokens cannot be read."""
+
+
+class TextureInput(ABC):
+    """Returns clips as frames (frame, mel) in the front end's units."""
+
+    Params: ClassVar[type[TextureInputParams]]
+    reads: ClassVar[Reads]
+
+    def fit(self, setting: Setting) -> Weights:
+        """Return the arrays that `frames` needs."""
+        return {}
+
+    @abstractmethod
+    def frames(self, weights: Weights, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Return the frames of clips."""
+
+
+class FramesParams(TextureInputParams):
+    kind: Literal["frames"]
+
+
+class Frames(TextureInput):
+    """Log-mel frames as they are."""
+
+    Params = FramesParams
+    reads = "frames"
+
+    def frames(self, weights: Weights, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return inputs
+
+
+class TokensParams(TextureInputParams):
+    kind: Literal["tokens"]
+
+    def require_vocabulary(self, vocabulary: Any) -> None:
+        several = vocabulary.normalisation == "l2" and vocabulary.kind != "kmeans"
+        if vocabulary.bpe is not None or several:
+            found = "merged words" if vocabulary.bpe is not None else f"kind {vocabulary.kind} with l2"
+            raise ValueError(f"expected {SEPARABLE}, found {found}")
+
+
+class DecodedTokens(TextureInput):
+    """Frames that tokens (codebook, token) stand for: sums of a table of frames, which is stored with the model."""
+
+    Params = TokensParams
+    reads = "tokens"
+
+    def fit(self, setting: Setting) -> Weights:
+        """Return `words` (codebook, token, frame, mel), what each token adds to its frames, and `silence` (frame, mel).
+
+        Raises ParamsError where frames are no such sums.
+        """
+        vocabulary = setting.vocabulary
+        assert vocabulary is not None  # the stage opens it for all that read tokens
+        table = separable_frames(vocabulary)
+        if table is None:
+            raise ParamsError(
+                f"models.*.kind texture_statistics: expected a vocabulary of {SEPARABLE}, found {vocabulary.path}; leave it "
+                "out of experiment.vocabularies, or the model out of experiment.token_models"
+            )
+        return dict(zip(("words", "silence"), table, strict=True))
+
+    def frames(self, weights: Weights, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return [_decode(weights["words"], weights["silence"], tokens) for tokens in inputs]
+
+
+def _decode(words: np.ndarray, silence: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Return the frames (frame, mel) of tokens (codebook, token)."""
+    frames = np.zeros((tokens.shape[1], *words.shape[2:]), dtype=np.float32)
+    for added, codebook in zip(words, tokens, strict=True):
+        frames += added[codebook]
+    decoded: np.ndarray = (frames + silence).reshape(-1, words.shape[3])
+    return decoded

@@ -1,0 +1,170 @@
+"""Texture statistics of a clip: of its mel bands over time, without when anything happens.
+
+McDermott and Simoncelli (2011, "Sound Texture Perception via Statistics of the Auditory Periphery") find that listeners know
+rain, fire and engines by such statistics of band envelopes: their marginal distributions, their power at each rate of
+modulation, and how bands vary together. To these come how sharply bands rise and fall, the cepstrum's mean and deviation,
+and how periodic onsets are.
+
+`augmented_copies` of a clip are what it would be had it been cut, played faster or slower, moved to other bands, louder or
+of another colour; `mixture` adds two clips. Fitted on these too, a classifier need not learn from few clips that they change
+nothing (virtual examples; DeCoste and Schölkopf, 2002).
+
+Conventions: frames (frame, mel) float32, natural logarithm of power; features (feature,) float32, as many for any clip.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+
+from pipeline.params import Params
+
+# Groups of mel bands, and cepstral coefficients; fewer bands give fewer.
+FINE, COARSE, QUARTERS, CEPSTRA = 32, 16, 4, 30
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+RATES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # Hz, borders of the bands of modulation
+PERIODS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)  # s, borders of the ranges of lags in which onsets may recur
+
+_SMALLEST_MODULATION = 0.1  # power that is added before the logarithm, in squared nats: less is not heard
+_SMALLEST_VARIANCE = 0.05  # of a band that correlates with others, likewise
+_SMALLEST_ONSET = 1e-3
+
+
+class CopiesParams(Params):
+    """How far the augmented copies of a clip lie from it, in both directions; 0 leaves a kind of copy out."""
+
+    cut: float = Field(ge=0, lt=1)  # part of the clip that is left out: at its end, half at either side, at its start
+    speed: float = Field(ge=0, lt=0.5)  # natural logarithm
+    bands: NonNegativeInt  # mel bands up and down
+    gain: NonNegativeFloat  # natural logarithm of power
+    tilt: NonNegativeFloat  # the same, at the highest band; as much the other way at the lowest
+
+    @property
+    def count(self) -> int:
+        """How many copies a clip has, itself among them."""
+        return 1 + 3 * bool(self.cut) + 2 * sum(map(bool, (self.speed, self.bands, self.gain, self.tilt)))
+
+
+def extract_features(frames: np.ndarray, *, floor: float, frame_rate: float) -> np.ndarray:
+    """Return the statistics of a clip, whose values below `floor` count as the floor; `frame_rate` in Hz."""
+    x = np.maximum(frames, np.float32(floor))
+    if len(x) < 2:  # nothing changes
+        x = np.repeat(x if len(x) else np.full((1, x.shape[1]), floor, np.float32), 2, axis=0)
+    fine, coarse, cepstrum = np.split(x @ _projection(x.shape[1]), _ends(x.shape[1]), axis=1)
+    change = np.diff(coarse, axis=0)
+    ordered = np.sort(fine, axis=0)
+    parts = [
+        *(ordered[int(share * (len(x) - 1))] for share in QUANTILES),
+        *_modulation(coarse, frame_rate),
+        change.std(axis=0),
+        np.cbrt((change**3).mean(axis=0)),
+        np.abs(change).mean(axis=0),
+        cepstrum.mean(axis=0),
+        cepstrum.std(axis=0),
+        _correlations(coarse),
+        *_periodicity(_onsets(change), frame_rate),
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def augmented_copies(frames: np.ndarray, params: CopiesParams) -> Iterator[np.ndarray]:
+    """Yield the clip as it is, and then the copies that `params` ask for, each (frame, mel)."""
+    yield frames
+    length, num_mels = frames.shape
+    if params.cut:
+        left = max(1, round(length * (1 - params.cut)))
+        yield from (frames[start : start + left] for start in (0, (length - left) // 2, length - left))
+    for sign in (-1, 1):
+        if params.speed:
+            longer = np.exp(sign * params.speed)
+            yield frames[(np.arange(round(length * longer)) / longer).astype(int)]
+        if params.bands:
+            yield frames[:, np.clip(np.arange(num_mels) + sign * params.bands, 0, num_mels - 1)]
+        if params.gain:
+            yield frames + np.float32(sign * params.gain)
+        if params.tilt:
+            yield frames + np.linspace(-sign * params.tilt, sign * params.tilt, num_mels, dtype=np.float32)
+
+
+def mixture(frames: np.ndarray, other: np.ndarray, generator: np.random.Generator, *, gain: float) -> np.ndarray:
+    """Return a clip with another one laid over it, from a random point of it on, and as often as it takes.
+
+    Each is louder or softer by up to `gain` nats of power than the other; powers add up, as those of independent waveforms.
+    """
+    start, level = int(generator.integers(max(len(other), 1))), np.float32(generator.uniform(-gain, gain))
+    again = other[(np.arange(len(frames)) + start) % max(len(other), 1)] if len(other) else frames
+    mixed: np.ndarray = np.logaddexp(frames + level, again - level) - np.float32(np.log(2))
+    return mixed
+
+
+def _ends(num_bands: int) -> tuple[int, int]:
+    """Return where in the columns of `_projection` the fine groups end, and where the coarse ones do."""
+    fine, coarse = min(FINE, num_bands), min(COARSE, num_bands)
+    return fine, fine + coarse
+
+
+@cache
+def _projection(num_bands: int) -> np.ndarray:
+    """Return what makes bands into fine groups, coarse groups and cepstral coefficients, side by side: (band, column).
+
+    Groups are means of neighbouring bands, as many in each as can be. The cepstrum is the discrete cosine transform of type
+    II, orthonormal.
+    """
+    from scipy.fft import dct
+
+    groups = [_groups(num_bands, count) for count in (FINE, COARSE)]
+    cosines = dct(np.eye(num_bands, dtype=np.float32), axis=1, norm="ortho")[:, :CEPSTRA]
+    return np.concatenate([*groups, cosines], axis=1)
+
+
+@cache
+def _groups(num_bands: int, count: int) -> np.ndarray:
+    """Return what makes bands into the means of `count` groups, or as many as there are bands: (band, group)."""
+    starts = np.linspace(0, num_bands, min(count, num_bands) + 1).astype(int)
+    sizes = np.diff(starts)
+    members: np.ndarray = np.repeat(np.eye(len(sizes), dtype=np.float32) / sizes.astype(np.float32), sizes, axis=0)
+    return members
+
+
+def _modulation(groups: np.ndarray, frame_rate: float) -> list[np.ndarray]:
+    """Return the logarithm of the mean power of each group at each range of rates below half the frame rate."""
+    from scipy.fft import next_fast_len, rfft
+
+    length = len(groups)
+    longest = int(np.ceil(2 * frame_rate / RATES[0]))  # so that each range has a bin
+    size = next_fast_len(max(length, longest), real=True)
+    power = np.square(np.abs(rfft(groups - groups.mean(axis=0), size, axis=0))) / length
+    rates = np.fft.rfftfreq(size, 1 / frame_rate)
+    ranges = [(low, high) for low, high in pairwise(RATES) if low < frame_rate / 2]
+    return [np.log(power[(rates >= low) & (rates < high)].mean(axis=0) + _SMALLEST_MODULATION) for low, high in ranges]
+
+
+def _correlations(groups: np.ndarray) -> np.ndarray:
+    """Return the correlation of every two groups, (pair,)."""
+    centred = groups - groups.mean(axis=0)
+    covariance = centred.T @ centred / len(groups)
+    deviation = np.sqrt(np.diag(covariance) + _SMALLEST_VARIANCE)
+    pairs: np.ndarray = (covariance / np.outer(deviation, deviation))[np.triu_indices(len(covariance), 1)]
+    return pairs
+
+
+def _onsets(change: np.ndarray) -> np.ndarray:
+    """Return what rises from frame to frame in all groups together, and in each quarter of them: (frame, 1 + quarter)."""
+    rising = np.maximum(change, 0)
+    num_groups = change.shape[1]
+    onsets: np.ndarray = rising @ np.concatenate([_groups(num_groups, 1), _groups(num_groups, QUARTERS)], axis=1)
+    return onsets
+
+
+def _periodicity(onsets: np.ndarray, frame_rate: float) -> list[np.ndarray]:
+    """Return the highest autocorrelation of onsets (frame, band) in each range of lags; 0 where a clip is too short."""
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    size = next_fast_len(2 * len(onsets), real=True)
+    power = np.square(np.abs(rfft(onsets - onsets.mean(axis=0), size, axis=0)))
+    correlation = irfft(power, size, axis=0)[: len(onsets)]
+    correlation /= correlation[0] + _SMALLEST_ONSET
+    borders = [round(period * frame_rate) for period in PERIODS]
+    return [correlation[low : max(high, low + 1)].max(axis=0, initial=0) for low, high in pairwise(borders)]

@@ -1,0 +1,120 @@
+"""Texture-statistics classifier: kernel ridge regression on training clips, their augmented copies, and mixtures.
+
+Features: `pipeline/models/baselines/texture_statistics.py`; classifiers: `pipeline/models/baselines/kernel_classifier.py`. A
+mixture is of two clips with the same labels, which are its own: two rains are rain. A clip's logits are the means over its
+copies. With `input: {kind: tokens}` the frames are those that tokens stand for, so that the difference is what the
+vocabulary loses.
+
+Conventions: frames (frame, mel) float32 in the front end's units.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+
+from pipeline.models.base import ModelParams, Reads
+from pipeline.models.baselines.base import Baseline, Setting, Weights
+from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, require_room, score
+from pipeline.models.baselines.texture_inputs import TextureInputParams
+from pipeline.models.baselines.texture_statistics import CopiesParams, augmented_copies, extract_features, mixture
+from pipeline.models.registry import TEXTURE_INPUTS
+from pipeline.seeding import named_seed
+
+WHERE = "models.*.kind texture_statistics"  # of settings, for messages
+_FLOOR_FRAMES = 1 << 16  # of all training clips, evenly, that the floor is taken from
+
+
+class TexturesParams(ModelParams):
+    kind: Literal["texture_statistics"]
+    input: Annotated[TextureInputParams, TEXTURE_INPUTS.params]
+    floor: float = Field(ge=0, lt=1)  # fraction of the training frames' values that are silence: the largest of them
+    augmented_copies: CopiesParams
+    mixtures: NonNegativeInt  # of every training clip with another one of the same labels, each time anew
+    mixture_gain: NonNegativeFloat  # natural logarithm of power: how much louder or softer each of the two may be
+    ridge: PositiveFloat  # scikit-learn's alpha: how far training rows may be missed
+    kernel_width: PositiveFloat  # kernel exp(-|x - y|^2 * kernel_width / number of features)
+
+    @property
+    def reads(self) -> Reads:
+        return TEXTURE_INPUTS[self.input.kind].reads
+
+    def require_vocabulary(self, vocabulary: Any) -> None:
+        self.input.require_vocabulary(vocabulary)
+
+
+class Textures(Baseline):
+    Params = TexturesParams
+    params: TexturesParams
+
+    def __init__(self, params: TexturesParams) -> None:
+        super().__init__(params)
+        self._input = TEXTURE_INPUTS[params.input.kind]()
+
+    def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
+        """Return what `fit_one_vs_rest` and the input do, and `floor`, `frame_rate` and `log_unit`, (1,) each.
+
+        The floor is in natural logarithms of power, the frame rate in Hz, and the unit is one of the front end in natural
+        logarithms. The seed draws mixtures.
+        """
+        params, decoding = self.params, self._input.fit(setting)
+        clips = self._input.frames(decoding, inputs)
+        log_unit = 1.0 if setting.front_end["units"] == "ln(power)" else math.log(10) / 10
+        weights = {
+            "floor": np.array([_floor(clips, params.floor) * log_unit], np.float32),
+            "frame_rate": np.array([setting.front_end["frame_rate"]], np.float32),
+            "log_unit": np.array([log_unit], np.float32),
+        }
+        require_room(len(clips) * (params.augmented_copies.count + params.mixtures), WHERE)
+        rows, numbers = [], []
+        for number, frames in enumerate(clips):
+            found = self._features_of_copies(weights, frames)
+            rows += found
+            numbers += [number] * len(found)
+        generator = np.random.default_rng(named_seed(setting.seed, "mixtures"))
+        partners = _same_labels(targets)
+        for _ in range(params.mixtures):
+            for number, frames in enumerate(clips):
+                other = clips[int(generator.choice(partners[number]))]
+                mixed = mixture(frames * log_unit, other * log_unit, generator, gain=params.mixture_gain)
+                rows.append(_features(weights, mixed))
+                numbers.append(number)
+        classifiers = fit_one_vs_rest(
+            np.stack(rows),
+            np.array(numbers),
+            targets,
+            least_squares(params.ridge),
+            kernel_width=params.kernel_width,
+            label_kind=setting.label_kind,
+        )
+        return decoding | classifiers | weights
+
+    def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
+        """Return logits, each the mean over the clip's copies."""
+        clips = self._input.frames(weights, inputs)
+        rows = np.concatenate([np.stack(self._features_of_copies(weights, frames)) for frames in clips])
+        logits = score(weights, rows, kernel_width=self.params.kernel_width)
+        return np.asarray(logits.reshape(len(clips), -1, logits.shape[1]).mean(axis=1), dtype=np.float32)
+
+    def _features_of_copies(self, weights: Weights, frames: np.ndarray) -> list[np.ndarray]:
+        copies = augmented_copies(frames * weights["log_unit"][0], self.params.augmented_copies)
+        return [_features(weights, copy) for copy in copies]
+
+
+def _features(weights: Weights, frames: np.ndarray) -> np.ndarray:
+    return extract_features(frames, floor=float(weights["floor"][0]), frame_rate=float(weights["frame_rate"][0]))
+
+
+def _floor(clips: Sequence[np.ndarray], fraction: float) -> float:
+    """Return the value, in the front end's units, below which this fraction of the clips' values lies."""
+    step = max(1, sum(map(len, clips)) // _FLOOR_FRAMES)
+    return float(np.quantile(np.concatenate([frames[::step] for frames in clips]), fraction))
+
+
+def _same_labels(targets: np.ndarray) -> list[np.ndarray]:
+    """Return for each clip which clips have its labels, itself among them."""
+    _, groups = np.unique(targets > 0.5, axis=0, return_inverse=True)
+    members = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
+    return [members[group] for group in groups.ravel().tolist()]

@@ -1,0 +1,83 @@
+"""Files of published weights, read without running code: local ones, or those of the Hugging Face hub by name.
+
+Reading runs nothing: safetensors hold numbers alone, and a `.pth` or `.bin` is read by torch's own reader of weights
+(`weights_only`), which refuses any pickle that would call something.
+"""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.errors import SonolexError
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name. Raises SonolexError."""
+    if not path.is_file():
+        raise SonolexError(
+            f"pretrained: {path}: expected a file of weights, found none; set pretrained.source to where it is"
+        )
+    try:
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_pth(path)
+    except SafetensorError as error:
+        raise SonolexError(f"pretrained: {path}: expected safetensors, found {error}; fetch the file again") from None
+    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+        loaded = loaded["model"]  # as DeiT's authors wrote theirs
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        found = type(loaded).__name__ if not isinstance(loaded, dict) else f"a mapping of {', '.join(map(str, loaded))}"
+        raise SonolexError(
+            f"pretrained: {path}: expected tensors by name, found {found[:200]}; take the file of the weights"
+        )
+    return loaded
+
+
+def hub_file(repository: str, names: Sequence[str], *, source: str) -> Path:
+    """Return the local copy of the first of these files that a repository of the hub has, downloaded if need be.
+
+    `source` is what the user has written, for the message of the SonolexError where there is no network and no copy.
+    """
+    import huggingface_hub  # only who names weights of the hub needs it
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    last: Exception | None = None
+    for name in names:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, name))
+        except LocalEntryNotFoundError as error:  # no network; one kind of the next
+            last = error
+            break
+        except EntryNotFoundError as error:
+            last = error
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            last = error
+            break
+    found = " ".join(str(last).split())[:300]
+    raise SonolexError(
+        f"pretrained.source: expected {source!r} to be a file or folder here, or {' or '.join(names)} of {repository} on "
+        f"the Hugging Face hub or in its local cache, found neither ({found}); without a network fetch the files elsewhere, "
+        "and set pretrained.source to where they lie"
+    )
+
+
+def _load_pth(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next(
+            (line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), str(error)
+        )
+        raise SonolexError(
+            f"pretrained: {path}: expected weights alone, found a pickle that would run code or is damaged "
+            f"({reason.strip()[:200]}); it was not run; take weights from whoever published them, best as safetensors"
+        ) from None
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:  # not a zip file, nor a pickle
+        raise SonolexError(
+            f"pretrained: {path}: expected a file of weights written by torch, found {type(error).__name__}: "
+            f"{str(error)[:200]}; fetch the file again"
+        ) from None

@@ -1,0 +1,190 @@
+"""Checkpoint format of transformers' ASTForAudioClassification: weights, config.json and preprocessor_config.json.
+
+Its layer norms, that of the head included, have one epsilon: `layer_norm_eps` of config.json, 1e-12 in all published ones
+where the authors' own program has 1e-6 and 1e-5. Queries, keys and values are matrices of their own.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.artifacts.files import file_digest
+from pipeline.errors import SonolexError
+from pipeline.models.base import Normalisation
+from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstCheckpointParams, AstForm, Stated
+from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
+from pipeline.models.checkpoint_formats.naming import Names, from_names, to_names
+from pipeline.paths import input_path
+
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+MODEL_TYPE = "audio-spectrogram-transformer"
+_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
+_QKV = ("query", "key", "value")
+_INSIDE = "audio_spectrogram_transformer."
+
+NAMES = Names(
+    modules={
+        "stem.project": f"{_INSIDE}embeddings.patch_embeddings.projection",
+        "encoder.norm": f"{_INSIDE}layernorm",
+        "head.norm": "classifier.layernorm",
+        "head.classify": "classifier.dense",
+    },
+    blocks=f"{_INSIDE}encoder.layer.",
+    block_modules={
+        "norm1": "layernorm_before",
+        **{name: f"attention.attention.{name}" for name in _QKV},
+        "proj": "attention.output.dense",
+        "norm2": "layernorm_after",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+    },
+    class_token=f"{_INSIDE}embeddings.cls_token",
+    distillation_token=f"{_INSIDE}embeddings.distillation_token",
+    positions=f"{_INSIDE}embeddings.position_embeddings",
+    projection=f"{_INSIDE}embeddings.patch_embeddings.projection.weight",
+)
+
+
+class HuggingFaceParams(AstCheckpointParams):
+    kind: Literal["huggingface"]  # `source` is a folder, or a name such as MIT/ast-finetuned-audioset-10-10-0.4593
+
+    @property
+    def has_statistics(self) -> bool:
+        return True
+
+
+class HuggingFaceCheckpoint(AstCheckpoint):
+    Params = HuggingFaceParams
+    signature = NAMES.class_token
+    positions = NAMES.positions
+    classes = "classifier.dense.weight"
+
+    def __init__(self, params: HuggingFaceParams) -> None:
+        weights = _file(params.source, _WEIGHTS)
+        config = _read_json(
+            _file(params.source, [CONFIG]), ("model_type", "num_mel_bins", "max_length", "layer_norm_eps")
+        )
+        preprocessor = _read_json(_file(params.source, [PREPROCESSOR]), ("mean", "std", "do_normalize"))
+        for key, expected in {"model_type": MODEL_TYPE, "hidden_act": "gelu", "qkv_bias": True}.items():
+            if config.get(key, expected) != expected:
+                raise SonolexError(
+                    f"pretrained: {params.source}: {CONFIG}: {key}: expected {expected!r}, found {config[key]!r}; take "
+                    "weights of an ASTForAudioClassification"
+                )
+        self.where, self.digest, self.tensors = str(weights), file_digest(weights), read_tensors(weights)
+        self.input_size = (config["num_mel_bins"], config["max_length"])
+        self.stated = _stated(config)
+        # A preprocessor that does not normalise: frames enter as they are, which mean 0 and twice a half stand for.
+        normalises = preprocessor["do_normalize"]
+        self.statistics = (preprocessor["mean"], preprocessor["std"]) if normalises else (0.0, 0.5)
+        self.norm_epsilons = (config["layer_norm_eps"], config["layer_norm_eps"])
+        self.check(params)
+
+    @staticmethod
+    def to_format(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        split: dict[str, Tensor] = {}
+        for name, tensor in weights.items():
+            if ".qkv." in name:
+                parts = zip(_QKV, tensor.chunk(3), strict=True)
+                split |= {name.replace(".qkv.", f".{part}."): rows for part, rows in parts}
+            else:
+                split[name] = tensor
+        return to_names(split, NAMES)
+
+    @staticmethod
+    def from_format(tensors: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[str, Tensor]:
+        weights = from_names(tensors, NAMES, grid)
+        for name in [name for name in weights if ".query." in name]:
+            parts = [weights.pop(name.replace(".query.", f".{part}.")) for part in _QKV]
+            weights[name.replace(".query.", ".qkv.")] = torch.cat(parts)
+        return weights
+
+
+def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: str, epsilon: float) -> dict[str, Any]:
+    """Return config.json of a network of ours."""
+    problem = "single_label_classification" if label_kind == "one" else "multi_label_classification"
+    return {
+        "architectures": ["ASTForAudioClassification"],
+        "model_type": MODEL_TYPE,
+        "hidden_size": form.encoder.width,
+        "num_hidden_layers": form.encoder.depth,
+        "num_attention_heads": form.encoder.heads,
+        "intermediate_size": round(form.encoder.width * form.encoder.mlp_ratio),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": epsilon,
+        "qkv_bias": True,
+        "patch_size": form.stem.frames,
+        "time_stride": form.stem.stride_frames,
+        "frequency_stride": form.stem.stride_bands,
+        "max_length": form.positions.frames,
+        "num_mel_bins": n_mels,
+        "id2label": {str(number): name for number, name in enumerate(classes)},
+        "label2id": {name: number for number, name in enumerate(classes)},
+        "problem_type": problem,
+        "dtype": "float32",
+    }
+
+
+def preprocessor_of(form: AstForm, n_mels: int, sample_rate: int, normalisation: Normalisation) -> dict[str, Any]:
+    """Return preprocessor_config.json: it divides by twice its `std`, whatever our `std_scale` is."""
+    return {
+        "feature_extractor_type": "ASTFeatureExtractor",
+        "do_normalize": normalisation["kind"] != "none",
+        "mean": normalisation["mean"],
+        "std": normalisation["std"] * normalisation["std_scale"] / 2,
+        "num_mel_bins": n_mels,
+        "max_length": form.positions.frames,
+        "sampling_rate": sample_rate,
+        "feature_size": 1,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "return_attention_mask": False,
+    }
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, Stated]:
+    """Return what config.json says of settings that the shapes of tensors do not show, or not plainly."""
+    keys = {
+        "stem.stride_frames": "time_stride",
+        "stem.stride_bands": "frequency_stride",
+        "encoder.heads": "num_attention_heads",
+        "encoder.depth": "num_hidden_layers",
+        "encoder.width": "hidden_size",
+    }
+    return {ours: Stated(f"{CONFIG}: {theirs}", config[theirs]) for ours, theirs in keys.items() if theirs in config}
+
+
+def _file(source: str, names: Sequence[str]) -> Path:
+    folder = input_path(source)
+    if folder.is_file():  # one of the folder's files was named
+        folder = folder.parent
+    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        return hub_file(source, names, source=source)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = ", ".join(sorted(path.name for path in folder.glob("*"))[:8]) or "nothing"
+    raise SonolexError(
+        f"pretrained.source: {folder}: expected a folder with {' or '.join(names)}, as save_pretrained writes it, found "
+        f"{found}; complete the folder, or name a repository of the hub as owner/name"
+    )
+
+
+def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+        missing = [key for key in needed if key not in values]
+    except (ValueError, TypeError) as error:
+        raise SonolexError(f"pretrained: {path}: expected JSON, found {error}; fetch the file again") from None
+    if missing:
+        raise SonolexError(
+            f"pretrained: {path}: expected {', '.join(missing)}, found none; write the file with save_pretrained"
+        )
+    return dict(values)

@@ -1,0 +1,83 @@
+"""Checkpoint format of timm's convolutional networks: weights of the encoder, trained on photographs.
+
+A network for RGB reads a feature map of one channel when its first convolution is summed over the colours. The weights of
+its classifier are left out.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from pipeline.artifacts.files import file_digest
+from pipeline.errors import SonolexError
+from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
+from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
+from pipeline.paths import input_path
+
+if TYPE_CHECKING:
+    from pipeline.models.network import Network, NetworkParams
+
+
+class TimmWeightsParams(CheckpointParams):
+    kind: Literal["timm"]
+    source: str = Field(min_length=1)  # a name of timm's weights, such as tf_efficientnet_b2.aa_in1k, or a file
+
+    def require_network(self, network: "NetworkParams") -> None:
+        if network.encoder.kind != "timm":
+            raise ValueError(
+                f"pretrained: weights of timm need encoder.kind timm, found {network.encoder.kind}; "
+                "recipes/psla_audioset.yaml has it, or set pretrained to null"
+            )
+
+
+class TimmCheckpoint(Checkpoint):
+    Params = TimmWeightsParams
+
+    def __init__(self, params: TimmWeightsParams) -> None:
+        path = input_path(params.source)
+        if not path.exists():
+            path = hub_file(_repository(params.source), ["model.safetensors"], source=params.source)
+        self.where, self.digest, self.tensors = str(path), file_digest(path), read_tensors(path)
+        self.require_digest(params.digest)
+
+    def load_into(self, network: "Network", params: "NetworkParams") -> None:
+        encoder: Any = network.encoder.network  # of timm, whose attributes have no types
+        facts: dict[str, Any] = encoder.pretrained_cfg
+        tensors = {
+            name: values for name, values in self.tensors.items() if not name.startswith(facts["classifier"] + ".")
+        }
+        first = tensors.get(name := facts["first_conv"] + ".weight")
+        if first is not None and first.ndim == 4 and first.shape[1] == 3:
+            tensors[name] = first.sum(1, keepdim=True)
+        _require_shapes(encoder.state_dict(), tensors, self.where)
+        encoder.load_state_dict(tensors, strict=False)
+
+
+def _repository(name: str) -> str:
+    import timm  # takes seconds
+
+    known = timm.list_pretrained(name.partition(".")[0] + "*")
+    if name not in known:
+        examples = f" ({', '.join(known[:8])})" if known else " such as efficientnet_b2.ra_in1k"
+        raise SonolexError(
+            f"pretrained.source: expected a file, or a name of timm's weights{examples}, found {name!r}; name one of these"
+        )
+    return str(timm.get_pretrained_cfg(name, allow_unregistered=False).hf_hub_id)  # type: ignore[union-attr]
+
+
+def _require_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    """Raise SonolexError unless the tensors are the network's, by name and shape; old files lack counters of batches."""
+    wrong = [f"{name} missing" for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    wrong += [f"{name} unknown" for name in found if name not in expected]
+    wrong += [
+        f"{name} of shape {tuple(values.shape)} for {tuple(expected[name].shape)}"
+        for name, values in found.items()
+        if name in expected and values.shape != expected[name].shape
+    ]
+    if wrong:
+        raise SonolexError(
+            f"pretrained: {where}: expected the {len(expected)} tensors of the encoder, found {len(wrong)} that differ "
+            f"({', '.join(wrong[:3])}); set encoder.network to the network that the weights are of, or take other weights"
+        )

@@ -1,0 +1,39 @@
+"""Convolutional encoder: strided convolutions over time and features, whose every value along both is a position.
+
+With the mean and the largest value of each channel as the head, it is the baseline for transformers on a few hundred clips.
+"""
+
+import math
+from typing import Literal
+
+from torch import Tensor
+
+from pipeline.models.convolutions import ConvolutionStack, StackParams
+from pipeline.models.parts import Encoder, EncoderParams, Stem
+
+
+class CnnParams(EncoderParams, StackParams):
+    kind: Literal["cnn"]
+
+
+class Cnn(Encoder):
+    """Reads the feature map (B, T, F); its rows are what the strides leave of the features."""
+
+    Params = CnnParams
+    keeps_positions = supports_patchout = False
+
+    def __init__(self, params: CnnParams, stem: Stem) -> None:
+        super().__init__(params, stem)
+        self.stack = ConvolutionStack(params, stem.num_features)
+        self.num_features, self.num_rows = self.stack.channels, self.stack.bands
+        self.time_stride = math.prod(self.stack.strides)
+        self.stride = stem.stride * self.time_stride
+
+    def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        maps, mask = self.stack(x, mask)
+        if mask is not None:
+            mask = mask.repeat_interleave(self.num_rows, dim=1)
+        return maps.permute(0, 2, 3, 1).flatten(1, 2), mask
+
+    def real_time_steps(self, real: Tensor) -> Tensor:
+        return real[:, :: self.time_stride]

@@ -1,0 +1,113 @@
+"""Conformer encoder: self-attention and convolution in every block (Gulati et al., 2020, arXiv 2005.08100).
+
+A block is half a step of feed-forward, self-attention, a convolution over neighbouring positions, and half a step of
+feed-forward. Other than in the paper: positions are those of the stem instead of relative ones inside the attention; the
+depthwise convolution is followed by a layer norm instead of a batch norm, so that a block does the same when it is run twice
+for activation checkpointing; and drop path takes the place of dropout.
+
+Conventions: B batch, N position, D width; masks (B, N) are bool, True = real.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from torch import Tensor, nn
+
+from pipeline.models.blocks import drop_path, key_mask, self_attention
+from pipeline.models.parts import Encoder, EncoderParams, Stem
+
+
+class ConformerParams(EncoderParams):
+    kind: Literal["conformer"]
+    width: PositiveInt
+    depth: PositiveInt  # blocks
+    heads: PositiveInt
+    mlp_ratio: PositiveFloat  # hidden units of each of a block's two perceptrons over width
+    kernel: PositiveInt  # positions, odd
+    drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
+
+    @property
+    def input_width(self) -> int:
+        return self.width
+
+    @field_validator("kernel")
+    @classmethod
+    def _is_odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("expected an odd number, to keep each output centred on its input")
+        return kernel
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ConformerParams":
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
+        return self
+
+
+class Conformer(Encoder):
+    Params = ConformerParams
+    supports_class_tokens = supports_pretraining = supports_activation_checkpointing = has_attention = True
+
+    def __init__(self, params: ConformerParams, stem: Stem) -> None:
+        super().__init__(params, stem)
+        rates = [params.drop_path * (i + 1) / params.depth for i in range(params.depth)]
+        self.blocks = nn.ModuleList(Block(params, rate) for rate in rates)
+
+    def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        for block in self.blocks:
+            x = self.run_block(block, x, mask)
+        return x, mask
+
+
+class Block(nn.Module):
+    def __init__(self, params: ConformerParams, rate: float) -> None:
+        super().__init__()
+        width = params.width
+        self.heads, self.rate = params.heads, rate
+        self.feed_forward = _feed_forward(params)
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.convolution = ConvolutionModule(width, params.kernel)
+        self.last_feed_forward = _feed_forward(params)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + 0.5 * self._drop(self.feed_forward(x))
+        attended = self_attention(self.qkv(self.attention_norm(x)), self.heads, key_mask(mask))
+        x = x + self._drop(self.proj(attended))
+        x = x + self._drop(self.convolution(x, mask))
+        x = x + 0.5 * self._drop(self.last_feed_forward(x))
+        out: Tensor = self.norm(x)
+        return out
+
+    def _drop(self, y: Tensor) -> Tensor:
+        return drop_path(y, self.rate, training=self.training)
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise convolution with a gated linear unit, depthwise convolution over positions, pointwise convolution."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.depthwise_norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = F.glu(self.expand(self.norm(x)), dim=2)
+        if mask is not None:  # what follows the clip is zero, as the border of an unpadded clip is
+            y = y.masked_fill(~mask[:, :, None], 0.0)
+        y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
+        out: Tensor = self.project(F.silu(self.depthwise_norm(y)))
+        return out
+
+
+def _feed_forward(params: ConformerParams) -> nn.Sequential:
+    hidden = round(params.width * params.mlp_ratio)
+    return nn.Sequential(
+        nn.LayerNorm(params.width), nn.Linear(params.width, hidden), nn.SiLU(), nn.Linear(hidden, params.width)
+    )

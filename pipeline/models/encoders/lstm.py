@@ -1,0 +1,71 @@
+"""Bidirectional LSTM (Hochreiter and Schmidhuber, 1997; Graves and Schmidhuber, 2005).
+
+Padding does not reach it: the forward direction meets it after the clip, and the backward one is given every clip turned
+around within its own length. This is what packed sequences are for; PyTorch's take nearly seven times as long to train on a
+processor (LOG.md, 2026-11-22).
+
+Conventions: B batch, N position, D width, of which the first half are forward states and the second backward ones. A mask
+(B, N) is True from a clip's start to its end.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt, field_validator
+from torch import Tensor, nn
+
+from pipeline.models.parts import Encoder, EncoderParams, Stem
+
+
+class LstmParams(EncoderParams):
+    kind: Literal["lstm"]
+    width: PositiveInt  # of what comes in and of what goes out, half of it for each direction
+    depth: PositiveInt  # layers
+    dropout: float = Field(ge=0, lt=1)  # between layers and behind the last one
+
+    @property
+    def input_width(self) -> int:
+        return self.width
+
+    @field_validator("width")
+    @classmethod
+    def _both_directions_are_as_wide(cls, width: int) -> int:
+        if width % 2:
+            raise ValueError("expected an even number, half of it for each direction")
+        return width
+
+
+class Lstm(Encoder):
+    """Behind a clip's end its states are 0."""
+
+    Params = LstmParams
+    has_directions = supports_pretraining = True
+
+    def __init__(self, params: LstmParams, stem: Stem) -> None:
+        super().__init__(params, stem)
+        half = params.width // 2
+        self.forwards = nn.ModuleList(nn.LSTM(params.width, half, batch_first=True) for _ in range(params.depth))
+        self.backwards = nn.ModuleList(nn.LSTM(params.width, half, batch_first=True) for _ in range(params.depth))
+        self.dropout = nn.Dropout(params.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        places = _turned_places(mask, x.shape[1], x.device)
+        with torch.autocast("cpu", enabled=False):  # oneDNN has no LSTM of half precision that can learn; cuDNN does
+            x = x.float()
+            for ahead, back in zip(self.forwards, self.backwards, strict=True):
+                behind = _turn(back(_turn(x, places))[0], places)
+                x = self.dropout(torch.cat([ahead(x)[0], behind], dim=2))
+        return x if mask is None else x.where(mask[:, :, None], 0), mask
+
+
+def _turned_places(mask: Tensor | None, length: int, device: torch.device) -> Tensor:
+    """Return where each position of a clip lies when it is read from its end, (B, N) or (1, N); padding stays in place."""
+    places = torch.arange(length, device=device)[None]
+    if mask is None:
+        return places.flip(1)
+    return (mask.sum(1, keepdim=True) - 1 - places).where(mask, places)
+
+
+def _turn(x: Tensor, places: Tensor) -> Tensor:
+    """Return (B, N, D) in the order of `places`."""
+    return x.gather(1, places[:, :, None].expand_as(x))

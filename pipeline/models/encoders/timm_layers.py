@@ -1,0 +1,116 @@
+"""Layers of timm's convolutional networks that padding does not reach.
+
+The networks are timm's own in names, order of weights and first values, so that weights trained on ImageNet fit. Layers
+through which padding would act are replaced: batch norm takes its statistics from real frames and leaves zeros behind a
+clip's end, which is all that the next convolution sees there; squeeze-and-excitation averages over real frames. TensorFlow's
+"same" convolutions, which pad by the image's size, pad as they do at multiples of the stride.
+
+Conventions: B batch, T frame, F feature (mel band), C channel; maps are (B, C, F, T), frequency as the image's height.
+"""
+
+from typing import Any
+
+import timm
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models._efficientnet_blocks import SqueezeExcite
+from torch import Tensor, nn
+
+from pipeline.models.batch_norm import BatchNorm
+
+
+class Padding:
+    """Which positions along time are real, at each resolution of a network, found by how many there are.
+
+    It keeps the last batch's masks: activation checkpointing computes layers anew during the backward pass.
+    """
+
+    def __init__(self) -> None:
+        self._masks: dict[int, Tensor] = {}
+
+    def set(self, mask: Tensor | None) -> None:
+        """Take the mask (B, T) of the feature map that comes next."""
+        self._masks = {}
+        while mask is not None and mask.shape[1] not in self._masks:
+            self._masks[mask.shape[1]] = mask
+            mask = mask[:, ::2]  # an output of stride 2 is real when the one at its centre is
+
+    def mask(self, positions: int) -> Tensor | None:
+        """Return the mask (B, positions), or None where nothing is padded."""
+        return self._masks[positions] if self._masks else None
+
+    def clear(self, maps: Tensor) -> Tensor:
+        """Return the maps with zeros behind each clip's end."""
+        mask = self.mask(maps.shape[3])
+        return maps if mask is None else maps * mask[:, None, None, :].to(maps.dtype)
+
+
+def build_network(name: str, drop_path: float, padding: Padding) -> tuple[nn.Module, int]:
+    """Build a network with random weights that maps (B, 1, F, T) to maps (B, C, F / 32, T / 32), and return it with C."""
+    network: Any = timm.create_model(name, in_chans=1, num_classes=0, global_pool="", drop_path_rate=drop_path)
+    _leave_padding_out(network, padding)
+    return network.to(memory_format=torch.channels_last), int(network.head_hidden_size)
+
+
+class _BatchNorm(BatchNorm):
+    """A batch norm of timm's, and the activation that some carry, over the real frames of maps (B, C, F, T)."""
+
+    CHANNEL_LAST, CHANNEL_FIRST = (0, 3, 2, 1), (0, 3, 2, 1)  # to (B, T, F, C), and back
+
+    def __init__(self, norm: nn.BatchNorm2d, padding: Padding) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, device="meta")
+        self.load_state_dict(norm.state_dict(), assign=True)
+        self.act = norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        self.padding = padding
+
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.padding.clear(self.act(super().forward(h, self.padding.mask(h.shape[3]))))
+
+
+class _SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation (Hu et al., 2018) by the mean over real frames."""
+
+    def __init__(self, block: SqueezeExcite, padding: Padding) -> None:
+        super().__init__()
+        self.conv_reduce, self.act1 = block.conv_reduce, block.act1
+        self.conv_expand, self.gate = block.conv_expand, block.gate
+        self.padding = padding
+
+    def forward(self, h: Tensor) -> Tensor:
+        means, mask = h.mean((2, 3), keepdim=True), self.padding.mask(h.shape[3])
+        if mask is not None:  # padding is zero, and only makes the sum's divisor too large
+            means = means * (h.shape[3] / mask.sum(1))[:, None, None, None].to(h.dtype)
+        gates: Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(means))))
+        return h * gates
+
+
+class _SameConvolution(nn.Conv2d):
+    """TensorFlow's "same" convolution, with the padding before the first row or column that even sizes get."""
+
+    def __init__(self, convolution: Conv2dSame) -> None:
+        kernel: Any = convolution.kernel_size
+        stride: Any = convolution.stride
+        groups, has_bias = convolution.groups, convolution.bias is not None
+        channels = convolution.in_channels, convolution.out_channels
+        super().__init__(*channels, kernel, stride, groups=groups, bias=has_bias, device="meta")
+        self.load_state_dict(convolution.state_dict(), assign=True)
+
+    def forward(self, h: Tensor) -> Tensor:
+        pads: list[int] = []
+        for size, kernel, stride in zip(h.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            before = (kernel - stride) // 2
+            pads += [before, (-(-size // stride) - 1) * stride + kernel - size - before]
+        return super().forward(nn.functional.pad(h, pads))
+
+
+def _leave_padding_out(network: nn.Module, padding: Padding) -> None:
+    for name, layer in network.named_children():
+        if isinstance(layer, nn.BatchNorm2d):
+            setattr(network, name, _BatchNorm(layer, padding))
+        elif isinstance(layer, SqueezeExcite):
+            setattr(network, name, _SqueezeExcite(layer, padding))
+        elif isinstance(layer, Conv2dSame):
+            setattr(network, name, _SameConvolution(layer))
+        else:
+            _leave_padding_out(layer, padding)

@@ -1,0 +1,67 @@
+"""A convolutional network of timm as the encoder: reads the feature map as an image of one channel, as PSLA does.
+
+PSLA: Gong, Chung and Glass, 2021, arXiv 2102.01243. How padding is kept out of the network's layers, and how weights for
+photographs fit: `pipeline/models/encoders/timm_layers.py`. That module imports timm, which takes longer than torch; params
+are checked without it.
+
+Conventions: B batch, T frame, F feature, S time step (T / 32), C channel.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from pipeline.models.parts import Encoder, EncoderParams, Stem
+
+NETWORKS = (
+    *(f"{family}_b{size}" for family in ("efficientnet", "tf_efficientnet") for size in range(8)),
+    "mobilenetv2_050",
+    "mobilenetv2_100",
+    "mobilenetv3_small_050",
+    "mobilenetv3_small_100",
+    "mobilenetv3_large_100",
+    "resnet50",
+)
+
+_STAGES = 5  # each halves the feature map
+
+
+class TimmParams(EncoderParams):
+    kind: Literal["timm"]
+    network: str  # its name in timm
+    drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
+
+    @field_validator("network")
+    @classmethod
+    def _is_known(cls, network: str) -> str:
+        if network not in NETWORKS:
+            raise ValueError(f"expected one of {', '.join(NETWORKS)}")
+        return network
+
+
+class TimmNetwork(Encoder):
+    """Maps a feature map (B, T, F) to time steps (B, S, C): the network's maps, averaged over frequency."""
+
+    Params = TimmParams
+    keeps_positions = supports_patchout = False
+
+    def __init__(self, params: TimmParams, stem: Stem) -> None:
+        from pipeline.models.encoders.timm_layers import Padding, build_network
+
+        super().__init__(params, stem)
+        self.padding = Padding()
+        self.network, self.num_features = build_network(params.network, params.drop_path, self.padding)
+        self.num_rows, self.stride = 1, stem.stride * 2**_STAGES
+
+    def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        self.padding.set(mask)
+        image = self.padding.clear(x.transpose(1, 2)[:, None])
+        maps = self.network(image.contiguous(memory_format=torch.channels_last))
+        return maps.mean(2).transpose(1, 2), self.padding.mask(maps.shape[3])
+
+    def real_time_steps(self, real: Tensor) -> Tensor:
+        for _ in range(_STAGES):
+            real = real[:, ::2]
+        return real

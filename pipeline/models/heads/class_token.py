@@ -1,0 +1,52 @@
+"""Head: a linear classifier of ViT's class token, or of the pair of class and distillation token of DeiT and AST, averaged.
+
+The tokens come before the positions, and take in by attention what the clip is (Dosovitskiy et al., 2021; Touvron et al.,
+2021).
+
+Conventions: B batch, N position, D width, S time step, K class.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.parts import Encoder, Head, HeadParams, Stem
+from pipeline.models.positions import new_table
+
+NORM_EPSILON = 1e-5  # of AST's norm before the classes; published weights may bring their own
+
+
+class ClassTokenParams(HeadParams):
+    kind: Literal["class_token"]
+    distillation_token: bool  # a second token, as DeiT and AST have
+
+
+class ClassToken(Head):
+    """Where positions have a learned table the tokens have learned positions too, as ViT's."""
+
+    Params = ClassTokenParams
+    needs_class_tokens = supports_time_steps = True
+
+    def __init__(self, params: ClassTokenParams, stem: Stem, encoder: Encoder, num_classes: int) -> None:
+        super().__init__(params, stem, encoder, num_classes)
+        width = encoder.num_features
+        self.num_class_tokens = 2 if params.distillation_token else 1
+        self.tokens = nn.Parameter(torch.randn(self.num_class_tokens, width) * 0.02)
+        self.token_positions = new_table(self.num_class_tokens, width) if stem.has_position_table else None
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        self.classify = nn.Linear(width, num_classes)
+
+    def prepend_class_tokens(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        tokens = self.tokens if self.token_positions is None else self.tokens + self.token_positions
+        x = torch.cat([tokens.expand(len(x), -1, -1), x], dim=1)
+        return x, None if mask is None else nn.functional.pad(mask, (self.num_class_tokens, 0), value=True)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        logits: Tensor = self.classify(self.norm(x[:, : self.num_class_tokens].mean(1)))
+        return logits
+
+    def classify_time_steps(self, x: Tensor, num_rows: int) -> Tensor:
+        steps = x.reshape(len(x), -1, num_rows, x.shape[2]).mean(2)
+        logits: Tensor = self.classify(self.norm(steps))
+        return logits

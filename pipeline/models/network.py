@@ -1,0 +1,187 @@
+"""A neural network: input x stem x encoder x head, each chosen by params (`pipeline/models/parts.py`).
+
+Conventions: B batch, T frame, F feature, N position, D width, S time step, K class; masks (B, T) are bool, True = real, None
+= all real.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from pipeline.models.base import InputFacts, ModelParams, Normalisation, Reads
+from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
+from pipeline.models.neural_model import NeuralModel
+from pipeline.models.parts import EncoderParams, HeadParams, InputParams, Statistics, StemParams
+from pipeline.models.patchout import drop_positions
+from pipeline.models.registry import CHECKPOINT_FORMATS, ENCODERS, HEADS, INPUTS, STEMS
+
+
+class NetworkParams(ModelParams):
+    """A section of `models` that names the parts of a network."""
+
+    kind: Literal["network"]
+    input: Annotated[InputParams, INPUTS.params]
+    stem: Annotated[StemParams, STEMS.params]
+    encoder: Annotated[EncoderParams, ENCODERS.params]
+    head: Annotated[HeadParams, HEADS.params]
+    pretrained: Annotated[CheckpointParams, CHECKPOINT_FORMATS.params] | None  # published weights to start from
+
+    @property
+    def reads(self) -> Reads:
+        return INPUTS[self.input.kind].reads
+
+    @property
+    def supports_pretraining(self) -> bool:
+        return self.reads == "tokens" and ENCODERS[self.encoder.kind].supports_pretraining
+
+    @property
+    def has_attention_maps(self) -> bool:
+        return self.reads == "frames" and ENCODERS[self.encoder.kind].has_attention
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "NetworkParams":
+        self._stem_fits_the_encoder()
+        self._head_fits()
+        if self.stem.pads and self.input.normalises_by_clip:
+            raise ValueError(
+                f"input.normalisation: expected one for all clips with stem.kind {self.stem.kind}, which fills up shorter "
+                "clips, found clip: silence has no one value then"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained_fits(self) -> "NetworkParams":
+        if self.pretrained is not None:
+            self.pretrained.require_network(self)
+        if self.input.normalises_as_pretrained and not (self.pretrained and self.pretrained.has_statistics):
+            raise ValueError(
+                "input.normalisation: `pretrained` needs pretrained weights of log-mel frames; take `corpus`"
+            )
+        return self
+
+    def _stem_fits_the_encoder(self) -> None:
+        projects, width = STEMS[self.stem.kind].projects, self.encoder.input_width
+        if projects != (width is not None):
+            stems = [kind for kind in STEMS if STEMS[kind].projects == (width is not None)]
+            raise ValueError(
+                f"stem.kind: expected one of {', '.join(stems)} with encoder.kind {self.encoder.kind}, which reads "
+                f"positions {'as they are' if width is None else f'of width {width}'}, found {self.stem.kind}"
+            )
+
+    def _head_fits(self) -> None:
+        head, encoder = HEADS[self.head.kind], ENCODERS[self.encoder.kind]
+        found = f"found {self.head.kind} with encoder.kind {self.encoder.kind} and stem.kind {self.stem.kind}"
+        if head.needs_class_tokens and not encoder.supports_class_tokens:
+            kinds = [kind for kind in ENCODERS if ENCODERS[kind].supports_class_tokens]
+            raise ValueError(f"head.kind: class tokens need one of the encoders {', '.join(kinds)}, {found}")
+        if self.head.needs_directions and not encoder.has_directions:
+            kinds = [kind for kind in ENCODERS if ENCODERS[kind].has_directions]
+            raise ValueError(f"head: last states need one of the encoders {', '.join(kinds)}, {found}")
+        if head.needs_fixed_length and not (encoder.keeps_positions and self.stem.pads):
+            raise ValueError(f"head.kind: expected a stem that gives all clips as many positions, {found}")
+
+
+class Network(NeuralModel):
+    """`network(inputs, mask) -> logits`: (B, T, mel) float32 frames or (B, codebook, T) int64 tokens in, (B, K) out.
+
+    Logits are `classify(embed(inputs), mask)`; augmentation acts between the two.
+    """
+
+    Params: ClassVar[type[NetworkParams]] = NetworkParams
+
+    def __init__(self, params: NetworkParams, facts: InputFacts, num_classes: int) -> None:
+        """Build a network with random weights for data with these facts."""
+        super().__init__()
+        self.input = INPUTS[params.input.kind](params.input, facts)
+        self.stem = STEMS[params.stem.kind](params.stem, self.input, params.encoder.input_width)
+        self.encoder = ENCODERS[params.encoder.kind](params.encoder, self.stem)
+        self.head = HEADS[params.head.kind](params.head, self.stem, self.encoder, num_classes)
+        self.embedding_rate = self.input.embedding_rate
+        self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
+        self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
+        if "norm_epsilons" in facts.get("pretrained", {}):
+            for part, epsilon in zip((self.encoder, self.head), facts["pretrained"]["norm_epsilons"], strict=True):
+                _set_norm_epsilons(part, epsilon)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Return the feature map (B, T, F)."""
+        features: Tensor = self.input(inputs)
+        return features
+
+    def classify(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Map a feature map to logits."""
+        x, mask = self.stem(features, mask)
+        if self.training and self.patchout:
+            x, mask = drop_positions(x, mask, self.patchout)
+        x, mask = self.head.prepend_class_tokens(x, mask)
+        x, mask = self.encoder(x, mask, self.head.num_class_tokens or None)
+        logits: Tensor = self.head(x, mask)
+        return logits
+
+    def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        return self.classify(self.embed(inputs), mask)
+
+    @property
+    def supports_time_steps(self) -> bool:
+        """Whether there is a `classify_time_steps`."""
+        return self.head.supports_time_steps
+
+    def classify_time_steps(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map a feature map to logits (B, S, K), and say which time steps (B, S) are the clip's.
+
+        Time step s is centred on frame `encoder.stride` * s + `encoder.centre`. The weights that say of a clip what it is
+        say it of a single step: class tokens have not learned that, means have (a clip's logits are then the mean of its
+        steps').
+        """
+        x, positions = self.stem(features, mask)
+        real = self._real_time_steps(x, features, mask)
+        x, positions = self.head.prepend_class_tokens(x, positions)
+        x, _ = self.encoder(x, positions)
+        return self.head.classify_time_steps(x[:, self.head.num_class_tokens :], self.encoder.num_rows), real
+
+    def context(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map a feature map to the encoder's output at each time step, (B, S, R * D), and say which steps (B, S) are real.
+
+        The rows of a time step lie side by side. The head takes no part.
+        """
+        x, positions = self.stem(features, mask)
+        real = self._real_time_steps(x, features, mask)
+        x, _ = self.encoder(x, positions)
+        return x.reshape(len(x), -1, self.encoder.num_rows * x.shape[2]), real
+
+    def set_activation_checkpointing(self, on: bool) -> None:
+        self.encoder.activation_checkpointing = on
+
+    def load_weights(self, params: NetworkParams, checkpoint: Checkpoint) -> None:
+        """Start from published weights. Raises SonolexError where they do not fit."""
+        checkpoint.load_into(self, params)
+
+    def _real_time_steps(self, positions: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        return self.encoder.real_time_steps(self.stem.real_time_steps(mask, positions.shape[1] // self.stem.num_rows))
+
+
+def open_pretrained_weights(params: NetworkParams, front_end: Mapping[str, Any]) -> Checkpoint | None:
+    """Open the published weights that params name, if any; warn where the frames are made by another `front_end`."""
+    if params.pretrained is None:
+        return None
+    checkpoint = CHECKPOINT_FORMATS[params.pretrained.kind](params.pretrained)
+    checkpoint.warn_of_front_end(front_end)
+    return checkpoint
+
+
+def fit_normalisation(
+    params: NetworkParams, corpus: Callable[[], Statistics], checkpoint: Checkpoint | None
+) -> Normalisation:
+    """Return the normalisation of a network's input, from statistics of training clips alone or of published weights."""
+    return params.input.fit_normalisation(corpus, checkpoint.statistics if checkpoint else None)
+
+
+def _set_norm_epsilons(part: nn.Module, epsilon: float) -> None:
+    for module in part.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = epsilon

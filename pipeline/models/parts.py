@@ -1,0 +1,207 @@
+"""Contract of a network's four parts: input, stem, encoder, head.
+
+    stored clips --input--> feature map --stem--> positions --encoder--> positions in context --head--> logits
+
+A part is one file and one line of `pipeline/models/registry.py`. It has its section of params.yaml as the attribute
+`Params`, and is built from that section and the parts before it. What it can do is said by attributes: nothing is probed
+for.
+
+Conventions: B batch, T frame, F feature, N position, D width, S time step, R row, K class. A feature map is (B, T, F)
+float32. Positions (B, N, D) run through time and, at each time step, through its rows from low bands to high: N = S * R.
+Masks are bool, True = real, from a clip's start to its end; None = all real, which lets fused kernels run without one.
+Padding never leaks: whatever stands behind a clip's end, its logits are the same.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.models.base import NOT_NORMALISED, InputFacts, Normalisation, Reads
+from pipeline.params import Params
+
+Statistics = tuple[float, float]  # mean and standard deviation
+
+
+class InputParams(Params):
+    """Section of an input."""
+
+    kind: str
+
+    @property
+    def normalises_by_clip(self) -> bool:
+        """Whether each clip has a normalisation of its own, so that no one value stands for silence."""
+        return False
+
+    @property
+    def normalises_as_pretrained(self) -> bool:
+        """Whether the normalisation is that of the pretrained weights."""
+        return False
+
+    def fit_normalisation(self, corpus: Callable[[], Statistics], pretrained: Statistics | None) -> Normalisation:
+        """Return the normalisation, from statistics of the training clips or of the pretrained weights."""
+        return NOT_NORMALISED
+
+
+class Input(nn.Module, ABC):
+    """Turns stored clips into a feature map, on which augmentation acts."""
+
+    Params: ClassVar[type[InputParams]]
+    reads: ClassVar[Reads]
+    num_features: int  # F
+    mask_token: int | None = None  # id in the place of hidden tokens; None where no tokens are read
+    neighbours: Tensor  # (codebook, token, near token); where there is a mask token
+    embedding_rate: float = 1.0  # learning rate of embeddings over that of all other weights
+
+    def __init__(self, params: InputParams, facts: InputFacts) -> None:
+        super().__init__()
+
+    @property
+    def zero(self) -> float:
+        """A zero of the front end, as the feature map has it."""
+        return 0.0
+
+    @property
+    def silence(self) -> float:
+        """The front end's floor, as the feature map has it."""
+        return 0.0
+
+    def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
+        """Take the vocabulary's codebooks, each (token, feature), before training; inputs of frames have no use for them."""
+
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (B, T, mel) normalised frames or (B, codebook, T) int64 tokens to a feature map."""
+
+
+class StemParams(Params):
+    """Section of a stem."""
+
+    kind: str
+
+    @property
+    def pads(self) -> bool:
+        """Whether shorter clips are filled up, so that all have as many positions."""
+        return False
+
+
+class Stem(nn.Module, ABC):
+    """Turns a feature map into the positions that the encoder reads."""
+
+    Params: ClassVar[type[StemParams]]
+    projects: ClassVar[bool] = True  # to the encoder's width; else positions keep the features that they have
+    num_features: int  # D
+    num_rows: int = 1  # R
+    stride: int = 1  # frames from one time step to the next
+    centre: float = 0.0  # frame that the first time step is centred on
+    max_frames: int | None = None  # that are read of a clip, from its start; None = all
+    max_frames_setting: ClassVar[str] = "frames"  # key of the section that sets how many
+    num_positions: int | None = None  # N, where it is the same for all clips
+    has_position_table: bool = False  # learned positions, for clips of a given length
+
+    def __init__(self, params: StemParams, source: Input, width: int | None) -> None:
+        """Take the section, the input before it, and the encoder's width; None where the encoder reads any."""
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Map (B, T, F) and its mask (B, T) to positions (B, N, D) and their mask (B, N)."""
+
+    def real_time_steps(self, mask: Tensor, num_time_steps: int) -> Tensor:
+        """Return which of a clip's time steps (B, S) lie within it, from the mask (B, T)."""
+        return mask[:, :: self.stride]
+
+
+class EncoderParams(Params):
+    """Section of an encoder."""
+
+    kind: str
+
+    @property
+    def input_width(self) -> int | None:
+        """D of the positions that it reads; None where it reads what a stem without projection leaves."""
+        return None
+
+
+class Encoder(nn.Module, ABC):
+    """Turns positions into positions in context."""
+
+    Params: ClassVar[type[EncoderParams]]
+    keeps_positions: ClassVar[bool] = True  # as many leave it as enter
+    supports_class_tokens: ClassVar[bool] = False  # every position may attend to every other
+    supports_patchout: ClassVar[bool] = True  # it reads a sequence, of which some may be left out
+    supports_activation_checkpointing: ClassVar[bool] = False  # it runs its blocks through `run_block`
+    supports_pretraining: ClassVar[bool] = False  # hidden tokens can be predicted from what it makes of the others
+    has_attention: ClassVar[bool] = False  # each of `depth` blocks calls scaled_dot_product_attention once
+    has_directions: ClassVar[bool] = False  # features are states of a forward pass and of a backward one, side by side
+    num_features: int  # D of what leaves it
+    activation_checkpointing = False  # set by the training loop
+
+    def __init__(self, params: EncoderParams, stem: Stem) -> None:
+        """Take the section and the stem, whose time steps the encoder keeps unless it sets others."""
+        super().__init__()
+        self.num_features = stem.num_features
+        self.num_rows, self.stride, self.centre = stem.num_rows, stem.stride, stem.centre
+        self.num_positions = stem.num_positions if self.keeps_positions else None
+
+    @abstractmethod
+    def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Map (B, N, D) and their mask to positions in context and theirs.
+
+        Of these the first `num_wanted` are read alone, if given: others need not be computed, nor left out.
+        """
+
+    def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
+        """Return `block(*inputs)`; with activation checkpointing its activations are computed again in the backward pass.
+
+        The gradients are the same, in less memory and more time (Chen et al., 2016, "Training Deep Nets with Sublinear
+        Memory Cost").
+        """
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
+        return cast(Tensor, block(*inputs))
+
+    def real_time_steps(self, real: Tensor) -> Tensor:
+        """Return which time steps behind the encoder are real, from those before it (B, S)."""
+        return real
+
+
+class HeadParams(Params):
+    """Section of a head."""
+
+    kind: str
+
+    @property
+    def needs_directions(self) -> bool:
+        """Whether it reads the last states of a forward and of a backward pass."""
+        return False
+
+
+class Head(nn.Module, ABC):
+    """Turns positions in context into one vector a clip, and that into logits."""
+
+    Params: ClassVar[type[HeadParams]]
+    needs_class_tokens: ClassVar[bool] = False  # it reads tokens of its own, which it puts before the positions
+    needs_fixed_length: ClassVar[bool] = False  # all clips must have as many positions
+    supports_patchout: ClassVar[bool] = True
+    supports_time_steps: ClassVar[bool] = False  # it has `classify_time_steps`
+    num_class_tokens: int = 0
+
+    def __init__(self, params: HeadParams, stem: Stem, encoder: Encoder, num_classes: int) -> None:
+        super().__init__()
+
+    def prepend_class_tokens(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Put the class tokens, if there are any, before the positions (B, N, D) and their mask."""
+        return x, mask
+
+    @abstractmethod
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map positions in context (B, N, D) and their mask to logits (B, K)."""
+
+    def classify_time_steps(self, x: Tensor, num_rows: int) -> Tensor:
+        """Map positions (B, N, D) without class tokens, of `num_rows` a time step, to logits (B, S, K)."""
+        raise NotImplementedError

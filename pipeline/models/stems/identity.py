@@ -1,0 +1,57 @@
+"""Stems without weights: each frame is a position that does not know where it stands."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from pipeline.models.fixed_length import fit_frames
+from pipeline.models.parts import Input, Stem, StemParams
+
+
+class IdentityParams(StemParams):
+    kind: Literal["identity"]
+
+
+class FixedLengthParams(StemParams):
+    kind: Literal["fixed_length"]
+    frames: PositiveInt  # of a clip, from its start
+
+    @property
+    def pads(self) -> bool:
+        return True
+
+
+class Identity(Stem):
+    """Hands the feature map on: for encoders that read it as a picture, and for those that look at frames one by one."""
+
+    Params = IdentityParams
+    projects = False
+
+    def __init__(self, params: IdentityParams, source: Input, width: int | None) -> None:
+        super().__init__(params, source, width)
+        self.num_features = source.num_features
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return features, mask
+
+
+class FixedLength(Stem):
+    """Cuts longer clips, and fills shorter ones up with silence, the front end's floor."""
+
+    Params = FixedLengthParams
+    projects = False
+
+    def __init__(self, params: FixedLengthParams, source: Input, width: int | None) -> None:
+        super().__init__(params, source, width)
+        self.num_features = source.num_features
+        self.max_frames = self.num_positions = params.frames
+        self.frames, self.silence = params.frames, source.silence
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return fit_frames(features, mask, self.frames, self.silence), None
+
+    def real_time_steps(self, mask: Tensor, num_time_steps: int) -> Tensor:
+        real = mask[:, :num_time_steps]
+        missing = num_time_steps - real.shape[1]
+        return real if not missing else nn.functional.pad(real, (0, missing))

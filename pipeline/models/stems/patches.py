@@ -1,0 +1,97 @@
+"""Stem of patches, AST's (Gong et al., 2021): one convolution over the feature map, kernel = patch, with any stride."""
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pipeline.models.fixed_length import fit_frames
+from pipeline.models.parts import Input, Stem, StemParams
+from pipeline.models.positions import LearnedParams, PositionsParams, SinusoidalPositions, new_table
+
+
+class PatchesParams(StemParams):
+    kind: Literal["patches"]
+    frames: PositiveInt  # of a patch
+    bands: PositiveInt  # of a patch
+    stride_frames: PositiveInt
+    stride_bands: PositiveInt
+    positions: PositionsParams
+
+    @property
+    def pads(self) -> bool:
+        return isinstance(self.positions, LearnedParams) and self.positions.shorter == "pad"
+
+    @model_validator(mode="after")
+    def _table_holds_a_patch(self) -> "PatchesParams":
+        if isinstance(self.positions, LearnedParams) and self.positions.frames < self.frames:
+            raise ValueError(
+                f"positions.frames {self.positions.frames} must be at least frames {self.frames}: one patch"
+            )
+        return self
+
+
+class Patches(Stem):
+    """With a learned table it reads at most `max_frames` frames, and with `pad` always as many."""
+
+    Params = PatchesParams
+    max_frames_setting = "positions.frames"
+
+    def __init__(self, params: PatchesParams, source: Input, width: int | None) -> None:
+        super().__init__(params, source, width)
+        assert width is not None  # NetworkParams has seen to it, since patches are projected
+        if params.bands > source.num_features:
+            raise ValueError(
+                f"stem.bands {params.bands}: expected at most the {source.num_features} features of a frame"
+            )
+        self.frames, self.stride, self.centre = params.frames, params.stride_frames, (params.frames - 1) / 2
+        size, stride = (params.frames, params.bands), (params.stride_frames, params.stride_bands)
+        self.num_features = width
+        self.project = nn.Conv2d(1, width, size, stride)
+        self.num_rows = (source.num_features - params.bands) // params.stride_bands + 1
+        self.fill: float | None = None  # of a shorter clip, up to the table's frames; None = it stays short
+        if isinstance(params.positions, LearnedParams):
+            self.max_frames, self.has_position_table = params.positions.frames, True
+            columns = (self.max_frames - self.frames) // self.stride + 1
+            if params.pads:
+                self.fill, self.num_positions = source.zero, self.num_rows * columns
+            self.table = new_table(self.num_rows, columns, width)
+        else:
+            self.positions = SinusoidalPositions(width)
+            self.rows = nn.Parameter(torch.randn((self.num_rows, width)) * 0.02)
+
+    def forward(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x = features
+        if self.max_frames is not None:
+            x, mask = self._fit(x, mask, self.max_frames)
+        if x.shape[1] < self.frames:  # a clip shorter than a patch still makes one
+            x = nn.functional.pad(x, (0, 0, 0, self.frames - x.shape[1]))
+        if mask is not None:
+            x = x * _as(mask, x)
+        grid = self.project(x[:, None]).permute(0, 2, 3, 1)  # (B, time step, row, D)
+        if self.max_frames is None:
+            grid = grid + self.rows + self.positions(grid.shape[1])[:, None]
+        else:  # a shorter clip takes the first time steps, where published weights have met it before its padding
+            grid = grid + self.table[:, : grid.shape[1]].transpose(0, 1)
+        if mask is not None:
+            mask = self.real_time_steps(mask, grid.shape[1]).repeat_interleave(self.num_rows, dim=1)
+        return grid.flatten(1, 2), mask
+
+    def real_time_steps(self, mask: Tensor, num_time_steps: int) -> Tensor:
+        """Return which time steps are the clip's: patches inside it, that have seen no padding."""
+        counts = ((mask.sum(1) - self.frames).clamp(min=0) // self.stride) + 1
+        return torch.arange(num_time_steps, device=mask.device) < counts[:, None]
+
+    def _fit(self, x: Tensor, mask: Tensor | None, frames: int) -> tuple[Tensor, Tensor | None]:
+        if self.fill is not None:
+            return fit_frames(x, mask, frames, self.fill), None
+        if x.shape[1] > frames:  # asked, because a graph that is exported cannot cut to a length it does not know
+            x, mask = x[:, :frames], None if mask is None else mask[:, :frames]
+        return x, mask
+
+
+def _as(mask: Tensor, x: Tensor) -> Tensor:
+    """Return the mask as numbers (B, T, 1), padded like x."""
+    grown = nn.functional.pad(mask, (0, x.shape[1] - mask.shape[1]))
+    return grown[:, :, None].to(x.dtype)
