@@ -22,10 +22,10 @@ from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
 from pipeline.evaluation.metric_functions import to_scores
-from pipeline.evaluation.prediction import average_logits, build_network, predict_columns
+from pipeline.evaluation.network_prediction import average_logits, build_network, predict_time_steps
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
-from pipeline.training import checkpoints
+from pipeline.training import checkpoints, neural
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs_of
 from pipeline.training.logits import predict_logits
@@ -101,7 +101,7 @@ def make_artifacts(
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = load_params(TrainParams, "train", ROOT / PARAMS_PATH).model_copy(update={"epochs": 2})
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
 
@@ -166,12 +166,12 @@ def test_kept_epochs_predict_the_mean_of_their_probabilities(
     settings = train.load_params(TrainParams, "train").model_copy(update={"epochs": 3, "learning_rate": 0.1})
     keeping = settings.model_copy(update={"keep_epochs": [1, 3]})
     paths = make_artifacts(tmp_path / "a", label_kind=label_kind)
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     card = run_train(paths, AST)
     assert "epochs" not in card
     assert {path.name for path in paths.model.iterdir()} == {"weights.safetensors", "model.json"}
 
-    monkeypatch.setattr(train, "load_params", lambda kind, section: keeping)
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: keeping)
     kept_card = run_train(paths, AST)
     assert kept_card["weights"] == card["weights"]  # keeping epochs changes nothing of the training
     assert kept_card["num_parameters"] == 2 * card["num_parameters"]
@@ -255,10 +255,10 @@ def test_a_model_keeps_the_digest_of_its_start_and_predicts_without_it(tmp_path:
     weights.unlink()
     model = open_model(paths.model)
     inputs = open_inputs_of(model, paths.source)
-    (columns, later) = predict_columns(model, inputs, ["clip0", "clip5"])
+    (columns, later) = predict_time_steps(model, inputs, ["clip0", "clip5"])
     assert columns.logits.shape == (2, 2)  # 30 frames: patches of 16 at 0 and 10
     np.testing.assert_allclose(columns.seconds, [0.08, 0.18])
-    alone = predict_columns(model, inputs, ["clip0"])[0]
+    alone = predict_time_steps(model, inputs, ["clip0"])[0]
     np.testing.assert_allclose(columns.logits, alone.logits, atol=1e-5)
     assert len(later.logits) == 2  # 35 frames, of which the model reads 32
     assert matrix(open_predictions(run_evaluate(paths)), "logits").shape == (2, 2)
@@ -280,7 +280,7 @@ def test_a_model_without_columns_is_refused(tmp_path: Path, section: dict[str, A
     with pytest.raises(
         SonolexError, match=f"1/0: expected a model that reads a clip column by column, .* kind {kind};"
     ):
-        predict_columns(model, open_inputs_of(model, paths.source), ["clip0"])
+        predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0"])
 
 
 def test_clips_longer_than_the_table_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -301,7 +301,7 @@ def test_a_perceptron_counts_the_clips_that_it_cuts_and_has_no_columns(
     model = open_model(paths.model)
     assert model.facts["input"]["log_floor"] == pytest.approx(-15.94, abs=0.01)
     with pytest.raises(SonolexError, match="column by column, found the kind mlp; ask one with a stem"):
-        predict_columns(model, open_inputs_of(model, paths.source), ["clip0"])
+        predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0"])
 
 
 def test_a_convolutional_network_and_an_lstm_have_columns(tmp_path: Path) -> None:
@@ -312,8 +312,8 @@ def test_a_convolutional_network_and_an_lstm_have_columns(tmp_path: Path) -> Non
         paths = make_artifacts(tmp_path / kind)
         run_train(paths, {"kind": kind} | normalised | section)
         model = open_model(paths.model)
-        short, longer = predict_columns(model, open_inputs_of(model, paths.source), ["clip0", "clip5"])
-        alone = predict_columns(model, open_inputs_of(model, paths.source), ["clip0"])[0]
+        short, longer = predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0", "clip5"])
+        alone = predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0"])[0]
         assert (short.logits.shape, longer.logits.shape) == ((8, 2), (9, 2))  # 30 and 35 frames, every fourth
         np.testing.assert_allclose(short.seconds[:2], [0.005, 0.045])
         np.testing.assert_allclose(short.logits, alone.logits, atol=1e-5)
@@ -324,7 +324,9 @@ def test_gradients_lie_beside_the_curves_when_asked_for(tmp_path: Path, monkeypa
     assert not settings.gradient_flow  # off by default
     run_train(make_artifacts(tmp_path / "without"), AST)
     assert not list((tmp_path / "without/curves").glob("gradients.*"))
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings.model_copy(update={"gradient_flow": True}))
+    monkeypatch.setattr(
+        neural, "load_params", lambda kind, section: settings.model_copy(update={"gradient_flow": True})
+    )
     run_train(make_artifacts(tmp_path / "with"), AST)
     assert {path.name for path in (tmp_path / "with/curves").glob("gradients.*")} == {"gradients.csv", "gradients.png"}
     digests = {file_digest(tmp_path / name / "m/1/0/weights.safetensors") for name in ("without", "with")}
