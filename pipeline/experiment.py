@@ -163,7 +163,8 @@ def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], pa
             kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
             mistakes.append(
                 f"{path}: report.attention: expected networks that read frames by one of the encoders {kinds}, found "
-                f"{name} of kind {models[name].kind}, which reads {models[name].reads}; take it out, or set report.attention to []"
+                f"{name} of kind {models[name].kind}, which reads {models[name].reads}; take it out, or set "
+                "report.attention to []"
             )
     return mistakes
 
