@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from test_models import OWN, STEMS
+from networks import STEMS, build, network
 from test_stages_train import make_artifacts
 from test_training import PLAIN, SETTINGS
 
@@ -24,7 +24,8 @@ from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows
 from pipeline.execution.executors import ExecutionParams
 from pipeline.experiment import load_experiment
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.base import NOT_NORMALISED
+from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH
 from pipeline.training import checkpoints, loop, neural
 from pipeline.training.batches import Batch, Batches
@@ -46,19 +47,20 @@ TRAIN = TrainParams.model_validate(SETTINGS | {"augmentation": PLAIN, "epochs": 
 SIZE = 9
 
 
-def make_section(stem: str = "convolution", **changes: Any) -> dict[str, Any]:
-    encoder = {"width": 16, "depth": 1, "heads": 2, "mlp_ratio": 2.0, "drop_path": 0.0}
-    section = {"kind": "token_transformer", **OWN["token_transformer"], **encoder, "pooling": "mean"}
-    return section | {"stem": STEMS[stem]} | changes
+PROJECTING = [stem for stem in STEMS if stem not in ("identity", "fixed_length")]
+CASES = [(stem, "transformer") for stem in PROJECTING] + [("convolution", "conformer"), ("convolution_1d", "lstm")]
 
 
-def make_predictor(stem: str, **changes: Any) -> WordPredictor:
-    torch.manual_seed(0)
-    params = validate_model_params("tested", make_section(stem, **changes))
-    module = model_module("token_transformer")
-    reader = module.build(params, {"vocabulary_size": SIZE, "bands": [[0, 12], [12, 24]]}, 3)
-    generator = np.random.default_rng(0)
-    module.start(reader, params, [generator.standard_normal((SIZE, 12)).astype(np.float32) for _ in range(2)])
+def make_section(stem: str = "convolution", encoder: str = "transformer", **changes: Any) -> dict[str, Any]:
+    small = {"encoder__width": 16, "encoder__depth": 1}
+    if encoder != "lstm":
+        small["encoder__heads"] = 2
+    return network("tokens", stem, encoder, **(small | changes))
+
+
+def make_predictor(stem: str, encoder: str = "transformer") -> WordPredictor:
+    facts = {"vocabulary_size": SIZE, "num_codebooks": 2, "bands": [[0, 12], [12, 24]]}
+    reader = build(make_section(stem, encoder), facts, 3)
     frequencies = torch.tensor([[1.0, 2, 3, 1, 1, 1, 1, 1, 1], [5, 1, 1, 1, 1, 1, 1, 1, 1]])
     return WordPredictor(reader, frequencies / frequencies.sum(1, keepdim=True))
 
@@ -88,9 +90,9 @@ def test_spans_are_hidden_in_their_share_never_in_padding_and_in_every_clip() ->
     assert torch.equal(*again)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_it_begins_as_the_unigram_model(stem: str) -> None:
-    model, batch = make_predictor(stem).eval(), make_batch(48, 33)
+@pytest.mark.parametrize(("stem", "encoder"), CASES)
+def test_it_begins_as_the_unigram_model(stem: str, encoder: str) -> None:
+    model, batch = make_predictor(stem, encoder).eval(), make_batch(48, 33)
     hidden = torch.zeros(2, 48, dtype=torch.bool)
     hidden[:, 4:12] = True
     losses, hits, counts = fill_in(model, model, batch, hidden)
@@ -102,18 +104,18 @@ def test_it_begins_as_the_unigram_model(stem: str) -> None:
     torch.testing.assert_close(hits, best)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_padding_changes_no_clips_loss(stem: str) -> None:
-    model, batch = unsettle(make_predictor(stem)).eval(), make_batch(52, 31)
+@pytest.mark.parametrize(("stem", "encoder"), CASES)
+def test_padding_changes_no_clips_loss(stem: str, encoder: str) -> None:
+    model, batch = unsettle(make_predictor(stem, encoder)).eval(), make_batch(52, 31)
     hidden = draw_hidden(torch.tensor([[52], [31]]), 52, 0.5, 4)
     losses = fill_in(model, model, batch, hidden).losses
     alone, *_ = fill_in(model, model, Batch(batch.inputs[1:, :, :31], None, batch.rows[1:]), hidden[1:, :31])
     torch.testing.assert_close(losses[1:], alone)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_hidden_words_are_not_seen_and_only_they_count(stem: str) -> None:
-    model, batch = unsettle(make_predictor(stem)).eval(), make_batch(48, 48)
+@pytest.mark.parametrize(("stem", "encoder"), CASES)
+def test_hidden_words_are_not_seen_and_only_they_count(stem: str, encoder: str) -> None:
+    model, batch = unsettle(make_predictor(stem, encoder)).eval(), make_batch(48, 48)
     hidden = torch.zeros(2, 48, dtype=torch.bool)
     hidden[:, 8:16] = True
     asked = []
@@ -135,9 +137,9 @@ def test_hidden_words_are_not_seen_and_only_they_count(stem: str) -> None:
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_every_weight_but_the_heads_learns(stem: str) -> None:
-    model, batch = unsettle(make_predictor(stem)).train(), make_batch(48, 40)
+@pytest.mark.parametrize(("stem", "encoder"), CASES)
+def test_every_weight_but_the_heads_learns(stem: str, encoder: str) -> None:
+    model, batch = unsettle(make_predictor(stem, encoder)).train(), make_batch(48, 40)
     loss, _ = MaskedWords(0.5, 4).loss(model, model, batch, torch.zeros(2, 0))
     loss.backward()  # type: ignore[no-untyped-call]
     without = {name for name, weights in model.named_parameters() if weights.grad is None or not weights.grad.any()}
@@ -233,7 +235,7 @@ def make_sentences(folder: Path, *, poisoned: bool = False) -> train.Paths:
     paths = make_artifacts(folder, poisoned=poisoned)
     params: Any = load_vocabulary_params("words", REPOSITORY / PARAMS_PATH)
     params = params.model_copy(update={"num_tokens": 8, "sample_frames": 100, "iterations": 3})
-    words, tokens = folder / "vocabulary.zarr", folder / "tokens.parquet"
+    words, tokens = folder / "words" / "1.zarr", folder / "tokens.parquet"
     vocabulary.run(params, paths.source, paths.split, words, fold="1")
     execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=folder / "memo")
     tokenize.run(execution, paths.source, words, tokens, fold="1")
@@ -286,7 +288,7 @@ def test_training_starts_from_what_was_pretrained_but_for_the_head(
     assert learned.pretrained
     learned_weights, facts = PRETRAINED.open(learned.pretrained)
     weights = {n.removeprefix("reader."): v for n, v in learned_weights.items() if n.startswith("reader.")}
-    assert card["input"]["pretrained"]["weights"] == facts["weights"]
+    assert card["input"]["masked_pretraining"]["weights"] == facts["weights"]
     trained = open_model(tmp_path / "m/1/0").weights
     assert {name for name in trained if name not in weights} == {
         "head.classify.weight",
@@ -296,7 +298,7 @@ def test_training_starts_from_what_was_pretrained_but_for_the_head(
         if "running_" not in name and "num_batches" not in name:  # statistics of batch norms follow every batch
             np.testing.assert_allclose(trained[name], values, atol=1e-6, err_msg=name)
     without = learned._replace(model=tmp_path / "n/1/0", pretrained=None)
-    assert "pretrained" not in run_train(without, make_section(), monkeypatch, learning_rate=1e-12)["input"]
+    assert "masked_pretraining" not in run_train(without, make_section(), monkeypatch, learning_rate=1e-12)["input"]
     fresh = open_model(tmp_path / "n/1/0").weights
     assert not np.allclose(fresh["stem.project.weight"], trained["stem.project.weight"])
     np.testing.assert_allclose(fresh["head.classify.weight"], trained["head.classify.weight"], atol=1e-6)
@@ -312,9 +314,9 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
     with pytest.raises(
         ArtifactError, match=r"weights reader\.encoder\.[\w.]+: expected \(.*, as the model has, found \(.* more"
     ):
-        run_train(paths, make_section(mlp_ratio=1.0), monkeypatch)
+        run_train(paths, make_section(encoder__mlp_ratio=1.0), monkeypatch)
     with pytest.raises(ArtifactError, match=r"weights reader\.encoder\.blocks\.1[\w.]+: expected \(.*, found none"):
-        run_train(paths, make_section(depth=2), monkeypatch)
+        run_train(paths, make_section(encoder__depth=2), monkeypatch)
     weights, card = PRETRAINED.open(learned.pretrained)
     for key, value, what in (("fold", "2", "fold"), ("source", "another", "vocabulary")):
         other = tmp_path / key / "m/1/0"
@@ -351,7 +353,7 @@ def test_a_model_that_knows_frequencies_alone_is_as_perplexed_as_they_are() -> N
     ids = ["1", "2", "12"]
     unigrams = Unigrams(inputs.arrays(ids), SIZE)
     model.biases.data = torch.from_numpy(unigrams.frequencies).float().log()
-    surprise, counts = measure_surprise(model, Batches(inputs, ids, {"kind": "none"}), share=0.3, span=4)
+    surprise, counts = measure_surprise(model, Batches(inputs, ids, NOT_NORMALISED), share=0.3, span=4)
     np.testing.assert_allclose(surprise, unigrams.losses(inputs.arrays(ids)), rtol=1e-5)
     assert counts.tolist() == [25, 26, 26]
     rows = perplexity_rows(np.log([2.0, 4, 8]), np.log([2.0, 2, 2]), np.array([1, 1, 2]), np.eye(3)[:, :2], ["a", "b"])
@@ -387,7 +389,7 @@ def test_settings_are_trains_where_pretraining_has_none_of_its_own() -> None:
         (["experiment.pretrained_models=[none]"], "expected entries of `models`, found none"),
         (
             ["experiment.pretrained_models=[bag_of_tokens]"],
-            "expected models of kind token_transformer, found bag_of_tokens of kind bag_of_tokens",
+            "expected networks with one of the encoders transformer, conformer, lstm, found bag_of_tokens of kind",
         ),
         (
             ["experiment.pretrained_models=[token_transformer]", "experiment.vocabularies=[]"],

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_spectrogram
+from networks import changed, network
 from safetensors.numpy import load_file
-from test_ast import LEARNED, SMALL, STEM
+from test_ast import SMALL
+from test_checkpoint_formats import MEAN, STD, make_original, original_weights
 from test_psla import SECTION as PSLA
-from test_start import DEVIATION, MEAN, make_original, original_start
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.files import file_digest
@@ -34,24 +35,15 @@ from stages import evaluate, train
 
 ROOT = Path(__file__).parent.parent
 ROLES = ["train", "train", "train", "test", "train", "test"]
-AST = {
-    "kind": "ast",
-    "start": None,
-    "normalisation": "corpus",
-    "deviations": 1.0,
-    "stem": {"kind": "convolution", "channels": [4], "strides": [[4, 4]], "kernel": 3},
-    "pooling": "mean",
-    "width": 8,
-    "depth": 1,
-    "heads": 2,
-    "mlp_ratio": 1.0,
-    "drop_path": 0.0,
-}
+STEM = {"kind": "convolution", "channels": [4], "strides": [[4, 4]], "kernel": 3}
+ENCODER = {"kind": "transformer", "width": 8, "depth": 1, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0}
+AST = network() | {"stem": STEM, "encoder": ENCODER}
 STATISTICS = {"kind": "frame_statistics", "penalty": 1.0, "kernel_width": 1.0}
 TEXTURES: dict[str, Any] = {
-    "kind": "frame_textures",
+    "kind": "texture_statistics",
+    "input": {"kind": "frames"},
     "floor": 0.4,
-    "views": {"cut": 0.2, "speed": 0.1, "bands": 1, "gain": 1.0, "tilt": 1.0},
+    "augmented_copies": {"cut": 0.2, "speed": 0.1, "bands": 1, "gain": 1.0, "tilt": 1.0},
     "mixtures": 2,
     "mixture_gain": 1.0,
     "ridge": 0.1,
@@ -239,78 +231,84 @@ def test_a_fold_without_training_clips_is_refused(tmp_path: Path) -> None:
         run_train(paths, STATISTICS)
 
 
-def test_a_model_keeps_the_digest_of_its_start_and_predicts_without_it(tmp_path: Path) -> None:
+def test_a_model_keeps_the_digest_of_its_pretrained_weights_and_predicts_without_them(tmp_path: Path) -> None:
     weights = tmp_path / "published.pth"
     make_original(weights)
-    start = original_start(weights, digest=file_digest(weights))
+    pretrained = original_weights(weights, digest=file_digest(weights))
     paths = make_artifacts(tmp_path / "a", n_mels=128)
-    section = SMALL | {"start": start, "normalisation": "start", "stem": STEM | {"positions": LEARNED | {"frames": 32}}}
+    section = changed(
+        SMALL, {"pretrained": pretrained, "input.normalisation": "pretrained", "stem.positions.frames": 32}
+    )
     card = run_train(paths, section)
-    assert card["input"]["start"]["digest"] == file_digest(weights)
-    assert card["input"]["normalisation"] == {"kind": "start", "deviations": 2.0, "mean": MEAN, "deviation": DEVIATION}
-    assert card["params"]["start"] == start
+    assert card["input"]["pretrained"]["digest"] == file_digest(weights)
+    assert card["input"]["normalisation"] == {"kind": "pretrained", "std_scale": 2.0, "mean": MEAN, "std": STD}
+    assert card["params"]["pretrained"] == pretrained
     fresh = make_artifacts(tmp_path / "b", n_mels=128)
-    other = run_train(fresh, section | {"start": None, "normalisation": "corpus"})
-    assert "start" not in other["input"]
+    other = run_train(fresh, changed(section, {"pretrained": None, "input.normalisation": "corpus"}))
+    assert "pretrained" not in other["input"]
     weights.unlink()
     model = open_model(paths.model)
     inputs = open_inputs_of(model, paths.source)
-    (columns, later) = predict_time_steps(model, inputs, ["clip0", "clip5"])
-    assert columns.logits.shape == (2, 2)  # 30 frames: patches of 16 at 0 and 10
-    np.testing.assert_allclose(columns.seconds, [0.08, 0.18])
+    (steps, later) = predict_time_steps(model, inputs, ["clip0", "clip5"])
+    assert steps.logits.shape == (2, 2)  # 30 frames: patches of 16 at 0 and 10
+    np.testing.assert_allclose(steps.seconds, [0.08, 0.18])
     alone = predict_time_steps(model, inputs, ["clip0"])[0]
-    np.testing.assert_allclose(columns.logits, alone.logits, atol=1e-5)
+    np.testing.assert_allclose(steps.logits, alone.logits, atol=1e-5)
     assert len(later.logits) == 2  # 35 frames, of which the model reads 32
     assert matrix(open_predictions(run_evaluate(paths)), "logits").shape == (2, 2)
 
 
-def test_a_start_whose_file_has_changed_stops_before_training(tmp_path: Path) -> None:
+def test_pretrained_weights_whose_file_has_changed_stop_before_training(tmp_path: Path) -> None:
     make_original(tmp_path / "x.pth")
-    section = SMALL | {"start": original_start(tmp_path / "x.pth", digest="0" * 32)}
-    with pytest.raises(SonolexError, match=r"start\.digest: .*expected 0{32}, found"):
+    section = SMALL | {"pretrained": original_weights(tmp_path / "x.pth", digest="0" * 32)}
+    with pytest.raises(SonolexError, match=r"pretrained\.digest: .*expected 0{32}, found"):
         run_train(make_artifacts(tmp_path / "a", n_mels=128), section)
 
 
-@pytest.mark.parametrize("section", [STATISTICS, PSLA], ids=lambda section: section["kind"])
-def test_a_model_without_columns_is_refused(tmp_path: Path, section: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        (STATISTICS, "found the kind frame_statistics;"),
+        (PSLA, "input frames, stem identity, encoder timm, head attention;"),
+        (
+            network("frames", "fixed_length", "identity", "flatten"),
+            "encoder identity, head flatten; take a network with",
+        ),
+    ],
+    ids=["statistics", "psla", "mlp"],
+)
+def test_a_model_without_time_steps_is_refused(tmp_path: Path, section: dict[str, Any], found: str) -> None:
     paths = make_artifacts(tmp_path / "a", n_mels=32)
     run_train(paths, section)
     model = open_model(paths.model)
-    kind = section["kind"]
-    with pytest.raises(
-        SonolexError, match=f"1/0: expected a model that reads a clip column by column, .* kind {kind};"
-    ):
+    with pytest.raises(SonolexError, match=f"1/0: expected a model that classifies time steps, .*{found}"):
         predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0"])
 
 
 def test_clips_longer_than_the_table_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run_train(
-        make_artifacts(tmp_path / "a", n_mels=32), SMALL | {"stem": STEM | {"positions": LEARNED | {"frames": 31}}}
+    run_train(make_artifacts(tmp_path / "a", n_mels=32), changed(SMALL, {"stem.positions.frames": 31}))
+    assert (
+        "2 of 4 clips have more than 31 frames: the model reads the first ones; stem.positions.frames sets"
+        in caplog.text
     )
-    assert "2 of 4 clips have more than 31 frames: the model reads the first ones" in caplog.text
 
 
-def test_a_perceptron_counts_the_clips_that_it_cuts_and_has_no_columns(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    section = {"kind": "mlp", "normalisation": "corpus", "deviations": 1.0, "frames": 31, "hidden": [4], "dropout": 0.1}
+def test_clips_of_a_fixed_length_are_cut_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    section = network("frames", "fixed_length", "identity", "flatten", stem__frames=31)
     paths = make_artifacts(tmp_path / "a")
     run_train(paths, section)
-    assert "2 of 4 clips have more than 31 frames: the model reads the first ones; frames sets how many" in caplog.text
+    assert "2 of 4 clips have more than 31 frames: the model reads the first ones; stem.frames sets" in caplog.text
     assert matrix(open_predictions(run_evaluate(paths)), "logits").shape == (2, 2)
-    model = open_model(paths.model)
-    assert model.facts["input"]["log_floor"] == pytest.approx(-15.94, abs=0.01)
-    with pytest.raises(SonolexError, match="column by column, found the kind mlp; ask one with a stem"):
-        predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0"])
+    assert open_model(paths.model).facts["input"]["log_floor"] == pytest.approx(-15.94, abs=0.01)
 
 
-def test_a_convolutional_network_and_an_lstm_have_columns(tmp_path: Path) -> None:
-    normalised = {"normalisation": "corpus", "deviations": 1.0}
+def test_a_convolutional_network_and_an_lstm_have_time_steps(tmp_path: Path) -> None:
     stack = {"channels": [4], "strides": [[4, 2]], "kernel": 3}
-    recurrent = {"stem": stack | {"kind": "convolution"}, "width": 8, "depth": 1, "dropout": 0.0, "pooling": "last"}
-    for kind, section in (("cnn", stack), ("frames_lstm", recurrent)):
-        paths = make_artifacts(tmp_path / kind)
-        run_train(paths, {"kind": kind} | normalised | section)
+    cnn = network("frames", "identity", "cnn") | {"encoder": stack | {"kind": "cnn"}}
+    lstm = network("frames", "linear", "lstm", "last") | {"stem": stack | {"kind": "convolution"}}
+    for name, section in (("cnn", cnn), ("lstm", lstm)):
+        paths = make_artifacts(tmp_path / name)
+        run_train(paths, section)
         model = open_model(paths.model)
         short, longer = predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0", "clip5"])
         alone = predict_time_steps(model, open_inputs_of(model, paths.source), ["clip0"])[0]
