@@ -16,6 +16,7 @@ from typing import Any
 import pipeline
 from pipeline.errors import SonolexError
 from pipeline.execution.memory import own_peak_memory
+from pipeline.execution.threads import num_threads
 
 _PACKAGE = Path(pipeline.__path__[0])
 _SECONDS_TO_APPEAR = 5.0  # a file written on another machine may take a moment to be seen through a network
@@ -86,5 +87,6 @@ def compute_at(site: Site, job: bytes) -> Answer:
             _agreed.add(site)
         os.chdir(site.folder)
         compute, spec = pickle.loads(job)  # noqa: S301 - from the process that this worker serves
-        result = compute(spec)
+        with num_threads(1):
+            result = compute(spec)
     return Answer(result, own_peak_memory())
