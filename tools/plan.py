@@ -24,8 +24,8 @@ from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import SonolexError
 from pipeline.execution.housekeeping import versions
-from pipeline.execution.local import num_cores
 from pipeline.execution.memo import Memo, read_entry
+from pipeline.execution.threads import num_cores
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.experiment_params import ExperimentParams
 from pipeline.spectrogram import building
