@@ -14,7 +14,18 @@ from typing import Any
 from tools.compose import compose, dump
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("pipeline", "stages", "tools", "recipes", "metadata", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
+SOURCES = (
+    "pipeline",
+    "stages",
+    "tools",
+    "recipes",
+    "metadata",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    ".dvc/config",
+    ".dvc/plots.html",
+)
 
 
 class Workspace:
