@@ -91,10 +91,7 @@ def run(params: Any, paths: Paths, *, model: str, fold: str, seed: int, trackers
         "num_parameters": count_predicting(weights, epochs),
     }
     write_model(paths.model, weights, facts, epochs)
-    log.info(
-        "%s, fold %s: %d parameters, %d clips seen in %.1f s",
-        model, fold, facts["num_parameters"], clips_seen, report.timing["training_seconds"],
-    )  # fmt: skip
+    log.info("%s, fold %s: %d parameters, %d clips seen", model, fold, facts["num_parameters"], clips_seen)
     report.clips, report.result = len(roles["train"]), predicting_digest(read_card(paths.model))
     report.write()
 
