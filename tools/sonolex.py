@@ -95,6 +95,22 @@ def plan(
 
 
 @app.command()
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="stages, as for `dvc repro`; none = all")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="stages at once; by default the cores")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="run also what has not changed")] = False,
+    dry: Annotated[bool, typer.Option(help="only list the stages, in order")] = False,
+) -> None:
+    """Do what `dvc repro` does, with stages side by side. Ends with 1 if one failed; what does not need it is run."""
+    from tools import repro as command
+
+    if status := command.run(targets or [], jobs=jobs, force=force, dry=dry, console=_console()):
+        raise typer.Exit(status)
+
+
+@app.command()
 def gc(
     max_size: Annotated[
         str | None, typer.Option(help="bytes that may stay, such as 20G; the longest unused go")

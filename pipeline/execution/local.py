@@ -27,13 +27,16 @@ log = logging.getLogger(__name__)
 S = TypeVar("S")
 R = TypeVar("R")
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+CORES_VARIABLE = "SONOLEX_CORES"  # a stage's share where several run side by side; see tools/repro.py
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _AHEAD = 2  # shards in flight a worker: one computed and one waiting, so that no worker waits for this process
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: all that it is allowed, or its share, where SONOLEX_CORES gives one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CORES_VARIABLE, "")
+    return max(1, min(cores, int(share))) if share.isdigit() else cores
 
 
 def run_here(compute: Callable[[S], R], specs: Iterator[S], losses: Losses) -> Generator[tuple[S, R], None, None]:
@@ -170,8 +173,8 @@ def _measured(compute: Callable[[S], R], spec: S) -> tuple[R, int]:
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Set the thread variables that spawned workers inherit; this process has read its own already."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
