@@ -398,10 +398,10 @@ def test_a_second_run_is_refused_and_one_of_dvc_is_waited_for(tmp_path: Path, st
     shutil.rmtree(toy / ".dvc/cache")
     theirs = start(toy, "dvc", "repro", "gated")
     wait_for((toy / "begun").exists)
-    ours = start(toy, *REPRO)
-    wait_for((toy / "dvc.lock").exists)  # the other stage is through
+    ours = start(toy, *REPRO, "-j", "2")
+    printed = next(line for line in ours.stdout if "waits" in line)
     (toy / "gate").touch()
-    printed = ours.communicate(timeout=30)[0]
+    printed += ours.communicate(timeout=30)[0]
     assert theirs.wait(timeout=30) == 0
     assert "gated: waits, another DVC process is at work: " in printed
     assert outcomes(printed) == {"gated": "unchanged", "other": "ran"}

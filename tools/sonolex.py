@@ -111,6 +111,17 @@ def repro(
 
 
 @app.command()
+def graph(
+    status: Annotated[bool, typer.Option(help="say what is up to date, which takes as long as `dvc status`")] = False,
+    mermaid: Annotated[bool, typer.Option(help="in Mermaid's language, for Markdown")] = False,
+) -> None:
+    """Draw the stages and what each needs, in 100 columns."""
+    from tools import graph as command
+
+    command.run(status=status, mermaid=mermaid, console=_console())
+
+
+@app.command()
 def gc(
     max_size: Annotated[
         str | None, typer.Option(help="bytes that may stay, such as 20G; the longest unused go")
