@@ -164,8 +164,9 @@ def test_weights_at_home_and_of_the_project_are_found(experiment: Path, project:
 
 
 def _read_weights(kind: str, source: str) -> None:
-    from pipeline.models import backbones
     from pipeline.models.start import StartParams, read_start
+
+    from pipeline.models import backbones
 
     values = {"kind": kind, "source": source, "digest": None}
     if kind == "original":
