@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pipeline.training.patchout import patchout
 from torch import Tensor, nn
 
 from pipeline.models import ast
@@ -17,7 +18,6 @@ from pipeline.training.batches import StoredBatch
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE, World
 from pipeline.training.optimiser import AdamWParams, build_optimiser
-from pipeline.training.patchout import patchout
 from pipeline.training.schedules import ConstantParams
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import Learner

@@ -20,6 +20,7 @@ import typer
 
 from benchmarks.measuring import interleave, report
 from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
+from pipeline.execution.threads import num_threads
 
 Clock = Callable[[], float]
 
@@ -37,7 +38,6 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
     """Measure every size and return the rows of the table."""
     import faiss
     import torch
-    from threadpoolctl import threadpool_limits
 
     from pipeline.vocabulary.assignment import nearest_codes
 
@@ -46,7 +46,7 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
     rng = np.random.default_rng(0)
     z = rng.standard_normal((frames, features), dtype=np.float32)
     rows = []
-    with threadpool_limits(threads):
+    with num_threads(threads):
         for size in sizes:
             codes = rng.standard_normal((size, features), dtype=np.float32)
             index = faiss.IndexFlatL2(features)
@@ -86,15 +86,13 @@ def run_kinds(frames: int, features: int, threads: int, repeats: int, clock: Clo
 
     That is the products alone, and the products with NumPy's search for the largest score, which every frame needs.
     """
-    from threadpoolctl import threadpool_limits
-
     from pipeline.vocabulary.assignment import assign
 
     rng = np.random.default_rng(0)
     clips = list(rng.standard_normal((frames // CLIP_FRAMES, CLIP_FRAMES, features), dtype=np.float32))
     z = np.concatenate(clips)
     rows = []
-    with threadpool_limits(threads):
+    with num_threads(threads):
         for name, num_codebooks, size, groups in KINDS:
             vocabulary = _vocabulary(rng, num_codebooks, size, features, groups)
 

@@ -17,6 +17,7 @@ from pipeline.artifacts.files import replacing
 from pipeline.artifacts.settings import leaves
 from pipeline.execution.code import NUMERIC, Sources, kinds_in, reach, releases, snapshot
 from pipeline.models.registry import BASELINES
+from pipeline.training.trainers import way_of
 
 _KEPT_OUTCOMES = 20  # of earlier runs, the latest
 
@@ -132,7 +133,10 @@ def _entries(document: Mapping[str, Any], about: StageCode) -> list[str]:
 
 
 def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
-    """Return every `kind` that occurs in these sections; of `vocabularies` those that the experiment names."""
+    """Return every `kind` that occurs in these sections, and the ways to train models of these kinds.
+
+    Of `vocabularies` those count that the experiment names.
+    """
     kinds: set[str] = set()
     for section in sections:
         value: Any = document
@@ -141,7 +145,7 @@ def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
         if section == "vocabularies":
             value = {name: value[name] for name in document["experiment"]["vocabularies"]}
         kinds |= kinds_in(value)
-    return kinds
+    return kinds | {way_of(kind) for kind in kinds if kind in BASELINES}
 
 
 def _digest(texts: Mapping[str, str], document: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ A model that reads tokens is called <entry of `models`>-<vocabulary>, with "-pre
 """
 
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +16,6 @@ import typer
 from pydantic import PositiveInt
 
 from pipeline.artifacts.clips import CLIPS, open_clips
-from pipeline.artifacts.curves import write_fitted
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import count_predicting, predicting_digest, read_card, write_model
 from pipeline.artifacts.pretrained import open_pretrained
@@ -29,13 +27,13 @@ from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.execution.threads import TRAINING_THREADS, use_threads
-from pipeline.models.base import InputFacts, ModelParams
-from pipeline.models.baselines.base import Setting
-from pipeline.models.registry import BASELINES, load_model_params
+from pipeline.models.base import ModelParams
+from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.stage_code import read_settings
 from pipeline.training.inputs import input_artifacts, open_inputs
 from pipeline.training.targets import class_targets
+from pipeline.training.trainers import TRAINERS, Examples, Fitted, TrainingData, way_of
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +61,8 @@ def run(
     trackers: tuple[str, ...] = (),
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    if params.kind in BASELINES and not launch.leads():
-        return  # a baseline is fitted by one process
     report = StageReport("train", f"{model}/{fold}/{seed}")
+    use_threads(num_threads)
     clips, split = open_clips(paths.clips), open_split(paths.split)
     vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
     inputs = open_inputs(params.reads, paths.source, vocabulary)
@@ -73,50 +70,36 @@ def run(
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
-    targets = {role: class_targets(clips, ids) for role, ids in roles.items()}
-
-    started, label_kind = time.perf_counter(), clips.facts["label_kind"]
-    use_threads(num_threads)
-    input_facts: InputFacts
-    if params.kind not in BASELINES:
-        from pipeline.training.distributed import open_world  # baselines start without torch
-        from pipeline.training.neural import Part, train_model
-        from pipeline.training.settings import TrainParams
-
-        parts = {role: Part(ids, targets[role]) for role, ids in roles.items()}
-        with open_world() as world:
-            weights, epochs, input_facts, trained = train_model(
-                params, load_params(TrainParams, "train"), inputs, parts["train"], parts["validation"], vocabulary,
-                label_kind=label_kind, seed=seed, curves_path=paths.curves, world=world,
-                score=epoch_scorer(label_kind), pretrained=pretrained, trackers=trackers,
-            )  # fmt: skip
-        if not world.leads:
-            return
-        report.workers, clips_seen = world.size, trained.clips_seen
-        report.time_training(*trained.timing)
-    else:
-        input_facts, epochs = inputs.facts, {}
-        setting = Setting(input_facts, inputs.front_end, label_kind, seed, vocabulary)
-        weights = BASELINES[params.kind](params).fit(inputs.arrays(roles["train"]), targets["train"], setting)
-        report.time_training(time.perf_counter() - started)
-        clips_seen = len(roles["train"])
-        write_fitted(paths.curves)
-
-    facts = {"model": model, "fold": fold, "seed": seed, "reads": params.reads, "clips_seen": clips_seen} | {
+    training, validation = (Examples(ids, class_targets(clips, ids)) for ids in roles.values())
+    label_kind = clips.facts["label_kind"]
+    fitted: Fitted | None = TRAINERS[way_of(params.kind)].train(
+        params,
+        TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained),
+        seed=seed,
+        curves_path=paths.curves,
+        score=epoch_scorer(label_kind),
+        trackers=trackers,
+    )
+    if fitted is None:
+        return  # another process writes
+    facts = {"model": model, "fold": fold, "seed": seed, "reads": params.reads} | {
         "params": params.model_dump(mode="json"),
         **{key: clips.facts[key] for key in ("classes", "label_kind")},
-        "input": input_facts,
+        "input": fitted.input_facts,
+        "clips_seen": fitted.clips_seen,
         "source": inputs.source,
         "front_end": inputs.front_end,
-        "num_parameters": count_predicting(weights, epochs),
+        "num_parameters": count_predicting(fitted.weights, fitted.kept_epochs),
         SETTINGS: dict(settings),
     }
-    write_model(paths.model, weights, facts, epochs)
+    write_model(paths.model, fitted.weights, facts, fitted.kept_epochs)
     log.info(
         "%s, fold %s: %d parameters, %d clips seen in %.1f s",
-        model, fold, facts["num_parameters"], clips_seen, report.timing["training_seconds"],
+        model, fold, facts["num_parameters"], fitted.clips_seen, fitted.seconds,
     )  # fmt: skip
-    report.clips, report.result = len(roles["train"]), predicting_digest(read_card(paths.model))
+    report.time_training(fitted.seconds, fitted.epoch_timing)
+    report.clips, report.workers = len(roles["train"]), fitted.num_processes
+    report.result = predicting_digest(read_card(paths.model))
     report.write()
 
 
@@ -131,7 +114,7 @@ def main(
     this = RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)
     params = load_model_params(entry)
     launching = load_params(launch.LaunchParams, "launch")
-    if params.kind not in BASELINES:
+    if way_of(params.kind) == "network":
         launch.start_processes("stages.train", launching.train_processes)
     require_current(
         document, (CLIPS, layout.clips), (SPLIT, layout.split(fold)), *input_artifacts(layout, this.model, fold)

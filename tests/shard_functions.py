@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy  # noqa: F401 - for its BLAS
+from threadpoolctl import threadpool_info
+
 from pipeline.errors import ArtifactError, SonolexError
 
 
@@ -19,6 +22,11 @@ def refuse(number: int) -> int:
 
 def threads(_: int) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
+
+
+def library_threads(_: int) -> list[int]:
+    """Return on how many threads BLAS and OpenMP would compute."""
+    return sorted({library["num_threads"] for library in threadpool_info()})
 
 
 def die_once(flag: str) -> int:

@@ -1,5 +1,6 @@
 """Words are the nearest codes, whatever the batch, the block, and (with l2) the level."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment, "_SCORES_PER_BLOCK", 1)
     monkeypatch.setattr(assignment, "_FRAMES_PER_BLOCK", 300)
     assert np.array_equal(assign(vocabulary, clips), whole)
+
+
+def test_a_clips_tokens_follow_from_its_frames_to_the_bit() -> None:
+    """Every frame has two nearest codes, of which rounding chooses: both halves of a frame are equal, those of codes swapped."""
+    vocabulary = make_vocabulary(64, 32, normalisation="none")
+    halves = GENERATOR.normal(size=(2, 32, 16)).astype(np.float32)
+    codes = np.concatenate([np.concatenate(halves, axis=1), np.concatenate(halves[::-1], axis=1)])
+    space = replace(vocabulary.space, mean=np.zeros(32, np.float32), scale=np.ones(32, np.float32))
+    vocabulary = replace(vocabulary, space=space, codebooks=codes[None])
+    clips = [np.tile(GENERATOR.normal(size=(length, 16)), 2).astype(np.float32) for length in (5, 700, 33, 1500)]
+    whole = assign(vocabulary, clips)
+    for clip, tokens in zip(clips, whole, strict=True):
+        assert np.array_equal(assign(vocabulary, [clip])[0], tokens)
+    for tokens, again in zip(whole, assign(vocabulary, clips[::-1])[::-1], strict=True):
+        assert np.array_equal(tokens, again)
 
 
 def test_l2_ignores_level_and_standardising_does_not() -> None:

@@ -24,6 +24,7 @@ from shard_functions import (
     die_at_7,
     drawn_for_ten_results,
     find_an_artifact_damaged,
+    library_threads,
     nap,
     refuse,
     run_out_of_memory_at_7,
@@ -114,7 +115,8 @@ def start_cluster(folder: Path, workers: int = 2, **environment: str) -> Iterato
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with start_cluster(tmp_path_factory.mktemp("cluster") / "home") as cluster:
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "2")
+    with start_cluster(tmp_path_factory.mktemp("cluster") / "home", **threads) as cluster:
         yield cluster
 
 
@@ -153,6 +155,10 @@ def test_every_shard_is_computed_once_in_the_folder_of_the_caller(cluster: Clust
 
 def test_shards_are_drawn_a_few_at_a_time(cluster: Cluster) -> None:
     assert drawn_for_ten_results(partial(run, cluster.address, square)) <= 10 + 2 * 2 + 2
+
+
+def test_shards_compute_on_one_thread(cluster: Cluster) -> None:
+    assert list(run(cluster.address, library_threads, [1, 2])) == [[1], [1]]
 
 
 def test_an_error_of_a_shard_reaches_the_caller(cluster: Cluster) -> None:

@@ -19,6 +19,7 @@ from shard_functions import (
     drawn_for_ten_results,
     find_an_artifact_damaged,
     leave,
+    library_threads,
     refuse,
     refuse_at_0,
     run_out_of_memory_at_7,
@@ -29,6 +30,7 @@ from shard_functions import (
 from pipeline.errors import ArtifactError, ParamsError, SonolexError
 from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.stage import StageReport, training_seconds
+from pipeline.execution.threads import num_threads
 from pipeline.params import validate_params
 
 
@@ -97,6 +99,15 @@ def test_workers_run_on_one_thread_and_the_caller_keeps_its_own(monkeypatch: pyt
     for found in run(threads, [1, 2]):
         assert found == "1"
         assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_compute_on_one_thread_wherever_they_run(workers: int) -> None:
+    with num_threads(2):
+        assert library_threads(0) == [2]
+        for found in run(library_threads, [1, 2], workers=workers):
+            assert found == [1]
+            assert library_threads(0) == [2]
 
 
 def test_the_shards_of_a_killed_worker_are_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from pipeline.artifacts.model import open_model, write_model
 from pipeline.errors import SonolexError
-from pipeline.evaluation.prediction import build_network
+from pipeline.evaluation.network_prediction import build_network
 from pipeline.models.network import Network, open_pretrained_weights
 from pipeline.params import read_params
 from pipeline.training.normalising import normalise

@@ -37,6 +37,15 @@ def windowed(frames: np.ndarray, *, stack: int, deltas: int) -> FrameSample:
     return FrameSample(frames[window_places(words, len(frames), stack=stack, deltas=deltas)], deltas, {})
 
 
+def test_a_clips_features_follow_from_its_frames_to_the_bit() -> None:
+    generator = np.random.default_rng(0)
+    components = generator.normal(size=(12, 96)).astype(np.float32)
+    space = make_space(16, deltas=1, stack=3, components=components, centre=np.ones(96, np.float32))
+    clips = [generator.normal(size=(length, 16)).astype(np.float32) for length in (5, 700, 33, 1500)]
+    apart = np.concatenate([clip_features(space, [clip]) for clip in clips])
+    assert np.array_equal(clip_features(space, clips), apart)
+
+
 def test_plain_features_are_the_frames() -> None:
     assert np.array_equal(clip_features(make_space(), [ramp(3), ramp(2)]), np.concatenate([ramp(3), ramp(2)]))
 

@@ -274,7 +274,7 @@ def test_nothing_is_learned_from_test_clips(learned: train.Paths, tmp_path: Path
 
 def run_train(paths: train.Paths, section: dict[str, Any], monkeypatch: Any, **changes: Any) -> dict[str, Any]:
     settings = TRAIN.model_copy(update={"epochs": 1, **changes})
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     train.run(validate_model_params("m", section), paths, model="m", fold="1", seed=0)
     card: dict[str, Any] = json.loads((paths.model / "model.json").read_text())
     return card

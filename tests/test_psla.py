@@ -24,7 +24,8 @@ from pipeline.models.network import Network, open_pretrained_weights
 from pipeline.models.stems.identity import Identity, IdentityParams
 from pipeline.training.distributed import open_world
 from pipeline.training.loop import TrainParams
-from pipeline.training.neural import Part, train_model
+from pipeline.training.neural import train_model
+from pipeline.training.trainers import Examples, TrainingData
 
 SMALL = "mobilenetv3_small_050"
 SECTION: dict[str, Any] = {
@@ -269,12 +270,13 @@ def test_training_begins_at_the_weights_and_the_model_keeps_their_digest(tmp_pat
     weights_of = {"kind": "timm", "source": str(path), "digest": None}
     section = changed(SECTION, {"pretrained": weights_of, "input.normalisation": "none"})
     inputs = Memory(6)
-    part = Part(list(inputs.clips), np.eye(3, dtype=np.float32)[np.arange(6) % 3])
+    training = Examples(list(inputs.clips), np.eye(3, dtype=np.float32)[np.arange(6) % 3])
+    data = TrainingData(inputs, training, Examples([], np.zeros((0, 3), np.float32)), "one", None, None)
     settings = TrainParams.model_validate(SETTINGS | {"epochs": 1, "learning_rate": 1e-9})
     with open_world() as world:
         weights, _, facts, _ = train_model(
-            params_of(section), settings, inputs, part, Part([], np.zeros((0, 3), np.float32)), None,
-            label_kind="one", seed=0, curves_path=tmp_path / "live", world=world, score=lambda scores, targets: {},
+            params_of(section), settings, data,
+            seed=0, curves_path=tmp_path / "live", world=world, score=lambda scores, targets: {},
         )  # fmt: skip
     summed = rgb["conv_stem.weight"].sum(1, keepdim=True).numpy()
     np.testing.assert_allclose(weights["encoder.network.conv_stem.weight"], summed, atol=1e-5)

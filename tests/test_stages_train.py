@@ -23,10 +23,10 @@ from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
 from pipeline.evaluation.metric_functions import to_scores
-from pipeline.evaluation.prediction import average_logits, build_network, predict_time_steps
+from pipeline.evaluation.network_prediction import average_logits, build_network, predict_time_steps
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
-from pipeline.training import checkpoints
+from pipeline.training import checkpoints, neural
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs_of
 from pipeline.training.logits import predict_logits
@@ -93,7 +93,7 @@ def make_artifacts(
 @pytest.fixture(autouse=True)
 def short_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = load_params(TrainParams, "train", ROOT / PARAMS_PATH).model_copy(update={"epochs": 2})
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path / "checkpoints")
     monkeypatch.chdir(tmp_path)
 
@@ -158,12 +158,12 @@ def test_kept_epochs_predict_the_mean_of_their_probabilities(
     settings = train.load_params(TrainParams, "train").model_copy(update={"epochs": 3, "learning_rate": 0.1})
     keeping = settings.model_copy(update={"keep_epochs": [1, 3]})
     paths = make_artifacts(tmp_path / "a", label_kind=label_kind)
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     card = run_train(paths, AST)
     assert "epochs" not in card
     assert {path.name for path in paths.model.iterdir()} == {"weights.safetensors", "model.json"}
 
-    monkeypatch.setattr(train, "load_params", lambda kind, section: keeping)
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: keeping)
     kept_card = run_train(paths, AST)
     assert kept_card["weights"] == card["weights"]  # keeping epochs changes nothing of the training
     assert kept_card["num_parameters"] == 2 * card["num_parameters"]
@@ -322,7 +322,9 @@ def test_gradients_lie_beside_the_curves_when_asked_for(tmp_path: Path, monkeypa
     assert not settings.gradient_flow  # off by default
     run_train(make_artifacts(tmp_path / "without"), AST)
     assert not list((tmp_path / "without/curves").glob("gradients.*"))
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings.model_copy(update={"gradient_flow": True}))
+    monkeypatch.setattr(
+        neural, "load_params", lambda kind, section: settings.model_copy(update={"gradient_flow": True})
+    )
     run_train(make_artifacts(tmp_path / "with"), AST)
     assert {path.name for path in (tmp_path / "with/curves").glob("gradients.*")} == {"gradients.csv", "gradients.png"}
     digests = {file_digest(tmp_path / name / "m/1/0/weights.safetensors") for name in ("without", "with")}

@@ -115,4 +115,4 @@ def stages_run(output: str) -> list[str]:
 def stale(workspace: Path) -> set[str]:
     """Return the stages that `dvc status` calls changed, but for `code` and `corpus`, which always are."""
     status = json.loads(run(workspace, "dvc", "status", "--json").stdout)
-    return {name for name, reasons in status.items() if reasons != ["always changed"]}
+    return {name for name, reasons in status.items() if reasons != ["always changed"]} - {"code"}

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.model import TrainedModel, open_model
 from pipeline.errors import SonolexError
-from pipeline.evaluation.prediction import build_network, describe_model
+from pipeline.evaluation.network_prediction import build_network
+from pipeline.evaluation.prediction import describe_model
 from pipeline.models.base import SMALLEST_STD, InputFacts, Normalisation, normalisation_unit
 from pipeline.models.checkpoint_formats import huggingface, original
 from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstForm, ast_form, front_end_differences

@@ -24,8 +24,8 @@ from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import SonolexError
 from pipeline.execution.housekeeping import versions
-from pipeline.execution.local import num_cores
 from pipeline.execution.memo import Memo, read_entry
+from pipeline.execution.threads import num_cores
 from pipeline.experiment import Experiment, load_experiment
 from pipeline.experiment_params import ExperimentParams
 from pipeline.spectrogram import building
@@ -128,10 +128,10 @@ def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[s
         recorded = {
             stage.addressing: {dep.def_path: dep.hash_info.value for dep in stage.deps} for stage in repo.index.stages
         }
-        names = [stage.addressing for stage in repo.index.stages]
+        names = [stage.addressing for stage in repo.index.stages if stage.addressing != "code"]
         order = list(repo.index.graph.nodes)
         before = {stage.addressing: {dep.addressing for dep in repo.index.graph.successors(stage)} for stage in order}
-    reasons = {name: _classify(found, recorded[name]) for name, found in status.items()}
+    reasons = {name: _classify(found, recorded[name]) for name, found in status.items() if name != "code"}
     if moved:
         reasons["corpus"] = {"input"}
     stale = {name for name, why in reasons.items() if why}

@@ -24,7 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
-from pipeline.evaluation.prediction import build_network, describe_model
+from pipeline.evaluation.network_prediction import build_network
+from pipeline.evaluation.prediction import describe_model
 from pipeline.models.registry import validate_model_params
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import Inputs

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.errors import SonolexError
 from pipeline.execution.code import EVERY_KIND, FOLDER, Definition, Sources, snapshot, version_of
 from pipeline.execution.memory import own_peak_memory
+from pipeline.execution.threads import num_threads
 
 _SECONDS_TO_APPEAR = 5.0  # a file written on another machine may take a moment to be seen through a network
 
@@ -82,5 +83,6 @@ def compute_at(site: Site, job: bytes) -> Answer:
             _agreed.add(site)
         os.chdir(site.folder)
         compute, spec = pickle.loads(job)  # noqa: S301 - from the process that this worker serves
-        result = compute(spec)
+        with num_threads(1):
+            result = compute(spec)
     return Answer(result, own_peak_memory())

@@ -13,10 +13,11 @@ from typing import Literal, TypeVar
 from pydantic import NonNegativeInt, ValidationInfo, field_validator
 
 from pipeline.execution.dask_cluster import run_on_cluster
-from pipeline.execution.local import num_cores, run_here, run_in_processes
+from pipeline.execution.local import run_here, run_in_processes
 from pipeline.execution.losses import Losses
 from pipeline.execution.progress import progress
 from pipeline.execution.stage import StageReport
+from pipeline.execution.threads import num_cores
 from pipeline.params import Params, SharedFolder
 
 S = TypeVar("S")

@@ -1,8 +1,8 @@
 """Run shards on this machine: one process a worker, each on one thread.
 
 One thread a worker because clips are plentiful: threads inside a worker would fight the other workers for the same
-cores. Processes are spawned, not forked: a fork copies locks that a thread of zarr, tensorstore or OpenMP may hold, and
-hangs.
+cores, and round otherwise. Processes are spawned, not forked: a fork copies locks that a thread of zarr, tensorstore or
+OpenMP may hold, and hangs.
 """
 
 import contextlib
@@ -21,26 +21,25 @@ from typing import Generic, TypeVar
 from pipeline.execution.losses import Losses
 from pipeline.execution.memory import own_peak_memory
 from pipeline.execution.stage import StageReport
+from pipeline.execution.threads import THREAD_VARIABLES, num_threads
 
 log = logging.getLogger(__name__)
 
 S = TypeVar("S")
 R = TypeVar("R")
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _AHEAD = 2  # shards in flight a worker: one computed and one waiting, so that no worker waits for this process
 
 
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_here(compute: Callable[[S], R], specs: Iterator[S], losses: Losses) -> Generator[tuple[S, R], None, None]:
-    """Yield every spec with its result, computed in this process; one that memory is too short for is set aside."""
+    """Yield every spec with its result, computed in this process; one that memory is too short for is set aside.
+
+    On one thread, as in a worker, so that results are the same to the bit.
+    """
     for spec in specs:
         try:
-            result = compute(spec)
+            with num_threads(1):
+                result = compute(spec)
         except MemoryError:
             losses.causes.add("MemoryError")
             losses.give_up(spec)
@@ -170,8 +169,8 @@ def _measured(compute: Callable[[S], R], spec: S) -> tuple[R, int]:
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Set the thread variables that spawned workers inherit; this process has read its own already."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:

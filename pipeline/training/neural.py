@@ -8,65 +8,71 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
-from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.curves import writing_epochs
-from pipeline.artifacts.pretrained import Pretrained
-from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.execution.code import code_version, kinds_in
 from pipeline.models.base import InputFacts, ModelParams
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
+from pipeline.params import load_params
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
-from pipeline.training.distributed import World
+from pipeline.training.distributed import World, open_world
 from pipeline.training.gradient_flow import write_gradients
-from pipeline.training.inputs import Inputs, warn_of_cut_clips
-from pipeline.training.loop import Trained, train
+from pipeline.training.inputs import warn_of_cut_clips
+from pipeline.training.loop import Trained
+from pipeline.training.loop import train as run_epochs
 from pipeline.training.settings import TrainParams
 from pipeline.training.trackers import TrackedRun, open_trackers
-from pipeline.training.validation import Examples, Score, Validation
+from pipeline.training.trainers import Examples, Fitted, Score, TrainingData, Weights
+from pipeline.training.validation import Examples as StoredExamples
+from pipeline.training.validation import Validation
 from pipeline.training.word_predictor import load_pretrained
 
-Weights = dict[str, np.ndarray]  # by name
 
-
-class Part(NamedTuple):
-    """The clips of a role, with what they are."""
-
-    clip_ids: Sequence[str]
-    targets: np.ndarray  # (clip, class)
+def train(
+    params: ModelParams,
+    data: TrainingData,
+    *,
+    seed: int,
+    curves_path: Path,
+    score: Score,
+    trackers: Sequence[str],
+) -> Fitted | None:
+    """Train by the section `train` of params.yaml and return the model; None in all processes but the leading one."""
+    with open_world() as world:
+        weights, kept, input_facts, trained = train_model(
+            params, load_params(TrainParams, "train"), data,
+            seed=seed, curves_path=curves_path, world=world, score=score, trackers=trackers,
+        )  # fmt: skip
+    if not world.leads:
+        return None
+    return Fitted(weights, kept, input_facts, trained.clips_seen, world.size, *trained.timing)
 
 
 def train_model(
     params: ModelParams,
     settings: TrainParams,
-    inputs: Inputs,
-    training: Part,
-    validation: Part,
-    vocabulary: Vocabulary | None,
+    data: TrainingData,
     *,
-    label_kind: LabelKind,
     seed: int,
     curves_path: Path,
     world: World,
     score: Score,
-    pretrained: Pretrained | None = None,
     trackers: Sequence[str] = (),
 ) -> tuple[Weights, dict[int, Weights], InputFacts, Trained]:
     """Train and return the weights, those of kept epochs, the facts of the input, and the run's history.
 
-    With `pretrained`, weights from masked-token pretraining, all weights but the head's start there. `validation` may be
-    empty; else `score` measures it in every epoch. All random numbers follow from `seed`. `curves_path` ends in model, fold
-    and seed.
+    With weights from masked-token pretraining all weights but the head's start there. `score` measures validation clips,
+    if there are any, in every epoch. All random numbers follow from `seed`. `curves_path` ends in model, fold and seed.
     """
     assert isinstance(params, NetworkParams)
+    inputs, training, validation = data.inputs, data.training, data.validation
     keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
     torch.manual_seed(named_seed(seed, "weights"))
@@ -76,19 +82,20 @@ def train_model(
     if checkpoint is not None:
         input_facts["pretrained"] = checkpoint.facts
     model = Network(params, input_facts, training.targets.shape[1])
-    if vocabulary is not None:
-        model.input.load_codebooks(vocabulary.word_vectors())
+    if data.vocabulary is not None:
+        model.input.load_codebooks(data.vocabulary.word_vectors())
     if checkpoint is not None:
         model.load_weights(params, checkpoint)
-    if pretrained is not None:
-        load_pretrained(model, pretrained)
-        input_facts["masked_pretraining"] = {key: pretrained.facts[key] for key in ("weights", "pretrain", "measures")}
+    if data.pretrained is not None:
+        load_pretrained(model, data.pretrained)
+        facts = data.pretrained.facts
+        input_facts["masked_pretraining"] = {key: facts[key] for key in ("weights", "pretrain", "measures")}
     warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model.stem)
     model = model.to(world.device)
 
-    def examples(part: Part) -> Examples:
+    def examples(part: Examples) -> StoredExamples:
         batches = Batches(inputs, part.clip_ids, normalisation)
-        return Examples(batches, torch.from_numpy(part.targets), list(part.clip_ids))
+        return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids))
 
     identity = {
         "params": params.model_dump(mode="json"),
@@ -102,13 +109,15 @@ def train_model(
     }
     code = code_version(train_model, kinds=kinds_in(identity["params"]))
     seen = examples(training)
-    measured = Validation(examples(validation), label_kind, score, settings.batch_size) if validation.clip_ids else None
+    measured = (
+        Validation(examples(validation), data.label_kind, score, settings.batch_size) if validation.clip_ids else None
+    )
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
     with curves(curves_path, world, trackers, tracked) as log_epoch:
-        trained = train(
+        trained = run_epochs(
             model,
             settings,
-            Classification(settings, label_kind, inputs.time_axis + 1, seen.batches.log_unit),
+            Classification(settings, data.label_kind, inputs.time_axis + 1, seen.batches.log_unit),
             seen,
             measured,
             seed=seed,

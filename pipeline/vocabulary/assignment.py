@@ -4,15 +4,19 @@ Conventions: frames (frame, mel) float32 in the front end's units; features (wor
 `pipeline/vocabulary/features.py`; tokens (codebook, word) uint16. What is computed depends on the vocabulary's arrays alone,
 never on its kind: a codebook codes its part of the features, and where codebooks overlap, each codes what those before it
 left over (residual vector quantisation; Juang and Gray, 1982), unless they are ranks of one codebook.
+
+A clip's tokens follow from its own frames to the bit. How a product is rounded depends on how many rows it has and on which
+thread computes them, so no product takes rows of two clips, and each is computed on one thread.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 from pipeline.errors import CorpusError
+from pipeline.execution.threads import map_threads, single_threaded, usable_threads
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.bpe import interleave, merger_of
 from pipeline.vocabulary.device import choose_device, nearest_on
@@ -42,6 +46,7 @@ def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarr
     return [merger.merge(interleave(clip, size))[None] for clip in tokens]
 
 
+@single_threaded()
 def base_words(
     space: FeatureSpace,
     codebooks: np.ndarray,
@@ -63,7 +68,7 @@ def base_words(
         features = clip_features(space, [clips[number] for number in block])
         _require_finite(features, clips, what)
         ends = list(accumulate(space.num_words(lengths[number]) for number in block))
-        tokens += np.split(nearest_codes(features, codebooks, bands, ranks), ends[:-1], axis=1)
+        tokens += np.split(nearest_codes(features, codebooks, bands, ranks, ends), ends[:-1], axis=1)
     return tokens
 
 
@@ -77,27 +82,33 @@ def _require_finite(features: np.ndarray, clips: Sequence[np.ndarray], what: str
 
 
 def nearest_codes(
-    features: np.ndarray, codebooks: np.ndarray, bands: Sequence[Sequence[int]], ranks: Sequence[float] = ()
+    features: np.ndarray,
+    codebooks: np.ndarray,
+    bands: Sequence[Sequence[int]],
+    ranks: Sequence[float] = (),
+    ends: Sequence[int] = (),
 ) -> np.ndarray:
     """Return the nearest code in each codebook as (codebook, word) uint16; the lowest id among equals.
 
     `features` (word, feature) float32; `codebooks` (codebook, code, feature); codebook b covers [from, to) = `bands[b]`.
-    With `ranks` the codebooks are one at these weights, and the nearest code, the second nearest ... are returned.
+    With `ranks` the codebooks are one at these weights, and the nearest code, the second nearest ... are returned. `ends`
+    are the ends of the clips in `features`, where these are several.
     """
+    ends = ends or [len(features)]
     if ranks:
-        return _nearest(features, codebooks[0] / np.float32(ranks[0]), len(ranks)).astype(np.uint16)
+        return _nearest(features, codebooks[0] / np.float32(ranks[0]), ends, len(ranks)).astype(np.uint16)
     tokens = np.empty((len(codebooks), len(features)), dtype=np.uint16)
     rest = features
     for number, (codebook, (start, stop)) in enumerate(zip(codebooks, bands, strict=True)):
         codes = codebook[:, : stop - start]
-        (tokens[number],) = _nearest(rest[:, start:stop], codes)
+        (tokens[number],) = _nearest(rest[:, start:stop], codes, ends)
         if any(later < stop and start < end for later, end in bands[number + 1 :]):
             rest = rest.copy() if rest is features else rest
             rest[:, start:stop] -= codes[tokens[number]]
     return tokens
 
 
-def _nearest(features: np.ndarray, codes: np.ndarray, count: int = 1) -> np.ndarray:
+def _nearest(features: np.ndarray, codes: np.ndarray, ends: Sequence[int], count: int = 1) -> np.ndarray:
     """Return argmin over codes c of |x - c|^2 = argmax of x . c - |c|^2 / 2, for each x, and the next: (count, frame) int64.
 
     The second term rides in the matrix product as one more feature: a pass over the scores costs more than it.
@@ -110,16 +121,26 @@ def _nearest(features: np.ndarray, codes: np.ndarray, count: int = 1) -> np.ndar
     weights[:-1] = codes.T
     weights[-1] = -0.5 * np.einsum("cf,cf->c", codes, codes, dtype=np.float64)
     block = max(64, _SCORES_PER_BLOCK // num_codes)
-    inputs = np.ones((block, width + 1), dtype=np.float32)
-    scores = np.empty((block, num_codes), dtype=np.float32)
+    blocks = [
+        slice(start, min(start + block, stop))
+        for first, stop in pairwise([0, *ends])
+        for start in range(first, stop, block)
+    ]
     nearest = np.empty((count, len(features)), dtype=np.int64)
-    for start in range(0, len(features), block):
-        size = min(block, len(features) - start)
-        inputs[:size, :-1] = features[start : start + size]
-        np.matmul(inputs[:size], weights, out=scores[:size])
-        for rank in range(count):
-            found = nearest[rank, start : start + size]
-            scores[:size].argmax(axis=1, out=found)
-            if rank + 1 < count:
-                scores[np.arange(size), found] = -np.inf
+
+    def search(own: list[slice]) -> None:
+        inputs = np.ones((block, width + 1), dtype=np.float32)
+        scores = np.empty((block, num_codes), dtype=np.float32)
+        for rows in own:
+            size = rows.stop - rows.start
+            inputs[:size, :-1] = features[rows]
+            np.matmul(inputs[:size], weights, out=scores[:size])
+            for rank in range(count):
+                found = nearest[rank, rows]
+                scores[:size].argmax(axis=1, out=found)
+                if rank + 1 < count:
+                    scores[np.arange(size), found] = -np.inf
+
+    threads = usable_threads()
+    map_threads(search, [blocks[thread::threads] for thread in range(min(threads, len(blocks)))])
     return nearest

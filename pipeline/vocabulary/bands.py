@@ -9,7 +9,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import PositiveInt, model_validator
 
-from pipeline.vocabulary.clustering import cluster
+from pipeline.vocabulary.clustering import Task, cluster_each
 from pipeline.vocabulary.fitting import Codebooks
 from pipeline.vocabulary.settings import CommonParams
 
@@ -36,11 +36,10 @@ def fit(params: Params, features: np.ndarray) -> Codebooks:
     """Fit on all of `features` (word, feature), which stand group after group; see `pipeline/vocabulary/fitting.py`."""
     width = features.shape[1] // params.bands
     bands = [[start, start + width] for start in range(0, features.shape[1], width)]
-    fitted = [
-        cluster(
-            params, np.ascontiguousarray(features[:, start:stop]), "kmeans", start, where=f"group {group} of mel bands"
-        )
+    tasks = [
+        Task(features[:, start:stop], ("kmeans", start), f"group {group} of mel bands")
         for group, (start, stop) in enumerate(bands)
     ]
+    fitted = cluster_each(params, tasks)
     objective = np.sum([objective for _, objective in fitted], axis=0)
     return Codebooks(np.stack([codes for codes, _ in fitted]), bands, objective.tolist())

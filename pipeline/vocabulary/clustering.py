@@ -1,54 +1,81 @@
-"""One codebook from features, by k-means (Lloyd, 1982) as FAISS computes it. Only fitting imports FAISS.
+"""Codebooks from features, by k-means (Lloyd, 1982) as FAISS computes it. Only fitting imports FAISS.
+
+FAISS rounds otherwise on another number of threads, and near ties then fall the other way. Here every run is computed on
+one, and several runs, of other codebooks or from other starting points, side by side.
 
 Conventions: features (word, feature) float32; codes (code, feature) float32.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import CorpusError
+from pipeline.execution.threads import map_threads
 from pipeline.seeding import named_seed
 from pipeline.vocabulary.settings import CommonParams
 
 
-def cluster(
-    params: CommonParams, features: np.ndarray, *stream: str | int, where: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes (code, feature), and the mean squared distance to them by iteration: (iteration,) float64.
+@dataclass(frozen=True)
+class Task:
+    """What one codebook is fitted on."""
 
-    Starting points follow from the seed and `stream`. Raises CorpusError, which says `where`, when there are fewer distinct
-    rows than words.
+    features: np.ndarray  # (word, feature); a slice of columns is copied when its turn comes
+    stream: tuple[str, int]  # with the seed, what the starting points follow from
+    where: str  # for messages
+
+
+def cluster(params: CommonParams, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Return one codebook: see `cluster_each`."""
+    (found,) = cluster_each(params, [task])
+    return found
+
+
+def cluster_each(params: CommonParams, tasks: Sequence[Task]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return each task's codes (code, feature), and the mean squared distance to them by iteration: (iteration,) float64.
+
+    Raises CorpusError, which says where, when there are fewer distinct rows than words.
     """
+    import faiss  # noqa: F401 - before its threads are limited
+
+    map_threads(lambda task: _require_distinct(params, task), tasks)
+    runs = list(product(tasks, range(params.restarts)))
+    results = iter(map_threads(lambda run: _run_kmeans(params, *run), runs))
+    # Of a task's runs the best, the first of equals.
+    return [min((next(results) for _ in range(params.restarts)), key=lambda run: run[1][-1]) for _ in tasks]
+
+
+def _run_kmeans(params: CommonParams, task: Task, restart: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return codes and objective of one run. Not FAISS's own `nredo`: it strings the histories of several together."""
     import faiss
 
-    num_rows, width = features.shape
-    distinct = count_distinct(features)
+    num_rows, width = task.features.shape
+    kmeans: Any = faiss.Kmeans(
+        width,
+        params.num_tokens,
+        niter=params.iterations,
+        seed=named_seed(params.seed, *task.stream, restart) % 2**31,
+        # FAISS drops rows past 256 a centroid, and warns below 39 of them, unless told otherwise.
+        min_points_per_centroid=1,
+        max_points_per_centroid=-(-num_rows // params.num_tokens),
+    )
+    kmeans.train(np.ascontiguousarray(task.features))
+    # FAISS ends a run that has settled; it would have stayed where it is.
+    history = np.pad(np.float64(kmeans.obj), (0, params.iterations - len(kmeans.obj)), mode="edge")
+    return np.array(kmeans.centroids, dtype=np.float32), history / num_rows
+
+
+def _require_distinct(params: CommonParams, task: Task) -> None:
+    distinct = count_distinct(task.features)
     if distinct < params.num_tokens:
         raise CorpusError(
             f"vocabularies.*.num_tokens: expected at most as many words as distinct frames, found {params.num_tokens} words "
-            f"for {distinct} distinct among {num_rows} sampled frames or stacks of them ({where}); lower "
+            f"for {distinct} distinct among {len(task.features)} sampled frames or stacks of them ({task.where}); lower "
             "vocabularies.*.num_tokens, or raise vocabularies.*.sample_frames if it is what limits them"
         )
-    best: tuple[np.ndarray, np.ndarray] | None = None
-    # Not FAISS's own `nredo`: it strings the histories of several runs together, and runs that settle early are shorter.
-    for restart in range(params.restarts):
-        kmeans: Any = faiss.Kmeans(
-            width,
-            params.num_tokens,
-            niter=params.iterations,
-            seed=named_seed(params.seed, *stream, restart) % 2**31,
-            # FAISS drops rows past 256 a centroid, and warns below 39 of them, unless told otherwise.
-            min_points_per_centroid=1,
-            max_points_per_centroid=-(-num_rows // params.num_tokens),
-        )
-        kmeans.train(features)
-        # FAISS ends a run that has settled; it would have stayed where it is.
-        history = np.pad(np.float64(kmeans.obj), (0, params.iterations - len(kmeans.obj)), mode="edge")
-        if best is None or history[-1] < best[1][-1]:
-            best = np.array(kmeans.centroids, dtype=np.float32), history
-    assert best is not None  # restarts is positive
-    return best[0], best[1] / num_rows
 
 
 def count_distinct(features: np.ndarray) -> int:

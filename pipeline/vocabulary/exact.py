@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.execution.threads import single_threaded
 from pipeline.vocabulary.assignment import nearest_codes
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.features import clip_features
@@ -25,6 +26,7 @@ FRAMES_PER_BATCH = 1 << 16  # 64 MiB of float64 at 128 mel bands
 _SETTLED = 1e-4  # of the distortion; a pass that gains less is the last
 
 
+@single_threaded()
 def refine(fit: Fit, reader: ClipFrames, clip_ids: Sequence[str], *, iterations: int) -> Fit:
     """Return the vocabulary after at most `iterations` updates from all frames of the usable clips among `clip_ids`.
 

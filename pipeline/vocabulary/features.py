@@ -16,20 +16,22 @@ _WORDS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
 
 
 def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the features of clips (frame, mel), end to end: (word, feature). No clip sees another one's frames."""
+    """Return the features of clips (frame, mel), end to end: (word, feature). No clip sees another one's frames.
+
+    To the bit: no product takes rows of two clips, see `pipeline/vocabulary/assignment.py`.
+    """
     z = normalise_frames(np.concatenate(clips), space.mean, space.scale, space.normalisation)
     if space.stack == 1 and not space.deltas and not len(space.components):  # groups stand side by side already
         return z
-    places, first = [], 0
+    features = np.empty((sum(space.num_words(len(clip)) for clip in clips), space.num_features), dtype=np.float32)
+    first = filled = 0
     for clip in clips:
         words = np.arange(space.num_words(len(clip)))
-        places.append(first + window_places(words, len(clip), stack=space.stack, deltas=space.deltas))
+        for start in range(0, len(words), _WORDS_PER_BLOCK):
+            places = window_places(words[start:][:_WORDS_PER_BLOCK], len(clip), stack=space.stack, deltas=space.deltas)
+            features[filled : filled + len(places)] = window_features(space, z[first + places])
+            filled += len(places)
         first += len(clip)
-    rows = np.concatenate(places)
-    features = np.empty((len(rows), space.num_features), dtype=np.float32)
-    for start in range(0, len(rows), _WORDS_PER_BLOCK):
-        block = slice(start, start + _WORDS_PER_BLOCK)
-        features[block] = window_features(space, z[rows[block]])
     return features
 
 

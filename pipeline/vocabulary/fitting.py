@@ -13,6 +13,7 @@ from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.vocabulary import VOCABULARY, FeatureSpace, special_tokens
 from pipeline.errors import CorpusError, ParamsError
+from pipeline.execution.threads import single_threaded
 from pipeline.vocabulary.assignment import nearest_codes
 from pipeline.vocabulary.features import (
     frame_levels,
@@ -166,6 +167,7 @@ def fit_pca(features: np.ndarray, num_components: int) -> tuple[np.ndarray, np.n
     return centre.astype(np.float32), components.astype(np.float32)
 
 
+@single_threaded()
 def write_vocabulary(
     path: Path,
     fit: Fit,

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.vocabulary.clustering import cluster
+from pipeline.vocabulary.clustering import Task, cluster
 from pipeline.vocabulary.fitting import Codebooks
 from pipeline.vocabulary.settings import CommonParams
 
@@ -18,6 +18,6 @@ class Params(CommonParams):
 
 
 def fit(params: Params, features: np.ndarray) -> Codebooks:
-    """Fit on all of `features` (word, feature); the same ones give the same bits on one machine."""
-    codes, objective = cluster(params, features, "kmeans", 0, where="whole frames")
+    """Fit on all of `features` (word, feature); the same ones give the same bits, on any number of threads."""
+    codes, objective = cluster(params, Task(features, ("kmeans", 0), "whole frames"))
     return Codebooks(codes[None], [[0, features.shape[1]]], objective.tolist())

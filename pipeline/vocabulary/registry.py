@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.errors import ParamsError
+from pipeline.execution.threads import single_threaded
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.registry import Registry
 from pipeline.vocabulary.fitting import Fit, fit_space
@@ -44,6 +45,7 @@ def validate_vocabulary_params(name: str, value: Any, path: Path = PARAMS_PATH) 
     return validate_params(KINDS[kind].Params, value, f"vocabularies.{name}", path)
 
 
+@single_threaded()
 def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
     """Fit the kind of vocabulary that `params` describe on frames of training clips.
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from pipeline.vocabulary.assignment import nearest_codes
-from pipeline.vocabulary.clustering import cluster
+from pipeline.vocabulary.clustering import Task, cluster
 from pipeline.vocabulary.fitting import Codebooks
 from pipeline.vocabulary.settings import CommonParams
 
@@ -24,7 +24,7 @@ def fit(params: Params, features: np.ndarray) -> Codebooks:
     whole = [[0, features.shape[1]]]
     rest, codebooks, objective = features.copy(), [], np.empty(0)
     for number in range(params.codebooks):
-        codes, objective = cluster(params, rest, "residual", number, where=f"what {number} codebooks leave of frames")
+        codes, objective = cluster(params, Task(rest, ("residual", number), f"what {number} codebooks leave of frames"))
         rest -= codes[nearest_codes(rest, codes[None], whole)[0]]
         codebooks.append(codes)
     return Codebooks(np.stack(codebooks), whole * params.codebooks, objective.tolist())

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipeline.vocabulary.assignment import nearest_codes
-from pipeline.vocabulary.clustering import cluster
+from pipeline.vocabulary.clustering import Task, cluster
 from pipeline.vocabulary.fitting import Codebooks
 from pipeline.vocabulary.settings import CommonParams
 
@@ -32,7 +32,7 @@ class Params(CommonParams):
 
 def fit(params: Params, features: np.ndarray) -> Codebooks:
     """Fit on all of `features` (word, feature). The objective is that of the nearest word alone."""
-    codes, objective = cluster(params, features, "kmeans", 0, where="whole frames")
+    codes, objective = cluster(params, Task(features, ("kmeans", 0), "whole frames"))
     whole = [[0, features.shape[1]]] * params.nearest
     ranked = nearest_codes(features, np.repeat(codes[None], params.nearest, axis=0), whole, [1.0] * params.nearest)
     products = np.zeros((params.nearest, params.nearest))

@@ -1,0 +1,42 @@
+"""Fit vocabularies of every kind and tokenise with them, for test_threads.py: `probe_vocabularies.py SOURCE FOLDER WORKERS`.
+
+SOURCE holds a spectrogram and a split. Spawned workers import this file, so it imports little.
+"""
+
+import sys
+from pathlib import Path
+
+COMMON = {
+    "num_tokens": 128,
+    "normalisation": "none",
+    "features": {"deltas": 0, "stack": 1, "pca": None},
+    "sample_frames": 20000,
+    "iterations": 8,
+    "restarts": 1,
+    "bpe": None,
+    "exact": False,
+    "seed": 0,
+}
+VOCABULARIES = {
+    "kmeans": {"kind": "kmeans", "restarts": 2, "features": {"deltas": 1, "stack": 1, "pca": 100}},
+    "bands": {"kind": "bands", "bands": 2, "features": {"deltas": 0, "stack": 2, "pca": None}},
+    "residual": {"kind": "residual", "codebooks": 2, "exact": True, "sample_frames": 5000},
+    "soft": {"kind": "soft", "nearest": 3, "bpe": {"num_tokens": 400}},
+}
+
+
+def main(source: Path, folder: Path, workers: int) -> None:
+    from pipeline.execution.executors import ExecutionParams
+    from pipeline.vocabulary.registry import validate_vocabulary_params
+    from stages import tokenize, vocabulary
+
+    execution = ExecutionParams(executor="local", scheduler="", workers=workers, memo=folder / "memo")
+    for name, own in VOCABULARIES.items():
+        params = validate_vocabulary_params(name, COMMON | own)
+        fitted = folder / "vocabulary" / name / "1.zarr"
+        vocabulary.run(params, source / "spectrogram", source / "split.parquet", fitted, fold="1")
+        tokenize.run(execution, source / "spectrogram", fitted, folder / "tokens" / name / "1.parquet", fold="1")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
