@@ -157,15 +157,13 @@ def _grid_mistakes(
 
 def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], path: Path) -> list[str]:
     """Name the models of `report.attention` that do not attend to frames."""
-    mistakes = []
-    for name in report.attention:
-        if name in models and not models[name].has_attention_maps:
-            kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
-            mistakes.append(
-                f"{path}: report.attention: expected networks that read frames by one of the encoders {kinds}, found {name} "
-                f"of kind {models[name].kind}, which reads {models[name].reads}; take it out, or set report.attention to []"
-            )
-    return mistakes
+    kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
+    return [
+        f"{path}: report.attention: expected networks with one of the encoders {kinds}, found {name} of kind "
+        f"{models[name].kind}; take it out, or set report.attention to []"
+        for name in report.attention
+        if name in models and models[name].reads == "frames" and not models[name].has_attention_maps
+    ]
 
 
 def _reading_mistakes(

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_models as models
 import torch
 from conftest import make_clips, make_spectrogram
 from matplotlib.image import imread
+from networks import STEMS as ALL_STEMS
+from networks import Section, build, network, params_of
 
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.model import open_model, write_model
@@ -17,39 +18,33 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.evaluation.attention import AttentionReader, ClipAttention
 from pipeline.evaluation.prediction import predict
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.encoders import transformer
 from pipeline.spectrogram.band_scale import band_positions
 from pipeline.spectrogram.mel import MelParams, mel_filters
 from pipeline.training.inputs import FrameInputs
 from tools import draw_attention
 
 N_MELS, NUM_FRAMES = 24, 61
-STEMS: dict[str, dict[str, Any]] = models.STEMS | {
-    "convolution": {"kind": "convolution", "channels": [4, 8], "strides": [[4, 4], [2, 2]], "kernel": 3}
+STEMS: dict[str, dict[str, Any]] = {
+    "patches": ALL_STEMS["patches"],
+    "convolution": {"kind": "convolution", "channels": [4, 8], "strides": [[4, 4], [2, 2]], "kernel": 3},
+    "convolution_1d": ALL_STEMS["convolution_1d"],
+    "linear": ALL_STEMS["linear"],
 }
 
 
-def make_model(folder: Path, stem: str, pooling: str = "mean", depth: int = 2) -> Path:
+def make_model(folder: Path, stem: str, head: str = "mean", encoder: str = "transformer") -> Path:
     """Write an untrained model whose attention is far from even."""
-    section = {
-        "kind": "ast",
-        "start": None,
-        "normalisation": "corpus",
-        "deviations": 1.0,
-        "stem": STEMS[stem],
-        "pooling": pooling,
-    }
-    params = validate_model_params(
-        "m", section | {"width": 16, "depth": depth, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0}
-    )
-    torch.manual_seed(0)
-    network = model_module("ast").build(params, {"n_mels": N_MELS}, 3)
-    for name, values in network.named_parameters():
+    small = {"encoder__width": 16, "encoder__heads": 2, "encoder__mlp_ratio": 1.0}
+    section = network("frames", stem, encoder, head, **small) | {"stem": STEMS[stem]}
+    model = build(section, {"n_mels": N_MELS}, 3)
+    for name, values in model.named_parameters():
         if "qkv" in name:
             values.data *= 4
-    weights = {name: values.numpy() for name, values in network.state_dict().items()}
-    facts = {"model": "ast", "params": params.model_dump(mode="json"), "classes": ["a", "b", "c"], "label_kind": "one"}
-    normalisation = {"kind": "corpus", "deviations": 1.0, "mean": 0.5, "deviation": 2.0}
+    weights = {name: values.numpy() for name, values in model.state_dict().items()}
+    facts = {"model": "ast", "params": params_of(section).model_dump(mode="json"), "classes": ["a", "b", "c"]}
+    facts |= {"label_kind": "one"}
+    normalisation = {"kind": "corpus", "std_scale": 1.0, "mean": 0.5, "std": 2.0}
     facts |= {"reads": "frames", "input": {"n_mels": N_MELS, "normalisation": normalisation}, "source": ""}
     facts |= {"front_end": {}, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1}
     write_model(folder, weights, facts)
@@ -73,17 +68,21 @@ def read(model_path: Path, data: Path) -> ClipAttention:
     return AttentionReader(open_model(model_path), FrameInputs(open_spectrogram(data / "spectrogram"))).read("one")
 
 
-@pytest.mark.parametrize("pooling", ["mean", "mean_max", "class", "class_distillation"])
-@pytest.mark.parametrize("stem", STEMS)
-def test_logits_are_the_models_own_while_weights_are_kept(data: Path, tmp_path: Path, stem: str, pooling: str) -> None:
-    path = make_model(tmp_path / "m/1/0", stem, pooling)
+@pytest.mark.parametrize("head", ["mean", "mean_max", "class", "class_distillation"])
+@pytest.mark.parametrize(
+    ("stem", "encoder"), [*((stem, "transformer") for stem in STEMS), ("convolution", "conformer")]
+)
+def test_logits_are_the_models_own_while_weights_are_kept(
+    data: Path, tmp_path: Path, stem: str, encoder: str, head: str
+) -> None:
+    path = make_model(tmp_path / "m/1/0", stem, head, encoder)
     attention = read(path, data)
     inputs = FrameInputs(open_spectrogram(data / "spectrogram"))
     own = predict(open_model(path), inputs, ["one"])[0]
     np.testing.assert_allclose(attention.logits, own, rtol=0, atol=1e-5)
     # A layer less, or weights of another clip, would give others.
     assert np.abs(own - predict(open_model(path), inputs, ["two"])[0]).max() > 1e-3
-    num_tokens = {"class": 1, "class_distillation": 2}.get(pooling, 0)
+    num_tokens = {"class": 1, "class_distillation": 2}.get(head, 0)
     num_positions = {"patches": 11 * 5, "convolution": 8, "convolution_1d": 31, "linear": NUM_FRAMES}[stem]
     assert attention.layers.shape == (2, num_tokens + num_positions, num_tokens + num_positions)
     np.testing.assert_allclose(attention.layers.sum(axis=2), 1, atol=1e-5)
@@ -203,17 +202,23 @@ def test_what_cannot_be_drawn_is_named(data: Path, tmp_path: Path, clip: str, la
         draw_attention.run(clip, path, Layout(data.parent), tmp_path / "a.png", layer=layer)
 
 
-@pytest.mark.parametrize("kind", ["frame_statistics", "cnn", "psla"])
-def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        ({"kind": "majority"}, "the kind majority"),
+        (network("frames", "identity", "cnn", "mean_max"), "input frames, stem identity, encoder cnn, head pooled"),
+    ],
+)
+def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path, section: Section, found: str) -> None:
     path = make_model(tmp_path / "m/1/0", "linear")
     facts = {key: value for key, value in open_model(path).facts.items() if key != "weights"}
-    write_model(path, {"w": np.zeros(1, np.float32)}, facts | {"params": {"kind": kind}})
-    with pytest.raises(SonolexError, match=rf"expected a model of kind ast, .* found {kind}"):
+    write_model(path, {"w": np.zeros(1, np.float32)}, facts | {"params": section})
+    with pytest.raises(SonolexError, match=rf"expected a network with attention over frames, .* found .*{found}"):
         draw_attention.run("one", path, Layout(data.parent), tmp_path / "a.png", layer=None)
 
 
 def test_attention_by_other_means_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_model(tmp_path / "m/1/0", "linear")
-    monkeypatch.setattr("pipeline.models.encoder.Block._attend", lambda self, x, keys, count: x)
+    monkeypatch.setattr(transformer, "self_attention", lambda qkv, *_: qkv[:, :, :16])
     with pytest.raises(SonolexError, match="expected 2 layers of attention, found 0 calls"):
         read(path, data)

@@ -1,6 +1,6 @@
 """The baselines learn what can be learnt, and say in NumPy what scikit-learn says."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,48 +10,59 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from pipeline.models import bag_of_tokens, frame_statistics, majority, ngram
-from pipeline.models.baseline import Setting
-from pipeline.models.machines import Learn, fit_machines, least_squares, score, support_vectors
+from pipeline.models.baselines.bag_of_tokens import BagOfTokens, BagOfTokensParams
+from pipeline.models.baselines.base import Baseline, Setting, Weights
+from pipeline.models.baselines.frame_statistics import FrameStatistics, FrameStatisticsParams, extract_features
+from pipeline.models.baselines.kernel_classifier import Solver, fit_one_vs_rest, least_squares, score, support_vectors
+from pipeline.models.baselines.majority import Majority, MajorityParams
+from pipeline.models.baselines.ngram import NgramClassifier, NgramParams
+from pipeline.models.registry import BASELINES
 
-BAG = bag_of_tokens.Params(kind="bag_of_tokens", sublinear=True, regularisation=10.0, iterations=1000)
-STATISTICS = frame_statistics.Params(kind="frame_statistics", penalty=10.0, kernel_width=1.0)
+BAG_PARAMS = BagOfTokensParams(kind="bag_of_tokens", sublinear=True, regularisation=10.0, iterations=1000)
+BAG = BagOfTokens(BAG_PARAMS)
+STATISTICS = FrameStatistics(FrameStatisticsParams(kind="frame_statistics", penalty=10.0, kernel_width=1.0))
 FACTS: dict[str, Any] = {"vocabulary_size": 12, "num_codebooks": 2, "n_mels": 4}
 FRONT_END: dict[str, Any] = {"units": "ln(power)", "frame_rate": 100.0}
-NGRAM = ngram.Params(kind="ngram", order=2)
-CASES = [(bag_of_tokens, BAG), (frame_statistics, STATISTICS), (ngram, NGRAM)]
+NGRAM = NgramClassifier(NgramParams(kind="ngram", order=2))
+CASES = [BAG, STATISTICS, NGRAM]
 NUM_CLASSES = 3
-LEARNERS = [support_vectors(10.0), least_squares(0.1)]
+SOLVERS = [support_vectors(10.0), least_squares(0.1)]
 
 
-def make_inputs(module: Any, classes: np.ndarray) -> list[np.ndarray]:
+def make_inputs(model: Baseline, classes: np.ndarray) -> list[np.ndarray]:
     """Return clips of 20 to 30 frames, each class with words (or a level) of its own."""
     generator = np.random.default_rng(len(classes))
     clips = []
     for c in classes:
         num_frames = int(generator.integers(20, 30))
-        if module.READS == "tokens":
+        if model.reads == "tokens":
             clips.append(generator.integers(3 * c, 3 * c + 6, (2, num_frames)).astype(np.uint16))
         else:
             clips.append(generator.normal(3.0 * c, 2, (num_frames, 4)).astype(np.float32))
     return clips
 
 
-def fit(module: Any, params: Any, inputs: list[np.ndarray], targets: np.ndarray, kind: str = "one") -> Any:
-    return module.fit(params, inputs, targets, Setting(FACTS, FRONT_END, kind, 0))
+def fit(model: Baseline, inputs: list[np.ndarray], targets: np.ndarray, kind: Any = "one") -> Weights:
+    return model.fit(inputs, targets, Setting(FACTS, FRONT_END, kind, 0))  # type: ignore[arg-type]
+
+
+def test_classical_models_are_of_the_base_class_and_say_what_they_take() -> None:
+    for kind, model in BASELINES.items():
+        assert issubclass(model, Baseline)
+        assert get_args(model.Params.model_fields["kind"].annotation) == (kind,)
 
 
 def one_hot(classes: np.ndarray) -> np.ndarray:
     return np.eye(NUM_CLASSES, dtype=np.float32)[classes]
 
 
-@pytest.mark.parametrize(("module", "params"), CASES)
+@pytest.mark.parametrize("model", CASES)
 @pytest.mark.parametrize("kind", ["one", "many"])
-def test_separable_classes_are_learnt(module: Any, params: Any, kind: str) -> None:
+def test_separable_classes_are_learnt(model: Baseline, kind: str) -> None:
     train, test = np.arange(60) % 3, np.arange(30) % 3
-    weights = fit(module, params, make_inputs(module, train), one_hot(train), kind)
+    weights = fit(model, make_inputs(model, train), one_hot(train), kind)
     assert {values.dtype for values in weights.values() if values.dtype.kind == "f"} == {np.dtype(np.float32)}
-    logits = module.predict(params, weights, make_inputs(module, test))
+    logits = model.predict(weights, make_inputs(model, test))
     assert logits.shape == (30, NUM_CLASSES)
     assert logits.dtype == np.float32
     assert (logits.argmax(axis=1) == test).all()
@@ -60,9 +71,9 @@ def test_separable_classes_are_learnt(module: Any, params: Any, kind: str) -> No
 @pytest.mark.parametrize("sublinear", [True, False])
 def test_bag_of_tokens_says_what_scikit_learn_says(sublinear: bool) -> None:
     classes = np.arange(60) % 3
-    inputs = make_inputs(bag_of_tokens, classes)
-    params = BAG.model_copy(update={"sublinear": sublinear})
-    logits = bag_of_tokens.predict(params, fit(bag_of_tokens, params, inputs, one_hot(classes)), inputs)
+    inputs = make_inputs(BAG, classes)
+    model = BagOfTokens(BAG_PARAMS.model_copy(update={"sublinear": sublinear}))
+    logits = model.predict(fit(model, inputs, one_hot(classes)), inputs)
     counts = np.stack([np.concatenate([np.bincount(words, minlength=12) for words in clip]) for clip in inputs])
     features = TfidfTransformer(sublinear_tf=sublinear).fit_transform(counts)
     expected = LogisticRegression(C=10.0, max_iter=1000).fit(features, classes).decision_function(features)
@@ -71,9 +82,9 @@ def test_bag_of_tokens_says_what_scikit_learn_says(sublinear: bool) -> None:
 
 def test_frame_statistics_say_what_scikit_learn_says() -> None:
     classes = np.arange(60) % 3
-    inputs = make_inputs(frame_statistics, classes)
-    logits = frame_statistics.predict(STATISTICS, fit(frame_statistics, STATISTICS, inputs, one_hot(classes)), inputs)
-    features = frame_statistics.describe(inputs)
+    inputs = make_inputs(STATISTICS, classes)
+    logits = STATISTICS.predict(fit(STATISTICS, inputs, one_hot(classes)), inputs)
+    features = extract_features(inputs)
     features = (features - features.mean(axis=0)) / features.std(axis=0)
     machines = [SVC(C=10.0, gamma="auto").fit(features, classes == number) for number in range(NUM_CLASSES)]
     margins = np.stack([machine.decision_function(features) for machine in machines], axis=1)
@@ -81,9 +92,9 @@ def test_frame_statistics_say_what_scikit_learn_says() -> None:
     assert np.allclose(logits / scale, margins, atol=2e-3)
 
 
-@pytest.mark.parametrize("learn", LEARNERS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", ["one", "many"])
-def test_machines_are_as_sure_as_they_may_be(kind: str, learn: Learn) -> None:
+def test_kernel_classifiers_are_as_sure_as_they_may_be(kind: Any, solver: Solver) -> None:
     generator = np.random.default_rng(0)
 
     def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +102,7 @@ def test_machines_are_as_sure_as_they_may_be(kind: str, learn: Learn) -> None:
         return classes, generator.normal(0, 1, (count, 5)) + 1.2 * np.eye(NUM_CLASSES, 5)[classes]
 
     classes, features = drawn(300)
-    weights = fit_machines(features, np.arange(300), one_hot(classes), learn, kernel_width=1.0, label_kind=kind)
+    weights = fit_one_vs_rest(features, np.arange(300), one_hot(classes), solver, kernel_width=1.0, label_kind=kind)
     test, unseen = drawn(2000)
     logits = score(weights, unseen, kernel_width=1.0).astype(np.float64)
 
@@ -103,12 +114,12 @@ def test_machines_are_as_sure_as_they_may_be(kind: str, learn: Learn) -> None:
     assert loss(1.0) < min(loss(0.5), loss(2.0))
 
 
-@pytest.mark.parametrize("learn", LEARNERS)
-def test_rows_of_a_clip_are_judged_by_those_of_others(learn: Learn) -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_rows_of_a_clip_are_judged_by_those_of_others(solver: Solver) -> None:
     classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 60)  # of noise, so that no other clip helps
     features = np.random.default_rng(1).normal(0, 1, (60, 20)).repeat(5, axis=0)
     clips = np.arange(60).repeat(5)
-    weights = fit_machines(features, clips, one_hot(classes), learn, kernel_width=1.0, label_kind="one")
+    weights = fit_one_vs_rest(features, clips, one_hot(classes), solver, kernel_width=1.0, label_kind="one")
     logits = score(weights, features[::5], kernel_width=1.0)
     assert (logits.argmax(axis=1) == classes).mean() > 0.9  # learnt by heart
     assert np.ptp(logits) < 1.0  # and not sure of it
@@ -117,8 +128,8 @@ def test_rows_of_a_clip_are_judged_by_those_of_others(learn: Learn) -> None:
 def test_least_squares_are_those_of_scikit_learn() -> None:
     classes = np.arange(30) % 3
     features = np.random.default_rng(0).normal(0, 1, (30, 4)) + classes[:, None]
-    learn = least_squares(0.1)
-    weights = fit_machines(features, np.arange(30), one_hot(classes), learn, kernel_width=2.0, label_kind="one")
+    solver = least_squares(0.1)
+    weights = fit_one_vs_rest(features, np.arange(30), one_hot(classes), solver, kernel_width=2.0, label_kind="one")
     logits = score(weights, features, kernel_width=2.0)
     rows = (features - features.mean(axis=0)) / features.std(axis=0)
     values = 2 * one_hot(classes) - 1
@@ -130,36 +141,36 @@ def test_least_squares_are_those_of_scikit_learn() -> None:
 def test_statistics_by_hand() -> None:
     frames = np.array([[0.0, 1], [2, 1], [4, 1]], np.float32)
     deviation = np.sqrt(8 / 3)
-    assert np.allclose(frame_statistics.describe([frames])[0], [2, 1, deviation, 0, 4, 1, 2, 0])
-    assert np.isfinite(frame_statistics.describe([frames[:1]])).all()
+    assert np.allclose(extract_features([frames])[0], [2, 1, deviation, 0, 4, 1, 2, 0])
+    assert np.isfinite(extract_features([frames[:1]])).all()
 
 
-@pytest.mark.parametrize(("module", "params"), CASES)
-def test_many_labels_are_told_apart(module: Any, params: Any) -> None:
+@pytest.mark.parametrize("model", CASES)
+def test_many_labels_are_told_apart(model: Baseline) -> None:
     classes = np.arange(60) % 3
     targets = np.stack([classes == 0, classes >= 1, classes == 2], axis=1).astype(np.float32)
-    inputs = make_inputs(module, classes)
-    logits = module.predict(params, fit(module, params, inputs, targets, "many"), inputs)
+    inputs = make_inputs(model, classes)
+    logits = model.predict(fit(model, inputs, targets, "many"), inputs)
     assert ((logits > 0) == (targets > 0.5)).all()
 
 
-@pytest.mark.parametrize(("module", "params"), CASES)
+@pytest.mark.parametrize("model", CASES)
 @pytest.mark.parametrize("kind", ["one", "many"])
 @pytest.mark.parametrize("seen", [[0, 2], [1]])
-def test_a_class_absent_in_training_is_never_predicted(module: Any, params: Any, kind: str, seen: list[int]) -> None:
+def test_a_class_absent_in_training_is_never_predicted(model: Baseline, kind: str, seen: list[int]) -> None:
     classes = np.resize(seen, 20)
-    inputs = make_inputs(module, classes)
-    logits = module.predict(params, fit(module, params, inputs, one_hot(classes), kind), inputs)
+    inputs = make_inputs(model, classes)
+    logits = model.predict(fit(model, inputs, one_hot(classes), kind), inputs)
     assert np.isfinite(logits).all()
     assert (logits.argmax(axis=1) == classes).all()
     assert (logits[:, np.setdiff1d(np.arange(3), seen)] < -10).all()
 
 
-@pytest.mark.parametrize(("module", "params"), [(bag_of_tokens, BAG), (ngram, NGRAM)])
-def test_an_empty_clip_has_finite_logits(module: Any, params: Any) -> None:
+@pytest.mark.parametrize("model", [BAG, NGRAM])
+def test_an_empty_clip_has_finite_logits(model: Baseline) -> None:
     classes = np.arange(12) % 3
-    weights = fit(module, params, make_inputs(module, classes), one_hot(classes))
-    assert np.isfinite(module.predict(params, weights, [np.empty((2, 0), np.uint16)])).all()
+    weights = fit(model, make_inputs(model, classes), one_hot(classes))
+    assert np.isfinite(model.predict(weights, [np.empty((2, 0), np.uint16)])).all()
 
 
 def make_cycles(classes: np.ndarray) -> list[np.ndarray]:
@@ -172,10 +183,10 @@ def make_cycles(classes: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("kind", ["one", "many"])
 def test_ngrams_know_the_order_that_a_bag_does_not(kind: str) -> None:
     train, test = np.arange(24) % 3, np.arange(15) % 3
-    for module, params in ((ngram, NGRAM), (ngram, NGRAM.model_copy(update={"order": 1})), (bag_of_tokens, BAG)):
-        weights = fit(module, params, make_cycles(train), one_hot(train), kind)
-        right = (module.predict(params, weights, make_cycles(test)).argmax(axis=1) == test).mean()
-        assert right == 1 if params is NGRAM else right < 0.8
+    for model in (NGRAM, NgramClassifier(NgramParams(kind="ngram", order=1)), BAG):
+        weights = fit(model, make_cycles(train), one_hot(train), kind)
+        right = (model.predict(weights, make_cycles(test)).argmax(axis=1) == test).mean()
+        assert right == 1 if model is NGRAM else right < 0.8
 
 
 def test_ngrams_are_no_surer_than_they_may_be() -> None:
@@ -183,12 +194,12 @@ def test_ngrams_are_no_surer_than_they_may_be() -> None:
     classes = np.arange(300) % 3
     generator = np.random.default_rng(0)
     heard = np.where(generator.random(300) < 0.4, generator.integers(0, 3, 300), classes)
-    clips = make_inputs(ngram, heard)
-    weights = fit(ngram, NGRAM, clips[:200], one_hot(classes[:200]))
+    clips = make_inputs(NGRAM, heard)
+    weights = fit(NGRAM, clips[:200], one_hot(classes[:200]))
 
     def loss(scale: float) -> float:
         changed = weights | {"scale": np.array([scale], np.float32)}
-        logits = ngram.predict(NGRAM, changed, clips[200:]).astype(np.float64)
+        logits = NGRAM.predict(changed, clips[200:]).astype(np.float64)
         return float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(100), classes[200:]]).mean())
 
     fitted = float(weights["scale"][0])
@@ -199,10 +210,8 @@ def test_ngrams_are_no_surer_than_they_may_be() -> None:
 @pytest.mark.parametrize("kind", ["one", "many"])
 def test_the_majority_says_how_common_classes_are_whatever_it_hears(kind: str) -> None:
     classes = np.array([0] * 5 + [1] * 3)
-    params = majority.Params(kind="majority")
-    logits = majority.predict(
-        params, fit(majority, params, [], one_hot(classes), kind), make_inputs(majority, classes[:2])
-    )
+    model = Majority(MajorityParams(kind="majority"))
+    logits = model.predict(fit(model, [], one_hot(classes), kind), make_inputs(model, classes[:2]))
     assert (logits == logits[0]).all()
     odds = np.exp(logits[0])
     shares = odds / odds.sum() if kind == "one" else odds / (1 + odds)

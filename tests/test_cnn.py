@@ -1,19 +1,18 @@
-"""The small convolutional network beyond the contract of test_models.py: its size, its pooling, its place in the base."""
+"""The convolutional encoder beyond the contract of test_models.py: its size, its pooling, its place in the base."""
+
+from typing import Any
 
 import torch
 from conftest import REPOSITORY
+from networks import build
 
-from pipeline.models import cnn
-from pipeline.models.convolutions import ConvolutionStack
-from pipeline.params import read_params, validate_params
+from pipeline.params import read_params
 
 BASE = read_params(REPOSITORY / "recipes" / "base.yaml")
 
 
-def _build(num_classes: int) -> cnn.ConvolutionalNetwork:
-    torch.manual_seed(0)
-    params = validate_params(cnn.Params, BASE["models"]["cnn"], "models.cnn")
-    return cnn.build(params, {"n_mels": 128}, num_classes)
+def _build(num_classes: int) -> Any:
+    return build(BASE["models"]["cnn"], {"n_mels": 128}, num_classes)
 
 
 def test_the_base_describes_a_network_of_0_3_million_parameters() -> None:
@@ -27,7 +26,7 @@ def test_logits_come_from_mean_and_maximum_of_the_real_positions() -> None:
     with torch.no_grad():
         logits = model(frames, mask)
         for row, length in enumerate((50, 37)):
-            maps, _ = ConvolutionStack.forward(model.stem, frames[row : row + 1, :length], None)
+            maps, _ = model.encoder.stack(frames[row : row + 1, :length], None)
             assert maps.shape == (1, 192, -(-length // 16), 8)
             features = torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], dim=1)
             torch.testing.assert_close(logits[row], model.head.classify(features)[0], atol=1e-5, rtol=1e-5)
@@ -36,7 +35,7 @@ def test_logits_come_from_mean_and_maximum_of_the_real_positions() -> None:
 def test_a_louder_network_of_padding_is_not_heard() -> None:
     """Batch norms that have seen data turn zeros into other values; behind a clip they are zero again at every layer."""
     model = _build(3).eval()
-    for norm in model.stem.norms:
+    for norm in model.encoder.stack.norms:
         torch.nn.init.normal_(norm.bias)
         torch.nn.init.normal_(norm.running_mean)
     frames = torch.randn(1, 45, 128)

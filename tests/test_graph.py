@@ -57,7 +57,7 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
 
 def test_a_models_depth_reruns_that_model_alone(changed: Path) -> None:
     expected = items("train_frames", "ast") | items("evaluate_frames", "ast") | {"attention@ast", "report"}
-    assert reruns(changed, {"models.ast.depth": 2}) == expected
+    assert reruns(changed, {"models.ast.encoder.depth": 2}) == expected
 
 
 def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) -> None:
@@ -148,10 +148,10 @@ def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
 
 
 def test_every_mistake_in_params_is_named_before_anything_runs(changed: Path) -> None:
-    change_params(changed, {"train.epochs": -1, "models.ast.deepth": 3, "spectrogram.front_end.hop_lenght": 80})
+    change_params(changed, {"train.epochs": -1, "models.ast.encoder.deepth": 3, "spectrogram.front_end.hop_lenght": 80})
     done = run(changed, "dvc", "repro", check=False)
     assert done.returncode != 0
-    for key in ("train.epochs", "models.ast.deepth", "spectrogram.front_end.hop_lenght"):
+    for key in ("train.epochs", "models.ast.encoder.deepth", "spectrogram.front_end.hop_lenght"):
         assert f"params.yaml: {key}" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -182,7 +182,7 @@ def test_experiments_compare_in_one_table(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "workspace")
     change_params(workspace, {"experiment.folds": ["1", "2"]})
     finish(workspace)
-    output = run(workspace, "dvc", "exp", "run", "-S", "models.ast.depth=2").stdout
+    output = run(workspace, "dvc", "exp", "run", "-S", "models.ast.encoder.depth=2").stdout
     trained = {line for line in output.splitlines() if "Running stage 'train" in line}
     assert len(trained) == 2
     # As the README shows it: file columns dropped. Which metrics changed is for the models to say, so all are shown here.
@@ -192,8 +192,8 @@ def test_experiments_compare_in_one_table(tmp_path: Path) -> None:
     scalars = {f"{model}.{name}" for model, values in metrics.items() for name in values}
     assert len(scalars) <= 12
     assert scalars <= set(columns)
-    assert "models.ast.depth" in columns
+    assert "models.ast.encoder.depth" in columns
     assert not [name for name in columns if "/" in name]
-    assert {"1", "2"} <= {row[columns.index("models.ast.depth")] for row in rows}
+    assert {"1", "2"} <= {row[columns.index("models.ast.encoder.depth")] for row in rows}
     changed = run(workspace, "dvc", "exp", "show", "--csv", "--only-changed", "--drop", "[a-z]+(/|$)").stdout
-    assert "models.ast.depth" in changed.splitlines()[0]
+    assert "models.ast.encoder.depth" in changed.splitlines()[0]

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import network, params_of
 from test_kinds import OWN
 from test_vocabulary_stages import EXECUTION, fit, make_frames
 
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary, open_vocabulary
 from pipeline.errors import ArtifactError, CorpusError, ParamsError, SonolexError
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.network import Network
 from pipeline.training.inputs import open_inputs
 from pipeline.vocabulary import merging
 from pipeline.vocabulary.assignment import assign
@@ -107,13 +108,8 @@ def test_sentences_are_written_and_a_model_reads_them(tmp_path: Path) -> None:
         assert np.array_equal(tokens, assign(vocabulary, [make_frames()[clip]])[0])
 
     inputs = open_inputs("tokens", tmp_path / "1.parquet", vocabulary)
-    stem = {"kind": "convolution", "channels": [4], "strides": [[4, 2]], "kernel": 3}
-    section = {"kind": "token_transformer", "embedding": "centroids", "embedding_rate": 1.0, "embedding_width": 8}
-    section |= {"stem": stem, "pooling": "mean", "width": 8, "depth": 1, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0}
-    params = validate_model_params("token_transformer", section)
-    module = model_module("token_transformer")
-    model = module.build(params, inputs.facts, 3)
-    module.start(model, params, vocabulary.word_vectors())
+    model = Network(params_of(network("tokens", "convolution")), inputs.facts, 3)
+    model.input.load_codebooks(vocabulary.word_vectors())
     tokens = torch.from_numpy(inputs.arrays(["a"])[0].astype(np.int64))[None]
     assert torch.isfinite(model(tokens, torch.ones(1, tokens.shape[2], dtype=torch.bool))).all()
 

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from networks import build, network, params_of
 from PIL import Image
 
 from pipeline.artifacts.attention import ROLLOUT, attention_maps, open_attention
@@ -42,7 +43,7 @@ from pipeline.evaluation.metrics import evaluate_clips
 from pipeline.execution.stage import StageReport
 from pipeline.experiment import load_experiment
 from pipeline.experiment_params import EnsembleParams, ExperimentParams
-from pipeline.models.registry import model_module, validate_model_params
+from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import validate_params
 from pipeline.reporting import figures
 from pipeline.reporting.plots import TrainingCurve
@@ -190,7 +191,7 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
         "logits": logits.astype(np.float32).tolist(),
         "targets": targets.tolist(),
     }
-    facts |= {"reads": "frames" if model == "ast" else "tokens", "params": {"kind": "ast", "depth": 2}}
+    facts |= {"reads": "frames" if model == "ast" else "tokens", "params": {"kind": "network"}}
     facts |= {"weights": f"weights of {place}", "num_parameters": 1234, "clips_seen": 60}
     PREDICTIONS.write(root / "predictions" / place.with_suffix(".parquet"), columns, facts)
     curves = root / "results" / "train" / place
@@ -343,23 +344,14 @@ def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
 
 def train_transformers(root: Path) -> None:
     """Write an untrained transformer for every run of the models called ast, as what made their predictions."""
-    import torch
-
-    stem = {"kind": "convolution", "channels": [4], "strides": [[4, 2]], "kernel": 3}
-    section = {
-        "kind": "ast",
-        "start": None,
-        "normalisation": "none",
-        "deviations": 1.0,
-        "stem": stem,
-        "pooling": "mean",
-        "width": 8,
+    section = network("frames", input__normalisation="none") | {
+        "stem": {"kind": "convolution", "channels": [4], "strides": [[4, 2]], "kernel": 3},
+        "encoder": {"kind": "transformer", "width": 8, "depth": 1, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0},
     }
-    params = validate_model_params("ast", section | {"depth": 1, "heads": 2, "mlp_ratio": 1.0, "drop_path": 0.0})
-    torch.manual_seed(0)
-    network = model_module("ast").build(params, {"n_mels": N_MELS}, len(CLASSES))
-    weights = {name: values.numpy() for name, values in network.state_dict().items()}
-    facts = {"params": params.model_dump(mode="json"), "input": {"n_mels": N_MELS, "normalisation": {"kind": "none"}}}
+    params = params_of(section)
+    model = build(section, {"n_mels": N_MELS}, len(CLASSES))
+    weights = {name: values.numpy() for name, values in model.state_dict().items()}
+    facts = {"params": params.model_dump(mode="json"), "input": {"n_mels": N_MELS, "normalisation": NOT_NORMALISED}}
     facts |= {"source": "", "front_end": {}}
     layout = Layout(root)
     for fold, seed in product(FOLDS, SEEDS):
@@ -611,7 +603,8 @@ def test_attention_must_name_transformers_over_frames(tmp_path: Path) -> None:
     with pytest.raises(ParamsError) as caught:
         load_experiment(tmp_path / "params.yaml")
     for expected in (
-        "params.yaml: report.attention: expected models of kind ast, found frame_statistics of kind frame_statistics; take",
+        "params.yaml: report.attention: expected networks with one of the encoders transformer, conformer, found "
+            "frame_statistics of kind frame_statistics; take it out",
         "params.yaml: report.attention: expected entries of experiment.frame_models (ast, frame_textures, "
         "frame_statistics), found 'token_transformer'; take it out, or set report.attention to []",
     ):

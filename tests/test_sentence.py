@@ -1,4 +1,4 @@
-"""Sentences as pictures, and the models that read them beyond the contract of test_models.py."""
+"""Networks that read tokens, beyond the contract of test_models.py."""
 
 from pathlib import Path
 from typing import Any
@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from networks import FACTS, STEMS, build, changed, network, params_of
 from test_features import make_space
-from test_models import INPUTS, STEMS, WORDS
 from test_resuming import _kill_and_resume
 from test_training import PLAIN, train_small
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import ParamsError
 from pipeline.experiment import load_experiment
-from pipeline.models.recurrent import Recurrent, RecurrentParams
-from pipeline.models.registry import is_neural, model_module, validate_model_params
+from pipeline.models.encoders.lstm import Lstm, LstmParams
 from pipeline.params import read_params
 from pipeline.vocabulary.rebuilding import rebuild
 from tools.compose import compose, dump
 
 BASE = read_params(REPOSITORY / "recipes" / "base.yaml")["models"]
-LSTM = WORDS | {"kind": "lstm", "stem": STEMS["linear"], "width": 16, "depth": 1, "dropout": 0.0, "pooling": "last"}
+NETWORKS = {name: section for name, section in BASE.items() if section["kind"] == "network"}
+LSTM = network("tokens", "linear", "lstm", "last", encoder__width=16)
 SIZE = 7
 
 # Words of eight features each; where codebooks are narrower, the rest of a row is padding.
@@ -40,8 +40,7 @@ def _facts(bands: list[list[int]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("bands", BANDS.values(), ids=BANDS)
-@pytest.mark.parametrize("kind", ["token_transformer", "lstm", "token_cnn", "bag_of_embeddings"])
-def test_the_picture_is_what_the_words_stand_for(kind: str, bands: list[list[int]]) -> None:
+def test_the_feature_map_is_what_the_tokens_stand_for(bands: list[list[int]]) -> None:
     generator = np.random.default_rng(0)
     codebooks = generator.standard_normal((len(bands), SIZE, 8)).astype(np.float32)
     mean, scale = generator.standard_normal(8).astype(np.float32), np.linspace(0.5, 2, 8, dtype=np.float32)
@@ -50,13 +49,12 @@ def test_the_picture_is_what_the_words_stand_for(kind: str, bands: list[list[int
     )
     tokens = generator.integers(0, SIZE, (len(bands), 11)).astype(np.uint16)
 
-    params = validate_model_params("m", BASE[kind] | {"embedding": "centroids"})
-    model = model_module(kind).build(params, _facts(bands), 3)
-    model_module(kind).start(model, params, vocabulary.word_vectors())
+    model = build(LSTM, _facts(bands), 3)
+    model.input.load_codebooks(vocabulary.word_vectors())
     with torch.no_grad():
-        picture = model.embed(torch.from_numpy(tokens.astype(np.int64))[None])[0].numpy()
+        features = model.embed(torch.from_numpy(tokens.astype(np.int64))[None])[0].numpy()
 
-    np.testing.assert_allclose(picture, (rebuild(vocabulary, tokens) - mean) / scale, atol=1e-5)
+    np.testing.assert_allclose(features, (rebuild(vocabulary, tokens) - mean) / scale, atol=1e-5)
 
 
 def test_padding_and_mask_tokens_are_average_frames() -> None:
@@ -68,35 +66,29 @@ def test_padding_and_mask_tokens_are_average_frames() -> None:
 
 def test_near_words_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 16,384 words all distances at once would take a gigabyte."""
-    whole = _build(LSTM, _facts([[0, 4]])).neighbours
-    monkeypatch.setattr("pipeline.models.sentence._WORDS_AT_ONCE", 3)
-    assert torch.equal(_build(LSTM, _facts([[0, 4]])).neighbours, whole)
+    whole = _build(LSTM, _facts([[0, 4]])).input.neighbours
+    monkeypatch.setattr("pipeline.models.inputs.tokens._TOKENS_AT_ONCE", 3)
+    assert torch.equal(_build(LSTM, _facts([[0, 4]])).input.neighbours, whole)
     assert whole[0, SIZE:].tolist() == [[SIZE + i] * (SIZE - 1) for i in range(3)]
     assert all(word not in near for word, near in enumerate(whole[0, :SIZE].tolist()))
 
 
 def test_random_words_are_learned_and_summed_over_codebooks() -> None:
-    model = _build(LSTM | {"embedding": "random", "embedding_width": 5}, _facts([[0, 4], [0, 4]]))
-    tokens = torch.randint(0, SIZE, (1, 2, 6))
-    torch.testing.assert_close(model.embed(tokens), model.tables[0](tokens[:, 0]) + model.tables[1](tokens[:, 1]))
+    section = changed(LSTM, {"input.embedding": "random", "input.embedding_width": 5})
+    model = _build(section, _facts([[0, 4], [0, 4]]))
+    tokens, tables = torch.randint(0, SIZE, (1, 2, 6)), model.input.tables
+    torch.testing.assert_close(model.embed(tokens), tables[0](tokens[:, 0]) + tables[1](tokens[:, 1]))
 
 
 def _build(section: dict[str, Any], facts: dict[str, Any]) -> Any:
-    torch.manual_seed(0)
-    params = validate_model_params("m", section)
-    model = model_module(section["kind"]).build(params, facts, 3)
-    if "bands" in facts:
-        generator = np.random.default_rng(0)
-        words = [generator.standard_normal((SIZE, stop - start)).astype(np.float32) for start, stop in facts["bands"]]
-        model_module(section["kind"]).start(model, params, words)
-    return model.eval()
+    return build(section, facts, 3).eval()
 
 
-@pytest.mark.parametrize("name", [name for name in BASE if name != "psla" and is_neural(BASE[name]["kind"])])
-def test_every_entry_of_the_base_reads_a_clip(name: str) -> None:
-    frames = INPUTS["frames"] | {"n_mels": 64}
-    reads = model_module(BASE[name]["kind"]).READS
-    model = _build(BASE[name], frames if reads == "frames" else _facts([[0, 64]]))
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "psla"])
+def test_every_network_of_the_base_reads_a_clip(name: str) -> None:
+    frames = FACTS["frames"] | {"n_mels": 64}
+    reads = NETWORKS[name]["input"]["kind"]
+    model = _build(NETWORKS[name], frames if reads == "frames" else _facts([[0, 64]]))
     inputs = torch.randn(2, 40, 64) if reads == "frames" else torch.randint(0, SIZE, (2, 1, 40))
     with torch.no_grad():
         assert model(inputs, None).isfinite().all()
@@ -105,11 +97,11 @@ def test_every_entry_of_the_base_reads_a_clip(name: str) -> None:
 def test_bert_and_frames_are_one_network_behind_words_and_frames() -> None:
     """Peers 3.3.1, 3.3.2 and 3.3.3: no class token, a word without gradient, frames that nobody could compare with."""
     bert = _build(BASE["bert"], _facts([[0, 64]]))
-    frames = _build(BASE["frames_transformer"], INPUTS["frames"] | {"n_mels": 64})
+    frames = _build(BASE["frames_transformer"], FACTS["frames"] | {"n_mels": 64})
     assert str(bert.encoder) == str(frames.encoder)
     assert bert.head.tokens.shape == frames.head.tokens.shape == (1, 128)
     bert(torch.arange(SIZE)[None, None], None).sum().backward()
-    gradient = bert.tables[0].weight.grad
+    gradient = bert.input.weights[0].grad
     assert gradient[:SIZE].abs().sum(1).all()
     assert not gradient[SIZE:].any()
 
@@ -128,7 +120,7 @@ def test_a_backward_direction_starts_at_the_clips_own_end() -> None:
 def test_the_matrices_of_an_lstm_decay() -> None:
     from pipeline.training.optimiser import _kinds_of_weights
 
-    model = _build(LSTM | {"depth": 2}, _facts([[0, 4]]))
+    model = _build(changed(LSTM, {"encoder.depth": 2}), _facts([[0, 4]]))
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, plain, _ = ([names[id(p)] for p in kind] for kind in _kinds_of_weights(model))
     recurrent = ("encoder.forwards.", "encoder.backwards.")
@@ -139,9 +131,8 @@ def test_the_matrices_of_an_lstm_decay() -> None:
 def test_an_lstm_reads_as_one_of_packed_clips_does() -> None:
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-    ours = Recurrent(
-        RecurrentParams.model_validate({key: LSTM[key] for key in RecurrentParams.model_fields} | {"depth": 2})
-    )
+    stem = _build(LSTM, _facts([[0, 4]])).stem
+    ours = Lstm(LstmParams(kind="lstm", width=16, depth=2, dropout=0.0), stem)
     packed = torch.nn.LSTM(16, 8, 2, batch_first=True, bidirectional=True)
     with torch.no_grad():
         for layers, direction in ((ours.forwards, ""), (ours.backwards, "_reverse")):
@@ -151,25 +142,26 @@ def test_an_lstm_reads_as_one_of_packed_clips_does() -> None:
     lengths, x = torch.tensor([3, 9, 6, 1]), torch.randn(4, 9, 16)
     mask = torch.arange(9) < lengths[:, None]
     theirs = packed(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))[0]
-    torch.testing.assert_close(ours(x, mask), pad_packed_sequence(theirs, batch_first=True)[0])
-    torch.testing.assert_close(ours(x, None), packed(x)[0])
+    torch.testing.assert_close(ours(x, mask)[0], pad_packed_sequence(theirs, batch_first=True)[0])
+    torch.testing.assert_close(ours(x, None)[0], packed(x)[0])
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (LSTM | {"width": 15}, r"models\.m\.width: expected an even number, half of it for each direction"),
-        (LSTM | {"pooling": "class"}, r"models\.m\.pooling: .*'mean', 'mean_max' or 'last'"),
+        (
+            changed(LSTM, {"encoder.width": 15}),
+            r"encoder\.width: expected an even number, half of it for each direction",
+        ),
+        (changed(LSTM, {"head.pooling": "class"}), r"models\.tested\.head\.pooling: .*'mean', 'mean_max' or 'last'"),
         (LSTM | {"stem": STEMS["convolution_1d"] | {"kernel": 4}}, r"kernel 4 must be odd"),
         (LSTM | {"stem": STEMS["convolution_1d"] | {"strides": [[2, 2], [1, 1]]}}, r"strides\.0: .*valid integer"),
-        (BASE["mlp"] | {"normalisation": "clip"}, r"models\.m\.normalisation: .*'corpus' or 'none'"),
-        (BASE["token_transformer"] | {"pooling": "last"}, r"models\.m\.pooling: "),
-        (WORDS | {"kind": "bag_of_embeddings", "embedding_rate": 2.0}, r"embedding_rate: .* less than or equal to 1"),
+        (changed(LSTM, {"input.embedding_rate": 2.0}), r"input\.embedding_rate: .* less than or equal to 1"),
     ],
 )
 def test_wrong_params_are_named(section: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
-        validate_model_params("m", section)
+        params_of(section)
 
 
 def test_models_in_the_wrong_list_are_named_before_anything_runs(tmp_path: Path) -> None:
@@ -191,8 +183,7 @@ def test_models_in_the_wrong_list_are_named_before_anything_runs(tmp_path: Path)
 
 
 def test_a_perceptron_cuts_long_clips_and_fills_up_short_ones_with_silence() -> None:
-    section = BASE["mlp"] | {"frames": 30}
-    model = _build(section, INPUTS["frames"] | {"n_mels": 4})
+    model = _build(changed(BASE["mlp"], {"stem.frames": 30}), FACTS["frames"] | {"n_mels": 4})
     silence = (-16.0 - -6.0) / (2.0 * 4.0)
     clips = torch.randn(2, 40, 4)
     mask = torch.arange(40) < torch.tensor([[40], [12]])
@@ -204,11 +195,11 @@ def test_a_perceptron_cuts_long_clips_and_fills_up_short_ones_with_silence() -> 
 
 
 def _frames_lstm() -> Any:
-    torch.manual_seed(5)
-    normalised = {"normalisation": "none", "deviations": 1.0}
-    stem = {"kind": "convolution_1d", "channels": [8], "strides": [2], "kernel": 3}
-    section = {"kind": "frames_lstm", "stem": stem, "width": 16, "depth": 2, "dropout": 0.2, "pooling": "last"}
-    return _build(section | normalised, {"n_mels": 6})
+    section = network("frames", "convolution_1d", "lstm", "last", input__normalisation="none") | {
+        "stem": {"kind": "convolution_1d", "channels": [8], "strides": [2], "kernel": 3},
+        "encoder": {"kind": "lstm", "width": 16, "depth": 2, "dropout": 0.2},
+    }
+    return build(section, {"n_mels": 6}, 3, seed=5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

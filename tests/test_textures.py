@@ -1,4 +1,4 @@
-"""Textures: statistics that know modulation, period and correlation, not moments; and the models on them."""
+"""Texture statistics know modulation, period and correlation, not moments; and the classifiers on them."""
 
 import re
 from pathlib import Path
@@ -12,21 +12,44 @@ from test_rebuilding import fit as fit_words
 
 from pipeline.errors import ParamsError
 from pipeline.experiment import load_experiment
-from pipeline.models import frame_textures, token_textures
-from pipeline.models.baseline import Setting
-from pipeline.models.textures import COARSE, PERIODS, QUANTILES, RATES, ViewsParams, describe, mixture, views
+from pipeline.models.baselines import textures
+from pipeline.models.baselines.base import Setting
+from pipeline.models.baselines.texture_statistics import (
+    COARSE,
+    PERIODS,
+    QUANTILES,
+    RATES,
+    CopiesParams,
+    augmented_copies,
+    extract_features,
+    mixture,
+)
+from pipeline.models.baselines.textures import Textures, TexturesParams
+from pipeline.params import validate_params
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.rebuilding import rebuild
 from tools.compose import compose, dump
 
 RATE = 100.0
 NUM_MELS = 64
-VIEWS = ViewsParams(cut=0.2, speed=0.1, bands=2, gain=1.5, tilt=2.0)
-COMMON: dict[str, Any] = {
-    "floor": 0.1, "views": VIEWS, "mixtures": 1, "mixture_gain": 2.0, "ridge": 0.01, "kernel_width": 0.25
-}  # fmt: skip
-FRAMES = frame_textures.Params(kind="frame_textures", **COMMON)
-TOKENS = token_textures.Params(kind="token_textures", **COMMON)
+COPIES = CopiesParams(cut=0.2, speed=0.1, bands=2, gain=1.5, tilt=2.0)
+SECTION: dict[str, Any] = {
+    "kind": "texture_statistics",
+    "input": {"kind": "frames"},
+    "floor": 0.1,
+    "augmented_copies": COPIES.model_dump(),
+    "mixtures": 1,
+    "mixture_gain": 2.0,
+    "ridge": 0.01,
+    "kernel_width": 0.25,
+}
+
+
+def make_model(**changes: Any) -> Textures:
+    return Textures(validate_params(TexturesParams, SECTION | changes, "models.tested"))
+
+
+FRAMES, TOKENS = make_model(), make_model(input={"kind": "tokens"})
 
 
 def noise(length: int = 500, seed: int = 0) -> np.ndarray:
@@ -35,7 +58,7 @@ def noise(length: int = 500, seed: int = 0) -> np.ndarray:
 
 def parts(frames: np.ndarray, floor: float = -10.0) -> dict[str, np.ndarray]:
     """Return the statistics of a clip by name."""
-    values, found = describe(frames, floor=floor, frame_rate=RATE), {}
+    values, found = extract_features(frames, floor=floor, frame_rate=RATE), {}
     ranges = sum(low < RATE / 2 for low in RATES[:-1])
     for name, *shape in (
         ("quantiles", len(QUANTILES), 32),
@@ -53,25 +76,25 @@ def parts(frames: np.ndarray, floor: float = -10.0) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 100, 1500])
 def test_a_clip_of_any_length_has_the_same_statistics(length: int) -> None:
-    values = describe(noise(length), floor=-1.0, frame_rate=RATE)
-    assert values.shape == describe(noise(), floor=-1.0, frame_rate=RATE).shape
+    values = extract_features(noise(length), floor=-1.0, frame_rate=RATE)
+    assert values.shape == extract_features(noise(), floor=-1.0, frame_rate=RATE).shape
     assert values.dtype == np.float32
     assert np.isfinite(values).all()
-    assert np.isfinite(describe(np.zeros((length, NUM_MELS), np.float32), floor=-1.0, frame_rate=RATE)).all()
+    assert np.isfinite(extract_features(np.zeros((length, NUM_MELS), np.float32), floor=-1.0, frame_rate=RATE)).all()
 
 
 @pytest.mark.parametrize("num_mels", [1, 20, 40, 128])
 @pytest.mark.parametrize("frame_rate", [10.0, 50.0, 86.1])
 def test_any_front_end_has_statistics(num_mels: int, frame_rate: float) -> None:
     frames = noise(300)[:, :1].repeat(num_mels, axis=1)
-    assert np.isfinite(describe(frames, floor=-1.0, frame_rate=frame_rate)).all()
+    assert np.isfinite(extract_features(frames, floor=-1.0, frame_rate=frame_rate)).all()
 
 
 def test_they_do_not_know_when_anything_happened() -> None:
     quiet = np.full((500, NUM_MELS), -5.0, np.float32)
     early, late = quiet.copy(), quiet.copy()
     early[50:100], late[350:400] = noise(50), noise(50)
-    np.testing.assert_allclose(*(describe(x, floor=-5.0, frame_rate=RATE) for x in (early, late)), atol=0.1)
+    np.testing.assert_allclose(*(extract_features(x, floor=-5.0, frame_rate=RATE) for x in (early, late)), atol=0.1)
 
 
 @pytest.mark.parametrize(("hertz", "place"), [(0.6, 0), (1.5, 1), (3, 2), (5, 3), (12, 4), (20, 5), (40, 6)])
@@ -103,15 +126,15 @@ def test_bands_that_vary_together_correlate() -> None:
 
 def test_what_is_below_the_floor_is_not_heard() -> None:
     quiet, quieter = noise() - 20, 3 * noise(seed=1) - 30
-    np.testing.assert_array_equal(*(describe(x, floor=-10.0, frame_rate=RATE) for x in (quiet, quieter)))
+    np.testing.assert_array_equal(*(extract_features(x, floor=-10.0, frame_rate=RATE) for x in (quiet, quieter)))
 
 
-def test_views() -> None:
+def test_augmented_copies() -> None:
     frames = noise(100)
-    found = list(views(frames, VIEWS))
+    found = list(augmented_copies(frames, COPIES))
     lengths = [100, 80, 80, 80, 90, 100, 100, 100, 111, 100, 100, 100]
-    assert [len(view) for view in found] == lengths
-    assert len(found) == VIEWS.count
+    assert [len(copy) for copy in found] == lengths
+    assert len(found) == COPIES.count
     np.testing.assert_array_equal(found[0], frames)
     np.testing.assert_array_equal(found[2], frames[10:90])
     np.testing.assert_array_equal(found[5][:, 2:], frames[:, :-2])  # each band hears the one two below
@@ -119,17 +142,17 @@ def test_views() -> None:
     np.testing.assert_allclose((found[7] - frames)[0, [0, -1]], [2.0, -2.0], atol=1e-5)
     assert (found[8][1:].std(axis=1) > 0).all()  # slower: frames are repeated, none is made up
     assert {tuple(row) for row in found[8]} == {tuple(row) for row in frames}
-    nothing = ViewsParams(cut=0, speed=0, bands=0, gain=0, tilt=0)
-    assert len(list(views(frames, nothing))) == nothing.count == 1
+    nothing = CopiesParams(cut=0, speed=0, bands=0, gain=0, tilt=0)
+    assert len(list(augmented_copies(frames, nothing))) == nothing.count == 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 2])
-def test_the_shortest_clips_have_views(length: int) -> None:
-    found = list(views(noise(length), VIEWS))
-    assert len(found) == VIEWS.count
-    for view in found:
-        assert view.shape[1] == NUM_MELS
-        assert np.isfinite(describe(view, floor=0.0, frame_rate=RATE)).all()
+def test_the_shortest_clips_have_copies(length: int) -> None:
+    found = list(augmented_copies(noise(length), COPIES))
+    assert len(found) == COPIES.count
+    for copy in found:
+        assert copy.shape[1] == NUM_MELS
+        assert np.isfinite(extract_features(copy, floor=0.0, frame_rate=RATE)).all()
 
 
 def test_a_mixture_adds_powers() -> None:
@@ -161,11 +184,11 @@ def tremolos(classes: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["one", "many"])
-def test_models_know_textures(kind: str) -> None:
+def test_models_know_textures(kind: Any) -> None:
     train, test = np.arange(24) % 3, np.arange(15) % 3
-    weights = frame_textures.fit(FRAMES, tremolos(train), one_hot(train), Setting({}, FRONT_END, kind, 0))
+    weights = FRAMES.fit(tremolos(train), one_hot(train), Setting({}, FRONT_END, kind, 0))
     assert {values.dtype for values in weights.values()} == {np.dtype(np.float32)}
-    logits = frame_textures.predict(FRAMES, weights, tremolos(test))
+    logits = FRAMES.predict(weights, tremolos(test))
     assert logits.dtype == np.float32
     assert ((logits > 0) == (one_hot(test) > 0)).all()
 
@@ -176,7 +199,7 @@ def test_units_make_no_difference() -> None:
     to_decibels = np.float32(10 / np.log(10))
     decibels = [clip * to_decibels for clip in clips]
     logits = [
-        frame_textures.predict(FRAMES, frame_textures.fit(FRAMES, x, one_hot(classes), setting), x)
+        FRAMES.predict(FRAMES.fit(x, one_hot(classes), setting), x)
         for x, setting in (
             (clips, Setting({}, FRONT_END, "one", 0)),
             (decibels, Setting({}, FRONT_END | {"units": "dB"}, "one", 0)),
@@ -188,13 +211,12 @@ def test_units_make_no_difference() -> None:
 def test_the_seed_draws_mixtures_and_nothing_else() -> None:
     classes = np.arange(12) % 3
 
-    def fitted(seed: int, params: Any = FRAMES) -> np.ndarray:
-        support = frame_textures.fit(params, tremolos(classes), one_hot(classes), Setting({}, FRONT_END, "one", seed))
-        return support["mean"]
+    def fitted(seed: int, model: Textures = FRAMES) -> np.ndarray:
+        return model.fit(tremolos(classes), one_hot(classes), Setting({}, FRONT_END, "one", seed))["mean"]
 
     np.testing.assert_array_equal(fitted(0), fitted(0))
     assert (fitted(0) != fitted(1)).any()
-    unmixed = FRAMES.model_copy(update={"mixtures": 0})
+    unmixed = make_model(mixtures=0)
     np.testing.assert_array_equal(fitted(0, unmixed), fitted(1, unmixed))
 
 
@@ -207,8 +229,8 @@ def test_mixtures_are_of_clips_with_the_same_labels(monkeypatch: pytest.MonkeyPa
         seen.append((frames.mean() // 5, other.mean() // 5))
         return mixture(frames, other, *rest, **options)
 
-    monkeypatch.setattr(frame_textures, "mixture", spy)
-    frame_textures.fit(FRAMES, clips, one_hot(classes), Setting({}, FRONT_END, "one", 0))
+    monkeypatch.setattr(textures, "mixture", spy)
+    FRAMES.fit(clips, one_hot(classes), Setting({}, FRONT_END, "one", 0))
     assert len(seen) == 12
     assert all(one == other for one, other in seen)
 
@@ -232,20 +254,20 @@ def test_tokens_have_the_textures_of_what_they_stand_for(changes: dict[str, Any]
     classes = np.arange(9) % 3
     setting = Setting({}, FRONT_END, "one", 0, vocabulary)
 
-    ours = token_textures.predict(TOKENS, token_textures.fit(TOKENS, tokens, one_hot(classes), setting), tokens)
+    ours = TOKENS.predict(TOKENS.fit(tokens, one_hot(classes), setting), tokens)
 
     rebuilt = [rebuild(vocabulary, clip) for clip in tokens]
-    theirs = frame_textures.fit(FRAMES, rebuilt, one_hot(classes), setting)
-    np.testing.assert_allclose(ours, frame_textures.predict(FRAMES, theirs, rebuilt), atol=1e-3)
+    theirs = FRAMES.fit(rebuilt, one_hot(classes), setting)
+    np.testing.assert_allclose(ours, FRAMES.predict(theirs, rebuilt), atol=1e-3)
 
 
 def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(frame_textures, "describe", None)
+    monkeypatch.setattr(textures, "extract_features", None)
     clips, targets = [noise(2)] * 2000, one_hot(np.arange(2000) % 3)
-    with pytest.raises(ParamsError, match=r"frame_textures.*: expected at most 25,000 .*, found 26,000; leave views"):
-        frame_textures.fit(FRAMES, clips, targets, Setting({}, FRONT_END, "one", 0))
+    with pytest.raises(ParamsError, match=r"texture_statistics: expected at most 25,000 .*, found 26,000; leave augm"):
+        FRAMES.fit(clips, targets, Setting({}, FRONT_END, "one", 0))
 
 
 @pytest.mark.parametrize(
@@ -270,8 +292,10 @@ def test_such_words_are_refused_before_they_are_learnt(
 def test_words_whose_frames_are_no_sums_are_refused_by_name() -> None:
     vocabulary = fit_words(make_frames(600), num_tokens=16, kind="residual", codebooks=2, normalisation="l2")
     tokens = assign(vocabulary, [make_frames(50)])
-    with pytest.raises(ParamsError, match=r"token_textures: expected a vocabulary of plain words.*experiment\.vocab"):
-        token_textures.fit(TOKENS, tokens, one_hot(np.zeros(1, int)), Setting({}, FRONT_END, "one", 0, vocabulary))
+    with pytest.raises(
+        ParamsError, match=r"texture_statistics: expected a vocabulary of plain words.*experiment\.vocab"
+    ):
+        TOKENS.fit(tokens, one_hot(np.zeros(1, int)), Setting({}, FRONT_END, "one", 0, vocabulary))
 
 
 def make_frames(length: int, seed: int = 0) -> np.ndarray:
