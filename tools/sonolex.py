@@ -30,7 +30,7 @@ def _console() -> Console:
 
 app = typer.Typer(
     cls=_Commands,
-    help="Learn a vocabulary of sound, and train transformers on it. Stages are run by `dvc repro`, or side by side by `sonolex repro`.",
+    help="Learn a vocabulary of sound, and train transformers on it. `dvc repro` runs the stages, `sonolex repro` side by side.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
