@@ -16,10 +16,13 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+# `dvc repro` runs one stage at a time, `sonolex repro` as many as there are cores; both leave the same.
+REPRO := dvc repro
+
 .PHONY: run
 run: $(INSTALLED) ## run every stage that is not up to date, then print the results
 	@before="$$(cksum dvc.lock 2>/dev/null || true)"; \
-	dvc repro; \
+	$(REPRO); \
 	if [ "$$before" = "$$(cksum dvc.lock)" ]; then \
 		echo; echo "Nothing changed: every artifact is the one that dvc.lock already named."; \
 	fi

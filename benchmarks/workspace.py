@@ -15,7 +15,18 @@ from pipeline.artifacts.layout import Layout
 from tools.compose import compose, dump
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("pipeline", "stages", "tools", "recipes", "metadata", "dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config")
+SOURCES = (
+    "pipeline",
+    "stages",
+    "tools",
+    "recipes",
+    "metadata",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+    ".dvc/config",
+    ".dvc/plots.html",
+)
 
 
 class Workspace:

@@ -117,12 +117,13 @@ def _paths(annotation: Any, notes: tuple[Any, ...] = ()) -> Iterator[tuple[Any, 
 def test_every_path_of_params_has_a_meaning() -> None:
     """A bare Path would take `~` and relative paths as they stand."""
     found = {
-        f"{section.__name__}.{name}": notes
+        f"{section.__module__}.{name}": notes
         for section in _sections()
         for name, field in section.model_fields.items()
         for notes in _paths(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
     }
-    assert {"AudioParams.root", "TableParams.table", "AudiosetParams.tables", "ExecutionParams.memo"} <= set(found)
+    known = {"corpora.base.root", "corpora.table.table", "corpora.audioset.tables", "execution.executors.memo"}
+    assert {f"pipeline.{key}" for key in known} <= set(found)
     bare = [key for key, notes in found.items() if not any(isinstance(note, AfterValidator) for note in notes)]
     assert not bare
 
@@ -163,8 +164,9 @@ def test_weights_at_home_and_of_the_project_are_found(experiment: Path, project:
 
 
 def _read_weights(kind: str, source: str) -> None:
-    from pipeline.models import backbones
     from pipeline.models.start import StartParams, read_start
+
+    from pipeline.models import backbones
 
     values = {"kind": kind, "source": source, "digest": None}
     if kind == "original":

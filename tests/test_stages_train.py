@@ -155,7 +155,7 @@ def test_the_table_of_epochs_has_a_header_and_metrics_where_clips_validate(tmp_p
 def test_kept_epochs_predict_the_mean_of_their_probabilities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_kind: str
 ) -> None:
-    settings = train.load_params(TrainParams, "train").model_copy(update={"epochs": 3, "learning_rate": 0.1})
+    settings = neural.load_params(TrainParams, "train").model_copy(update={"epochs": 3, "learning_rate": 0.1})
     keeping = settings.model_copy(update={"keep_epochs": [1, 3]})
     paths = make_artifacts(tmp_path / "a", label_kind=label_kind)
     monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
@@ -318,7 +318,7 @@ def test_a_convolutional_network_and_an_lstm_have_time_steps(tmp_path: Path) -> 
 
 
 def test_gradients_lie_beside_the_curves_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = train.load_params(TrainParams, "train")
+    settings = neural.load_params(TrainParams, "train")
     assert not settings.gradient_flow  # off by default
     run_train(make_artifacts(tmp_path / "without"), AST)
     assert not list((tmp_path / "without/curves").glob("gradients.*"))

@@ -197,9 +197,9 @@ def test_trackers_get_the_timing_and_the_table_does_not(monkeypatch: pytest.Monk
 def test_dvclive_writes_outside_the_artifacts(tmp_path: Path) -> None:
     pytest.importorskip("dvclive")
     _track(["dvclive"])
-    curve = (tmp_path / ".sonolex/dvclive/ast/1/0/plots/metrics/train/loss.tsv").read_text().splitlines()
+    curve = (tmp_path / "dvclive/ast/1/0/plots/metrics/train/loss.tsv").read_text().splitlines()
     assert curve == ["step\tloss", "0\t2.0", "1\t1.0"]
-    assert {path.name for path in tmp_path.iterdir()} == {".sonolex"}
+    assert {path.name for path in tmp_path.iterdir()} == {"dvclive"}
 
 
 def test_training_imports_neither_dvc_nor_dvclive() -> None:

@@ -30,7 +30,7 @@ def _console() -> Console:
 
 app = typer.Typer(
     cls=_Commands,
-    help="Learn a vocabulary of sound, and train transformers on it. Stages are run by `dvc repro`.",
+    help="Learn a vocabulary of sound, and train transformers on it. `dvc repro` runs the stages, `sonolex repro` side by side.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -86,6 +86,33 @@ def plan(
     from tools import plan as command
 
     command.run(params, _console())
+
+
+@app.command()
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="stages, as for `dvc repro`; none = all")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="stages at once; by default the cores")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="run also what has not changed")] = False,
+    dry: Annotated[bool, typer.Option(help="only list the stages, in order")] = False,
+) -> None:
+    """Do what `dvc repro` does, with stages side by side. Ends with 1 if one failed; what does not need it is run."""
+    from tools import repro as command
+
+    if status := command.run(targets or [], jobs=jobs, force=force, dry=dry, console=_console()):
+        raise typer.Exit(status)
+
+
+@app.command()
+def graph(
+    status: Annotated[bool, typer.Option(help="say what is up to date, which takes as long as `dvc status`")] = False,
+    mermaid: Annotated[bool, typer.Option(help="in Mermaid's language, for Markdown")] = False,
+) -> None:
+    """Draw the stages and what each needs, in 100 columns."""
+    from tools import graph as command
+
+    command.run(status=status, mermaid=mermaid, console=_console())
 
 
 @app.command()

@@ -49,11 +49,15 @@ class AdapterParams(AudioParams):
         return json.dumps(self._choosing(), sort_keys=True, ensure_ascii=False, default=lambda path: path.name)
 
     def settings(self) -> dict[str, Any]:
-        """Return those of these settings that are no paths, by their key in params.yaml, as the manifest records them."""
-        return {f"corpus.{key}": value for key, value in self._choosing().items() if not isinstance(value, Path)}
+        """Return those of these settings that hold no path, by their key in params.yaml, as the manifest records them."""
+        return {f"corpus.{key}": value for key, value in self._choosing().items() if not _holds_path(value)}
 
     def _choosing(self) -> dict[str, Any]:
         return {key: value for key, value in self if key not in AdapterParams.model_fields}
+
+
+def _holds_path(value: object) -> bool:
+    return isinstance(value, Path) or (isinstance(value, dict) and any(map(_holds_path, value.values())))
 
 
 def corpus_name(identity: str) -> str:

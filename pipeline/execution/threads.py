@@ -23,6 +23,7 @@ from threadpoolctl import get_cached_controller, threadpool_limits
 from pipeline.artifacts.settings import SETTINGS
 
 TRAINING_THREADS = "train.num_threads"  # the setting that results of training follow from
+CORES_VARIABLE = "SONOLEX_CORES"  # a stage's share where several run side by side; see tools/repro.py
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 T = TypeVar("T")
@@ -33,8 +34,10 @@ _in_pool: ContextVar[bool] = ContextVar("in_pool", default=False)  # this is one
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: all that it is allowed, or its share, where SONOLEX_CORES gives one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CORES_VARIABLE, "")
+    return max(1, min(cores, int(share))) if share.isdigit() else cores
 
 
 def usable_threads() -> int:

@@ -2,8 +2,8 @@
 
 `epochs.csv` in the run's folder holds the curves in any case (`pipeline/artifacts/curves.py`); `launch.trackers` names who
 gets them besides, with the timing of each epoch. Their packages are no part of the project and are imported when a tracker
-is asked for. All write to this machine, below .sonolex/, and reach a server only when the tracker's own variable of the
-environment says so: WANDB_MODE, MLFLOW_TRACKING_URI.
+is asked for. All write to this machine, below .sonolex/ (DVCLive below dvclive/, where `dvc plots` may look), and reach a
+server only when the tracker's own variable of the environment says so: WANDB_MODE, MLFLOW_TRACKING_URI.
 """
 
 import importlib
@@ -49,7 +49,7 @@ def _dvclive(run: TrackedRun) -> Iterator[Log]:
     dvclive = _import("dvclive.live", "dvclive")
     # No experiment, no entry in dvc.yaml, no report: the pipeline has its own.
     options = {"dvcyaml": None, "save_dvc_exp": False, "report": None, "cache_images": False}
-    with dvclive.Live(str(FOLDER / "dvclive" / run.name), **options) as live:
+    with dvclive.Live(str(Path("dvclive") / run.name), **options) as live:
 
         def log(metrics: dict[str, float], _epoch: int) -> None:
             for name, value in metrics.items():

@@ -1,0 +1,117 @@
+"""The same inputs give the same bytes, whatever the clock says: models, curves, predictions, and what is measured of them.
+
+DVC stops a rerun where an artifact is what it was; a time of day, or a duration, in any of them would carry it on.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_models import OWN, POOLINGS, STEMS
+from test_pretraining import MASKING, TRAIN, make_section, make_sentences
+from test_stages_train import make_artifacts
+
+from pipeline.artifacts.splits import SPLIT
+from pipeline.models.registry import MODELS, is_neural, model_module, validate_model_params
+from pipeline.params import read_params
+from pipeline.training import loop
+from stages import evaluate, perplexity, pretrain, train
+
+BASE = read_params(Path(__file__).parents[1] / "recipes" / "base.yaml")["models"]
+N_MELS = 32  # the least that PSLA's backbones take
+LATER = 1e9  # seconds
+
+
+def small_section(kind: str) -> dict[str, Any]:
+    """Return a small model of a kind."""
+    if is_neural(kind):
+        shared = {"stem": STEMS["linear"], "pooling": "mean"} if kind in POOLINGS else {}
+        return {"kind": kind, **shared, **OWN[kind]}
+    return next(section for section in BASE.values() if section["kind"] == kind)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, train.Paths]:
+    """Return what models of frames and of tokens read; a clip validates."""
+    folder = tmp_path_factory.mktemp("sources")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        found = {
+            "frames": make_artifacts(folder / "frames", n_mels=N_MELS),
+            "tokens": make_sentences(folder / "tokens"),
+        }
+    for paths in found.values():
+        roles = ["train", "validation", "train", "test", "train", "test"]
+        columns = {"clip_id": [f"clip{i}" for i in range(6)], "role": roles}
+        SPLIT.write(paths.split, columns, {"fold": "1", "seed": 0, "rule": "by hand"})
+    return found
+
+
+def change_clock(patch: pytest.MonkeyPatch) -> None:
+    """Have it later, and time pass three times as fast."""
+    now, ticks = time.time, time.perf_counter
+    patch.setattr(time, "time", lambda: now() + LATER)
+    patch.setattr(time, "perf_counter", lambda: 3 * ticks() + LATER)
+    patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+
+
+@pytest.fixture
+def in_two_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that has `work(folder)` done twice and compares every file below the folders, byte for byte.
+
+    The second time the clock is years ahead and runs three times as fast, checkpoints are written after every epoch, and the
+    working folder is another.
+    """
+
+    def compare(work: Callable[[Path], None]) -> None:
+        trees = []
+        for name in ("one", "two"):
+            place = tmp_path / name
+            place.mkdir()
+            with monkeypatch.context() as patch:
+                patch.chdir(place)
+                if name == "two":
+                    change_clock(patch)
+                work(place / "artifacts")
+            files = sorted(path for path in (place / "artifacts").rglob("*") if path.is_file())
+            trees.append({str(path.relative_to(place)): path.read_bytes() for path in files})
+        assert trees[0].keys() == trees[1].keys()
+        assert trees[0]
+        for name, content in trees[0].items():
+            assert content == trees[1][name], name
+
+    return compare
+
+
+def train_and_predict(paths: train.Paths, section: dict[str, Any], folder: Path) -> None:
+    own = paths._replace(model=folder / "models/m/1/0", curves=folder / "curves/m/1/0")
+    if model_module(section["kind"]).READS == "frames":
+        own = own._replace(vocabulary=None)
+    train.run(validate_model_params("m", section), own, model="m", fold="1", seed=0)
+    evaluate.run(paths.clips, paths.split, paths.source, own.model, folder / "predictions.parquet")
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_trained_again_is_the_same_file(
+    kind: str, sources: dict[str, train.Paths], in_two_worlds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TRAIN.model_copy(update={"gradient_flow": kind == "ast", "keep_epochs": [1, 2] if kind == "ast" else []})
+    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
+    paths = sources[model_module(kind).READS]._replace(pretrained=None)
+    in_two_worlds(lambda folder: train_and_predict(paths, small_section(kind), folder))
+
+
+def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, train.Paths], in_two_worlds: Any) -> None:
+    paths, params = sources["tokens"], validate_model_params("m", make_section())
+    assert paths.vocabulary
+    words = paths.vocabulary
+
+    def work(folder: Path) -> None:
+        own = pretrain.Paths(paths.split, paths.source, words, folder / "pretrained/m/1/0", folder / "curves/m/1/0")
+        pretrain.run(params, MASKING, TRAIN, own, model="m", fold="1", seed=0)
+        table = folder / "perplexity.csv"
+        perplexity.run(paths.clips, paths.split, paths.source, words, own.pretrained, table)
+
+    in_two_worlds(work)
