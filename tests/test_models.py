@@ -1,10 +1,12 @@
 """The contract of networks, over every combination of parts: shapes, padding, gradients, patchout, time steps, learning."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from networks import ENCODERS, NUM_CLASSES, STEMS, build, combinations, make_inputs, network, params_of
 
 from pipeline.errors import ParamsError
@@ -42,6 +44,20 @@ def test_parts_are_of_their_base_class_and_say_what_they_take(family: Any) -> No
     for kind, part in family.items():
         assert issubclass(part, base)
         assert part.Params.model_fields["kind"].annotation.__args__ == (kind,)
+
+
+def test_models_are_not_probed() -> None:
+    """What a model or a part can do is an attribute of its base class; nobody asks whether it has one."""
+    patterns = (
+        "experiment.py",
+        "models/**/*.py",
+        "training/*.py",
+        "evaluation/*prediction.py",
+        "evaluation/attention.py",
+    )
+    files = [file for pattern in patterns for file in (REPOSITORY / "pipeline").glob(pattern)]
+    assert len(files) > 60
+    assert not [file.name for file in files if re.search(r"\b(has|get)attr\(", file.read_text())]
 
 
 @pytest.mark.parametrize("reads", READS)
