@@ -371,6 +371,7 @@ def test_a_process_that_is_killed_is_a_failure_and_takes_its_command_along(tmp_p
     toy = make_toy(tmp_path / "toy", {"lost": slow("lost"), "good": stage("echo good > good", out="good")})
     run = start(toy, *REPRO, "-j", "2")
     wait_for(lambda: (toy / "lost.begun").exists())
+    assert psutil.Process(run.pid).num_threads() == 1  # beside another thread nothing should be forked
     (worker,) = [child for child in psutil.Process(run.pid).children() if child.children()]
     worker.kill()
     printed = run.communicate(timeout=30)[0]

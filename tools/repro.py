@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from dvc.exceptions import DvcException
+from dvc.progress import Tqdm
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from rich.console import Console
@@ -81,6 +82,7 @@ class Result:
 def run(targets: Sequence[str], *, jobs: int | None, force: bool, dry: bool, console: Console) -> int:
     """Bring targets (by default everything) and what they need up to date; return the exit status."""
     parse_once()
+    Tqdm.monitor_interval = 0  # else it starts a thread, beside which nothing should be forked
     try:
         with Repo(_wait_for_lock=True) as repo:
             if dry:

@@ -30,7 +30,7 @@ def _console() -> Console:
 
 app = typer.Typer(
     cls=_Commands,
-    help="Learn a vocabulary of sound, and train transformers on it. `dvc repro` runs the stages, `sonolex repro` side by side.",
+    help="Learn a vocabulary of sound, and train transformers on it. `dvc repro` or `sonolex repro` runs the stages.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
