@@ -62,7 +62,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_clips_tokens_follow_from_its_frames_to_the_bit() -> None:
-    """Every frame has two nearest codes, of which rounding chooses: its halves are equal, those of codes swapped."""
+    """Rounding chooses between two codes for every frame, whose halves are equal: one code is the other, halves swapped."""
     vocabulary = make_vocabulary(64, 32, normalisation="none")
     halves = GENERATOR.normal(size=(2, 32, 16)).astype(np.float32)
     codes = np.concatenate([np.concatenate(halves, axis=1), np.concatenate(halves[::-1], axis=1)])

@@ -43,9 +43,9 @@ def cluster_each(params: CommonParams, tasks: Sequence[Task]) -> list[tuple[np.n
 
     map_threads(lambda task: _require_distinct(params, task), tasks)
     runs = list(product(tasks, range(params.restarts)))
-    results = iter(map_threads(lambda run: _run_kmeans(params, *run), runs))
-    # Of a task's runs the best, the first of equals.
-    return [min((next(results) for _ in range(params.restarts)), key=lambda run: run[1][-1]) for _ in tasks]
+    found = map_threads(lambda run: _run_kmeans(params, *run), runs)
+    of_tasks = (found[first : first + params.restarts] for first in range(0, len(found), params.restarts))
+    return [min(results, key=lambda result: result[1][-1]) for results in of_tasks]  # the first of equals
 
 
 def _run_kmeans(params: CommonParams, task: Task, restart: int) -> tuple[np.ndarray, np.ndarray]:
