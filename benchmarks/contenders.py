@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pipeline.training.patchout import patchout
 from torch import Tensor, nn
 
-from pipeline.models import ast
-from pipeline.models.registry import validate_model_params
+from pipeline.models.base import NOT_NORMALISED, InputFacts
+from pipeline.models.network import Network, NetworkParams
+from pipeline.params import validate_params
 from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.augmentation import AugmentationParams, MasksParams
 from pipeline.training.averaging import NoAverageParams
@@ -64,17 +64,23 @@ def _clips(shape: Shape) -> tuple[Tensor, Tensor]:
     return torch.randn(shape.batch, shape.frames, BANDS), torch.randint(shape.classes, (shape.batch,))
 
 
-def _build(shape: Shape) -> ast.SpectrogramTransformer:
+def _build(shape: Shape) -> Network:
     positions = {"kind": "learned", "frames": shape.frames, "shorter": "mask"}
     stem = {"kind": "patches", "frames": PATCH, "bands": PATCH, "positions": positions}
     stem |= {"stride_frames": shape.stride, "stride_bands": shape.stride}
-    section = {"kind": "ast", "start": None, "normalisation": "none", "deviations": 2.0, "stem": stem}
-    section |= {"width": shape.width, "depth": shape.depth, "heads": shape.heads, "mlp_ratio": 4.0, "drop_path": 0.0}
-    params: Any = validate_model_params("ast", section | {"pooling": "class_distillation"})
-    return ast.build(params, {"n_mels": BANDS}, shape.classes)
+    encoder = {"kind": "transformer", "width": shape.width, "depth": shape.depth, "heads": shape.heads}
+    section = {
+        "kind": "network",
+        "input": {"kind": "frames", "normalisation": "none", "std_scale": 2.0},
+        "stem": stem,
+        "encoder": encoder | {"mlp_ratio": 4.0, "drop_path": 0.0},
+        "head": {"kind": "class_token", "distillation_token": True},
+        "pretrained": None,
+    }
+    return Network(validate_params(NetworkParams, section, "models.ast"), InputFacts(n_mels=BANDS), shape.classes)
 
 
-class BenchmarkLearner(Learner):
+class BenchmarkLearner(Learner[Network]):
     """The learner of `pipeline/training`, with a batch of noise to take steps on."""
 
     def __init__(self, shape: Shape, params: TrainParams, device: torch.device) -> None:
@@ -82,8 +88,7 @@ class BenchmarkLearner(Learner):
         world = World(0, 1, device)
         super().__init__(_build(shape).to(device).train(), params, Classification(params, "one", 1, None), world)
         inputs, classes = _clips(shape)
-        plain = {"kind": "none"}
-        batch = StoredBatch(inputs.to(device), None, torch.arange(shape.batch), {}, plain)
+        batch = StoredBatch(inputs.to(device), None, torch.arange(shape.batch), {}, NOT_NORMALISED)
         self._part = batch, F.one_hot(classes, shape.classes).float().to(device)
 
     def one_step(self) -> None:
@@ -114,11 +119,8 @@ def sonolex(shape: Shape, part: float = 0.0) -> Callable[[], None]:
     """Our own; `part` of the positions left out (train.patchout)."""
     learner = make_learner(shape)
 
-    def step() -> None:
-        with patchout(learner.model.stem, part):  # type: ignore[arg-type]
-            learner.one_step()
-
-    return step
+    learner.model.patchout = part
+    return learner.one_step
 
 
 def hugging_face(shape: Shape) -> Callable[[], None]:
@@ -151,7 +153,7 @@ def timm_vit(shape: Shape) -> Callable[[], None]:
 
 def _plain_step(model: nn.Module, logits: Callable[[Tensor], Tensor], shape: Shape) -> Callable[[], None]:
     """Return a step as one writes it by hand, by the same kind of optimiser as ours."""
-    optimiser = build_optimiser(model.train(), ADAMW, RATE)
+    optimiser = build_optimiser(model.train(), ADAMW, RATE, embedding_rate=1.0)
     clips, classes = _clips(shape)
 
     def step() -> None:

@@ -23,6 +23,7 @@ import zarr
 from benchmarks.frames import write_spectrogram
 from benchmarks.measuring import interleave, report, seconds_of, summary
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
+from pipeline.models.base import Normalisation
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs
 
@@ -64,7 +65,7 @@ def _rate(read: Read, order: list[np.ndarray]) -> float:
 
 
 def _sonolex(path: Path, spectrogram: Spectrogram, device: torch.device | None = None) -> Read:
-    normalisation = {"kind": "corpus", "deviations": 1.0, "mean": -6.0, "deviation": 4.0}
+    normalisation = Normalisation(kind="corpus", std_scale=1.0, mean=-6.0, std=4.0)
     with patch("pipeline.training.batches.CACHE_BYTES", 0):  # as for a corpus that does not fit into memory
         batches = Batches(open_inputs("frames", path, None), spectrogram.index.list("clip_id"), normalisation)
 

@@ -30,6 +30,7 @@ from benchmarks.contenders import BASE, CONTENDERS, TINY, Shape, make_learner
 from benchmarks.frames import write_spectrogram
 from benchmarks.measuring import interleave, report, seconds_of
 from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.models.base import Normalisation
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import FrameInputs
 from pipeline.training.loop import train
@@ -108,7 +109,7 @@ def waiting(shape: Shape, clips: int, threads: int) -> list[dict[str, Any]]:
         write_spectrogram(Path(temporary) / "s", clips, shape.frames, "uint8")
         inputs = FrameInputs(open_spectrogram(Path(temporary) / "s"))
         ids = [f"clip{number:06d}" for number in range(clips)]
-        normalisation = {"kind": "corpus", "deviations": 2.0, "mean": -4.0, "deviation": 4.0}
+        normalisation = Normalisation(kind="corpus", std_scale=2.0, mean=-4.0, std=4.0)
         targets = torch.from_numpy(np.eye(shape.classes, dtype=np.float32)[np.arange(clips) % shape.classes])
         for kept in (True, False):
             batches = Batches(inputs, ids, normalisation)

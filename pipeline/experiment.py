@@ -17,9 +17,9 @@ from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.experiment_params import ExperimentParams
-from pipeline.models.base import ModelParams, Reads
+from pipeline.models.base import ModelParams, Reads, VocabularySection
 from pipeline.models.registry import ENCODERS, validate_model_params
-from pipeline.params import PARAMS_PATH, Params, read_params, validate_params
+from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
@@ -49,7 +49,7 @@ class Experiment:
 
     sections: dict[str, Any]  # section -> its Params
     models: dict[str, ModelParams]  # entry of `models` -> its section
-    vocabularies: dict[str, Params]  # entry of `vocabularies` -> its Params
+    vocabularies: dict[str, VocabularySection]  # entry of `vocabularies` -> its Params
 
 
 def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
@@ -58,7 +58,7 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
     mistakes = _unknown_sections(document, path)
     sections: dict[str, Any] = {}
     models: dict[str, ModelParams] = {}
-    vocabularies: dict[str, Params] = {}
+    vocabularies: dict[str, VocabularySection] = {}
     for name, kind in SECTIONS.items():
         if name not in document:
             mistakes.append(f"{path}: {name}: expected this section, found none")
@@ -167,7 +167,7 @@ def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], pa
 
 
 def _reading_mistakes(
-    experiment: ExperimentParams, models: dict[str, ModelParams], vocabularies: dict[str, Params], path: Path
+    experiment: ExperimentParams, models: dict[str, ModelParams], vocabularies: dict[str, VocabularySection], path: Path
 ) -> list[str]:
     """Name the vocabularies whose words a model of the grid cannot read."""
     mistakes = []

@@ -220,11 +220,11 @@ def test_to_dict_is_plain() -> None:
     json.dumps(values)  # no NumPy type is left
 
 
-@pytest.mark.parametrize("stage", ["train", "evaluate", "enhance"])
+@pytest.mark.parametrize("stage", ["train", "evaluate", "enhance", "attention"])
 def test_a_metric_of_the_report_is_no_part_of_what_trains_or_predicts(stage: str) -> None:
     """So that adding one reruns the report alone. Curves of validation clips have their metrics from the same functions."""
     definitions, _ = reached([(f"stages.{stage}", "run")])
-    assert "pipeline.evaluation.metrics" not in {module for module, _ in definitions}
+    assert not {module for module, _ in definitions} & {"pipeline.evaluation.metrics", "pipeline.reporting.summary"}
     functions = {name for module, name in definitions if module == "pipeline.evaluation.metric_functions"}
     assert ("average_precision" in functions) == (stage == "train")
 

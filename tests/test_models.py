@@ -1,15 +1,21 @@
 """The contract of networks, over every combination of parts: shapes, padding, gradients, patchout, time steps, learning."""
 
+import importlib.util
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPOSITORY
 from networks import ENCODERS, NUM_CLASSES, STEMS, build, combinations, make_inputs, network, params_of
 
 from pipeline.errors import ParamsError
 from pipeline.models import registry
 from pipeline.models.blocks import drop_path
+from pipeline.models.network import NetworkParams
 from pipeline.models.parts import Encoder, Head, Input, Stem
 
 COMBINATIONS = combinations()
@@ -42,6 +48,55 @@ def test_parts_are_of_their_base_class_and_say_what_they_take(family: Any) -> No
     for kind, part in family.items():
         assert issubclass(part, base)
         assert part.Params.model_fields["kind"].annotation.__args__ == (kind,)
+
+
+@pytest.mark.parametrize("family", [registry.INPUTS, registry.STEMS, registry.ENCODERS, registry.HEADS])
+def test_the_docs_name_every_part_and_its_settings(family: Any) -> None:
+    page = (REPOSITORY / "docs/models.md").read_text()
+    tables = [line for line in page.splitlines() if line.startswith("| `")]
+    for kind, part in family.items():
+        rows = [row for row in tables if row.startswith(f"| `{kind}` |")]
+        assert rows, kind
+        assert not [name for name in part.Params.model_fields if name != "kind" and f"`{name}`" not in page], kind
+
+
+def test_the_part_in_the_docs_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs/models.md").read_text().split("### Adding a part")[1]
+    source, line = (block.split("```")[0] for block in page.split("```python\n")[1:3])
+    kind, target = re.findall(r'"([^"]+)"', line)
+    module = target.partition(":")[0]
+    (tmp_path / "moving_average.py").write_text(source)
+    spec = importlib.util.spec_from_file_location(module, tmp_path / "moving_average.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, module, loaded)
+    spec.loader.exec_module(loaded)
+    monkeypatch.setitem(registry.ENCODERS.targets, kind, target)
+    try:
+        NetworkParams.model_rebuild(force=True)
+        section = network("frames", "identity", "identity", "mean_max") | {"encoder": {"kind": kind, "neighbours": 2}}
+        model = build(section).eval()
+        frames, mask = make_inputs("frames", [90, 41])
+        with torch.no_grad():
+            torch.testing.assert_close(model(frames, mask)[1:], model(frames[1:, :41], None), atol=1e-5, rtol=1e-5)
+    finally:
+        monkeypatch.undo()
+        NetworkParams.model_rebuild(force=True)
+
+
+def test_models_are_not_probed() -> None:
+    """What a model or a part can do is an attribute of its base class; nobody asks whether it has one."""
+    patterns = (
+        "experiment.py",
+        "models/**/*.py",
+        "training/*.py",
+        "evaluation/*prediction.py",
+        "evaluation/attention.py",
+    )
+    files = [file for pattern in patterns for file in (REPOSITORY / "pipeline").glob(pattern)]
+    assert len(files) > 60
+    assert not [file.name for file in files if re.search(r"\b(has|get)attr\(", file.read_text())]
 
 
 @pytest.mark.parametrize("reads", READS)

@@ -33,6 +33,7 @@ from pipeline.corpora.relabelling import UsedLabels
 from pipeline.errors import ParamsError, SonolexError
 from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
+from pipeline.models.registry import CHECKPOINT_FORMATS
 from pipeline.params import Params, load_params, validate_params
 from pipeline.paths import input_path, project_folder, shared_path
 from pipeline.spectrogram.settings import SpectrogramParams
@@ -153,7 +154,7 @@ def test_where_dvc_reads_a_path_the_message_says_what_to_write(project: Path) ->
     assert validate_params(LabelParams, values | {"ontology": "kinds.csv"}, "labels").ontology == Path("kinds.csv")
 
 
-@pytest.mark.parametrize("kind", ["original", "huggingface", "imagenet", "psla"])
+@pytest.mark.parametrize("kind", CHECKPOINT_FORMATS)
 def test_weights_at_home_and_of_the_project_are_found(experiment: Path, project: Path, kind: str) -> None:
     home = project.parent / "home"
     for source, path in (("~/w.pth", home / "w.pth"), ("weights/w.pth", project / "weights/w.pth")):
@@ -164,17 +165,11 @@ def test_weights_at_home_and_of_the_project_are_found(experiment: Path, project:
 
 
 def _read_weights(kind: str, source: str) -> None:
-    from pipeline.models.start import StartParams, read_start
-
-    from pipeline.models import backbones
-
     values = {"kind": kind, "source": source, "digest": None}
     if kind == "original":
-        values |= {"frames": 64, "mean": 0.0, "deviation": 1.0}
-    if kind == "psla":
-        backbones.read_start(source, None)
-    else:
-        read_start(validate_params(StartParams, values, "start"))  # type: ignore[arg-type]
+        values |= {"frames": 64, "mean": 0.0, "std": 1.0}
+    checkpoint = CHECKPOINT_FORMATS[kind]
+    checkpoint(validate_params(checkpoint.Params, values, "pretrained"))
 
 
 def test_compose_takes_a_path_at_home(project: Path) -> None:

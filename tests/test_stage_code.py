@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -108,6 +109,44 @@ def test_a_model_depends_on_the_settings_that_its_kind_reads(
     assert place[last] != value
     place[last] = value
     assert moved(before, document) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("encoders/transformer", {"train/ast", "train/token_transformer"}),
+        ("inputs/tokens", {"train/token_transformer"}),
+        ("inputs/frames", {"train/ast"}),
+        ("baselines/texture_statistics", {"train/frame_textures"}),
+        ("baselines/bag_of_tokens", {"train/bag_of_tokens"}),
+        ("network", {"train/ast", "train/token_transformer"}),
+        # What params do not choose.
+        ("encoders/conformer", set()),
+        ("encoders/lstm", set()),
+        ("encoders/timm_layers", set()),
+        ("heads/class_token", set()),
+        ("stems/patches", set()),
+        ("checkpoint_formats/ast_checkpoint", set()),
+    ],
+)
+def test_a_model_follows_from_the_parts_that_params_choose_alone(
+    name: str, expected: set[str], before: dict[str, str]
+) -> None:
+    path = f"pipeline/models/{name}.py"
+    edited = re.sub(r"\bTensor\b|np\.ndarray", "Edited", re.sub(r"\breturn ", "return None or ", TEXTS[path]))
+    assert edited != TEXTS[path]
+    assert {name for name in moved(before, **{path: edited}) if name.startswith("train/")} == expected
+
+
+def test_a_new_part_moves_nothing(before: dict[str, str]) -> None:
+    """One file and one line of a registry; here they are taken away."""
+    registry = "pipeline/models/registry.py"
+    line = '        "conformer": "pipeline.models.encoders.conformer:Conformer",\n'
+    assert TEXTS[registry].count(line) == 1
+    assert (
+        moved(before, **{registry: TEXTS[registry].replace(line, ""), "pipeline/models/encoders/conformer.py": ""})
+        == set()
+    )
 
 
 def test_pretraining_reads_of_train_what_it_has_no_setting_of_its_own_for() -> None:

@@ -1,4 +1,4 @@
-"""One step in many ways: in parts, with activation checkpointing, compiled, in half precision, with positions left out, by every optimiser."""
+"""One step of training: accumulated, compiled, in half precision, with positions left out, by every optimiser."""
 
 import logging
 from pathlib import Path

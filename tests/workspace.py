@@ -1,5 +1,6 @@
 """The project copied into a repository of its own, with an experiment small enough to run as a whole; see conftest.py."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import preforked
 from ruamel.yaml import YAML
 
 from benchmarks.workspace import copy_project
+from pipeline.artifacts.layout import Layout
 
 ROOT = Path(__file__).parent.parent
 FOLDS = ["1"]  # one of the five: every stage of every model runs, once
@@ -52,14 +54,15 @@ def change_params(workspace: Path, changes: dict[str, Any]) -> None:
 PROGRAMS = {"dvc": ("python", "-m", "dvc"), "sonolex": ("python", "-m", "tools.sonolex")}
 
 
-def run(workspace: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(workspace: Path, *command: str, check: bool = True, project: bool = False) -> subprocess.CompletedProcess[str]:
     """Run a command in a workspace, with this environment's programs and no settings of the person's own.
 
-    Python's programs, and those that they start, are forks of one that has imported heavy packages; see preforked.py.
+    Python's programs, and those that they start, are forks of one that has imported heavy packages, and with `project` the
+    project's modules too, as they are in this repository; see preforked.py.
     """
     environment = (
         os.environ
-        | preforked.environment()
+        | preforked.environment(project=project)
         | {
             "PYTHONPATH": str(workspace),
             "OMP_NUM_THREADS": "1",
@@ -105,6 +108,18 @@ def clone_workspace(workspace: Path, path: Path) -> Path:
 def stage(workspace: Path, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run one stage's program, without DVC."""
     return run(workspace, "python", "-m", f"stages.{name}", *arguments, check=check)
+
+
+def artifacts(workspace: Path) -> dict[str, str]:
+    """Return path -> digest of every file that stages wrote; what they took (results/stages) apart."""
+    layout = Layout(workspace)
+    folders = (layout.data, layout.models, layout.predictions, layout.results, layout.page.parent)
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file() and file.name != ".gitignore")
+    return {
+        str(file.relative_to(workspace)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(files)
+        if not file.is_relative_to(layout.stage_reports)
+    }
 
 
 def stages_run(output: str) -> list[str]:

@@ -52,7 +52,7 @@ def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, l
     labels = ", ".join(clips.facts["classes"][label] for label in row["labels"]) or "no class"
     title = f"{clip_id}: {labels}\n{_describe(model, attention)}"
     (frames,) = inputs.arrays([clip_id])
-    figure = draw(title, frames, attention.over_picture(layer), inputs.front_end, layer=layer)
+    figure = draw(title, frames, attention.over_picture(layer), dict(inputs.front_end), layer=layer)
     with replacing(picture_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return attention

@@ -10,7 +10,7 @@ used stands in the index with status "failed", a reason, and no frames; nothing 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +18,29 @@ import pyarrow as pa
 from pipeline.artifacts.arrays import ArraySchema, GroupSchema
 from pipeline.artifacts.tables import Table, TableSchema
 
+
+class FrontEndFacts(TypedDict, total=False):
+    """Facts of the front end behind stored frames; a spectrogram has them all, other artifacts repeat what they need."""
+
+    front_end: str  # kaldi or mel
+    units: str  # "ln(power)" or "dB"
+    sample_rate: int  # Hz
+    n_fft: int  # samples
+    win_length: int  # samples
+    hop_length: int  # samples
+    n_mels: int
+    f_min: float  # Hz
+    f_max: float  # Hz
+    log_floor: float  # smallest value, in units
+    frame_rate: float  # frames a second = sample_rate / hop_length
+    params: dict[str, object]  # of the front end, all of them: enough to build it again
+    dtype: str  # as stored
+    scale: float
+    offset: float
+
+
 FRONT_END_FACTS: Mapping[str, type] = {
-    "front_end": str,  # kaldi or mel
-    "units": str,  # "ln(power)" or "dB"
-    "sample_rate": int,  # Hz
-    "n_fft": int,  # samples
-    "win_length": int,  # samples
-    "hop_length": int,  # samples
-    "n_mels": int,
-    "f_min": float,  # Hz
-    "f_max": float,  # Hz
-    "log_floor": float,  # smallest value, in units
-    "frame_rate": float,  # frames a second = sample_rate / hop_length
-    "params": dict,  # of the front end, all of them: enough to build it again
-    "dtype": str,  # as stored
-    "scale": float,
-    "offset": float,
+    name: get_origin(kind) or kind for name, kind in get_type_hints(FrontEndFacts).items()
 }
 
 # Not compressed: training reads every clip again in every epoch, and zstd makes the file of noisy log-mel frames 18 %

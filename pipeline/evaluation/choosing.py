@@ -1,4 +1,4 @@
-"""Which clips are shown: classes in turn, within a class by the hash of the clip's id, and the most confident mistakes.
+"""Choice of the clips that pages show: classes in turn, by hash within a class, and the most confident mistakes.
 
 `attention` computes maps for the clips that the report will show, so both choose them here.
 """

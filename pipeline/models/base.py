@@ -3,7 +3,7 @@
 Imports no torch: classical models start without it.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, Protocol, TypedDict
 
 from pipeline.params import Params
 
@@ -38,7 +38,7 @@ class InputFacts(TypedDict, total=False):
     num_codebooks: int  # tokens
     bands: list[list[int]]  # tokens: [first, last) feature of each codebook's codes
     pretrained: PretrainedFacts  # networks that started from published weights
-    masked_pretraining: dict[str, Any]  # networks that started from masked-token pretraining: facts of its artifact
+    masked_pretraining: dict[str, object]  # networks that started from masked-token pretraining: facts of its artifact
 
 
 NOT_NORMALISED = Normalisation(kind="none", std_scale=1.0, mean=0.0, std=1.0)
@@ -47,6 +47,19 @@ NOT_NORMALISED = Normalisation(kind="none", std_scale=1.0, mean=0.0, std=1.0)
 def normalisation_unit(normalisation: Normalisation) -> float:
     """Return one unit of normalised frames in the front end's units."""
     return normalisation["std_scale"] * max(normalisation["std"], SMALLEST_STD)
+
+
+class VocabularySection(Protocol):
+    """What models ask of a section of `vocabularies`."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def normalisation(self) -> str: ...
+
+    @property
+    def bpe(self) -> object | None: ...
 
 
 class ModelParams(Params):
@@ -69,5 +82,5 @@ class ModelParams(Params):
         """Whether it attends to frames, so that its attention is a map over time and frequency."""
         return False
 
-    def require_vocabulary(self, vocabulary: Params) -> None:
+    def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens the model cannot read."""

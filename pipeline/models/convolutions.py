@@ -4,7 +4,7 @@ Conventions: B batch, T frame, F feature, C channel.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -36,7 +36,7 @@ class TimeStackParams(Params):
         return self
 
 
-def _check_layers(channels: Sequence[int], strides: Sequence[Any], kernel: int) -> None:
+def _check_layers(channels: Sequence[int], strides: Sequence[object], kernel: int) -> None:
     if not channels or len(channels) != len(strides):
         raise ValueError(f"channels {channels} and strides {strides} must name the same number of layers")
     if kernel % 2 == 0:

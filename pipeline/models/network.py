@@ -5,7 +5,7 @@ Conventions: B batch, T frame, F feature, N position, D width, S time step, K cl
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -165,7 +165,7 @@ class Network(NeuralModel):
         return self.encoder.real_time_steps(self.stem.real_time_steps(mask, positions.shape[1] // self.stem.num_rows))
 
 
-def open_pretrained_weights(params: NetworkParams, front_end: Mapping[str, Any]) -> Checkpoint | None:
+def open_pretrained_weights(params: NetworkParams, front_end: Mapping[str, object]) -> Checkpoint | None:
     """Open the published weights that params name, if any; warn where the frames are made by another `front_end`."""
     if params.pretrained is None:
         return None

@@ -14,7 +14,7 @@ Padding never leaks: whatever stands behind a clip's end, its logits are the sam
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -155,7 +155,7 @@ class Encoder(nn.Module, ABC):
         Of these the first `num_wanted` are read alone, if given: others need not be computed, nor left out.
         """
 
-    def run_block(self, block: nn.Module, *inputs: Any) -> Tensor:
+    def run_block(self, block: nn.Module, *inputs: Tensor | int | None) -> Tensor:
         """Return `block(*inputs)`; with activation checkpointing its activations are computed again in the backward pass.
 
         The gradients are the same, in less memory and more time (Chen et al., 2016, "Training Deep Nets with Sublinear

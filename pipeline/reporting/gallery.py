@@ -1,4 +1,4 @@
-"""What the report shows of a clip: audio, log-mel, attention, its tokens, and the frames that these stand for.
+"""Clip cards of the report: audio, log-mel, attention, the clip's tokens, and the frames that these stand for.
 
 Conventions: frames are (frame, mel), tokens (codebook, frame); see `pipeline/reporting/pictures.py`.
 """

@@ -13,12 +13,13 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.spectrogram import FrontEndFacts
 from pipeline.models.base import Normalisation, normalisation_unit
 from pipeline.training.inputs import Inputs
 from pipeline.training.normalising import normalise
@@ -43,7 +44,7 @@ class StoredBatch(NamedTuple):
     inputs: Tensor
     mask: Tensor | None
     rows: Tensor
-    front_end: dict[str, Any]
+    front_end: FrontEndFacts
     normalisation: Normalisation | None  # None for tokens
 
     def to(self, device: torch.device) -> Batch:

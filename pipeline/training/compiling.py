@@ -2,23 +2,26 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Return the function compiled, at its first call; after a failure to compile it is called plainly, with a warning."""
-    fast: Callable[..., Any] | None = torch.compile(function)
+    fast: Callable[P, R] | None = torch.compile(function)
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: P.args, **options: P.kwargs) -> R:
         nonlocal fast
         if fast is not None:
             try:
-                return fast(*arguments)
+                return fast(*arguments, **options)
             except TorchDynamoException as error:
                 reason = " ".join(str(error).split())[:300]
                 log.warning(
@@ -26,6 +29,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
                     "(it needs a C++ compiler, and on GPUs Triton)", type(error).__name__, reason,
                 )  # fmt: skip
                 fast = None
-        return function(*arguments)
+        return function(*arguments, **options)
 
     return call

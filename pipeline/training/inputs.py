@@ -7,14 +7,14 @@ or tokens (codebook, frame) uint16.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
 from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.model import TrainedModel
 from pipeline.artifacts.settings import Schema
-from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
+from pipeline.artifacts.spectrogram import INDEX, FrontEndFacts, Spectrogram, open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
 from pipeline.errors import ArtifactError, SonolexError
@@ -32,7 +32,7 @@ class Inputs(Protocol):
     """The clips of one artifact, for training and for prediction alike."""
 
     facts: InputFacts  # what a model is built for; stored with it
-    front_end: dict[str, Any]
+    front_end: FrontEndFacts
     frame_rate: float  # Hz, along an array's time axis
     source: str  # digest of the vocabulary behind tokens, empty for frames
     time_axis: int  # of an array
@@ -62,7 +62,7 @@ class FrameInputs:
     def __init__(self, spectrogram: Spectrogram) -> None:
         self._spectrogram = spectrogram
         self._reader = FrameReader(spectrogram)
-        self.front_end = spectrogram.facts
+        self.front_end = cast(FrontEndFacts, spectrogram.facts)
         self.frame_rate = spectrogram.frame_rate
         self.facts = InputFacts(n_mels=spectrogram.n_mels, log_floor=spectrogram.facts["log_floor"])
 
@@ -87,7 +87,7 @@ class TokenInputs:
 
     time_axis = 1
 
-    def __init__(self, path: Path, front_end: dict[str, Any], bands: list[list[int]]) -> None:
+    def __init__(self, path: Path, front_end: FrontEndFacts, bands: list[list[int]]) -> None:
         table = open_tokens(path)
         self._path, self._arrays = path, token_arrays(table)
         self.front_end = front_end

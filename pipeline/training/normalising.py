@@ -6,15 +6,14 @@ conversion, and half or a quarter of the bytes cross the bus.
 Conventions: B batch, T frame. A normalisation stands in the facts `input` of a model.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.spectrogram import FrontEndFacts
 from pipeline.models.base import SMALLEST_STD, Normalisation, normalisation_unit
 
 
-def normalise(stored: Tensor, mask: Tensor | None, front_end: dict[str, Any], normalisation: Normalisation) -> Tensor:
+def normalise(stored: Tensor, mask: Tensor | None, front_end: FrontEndFacts, normalisation: Normalisation) -> Tensor:
     """Return (B, T, mel) stored values as float32, in the front end's units and then normalised; 0 behind a clip's end."""
     frames = stored.to(torch.float32)
     if frames is stored:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipeline.models.neural_model import NeuralModel
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batch, StoredBatch
-from pipeline.training.compiling import compiled
+from pipeline.training.compiling import P, R, compiled
 from pipeline.training.distributed import World
 from pipeline.training.optimiser import build_optimiser, set_rate
 from pipeline.training.settings import TrainParams
@@ -114,13 +114,13 @@ class Learner(Generic[M]):
         return norm
 
 
-def _in_precision(function: Forward, params: TrainParams, device: torch.device) -> Forward:
+def _in_precision(function: Callable[P, R], params: TrainParams, device: torch.device) -> Callable[P, R]:
     if params.precision == "float32":
         return function
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[params.precision]
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: P.args, **options: P.kwargs) -> R:
         with torch.autocast(device.type, dtype=dtype):
-            return function(*arguments)
+            return function(*arguments, **options)
 
     return call

@@ -5,12 +5,13 @@ A classical model is one file with one class, and one line of `pipeline/models/r
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.spectrogram import FrontEndFacts
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.base import InputFacts, ModelParams, Reads
 
@@ -25,7 +26,7 @@ class Setting(NamedTuple):
     """What `fit` is told besides training clips and their targets."""
 
     input_facts: InputFacts
-    front_end: Mapping[str, Any]  # facts of the front end behind the frames or tokens
+    front_end: FrontEndFacts  # of the front end behind the frames or tokens
     label_kind: LabelKind  # "one" or "many" labels a clip
     seed: int
     vocabulary: Vocabulary | None = None  # behind tokens

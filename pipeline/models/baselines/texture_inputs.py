@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from pipeline.errors import ParamsError
-from pipeline.models.base import Reads
+from pipeline.models.base import Reads, VocabularySection
 from pipeline.models.baselines.base import Setting, Weights
 from pipeline.params import Params
 from pipeline.vocabulary.rebuilding import SEPARABLE, separable_frames
@@ -18,7 +18,7 @@ class TextureInputParams(Params):
 
     kind: str
 
-    def require_vocabulary(self, vocabulary: Any) -> None:
+    def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens cannot be read."""
 
 
@@ -54,7 +54,7 @@ class Frames(TextureInput):
 class TokensParams(TextureInputParams):
     kind: Literal["tokens"]
 
-    def require_vocabulary(self, vocabulary: Any) -> None:
+    def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         several = vocabulary.normalisation == "l2" and vocabulary.kind != "kmeans"
         if vocabulary.bpe is not None or several:
             found = "merged words" if vocabulary.bpe is not None else f"kind {vocabulary.kind} with l2"

@@ -10,12 +10,12 @@ Conventions: frames (frame, mel) float32 in the front end's units.
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from pipeline.models.base import ModelParams, Reads
+from pipeline.models.base import ModelParams, Reads, VocabularySection
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, require_room, score
 from pipeline.models.baselines.texture_inputs import TextureInputParams
@@ -41,7 +41,7 @@ class TexturesParams(ModelParams):
     def reads(self) -> Reads:
         return TEXTURE_INPUTS[self.input.kind].reads
 
-    def require_vocabulary(self, vocabulary: Any) -> None:
+    def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         self.input.require_vocabulary(vocabulary)
 
 

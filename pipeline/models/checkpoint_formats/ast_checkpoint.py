@@ -10,7 +10,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, Checkpoint
 from pipeline.models.encoders.transformer import NORM_EPSILON, TransformerParams
 from pipeline.models.heads.class_token import NORM_EPSILON as HEAD_NORM_EPSILON
 from pipeline.models.heads.class_token import ClassTokenParams
+from pipeline.models.parts import EncoderParams, HeadParams, InputParams, StemParams
 from pipeline.models.positions import LearnedParams, fit_grid
 from pipeline.models.registry import CHECKPOINT_FORMATS
 from pipeline.models.stems.patches import PatchesParams
@@ -84,7 +85,7 @@ class AstCheckpointParams(CheckpointParams):
             )
 
 
-def _parts(network: "NetworkParams") -> dict[str, Any]:
+def _parts(network: "NetworkParams") -> dict[str, InputParams | StemParams | EncoderParams | HeadParams]:
     return {"input": network.input, "stem": network.stem, "encoder": network.encoder, "head": network.head}
 
 
@@ -132,7 +133,7 @@ class AstCheckpoint(Checkpoint):
     def facts(self) -> PretrainedFacts:
         return PretrainedFacts(digest=self.digest, norm_epsilons=list(self.norm_epsilons))
 
-    def warn_of_front_end(self, front_end: Mapping[str, Any]) -> None:
+    def warn_of_front_end(self, front_end: Mapping[str, object]) -> None:
         if self.input_size is not None:
             for difference in front_end_differences(front_end, self.input_size[0]):
                 log.warning(
@@ -231,7 +232,7 @@ class AstCheckpoint(Checkpoint):
             )  # fmt: skip
 
 
-def front_end_differences(front_end: Mapping[str, Any], n_mels: int) -> list[str]:
+def front_end_differences(front_end: Mapping[str, object], n_mels: int) -> list[str]:
     """Return in what the frames of a run differ from those of every published AST."""
     differences = []
     for key, expected in (_FRONT_END | {"n_mels": n_mels}).items():

@@ -5,7 +5,7 @@ A format is one file and one line of `pipeline/models/registry.py`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.errors import SonolexError
 from pipeline.models.base import PretrainedFacts
@@ -50,7 +50,7 @@ class Checkpoint(ABC):
         """What a trained model records of the weights; enough to build it again without their files."""
         return PretrainedFacts(digest=self.digest)
 
-    def warn_of_front_end(self, front_end: Mapping[str, Any]) -> None:  # noqa: B027 - most formats have nothing to warn of
+    def warn_of_front_end(self, front_end: Mapping[str, object]) -> None:  # noqa: B027 - most formats have nothing to warn of
         """Warn where the frames of a run are made in another way than those the weights were trained on."""
 
     @abstractmethod

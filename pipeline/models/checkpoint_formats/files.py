@@ -7,7 +7,6 @@ Reading runs nothing: safetensors hold numbers alone, and a `.pth` or `.bin` is 
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +23,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"pretrained: {path}: expected a file of weights, found none; set pretrained.source to where it is"
         )
     try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_pth(path)
+        loaded: object = load_file(path) if path.suffix == ".safetensors" else _load_pth(path)
     except SafetensorError as error:
         raise SonolexError(f"pretrained: {path}: expected safetensors, found {error}; fetch the file again") from None
     if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
@@ -65,7 +64,7 @@ def hub_file(repository: str, names: Sequence[str], *, source: str) -> Path:
     )
 
 
-def _load_pth(path: Path) -> Any:
+def _load_pth(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

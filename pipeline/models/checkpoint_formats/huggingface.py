@@ -105,7 +105,7 @@ class HuggingFaceCheckpoint(AstCheckpoint):
         return weights
 
 
-def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: str, epsilon: float) -> dict[str, Any]:
+def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: str, epsilon: float) -> dict[str, object]:
     """Return config.json of a network of ours."""
     problem = "single_label_classification" if label_kind == "one" else "multi_label_classification"
     return {
@@ -132,7 +132,7 @@ def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: st
     }
 
 
-def preprocessor_of(form: AstForm, n_mels: int, sample_rate: int, normalisation: Normalisation) -> dict[str, Any]:
+def preprocessor_of(form: AstForm, n_mels: int, sample_rate: int, normalisation: Normalisation) -> dict[str, object]:
     """Return preprocessor_config.json: it divides by twice its `std`, whatever our `std_scale` is."""
     return {
         "feature_extractor_type": "ASTFeatureExtractor",
@@ -149,7 +149,7 @@ def preprocessor_of(form: AstForm, n_mels: int, sample_rate: int, normalisation:
     }
 
 
-def _stated(config: Mapping[str, Any]) -> dict[str, Stated]:
+def _stated(config: Mapping[str, object]) -> dict[str, Stated]:
     """Return what config.json says of settings that the shapes of tensors do not show, or not plainly."""
     keys = {
         "stem.stride_frames": "time_stride",
