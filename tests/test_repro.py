@@ -342,7 +342,7 @@ def test_a_stopped_run_leaves_nothing_that_is_in_the_way(
     assert run.returncode == status
     if number != signal.SIGKILL:
         assert outcomes(printed) == {"quick": "ran", "a": "stopped", "b": "stopped"}
-        assert "left out, since the run was stopped: after" in printed
+        assert "left out, since the run was stopped: 1 stages" in printed
         assert not at_work(toy)
     wait_for(lambda: not at_work(toy))  # where the program itself was killed, its processes end by themselves
     assert set(locked(toy)) == {"quick"}

@@ -279,16 +279,14 @@ def _sum_up(result: Result, seconds: float, logs: Path, console: Console) -> int
     at_once = f", {result.busy_seconds / seconds:.1f} at work at once" if result.busy_seconds > seconds else ""
     line = f"{len(result.outcomes)} stages in {spell_seconds(seconds)}{at_once}: {found}"
     console.print(line, soft_wrap=True, highlight=False)
-    if result.left_out:
-        why = "the run was stopped" if result.signal else f"they need {_enumerate(result.named('failed'))}"
-        console.print(f"left out, since {why}: {_enumerate(result.left_out)}", soft_wrap=True, highlight=False)
+    if result.left_out and result.signal:
+        console.print(f"left out, since the run was stopped: {len(result.left_out)} stages", highlight=False)
+    elif result.left_out:
+        names, failed = ", ".join(result.left_out), ", ".join(result.named("failed"))
+        console.print(escape(f"left out, since they need {failed}: {names}"), soft_wrap=True, highlight=False)
     if result.signal:
         return 128 + result.signal
     return 1 if result.named("failed") else 0
-
-
-def _enumerate(names: Sequence[str]) -> str:
-    return escape(", ".join(names))
 
 
 def _log_name(stage: str) -> str:

@@ -102,7 +102,7 @@ class View:
         rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis", style="dim")
         for stage in running:
             rows.add_row(stage.name, spell_seconds(stage.seconds), escape(stage.state or last_line(stage.log_path)))
-        return Group(rows, head)
+        return Group(head, rows)  # what does not fit onto the screen is cut off below
 
 
 def spell_seconds(seconds: float) -> str:

@@ -5,7 +5,7 @@ and `dvc.lock` again. Everything but the stage's command happens under DVC's own
 
 - reports over a connection: `running` when the command begins, `busy` while another DVC process holds a path, and in the
   end `ran`, `restored` (from the run cache), `unchanged`, `failed` or `stopped`;
-- ends its command when the other end of the connection closes, for whatever reason, or on SIGINT or SIGTERM, and then
+- ends its command when it is asked to or the other end of the connection closes, or on SIGINT or SIGTERM, and then
   lets DVC put its locks back; what DVC itself does is never interrupted, since a half-written dvc.lock is none.
 """
 
@@ -208,7 +208,7 @@ def _call_before_commands(begin: Callable[[], None]) -> None:
 def _end_command_on_stop(connection: Connection, stop: threading.Event) -> None:
     while not stop.is_set():
         with contextlib.suppress(OSError):
-            if connection.poll(0.2):  # nothing is ever sent this way: it was closed
+            if connection.poll(0.2):  # asked to stop, or closed: nothing else comes this way
                 stop.set()
     deadline = time.monotonic() + GRACE
     asked: set[int] = set()
