@@ -75,21 +75,21 @@ class ClipAttention:
             return 1
         return int((self.n_mels - self.stem["bands"]) // self.stem["stride_bands"] + 1)
 
-    def _spans(self, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Say which frames each column of positions stands for (column, frame), and which bands each row (row, mel)."""
+    def _spans(self, num_time_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which frames each time step stands for (time step, frame), and which bands each row (row, mel)."""
         frame, band = np.arange(self.num_frames), np.arange(self.n_mels)
         if self.stem["kind"] == "patches":
-            starts = np.arange(num_columns)[:, None] * self.stem["stride_frames"]
+            starts = np.arange(num_time_steps)[:, None] * self.stem["stride_frames"]
             rows = np.arange(self._num_rows())[:, None] * self.stem["stride_bands"]
             return (
                 (frame >= starts) & (frame < starts + self.stem["frames"]),
                 (band >= rows) & (band < rows + self.stem["bands"]),
             )
-        # Convolutions: a column is centred on every so many frames, and stands for those nearer to it than to others.
+        # Convolutions: a time step is centred on every so many frames, and stands for those nearer to it than to others.
         strides = self.stem.get("strides", [1])
         stride = int(np.prod([np.atleast_1d(stride)[0] for stride in strides]))  # the first of a pair is that of time
-        nearest = np.minimum((frame + stride // 2) // stride, num_columns - 1)
-        return nearest == np.arange(num_columns)[:, None], np.ones((1, self.n_mels), dtype=np.bool_)
+        nearest = np.minimum((frame + stride // 2) // stride, num_time_steps - 1)
+        return nearest == np.arange(num_time_steps)[:, None], np.ones((1, self.n_mels), dtype=np.bool_)
 
 
 class AttentionReader:

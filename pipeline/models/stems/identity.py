@@ -23,7 +23,7 @@ class FixedLengthParams(StemParams):
 
 
 class Identity(Stem):
-    """Hands the feature map on: for encoders that read it as a picture, and for those that look at frames one by one."""
+    """Hands the feature map on: for encoders that read it as an image, and for those that look at frames one by one."""
 
     Params = IdentityParams
     projects = False
