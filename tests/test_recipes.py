@@ -40,7 +40,6 @@ LARGEST: dict[str, int] = {
     "channels": 8,
     "hidden": 8,
     "embedding_width": 8,
-    "size": 8,  # of a vocabulary
     "num_tokens": 8,
     "sample_frames": 200,
     "iterations": 5,
@@ -52,12 +51,7 @@ LARGEST: dict[str, int] = {
     "worst": 1,
 }
 # What is put in the place of a value: weights cannot be fetched here, and half precision is for GPUs.
-REPLACED: dict[str, Any] = {
-    "start": None,
-    "pretrained": None,
-    "precision": "float32",
-    "backbone": "mobilenetv3_small_050",
-}
+REPLACED: dict[str, Any] = {"pretrained": None, "precision": "float32", "network": "mobilenetv3_small_050"}
 
 
 def stack_of(name: str) -> str:
@@ -76,7 +70,7 @@ def shrink(node: Any) -> None:
             node[key] = [min(number, LARGEST[key]) for number in value]
         elif key in LARGEST and isinstance(value, int | float):
             node[key] = min(value, LARGEST[key])
-        elif key == "normalisation" and value == "start":
+        elif key == "normalisation" and value == "pretrained":
             node[key] = "corpus"
         elif isinstance(value, dict | list):
             shrink(value)
