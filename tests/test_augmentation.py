@@ -19,7 +19,7 @@ def test_mixing_weights_pictures_and_targets_alike() -> None:
     targets = torch.eye(6)
     picture = targets[:, None, :].expand(6, 4, 6).clone()  # a clip looks like its own target
     mixed = augmentation.mix(picture, None, targets, params, None)
-    torch.testing.assert_close(mixed.picture[:, 0], mixed.targets)
+    torch.testing.assert_close(mixed.features[:, 0], mixed.targets)
     torch.testing.assert_close(mixed.targets.sum(1), torch.ones(6))
     assert (mixed.targets.amax(1) < 1).any()
 
@@ -77,7 +77,7 @@ def test_masked_tokens_become_the_mask_token_and_never_padding() -> None:
 
 def test_picture_masks_cover_whole_frames_and_bands() -> None:
     torch.manual_seed(0)
-    picture = augmentation.mask_picture(
+    picture = augmentation.mask_features(
         torch.ones(40, 12, 8), MasksParams(count=1, width=4), MasksParams(count=1, width=3)
     )
     for clip in picture:
@@ -101,7 +101,7 @@ def test_powers_mix_as_the_powers_of_mixed_waveforms() -> None:
 
     clips = torch.stack([picture(tone + hiss) for tone, hiss in zip(tones, noise, strict=True)])
     mixed = augmentation.mix(clips, None, torch.eye(2), POWER, deviation)
-    for clip, (first, second) in zip(mixed.picture, mixed.targets.tolist(), strict=True):
+    for clip, (first, second) in zip(mixed.features, mixed.targets.tolist(), strict=True):
         waveform = first * (tones[0] + noise[0]) + second * (tones[1] + noise[1])
         loud = picture(waveform)[:, [25, 100]]  # the bins of the tones
         torch.testing.assert_close(clip[:, [25, 100]], loud, atol=0.02, rtol=0)
@@ -116,11 +116,11 @@ def test_a_clip_that_has_ended_is_silent_in_a_mixture_of_powers() -> None:
     assert mixed.mask is not None
     share = mixed.targets[0, 0].item()
     assert mixed.mask[0].tolist() == [True, True, False, False]
-    assert not mixed.picture[~mixed.mask].any()
-    assert torch.isfinite(mixed.picture).all()
+    assert not mixed.features[~mixed.mask].any()
+    assert torch.isfinite(mixed.features).all()
     both = math.log(share**2 * math.exp(2) + (1 - share) ** 2 * math.exp(6)) / 2 if share < 1 else 1.0
-    assert mixed.picture[0, 0].tolist() == pytest.approx([both, both], rel=1e-4)
-    assert mixed.picture[0, 1, 0].item() == pytest.approx(1 + math.log(share))  # the second clip is over
+    assert mixed.features[0, 0].tolist() == pytest.approx([both, both], rel=1e-4)
+    assert mixed.features[0, 1, 0].item() == pytest.approx(1 + math.log(share))  # the second clip is over
 
 
 def test_pictures_without_powers_are_mixed_as_they_are() -> None:
@@ -129,7 +129,7 @@ def test_pictures_without_powers_are_mixed_as_they_are() -> None:
     for params, log_unit in ((POWER, None), (plain, 2.0)):
         torch.manual_seed(1)
         mixed = augmentation.mix(pictures, None, torch.eye(3), params, log_unit)
-        torch.testing.assert_close(mixed.picture, torch.einsum("ab,btf->atf", mixed.targets, pictures))
+        torch.testing.assert_close(mixed.features, torch.einsum("ab,btf->atf", mixed.targets, pictures))
 
 
 def test_noise_is_uniform_and_of_another_strength_in_every_clip() -> None:

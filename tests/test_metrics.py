@@ -17,7 +17,7 @@ from pipeline.evaluation.metric_functions import (
     validate,
 )
 from pipeline.evaluation.metrics import evaluate, evaluate_scores
-from pipeline.execution.code import reached
+from pipeline.execution.code import EVERY_KIND, project_sources, reach
 
 GOLDEN = Path(__file__).parent / "data" / "metrics.json"  # written by running this file as a script
 
@@ -223,7 +223,7 @@ def test_to_dict_is_plain() -> None:
 @pytest.mark.parametrize("stage", ["train", "evaluate", "enhance", "attention"])
 def test_a_metric_of_the_report_is_no_part_of_what_trains_or_predicts(stage: str) -> None:
     """So that adding one reruns the report alone. Curves of validation clips have their metrics from the same functions."""
-    definitions, _ = reached([(f"stages.{stage}", "run")])
+    definitions = reach(project_sources(), [(f"stages.{stage}", "main")], EVERY_KIND).definitions
     assert not {module for module, _ in definitions} & {"pipeline.evaluation.metrics", "pipeline.reporting.summary"}
     functions = {name for module, name in definitions if module == "pipeline.evaluation.metric_functions"}
     assert ("average_precision" in functions) == (stage == "train")

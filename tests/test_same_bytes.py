@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_models import OWN, POOLINGS, STEMS
+from networks import ENCODERS, combinations, network
 from test_pretraining import MASKING, TRAIN, make_section, make_sentences
 from test_stages_train import make_artifacts
 
 from pipeline.artifacts.splits import SPLIT
-from pipeline.models.registry import MODELS, is_neural, model_module, validate_model_params
+from pipeline.models.registry import BASELINES, validate_model_params
 from pipeline.params import read_params
-from pipeline.training import loop
+from pipeline.training import loop, neural
 from stages import evaluate, perplexity, pretrain, train
 
 BASE = read_params(Path(__file__).parents[1] / "recipes" / "base.yaml")["models"]
@@ -24,12 +24,16 @@ N_MELS = 32  # the least that PSLA's backbones take
 LATER = 1e9  # seconds
 
 
-def small_section(kind: str) -> dict[str, Any]:
-    """Return a small model of a kind."""
-    if is_neural(kind):
-        shared = {"stem": STEMS["linear"], "pooling": "mean"} if kind in POOLINGS else {}
-        return {"kind": kind, **shared, **OWN[kind]}
-    return next(section for section in BASE.values() if section["kind"] == kind)
+def sections() -> dict[str, dict[str, Any]]:
+    """Return a small network of every encoder, those of tokens too, and all classical models of base.yaml."""
+    found = {name: section for name, section in BASE.items() if section["kind"] in BASELINES}
+    for encoder in ENCODERS:
+        stem, head = next((stem, head) for stem, other, head in combinations() if other == encoder)
+        found |= {f"{encoder}-{reads}": network(reads, stem, encoder, head) for reads in ("frames", "tokens")}
+    return found
+
+
+SECTIONS = sections()
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +91,22 @@ def in_two_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 
 def train_and_predict(paths: train.Paths, section: dict[str, Any], folder: Path) -> None:
     own = paths._replace(model=folder / "models/m/1/0", curves=folder / "curves/m/1/0")
-    if model_module(section["kind"]).READS == "frames":
+    params = validate_model_params("m", section)
+    if params.reads == "frames":
         own = own._replace(vocabulary=None)
-    train.run(validate_model_params("m", section), own, model="m", fold="1", seed=0)
+    train.run(params, own, model="m", fold="1", seed=0)
     evaluate.run(paths.clips, paths.split, paths.source, own.model, folder / "predictions.parquet")
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", SECTIONS)
 def test_a_model_trained_again_is_the_same_file(
-    kind: str, sources: dict[str, train.Paths], in_two_worlds: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, sources: dict[str, train.Paths], in_two_worlds: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = TRAIN.model_copy(update={"gradient_flow": kind == "ast", "keep_epochs": [1, 2] if kind == "ast" else []})
-    monkeypatch.setattr(train, "load_params", lambda kind, section: settings)
-    paths = sources[model_module(kind).READS]._replace(pretrained=None)
-    in_two_worlds(lambda folder: train_and_predict(paths, small_section(kind), folder))
+    looked_at = name == "transformer-frames"
+    settings = TRAIN.model_copy(update={"gradient_flow": looked_at, "keep_epochs": [1, 2] if looked_at else []})
+    monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
+    paths = sources[validate_model_params("m", SECTIONS[name]).reads]._replace(pretrained=None)
+    in_two_worlds(lambda folder: train_and_predict(paths, SECTIONS[name], folder))
 
 
 def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, train.Paths], in_two_worlds: Any) -> None:

@@ -303,6 +303,7 @@ def test_the_stage_writes_roles_rule_and_the_same_bytes_twice(tmp_path: Path, mo
         "fold": "3",
         "seed": 0,
         "rule": "5 folds drawn by group; 0.1 of the training clips drawn for validation by group",
+        "settings": {"split": {"num_folds": 5, "seed": 0, "validation_fraction": 0.1}},
     }
     assert sorted(clips_of(split, "train", "validation", "test")) == clips.list("clip_id")
     assert (tmp_path / "results" / "stages" / "split-3.json").exists()
@@ -310,8 +311,9 @@ def test_the_stage_writes_roles_rule_and_the_same_bytes_twice(tmp_path: Path, mo
 
 def test_the_program_prints_a_mistake_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("split: {num_folds: 5, validation_fraction: 0.0, seed: 0}\n")
-    clips = manifest(tmp_path, published("12"))
-    command = [sys.executable, "-m", "stages.split", str(clips.path), str(tmp_path / "7.parquet"), "--fold", "7"]
+    (tmp_path / "data").mkdir()
+    manifest(tmp_path, published("12")).path.rename(tmp_path / "data/clips.parquet")
+    command = [sys.executable, "-m", "stages.split", "7"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -23,7 +23,7 @@ from pipeline.vocabulary.assignment import assign
 from stages import tokenize, vocabulary
 from tools import stability
 
-EXECUTION = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path("memo"))
+EXECUTION = ExecutionParams.model_construct(executor="local", scheduler="", workers=1, memo=Path("memo"))
 ROLES = {"a": "train", "b": "train", "c": "validation", "d": "test", "e": "train", "broken": "train"}
 
 
@@ -69,8 +69,8 @@ def contents(store: Path) -> dict[str, str]:
     ],
 )
 def test_only_training_clips_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
-    _, clean = fit(tmp_path / "clean", **changes)
-    _, poisoned = fit(tmp_path / "poisoned", poisoned=True, **changes)
+    _, clean = fit(tmp_path / "clean" / "words", **changes)
+    _, poisoned = fit(tmp_path / "poisoned" / "words", poisoned=True, **changes)
     assert contents(clean) == contents(poisoned)
 
 

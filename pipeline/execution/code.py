@@ -2,8 +2,9 @@
 
 From its roots (functions and classes) names are followed through the project's modules, definition by definition, as a
 compiler that drops dead code would. So a mended filter gives another digest, while an edit elsewhere in the same file, a
-comment, a docstring, a type annotation of a function, a log message or a reformatted line gives the same. Packages outside
-the project count by their release, those that compute.
+comment, a docstring, a type annotation of a function, a log message or a reformatted line gives the same. A class that an
+annotation names is followed: its methods are called on what is passed. Packages outside the project count by their release,
+those that compute.
 
 What a `pipeline.registry.Registry` holds is followed for the kinds that params choose alone. Of a chosen module those
 definitions are followed whose names occur as attributes in what is reached already, since they are called through the
@@ -17,6 +18,7 @@ definitions.
 """
 
 import ast
+import copy
 import hashlib
 import importlib.metadata
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -291,7 +293,9 @@ class _Parsed:
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.sha256("\n".join(map(ast.unparse, self._bare)).encode()).hexdigest()
+        # Annotations name classes whose methods are called, so they are followed, but change no result by themselves.
+        untyped = (_Untyped().visit(copy.deepcopy(node)) for node in self._bare)
+        return hashlib.sha256("\n".join(map(ast.unparse, untyped)).encode()).hexdigest()
 
     @cached_property
     def mentions(self) -> list[tuple[str, str]]:
@@ -314,10 +318,7 @@ class _Parsed:
 
 
 class _Bare(ast.NodeTransformer):
-    """Drops what changes no result: strings that stand alone, log messages, annotations of functions and their variables."""
-
-    def __init__(self) -> None:
-        self._inside = 0  # functions around
+    """Drops strings that stand alone, and log messages."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
@@ -326,6 +327,13 @@ class _Bare(ast.NodeTransformer):
         if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "log":
             return None
         return self.generic_visit(node)
+
+
+class _Untyped(ast.NodeTransformer):
+    """Drops annotations of functions and of their variables; those of a class's fields stay, which pydantic reads."""
+
+    def __init__(self) -> None:
+        self._inside = 0  # functions around
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         return self._function(node)
@@ -342,14 +350,8 @@ class _Bare(ast.NodeTransformer):
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
         node.returns = None
-        arguments = node.args
-        for argument in (
-            *arguments.posonlyargs,
-            *arguments.args,
-            *arguments.kwonlyargs,
-            arguments.vararg,
-            arguments.kwarg,
-        ):
+        args = node.args
+        for argument in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg):
             if argument is not None:
                 argument.annotation = None
         self._inside += 1
