@@ -12,6 +12,7 @@ from conftest import OF_A_MODEL
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.model import open_model, write_model
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
+from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, open_split
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
@@ -309,3 +310,18 @@ def test_a_model_folder_refuses_other_weights(tmp_path: Path) -> None:
     (tmp_path / "one/weights.safetensors").write_bytes((tmp_path / "two/weights.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match=r"weights\.safetensors: expected digest"):
         open_model(tmp_path / "one")
+
+
+def test_an_artifact_of_other_settings_is_refused_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "1.parquet"
+    facts = {"fold": "1", "seed": 0, "rule": "by hand"}
+    columns = {"clip_id": ["a"], "role": ["train"]}
+    SPLIT.write(path, columns, facts | {SETTINGS: {"split": {"seed": 0, "num_folds": 5}, "train.epochs": 3}})
+    require_current({"split": {"seed": 0, "num_folds": 5}, "train": {"epochs": 3, "other": 1}}, (SPLIT, path))
+    expected = (
+        r"1\.parquet: split\.seed: expected 1, as in params\.yaml, found 0 \(1 more settings differ\); rerun it with"
+    )
+    with pytest.raises(ArtifactError, match=expected):
+        require_current({"split": {"seed": 1, "num_folds": 5}, "train": {}}, (SPLIT, path))
+    SPLIT.write(path, columns, facts)  # one that records none is of no settings
+    require_current({}, (SPLIT, path))

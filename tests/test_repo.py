@@ -41,7 +41,7 @@ def imports_of(path: Path) -> set[str]:
             names = [node.value.partition(":")[0]]
         for name in names:
             parts = name.split(".")
-            if parts[0] in ("pipeline", "stages", "tools"):
+            if parts[0] in ("pipeline", "stages", "tools") and all(parts):
                 base = ROOT.joinpath(*parts)
                 found |= {name} if base.with_suffix(".py").exists() or base.is_dir() else set()
     return found
@@ -128,7 +128,7 @@ def test_stage_names_are_params_sections() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("*.py")), ids=lambda path: path.name)
 def test_stages_stay_thin(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 120
+    assert len(path.read_text().splitlines()) <= 150
 
 
 def test_init_files_are_empty() -> None:

@@ -26,8 +26,8 @@ class Schema(Protocol):
 
 
 def leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key with dots, value) for all that is no mapping below `value`; an empty mapping is a value."""
-    if isinstance(value, Mapping) and value:
+    """Yield (key with dots, value) for all that is no mapping below `value`; an empty mapping under a key is a value."""
+    if isinstance(value, Mapping) and (value or not key):
         for name, inner in value.items():
             yield from leaves(inner, f"{key}.{name}" if key else str(name))
     else:
