@@ -33,8 +33,8 @@ test: $(INSTALLED) ## run the tests, without the slow ones, two files at a time
 	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
-test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs)
-	pytest -m slow
+test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs), two files at a time
+	OMP_NUM_THREADS=1 pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 # The peers that it compares with bring packages of their own, so they live in an environment of their own.
 .PHONY: bench
