@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pretrained_path: Path, table: Path) -> None:
-    model, fold, seed = pretrained_path.parts[-3:]
-    report = StageReport("perplexity", f"{model}/{fold}/{seed}")
     clips, split = open_clips(clips_path), open_split(split_path)
     inputs = open_sentences(tokens, open_vocabulary(vocabulary))
-    pretrained = open_pretrained(pretrained_path, fold=fold, source=inputs.source)
+    pretrained = open_pretrained(pretrained_path, fold=split.facts["fold"], source=inputs.source)
+    model, fold, seed = (pretrained.facts[key] for key in ("model", "fold", "seed"))
+    report = StageReport("perplexity", f"{model}/{fold}/{seed}")
     use_threads(trained_threads(pretrained.facts))
     test = inputs.usable(clips_of(split, "test"))
     if not test:

@@ -187,3 +187,38 @@ def test_what_a_digest_of_dvc_stood_for_is_found_again(tmp_path: Path) -> None:
     digest = code.hashlib.md5(content).hexdigest()
     assert find_earlier(tmp_path / "kept", "train/ast", digest) == json.loads(content)
     assert find_earlier(tmp_path / "kept", "train/ast", "0" * 32) is None
+
+
+POOLED = TRAIN_NETWORKS | EVALUATE_NETWORKS | {"attention/ast"}
+# One constant changed in each of fifteen functions, and the stages of the demo whose results it could change.
+MUTATIONS = [
+    ("corpora/synthesis.py", "0.5", "0.51", {"corpus"}),
+    ("execution/shards.py", "% one_in == 0", "% one_in == 1", {"spectrogram"}),
+    (
+        "spectrogram/kaldi.py",
+        "np.hanning(params.win_length)",
+        "np.hamming(params.win_length)",
+        {"spectrogram", "atlas/words"},  # the atlas synthesises with the front end's window
+    ),
+    ("spectrogram/mel.py", "np.hanning(", "np.hamming(", set()),  # a front end that nobody chose
+    ("vocabulary/clustering.py", "min_points_per_centroid=1", "min_points_per_centroid=2", {"vocabulary/words"}),
+    ("vocabulary/assignment.py", "-0.5 * np", "-0.4 * np", {"vocabulary/words", "tokenize/words"}),
+    ("training/schedules.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", TRAIN_NETWORKS),
+    ("training/augmentation.py", "min=1e-20", "min=1e-10", TRAIN_NETWORKS),
+    ("training/masked_words.py", "2.0", "3.0", set()),  # no model is pretrained
+    ("models/heads/pooled.py", '"mean_max"', '"mean_most"', POOLED),
+    ("models/encoders/conformer.py", "0.5 *", "0.4 *", set()),  # no entry of the experiment
+    ("models/inputs/tokens.py", "8", "9", {"train/token_transformer", "evaluate/token_transformer"}),
+    ("models/baselines/bag_of_tokens.py", "np.log", "np.log2", {"train/bag_of_tokens", "evaluate/bag_of_tokens"}),
+    ("evaluation/ngram_perplexity.py", "(1, 2, 3)", "(1, 2)", {"ngram_perplexity/words", "report"}),
+    ("evaluation/attention.py", "0.5 *", "0.4 *", {"attention/ast"}),
+]
+
+
+@pytest.mark.parametrize(("path", "old", "new", "expected"), MUTATIONS, ids=[path for path, *_ in MUTATIONS])
+def test_a_changed_constant_moves_the_stages_that_use_it(
+    path: str, old: str, new: str, expected: set[str], before: dict[str, str]
+) -> None:
+    text = TEXTS[f"pipeline/{path}"]
+    assert old in text
+    assert moved(before, **{f"pipeline/{path}": text.replace(old, new, 1)}) == expected
