@@ -52,6 +52,7 @@ def stages() -> list[tuple[str, list[str]]]:
         ("tokenize", words),
         ("train", model),
         ("evaluate", model),
+        ("ngram_perplexity", words),
         ("report", []),
     ]
 

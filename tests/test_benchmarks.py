@@ -72,7 +72,7 @@ def test_a_small_sample_reads_the_chunks_of_its_clips_alone() -> None:
 @pytest.mark.slow
 def test_memory_has_a_row_for_every_stage() -> None:
     rows = memory.run([60])
-    assert [row["stage"] for row in rows][0::7] == ["corpus", "report"]
+    assert [rows[0]["stage"], rows[-1]["stage"]] == ["corpus", "report"]
     assert all(row["60 clips, MB"] > 0 for row in rows)
 
 

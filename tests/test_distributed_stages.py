@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "corpus": {"clips_per_class": 15, "duration": 0.5},
     "spectrogram": {"front_end": {"n_mels": 24}},
     "train": {"epochs": 12, "batch_size": 16},
-    "models": {"ast": {"depth": 1, "width": 32}},
+    "models": {"ast": {"encoder": {"depth": 1, "width": 32}}},
 }
 RUN = ("--fold", "1", "--seed", "0")
 
@@ -94,7 +94,7 @@ def _evaluate(workspace: Path, *command: str, model: str = "ast") -> Path:
 
 
 def _losses(workspace: Path) -> list[float]:
-    rows = read_epochs(workspace / "curves/ast")
+    rows = read_epochs(Layout(workspace).curves(RunId.of("ast", "1", 0)))
     assert rows
     return [row["loss"] for row in rows]
 

@@ -115,7 +115,7 @@ def test_a_pretrained_model_runs_through_the_graph(tmp_path: Path) -> None:
     ]  # fmt: skip
     card = json.loads((workspace / f"models/{name}/1/0/model.json").read_text())
     start = json.loads((workspace / "data/pretrained/token_transformer-words/1/0/pretrained.json").read_text())
-    assert card["input"]["pretrained"]["weights"] == start["weights"]
+    assert card["input"]["masked_pretraining"]["weights"] == start["weights"]
     assert stale(workspace) == set()
     change_params(workspace, {"train.label_smoothing": 0.0})
     run(workspace, "python", "-m", "stages.code")
