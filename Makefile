@@ -34,7 +34,11 @@ test: $(INSTALLED) ## run the tests, without the slow ones, two files at a time
 
 .PHONY: test-slow
 test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs), two files at a time
-	OMP_NUM_THREADS=1 pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+	OMP_NUM_THREADS=1 pytest -m "slow and not exhaustive" -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+
+.PHONY: test-exhaustive
+test-exhaustive: $(INSTALLED) ## run the graph for every recipe and for every setting (half an hour; CI does not)
+	OMP_NUM_THREADS=1 pytest -m exhaustive -n 2 --dist loadfile
 
 # The peers that it compares with bring packages of their own, so they live in an environment of their own.
 .PHONY: bench

@@ -24,8 +24,9 @@ def note(frame: FrameType, event: str, _argument: Any) -> None:
         return
     seen.add(id(code))
     path = Path(code.co_filename)
-    # Bodies of modules and classes run when they are imported; what they define is no call.
-    if path.is_relative_to(FOLDER) and code.co_flags & inspect.CO_OPTIMIZED:
+    # Bodies of modules and classes run when they are imported, with the generators in them; what they define is no call.
+    at_import = not code.co_flags & inspect.CO_OPTIMIZED or code.co_qualname == "<genexpr>"
+    if path.is_relative_to(FOLDER) and not at_import:
         parts = path.relative_to(FOLDER).with_suffix("").parts
         if parts[0] in PROJECT:
             calls.add((".".join(parts), code.co_qualname.split(".")[0]))

@@ -213,6 +213,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_ends_in_a_report(name: str, audio: Path, origin: Path, tmp_path: Path) -> None:
     workspace = clone_workspace(origin, tmp_path / "clone")

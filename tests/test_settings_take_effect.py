@@ -19,8 +19,6 @@ from workspace import ROOT, SMALL, artifacts, change_params, clone_workspace, ru
 from pipeline.artifacts.settings import leaves
 from pipeline.params import read_params
 
-pytestmark = pytest.mark.slow
-
 ORDER = ("code", "corpus", "split", "spectrogram", "vocabulary", "tokenize", "train", "evaluate")  # then the others
 LAST = "report"
 
@@ -289,6 +287,8 @@ def try_rounds(workspace: Path, scratch: Path, todo: list[list[str]]) -> list[st
     return faults
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_setting_takes_effect_with_a_warm_run_cache(finished: Path, tmp_path: Path) -> None:
     todo = rounds()
     halves = [todo[0::2], todo[1::2]]
@@ -309,6 +309,8 @@ def scratch_below(folder: Path, number: int) -> Path:
     return path
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_changes_no_result_changes_none(finished: Path, tmp_path: Path) -> None:
     workspace = shutil.copytree(finished, tmp_path / "workspace", symlinks=True)
     before = artifacts(workspace)
