@@ -3,6 +3,7 @@
 python tests/probe_calls.py calls.txt stages.train ast --fold 1 --seed 0
 """
 
+import ast
 import inspect
 import runpy
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 FOLDER = Path.cwd()
 PROJECT = ("pipeline", "stages")
+COMPREHENSIONS = ("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>")
 
 calls: set[tuple[str, str]] = set()
 seen: set[int] = set()
@@ -24,12 +26,23 @@ def note(frame: FrameType, event: str, _argument: Any) -> None:
         return
     seen.add(id(code))
     path = Path(code.co_filename)
-    # Bodies of modules and classes run when they are imported, with the generators in them; what they define is no call.
-    at_import = not code.co_flags & inspect.CO_OPTIMIZED or code.co_qualname == "<genexpr>"
-    if path.is_relative_to(FOLDER) and not at_import:
+    # Bodies of modules and classes run when they are imported, with the comprehensions in them; what they define is no call.
+    at_import = not code.co_flags & inspect.CO_OPTIMIZED or code.co_qualname in COMPREHENSIONS
+    if path.suffix == ".py" and path.is_relative_to(FOLDER) and not at_import:  # templates compile to code too
         parts = path.relative_to(FOLDER).with_suffix("").parts
         if parts[0] in PROJECT:
-            calls.add((".".join(parts), code.co_qualname.split(".")[0]))
+            name = code.co_qualname.split(".")[0]
+            calls.add((".".join(parts), constant_at(path, code.co_firstlineno) if name == "<lambda>" else name))
+
+
+def constant_at(path: Path, line: int) -> str:
+    """Return the module's constant whose value holds the lambda of that line."""
+    for node in ast.parse(path.read_text()).body:
+        if node.lineno <= line <= (node.end_lineno or 0):
+            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            if isinstance(target, ast.Name):
+                return target.id
+    return "<lambda>"
 
 
 if __name__ == "__main__":

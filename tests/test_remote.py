@@ -85,7 +85,7 @@ def test_results_travel_and_nothing_is_computed_again(finished: Path, tmp_path: 
     clone = clone_workspace(finished, tmp_path / "clone")
     remote.add(clone)
     run(clone, "dvc", "pull", "-q")
-    assert stages_run(run(clone, "dvc", "repro").stdout) == ["corpus"]  # which compares
+    assert stages_run(run(clone, "dvc", "repro").stdout) == ["code", "corpus"]  # which compares
     assert stale(clone) == set()
     for folder in ("data", "models", "predictions", "report"):
         assert _files(clone / folder) == _files(finished / folder)
@@ -122,16 +122,21 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     remote.add(clone)
     run(clone, "dvc", "pull", "--allow-missing")
     assert not (clone / "data/spectrogram").exists()
-    assert stages_run(run(clone, "dvc", "repro", "--allow-missing").stdout) == ["corpus"]
+    assert stages_run(run(clone, "dvc", "repro", "--allow-missing").stdout) == ["code", "corpus"]
     assert (clone / "report/index.html").exists()
     assert not (clone / "data/spectrogram").exists()
 
     change_params(clone, {"vocabularies.words.num_tokens": 20})
     stages = stages_run(run(clone, "dvc", "repro", f"tokenize@words-{FOLDS[0]}").stdout)
-    assert stages == ["corpus", "spectrogram", *(f"{stage}@words-{FOLDS[0]}" for stage in ("vocabulary", "tokenize"))]
+    assert stages == [
+        "code",
+        "corpus",
+        "spectrogram",
+        *(f"{stage}@words-{FOLDS[0]}" for stage in ("vocabulary", "tokenize")),
+    ]
     assert _outputs(clone, "spectrogram") == [frames]  # the same bytes, from the audio
     item = f"ast-{FOLDS[0]}-0"
-    assert stages_run(run(clone, "dvc", "repro", f"evaluate_frames@{item}").stdout) == ["corpus"]
+    assert stages_run(run(clone, "dvc", "repro", f"evaluate_frames@{item}").stdout) == ["code", "corpus"]
 
 
 def test_a_push_after_the_corpus_grew_sends_the_disturbed_shards_alone(tmp_path: Path) -> None:
