@@ -37,7 +37,7 @@ test-slow: $(INSTALLED) ## run the slow tests (real recordings, killed runs), tw
 	OMP_NUM_THREADS=1 pytest -m "slow and not exhaustive" -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: test-exhaustive
-test-exhaustive: $(INSTALLED) ## run the graph for every recipe and for every setting (half an hour; CI does not)
+test-exhaustive: $(INSTALLED) ## run every recipe, every setting, fifty kills and traced stages (half an hour or more; CI does not)
 	OMP_NUM_THREADS=1 pytest -m exhaustive -n 2 --dist loadfile
 
 # The peers that it compares with bring packages of their own, so they live in an environment of their own.

@@ -137,6 +137,7 @@ def test_an_artifact_of_other_settings_is_refused_by_name(copied: Path) -> None:
     assert "of other settings than params.yaml's: vocabularies.words.num_tokens 16 (params.yaml: 20)" in shown
 
 
+@pytest.mark.exhaustive
 def test_every_function_that_a_stage_runs_lies_in_its_reach(copied: Path, tmp_path: Path) -> None:
     """Traced, with an empty memo store, so that shards are computed; what cannot change a result is LEFT_OUT by name."""
     shutil.rmtree(copied / ".sonolex")

@@ -102,6 +102,7 @@ def _finished_shards(workspace: Path) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_fifty_kills_change_nothing(workspace: Path) -> None:
     artifact = workspace / "data" / "spectrogram"
     draw = random.Random(0)
