@@ -3,6 +3,7 @@
 Imports no torch: classical models start without it.
 """
 
+from abc import abstractmethod
 from typing import Literal, Protocol, TypedDict
 
 from pipeline.params import Params
@@ -68,9 +69,9 @@ class ModelParams(Params):
     kind: str
 
     @property
+    @abstractmethod
     def reads(self) -> Reads:
         """The artifact that the model reads: log-mel frames or tokens."""
-        raise NotImplementedError
 
     @property
     def supports_pretraining(self) -> bool:

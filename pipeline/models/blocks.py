@@ -1,11 +1,39 @@
-"""What blocks of several encoders compute: self-attention, and drop path.
+"""Self-attention, drop path and settings shared by encoders made of attention blocks.
 
 Conventions: B batch, N position, Q query, D width.
 """
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
+
+from pipeline.models.parts import EncoderParams
+
+
+class AttentionEncoderParams(EncoderParams):
+    """Section of an encoder made of blocks with self-attention."""
+
+    width: PositiveInt
+    depth: PositiveInt  # blocks
+    heads: PositiveInt
+    mlp_ratio: PositiveFloat  # hidden units of each perceptron of a block over width
+    drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
+
+    @property
+    def input_width(self) -> int:
+        return self.width
+
+    @property
+    def drop_path_rates(self) -> list[float]:
+        """One for each block."""
+        return [self.drop_path * (i + 1) / self.depth for i in range(self.depth)]
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "AttentionEncoderParams":
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
+        return self
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:

@@ -28,9 +28,9 @@ class CheckpointParams(Params):
         """Whether the weights say how the log-mel frames were normalised that they were trained on."""
         return False
 
+    @abstractmethod
     def require_network(self, network: "NetworkParams") -> None:
         """Raise ValueError, which names the keys, for a network that such weights do not fit."""
-        raise NotImplementedError
 
 
 class Checkpoint(ABC):

@@ -11,25 +11,16 @@ Conventions: B batch, N position, D width; masks (B, N) are bool, True = real.
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
-from pipeline.models.blocks import drop_path, key_mask, self_attention
-from pipeline.models.parts import Encoder, EncoderParams, Stem
+from pipeline.models.blocks import AttentionEncoderParams, drop_path, key_mask, self_attention
+from pipeline.models.parts import Encoder, Stem
 
 
-class ConformerParams(EncoderParams):
+class ConformerParams(AttentionEncoderParams):
     kind: Literal["conformer"]
-    width: PositiveInt
-    depth: PositiveInt  # blocks
-    heads: PositiveInt
-    mlp_ratio: PositiveFloat  # hidden units of each of a block's two perceptrons over width
     kernel: PositiveInt  # positions, odd
-    drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
-
-    @property
-    def input_width(self) -> int:
-        return self.width
 
     @field_validator("kernel")
     @classmethod
@@ -38,12 +29,6 @@ class ConformerParams(EncoderParams):
             raise ValueError("expected an odd number, to keep each output centred on its input")
         return kernel
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "ConformerParams":
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
-        return self
-
 
 class Conformer(Encoder):
     Params = ConformerParams
@@ -51,8 +36,7 @@ class Conformer(Encoder):
 
     def __init__(self, params: ConformerParams, stem: Stem) -> None:
         super().__init__(params, stem)
-        rates = [params.drop_path * (i + 1) / params.depth for i in range(params.depth)]
-        self.blocks = nn.ModuleList(Block(params, rate) for rate in rates)
+        self.blocks = nn.ModuleList(Block(params, rate) for rate in params.drop_path_rates)
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
         for block in self.blocks:

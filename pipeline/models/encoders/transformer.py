@@ -6,32 +6,16 @@ Conventions: B batch, N position, D width; masks (B, N) are bool, True = real.
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pipeline.models.blocks import drop_path, key_mask, self_attention
-from pipeline.models.parts import Encoder, EncoderParams, Stem
+from pipeline.models.blocks import AttentionEncoderParams, drop_path, key_mask, self_attention
+from pipeline.models.parts import Encoder, Stem
 
 NORM_EPSILON = 1e-6  # of every layer norm, as in ViT and DeiT; published weights may bring their own
 
 
-class TransformerParams(EncoderParams):
+class TransformerParams(AttentionEncoderParams):
     kind: Literal["transformer"]
-    width: PositiveInt
-    depth: PositiveInt  # blocks
-    heads: PositiveInt
-    mlp_ratio: PositiveFloat  # hidden units of a block's perceptron over width
-    drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
-
-    @property
-    def input_width(self) -> int:
-        return self.width
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "TransformerParams":
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
-        return self
 
 
 class Transformer(Encoder):
@@ -40,8 +24,7 @@ class Transformer(Encoder):
 
     def __init__(self, params: TransformerParams, stem: Stem) -> None:
         super().__init__(params, stem)
-        rates = [params.drop_path * (i + 1) / params.depth for i in range(params.depth)]
-        self.blocks = nn.ModuleList(Block(params, rate) for rate in rates)
+        self.blocks = nn.ModuleList(Block(params, rate) for rate in params.drop_path_rates)
         self.norm = nn.LayerNorm(params.width, eps=NORM_EPSILON)
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
