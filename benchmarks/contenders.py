@@ -1,4 +1,4 @@
-"""Who is compared in `benchmarks/training.py`: one training step each, of one shape, with one optimiser and one loss."""
+"""Contenders of `benchmarks/training.py`: one training step each, of one shape, with one optimiser and one loss."""
 
 from collections.abc import Callable
 from functools import partial

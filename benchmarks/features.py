@@ -1,4 +1,4 @@
-"""From FLAC to stored log-mel frames: the stages corpus and spectrogram against their floor and against three peers.
+"""Feature extraction, FLAC to stored log-mel frames: the stages corpus and spectrogram against their floor and three peers.
 
     python -m benchmarks.features --clips 960 --peer-clips 240 --repeats 2
 

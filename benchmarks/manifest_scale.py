@@ -1,4 +1,4 @@
-"""How long a manifest of AudioSet's size takes, and how much memory, before any audio is decoded.
+"""Time and memory of a manifest of AudioSet's size, before any audio is decoded.
 
     python -m benchmarks.manifest_scale --clips 2000000 --audio tars
 

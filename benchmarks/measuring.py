@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine it ran on, a table with ratios, results as JSON."""
+"""Shared tools of the benchmarks: a description of the machine, a table with ratios, results as JSON."""
 
 import json
 import os

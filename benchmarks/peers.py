@@ -1,4 +1,4 @@
-"""What a user would pick instead of the stage spectrogram: audio files in, log-mel frames on the disk out.
+"""Feature extraction by other libraries: audio files in, log-mel frames on the disk out.
 
     python -m benchmarks.peers NAME FOLDER OUT --clips 240 --processes 1
 

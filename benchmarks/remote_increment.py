@@ -1,4 +1,4 @@
-"""What a push sends after the corpus grew by one per cent: objects and bytes in a DVC remote, first and second push.
+"""Objects and bytes that a push sends to a DVC remote after the corpus grew by one per cent, first and second push.
 
     python -m benchmarks.remote_increment [--clips 4000] [--seconds 1] [--folder DIR]
 

@@ -1,4 +1,4 @@
-"""How long DVC looks at a store of AudioSet's size: `dvc status`, after everything was recorded and nothing has changed.
+"""Time of `dvc status` for a store of AudioSet's size, after everything was recorded and nothing has changed.
 
     python -m benchmarks.status_scale --clips 2000000 --clips-per-shard 256 [--folder DIR]
 

@@ -1,4 +1,4 @@
-"""How a section of params.yaml becomes a typed, frozen object. No section is defined here.
+"""Sections of params.yaml as typed, frozen objects. No section is defined here.
 
 A section's class lives beside the code that uses it. Classes have no defaults: the value is in params.yaml, or it
 is an error, so that there is one place to read. Units stand in a comment behind each field.

@@ -1,4 +1,4 @@
-"""From plain counts to transformers: every model of the experiment by accuracy, with what it costs.
+"""Leaderboard, plain counts to transformers: every model of the experiment by accuracy, with what it costs.
 
 Bits a second are those of a coder of single words, from the words' counts over the vocabulary's sample. Stored bytes are
 what training reads: one fold's table of sentences as it lies on disk, or all log-mel frames.

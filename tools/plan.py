@@ -1,4 +1,4 @@
-"""What a run would do: per stage, shards reused and to compute, why, and about how long and how much.
+"""Plan of a run, per stage: shards reused and to compute, why, and about how long and how much.
 
 What DVC would rerun is asked of DVC. For stages that work shard by shard (spectrogram, tokenize) the memo store tells what
 is known of them; the corpus is looked at as it is now. Times are those of earlier runs on this machine.

@@ -1,4 +1,4 @@
-"""What one trained model says of one fold's clips, with the truth beside it; every metric is computed from here."""
+"""Predictions of one trained model for one fold's clips, with their targets; every metric is computed from here."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a model has learned of sentences before it met a class: `weights.safetensors`, and `pretrained.json` beside it.
+"""Weights from masked-token pretraining: `weights.safetensors`, and `pretrained.json` beside it.
 
 The weights are those of `pipeline/training/word_predictor.py`: the model's own below `reader.`, but for its head, and those
 that tell words.

@@ -1,4 +1,4 @@
-"""What AudioSet is on disk: tables of segments and of classes, and FLAC files, in tars or in folders.
+"""AudioSet's files: tables of segments and of classes, and FLAC files, in tars or in folders.
 
 A segment is called by its video, of which a set holds one segment. Mirrors differ, so audio is looked for where they put it:
 

@@ -1,4 +1,4 @@
-"""What every corpus adapter shares: its common settings, what it returns, and how it reads a table.
+"""Interface of corpus adapters: common settings, the listing they return, and reading of tables.
 
 Conventions: `source` is a path below the corpus root with forward slashes; `start` and `duration` are in seconds, and a
 duration of 0 means to the end of the source. Adapters list and never check: `pipeline/corpora/manifest.py` checks every

@@ -1,4 +1,4 @@
-"""What is in a file, told by its bytes; a file whose size and time have not moved is not read again.
+"""Content digests of files; a file whose size and time have not moved is not read again.
 
 The digests of earlier runs are kept in an SQLite file, keyed by absolute path, size and modification time; all workspaces of
 the project share it. It is a memo: deleting it costs time and nothing else.

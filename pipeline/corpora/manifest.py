@@ -1,4 +1,4 @@
-"""From what a corpus lists to the manifest: every clip checked, its file identified by content, in an order of its own.
+"""Manifest of a corpus: every listed clip checked, its file identified by content, in an order of its own.
 
 Conventions: the manifest holds neither times nor absolute paths, and is sorted by clip id, so that the same corpus gives
 the same manifest on every machine. A clip whose file is missing stays in it, with no content.

@@ -1,4 +1,4 @@
-"""Which class is a kind of which: AudioSet's ontology, or one of your own.
+"""Ontology of classes, each with its parents: AudioSet's, or one of your own.
 
 `.json`   AudioSet's form: a list of nodes with `id`, `name` and `child_ids` (Gemmeke et al., 2017)
 `.csv`    columns `parent` and `child`, both names

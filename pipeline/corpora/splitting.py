@@ -1,4 +1,4 @@
-"""Which clips a fold trains on and which it is tested on, and the proof that nothing leaks between them.
+"""Training, validation and test clips of a fold, and the proof that nothing leaks between them.
 
 What a corpus publishes is never drawn again. Its `fold` column decides by what it says:
 

@@ -1,4 +1,4 @@
-"""What lies in tar files: every member's place and the digest of its bytes, so that it is read in place.
+"""Index of tar files: every member's place and the digest of its bytes, so that it is read in place.
 
 Indexes are remembered beside the digests of plain files, by path, size and modification time: an unchanged tar is not
 opened again. Of a tar that grew (a download that went on, members appended) only the new members are read, provided

@@ -1,4 +1,4 @@
-"""How hard words are to tell from those around them, by class: the pseudo-perplexity of a pretrained model.
+"""Pseudo-perplexity of tokens, per class, under a pretrained model.
 
 After Salazar et al., 2020, "Masked Language Model Scoring" (arXiv 1910.14659): every word of a clip is hidden once and told
 from the others, and the exponential of its mean surprise says among how many equally likely words the model would have to

@@ -1,4 +1,4 @@
-"""What workers that died have cost: shards run again, and shards given up because they take every worker with them.
+"""Accounting of lost workers: shards run again, and shards given up because they take every worker with them.
 
 A worker can be killed for want of memory, with its machine, or by a fault in a library that one file sets off. Shards
 are pure functions of their specs, so all that were in flight are run again. A shard that is lost even when it is the only

@@ -1,4 +1,4 @@
-"""What is known already: finished shards, kept outside the artifacts under what they follow from.
+"""Content-addressed cache of finished shards, kept outside the artifacts.
 
     <memo>/<stage>/<version>/about.json          the stage, its params and the code behind the version
     <memo>/<stage>/<version>/<shard>/entry.json  the shard's files with their digests, its clips, and what it took

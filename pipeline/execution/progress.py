@@ -1,4 +1,4 @@
-"""How far a stage is, in clips: a bar on a terminal, log lines elsewhere."""
+"""Progress of a stage, in clips: a bar on a terminal, log lines elsewhere."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Where one shard ends and the next begins: decided by the clips themselves, not by their positions.
+"""Boundaries of shards: decided by the clips themselves, not by their positions.
 
 A clip whose hash meets a rule ends a shard, as in the content-defined chunking of LBFS (Muthitacharoen et al., 2001)
 and rsync. With boundaries at every n-th clip, one clip added at the front would move every later boundary and so undo

@@ -1,4 +1,4 @@
-"""What every stage shares: one command line, one log format, errors as messages, and a report for people.
+"""Common frame of the stages: one command line, one log format, errors as messages, and a report for people.
 
     if __name__ == "__main__":
         stage_main(main)

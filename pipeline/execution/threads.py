@@ -1,4 +1,4 @@
-"""How many threads compute: limits on numeric libraries, and a map over threads that gives the same on any number of cores.
+"""Limits on the threads of numeric libraries, and a map over threads that gives the same on any number of cores.
 
 BLAS and OpenMP spread one product over their threads, and round otherwise with another number of them. What decides the
 numbers of an artifact therefore computes on one thread of these libraries (`single_threaded`), and uses more cores by

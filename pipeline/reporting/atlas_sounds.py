@@ -1,4 +1,4 @@
-"""What the atlas plays: real snippets of training clips for each word, and whole clips made of their words alone.
+"""Sounds of the atlas: real snippets of training clips for each word, and whole clips made of their words alone.
 
 Conventions: frames (frame, mel) float32 in the front end's units, tokens (codebook, position), waveforms (sample,) float32
 at the front end's rate. Distances are decibels, root mean square over bands. An *occurrence* of a word is a position of a

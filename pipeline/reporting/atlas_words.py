@@ -1,4 +1,4 @@
-"""What the atlas says of every word: what it stands for, where it occurs, and which words are like it.
+"""Description of every word for the atlas: its pattern, its occurrences, and its nearest words.
 
 Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, of a clip of several
 classes in equal parts; patterns (word, frame, mel) are in the front end's units.

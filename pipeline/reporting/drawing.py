@@ -1,4 +1,4 @@
-"""How the report's charts are drawn: matplotlib's SVG, made to take its colours and its font from the page.
+"""Drawing of the report's charts: matplotlib's SVG, made to take its colours and its font from the page.
 
 Conventions: a figure is a string with one `<svg>` element, to stand inside an HTML page. matplotlib draws with placeholder
 colours, which become CSS variables afterwards (`--ink`, `--line`, `--model-0` ...), so that one drawing serves the light and

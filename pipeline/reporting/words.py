@@ -1,4 +1,4 @@
-"""How a fold's words are used over all clips of the corpus, those that the vocabulary was not fitted on included.
+"""Use of a fold's words over all clips of the corpus, those that the vocabulary was not fitted on included.
 
 Conventions: counts are (codebook, code) words; the measures are those of `pipeline/vocabulary/statistics.py`.
 """

@@ -1,4 +1,4 @@
-"""Where frequencies lie among a front end's mel bands: for the axes of pictures."""
+"""Frequencies of a front end's mel bands, for the axes of pictures."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""From one clip to its frames as they are stored, and from many to an array: what a spectrogram's content follows from.
+"""Log-mel frames of clips, as they are stored and as arrays: what a spectrogram's content follows from.
 
 The memo's code version follows from this file (see `pipeline/execution/code.py`): what only arranges the work is elsewhere.
 """

@@ -1,4 +1,4 @@
-"""From a file to a waveform: one path for building spectrograms and for prediction.
+"""Decoding of audio files to waveforms: one path for building spectrograms and for prediction.
 
 Conventions: a waveform is mono float32, shape (sample,), in [-1, 1] for integer formats; `start` and `duration` are
 seconds of the source. Mono is the mean of the channels. Other sample rates are resampled by soxr at quality HQ, and by

@@ -1,4 +1,4 @@
-"""From log-mel frames back to a waveform: what can be heard of them.
+"""Inversion of log-mel frames to a waveform.
 
 Conventions: log-mel (frame, mel) float32 in the front end's units; band powers (frame, mel) and bin powers (frame, bin) are
 linear; waveforms (sample,) float32 at the front end's rate, as long as its frames say, so that frame t of the waveform's own

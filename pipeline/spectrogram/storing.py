@@ -1,4 +1,4 @@
-"""How log-mel values are stored, and got back: plain floats, or 256 steps over a stated range.
+"""Quantisation of log-mel values for storage, and its inverse: plain floats, or 256 steps over a stated range.
 
 Conventions: `facts` are those of the artifact: `dtype`, `scale` and `offset`. Stored values times `scale` plus `offset` are
 values in the front end's units.

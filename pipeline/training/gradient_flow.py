@@ -1,4 +1,4 @@
-"""How gradients flow: the mean and the largest absolute gradient of every layer, at a few epochs of a run.
+"""Gradient flow: the mean and the largest absolute gradient of every layer, at a few epochs of a run.
 
 A layer that gets none does not learn, one that gets far more than the others makes the run unstable (plots by layer as in
 Glorot and Bengio, 2010). They are those that every step has anyway, of the whole batch and before they are clipped, so that

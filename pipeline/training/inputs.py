@@ -1,4 +1,4 @@
-"""What a model reads: frames or tokens of clips by id, behind one small interface. Imports no torch.
+"""Inputs of a model: frames or tokens of clips by id, behind one small interface. Imports no torch.
 
 Conventions: `arrays(ids)` returns one array a clip, time not padded: frames (frame, mel) float32 in the front end's units,
 or tokens (codebook, frame) uint16.

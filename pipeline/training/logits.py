@@ -1,4 +1,4 @@
-"""What a model says of clips, without augmentation."""
+"""Logits of a model for clips, without augmentation."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""How far a run is, in epochs: a bar on a terminal, five lines in a log."""
+"""Progress of a run, in epochs: a bar on a terminal, five lines in a log."""
 
 import logging
 import math

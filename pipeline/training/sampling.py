@@ -1,4 +1,4 @@
-"""Which clips an epoch visits, in which order.
+"""Samplers: the clips that an epoch visits, and their order.
 
 `shuffled` visits every training clip once. `balanced` draws as many clips, with replacement, a clip's probability in
 proportion to the sum over its labels of 1 / (training clips with that label), as PSLA and AST do (Gong, Chung and Glass,

@@ -1,4 +1,4 @@
-"""How a model in training fares on the validation clips, epoch by epoch. Test clips have no part in it.
+"""Validation of a model in training, epoch by epoch. Test clips have no part in it.
 
 What is measured is the averaged weights, those that would be stored. Beside each epoch's numbers stand those of the mean
 prediction of all epochs so far (`cumulative_...`), AST's and PSLA's ensemble of checkpoints. The loss is that of the logits;

@@ -1,4 +1,4 @@
-"""From frames to words: the nearest code of every codebook.
+"""Assignment of frames to words: the nearest code of every codebook.
 
 Conventions: frames (frame, mel) float32 in the front end's units; features (word, feature), see
 `pipeline/vocabulary/features.py`; tokens (codebook, word) uint16. What is computed depends on the vocabulary's arrays alone,

@@ -1,4 +1,4 @@
-"""From frames to the features that codebooks code, and back: normalised frames, their slopes, stacks of them, and PCA.
+"""Features that codebooks code, and their inverse: normalised frames, their slopes, stacks of them, and PCA.
 
 Conventions: frames (frame, mel) float32 in the front end's units; z the same, normalised; a window (frame, mel) is a word's
 frames with `deltas` frames on either side, where a clip's first and last frame stand for those beyond its ends; features

@@ -1,4 +1,4 @@
-"""What all kinds of vocabulary share when they are fitted: checks of the sample, its features, and the artifact.
+"""Common steps of fitting any kind of vocabulary: checks of the sample, its features, and the artifact.
 
 Conventions: frames (frame, mel) float32 in the front end's units; see `pipeline/artifacts/vocabulary.py` for the rest.
 """

@@ -1,4 +1,4 @@
-"""From training clips to a fitted vocabulary: the sample, the fit on it, and Lloyd's algorithm over all frames if asked."""
+"""Fit of a vocabulary on training clips: the sample, the fit on it, and Lloyd's algorithm over all frames if asked."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""From words back to frames: what of the sound a sentence keeps.
+"""Reconstruction of frames from words.
 
 Conventions: tokens (codebook, word) uint16; frames (frame, mel) float32 in the front end's units; z the same, normalised. A
 word stands for `stack` frames, so a sentence gives a multiple of that, the last of which may lie behind the clip's end.

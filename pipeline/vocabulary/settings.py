@@ -1,4 +1,4 @@
-"""What every kind of vocabulary can be told: the keys that an entry of `vocabularies` has besides those of its kind."""
+"""Settings common to all kinds of vocabulary, besides those of the kind itself."""
 
 from typing import Literal, Self
 

@@ -1,4 +1,4 @@
-"""How a vocabulary is used: which words, how evenly, how much they say, and how much of the sound they lose.
+"""Statistics of a vocabulary in use: token shares, their entropy, their information, and the variance they lose.
 
 Conventions: counts (code,) or (codebook, code) are occurrences of words, never negative.
 """
