@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.base import NOT_NORMALISED, InputFacts
+from pipeline.models.base import NOT_NORMALISED, InputMetadata
 from pipeline.models.network import Network, NetworkParams
 from pipeline.params import validate_params
 from pipeline.training.allocation import keep_freed_memory
@@ -16,7 +16,7 @@ from pipeline.training.augmentation import AugmentationParams, MasksParams
 from pipeline.training.averaging import NoAverageParams
 from pipeline.training.batches import StoredBatch
 from pipeline.training.classification import Classification
-from pipeline.training.distributed import ALONE, World
+from pipeline.training.distributed import ALONE, DistributedContext
 from pipeline.training.optimiser import AdamWParams, build_optimiser
 from pipeline.training.schedules import ConstantParams
 from pipeline.training.settings import TrainParams
@@ -77,7 +77,7 @@ def _build(shape: Shape) -> Network:
         "head": {"kind": "class_token", "distillation_token": True},
         "pretrained": None,
     }
-    return Network(validate_params(NetworkParams, section, "models.ast"), InputFacts(n_mels=BANDS), shape.classes)
+    return Network(validate_params(NetworkParams, section, "models.ast"), InputMetadata(n_mels=BANDS), shape.classes)
 
 
 class BenchmarkLearner(Learner[Network]):
@@ -85,8 +85,8 @@ class BenchmarkLearner(Learner[Network]):
 
     def __init__(self, shape: Shape, params: TrainParams, device: torch.device) -> None:
         keep_freed_memory()
-        world = World(0, 1, device)
-        super().__init__(_build(shape).to(device).train(), params, Classification(params, "one", 1, None), world)
+        context = DistributedContext(0, 1, device)
+        super().__init__(_build(shape).to(device).train(), params, Classification(params, "one", 1, None), context)
         inputs, classes = _clips(shape)
         batch = StoredBatch(inputs.to(device), None, torch.arange(shape.batch), {}, NOT_NORMALISED)
         self._part = batch, F.one_hot(classes, shape.classes).float().to(device)
@@ -102,13 +102,13 @@ def make_learner(
     """Return a learner without augmentation, average and clipping, as the others have none."""
     none = MasksParams(count=0, width=0)
     augmentation = AugmentationParams(
-        time_shift=0.0, time_stretch=0.0, mixup_probability=0.0, mixup_alpha=0.5, mixup_domain="log", word_noise=0.0,
+        time_shift=0.0, time_stretch=0.0, mixup_probability=0.0, mixup_alpha=0.5, mixup_domain="log", token_noise=0.0,
         frame_masks=none, band_masks=none, noise=0.0,
     )  # fmt: skip
     settings: dict[str, Any] = {
         "epochs": epochs, "sampling": "shuffled", "batch_size": shape.batch, "accumulate": 1, "learning_rate": RATE,
         "schedule": ConstantParams(kind="constant", warmup_steps=0), "optimiser": ADAMW, "gradient_clip": None,
-        "label_smoothing": 0.0, "average": NoAverageParams(kind="none"), "keep_epochs": [], "early_stop_patience": 0,
+        "label_smoothing": 0.0, "average": NoAverageParams(kind="none"), "checkpoint_ensemble": [], "early_stop_patience": 0,
         "num_threads": torch.get_num_threads(), "precision": "float32", "compile": False, "activation_checkpointing": False,
         "patchout": 0.0, "gradient_flow": False, "augmentation": augmentation,
     }  # fmt: skip

@@ -30,7 +30,7 @@ def write_spectrogram(path: Path, clips: int, frames_per_clip: int, dtype: str) 
         for seed in range(_DISTINCT)
     ]
     noise = rng.normal(0, 0.1, originals[0].shape).astype(np.float32)
-    group = FRAMES.create(path / "frames.zarr", params.facts)
+    group = FRAMES.create(path / "frames.zarr", params.metadata)
     rows: list[tuple[str | int | float, ...]] = []
     shards: dict[str, int] = {}
     for first in range(0, clips, CLIPS_PER_SHARD):
@@ -38,11 +38,13 @@ def write_spectrogram(path: Path, clips: int, frames_per_clip: int, dtype: str) 
         pieces: list[np.ndarray] = []
         for number in range(first, min(first + CLIPS_PER_SHARD, clips)):
             turn = int(rng.integers(frames_per_clip))
-            stored, _ = store(np.roll(originals[number % _DISTINCT] + noise, turn, axis=0), params.facts)
+            stored, _ = store(np.roll(originals[number % _DISTINCT] + noise, turn, axis=0), params.metadata)
             start = len(pieces) * frames_per_clip
             rows.append((f"clip{number:06d}", f"{number:032d}", name, start, frames_per_clip, 0.0, 0.0, "ok", "", ""))
             pieces.append(stored)
         FRAMES.arrays["*"].write(group, name, np.concatenate(pieces), (CHUNK_FRAMES, FRONT_END.n_mels))
         shards[name] = len(pieces) * frames_per_clip
     columns = dict(zip(INDEX.columns, map(list, zip(*rows, strict=True)), strict=True))
-    INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": params.facts, "version": "benchmark"})
+    INDEX.write(
+        path / "index.parquet", columns, {"shards": shards, "front_end": params.metadata, "version": "benchmark"}
+    )

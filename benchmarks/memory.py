@@ -21,7 +21,7 @@ from benchmarks.workspace import Workspace
 _SECONDS = 480.0  # of the recording
 _FOLDS = 5
 _FOLD, _SEED, _MODEL = "1", "0", "token_transformer"
-_NAME = f"{_MODEL}-words"  # the model with its vocabulary
+_NAME = f"{_MODEL}-kmeans"  # the model with its vocabulary
 _OVERRIDES = [
     "experiment.frame_models=[]",
     f"experiment.token_models=[{_MODEL}]",
@@ -35,24 +35,24 @@ _OVERRIDES = [
     f"models.{_MODEL}.encoder.depth=1",
     f"models.{_MODEL}.encoder.heads=2",
     f"models.{_MODEL}.stem.channels=[4, 8, 8]",
-    "vocabularies.words.sample_frames=40000",
-    "vocabularies.words.num_tokens=128",
+    "vocabularies.kmeans.sample_frames=40000",
+    "vocabularies.kmeans.num_tokens=128",
 ]
 
 
 def stages() -> list[tuple[str, list[str]]]:
     """Return the stages in order with their command lines, as in dvc.yaml."""
-    words = ["words", "--fold", _FOLD]
-    model = [_MODEL, "--vocabulary", *words, "--seed", _SEED]
+    tokens = ["kmeans", "--fold", _FOLD]
+    model = [_MODEL, "--vocabulary", *tokens, "--seed", _SEED]
     return [
         ("corpus", []),
         ("split", [_FOLD]),
         ("spectrogram", []),
-        ("vocabulary", words),
-        ("tokenize", words),
+        ("vocabulary", tokens),
+        ("tokenize", tokens),
         ("train", model),
         ("evaluate", model),
-        ("ngram_perplexity", words),
+        ("ngram_perplexity", tokens),
         ("report", []),
     ]
 

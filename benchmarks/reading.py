@@ -100,7 +100,7 @@ def _tensorstore(spectrogram: Spectrogram) -> Read:
             recheck_cached_data=False,
             context=context,
         ).result()
-        for shard in spectrogram.index.facts["shards"]
+        for shard in spectrogram.index.metadata["shards"]
     }
     places = _places(spectrogram)
 
@@ -113,7 +113,7 @@ def _tensorstore(spectrogram: Spectrogram) -> Read:
 
 def _zarr_python(spectrogram: Spectrogram) -> Read:
     group, places = zarr.open_group(spectrogram.frames_path, mode="r"), _places(spectrogram)
-    arrays: dict[str, Any] = {shard: group[shard] for shard in spectrogram.index.facts["shards"]}
+    arrays: dict[str, Any] = {shard: group[shard] for shard in spectrogram.index.metadata["shards"]}
     return _in_turn(lambda rows: [arrays[s][a : a + count] for s, a, count in (places[row] for row in rows)])
 
 
@@ -121,7 +121,7 @@ def _memory_map(spectrogram: Spectrogram, path: Path) -> Read:
     group, places = zarr.open_group(spectrogram.frames_path, mode="r"), _places(spectrogram)
     firsts: dict[str, int] = {}
     arrays: list[np.ndarray] = []
-    for shard in spectrogram.index.facts["shards"]:
+    for shard in spectrogram.index.metadata["shards"]:
         firsts[shard] = sum(len(array) for array in arrays)
         stored: Any = group[shard]
         arrays.append(np.asarray(stored[...]))

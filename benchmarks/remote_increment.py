@@ -81,7 +81,7 @@ def pushes(scratch: Path, num_clips: int, seconds: float) -> Iterator[Push]:
         add_clips(workspace, audio, names, seconds)
         num_listed += len(names)
         run_in(workspace, "dvc", "repro", "spectrogram")
-        shards = set(open_spectrogram(Layout(workspace).spectrogram).index.facts["shards"])
+        shards = set(open_spectrogram(Layout(workspace).spectrogram).index.metadata["shards"])
         yield Push(title, num_listed, len(shards), len(shards - before), *push_measured(workspace, shelf))
         before = shards
 

@@ -50,7 +50,9 @@ def main(
             grid.add_column(name, justify="left" if name == "step" else "right")
         started = time.perf_counter()
         opened = open_spectrogram(layout.spectrogram)
-        grid.add_row(f"open the spectrogram, check its {len(opened.index.facts['shards']):,} shards", _since(started))
+        grid.add_row(
+            f"open the spectrogram, check its {len(opened.index.metadata['shards']):,} shards", _since(started)
+        )
         for title, command in (
             ("dvc commit, once", ("dvc", "commit", "-q", "-f", "spectrogram")),
             ("dvc status spectrogram", ("dvc", "status", "-q", "spectrogram")),
@@ -68,12 +70,12 @@ def main(
 def write_spectrogram(path: Path, clips_path: Path, clips_per_shard: int) -> None:
     """Write a valid spectrogram of all clips of a manifest, with one frame of zeros for each."""
     clip_ids = open_clips(clips_path).list("clip_id")
-    facts = {
+    metadata = {
         "front_end": "kaldi", "units": "ln(power)", "sample_rate": 16000, "n_fft": 512, "win_length": 400,
         "hop_length": 160, "n_mels": N_MELS, "f_min": 20.0, "f_max": 8000.0, "log_floor": -16.0, "frame_rate": 100.0,
         "params": {}, "dtype": "uint8", "scale": 1.0, "offset": 0.0,
     }  # fmt: skip
-    group = FRAMES.create(path / "frames.zarr", facts)
+    group = FRAMES.create(path / "frames.zarr", metadata)
     shards: dict[str, int] = {}
     names: list[str] = []
     starts: list[int] = []
@@ -88,7 +90,7 @@ def write_spectrogram(path: Path, clips_path: Path, clips_per_shard: int) -> Non
         "clip_id": clip_ids, "key": clip_ids, "shard": names, "start": starts, "num_frames": ones, "sum": zeros,
         "sum_of_squares": zeros, "status": ["ok"] * len(clip_ids), "reason": empty, "message": empty,
     }  # fmt: skip
-    INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": facts, "version": "simulated"})
+    INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": metadata, "version": "simulated"})
 
 
 def _since(started: float) -> str:

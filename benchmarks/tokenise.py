@@ -1,4 +1,4 @@
-"""Frames to words: `pipeline/vocabulary/assignment.py` against FAISS's flat search and a bare matrix product.
+"""Frames to tokens: `pipeline/vocabulary/assignment.py` against FAISS's flat search and a bare matrix product.
 
     python -m benchmarks.tokenise --frames 500000
 
@@ -25,10 +25,10 @@ from pipeline.execution.threads import num_threads
 Clock = Callable[[], float]
 
 CLIP_FRAMES = 1000
-KINDS = (  # name, codebooks, words in each, groups of features
-    ("kmeans, 4,096 words", 1, 4096, 1),
-    ("residual, 4 x 256 words", 4, 256, 1),
-    ("bands, 8 x 256 words", 8, 256, 8),
+KINDS = (  # name, codebooks, tokens in each, groups of features
+    ("kmeans, 4,096 tokens", 1, 4096, 1),
+    ("residual, 4 x 256 tokens", 4, 256, 1),
+    ("bands, 8 x 256 tokens", 8, 256, 8),
 )
 SMALL_GEMM_BLOCK = 1 << 19  # as many stay in the processor's cache
 GEMM_BLOCK = 1 << 25  # scores that the bare product may hold at once: 128 MiB
@@ -69,7 +69,7 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
             best = {name: max(values) for name, values in rates.items()}
             rows.append(
                 {
-                    "words": size,
+                    "tokens": size,
                     "sonolex, M frames/s": best["sonolex"],
                     "FAISS": best["faiss"],
                     "GEMM": best["gemm"],
@@ -97,7 +97,7 @@ def run_kinds(frames: int, features: int, threads: int, repeats: int, clock: Clo
             vocabulary = _vocabulary(rng, num_codebooks, size, features, groups)
 
             def products(vocabulary: Vocabulary = vocabulary, block: int = GEMM_BLOCK, search: bool = False) -> None:
-                for codes, (start, stop) in zip(vocabulary.codebooks, vocabulary.facts["bands"], strict=True):
+                for codes, (start, stop) in zip(vocabulary.codebooks, vocabulary.metadata["bands"], strict=True):
                     _multiply(z[:, start:stop], codes, block, search=search)
 
             def ours(vocabulary: Vocabulary = vocabulary) -> None:
@@ -160,16 +160,16 @@ def _rate(frames: int, work: Callable[[], object], clock: Clock = time.perf_coun
 
 def main(
     frames: int = 500_000,
-    sizes: Annotated[list[int], typer.Option(help="words")] = [256, 1024, 4096],  # noqa: B006 - typer's way
+    sizes: Annotated[list[int], typer.Option(help="tokens")] = [256, 1024, 4096],  # noqa: B006 - typer's way
     features: int = 128,
     threads: int = 0,
     repeats: int = 3,
     processor_time: Annotated[bool, typer.Option(help="of the second table: not what else the machine does")] = False,
     json: Annotated[Path | None, typer.Option(help="write the rows there")] = None,
 ) -> None:
-    """Measure how fast frames become words."""
+    """Measure how fast frames become tokens."""
     threads = threads or len(os.sched_getaffinity(0))
-    title = f"{frames} x {features} frames to words, best of {repeats}, {threads} threads"
+    title = f"{frames} x {features} frames to tokens, best of {repeats}, {threads} threads"
     if sizes:
         report("tokenise", title, run(frames, sizes, features, threads, repeats), json_path=json)
     clock = time.process_time if processor_time else time.perf_counter

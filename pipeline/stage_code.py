@@ -54,7 +54,7 @@ STAGES = {
 
 # Settings of `train` that only models of one input read, and of those that only `train` reads, not `pretrain`.
 _OF_FRAMES = ("augmentation.mixup_domain",)
-_OF_TOKENS = ("augmentation.word_noise",)
+_OF_TOKENS = ("augmentation.token_noise",)
 _OF_PRETRAINING = (
     "accumulate",
     "activation_checkpointing",

@@ -1,8 +1,8 @@
-"""Write the atlas of a vocabulary: every word to look at and listen to, and whole clips made of words alone.
+"""Write the atlas of a vocabulary: every token to look at and listen to, and whole clips made of tokens alone.
 
     clips, spectrogram, split, vocabulary, tokens -> report/atlas/<vocabulary>.html
 
-The graph makes those of the first fold. For another: `python -m stages.atlas words --fold 2 --page atlas-2.html`.
+The graph makes those of the first fold. For another: `python -m stages.atlas kmeans --fold 2 --page atlas-2.html`.
 """
 
 import logging
@@ -32,17 +32,17 @@ def run(params: AtlasParams, paths: AtlasPaths, page_path: Path, *, fold: str) -
     report = StageReport("atlas", f"{page_path.stem}-{fold}")
     content = gather_atlas(params, paths)
     write_atlas(page_path, content)
-    report.clips, report.decoded = len(content.clips), len(content.heard.clips)
+    report.clips, report.decoded = len(content.clips), len(content.occurrences.clips)
     report.bytes_written = page_path.stat().st_size
     if content.silent:
         report.incidents.append(f"no sound: {content.silent}")
     log.info(
-        "%s, fold %s: %d words, %d snippets, %d whole clips%s -> %s",
+        "%s, fold %s: %d tokens, %d snippets, %d whole clips%s -> %s",
         page_path.stem,
         fold,
         content.counts.size,
         len(content.snippets.waveforms),
-        len(content.spoken),
+        len(content.resynthesised),
         f" ({content.silent})" if content.silent else "",
         page_path,
     )

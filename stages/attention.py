@@ -22,7 +22,7 @@ from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.choosing import choose_shown, score_experiment
 from pipeline.evaluation.experiment_predictions import open_experiment_predictions
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.training.inputs import open_inputs_of
@@ -49,8 +49,8 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
         columns["clip_id"] += clips
         columns["fold"] += [fold] * len(clips)
         columns["map"] += [reader.read(clip).over_picture().tolist() for clip in clips]
-    facts = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
-    ATTENTION.write(layout.attention(entry), columns, facts)
+    metadata = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
+    ATTENTION.write(layout.attention(entry), columns, metadata)
     log.info("%s: attention in %d clips -> %s", entry, len(shown), layout.attention(entry))
     report.clips = len(shown)
     report.write()
@@ -58,10 +58,10 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
 
 def _require_predicting(model: TrainedModel, predictions: Table) -> str:
     """Return the digest of a model's weights. Raises ArtifactError unless the predictions are theirs."""
-    digest = predicting_digest(model.facts)
-    if predictions.facts["weights"] != digest:
-        expected, found = f"{digest}, as {model.path}", predictions.facts["weights"]
-        raise PREDICTIONS.error(predictions.path, "fact weights", expected=expected, found=found)
+    digest = predicting_digest(model.metadata)
+    if predictions.metadata["weights"] != digest:
+        expected, found = f"{digest}, as {model.path}", predictions.metadata["weights"]
+        raise PREDICTIONS.error(predictions.path, "metadata weights", expected=expected, found=found)
     return digest
 
 

@@ -38,7 +38,7 @@ def run(layout: Layout) -> None:
 
 
 def _check_params() -> None:
-    from pipeline.experiment import load_experiment  # imports every model
+    from pipeline.check_params import load_experiment  # imports every model
 
     load_experiment()
 

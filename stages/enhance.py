@@ -20,7 +20,7 @@ from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.corpora.ontology import read_ontology
 from pipeline.evaluation.enhancement import LabelParams, enhance, out_of_fold
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def run(
 ) -> None:
     report = StageReport("enhance", fold)
     clips, labels_path = open_clips(layout.clips), layout.labels(fold)
-    classes: list[str] = clips.facts["classes"]
+    classes: list[str] = clips.metadata["classes"]
     ontology = read_ontology(params.ontology, classes)
     scored = out_of_fold(params, experiment, fold, clips, layout)
     enhanced = enhance(scored.scores, scored.labels, ontology, params.types, params.threshold)
@@ -55,9 +55,9 @@ def run(
         }
         for position, (name, threshold) in enumerate(zip(classes, enhanced.thresholds, strict=True))
     ]
-    facts = {
+    metadata = {
         "fold": fold,
-        "corpus": clips.facts["corpus"],
+        "corpus": clips.metadata["corpus"],
         "classes": classes,
         "models": params.models,
         "weights": list(scored.weights),
@@ -67,7 +67,7 @@ def run(
         "per_class": per_class,
         SETTINGS: {"labels": params.model_dump(mode="json", exclude={"use", "enhance", "ontology"})},
     }
-    LABELS.write(labels_path, columns, facts)
+    LABELS.write(labels_path, columns, metadata)
     num_changed = int((enhanced.labels != scored.labels).any(axis=1).sum())
     log.info(
         "fold %s: %d labels added to %d of %d training clips (type 1: %d, type 2: %d) -> %s", fold,

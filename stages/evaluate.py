@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, predictions_path: Path) -> None:
     model = open_model(model_path)
-    name, fold, seed = model.facts["model"], model.facts["fold"], model.facts["seed"]
+    name, fold, seed = model.metadata["model"], model.metadata["fold"], model.metadata["seed"]
     report = StageReport("evaluate", f"{name}/{fold}/{seed}")
-    use_threads(trained_threads(model.facts))
+    use_threads(trained_threads(model.metadata))
     clips, split = open_clips(clips_path), open_split(split_path)
-    if clips.facts["classes"] != model.facts["classes"]:
+    if clips.metadata["classes"] != model.metadata["classes"]:
         raise CorpusError(
-            f"{model_path}: classes: expected those of {clips_path} ({len(clips.facts['classes'])}), found "
-            f"{len(model.facts['classes'])} others; train the model again"
+            f"{model_path}: classes: expected those of {clips_path} ({len(clips.metadata['classes'])}), found "
+            f"{len(model.metadata['classes'])} others; train the model again"
         )
     inputs = open_inputs_of(model, source)
     ids: list[str] = []
@@ -54,20 +54,20 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
     started = time.perf_counter()
     logits = predict(model, inputs, ids)
     seconds = time.perf_counter() - started
-    if not launch.leads():
+    if not launch.is_main_process():
         return
-    facts = {
+    metadata = {
         "model": name,
         "fold": fold,
         "seed": seed,
-        "classes": clips.facts["classes"],
-        "label_kind": clips.facts["label_kind"],
-        "weights": predicting_digest(model.facts),
-        **{name: model.facts[name] for name in ("reads", "params", "num_parameters", "clips_seen")},
-        SETTINGS: model.facts.get(SETTINGS, {}),
+        "classes": clips.metadata["classes"],
+        "label_kind": clips.metadata["label_kind"],
+        "weights": predicting_digest(model.metadata),
+        **{name: model.metadata[name] for name in ("reads", "params", "num_parameters", "clips_seen")},
+        SETTINGS: model.metadata.get(SETTINGS, {}),
     }
     columns = {"clip_id": ids, "role": roles, "logits": logits.tolist(), "targets": class_targets(clips, ids).tolist()}
-    PREDICTIONS.write(predictions_path, columns, facts)
+    PREDICTIONS.write(predictions_path, columns, metadata)
     log.info("%s, fold %s: %d clips, %.0f clips/s", name, fold, len(ids), len(ids) / seconds)
     report.clips = len(ids)
     report.write()

@@ -31,7 +31,7 @@ def run(
 ) -> None:
     """Measure a fold of the vocabulary `name`."""
     clips, spectrogram, split = open_clips(clips_path), open_spectrogram(spectrogram_path), open_split(split_path)
-    fold = split.facts["fold"]
+    fold = split.metadata["fold"]
     report, table = StageReport("ngram_perplexity", f"{name}/{fold}"), open_tokens(tokens_path)
     tokens, index = token_arrays(table), spectrogram.index
     roles = {role: [clip for clip in clips_of(split, role) if clip in tokens] for role in ("train", "test")}
@@ -41,11 +41,11 @@ def run(
     seconds = index["num_frames"].to_numpy() / spectrogram.frame_rate
     rows = measure_ngram_perplexity(
         tokens,
-        vocabulary_size=table.facts["vocabulary_size"],
+        vocabulary_size=table.metadata["vocabulary_size"],
         training_clips=roles["train"],
         test_clips=roles["test"],
         labels=dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True)),
-        classes=clips.facts["classes"],
+        classes=clips.metadata["classes"],
         seconds=dict(zip(index.list("clip_id"), seconds.tolist(), strict=True)),
     )
     write_ngram_perplexity(table_path, rows)

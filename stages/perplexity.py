@@ -1,4 +1,4 @@
-"""Measure how hard the words of a fold's test clips are to tell from those around them, class by class.
+"""Measure how hard the tokens of a fold's test clips are to tell from those around them, class by class.
 
     pretrained + clips + split + tokens + vocabulary -> results/perplexity/<model>/<fold>/<seed>.csv
 
@@ -24,34 +24,34 @@ from pipeline.execution.threads import trained_threads, use_threads
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import read_params
 from pipeline.training.batches import Batches
-from pipeline.training.inputs import input_artifacts, open_sentences
-from pipeline.training.masked_words import Unigrams
+from pipeline.training.inputs import input_artifacts, open_sequences
+from pipeline.training.masked_tokens import Unigrams
 from pipeline.training.targets import class_targets
-from pipeline.training.word_predictor import open_predictor
+from pipeline.training.token_predictor import open_predictor
 
 log = logging.getLogger(__name__)
 
 
 def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pretrained_path: Path, table: Path) -> None:
     clips, split = open_clips(clips_path), open_split(split_path)
-    inputs = open_sentences(tokens, open_vocabulary(vocabulary))
-    pretrained = open_pretrained(pretrained_path, fold=split.facts["fold"], source=inputs.source)
-    model, fold, seed = (pretrained.facts[key] for key in ("model", "fold", "seed"))
+    inputs = open_sequences(tokens, open_vocabulary(vocabulary))
+    pretrained = open_pretrained(pretrained_path, fold=split.metadata["fold"], source=inputs.source)
+    model, fold, seed = (pretrained.metadata[key] for key in ("model", "fold", "seed"))
     report = StageReport("perplexity", f"{model}/{fold}/{seed}")
-    use_threads(trained_threads(pretrained.facts))
+    use_threads(trained_threads(pretrained.metadata))
     test = inputs.usable(clips_of(split, "test"))
     if not test:
-        raise CorpusError(f"{tokens}: expected sentences of test clips of fold {fold}, found none")
-    masking = pretrained.facts["pretrain"]
+        raise CorpusError(f"{tokens}: expected token sequences of test clips of fold {fold}, found none")
+    masking = pretrained.metadata["pretrain"]
     surprise, counts = measure_surprise(
         open_predictor(pretrained),
         Batches(inputs, test, NOT_NORMALISED),
         share=masking["mask_share"],
         span=masking["mask_span"],
     )
-    unigrams = Unigrams(inputs.arrays(inputs.usable(clips_of(split, "train"))), inputs.facts["vocabulary_size"])
+    unigrams = Unigrams(inputs.arrays(inputs.usable(clips_of(split, "train"))), inputs.metadata["vocabulary_size"])
     unigram = unigrams.losses(inputs.arrays(test))
-    rows = perplexity_rows(surprise, unigram, counts, class_targets(clips, test), clips.facts["classes"])
+    rows = perplexity_rows(surprise, unigram, counts, class_targets(clips, test), clips.metadata["classes"])
     write_perplexity(table, rows)
     log.info(
         "%s, fold %s: pseudo-perplexity %.1f of test clips, by frequencies alone %.1f -> %s",

@@ -1,4 +1,4 @@
-"""Let one model learn from the sentences of one fold without their labels: it fills in words that it is not shown.
+"""Let one model learn from the token sequences of one fold without their labels: it fills in tokens that it is not shown.
 
     split + tokens + vocabulary -> data/pretrained/<model>/<fold>/<seed>, results/pretrain/<model>/<fold>/<seed>
 
@@ -28,8 +28,8 @@ from pipeline.models.base import ModelParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.stage_code import read_settings
-from pipeline.training.distributed import open_world
-from pipeline.training.inputs import input_artifacts, open_sentences
+from pipeline.training.distributed import init_distributed
+from pipeline.training.inputs import input_artifacts, open_sequences
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import PretrainParams, TrainParams
 
@@ -61,23 +61,23 @@ def run(
     use_threads(train.num_threads)
     report = StageReport("pretrain", f"{model}/{fold}/{seed}")
     split, vocabulary = open_split(paths.split), open_vocabulary(paths.vocabulary)
-    inputs = open_sentences(paths.tokens, vocabulary)
+    inputs = open_sequences(paths.tokens, vocabulary)
     training, validation = inputs.usable(clips_of(split, "train")), inputs.usable(clips_of(split, "validation"))
     if not training:
-        raise CorpusError(f"{paths.tokens}: expected sentences of training clips of fold {fold}, found none")
-    with open_world() as world:
+        raise CorpusError(f"{paths.tokens}: expected token sequences of training clips of fold {fold}, found none")
+    with init_distributed() as context:
         weights, trained = pretrain(
             params, masking, masking.settings(train), inputs, training, validation, vocabulary,
-            seed=seed, curves_path=paths.curves, world=world, trackers=trackers,
+            seed=seed, curves_path=paths.curves, context=context, trackers=trackers,
         )  # fmt: skip
-    if not world.leads:
+    if not context.is_main_process:
         return
     last = trained.history[-1]
-    facts = {
+    metadata = {
         "model": model,
         "params": params.model_dump(mode="json"),
         "pretrain": masking.model_dump(mode="json"),
-        "input": inputs.facts,
+        "input": inputs.metadata,
         "source": inputs.source,
         "fold": fold,
         "seed": seed,
@@ -85,12 +85,12 @@ def run(
         "measures": {name: value for name, value in last.items() if name.endswith(("loss", "accuracy"))},
         SETTINGS: dict(settings),
     }
-    PRETRAINED.write(paths.pretrained, weights, facts)
+    PRETRAINED.write(paths.pretrained, weights, metadata)
     log.info(
-        "%s, fold %s: fills in %.1f %% of hidden words (the most frequent word: %.1f %%) after %.1f s",
+        "%s, fold %s: fills in %.1f %% of hidden tokens (the most frequent token: %.1f %%) after %.1f s",
         model, fold, 100 * last["masked_accuracy"], 100 * last["unigram_accuracy"], trained.timing.seconds,
     )  # fmt: skip
-    report.workers, report.clips = world.size, len(training)
+    report.workers, report.clips = context.size, len(training)
     report.time_training(*trained.timing)
     report.write()
 

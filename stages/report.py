@@ -19,7 +19,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.stage import StageReport, stage_main
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
 from pipeline.reporting.assembly import gather_page
 from pipeline.reporting.atlas_index import write_atlas_index
@@ -28,22 +28,22 @@ from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.summary import headline_metrics, summarise, write_metrics, write_summary
-from pipeline.reporting.words import write_word_statistics
+from pipeline.reporting.token_use import write_token_statistics
 
 log = logging.getLogger(__name__)
 
 
-def run(params: ReportParams, experiment_params: ExperimentParams, layout: Layout, *, audio: Path) -> None:
+def run(params: ReportParams, grid: ExperimentParams, layout: Layout, *, audio: Path) -> None:
     """Write everything; `audio` is the corpus root and may be missing."""
-    params.check_against(experiment_params)
+    params.check_against(grid)
     report = StageReport("report")
-    experiment = open_experiment(experiment_params, params.headline, layout)
+    experiment = open_experiment(grid, params.headline, layout)
     summaries = summarise(experiment.runs)
     write_metrics(layout.metrics, headline_metrics(summaries, params.headline))
     write_summary(layout.summary, experiment.runs)
     write_plots(layout, experiment)
     content = gather_page(params, experiment, layout, audio=audio)
-    write_word_statistics(layout.vocabulary_statistics, content.words)
+    write_token_statistics(layout.vocabulary_statistics, content.tokens)
     write_page(layout.page, content)
     write_atlas_index(layout.atlas_index, content)
     report.clips, report.bytes_written = summaries[0].num_clips, layout.page.stat().st_size

@@ -76,7 +76,7 @@ def run(
             "spectrogram": params.model_dump(mode="json", exclude={"clips_per_shard"}),
             "corpus.max_duration": corpus.max_duration,
         }
-        rows = assemble(partial, plans, reuse.entries, memo, params.facts, settings)
+        rows = assemble(partial, plans, reuse.entries, memo, params.metadata, settings)
         report.failed = count_failed(rows)
         require_few_failed(rows, corpus.max_bad_fraction)
         report.bytes_written = sum(

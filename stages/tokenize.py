@@ -1,9 +1,9 @@
-"""Rewrite every usable clip as a sentence: each frame replaced by its nearest words in a fold's vocabulary.
+"""Rewrite every usable clip as a token sequence: each frame replaced by its nearest tokens in a fold's vocabulary.
 
     spectrogram + vocabulary -> data/tokens/<name>/<fold>.parquet
 
-Run as `python -m stages.tokenize`: run as a script, this file would hide the standard library's own `tokenize`. Sentences
-that are in the memo store, under this vocabulary, are not computed again.
+Run as `python -m stages.tokenize`: run as a script, this file would hide the standard library's own `tokenize`. Token
+sequences that are in the memo store, under this vocabulary, are not computed again.
 """
 
 import logging
@@ -20,18 +20,18 @@ from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
 from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params, read_params
-from pipeline.vocabulary.sentences import (
-    compute_sentences,
+from pipeline.vocabulary.sequences import (
+    compute_sequences,
     find_known,
     open_memo,
-    plan_sentences,
-    sentences_specs,
-    write_sentences,
+    plan_sequences,
+    sequences_specs,
+    write_sequences,
 )
 
 log = logging.getLogger(__name__)
 
-# Starting a worker takes as long as finding the words of this many frames.
+# Starting a worker takes as long as finding the tokens of this many frames.
 _FRAMES_WORTH_A_WORKER = 5_000_000
 
 
@@ -41,21 +41,21 @@ def run(
     name = tokens_path.parent.name
     report = StageReport("tokenize", f"{name}-{fold}")
     spectrogram, vocabulary = open_spectrogram(spectrogram_path), open_vocabulary(vocabulary_path)
-    if vocabulary.facts["fold"] != fold:
-        raise VOCABULARY.error(vocabulary_path, "fact fold", expected=fold, found=vocabulary.facts["fold"])
+    if vocabulary.metadata["fold"] != fold:
+        raise VOCABULARY.error(vocabulary_path, "metadata fold", expected=fold, found=vocabulary.metadata["fold"])
     vocabulary.require_front_end(spectrogram)
     clear_partials(tokens_path)
 
     memo = open_memo(execution.memo, vocabulary, spectrogram)
-    plans = plan_sentences(spectrogram)
+    plans = plan_sequences(spectrogram)
     entries, known = find_known(memo, plans)
     todo = [plan.index for name, plan in plans.items() if name not in entries]
     report.clips, report.shards = sum(len(plan.index) for plan in plans.values()), len(plans)
     report.reused = report.clips - sum(map(len, todo))
     frames = sum(index["num_frames"].to_numpy().sum() for index in todo)
-    specs = sentences_specs(plans, entries, known, vocabulary_path, memo)
+    specs = sequences_specs(plans, entries, known, vocabulary_path, memo)
     for done in run_shards(
-        compute_sentences,
+        compute_sequences,
         specs,
         execution=execution,
         report=report,
@@ -68,7 +68,7 @@ def run(
         report.decoded += done.computed
         report.reused += done.reused
     memo.mark_used(entries)
-    write_sentences(tokens_path, list(plans), entries, spectrogram, vocabulary)
+    write_sequences(tokens_path, list(plans), entries, spectrogram, vocabulary)
     report.bytes_written = tokens_path.stat().st_size
     log.info(
         "%s, fold %s: %d clips: tokenised %d, reused %d -> %s",

@@ -71,7 +71,7 @@ def run(
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
     training, validation = (Examples(ids, class_targets(clips, ids)) for ids in roles.values())
-    label_kind = clips.facts["label_kind"]
+    label_kind = clips.metadata["label_kind"]
     fitted: Fitted | None = TRAINERS[way_of(params.kind)].train(
         params,
         TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained),
@@ -82,20 +82,20 @@ def run(
     )
     if fitted is None:
         return  # another process writes
-    facts = {"model": model, "fold": fold, "seed": seed, "reads": params.reads} | {
+    metadata = {"model": model, "fold": fold, "seed": seed, "reads": params.reads} | {
         "params": params.model_dump(mode="json"),
-        **{key: clips.facts[key] for key in ("classes", "label_kind")},
-        "input": fitted.input_facts,
+        **{key: clips.metadata[key] for key in ("classes", "label_kind")},
+        "input": fitted.input_metadata,
         "clips_seen": fitted.clips_seen,
         "source": inputs.source,
         "front_end": inputs.front_end,
         "num_parameters": count_predicting(fitted.weights, fitted.kept_epochs),
         SETTINGS: dict(settings),
     }
-    write_model(paths.model, fitted.weights, facts, fitted.kept_epochs)
+    write_model(paths.model, fitted.weights, metadata, fitted.kept_epochs)
     log.info(
         "%s, fold %s: %d parameters, %d clips seen in %.1f s",
-        model, fold, facts["num_parameters"], fitted.clips_seen, fitted.seconds,
+        model, fold, metadata["num_parameters"], fitted.clips_seen, fitted.seconds,
     )  # fmt: skip
     report.time_training(fitted.seconds, fitted.epoch_timing)
     report.clips, report.workers = len(roles["train"]), fitted.num_processes

@@ -30,30 +30,30 @@ def run(
     name = vocabulary_path.parent.name
     report = StageReport("vocabulary", f"{name}-{fold}")
     spectrogram, split = open_spectrogram(spectrogram_path), open_split(split_path)
-    if split.facts["fold"] != fold:
-        raise SPLIT.error(split_path, "fact fold", expected=fold, found=split.facts["fold"])
+    if split.metadata["fold"] != fold:
+        raise SPLIT.error(split_path, "metadata fold", expected=fold, found=split.metadata["fold"])
     training_clips = clips_of(split, "train")
     reader = FrameReader(spectrogram)
     sample, fit = learn(params, reader, training_clips)
     merges = fit_merges(params, fit, reader, training_clips)
-    facts = write_vocabulary(
+    metadata = write_vocabulary(
         vocabulary_path, fit, sample, merges, params, name=name, kind=params.kind, fold=fold, spectrogram=spectrogram
     )
     log.info(
-        "%s, fold %s: %d x %d words from %d of %d frames of %d clips; perplexity %.0f, %d dead",
+        "%s, fold %s: %d x %d tokens from %d of %d frames of %d clips; perplexity %.0f, %d dead",
         name,
         fold,
         *fit.codebooks.codes.shape[:2],
-        *(sample.facts[key] for key in ("frames", "available", "clips")),
-        facts["perplexity"],
-        facts["dead_codes"],
+        *(sample.metadata[key] for key in ("frames", "available", "clips")),
+        metadata["perplexity"],
+        metadata["dead_codes"],
     )
-    if merges.facts:
+    if merges.metadata:
         log.info(
-            "fold %s: merged to %d words, on %d clips; sentences are %.2f times shorter",
-            fold, *(merges.facts[key] for key in ("num_tokens", "clips", "compression")),
+            "fold %s: merged to %d tokens, on %d clips; token sequences are %.2f times shorter",
+            fold, *(merges.metadata[key] for key in ("num_tokens", "clips", "compression")),
         )  # fmt: skip
-    report.clips = int(sample.facts["clips"])
+    report.clips = int(sample.metadata["clips"])
     report.bytes_written = sum(file.stat().st_size for file in vocabulary_path.rglob("*") if file.is_file())
     return report
 

@@ -17,7 +17,7 @@ from pipeline.artifacts.spectrogram import FRAMES, INDEX
 REPOSITORY = Path(__file__).parents[1]
 ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
 
-# Facts of predictions that say something of their model, where a test does not ask for them.
+# Metadata of predictions that say something of their model, where a test does not ask for them.
 OF_A_MODEL = {"reads": "frames", "params": {"kind": "majority"}, "num_parameters": 1, "clips_seen": 1}
 
 WAV_CLASSES = ("tone", "noise", "clicks")
@@ -82,8 +82,8 @@ def make_clips(path: Path, root: Path, sources: Sequence[str], **columns: Sequen
         "content": [file_digest(root / source) if (root / source).is_file() else "" for source in sources],
     }
     classes = [f"class {i}" for i in range(1 + max((max(x, default=0) for x in columns.get("labels", [])), default=0))]
-    facts = {"corpus": "test", "classes": classes, "label_kind": "one", "licence": ""}
-    CLIPS.write(path, values | columns, facts)
+    metadata = {"corpus": "test", "classes": classes, "label_kind": "one", "licence": ""}
+    CLIPS.write(path, values | columns, metadata)
     return path
 
 
@@ -97,10 +97,10 @@ def make_spectrogram(
 ) -> Path:
     """Write a spectrogram artifact of given frames: clip_id -> (frame, mel); `failed` clips come last in the index.
 
-    `front_end` are the facts of the one that made the frames, where it matters.
+    `front_end` are the metadata of the one that made the frames, where it matters.
     """
     n_mels = next(iter(frames.values())).shape[1]
-    facts = {
+    metadata = {
         "front_end": "kaldi",
         "units": "ln(power)",
         "sample_rate": 16000,
@@ -129,12 +129,12 @@ def make_spectrogram(
             start += len(values)
         arrays[shard] = np.concatenate([frames[c] for c in clip_ids[first : first + clips_per_shard]])
     rows += [(clip, "", "", 0, 0, 0.0, 0.0, "failed", "missing", "expected a file, found none") for clip in failed]
-    group = FRAMES.create(path / "frames.zarr", facts)
+    group = FRAMES.create(path / "frames.zarr", metadata)
     for shard, values in arrays.items():
         FRAMES.arrays["*"].write(group, shard, values.astype(np.float32), chunks=(64, n_mels))
     columns = dict(zip(INDEX.columns, map(list, zip(*rows, strict=True)), strict=True))
     shards = {shard: len(values) for shard, values in arrays.items()}
-    INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": facts, "version": "test"})
+    INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": metadata, "version": "test"})
     return path
 
 

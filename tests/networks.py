@@ -97,24 +97,24 @@ def params_of(section: Section) -> NetworkParams:
 
 
 def build(
-    section: Section, facts: dict[str, Any] | None = None, num_classes: int = NUM_CLASSES, *, seed: int = 0
+    section: Section, metadata: dict[str, Any] | None = None, num_classes: int = NUM_CLASSES, *, seed: int = 0
 ) -> Any:
     """Build the network of a section; one that reads tokens knows random codebooks. Any, so that tests reach its parts."""
     params = params_of(section)
-    facts = facts or FACTS[params.reads]
+    metadata = metadata or FACTS[params.reads]
     torch.manual_seed(seed)
-    model = Network(params, facts, num_classes)  # type: ignore[arg-type]
+    model = Network(params, metadata, num_classes)  # type: ignore[arg-type]
     if params.reads == "tokens":
         generator = np.random.default_rng(0)
-        size = facts["vocabulary_size"]
+        size = metadata["vocabulary_size"]
         model.input.load_codebooks(
-            [generator.standard_normal((size, stop - start)).astype(np.float32) for start, stop in facts["bands"]]
+            [generator.standard_normal((size, stop - start)).astype(np.float32) for start, stop in metadata["bands"]]
         )
     return model
 
 
 def make_inputs(reads: str, lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """Return a padded batch of noise for the facts above, and its mask."""
+    """Return a padded batch of noise for the metadata above, and its mask."""
     generator = torch.Generator().manual_seed(1)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     if reads == "frames":

@@ -15,7 +15,7 @@ from pipeline.models.base import NOT_NORMALISED
 from pipeline.training import loop
 from pipeline.training.batches import Batches, StoredBatch
 from pipeline.training.classification import Classification
-from pipeline.training.distributed import World, open_world
+from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
 from pipeline.training.settings import TrainParams
@@ -56,7 +56,12 @@ def make_examples(num_clips: int = NUM_CLIPS) -> Examples:
 
 
 def run_training(
-    section: dict[str, Any], changes: dict[str, Any], checkpoint: Path, world: World, die_after: int = 0, **options: Any
+    section: dict[str, Any],
+    changes: dict[str, Any],
+    checkpoint: Path,
+    context: DistributedContext,
+    die_after: int = 0,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train on the examples and return what happened; `die_after` so many epochs, all processes stop as if killed."""
     model = build(section, {"n_mels": 6}, 3, seed=5)
@@ -75,7 +80,7 @@ def run_training(
         train(
             model, settings, Classification(settings, "one", 1, None), examples,
             Validation(others, "one", None, settings.batch_size) if others else None,
-            seed=3, on_epoch=on_epoch, checkpoint=checkpoint, world=world,
+            seed=3, on_epoch=on_epoch, checkpoint=checkpoint, context=context,
         )  # fmt: skip
     except KeyboardInterrupt:
         assert die_after
@@ -94,41 +99,41 @@ def run_training(
     }
 
 
-def predict_seven(world: World) -> list[list[float]]:
+def predict_seven(context: DistributedContext) -> list[list[float]]:
     """Return the logits of an untrained model for seven clips, two a batch: four batches for the processes to share."""
     model = build(MODEL, {"n_mels": 6}, 3, seed=5)
-    logits: list[list[float]] = predict_logits(model, make_examples(7).batches, 2, world).tolist()
+    logits: list[list[float]] = predict_logits(model, make_examples(7).batches, 2, context).tolist()
     return logits
 
 
-def probe(folder: Path, world: World) -> dict[str, Any]:
+def probe(folder: Path, context: DistributedContext) -> dict[str, Any]:
     """Return what takes little time."""
     seen: dict[str, Any] = {
-        "exact": run_training(EXACT, {"augmentation": PLAIN}, folder / "a", world, validation=make_examples(9)),
-        "parts": run_training(PARTS, IN_PARTS, folder / "p", world),
-        "predictions": predict_seven(world),
+        "exact": run_training(EXACT, {"augmentation": PLAIN}, folder / "a", context, validation=make_examples(9)),
+        "parts": run_training(PARTS, IN_PARTS, folder / "p", context),
+        "predictions": predict_seven(context),
     }
     try:
-        world.assemble(torch.tensor([0, world.rank]), torch.zeros(2, 3), 2)
+        context.assemble(torch.tensor([0, context.rank]), torch.zeros(2, 3), 2)
     except RuntimeError as error:
         seen["twice"] = str(error)
     return seen
 
 
-def probe_more(folder: Path, world: World) -> dict[str, Any]:
+def probe_more(folder: Path, context: DistributedContext) -> dict[str, Any]:
     """Return the rest."""
     loop.CHECKPOINT_SECONDS = 0.0
     seen = {
-        "straight": run_training(MODEL, {}, folder / "b", world),
-        "balanced": run_training(MODEL, {"sampling": "balanced"}, folder / "c", world),
+        "straight": run_training(MODEL, {}, folder / "b", context),
+        "balanced": run_training(MODEL, {"sampling": "balanced"}, folder / "c", context),
     }
-    run_training(MODEL, {}, folder / "killed", world, die_after=2)
-    seen["resumed"] = run_training(MODEL, {}, folder / "killed", world)
-    run_training(MODEL, {}, folder / "left", world, die_after=2)  # for one process to go on with
+    run_training(MODEL, {}, folder / "killed", context, die_after=2)
+    seen["resumed"] = run_training(MODEL, {}, folder / "killed", context)
+    run_training(MODEL, {}, folder / "left", context, die_after=2)  # for one process to go on with
     return seen
 
 
 if __name__ == "__main__":
-    with open_world() as world:
-        seen = (probe_more if sys.argv[2:] == ["more"] else probe)(Path(sys.argv[1]), world)
-    Path(sys.argv[1], f"{world.rank}.json").write_text(json.dumps(seen))
+    with init_distributed() as context:
+        seen = (probe_more if sys.argv[2:] == ["more"] else probe)(Path(sys.argv[1]), context)
+    Path(sys.argv[1], f"{context.rank}.json").write_text(json.dumps(seen))

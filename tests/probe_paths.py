@@ -22,7 +22,7 @@ def main(stage: str, paths: list[Path]) -> None:
         from pipeline.vocabulary.registry import load_vocabulary_params
         from stages.vocabulary import run as run_vocabulary
 
-        run_vocabulary(load_vocabulary_params("words"), *paths, fold="1")
+        run_vocabulary(load_vocabulary_params("kmeans"), *paths, fold="1")
     elif stage == "tokenize":
         from stages.tokenize import run as run_tokenize
 

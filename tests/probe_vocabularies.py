@@ -21,7 +21,7 @@ VOCABULARIES = {
     "kmeans": {"kind": "kmeans", "restarts": 2, "features": {"deltas": 1, "stack": 1, "pca": 100}},
     "bands": {"kind": "bands", "bands": 2, "features": {"deltas": 0, "stack": 2, "pca": None}},
     "residual": {"kind": "residual", "codebooks": 2, "exact": True, "sample_frames": 5000},
-    "soft": {"kind": "soft", "nearest": 3, "bpe": {"num_tokens": 400}},
+    "soft_kmeans": {"kind": "soft_kmeans", "nearest": 3, "bpe": {"num_tokens": 400}},
 }
 
 

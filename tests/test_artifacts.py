@@ -43,8 +43,8 @@ def _split(path: Path) -> Path:
     return path
 
 
-def _spectrogram(path: Path, index: dict[str, Any] | None = None, facts: dict[str, Any] | None = None) -> Path:
-    group = FRAMES.create(path / "frames.zarr", FRONT_END | (facts or {}))
+def _spectrogram(path: Path, index: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None) -> Path:
+    group = FRAMES.create(path / "frames.zarr", FRONT_END | (metadata or {}))
     frames = np.arange(40, dtype=np.float32).reshape(10, 4)
     FRAMES.arrays["*"].write(group, "first", frames)
     rows = {
@@ -62,12 +62,12 @@ def _spectrogram(path: Path, index: dict[str, Any] | None = None, facts: dict[st
     INDEX.write(
         path / "index.parquet",
         rows | (index or {}),
-        {"shards": {"first": 10}, "front_end": FRONT_END | (facts or {}), "version": "test"},
+        {"shards": {"first": 10}, "front_end": FRONT_END | (metadata or {}), "version": "test"},
     )
     return path
 
 
-def _vocabulary(path: Path, **facts: Any) -> Path:
+def _vocabulary(path: Path, **metadata: Any) -> Path:
     head = {
         "kind": "kmeans",
         "num_tokens": 3,
@@ -96,13 +96,13 @@ def _vocabulary(path: Path, **facts: Any) -> Path:
         "merges": np.empty((0, 2), np.int32),
         "counts": np.zeros((1, 3), np.int64),
     }
-    VOCABULARY.write(path, arrays, head | facts)
+    VOCABULARY.write(path, arrays, head | metadata)
     return path
 
 
-def _tokens(path: Path, tokens: list[list[list[int]]], **facts: Any) -> Path:
+def _tokens(path: Path, tokens: list[list[list[int]]], **metadata: Any) -> Path:
     ids = [f"clip-{i}" for i in range(len(tokens))]
-    head = {"fold": "1", "vocabulary": "x", "vocabulary_size": 9, "num_codebooks": 2, "frame_rate": 100.0} | facts
+    head = {"fold": "1", "vocabulary": "x", "vocabulary_size": 9, "num_codebooks": 2, "frame_rate": 100.0} | metadata
     TOKENS.write(path, {"clip_id": ids, "tokens": tokens}, head)
     return path
 
@@ -110,7 +110,7 @@ def _tokens(path: Path, tokens: list[list[list[int]]], **facts: Any) -> Path:
 def test_a_table_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     first, second = _split(tmp_path / "1.parquet"), _split(tmp_path / "2.parquet")
     assert first.read_bytes() == second.read_bytes()
-    assert open_split(first).facts == {"fold": "1", "seed": 0, "rule": "published"}
+    assert open_split(first).metadata == {"fold": "1", "seed": 0, "rule": "published"}
     assert list(tmp_path.iterdir()) == [first, second] or len(list(tmp_path.iterdir())) == 2  # nothing partial is left
 
 
@@ -134,7 +134,7 @@ def test_a_table_edited_with_another_program_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"digest: expected .* as written, found .*: edited afterwards"):
         open_split(path)
     pq.write_table(table.replace_schema_metadata(None), path)
-    with pytest.raises(ArtifactError, match="expected Sonolex facts, found none"):
+    with pytest.raises(ArtifactError, match="expected Sonolex metadata, found none"):
         open_split(path)
 
 
@@ -153,8 +153,8 @@ def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
         open_tokens(path)
 
 
-def test_facts_are_checked_on_writing(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="fact seed: expected int, found str 'zero'"):
+def test_metadata_are_checked_on_writing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="metadata seed: expected int, found str 'zero'"):
         SPLIT.write(tmp_path / "x", {"clip_id": [], "role": []}, {"fold": "1", "seed": "zero", "rule": ""})
     assert not list(tmp_path.iterdir())
 
@@ -173,11 +173,11 @@ def test_clips_check_ids_and_labels(tmp_path: Path) -> None:
         "fold": ["1", "2"],
         "content": ["x", "y"],
     }
-    facts = {"corpus": "table", "classes": ["dog", "rain"], "label_kind": "one", "licence": ""}
-    CLIPS.write(tmp_path / "clips.parquet", columns, facts)
+    metadata = {"corpus": "table", "classes": ["dog", "rain"], "label_kind": "one", "licence": ""}
+    CLIPS.write(tmp_path / "clips.parquet", columns, metadata)
     with pytest.raises(ArtifactError, match="clip_id: expected unique ids, found 1 repeated"):
         open_clips(tmp_path / "clips.parquet")
-    CLIPS.write(tmp_path / "clips.parquet", columns | {"clip_id": ["a", "b"], "labels": [[0], [2]]}, facts)
+    CLIPS.write(tmp_path / "clips.parquet", columns | {"clip_id": ["a", "b"], "labels": [[0], [2]]}, metadata)
     with pytest.raises(ArtifactError, match="labels: expected below 2, found 2"):
         open_clips(tmp_path / "clips.parquet")
 
@@ -188,7 +188,7 @@ def test_a_spectrogram_opens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("index", "facts", "message"),
+    ("index", "metadata", "message"),
     [
         ({"start": [0, 5, 0]}, {}, "row 1: expected start 6 in shard first, found 5"),
         ({"num_frames": [6, 3, 0]}, {}, "num_frames: expected sums of"),
@@ -201,10 +201,10 @@ def test_a_spectrogram_opens(tmp_path: Path) -> None:
     ],
 )
 def test_a_spectrogram_that_contradicts_itself_is_refused(
-    tmp_path: Path, index: dict[str, Any], facts: dict[str, Any], message: str
+    tmp_path: Path, index: dict[str, Any], metadata: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message):
-        open_spectrogram(_spectrogram(tmp_path / "s", index, facts))
+        open_spectrogram(_spectrogram(tmp_path / "s", index, metadata))
 
 
 def test_a_spectrogram_without_a_shard_is_refused_not_read_as_silence(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_vocabulary_opens_and_knows_itself_by_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "message"),
+    ("metadata", "message"),
     [
         ({"padding_token": 0}, "padding_token: expected 3 for num_tokens 3, found 0"),
         ({"role": "test"}, "role: expected train, found test"),
@@ -231,9 +231,11 @@ def test_a_vocabulary_opens_and_knows_itself_by_content(tmp_path: Path) -> None:
         ({"features": {"deltas": 0, "stack": 0, "groups": 1}}, "features.stack: expected at least 1, found 0"),
     ],
 )
-def test_a_vocabulary_that_contradicts_itself_is_refused(tmp_path: Path, facts: dict[str, Any], message: str) -> None:
+def test_a_vocabulary_that_contradicts_itself_is_refused(
+    tmp_path: Path, metadata: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ArtifactError, match=message):
-        open_vocabulary(_vocabulary(tmp_path / "1.zarr", **facts))
+        open_vocabulary(_vocabulary(tmp_path / "1.zarr", **metadata))
 
 
 def test_a_flipped_byte_in_a_vocabulary_is_refused(tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_a_flipped_byte_in_a_vocabulary_is_refused(tmp_path: Path) -> None:
 
 def test_a_vocabulary_of_another_front_end_is_refused(tmp_path: Path) -> None:
     vocabulary = open_vocabulary(_vocabulary(tmp_path / "1.zarr"))
-    other = open_spectrogram(_spectrogram(tmp_path / "s", facts={"hop_length": 80, "frame_rate": 200.0}))
+    other = open_spectrogram(_spectrogram(tmp_path / "s", metadata={"hop_length": 80, "frame_rate": 200.0}))
     with pytest.raises(ArtifactError, match=r"front_end\.hop_length .*expected 80, found 160"):
         vocabulary.require_front_end(other)
 
@@ -265,16 +267,16 @@ def test_tokens_come_back_as_they_went_in(tmp_path: Path) -> None:
     [
         ([[[1, 2], [3]]], "clip-0: expected codebooks of equal length"),
         ([[[1, 2]]], "expected 2 lists a clip"),
-        ([[[1, 9], [2, 3]]], "expected words below 9, found 9"),
+        ([[[1, 9], [2, 3]]], "expected tokens below 9, found 9"),
     ],
 )
-def test_tokens_that_are_no_sentences_are_refused(tmp_path: Path, tokens: list[Any], message: str) -> None:
+def test_tokens_that_are_no_sequences_are_refused(tmp_path: Path, tokens: list[Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         open_tokens(_tokens(tmp_path / "t", tokens))
 
 
 def test_predictions_must_be_finite_and_complete(tmp_path: Path) -> None:
-    facts = {
+    metadata = {
         "model": "ast",
         "fold": "1",
         "seed": 0,
@@ -284,13 +286,13 @@ def test_predictions_must_be_finite_and_complete(tmp_path: Path) -> None:
     } | OF_A_MODEL
     for logits, message in (([[0.0, float("nan")]], "finite"), ([[0.0]], "2 a clip")):
         columns = {"clip_id": ["a"], "role": ["test"], "logits": logits, "targets": [[0.0, 1.0]]}
-        PREDICTIONS.write(tmp_path / "p", columns, facts)
+        PREDICTIONS.write(tmp_path / "p", columns, metadata)
         with pytest.raises(ArtifactError, match=message):
             open_predictions(tmp_path / "p")
 
 
 def test_a_model_folder_refuses_other_weights(tmp_path: Path) -> None:
-    facts = {
+    metadata = {
         "model": "ast",
         "params": {"kind": "ast"},
         "classes": ["a"],
@@ -305,7 +307,7 @@ def test_a_model_folder_refuses_other_weights(tmp_path: Path) -> None:
         "clips_seen": 4,
     }
     for name, value in (("one", 1.0), ("two", 2.0)):
-        write_model(tmp_path / name, {"w": np.full(3, value, np.float32)}, facts)
+        write_model(tmp_path / name, {"w": np.full(3, value, np.float32)}, metadata)
     assert open_model(tmp_path / "one").weights["w"].tolist() == [1, 1, 1]
     (tmp_path / "one/weights.safetensors").write_bytes((tmp_path / "two/weights.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match=r"weights\.safetensors: expected digest"):
@@ -314,14 +316,14 @@ def test_a_model_folder_refuses_other_weights(tmp_path: Path) -> None:
 
 def test_an_artifact_of_other_settings_is_refused_by_key(tmp_path: Path) -> None:
     path = tmp_path / "1.parquet"
-    facts = {"fold": "1", "seed": 0, "rule": "by hand"}
+    metadata = {"fold": "1", "seed": 0, "rule": "by hand"}
     columns = {"clip_id": ["a"], "role": ["train"]}
-    SPLIT.write(path, columns, facts | {SETTINGS: {"split": {"seed": 0, "num_folds": 5}, "train.epochs": 3}})
+    SPLIT.write(path, columns, metadata | {SETTINGS: {"split": {"seed": 0, "num_folds": 5}, "train.epochs": 3}})
     require_current({"split": {"seed": 0, "num_folds": 5}, "train": {"epochs": 3, "other": 1}}, (SPLIT, path))
     expected = (
         r"1\.parquet: split\.seed: expected 1, as in params\.yaml, found 0 \(1 more settings differ\); rerun it with"
     )
     with pytest.raises(ArtifactError, match=expected):
         require_current({"split": {"seed": 1, "num_folds": 5}, "train": {}}, (SPLIT, path))
-    SPLIT.write(path, columns, facts)  # one that records none is of no settings
+    SPLIT.write(path, columns, metadata)  # one that records none is of no settings
     require_current({}, (SPLIT, path))

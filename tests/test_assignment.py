@@ -1,4 +1,4 @@
-"""Words are the nearest codes, whatever the batch, the block, and (with l2) the level."""
+"""Tokens are the nearest codes, whatever the batch, the block, and (with l2) the level."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,13 +24,13 @@ def make_vocabulary(
     mean = GENERATOR.normal(-6, 1, n_mels).astype(np.float32)
     space = make_space(n_mels, normalisation=normalisation, stack=stack, groups=bands, mean=mean, scale=scale)
     width = space.num_features // bands
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "num_tokens": size,
         "num_codebooks": bands,
         "bands": [[start, start + width] for start in range(0, space.num_features, width)],
     }
     codebooks = GENERATOR.normal(size=(bands, size, width)).astype(np.float32)
-    return Vocabulary(Path("v.zarr"), space, codebooks, np.empty(0), np.ones((bands, size), np.int64), facts)
+    return Vocabulary(Path("v.zarr"), space, codebooks, np.empty(0), np.ones((bands, size), np.int64), metadata)
 
 
 @pytest.mark.parametrize("bands", [1, 4])
@@ -42,7 +42,7 @@ def test_codes_tokenize_to_themselves(bands: int) -> None:
     assert np.array_equal(tokens, np.tile(np.arange(50), (bands, 1)))
 
 
-def test_words_are_nearest_and_never_special() -> None:
+def test_tokens_are_nearest_and_never_special() -> None:
     vocabulary = make_vocabulary()
     frames = GENERATOR.normal(-6, 4, (3000, 16)).astype(np.float32)
     z = (frames.astype(np.float64) - vocabulary.space.mean) / vocabulary.space.scale
@@ -125,7 +125,7 @@ def test_numpy_is_chosen_where_there_is_no_gpu_or_little_to_do() -> None:
         assert device.choose_device(1 << 40) is None
 
 
-def test_a_clip_without_frames_has_no_words() -> None:
+def test_a_clip_without_frames_has_no_tokens() -> None:
     tokens = assign(make_vocabulary(bands=4, stack=2), [np.empty((0, 16), np.float32), np.ones((3, 16), np.float32)])
     assert [clip.shape for clip in tokens] == [(4, 0), (4, 2)]
     assert assign(make_vocabulary(), []) == []

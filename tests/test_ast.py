@@ -64,8 +64,8 @@ def with_stem(section: dict[str, Any], *, frames: int, stride: int = 10) -> dict
     return changed(section, strides | {"stem.positions.frames": frames})
 
 
-def make(section: dict[str, Any], n_mels: int = N_MELS, num_classes: int = 7, **facts: Any) -> Any:
-    return build(section, {"n_mels": n_mels, "normalisation": NORMALISATION, **facts}, num_classes)
+def make(section: dict[str, Any], n_mels: int = N_MELS, num_classes: int = 7, **metadata: Any) -> Any:
+    return build(section, {"n_mels": n_mels, "normalisation": NORMALISATION, **metadata}, num_classes)
 
 
 def small(**positions: Any) -> dict[str, Any]:

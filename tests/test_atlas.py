@@ -28,7 +28,7 @@ from pipeline.reporting.atlas import atlas_values, write_atlas
 from pipeline.reporting.atlas_content import AtlasContent, AtlasPaths, gather_atlas, most_frequent
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.atlas_sounds import Occurrences, log_mel_distance, nearest_occurrences
-from pipeline.reporting.atlas_words import class_rates, nearest_words
+from pipeline.reporting.atlas_tokens import class_rates, nearest_tokens
 from pipeline.reporting.pictures import peaks, sound_address
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
 from pipeline.vocabulary.registry import validate_vocabulary_params
@@ -39,7 +39,7 @@ FRONT_END = KaldiParams(
     kind="kaldi", sample_rate=16000, win_length=400, hop_length=160, n_fft=512, n_mels=32, f_min=20.0, f_max=8000.0,
     pre_emphasis=0.97,
 )  # fmt: skip
-PARAMS = AtlasParams(words=10, snippets=3, seconds=0.2, clips=2)
+PARAMS = AtlasParams(tokens=10, snippets=3, seconds=0.2, clips=2)
 
 
 def make_waveforms() -> dict[str, np.ndarray]:
@@ -53,8 +53,8 @@ def make_waveforms() -> dict[str, np.ndarray]:
     return waveforms
 
 
-def write_artifacts(data: Path, audio: Path, **words: Any) -> None:
-    """Write all that the atlas reads, with a vocabulary of the settings `words`."""
+def write_artifacts(data: Path, audio: Path, **tokens: Any) -> None:
+    """Write all that the atlas reads, with a vocabulary of the settings `tokens`."""
     audio.mkdir(parents=True)
     waveforms, front_end = make_waveforms(), KaldiFrontEnd(FRONT_END)
     for clip, waveform in waveforms.items():
@@ -62,23 +62,23 @@ def write_artifacts(data: Path, audio: Path, **words: Any) -> None:
     labels = [[["tone", "noise", "clicks"].index(clip[:-1])] for clip in waveforms]
     make_clips(data / "clips.parquet", audio, [f"{clip}.wav" for clip in waveforms], labels=labels)
     table = CLIPS_TABLE.open(data / "clips.parquet")
-    CLIPS_TABLE.write(data / "clips.parquet", table.columns, table.facts | {"classes": list(CLASSES)})
+    CLIPS_TABLE.write(data / "clips.parquet", table.columns, table.metadata | {"classes": list(CLASSES)})
     frames = {clip: front_end.log_mel(waveform) for clip, waveform in waveforms.items()}
-    make_spectrogram(data / "spectrogram", frames, front_end=front_end.facts)
+    make_spectrogram(data / "spectrogram", frames, front_end=front_end.metadata)
     roles = ["test" if clip.endswith("4") else "train" for clip in waveforms]
     SPLIT.write(
         data / "splits/1.parquet", {"clip_id": list(waveforms), "role": roles}, {"fold": "1", "seed": 0, "rule": ""}
     )
     section = (
-        read_params(REPOSITORY / "params.yaml")["vocabularies"]["words"]
+        read_params(REPOSITORY / "params.yaml")["vocabularies"]["kmeans"]
         | {"num_tokens": 12, "sample_frames": 1000}
-        | words
+        | tokens
     )
-    params = validate_vocabulary_params("words", section)
-    vocabulary.run(params, data / "spectrogram", data / "splits/1.parquet", data / "vocabulary/words/1.zarr", fold="1")
+    params = validate_vocabulary_params("kmeans", section)
+    vocabulary.run(params, data / "spectrogram", data / "splits/1.parquet", data / "vocabulary/kmeans/1.zarr", fold="1")
     execution = ExecutionParams(executor="local", workers=1, scheduler="", memo=data / "memo")
     tokenize.run(
-        execution, data / "spectrogram", data / "vocabulary/words/1.zarr", data / "tokens/words/1.parquet", fold="1"
+        execution, data / "spectrogram", data / "vocabulary/kmeans/1.zarr", data / "tokens/kmeans/1.parquet", fold="1"
     )
 
 
@@ -91,7 +91,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(root: Path) -> AtlasContent:
-    return gather_atlas(PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio"))
+    return gather_atlas(PARAMS, AtlasPaths.of(Layout(root), "kmeans", "1", audio=root / "audio"))
 
 
 @pytest.fixture(scope="module")
@@ -105,38 +105,38 @@ def data_of(page: str) -> dict[str, Any]:
     return dict(json.loads(page.partition('id="data">')[2].partition("</script>")[0]))
 
 
-def test_words_are_counted_over_all_clips_and_by_class(root: Path, content: AtlasContent) -> None:
-    sentences = token_arrays(open_tokens(root / "data/tokens/words/1.parquet"))
-    word = int(sentences["noise0"][0, 0])
-    assert content.counts[0, word] == sum((row == word).sum() for row in sentences.values())
+def test_tokens_are_counted_over_all_clips_and_by_class(root: Path, content: AtlasContent) -> None:
+    sequences = token_arrays(open_tokens(root / "data/tokens/kmeans/1.parquet"))
+    token = int(sequences["noise0"][0, 0])
+    assert content.counts[0, token] == sum((row == token).sum() for row in sequences.values())
     assert content.training_counts.sum() < content.counts.sum() == pytest.approx(content.class_counts.sum())
-    of_noise = sum((sentences[f"noise{number}"] == word).sum() for number in range(5))
-    assert content.class_counts[0, word, 1] == of_noise
-    assert class_rates(content.class_counts)[0, word].argmax() == 1  # noise sounds like no tone
+    of_noise = sum((sequences[f"noise{number}"] == token).sum() for number in range(5))
+    assert content.class_counts[0, token, 1] == of_noise
+    assert class_rates(content.class_counts)[0, token].argmax() == 1  # noise sounds like no tone
 
 
-def test_a_words_pattern_is_its_centroid_in_the_front_ends_units(root: Path, content: AtlasContent) -> None:
-    words = open_vocabulary(root / "data/vocabulary/words/1.zarr")
+def test_a_tokens_pattern_is_its_centroid_in_the_front_ends_units(root: Path, content: AtlasContent) -> None:
+    vocabulary = open_vocabulary(root / "data/vocabulary/kmeans/1.zarr")
     frames = np.concatenate([KaldiFrontEnd(FRONT_END).log_mel(w) for c, w in make_waveforms().items() if c[-1] != "4"])
     tokens = np.concatenate(
-        [t[0] for c, t in token_arrays(open_tokens(root / "data/tokens/words/1.parquet")).items() if c[-1] != "4"]
+        [t[0] for c, t in token_arrays(open_tokens(root / "data/tokens/kmeans/1.parquet")).items() if c[-1] != "4"]
     )
     (book,) = content.codebooks
-    assert book.patterns.shape == (words.num_tokens, 1, 32)
+    assert book.patterns.shape == (vocabulary.num_tokens, 1, 32)
     commonest = int(np.bincount(tokens).argmax())
     np.testing.assert_allclose(book.patterns[commonest, 0], frames[tokens == commonest].mean(axis=0), atol=0.3)
 
 
-def test_a_snippet_holds_its_word_where_it_says(root: Path, content: AtlasContent) -> None:
-    sentences = token_arrays(open_tokens(root / "data/tokens/words/1.parquet"))
-    assert len(content.snippets.of_word) == PARAMS.words
-    for (_, word), snippets in content.snippets.of_word.items():
+def test_a_snippet_holds_its_token_where_it_says(root: Path, content: AtlasContent) -> None:
+    sequences = token_arrays(open_tokens(root / "data/tokens/kmeans/1.parquet"))
+    assert len(content.snippets.of_token) == PARAMS.tokens
+    for (_, token), snippets in content.snippets.of_token.items():
         assert len({snippet.clip for snippet in snippets}) == len(snippets) <= PARAMS.snippets
         assert [snippet.distance for snippet in snippets] == sorted(snippet.distance for snippet in snippets)
         for snippet in snippets:
             assert snippet.clip[-1] != "4"  # of training clips alone
             frame = round((snippet.time * 16000 - 200) / 160)
-            assert sentences[snippet.clip][0, frame] == word
+            assert sequences[snippet.clip][0, frame] == token
             waveform = make_waveforms()[snippet.clip]
             middle = round(len(content.snippets.waveforms[snippet.sound]) * sum(snippet.mark) / 2)
             around = content.snippets.waveforms[snippet.sound][middle - 50 : middle + 50]
@@ -149,21 +149,21 @@ def test_identical_windows_are_not_repeated(content: AtlasContent) -> None:
     assert len({waveform.tobytes() for waveform in content.snippets.waveforms}) == len(content.snippets.waveforms)
 
 
-def test_whole_clips_are_test_clips_and_log_mel_says_more_than_words(content: AtlasContent) -> None:
-    assert [clip[-1] for clip in content.spoken] == ["4"] * PARAMS.clips
-    for spoken in content.spoken.values():
-        assert set(spoken.versions) == {"words", "snippets", "log_mel"}
-        assert spoken.distance["log_mel"] < spoken.distance["words"] < 15
-        assert spoken.distance["snippets"] < 15
-        for waveform in spoken.versions.values():
-            loudness = np.sqrt((waveform**2).mean() / (spoken.original**2).mean())
+def test_whole_clips_are_test_clips_and_log_mel_says_more_than_tokens(content: AtlasContent) -> None:
+    assert [clip[-1] for clip in content.resynthesised] == ["4"] * PARAMS.clips
+    for resynthesised in content.resynthesised.values():
+        assert set(resynthesised.versions) == {"tokens", "snippets", "log_mel"}
+        assert resynthesised.distance["log_mel"] < resynthesised.distance["tokens"] < 15
+        assert resynthesised.distance["snippets"] < 15
+        for waveform in resynthesised.versions.values():
+            loudness = np.sqrt((waveform**2).mean() / (resynthesised.original**2).mean())
             assert 0.5 < loudness < 2
 
 
-def test_a_tone_made_of_words_keeps_its_pitch(content: AtlasContent) -> None:
-    spoken = content.spoken["tone4"]
-    for name in ("words", "snippets"):
-        spectrum = np.abs(np.fft.rfft(spoken.versions[name][1000:7000] * np.hanning(6000)))
+def test_a_tone_made_of_tokens_keeps_its_pitch(content: AtlasContent) -> None:
+    resynthesised = content.resynthesised["tone4"]
+    for name in ("tokens", "snippets"):
+        spectrum = np.abs(np.fft.rfft(resynthesised.versions[name][1000:7000] * np.hanning(6000)))
         assert np.argmax(spectrum) * 16000 / 6000 == pytest.approx(700, rel=0.12)
 
 
@@ -177,30 +177,30 @@ def test_the_page_stands_alone(page_path: Path, content: AtlasContent) -> None:
     assert len(data["counts"]) == 12
     assert len(data["sounds"]) == len(content.snippets.waveforms) + 4 * PARAMS.clips
     assert all(address.startswith("data:audio/") for address, *_ in data["sounds"])
-    for section in ("clips", "words", "use", "made"):
+    for section in ("clips", "tokens", "use", "made"):
         assert f'<section id="{section}">' in page
 
 
-def test_only_words_at_the_floor_are_digital_silence(content: AtlasContent) -> None:
-    """The made-up clips hiss throughout; with one word's pattern lowered to the floor, that word is silent."""
+def test_only_tokens_at_the_floor_are_digital_silence(content: AtlasContent) -> None:
+    """The made-up clips hiss throughout; with one token's pattern lowered to the floor, that token is silent."""
     assert atlas_values(content)["data"]["still"] == []
     (book,) = content.codebooks
     lowered = book.patterns.copy()
-    lowered[3] = content.spectrogram.facts["log_floor"]
+    lowered[3] = content.spectrogram.metadata["log_floor"]
     silent = replace(content, codebooks=[replace(book, patterns=lowered)])
     assert atlas_values(silent)["data"]["still"] == [3]
 
 
 def test_the_same_artifacts_give_the_same_page(root: Path, page_path: Path, tmp_path: Path) -> None:
     atlas.run(
-        PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio"), tmp_path / "again.html", fold="1"
+        PARAMS, AtlasPaths.of(Layout(root), "kmeans", "1", audio=root / "audio"), tmp_path / "again.html", fold="1"
     )
     assert (tmp_path / "again.html").read_bytes() == page_path.read_bytes()
 
 
 def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: Path) -> None:
     report = atlas.run(
-        PARAMS, AtlasPaths.of(Layout(root), "words", "1", audio=tmp_path / "gone"), tmp_path / "a.html", fold="1"
+        PARAMS, AtlasPaths.of(Layout(root), "kmeans", "1", audio=tmp_path / "gone"), tmp_path / "a.html", fold="1"
     )
     page = (tmp_path / "a.html").read_text()
     assert "Audio not on this machine: the atlas has no sound." in page
@@ -209,16 +209,16 @@ def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: P
     assert report.incidents == ["no sound: audio not on this machine"]
 
 
-def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> None:
-    paths = AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio")
+def test_tokens_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> None:
+    paths = AtlasPaths.of(Layout(root), "kmeans", "1", audio=root / "audio")
     write_artifacts(tmp_path / "data", tmp_path / "audio", num_tokens=8)
-    with pytest.raises(ArtifactError, match=r"tokens/words/1\.parquet: fact vocabulary: expected .*tokenize"):
-        gather_atlas(PARAMS, replace(paths, tokens=tmp_path / "data/tokens/words/1.parquet"))
+    with pytest.raises(ArtifactError, match=r"tokens/kmeans/1\.parquet: metadata vocabulary: expected .*tokenize"):
+        gather_atlas(PARAMS, replace(paths, tokens=tmp_path / "data/tokens/kmeans/1.parquet"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("words", "bands", "changes"),
+    ("tokens", "bands", "changes"),
     [
         (
             {"kind": "bands", "bands": 4, "num_tokens": 6, "features": {"deltas": 1, "stack": 2, "pca": None}},
@@ -235,23 +235,23 @@ def test_words_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> No
     ids=["patches of bands", "residual", "level-blind stacks"],
 )
 def test_every_kind_has_an_atlas(
-    tmp_path: Path, words: dict[str, Any], bands: list[tuple[int, int]], changes: list[bool]
+    tmp_path: Path, tokens: dict[str, Any], bands: list[tuple[int, int]], changes: list[bool]
 ) -> None:
-    write_artifacts(tmp_path / "data", tmp_path / "audio", **words)
-    paths = AtlasPaths.of(Layout(tmp_path), "words", "1", audio=tmp_path / "audio")
-    content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 5}), paths)
-    span = words.get("features", {"stack": 1})["stack"]
+    write_artifacts(tmp_path / "data", tmp_path / "audio", **tokens)
+    paths = AtlasPaths.of(Layout(tmp_path), "kmeans", "1", audio=tmp_path / "audio")
+    content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "tokens": 5}), paths)
+    span = tokens.get("features", {"stack": 1})["stack"]
     assert [(book.first, book.last) for book in content.codebooks] == bands
     assert [book.change for book in content.codebooks] == changes
     assert all(book.patterns.shape == (6, span, book.last - book.first) for book in content.codebooks)
-    (spoken,) = content.spoken.values()
-    assert spoken.distance["log_mel"] < 5
-    assert spoken.distance["words"] < 20
-    sentences = token_arrays(open_tokens(paths.tokens))
-    for (codebook, word), snippets in content.snippets.of_word.items():
+    (resynthesised,) = content.resynthesised.values()
+    assert resynthesised.distance["log_mel"] < 5
+    assert resynthesised.distance["tokens"] < 20
+    sequences = token_arrays(open_tokens(paths.tokens))
+    for (codebook, token), snippets in content.snippets.of_token.items():
         for snippet in snippets:
             frame = (snippet.time * 16000 - 200) / 160 - (span - 1) / 2
-            assert sentences[snippet.clip][codebook, round(frame / span)] == word
+            assert sequences[snippet.clip][codebook, round(frame / span)] == token
     write_atlas(tmp_path / "atlas.html", content)
     data = data_of((tmp_path / "atlas.html").read_text())
     assert len(data["counts"]) == 6 * len(bands)
@@ -259,10 +259,10 @@ def test_every_kind_has_an_atlas(
 
 
 def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, tmp_path: Path) -> None:
-    paths = AtlasPaths.of(Layout(root), "words", "1", audio=root / "audio")
+    paths = AtlasPaths.of(Layout(root), "kmeans", "1", audio=root / "audio")
     clips = {"clip_id": ["tone0", "noise4"], "role": ["test", "test"]}
     for fold, error, message in (
-        ("2", ArtifactError, "fact fold: expected 1, found 2"),
+        ("2", ArtifactError, "metadata fold: expected 1, found 2"),
         ("1", CorpusError, "found 0 clips"),
     ):
         SPLIT.write(tmp_path / "split.parquet", clips, {"fold": fold, "seed": 0, "rule": ""})
@@ -270,26 +270,26 @@ def test_a_split_of_another_fold_or_without_training_clips_is_named(root: Path, 
             gather_atlas(PARAMS, replace(paths, split=tmp_path / "split.parquet"))
 
 
-def test_merged_words_have_an_atlas(tmp_path: Path) -> None:
-    """Words of base words of two codebooks: they differ in length, and may begin or end within a frame."""
+def test_merged_tokens_have_an_atlas(tmp_path: Path) -> None:
+    """Tokens of base tokens of two codebooks: they differ in length, and may begin or end within a frame."""
     write_artifacts(tmp_path / "data", tmp_path / "audio", kind="bands", bands=2, num_tokens=6, bpe={"num_tokens": 24})
-    paths = AtlasPaths.of(Layout(tmp_path), "words", "1", audio=tmp_path / "audio")
-    content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "words": 8}), paths)
-    heard, num_frames = content.heard, content.spectrogram.index.list("num_frames")[0]
+    paths = AtlasPaths.of(Layout(tmp_path), "kmeans", "1", audio=tmp_path / "audio")
+    content = gather_atlas(PARAMS.model_copy(update={"clips": 1, "tokens": 8}), paths)
+    occurrences, num_frames = content.occurrences, content.spectrogram.index.list("num_frames")[0]
     assert content.counts.shape == (1, 24)
-    assert (heard.stop - heard.start).max() > 1
-    assert (heard.start >= 0).all()
-    for clip in range(len(heard.clips)):
-        assert heard.start[heard.clip == clip].min() == 0
-        assert heard.stop[heard.clip == clip].max() == num_frames
-    (spoken,) = content.spoken.values()
-    assert spoken.distance["words"] < 20
-    write_atlas(tmp_path / "words.html", content)
-    assert len(data_of((tmp_path / "words.html").read_text())["counts"]) == 24
+    assert (occurrences.stop - occurrences.start).max() > 1
+    assert (occurrences.start >= 0).all()
+    for clip in range(len(occurrences.clips)):
+        assert occurrences.start[occurrences.clip == clip].min() == 0
+        assert occurrences.stop[occurrences.clip == clip].max() == num_frames
+    (resynthesised,) = content.resynthesised.values()
+    assert resynthesised.distance["tokens"] < 20
+    write_atlas(tmp_path / "tokens.html", content)
+    assert len(data_of((tmp_path / "tokens.html").read_text())["counts"]) == 24
 
 
 def test_rates_make_up_for_the_lengths_of_classes_and_for_chance() -> None:
-    """Word 0 occurs evenly in a class ten times as long; word 1 in the short one alone; word 2 once."""
+    """Token 0 occurs evenly in a class ten times as long; token 1 in the short one alone; token 2 once."""
     counts = np.array([[[1000, 100], [0, 200], [0, 1], [2000, 0]]])
     rates = class_rates(counts)[0]
     np.testing.assert_allclose(rates.sum(axis=1), 1)
@@ -300,28 +300,28 @@ def test_rates_make_up_for_the_lengths_of_classes_and_for_chance() -> None:
 
 def test_neighbours_are_the_nearest_others() -> None:
     vectors = np.array([[0.0, 0], [1, 0], [3, 0], [3.5, 0]], dtype=np.float32)
-    assert nearest_words(vectors, 2).tolist() == [[1, 2], [0, 2], [3, 1], [2, 1]]
-    assert nearest_words(vectors[:2], 5).tolist() == [[1], [0]]
+    assert nearest_tokens(vectors, 2).tolist() == [[1, 2], [0, 2], [3, 1], [2, 1]]
+    assert nearest_tokens(vectors[:2], 5).tolist() == [[1], [0]]
 
 
 def test_the_nearest_occurrences_are_one_a_clip() -> None:
-    heard = Occurrences(
+    occurrences = Occurrences(
         clips=("a", "b"),
         clip=np.array([0, 0, 0, 1, 1]),
         start=np.arange(5),
         stop=np.arange(1, 6),
-        words=np.array([[7, 7, 2, 7, 2]]),
+        tokens=np.array([[7, 7, 2, 7, 2]]),
         distance=np.array([[1.5, 1.0, 0.5, 2.0, 0.4]]),
         units=np.zeros((1, 4)),
         unit_clip=np.zeros(1, int),
         unit_frame=np.zeros(1, int),
     )
-    found = nearest_occurrences(heard, 0, np.array([2, 7, 9]), 3)
+    found = nearest_occurrences(occurrences, 0, np.array([2, 7, 9]), 3)
     assert found == {2: [4, 2], 7: [1, 3], 9: []}
-    assert nearest_occurrences(heard, 0, np.array([7]), 1) == {7: [1]}
+    assert nearest_occurrences(occurrences, 0, np.array([7]), 1) == {7: [1]}
 
 
-def test_the_most_frequent_words_over_all_codebooks() -> None:
+def test_the_most_frequent_tokens_over_all_codebooks() -> None:
     counts = np.array([[5, 0, 3], [4, 6, 0]])
     assert most_frequent(counts, 3).tolist() == [[True, False, False], [True, True, False]]
     assert most_frequent(counts, 100).tolist() == (counts > 0).tolist()
@@ -366,7 +366,7 @@ def page(page_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def names(page: Page) -> list[str]:
-    found = page.run("[...document.querySelectorAll('.word h3')].map(node => node.textContent)")
+    found = page.run("[...document.querySelectorAll('.token h3')].map(node => node.textContent)")
     return [str(name) for name in found]
 
 
@@ -376,42 +376,42 @@ def choose(page: Page, control: str, value: str) -> None:
     page.run(f"{node}.value = '{value}', {node}.dispatchEvent(new Event('{event}'))")
 
 
-def test_words_are_drawn_sorted_and_filtered(page: Page, content: AtlasContent) -> None:
+def test_tokens_are_drawn_sorted_and_filtered(page: Page, content: AtlasContent) -> None:
     by_count = np.argsort(-content.counts[0], kind="stable")
-    assert names(page) == [f"word {word}" for word in by_count]
+    assert names(page) == [f"token {token}" for token in by_count]
     choose(page, "sort", "number")
-    assert names(page) == [f"word {word}" for word in range(12)]
+    assert names(page) == [f"token {token}" for token in range(12)]
     choose(page, "sort", "low")
     brightness = content.codebooks[0].brightness
-    assert names(page) == [f"word {word}" for word in np.argsort(brightness, kind="stable")]
+    assert names(page) == [f"token {token}" for token in np.argsort(brightness, kind="stable")]
     choose(page, "class", "0")
-    of_tones = {f"word {w}" for w in np.flatnonzero(class_rates(content.class_counts)[0].argmax(axis=1) == 0)}
+    of_tones = {f"token {w}" for w in np.flatnonzero(class_rates(content.class_counts)[0].argmax(axis=1) == 0)}
     assert set(names(page)) <= of_tones != set()
     choose(page, "class", "")
-    choose(page, "search", "word 1")
-    assert names(page) == ["word 1"]
+    choose(page, "search", "token 1")
+    assert names(page) == ["token 1"]
     choose(page, "search", "")
     choose(page, "sort", "frequency")
-    assert page.run("document.getElementById('found').textContent") == "12 words"
+    assert page.run("document.getElementById('found').textContent") == "12 tokens"
     assert page.errors == []
 
 
 def test_one_sound_plays_at_a_time_and_plays_to_its_end(page: Page) -> None:
-    page.run("document.querySelectorAll('.word button[data-sound]')[0].click()")
+    page.run("document.querySelectorAll('.token button[data-sound]')[0].click()")
     page.wait("!player.paused && player.currentTime > 0")
     assert page.run("player.duration") == pytest.approx(PARAMS.seconds, abs=0.06)
-    page.run("document.querySelectorAll('.word button[data-sound]')[1].click()")
+    page.run("document.querySelectorAll('.token button[data-sound]')[1].click()")
     assert page.run("document.querySelectorAll('[aria-pressed=true]').length") == 1
     page.wait("playing === null")  # the end
     assert page.run("document.querySelectorAll('[aria-pressed=true]').length") == 0
 
 
-def test_keys_go_from_word_to_word_and_play(page: Page) -> None:
-    page.run("document.querySelector('.word').focus()")
+def test_keys_go_from_token_to_token_and_play(page: Page) -> None:
+    page.run("document.querySelector('.token').focus()")
     page.press("ArrowRight")
-    assert page.run("document.activeElement === document.querySelectorAll('.word')[1]")
+    assert page.run("document.activeElement === document.querySelectorAll('.token')[1]")
     page.press(" ", "Space")
-    page.wait("playing && playing.closest('.word') === document.activeElement")
+    page.wait("playing && playing.closest('.token') === document.activeElement")
     page.press("Escape")
     assert page.run("playing") is None
     page.press("/", "Slash")
@@ -419,9 +419,9 @@ def test_keys_go_from_word_to_word_and_play(page: Page) -> None:
     page.run("document.activeElement.blur()")
 
 
-def test_neighbours_are_links_to_their_words(page: Page) -> None:
-    choose(page, "search", "word 1")  # so that its neighbours are filtered away
-    page.run("document.querySelector('.word .near a').click()")
+def test_neighbours_are_links_to_their_tokens(page: Page) -> None:
+    choose(page, "search", "token 1")  # so that its neighbours are filtered away
+    page.run("document.querySelector('.token .near a').click()")
     page.wait("location.hash && document.activeElement.id === location.hash.slice(1)")
     assert page.errors == []
 

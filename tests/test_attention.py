@@ -42,12 +42,12 @@ def make_model(folder: Path, stem: str, head: str = "mean", encoder: str = "tran
         if "qkv" in name:
             values.data *= 4
     weights = {name: values.numpy() for name, values in model.state_dict().items()}
-    facts = {"model": "ast", "params": params_of(section).model_dump(mode="json"), "classes": ["a", "b", "c"]}
-    facts |= {"label_kind": "one"}
+    metadata = {"model": "ast", "params": params_of(section).model_dump(mode="json"), "classes": ["a", "b", "c"]}
+    metadata |= {"label_kind": "one"}
     normalisation = {"kind": "corpus", "std_scale": 1.0, "mean": 0.5, "std": 2.0}
-    facts |= {"reads": "frames", "input": {"n_mels": N_MELS, "normalisation": normalisation}, "source": ""}
-    facts |= {"front_end": {}, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1}
-    write_model(folder, weights, facts)
+    metadata |= {"reads": "frames", "input": {"n_mels": N_MELS, "normalisation": normalisation}, "source": ""}
+    metadata |= {"front_end": {}, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1}
+    write_model(folder, weights, metadata)
     return folder
 
 
@@ -168,8 +168,8 @@ def test_the_picture_is_drawn_for_the_fold_that_tests_the_clip(data: Path, tmp_p
 
 
 def test_the_axes_are_in_seconds_and_hertz(data: Path) -> None:
-    facts = open_spectrogram(data / "spectrogram").facts
-    figure = draw_attention.draw("t", np.zeros((200, 24)), np.ones((200, 24)), facts, layer=None)
+    metadata = open_spectrogram(data / "spectrogram").metadata
+    figure = draw_attention.draw("t", np.zeros((200, 24)), np.ones((200, 24)), metadata, layer=None)
     above, below, *bars = figure.axes
     assert below.get_xlim() == (0.0, 2.0)
     assert (below.get_xlabel(), above.get_ylabel()) == ("time (s)", "frequency (Hz)")
@@ -211,8 +211,8 @@ def test_what_cannot_be_drawn_is_named(data: Path, tmp_path: Path, clip: str, la
 )
 def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path, section: Section, found: str) -> None:
     path = make_model(tmp_path / "m/1/0", "linear")
-    facts = {key: value for key, value in open_model(path).facts.items() if key != "weights"}
-    write_model(path, {"w": np.zeros(1, np.float32)}, facts | {"params": section})
+    metadata = {key: value for key, value in open_model(path).metadata.items() if key != "weights"}
+    write_model(path, {"w": np.zeros(1, np.float32)}, metadata | {"params": section})
     with pytest.raises(SonolexError, match=rf"expected a network with attention over frames, .* found .*{found}"):
         draw_attention.run("one", path, Layout(data.parent), tmp_path / "a.png", layer=None)
 

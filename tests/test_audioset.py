@@ -216,7 +216,7 @@ def test_tars_are_read_in_place_and_everything_else_in_them_is_counted(
         in caplog.text
     )
     clips = open_clips(Path("clips.parquet"))
-    assert clips.facts["classes"] == ["Speech, human", "Dog"]
+    assert clips.metadata["classes"] == ["Speech, human", "Dog"]
     row = next(row for row in clips.columns.to_pylist() if row["group"] == TRAIN[3])
     assert (row["clip_id"], row["fold"], row["labels"]) == (f"bal_train/{TRAIN[3]}", "train", [0, 1])
     assert (row["source"], row["member"]) == ("data/bal_train01.tar", f"audio/bal_train/{TRAIN[3]}.flac")

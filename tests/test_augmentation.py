@@ -51,17 +51,17 @@ def test_time_shift_turns_a_clip_around_its_own_end(time_axis: int) -> None:
     assert not torch.equal(warped, ramp)
 
 
-def test_word_noise_stays_near_and_leaves_special_tokens_alone() -> None:
+def test_token_noise_stays_near_and_leaves_special_tokens_alone() -> None:
     torch.manual_seed(0)
-    neighbours = torch.tensor([[[1], [0], [2], [3]], [[2], [2], [1], [3]]])  # words 0-2, padding 3
+    neighbours = torch.tensor([[[1], [0], [2], [3]], [[2], [2], [1], [3]]])  # tokens 0-2, padding 3
     tokens = torch.randint(0, 4, (30, 2, 40))
-    noisy = augmentation.replace_words(tokens, neighbours, 0.3)
+    noisy = augmentation.replace_tokens(tokens, neighbours, 0.3)
     near = torch.stack([neighbours[book, tokens[:, book], 0] for book in range(2)], dim=1)
     assert ((noisy == tokens) | (noisy == near)).all()
     assert (noisy[tokens == 3] == 3).all()
     changed = (noisy != tokens)[near != tokens].float().mean()
     assert 0.25 < changed < 0.35
-    assert torch.equal(augmentation.replace_words(tokens, neighbours, 0.0), tokens)
+    assert torch.equal(augmentation.replace_tokens(tokens, neighbours, 0.0), tokens)
 
 
 def test_masked_tokens_become_the_mask_token_and_never_padding() -> None:

@@ -30,7 +30,7 @@ SOLVERS = [support_vectors(10.0), least_squares(0.1)]
 
 
 def make_inputs(model: Baseline, classes: np.ndarray) -> list[np.ndarray]:
-    """Return clips of 20 to 30 frames, each class with words (or a level) of its own."""
+    """Return clips of 20 to 30 frames, each class with tokens (or a level) of its own."""
     generator = np.random.default_rng(len(classes))
     clips = []
     for c in classes:
@@ -74,7 +74,7 @@ def test_bag_of_tokens_says_what_scikit_learn_says(sublinear: bool) -> None:
     inputs = make_inputs(BAG, classes)
     model = BagOfTokens(BAG_PARAMS.model_copy(update={"sublinear": sublinear}))
     logits = model.predict(fit(model, inputs, one_hot(classes)), inputs)
-    counts = np.stack([np.concatenate([np.bincount(words, minlength=12) for words in clip]) for clip in inputs])
+    counts = np.stack([np.concatenate([np.bincount(tokens, minlength=12) for tokens in clip]) for clip in inputs])
     features = TfidfTransformer(sublinear_tf=sublinear).fit_transform(counts)
     expected = LogisticRegression(C=10.0, max_iter=1000).fit(features, classes).decision_function(features)
     assert np.allclose(logits, expected, atol=2e-3)
@@ -174,7 +174,7 @@ def test_an_empty_clip_has_finite_logits(model: Baseline) -> None:
 
 
 def make_cycles(classes: np.ndarray) -> list[np.ndarray]:
-    """Return clips that hold every word equally often: classes differ in what follows what alone."""
+    """Return clips that hold every token equally often: classes differ in what follows what alone."""
     generator = np.random.default_rng(len(classes))
     steps = np.array([1, 5, 7])  # all prime to 12
     return [((steps[c] * np.arange(48) + generator.integers(0, 12, (2, 1))) % 12).astype(np.uint16) for c in classes]
@@ -204,7 +204,7 @@ def test_ngrams_are_no_surer_than_they_may_be() -> None:
 
     fitted = float(weights["scale"][0])
     assert 1 < fitted < 40
-    assert loss(fitted) < min(loss(fitted / 4), loss(4 * fitted), loss(2 * 25))  # the last: the sum over all words
+    assert loss(fitted) < min(loss(fitted / 4), loss(4 * fitted), loss(2 * 25))  # the last: the sum over all tokens
 
 
 @pytest.mark.parametrize("kind", ["one", "many"])

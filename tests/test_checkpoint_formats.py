@@ -105,7 +105,7 @@ def begin(
     checkpoint = open_pretrained_weights(params, AST_FRONT_END)
     assert checkpoint is not None
     torch.manual_seed(3)
-    model = Network(params, {"n_mels": N_MELS, "pretrained": checkpoint.facts}, num_classes).eval()
+    model = Network(params, {"n_mels": N_MELS, "pretrained": checkpoint.metadata}, num_classes).eval()
     model.load_weights(params, checkpoint)
     return model, checkpoint
 
@@ -164,17 +164,17 @@ def test_a_waveform_gives_the_logits_of_the_hugging_face_pipeline(tmp_path: Path
     params = params_of(changed(SMALL, {"pretrained": hub_weights(tmp_path / "hf")} | changes))
     checkpoint = open_pretrained_weights(params, AST_FRONT_END)
     assert checkpoint is not None
-    facts = fit_normalisation(params, lambda: (0.0, 1.0), checkpoint)
-    assert facts == {"kind": "pretrained", "std_scale": 2.0, "mean": -5.5, "std": 3.25}
+    metadata = fit_normalisation(params, lambda: (0.0, 1.0), checkpoint)
+    assert metadata == {"kind": "pretrained", "std_scale": 2.0, "mean": -5.5, "std": 3.25}
     model = Network(
-        params, {"n_mels": N_MELS, "normalisation": facts, "pretrained": checkpoint.facts}, NUM_CLASSES
+        params, {"n_mels": N_MELS, "normalisation": metadata, "pretrained": checkpoint.metadata}, NUM_CLASSES
     ).eval()
     model.load_weights(params, checkpoint)
 
     waveform = np.random.default_rng(0).standard_normal(400 + 160 * (num_frames - 1)).astype(np.float32) * 0.1
     extractor = transformers.ASTFeatureExtractor.from_pretrained(tmp_path / "hf")
     frames = extractor._extract_fbank_features(waveform, max_length=num_frames)  # of the clip as long as it is
-    ours = normalise(torch.from_numpy(frames)[None], None, {}, facts)
+    ours = normalise(torch.from_numpy(frames)[None], None, {}, metadata)
     with torch.no_grad():
         expected = theirs(**extractor(waveform, sampling_rate=16000, return_tensors="pt")).logits
         assert (model(ours, None) - expected).abs().max() < 1e-4

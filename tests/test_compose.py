@@ -7,8 +7,8 @@ from conftest import REPOSITORY
 from rich.console import Console
 from ruamel.yaml import YAML
 
+from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
-from pipeline.experiment import load_experiment
 from tools.compose import compose, describe_recipe, dump, list_recipes, run
 
 RECIPES = REPOSITORY / "recipes"
@@ -121,7 +121,7 @@ def test_recipes_are_stacked_in_order(recipes: Path) -> None:
         compose("wide+lwo", [], recipes)
 
 
-def test_null_is_written_as_a_word(recipes: Path) -> None:
+def test_null_is_written_as_a_token(recipes: Path) -> None:
     assert "\n  seed: null\n" in _text("demo", ["corpus.seed=null"], recipes)
 
 
@@ -149,14 +149,14 @@ def test_the_committed_params_are_the_demo() -> None:
 def test_typos_are_all_named_and_the_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("train: {}\n")
-    overrides = ["train.epoch=3", "vocabularies.words.num_token=100", "trian.epochs=3", "oops"]
+    overrides = ["train.epoch=3", "vocabularies.kmeans.num_token=100", "trian.epochs=3", "oops"]
     with pytest.raises(ParamsError) as caught:
         run("demo", overrides, recipes_path=RECIPES, params_path=path, console=Console(quiet=True))
     message = str(caught.value)
     for expected in (
         "train.epoch: ",
         "`epochs`",
-        "vocabularies.words.num_token",
+        "vocabularies.kmeans.num_token",
         "`num_tokens`",
         "trian",
         "`train`",
@@ -172,10 +172,10 @@ def test_typos_are_all_named_and_the_file_is_left_alone(tmp_path: Path) -> None:
 def test_what_changed_is_printed(tmp_path: Path) -> None:
     console = Console(record=True, width=200, quiet=False, file=(tmp_path / "out").open("w"))
     path = tmp_path / "params.yaml"
-    for overrides in ([], [], ["vocabularies.words.seed=17"]):
+    for overrides in ([], [], ["vocabularies.kmeans.seed=17"]):
         run("demo", overrides, recipes_path=RECIPES, params_path=path, console=console)
     written, same, changed, line = console.export_text().splitlines()
     assert "written" in written
     assert "nothing changed" in same
     assert "1 of" in changed
-    assert line.split() == ["vocabularies.words.seed", "0", "->", "17"]
+    assert line.split() == ["vocabularies.kmeans.seed", "0", "->", "17"]

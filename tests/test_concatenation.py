@@ -1,4 +1,4 @@
-"""Sentences in the voice of other clips: pieces of recordings, chosen and cross-faded."""
+"""Token sequences in the voice of other clips: pieces of recordings, chosen and cross-faded."""
 
 import numpy as np
 from conftest import make_waveform

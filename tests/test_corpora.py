@@ -147,7 +147,7 @@ def test_two_programs_make_one_demo_between_them(tmp_path: Path) -> None:
 # esc50
 
 
-def test_esc50_orders_classes_by_target_and_takes_published_facts(wav_corpus: Path) -> None:
+def test_esc50_orders_classes_by_target_and_takes_published_metadata(wav_corpus: Path) -> None:
     listing = esc50.list_clips(esc50_params(wav_corpus))
     assert listing.classes == WAV_CLASSES
     clip = next(clip for clip in listing.clips if clip.clip_id == "2-2101-A-1")
@@ -172,8 +172,8 @@ def test_esc10_as_published(tmp_path: Path, esc10_root: Path) -> None:
     refresh = refresh_manifest(params, tmp_path / "clips.parquet", tmp_path / "content.sqlite")
     assert (refresh.num_clips, refresh.num_missing, refresh.num_hashed) == (400, 0, 400)
     clips = open_clips(tmp_path / "clips.parquet")
-    assert clips.facts["classes"][:4] == ["dog", "rooster", "rain", "sea_waves"]
-    assert len(clips.facts["classes"]) == 10
+    assert clips.metadata["classes"][:4] == ["dog", "rooster", "rain", "sea_waves"]
+    assert len(clips.metadata["classes"]) == 10
     split = SplitParams(num_folds=5, validation_fraction=0.1, seed=0)
     assert fold_names(clips, split) == ["1", "2", "3", "4", "5"]
     tested: list[str] = []

@@ -26,7 +26,7 @@ from pipeline.models.network import Network
 from pipeline.training import loop
 from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.classification import Classification
-from pipeline.training.distributed import ALONE, World, open_world
+from pipeline.training.distributed import ALONE, DistributedContext, init_distributed
 from pipeline.training.settings import TrainParams
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -170,7 +170,7 @@ def test_a_clip_predicted_twice_is_an_error(pair: list[dict[str, Any]]) -> None:
 
 def test_more_processes_than_clips_in_a_batch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SonolexError, match=r"each of 9 processes in every batch, found a batch of 7 \(23 training"):
-        probe.run_training(probe.MODEL, {}, tmp_path / "c", World(0, 9, torch.device("cpu")))
+        probe.run_training(probe.MODEL, {}, tmp_path / "c", DistributedContext(0, 9, torch.device("cpu")))
 
 
 def test_more_parts_than_clips_in_a_batch_are_refused(tmp_path: Path) -> None:
@@ -178,13 +178,15 @@ def test_more_parts_than_clips_in_a_batch_are_refused(tmp_path: Path) -> None:
         r"expected a clip for 4 parts for each of 2 processes in every batch, found a batch of 7 .*or lower train\.acc"
     )
     with pytest.raises(SonolexError, match=message):
-        probe.run_training(probe.MODEL, {"accumulate": 4}, tmp_path / "c", World(0, 2, torch.device("cpu")))
+        probe.run_training(
+            probe.MODEL, {"accumulate": 4}, tmp_path / "c", DistributedContext(0, 2, torch.device("cpu"))
+        )
 
 
 def test_a_process_whose_torchrun_is_gone_stops() -> None:
     with pytest.raises(SonolexError, match=r"expected torchrun \(process 1\d+1\) to be running, found it gone"):
-        World(0, 2, torch.device("cpu"), launcher=199999991).require_launcher()
-    World(0, 2, torch.device("cpu"), launcher=os.getppid()).require_launcher()
+        DistributedContext(0, 2, torch.device("cpu"), launcher=199999991).require_launcher()
+    DistributedContext(0, 2, torch.device("cpu"), launcher=os.getppid()).require_launcher()
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +196,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     with (
         pytest.raises(SonolexError, match=r"a GPU for each process on this machine, found 1; lower launch\."),
-        open_world(),
+        init_distributed(),
     ):
         pass
 
@@ -223,12 +225,12 @@ def test_a_batch_on_a_gpu_meets_nothing_on_the_cpu(section: dict[str, Any], mask
     """On pretended GPU tensors, which refuse operations across devices as real ones do. No kernel runs."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    options = PLAIN | {"time_shift": 1.0, "time_stretch": 0.1, "mixup_probability": 0.7, "word_noise": 0.3}
+    options = PLAIN | {"time_shift": 1.0, "time_stretch": 0.1, "mixup_probability": 0.7, "token_noise": 0.3}
     options |= {"frame_masks": {"count": 1, "width": 3}, "band_masks": {"count": 1, "width": 3}}
     settings = TrainParams.model_validate(SETTINGS | {"augmentation": options})
     tokens = section["input"]["kind"] == "tokens"
-    facts = {"vocabulary_size": 9, "bands": [[0, 6]]} if tokens else {"n_mels": 6}
-    model = build(section, facts, 3)
+    metadata = {"vocabulary_size": 9, "bands": [[0, 6]]} if tokens else {"n_mels": 6}
+    model = build(section, metadata, 3)
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = torch.zeros(4, 1, 30, dtype=torch.uint16) if tokens else torch.zeros(4, 30, 6, dtype=torch.float16)
         mask = torch.ones(4, 30, dtype=torch.bool) if masked else None

@@ -64,7 +64,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     columns = {name: split.list(name) for name in ("clip_id", "role")}
     first = columns["role"].index("test")
     columns["role"][first] = "train"
-    SPLIT.write(path, columns, split.facts)
+    SPLIT.write(path, columns, split.metadata)
     return folder
 
 
@@ -104,8 +104,8 @@ def test_two_processes_train_as_well_as_one(workspace: Path, source: Path, tmp_p
     other = shutil.copytree(source, tmp_path / "other", ignore=shutil.ignore_patterns("audio"))
     one = _train(workspace, sys.executable, "-m", "stages.train")
     two = _train(other, *TORCHRUN, "-m", "stages.train")
-    assert one.facts["clips_seen"] == two.facts["clips_seen"] == 121 * 12
-    assert one.facts["input"] == two.facts["input"]
+    assert one.metadata["clips_seen"] == two.metadata["clips_seen"] == 121 * 12
+    assert one.metadata["input"] == two.metadata["input"]
     assert sorted(one.weights) == sorted(two.weights)
     losses = np.array([_losses(workspace), _losses(other)])
     assert losses.shape == (2, 12)  # written by one process
@@ -121,7 +121,9 @@ def test_the_setting_gives_what_torchrun_gives(workspace: Path, undisturbed: Tra
     document = yaml.load(workspace / "params.yaml")
     document["launch"]["train_processes"] = 2
     yaml.dump(document, workspace / "params.yaml")
-    assert _train(workspace, sys.executable, "-m", "stages.train").facts["weights"] == undisturbed.facts["weights"]
+    assert (
+        _train(workspace, sys.executable, "-m", "stages.train").metadata["weights"] == undisturbed.metadata["weights"]
+    )
 
 
 def test_two_processes_predict_each_clip_once(workspace: Path) -> None:
@@ -175,7 +177,7 @@ def test_two_processes_killed_go_on_to_the_very_same_weights(workspace: Path, un
     started.wait()
     assert not (workspace / "models").exists()
     resumed = _train(workspace, *TORCHRUN, "-m", "stages.train")
-    assert resumed.facts["weights"] == undisturbed.facts["weights"]
+    assert resumed.metadata["weights"] == undisturbed.metadata["weights"]
     assert len(_losses(workspace)) == 12
 
 

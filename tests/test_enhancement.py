@@ -21,7 +21,7 @@ from pipeline.corpora.splitting import SplitParams, assign_roles
 from pipeline.corpora.table import Params as TableParams
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.evaluation.enhancement import LabelParams, class_thresholds, enhance
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.params import validate_params
 from stages import enhance as enhance_stage
 from stages import split as split_stage
@@ -209,14 +209,14 @@ def refresh(folder: Path, corpus: TableParams, labels_path: Path | None = None) 
     return refresh_manifest(corpus, folder / "data/clips.parquet", folder / "content.sqlite", labels_path=labels_path)
 
 
-def write_predictions(path: Path, clips: Table, tested: list[str], **facts: Any) -> None:
+def write_predictions(path: Path, clips: Table, tested: list[str], **metadata: Any) -> None:
     rows = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
     targets = np.array([[float(position in rows[clip]) for position in range(5)] for clip in tested])
     # Labelled clips score below the others, so that whatever the ontology calls for is added.
     columns = {"clip_id": tested, "role": ["test"] * len(tested), "logits": (1 - 2 * targets).tolist()}
     known = {"model": path.parts[-3], "fold": path.parts[-2], "seed": int(path.stem), "classes": CLASSES}
     known |= {"label_kind": "many", "weights": f"weights of {path.parent}"} | OF_A_MODEL
-    PREDICTIONS.write(path, columns | {"targets": targets.tolist()}, known | facts)
+    PREDICTIONS.write(path, columns | {"targets": targets.tolist()}, known | metadata)
 
 
 def params(folder: Path, **changes: Any) -> LabelParams:
@@ -238,7 +238,7 @@ def test_parts_of_a_fold_score_each_training_clip_once_and_no_test_clip(workspac
         assert {first, second} == expected, clip
     assert (
         open_split(workspace / "data/splits/official-1.parquet")
-        .facts["rule"]
+        .metadata["rule"]
         .endswith("part 1 of the 2 that the training clips of fold official are drawn into")
     )
 
@@ -262,7 +262,7 @@ def test_the_table_holds_every_training_clip_with_old_and_new_labels(workspace: 
         ([RAIN], [RAIN]),
         ([ANIMAL, OWL], [ANIMAL, OWL]),
     ]
-    per_class = table.facts["per_class"]
+    per_class = table.metadata["per_class"]
     assert [(row["positives"], row["added_1"], row["added_2"]) for row in per_class] == [
         (4, 0, 4),
         (2, 0, 2),
@@ -271,7 +271,7 @@ def test_the_table_holds_every_training_clip_with_old_and_new_labels(workspace: 
         (2, 2, 0),
     ]
     assert per_class[0]["threshold"] == pytest.approx(1 / (1 + np.e))
-    assert len(table.facts["weights"]) == len(PARTS) * 4
+    assert len(table.metadata["weights"]) == len(PARTS) * 4
 
 
 def test_the_same_predictions_give_the_same_bytes(workspace: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_class_that_no_clip_has_is_named_and_never_added(workspace: Path, capl
     caplog.set_level("INFO")
     table = run_stage(workspace)
     assert not any(OWL in labels for labels in table.list("labels"))
-    assert table.facts["per_class"][OWL]["threshold"] is None
+    assert table.metadata["per_class"][OWL]["threshold"] is None
     assert "1 classes have no clip, so no threshold, and are never added: owl" in caplog.text
     assert "1 classes have no place in the ontology, and are never added: rain" in caplog.text
 
@@ -306,7 +306,7 @@ def test_training_clips_get_the_new_labels_and_test_clips_keep_theirs(workspace:
     assert clips.list("labels")[:10] == table.list("labels")
     assert clips.list("labels")[10:] == published.list("labels")[10:]
     assert not refresh(workspace, corpus, workspace / "data/labels/official.parquet").written
-    about = json.loads(clips.facts["corpus"])["labels"]
+    about = json.loads(clips.metadata["corpus"])["labels"]
     assert (about["table"], about["fold"]) == ("official.parquet", "official")
     assert assign_roles(clips, "official", SPLIT_PARAMS).count("test") == 5
     assert refresh(workspace, corpus).written  # and back to what was published
@@ -350,12 +350,14 @@ def other_clips(folder: Path) -> None:
 def clips_tested_twice(folder: Path) -> None:
     split = open_split(folder / "data/splits/official-1.parquet")
     columns = {"clip_id": split.list("clip_id"), "role": ["test"] * 10 + ["excluded"] * 5}
-    SPLIT.write(split.path, columns, split.facts)
+    SPLIT.write(split.path, columns, split.metadata)
 
 
 def clip_of_the_test_set(folder: Path) -> None:
     split = open_split(folder / "data/splits/official-1.parquet")
-    SPLIT.write(split.path, {"clip_id": split.list("clip_id"), "role": [*split.list("role")[:14], "test"]}, split.facts)
+    SPLIT.write(
+        split.path, {"clip_id": split.list("clip_id"), "role": [*split.list("role")[:14], "test"]}, split.metadata
+    )
 
 
 @pytest.mark.parametrize(
@@ -410,6 +412,6 @@ def test_wrong_params_are_named(tmp_path: Path, changes: Any, message: str) -> N
 def test_a_label_outside_the_class_list_is_refused(workspace: Path) -> None:
     table = run_stage(workspace)
     columns = {name: table.list(name) for name in table.columns.column_names}
-    LABELS.write(table.path, columns | {"labels": [[9]] * len(table)}, table.facts)
+    LABELS.write(table.path, columns | {"labels": [[9]] * len(table)}, table.metadata)
     with pytest.raises(ArtifactError, match="labels: expected below 5, found 9"):
         open_labels(table.path)

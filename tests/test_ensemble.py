@@ -26,14 +26,14 @@ def write(
     classes=CLASSES,
     roles=None,
 ) -> Table:
-    facts = {"model": path.stem, "fold": fold, "seed": 0, "classes": classes, "label_kind": "one", "weights": "w"}
+    metadata = {"model": path.stem, "fold": fold, "seed": 0, "classes": classes, "label_kind": "one", "weights": "w"}
     columns = {
         "clip_id": clips,
         "role": roles or ["test"] * len(clips),
         "logits": logits.astype(np.float32).tolist(),
         "targets": targets.astype(np.float32).tolist(),
     }
-    PREDICTIONS.write(path, columns, facts | OF_A_MODEL)
+    PREDICTIONS.write(path, columns, metadata | OF_A_MODEL)
     return open_predictions(path)
 
 

@@ -38,7 +38,7 @@ def test_all_frames_leave_less_over_than_the_sample_did(kind: str) -> None:
     reader = NoisyClips(40, 50)
     refined = refine(start(reader, kind=kind), reader, list(reader.lengths), iterations=20)
     assert refined.exact is not None
-    assert refined.exact["words"] == 2000
+    assert refined.exact["tokens"] == 2000
     assert 1 <= refined.exact["iterations"] <= 20
     assert refined.exact["distortion_after"] < 0.97 * refined.exact["distortion_before"]
 
@@ -48,8 +48,8 @@ def test_every_code_ends_at_the_mean_of_its_frames(monkeypatch: pytest.MonkeyPat
     reader = NoisyClips(20, 50)
     fit = refine(start(reader, num_tokens=8), reader, list(reader.lengths), iterations=300)
     features = clip_features(fit.space, list(reader.frames))
-    (words,) = nearest_codes(features, fit.codebooks.codes, fit.codebooks.bands)
-    means = np.stack([features[words == word].mean(axis=0, dtype=np.float64) for word in range(8)])
+    (tokens,) = nearest_codes(features, fit.codebooks.codes, fit.codebooks.bands)
+    means = np.stack([features[tokens == token].mean(axis=0, dtype=np.float64) for token in range(8)])
     np.testing.assert_allclose(fit.codebooks.codes[0], means, atol=1e-5)
 
 
@@ -59,11 +59,11 @@ def test_one_update_by_hand() -> None:
     once = refine(fit, reader, list(reader.lengths), iterations=1)
     frames = reader.frames.reshape(-1, 8).astype(np.float64)
     distances = ((frames[:, None] - fit.codebooks.codes[0]) ** 2).sum(axis=2)
-    words, spread = distances.argmin(axis=1), ((frames - frames.mean(axis=0)) ** 2).sum()
+    tokens, spread = distances.argmin(axis=1), ((frames - frames.mean(axis=0)) ** 2).sum()
     assert once.exact is not None
     assert once.exact["distortion_before"] == pytest.approx(distances.min(axis=1).sum() / spread, abs=1e-5)
-    for word in np.unique(words):
-        np.testing.assert_allclose(once.codebooks.codes[0, word], frames[words == word].mean(axis=0), rtol=1e-4)
+    for token in np.unique(tokens):
+        np.testing.assert_allclose(once.codebooks.codes[0, token], frames[tokens == token].mean(axis=0), rtol=1e-4)
 
 
 def test_batches_do_not_matter_and_bound_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

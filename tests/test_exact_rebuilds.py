@@ -50,7 +50,7 @@ def runs(step: str, *names: str) -> set[str]:
     return {this.stage(step) for this in ids}
 
 
-NETWORKS = ("ast", "token_transformer-words")
+NETWORKS = ("ast", "token_transformer-kmeans")
 
 
 def test_comments_docstrings_and_log_messages_rerun_nothing(copied: Path) -> None:
@@ -100,18 +100,18 @@ def test_a_mask_of_networks_retrains_no_classical_model(copied: Path) -> None:
     change_params(copied, {"train.augmentation.frame_masks.width": 8})
     found = rerun(copied)
     assert runs("train", *NETWORKS) <= found
-    assert not runs("train", "frame_statistics", "bag_of_tokens-words") & found
+    assert not runs("train", "frame_statistics", "bag_of_tokens-kmeans") & found
     card = read_card(Layout(copied).model(RunId.of("ast", FOLD, 0)))
     assert card[SETTINGS]["train.augmentation.frame_masks.width"] == 8
 
 
 def test_a_vocabulary_of_another_size_is_fitted_anew_and_back_again(copied: Path) -> None:
-    vocabulary, before = Layout(copied).vocabulary("words", FOLD), artifacts(copied)
+    vocabulary, before = Layout(copied).vocabulary("kmeans", FOLD), artifacts(copied)
     for number in (20, 24, 20):
-        change_params(copied, {"vocabularies.words.num_tokens": number})
+        change_params(copied, {"vocabularies.kmeans.num_tokens": number})
         rerun(copied)
         assert open_vocabulary(vocabulary).num_tokens == number
-    change_params(copied, {"vocabularies.words.num_tokens": 16})
+    change_params(copied, {"vocabularies.kmeans.num_tokens": 16})
     assert rerun(copied) == set()  # all of it from the run cache
     assert open_vocabulary(vocabulary).num_tokens == 16
     assert artifacts(copied) == before
@@ -126,15 +126,15 @@ def test_training_again_gives_the_same_bytes_and_ends_there(copied: Path) -> Non
 
 
 def test_an_artifact_of_other_settings_is_refused_by_name(copied: Path) -> None:
-    change_params(copied, {"vocabularies.words.num_tokens": 20})
-    done = stage(copied, "tokenize", "words", "--fold", FOLD, check=False)
+    change_params(copied, {"vocabularies.kmeans.num_tokens": 20})
+    done = stage(copied, "tokenize", "kmeans", "--fold", FOLD, check=False)
     assert done.returncode == 1
     expected = (
-        f"data/vocabulary/words/{FOLD}.zarr: vocabularies.words.num_tokens: expected 20, as in params.yaml, found 16"
+        f"data/vocabulary/kmeans/{FOLD}.zarr: vocabularies.kmeans.num_tokens: expected 20, as in params.yaml, found 16"
     )
     assert expected in done.stderr
     shown = run(copied, "sonolex", "results").stdout
-    assert "of other settings than params.yaml's: vocabularies.words.num_tokens 16 (params.yaml: 20)" in shown
+    assert "of other settings than params.yaml's: vocabularies.kmeans.num_tokens 16 (params.yaml: 20)" in shown
 
 
 @pytest.mark.exhaustive
@@ -148,12 +148,12 @@ def test_every_function_that_a_stage_runs_lies_in_its_reach(copied: Path, tmp_pa
         found = {entry["cmd"] for entry in lock.values() if f"stages.{name}" in entry["cmd"].split()}
         seen: set[str] = set()
         for command in sorted(found):
-            words = command.split()[2:]
-            entry = words[1] if about.lists else ""
+            tokens = command.split()[2:]
+            entry = tokens[1] if about.lists else ""
             if entry in seen and about.lists:
                 continue
             seen.add(entry)
-            done = run(copied, sys.executable, str(ROOT / "tests" / "probe_calls.py"), str(calls_path), *words)
+            done = run(copied, sys.executable, str(ROOT / "tests" / "probe_calls.py"), str(calls_path), *tokens)
             assert done.returncode == 0
             kinds = chosen_kinds(document, [section.format(entry=entry) for section in about.sections])
             covered = reach(sources, [(f"stages.{name}", "main")], kinds).definitions

@@ -272,10 +272,10 @@ def _run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_stage_logs_to_stderr_and_shows_its_docstring_as_help(program: Path) -> None:
-    result = _run(program, "world")
+    result = _run(program, "context")
     assert result.returncode == 0
     assert result.stdout == ""
-    assert result.stderr.rstrip().endswith("INFO     hello world")
+    assert result.stderr.rstrip().endswith("INFO     hello context")
     assert "name -> greeting" in _run(program, "--help").stdout
 
 

@@ -47,22 +47,23 @@ STEMS: dict[str, dict[str, Any]] = {
 def make_model(path: Path, section: dict[str, Any], **normalisation: Any) -> Any:
     """Write a model folder of random weights, and return the network."""
     params = params_of(section)
-    facts: dict[str, Any] = {"n_mels": N_MELS, "log_floor": -16.0, "normalisation": NORMALISATION | normalisation}
+    metadata: dict[str, Any] = {"n_mels": N_MELS, "log_floor": -16.0, "normalisation": NORMALISATION | normalisation}
     if params.reads == "tokens":
         none = {"kind": "none", "std_scale": 1.0, "mean": 0.0, "std": 1.0}
-        facts = {"vocabulary_size": 20, "num_codebooks": 2, "bands": [[0, 12], [12, 24]], "normalisation": none}
+        metadata = {"vocabulary_size": 20, "num_codebooks": 2, "bands": [[0, 12], [12, 24]], "normalisation": none}
     checkpoint = open_pretrained_weights(params, FRONT_END)
     if checkpoint is not None:
-        facts |= {"pretrained": checkpoint.facts}
+        metadata |= {"pretrained": checkpoint.metadata}
     torch.manual_seed(0)
-    network = shake(Network(params, facts, len(CLASSES)))  # type: ignore[arg-type]
+    network = shake(Network(params, metadata, len(CLASSES)))  # type: ignore[arg-type]
     if checkpoint is not None:
         network.load_weights(params, checkpoint)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     write_model(path, weights, {
         "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one",
         "reads": params.reads,
-        "input": facts, "source": "", "front_end": FRONT_END, "fold": "1", "seed": 0, "num_parameters": 1, "clips_seen": 1,
+        "input": metadata, "source": "", "front_end": FRONT_END, "fold": "1", "seed": 0,
+        "num_parameters": 1, "clips_seen": 1,
     })  # fmt: skip
     return network.eval()
 
@@ -74,8 +75,8 @@ def raw_frames(num_frames: int = 64, clips: int = 2) -> np.ndarray:
 
 @torch.no_grad()
 def logits_of(network: Any, frames: np.ndarray, **normalisation: Any) -> np.ndarray:
-    facts = NORMALISATION | normalisation
-    inputs = normalise(torch.from_numpy(frames), None, {}, facts)
+    metadata = NORMALISATION | normalisation
+    inputs = normalise(torch.from_numpy(frames), None, {}, metadata)
     logits: np.ndarray = network(inputs, None).numpy()
     return logits
 

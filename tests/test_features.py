@@ -1,4 +1,4 @@
-"""Features of words by hand: slopes, stacks, patches and PCA, and the way back."""
+"""Features of tokens by hand: slopes, stacks, patches and PCA, and the way back."""
 
 from typing import Any
 
@@ -33,8 +33,8 @@ def ramp(num_frames: int, n_mels: int = 4) -> np.ndarray:
 
 
 def windowed(frames: np.ndarray, *, stack: int, deltas: int) -> FrameSample:
-    words = np.arange(-(-len(frames) // stack))
-    return FrameSample(frames[window_places(words, len(frames), stack=stack, deltas=deltas)], deltas, {})
+    tokens = np.arange(-(-len(frames) // stack))
+    return FrameSample(frames[window_places(tokens, len(frames), stack=stack, deltas=deltas)], deltas, {})
 
 
 def test_a_clips_features_follow_from_its_frames_to_the_bit() -> None:

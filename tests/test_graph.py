@@ -45,7 +45,7 @@ def test_the_graph_runs_and_is_finished(finished: Path) -> None:
     assert all(isinstance(value, int | float) for value in scalars)
     assert (finished / "report/index.html").exists()
     assert (finished / "report/atlas.html").exists()
-    assert (finished / "report/atlas/words.html").exists()
+    assert (finished / "report/atlas/tokens.html").exists()
     assert not list(finished.rglob("*.partial"))
 
 
@@ -61,22 +61,22 @@ def test_a_models_depth_reruns_that_model_alone(changed: Path) -> None:
 
 
 def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(changed: Path) -> None:
-    words = {f"{stage}@words-{fold}" for stage in ("vocabulary", "tokenize", "ngram_perplexity") for fold in FOLDS}
-    models = ("token_transformer-words", "bag_of_tokens-words")
-    expected = words | items("train_tokens", *models) | items("evaluate_tokens", *models)
-    expected |= {"report", "atlas@words", "attention@ast"}  # which clips the report shows follows from all predictions
-    assert reruns(changed, {"vocabularies.words.num_tokens": 20}) == expected
+    tokens = {f"{stage}@kmeans-{fold}" for stage in ("vocabulary", "tokenize", "ngram_perplexity") for fold in FOLDS}
+    models = ("token_transformer-kmeans", "bag_of_tokens-kmeans")
+    expected = tokens | items("train_tokens", *models) | items("evaluate_tokens", *models)
+    expected |= {"report", "atlas@kmeans", "attention@ast"}  # which clips the report shows follows from all predictions
+    assert reruns(changed, {"vocabularies.kmeans.num_tokens": 20}) == expected
 
 
 def test_what_the_atlas_plays_reruns_it_alone(changed: Path) -> None:
-    assert reruns(changed, {"atlas.snippets": 2}) == {"atlas@words"}
+    assert reruns(changed, {"atlas.snippets": 2}) == {"atlas@kmeans"}
 
 
 def test_a_hop_length_reruns_what_follows(changed: Path) -> None:
     everything = reruns(changed, {"spectrogram.front_end.hop_length": 200})
-    assert {"spectrogram", "report"} | {f"vocabulary@words-{fold}" for fold in FOLDS} <= everything
+    assert {"spectrogram", "report"} | {f"vocabulary@kmeans-{fold}" for fold in FOLDS} <= everything
     assert items("train_frames", "ast", "frame_statistics") <= everything
-    assert items("train_tokens", "token_transformer-words", "bag_of_tokens-words") <= everything
+    assert items("train_tokens", "token_transformer-kmeans", "bag_of_tokens-kmeans") <= everything
     assert not {name for name in everything if name.split("@")[0] in ("corpus", "split")}
 
 
@@ -95,14 +95,17 @@ def test_label_enhancement_is_no_stage_until_it_is_asked_for(changed: Path) -> N
 def test_pretraining_is_no_stage_until_it_is_asked_for(changed: Path) -> None:
     assert "pretrain" not in run(changed, "dvc", "stage", "list", "--name-only").stdout
     stages = ("pretrain", "perplexity", "train_pretrained", "evaluate_pretrained")
-    expected = set().union(*(items(stage, "token_transformer-words") for stage in stages)) | {"attention@ast", "report"}
+    expected = set().union(*(items(stage, "token_transformer-kmeans") for stage in stages)) | {
+        "attention@ast",
+        "report",
+    }
     assert reruns(changed, {"experiment.pretrained_models": ["token_transformer"]}) == expected
 
 
 @pytest.mark.slow
 def test_a_pretrained_model_runs_through_the_graph(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "workspace")
-    name = "token_transformer-words-pretrained"
+    name = "token_transformer-kmeans-pretrained"
     lists = {"frame_models": [], "token_models": [], "pretrained_models": ["token_transformer"]}
     changes: dict[str, Any] = {f"experiment.{key}": value for key, value in lists.items()} | {"report.attention": []}
     changes |= {"experiment.ensembles": [{"name": "seeds", "models": [name]}], "report.headline": [name]}
@@ -114,7 +117,7 @@ def test_a_pretrained_model_runs_through_the_graph(tmp_path: Path) -> None:
         "pretrain", "train_pretrained", "evaluate_pretrained", "report",
     ]  # fmt: skip
     card = json.loads((workspace / f"models/{name}/1/0/model.json").read_text())
-    start = json.loads((workspace / "data/pretrained/token_transformer-words/1/0/pretrained.json").read_text())
+    start = json.loads((workspace / "data/pretrained/token_transformer-kmeans/1/0/pretrained.json").read_text())
     assert card["input"]["masked_pretraining"]["weights"] == start["weights"]
     assert stale(workspace) == set()
     change_params(workspace, {"train.label_smoothing": 0.0})
@@ -136,12 +139,12 @@ def test_the_plan_says_what_would_run_and_why(changed: Path) -> None:
     assert int(shards) >= 1
     assert before["spectrogram"][:4] == ["0 of 1", shards, "0", "0"]
     assert all(row[0].startswith("0 of") for row in before.values())
-    change_params(changed, {"vocabularies.words.num_tokens": 20})
-    words = plan_rows(changed)
-    assert words["spectrogram"][0] == "0 of 1"
-    assert words["train_frames"][0] == "0 of 2"
-    assert words["vocabulary"][4] == "param vocabularies.words"
-    assert words["tokenize"][4] == "follows vocabulary"
+    change_params(changed, {"vocabularies.kmeans.num_tokens": 20})
+    tokens = plan_rows(changed)
+    assert tokens["spectrogram"][0] == "0 of 1"
+    assert tokens["train_frames"][0] == "0 of 2"
+    assert tokens["vocabulary"][4] == "param vocabularies.kmeans"
+    assert tokens["tokenize"][4] == "follows vocabulary"
     change_params(changed, {"spectrogram.front_end.hop_length": 200})
     frames = plan_rows(changed)
     assert frames["spectrogram"][:5] == ["1 of 1", "0", shards, "50", f"param ({shards})" if shards != "1" else "param"]
@@ -161,7 +164,7 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
     content = split.read_bytes()
     split.unlink()  # a file of DVC's cache may be linked here: never write through it
     split.write_bytes(content[:-30])
-    done = run(finished, "python", "-m", "stages.vocabulary", "words", "--fold", "1", check=False)
+    done = run(finished, "python", "-m", "stages.vocabulary", "kmeans", "--fold", "1", check=False)
     assert done.returncode == 1
     assert "data/splits/1.parquet: file: expected a whole Parquet file" in done.stderr
     assert "Traceback" not in done.stderr
@@ -174,7 +177,7 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
 def test_plots_show_curves_confusion_and_classes(finished: Path, tmp_path: Path) -> None:
     run(finished, "dvc", "plots", "show", "-o", str(tmp_path / "plots"))
     page = (tmp_path / "plots/index.html").read_text()
-    for name in ("loss_ast", "confusion_token_transformer-words", "per_class_bag_of_tokens-words"):
+    for name in ("loss_ast", "confusion_token_transformer-kmeans", "per_class_bag_of_tokens-kmeans"):
         assert f"results_plots_{name}_csv" in page
 
 

@@ -199,11 +199,11 @@ def fitted(corpus: Path) -> tuple[Path, Path]:
     return corpus, Path("data/1.zarr")
 
 
-def test_known_sentences_are_not_computed_again(fitted: tuple[Path, Path]) -> None:
-    corpus, words = fitted
-    first = _tokenise(Path("data/spectrogram"), words, "tokens")
+def test_known_sequences_are_not_computed_again(fitted: tuple[Path, Path]) -> None:
+    corpus, tokens = fitted
+    first = _tokenise(Path("data/spectrogram"), tokens, "tokens")
     assert (first.report.decoded, first.report.reused) == (NUM_CLIPS, 0)
-    again = _tokenise(Path("data/spectrogram"), words, "tokens")
+    again = _tokenise(Path("data/spectrogram"), tokens, "tokens")
     assert (again.report.decoded, again.report.reused, again.bytes) == (0, NUM_CLIPS, first.bytes)
 
     files = sorted((corpus / "audio").iterdir())
@@ -212,19 +212,19 @@ def test_known_sentences_are_not_computed_again(fitted: tuple[Path, Path]) -> No
     files[40].unlink()
     soundfile.write(files[60], make_waveform("chirp", 0.2), 16000)
     changed = _build(corpus).path
-    after = _tokenise(changed, words, "tokens")
+    after = _tokenise(changed, tokens, "tokens")
     assert (after.report.decoded, after.report.reused) == (3, NUM_CLIPS - 2)
-    assert after.bytes == _tokenise(changed, words, "scratch tokens", memo="another memo").bytes
+    assert after.bytes == _tokenise(changed, tokens, "scratch tokens", memo="another memo").bytes
 
 
-def test_another_vocabulary_makes_all_sentences_anew_and_the_old_ones_stay_known(fitted: tuple[Path, Path]) -> None:
-    _, words = fitted
+def test_another_vocabulary_makes_all_sequences_anew_and_the_old_ones_stay_known(fitted: tuple[Path, Path]) -> None:
+    _, tokens = fitted
     spectrogram = Path("data/spectrogram")
-    first = _tokenise(spectrogram, words, "tokens")
+    first = _tokenise(spectrogram, tokens, "tokens")
     params = make_params(num_tokens=5, sample_frames=500)
     vocabulary.run(params, spectrogram, Path("data/split.parquet"), Path("data/other.zarr"), fold="1")
     assert _tokenise(spectrogram, Path("data/other.zarr"), "tokens").report.decoded == NUM_CLIPS
-    back = _tokenise(spectrogram, words, "tokens")
+    back = _tokenise(spectrogram, tokens, "tokens")
     assert (back.report.decoded, back.bytes) == (0, first.bytes)
 
 

@@ -59,7 +59,7 @@ def test_bins_hold_the_power_of_their_bands_and_are_never_negative(params: Front
 
 
 def test_silence_stays_silent(params: FrontEndParams) -> None:
-    frames = np.full((40, 64), build_front_end(params).facts["log_floor"], dtype=np.float32)
+    frames = np.full((40, 64), build_front_end(params).metadata["log_floor"], dtype=np.float32)
     again = Inverter(params).waveform(frames, seed=0)
     assert np.isfinite(again).all()
     assert np.abs(again).max() < 1e-3

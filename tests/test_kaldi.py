@@ -53,8 +53,8 @@ def test_a_tone_twice_as_loud_is_ln_4_higher() -> None:
 def test_silence_and_a_constant_lie_on_the_floor(level: float) -> None:
     front_end = _front_end()
     frames = front_end.log_mel(np.full(16000, level, dtype=np.float32))
-    np.testing.assert_allclose(frames, front_end.facts["log_floor"], rtol=1e-6)
-    assert front_end.facts["log_floor"] == pytest.approx(-15.9424, abs=1e-4)
+    np.testing.assert_allclose(frames, front_end.metadata["log_floor"], rtol=1e-6)
+    assert front_end.metadata["log_floor"] == pytest.approx(-15.9424, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_bands_without_a_bin_are_named_and_stay_on_the_floor() -> None:
     front_end = _front_end()
     assert front_end.empty_bands == [3]
     frames = front_end.log_mel(make_waveform("noise"))
-    np.testing.assert_allclose(frames[:, 3], front_end.facts["log_floor"], rtol=1e-6)
+    np.testing.assert_allclose(frames[:, 3], front_end.metadata["log_floor"], rtol=1e-6)
     assert _front_end(n_mels=64).empty_bands == []
 
 

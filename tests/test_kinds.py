@@ -35,7 +35,7 @@ OWN: dict[str, dict[str, Any]] = {
     "kmeans": {},
     "bands": {"bands": 4},
     "residual": {"codebooks": 3},
-    "soft": {"nearest": 3},
+    "soft_kmeans": {"nearest": 3},
 }
 
 
@@ -44,7 +44,7 @@ def make_params(**changes: Any) -> Any:
     own = OWN[changes.get("kind", "kmeans")]
     features = {name: changes.pop(name) for name in ("deltas", "stack", "pca") if name in changes}
     values = PARAMS | own | changes | {"features": PARAMS["features"] | features}  # type: ignore[operator]
-    return validate_vocabulary_params("words", values)
+    return validate_vocabulary_params("kmeans", values)
 
 
 def sample_of(frames: np.ndarray) -> FrameSample:
@@ -84,19 +84,21 @@ def test_the_objective_is_recorded_and_falls(kind: str) -> None:
     assert np.all(np.diff(objective) <= 1e-5)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "soft"])  # whose codes are weighted afterwards
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind != "soft_kmeans"]
+)  # whose codes are weighted afterwards
 def test_the_objective_is_the_distance_to_the_codes(kind: str) -> None:
     fit = fit_frames(noise(), kind=kind, iterations=40, normalisation="none")
     codebooks = fit.codebooks
     rest = noise()
     tokens = nearest_codes(rest, codebooks.codes, codebooks.bands)
-    for words, codes, (start, stop) in zip(tokens, codebooks.codes, codebooks.bands, strict=True):
-        rest[:, start:stop] -= codes[words]
+    for row, codes, (start, stop) in zip(tokens, codebooks.codes, codebooks.bands, strict=True):
+        rest[:, start:stop] -= codes[row]
     assert (rest**2).sum(axis=1).mean() == pytest.approx(codebooks.objective[-1], rel=0.01)
 
 
 def test_no_frame_of_the_sample_is_dropped() -> None:
-    # 2,000 frames a word are far past the 256 at which FAISS cuts down by itself: the means of 256 frames lie some
+    # 2,000 frames a token are far past the 256 at which FAISS cuts down by itself: the means of 256 frames lie some
     # 0.2 from those of all.
     frames = noise(4000, 2)
     frames[2000:] += 100
@@ -119,26 +121,26 @@ def test_residual_codebooks_find_the_parts_of_a_sum() -> None:
     assert codebooks.objective[-1] == pytest.approx(0, abs=1e-6)
 
 
-def test_soft_words_are_the_nearest_ones_in_order() -> None:
+def test_soft_tokens_are_the_nearest_ones_in_order() -> None:
     frames = noise(500)
-    found = fit_frames(frames, kind="soft", num_tokens=16, nearest=4)
+    found = fit_frames(frames, kind="soft_kmeans", num_tokens=16, nearest=4)
     codes, ranks = found.codebooks.codes, found.codebooks.ranks
     z = normalise_frames(frames, found.space.mean, found.space.scale, "standardise")
 
     tokens = nearest_codes(z, codes, found.codebooks.bands, ranks)
 
-    words = codes[0] / ranks[0]
-    distances = np.linalg.norm(z[:, None] - words, axis=2)
+    centroids = codes[0] / ranks[0]
+    distances = np.linalg.norm(z[:, None] - centroids, axis=2)
     assert (tokens == np.argsort(distances, axis=1, kind="stable")[:, :4].T).all()
     assert (distances.min(axis=1) ** 2).mean() == pytest.approx(found.codebooks.objective[-1], rel=0.05)
     for weight, codebook in zip(ranks, codes, strict=True):
-        np.testing.assert_allclose(codebook, weight * words, rtol=1e-5)
+        np.testing.assert_allclose(codebook, weight * centroids, rtol=1e-5)
 
 
-def test_soft_words_say_more_than_the_nearest_alone() -> None:
+def test_soft_tokens_say_more_than_the_nearest_alone() -> None:
     frames = noise(500)
     lost = []
-    for changes in ({"kind": "kmeans"}, {"kind": "soft", "nearest": 2}, {"kind": "soft", "nearest": 4}):
+    for changes in ({"kind": "kmeans"}, {"kind": "soft_kmeans", "nearest": 2}, {"kind": "soft_kmeans", "nearest": 4}):
         fit = fit_frames(frames, num_tokens=16, **changes)
         books, z = fit.codebooks, normalise_frames(frames, fit.space.mean, fit.space.scale, "standardise")
         tokens = nearest_codes(z, books.codes, books.bands, books.ranks)
@@ -146,9 +148,9 @@ def test_soft_words_say_more_than_the_nearest_alone() -> None:
     assert lost[0] > 1.02 * lost[1] > 1.02 * lost[2]
 
 
-def test_soft_words_on_the_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soft_tokens_on_the_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = noise(500)
-    books = fit_frames(frames, kind="soft", num_tokens=16, nearest=4).codebooks
+    books = fit_frames(frames, kind="soft_kmeans", num_tokens=16, nearest=4).codebooks
     ours = nearest_codes(frames, books.codes, books.bands, books.ranks)
     monkeypatch.setattr(assignment, "choose_device", lambda num_scores: "cpu")
     assert (nearest_codes(frames, books.codes, books.bands, books.ranks) == ours).all()
@@ -157,9 +159,9 @@ def test_soft_words_on_the_device_of_torch(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("changes", "message"), [({"nearest": 5}, "at most num_tokens"), ({"exact": True}, "exact false")]
 )
-def test_soft_words_there_are_none_of_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_soft_tokens_there_are_none_of_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
-        make_params(kind="soft", **changes)
+        make_params(kind="soft_kmeans", **changes)
 
 
 def test_standardising_leaves_constant_bands_alone() -> None:
@@ -176,8 +178,8 @@ def test_distinct_rows_are_counted() -> None:
 
 
 @pytest.mark.parametrize(("kind", "where"), [("kmeans", "whole"), ("bands", "group 0"), ("residual", "what 0")])
-def test_more_words_than_distinct_frames_is_an_error(kind: str, where: str) -> None:
-    expected = rf"vocabularies.*num_tokens: expected .* found 4 words for 3 distinct among 300 .*\({where}.*; lower"
+def test_more_tokens_than_distinct_frames_is_an_error(kind: str, where: str) -> None:
+    expected = rf"vocabularies.*num_tokens: expected .* found 4 tokens for 3 distinct among 300 .*\({where}.*; lower"
     with pytest.raises(CorpusError, match=expected):
         fit_frames(np.repeat(noise(3), 100, axis=0), kind=kind)
 
@@ -214,7 +216,7 @@ def test_a_sample_smaller_than_the_vocabulary_is_an_error() -> None:
 def test_sizes_reach_what_uint16_holds() -> None:
     assert make_params(num_tokens=65533, sample_frames=65533).num_tokens == 65533
     for size in (1, 65534):  # the class token of the second would not fit into uint16
-        with pytest.raises(ParamsError, match=r"vocabularies.words.num_tokens"):
+        with pytest.raises(ParamsError, match=r"vocabularies.kmeans.num_tokens"):
             make_params(num_tokens=size, sample_frames=100000)
 
 
@@ -222,21 +224,23 @@ def test_a_kind_is_imported_when_an_entry_asks_for_it() -> None:
     program = (
         "import sys; from pipeline.vocabulary.registry import KINDS, validate_vocabulary_params as validate\n"
         "def kinds(): return [kind for kind in KINDS if f'pipeline.vocabulary.{kind}' in sys.modules]\n"
-        f"print(kinds()); validate('words', {PARAMS!r}); print(kinds())"
+        f"print(kinds()); validate('tokens', {PARAMS!r}); print(kinds())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.split("\n") == ["[]", "['kmeans']", ""]
 
 
 def test_an_unknown_kind_is_refused_with_the_kinds_there_are() -> None:
-    with pytest.raises(ParamsError, match=r"words\.kind: expected one of kmeans, bands, residual, soft, found 'kmean'"):
-        validate_vocabulary_params("words", PARAMS | {"kind": "kmean"})
+    with pytest.raises(
+        ParamsError, match=r"tokens\.kind: expected one of kmeans, bands, residual, soft_kmeans, found 'kmean'"
+    ):
+        validate_vocabulary_params("kmeans", PARAMS | {"kind": "kmean"})
     for section in ("kmeans", None):
-        with pytest.raises(ParamsError, match=r"vocabularies\.words\.kind: expected one of .* found None"):
-            validate_vocabulary_params("words", section)
+        with pytest.raises(ParamsError, match=r"vocabularies\.kmeans\.kind: expected one of .* found None"):
+            validate_vocabulary_params("kmeans", section)
 
 
 def test_an_entry_is_loaded_by_its_name() -> None:
-    assert load_vocabulary_params("words", REPOSITORY / "params.yaml").kind == "kmeans"
-    with pytest.raises(ParamsError, match=r"vocabularies\.word: expected a section of this name, found only: words"):
-        load_vocabulary_params("word", REPOSITORY / "params.yaml")
+    assert load_vocabulary_params("kmeans", REPOSITORY / "params.yaml").kind == "kmeans"
+    with pytest.raises(ParamsError, match=r"vocabularies\.token: expected a section of this name, found only: tokens"):
+        load_vocabulary_params("token", REPOSITORY / "params.yaml")

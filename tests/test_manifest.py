@@ -303,4 +303,4 @@ def test_the_demo_needs_no_audio(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "demo")
     assert not refresh_manifest(params, path, tmp_path / "content.sqlite").written
     assert path.read_bytes() == before
-    assert CLIPS.open(path).facts["corpus"] == '{"clips_per_class": 2, "duration": 0.25, "kind": "demo", "seed": 0}'
+    assert CLIPS.open(path).metadata["corpus"] == '{"clips_per_class": 2, "duration": 0.25, "kind": "demo", "seed": 0}'

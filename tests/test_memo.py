@@ -134,11 +134,11 @@ def test_age_damage_and_left_overs(tmp_path: Path) -> None:
 def test_the_command_says_what_went_and_a_dry_run_removes_nothing(tmp_path: Path) -> None:
     memo = make_memo(tmp_path)
     put(memo, "a")
-    for dry_run, words in ((True, "would free 100 bytes"), (False, "freed 100 bytes")):
+    for dry_run, tokens in ((True, "would free 100 bytes"), (False, "freed 100 bytes")):
         output = StringIO()
         console = Console(file=output, width=200)
         run(tmp_path, max_size="0", max_days=None, verify=False, dry_run=dry_run, console=console)
-        assert words in output.getvalue()
+        assert tokens in output.getvalue()
         assert memo.names() == ({"a"} if dry_run else set())
 
 

@@ -74,7 +74,7 @@ def test_rows_add_up() -> None:
 def test_only_training_clips_are_learnt_from() -> None:
     """Other test clips change nothing about one; other training clips do."""
     tokens = make_tokens()
-    poisoned = {clip: words if clip in (*TRAINING, "test2") else words * 0 + 9 for clip, words in tokens.items()}
+    poisoned = {clip: row if clip in (*TRAINING, "test2") else row * 0 + 9 for clip, row in tokens.items()}
     assert measure(tokens, test_clips=["test2"]) == measure(poisoned, test_clips=["test2"])
     poisoned["train2"] = poisoned["train2"] * 0 + 9
     assert measure(tokens, test_clips=["test2"]) != measure(poisoned, test_clips=["test2"])
@@ -114,18 +114,18 @@ def make_artifacts(folder: Path, *, roles: tuple[str, str] = ("train", "test")) 
     make_clips(folder / "clips.parquet", folder, [f"{clip}.wav" for clip in clips], labels=labels)
     make_spectrogram(folder / "spectrogram", {clip: np.zeros((100, 4), np.float32) for clip in clips}, failed=["gone"])
     own = [*[roles[0]] * len(TRAINING), *[roles[1]] * len(TEST)]
-    facts = {"fold": "1", "seed": 0, "rule": ""}
-    SPLIT.write(folder / "split.parquet", {"clip_id": [*clips, "gone"], "role": [*own, "test"]}, facts)
-    facts = {"fold": "1", "vocabulary": "0" * 32, "vocabulary_size": 16, "num_codebooks": 1, "frame_rate": 100.0}
+    metadata = {"fold": "1", "seed": 0, "rule": ""}
+    SPLIT.write(folder / "split.parquet", {"clip_id": [*clips, "gone"], "role": [*own, "test"]}, metadata)
+    metadata = {"fold": "1", "vocabulary": "0" * 32, "vocabulary_size": 16, "num_codebooks": 1, "frame_rate": 100.0}
     TOKENS.write(
-        folder / "tokens.parquet", {"clip_id": clips, "tokens": [own.tolist() for own in tokens.values()]}, facts
+        folder / "tokens.parquet", {"clip_id": clips, "tokens": [own.tolist() for own in tokens.values()]}, metadata
     )
     return tokens
 
 
 def run_stage(folder: Path) -> Path:
     names = ("clips.parquet", "spectrogram", "split.parquet", "tokens.parquet", "out/1.csv")
-    stage.run(*(folder / name for name in names), name="words")
+    stage.run(*(folder / name for name in names), name="kmeans")
     return folder / "out/1.csv"
 
 
@@ -143,7 +143,7 @@ def test_the_stage_takes_clips_from_the_split_and_labels_from_the_manifest(tmp_p
     assert float(rows[0]["perplexity"]) == round(expected[ALL_CLASSES, 1].perplexity, 6)
     first = table.read_bytes()
     assert run_stage(tmp_path).read_bytes() == first
-    assert Path("results/stages/ngram_perplexity-words-1.json").exists()
+    assert Path("results/stages/ngram_perplexity-kmeans-1.json").exists()
 
 
 def test_a_fold_without_test_clips_is_refused(tmp_path: Path, monkeypatch: Any) -> None:

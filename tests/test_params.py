@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 import pytest
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from pipeline.check_params import SECTIONS
 from pipeline.errors import ParamsError
-from pipeline.experiment import SECTIONS
 from pipeline.models.registry import BASELINES, NETWORKS
 from pipeline.params import Params, load_params
 from pipeline.registry import RegistryParams

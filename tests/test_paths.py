@@ -286,7 +286,7 @@ def test_experiments_elsewhere_read_a_relative_corpus(relative: Path, way: str, 
     name = f"elsewhere{way}"
     _run_all(relative, name, f"spectrogram.front_end.hop_length={hop_length}", way)
     run(relative, "dvc", "exp", "apply", name)
-    assert open_spectrogram(Layout(relative).spectrogram).facts["hop_length"] == hop_length
+    assert open_spectrogram(Layout(relative).spectrogram).metadata["hop_length"] == hop_length
     assert _sounds(relative) == before
     run(relative, "git", "checkout", "-q", ".")
     run(relative, "dvc", "checkout", "-q", "--force")

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from test_reporting import CLASSES, EXPERIMENT, report, write_experiment
 from workspace import run
 
-CURVED = ("ast", "token_transformer-words")  # the third model is fitted in one go
+CURVED = ("ast", "token_transformer-kmeans")  # the third model is fitted in one go
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,8 @@ def test_the_page_says_that_it_needs_a_network_and_git_ignores_it(repository: Pa
     run(repository, "dvc", "plots", "show", "-q")
     page = (repository / "dvc_plots/index.html").read_text()
     assert page.count("vegaEmbed('#") + page.count('vegaEmbed("#') == len(charts(repository, "show"))
-    for words in ("These charts need a network", "report/index.html", "cdn.jsdelivr.net/npm/vega"):
-        assert words in page
+    for tokens in ("These charts need a network", "report/index.html", "cdn.jsdelivr.net/npm/vega"):
+        assert tokens in page
     assert not re.search(r"\{[a-z_]+\}", page.partition("<script")[0])  # no placeholder is left
     assert run(repository, "git", "status", "--short", "--", "dvc_plots").stdout == ""
 

@@ -1,4 +1,4 @@
-"""Filling in hidden words: what is hidden, what is predicted, that it is learned, and that nothing of test clips is."""
+"""Filling in hidden tokens: what is hidden, what is predicted, that it is learned, and that nothing of test clips is."""
 
 import csv
 import json
@@ -20,21 +20,21 @@ from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.model import open_model
 from pipeline.artifacts.pretrained import PRETRAINED
 from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.check_params import load_experiment
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows
 from pipeline.execution.executors import ExecutionParams
-from pipeline.experiment import load_experiment
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH
 from pipeline.training import checkpoints, loop, neural
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.distributed import ALONE
-from pipeline.training.inputs import open_sentences
-from pipeline.training.masked_words import MaskedWords, Unigrams, draw_hidden, fill_in
+from pipeline.training.inputs import open_sequences
+from pipeline.training.masked_tokens import MaskedTokens, Unigrams, draw_hidden, fill_in
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import PretrainParams, TrainParams
-from pipeline.training.word_predictor import WordPredictor
+from pipeline.training.token_predictor import TokenPredictor
 from pipeline.vocabulary.registry import load_vocabulary_params
 from stages import evaluate, perplexity, tokenize, train, vocabulary
 from stages import pretrain as pretrain_stage
@@ -58,20 +58,20 @@ def make_section(stem: str = "convolution", encoder: str = "transformer", **chan
     return network("tokens", stem, encoder, **(small | changes))
 
 
-def make_predictor(stem: str, encoder: str = "transformer") -> WordPredictor:
-    facts = {"vocabulary_size": SIZE, "num_codebooks": 2, "bands": [[0, 12], [12, 24]]}
-    reader = build(make_section(stem, encoder), facts, 3)
+def make_predictor(stem: str, encoder: str = "transformer") -> TokenPredictor:
+    metadata = {"vocabulary_size": SIZE, "num_codebooks": 2, "bands": [[0, 12], [12, 24]]}
+    reader = build(make_section(stem, encoder), metadata, 3)
     frequencies = torch.tensor([[1.0, 2, 3, 1, 1, 1, 1, 1, 1], [5, 1, 1, 1, 1, 1, 1, 1, 1]])
-    return WordPredictor(reader, frequencies / frequencies.sum(1, keepdim=True))
+    return TokenPredictor(reader, frequencies / frequencies.sum(1, keepdim=True))
 
 
 def make_batch(*lengths: int) -> Batch:
-    words = torch.randint(0, SIZE, (len(lengths), 2, max(lengths)), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(0, SIZE, (len(lengths), 2, max(lengths)), generator=torch.Generator().manual_seed(1))
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return Batch(words.masked_fill(~mask[:, None], SIZE), None if mask.all() else mask, torch.arange(len(lengths)))
+    return Batch(tokens.masked_fill(~mask[:, None], SIZE), None if mask.all() else mask, torch.arange(len(lengths)))
 
 
-def unsettle(model: WordPredictor) -> WordPredictor:
+def unsettle(model: TokenPredictor) -> TokenPredictor:
     """Return the predictor with a head that does not start at zero."""
     torch.nn.init.normal_(model.project.weight, std=0.1)
     return model
@@ -85,7 +85,7 @@ def test_spans_are_hidden_in_their_share_never_in_padding_and_in_every_clip() ->
     assert not hidden[300:, 2:].any()
     assert hidden.any(1).all()
     edges = (hidden[:300, 1:] != hidden[:300, :-1]).float().sum(1).mean()
-    assert 8 < edges < 14  # 2 * 0.3 * 0.7 at each of 25 borders; word by word it would be 84
+    assert 8 < edges < 14  # 2 * 0.3 * 0.7 at each of 25 borders; token by token it would be 84
     again = [draw_hidden(lengths, 200, 0.3, 8, torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*again)
 
@@ -97,10 +97,10 @@ def test_it_begins_as_the_unigram_model(stem: str, encoder: str) -> None:
     hidden[:, 4:12] = True
     losses, hits, counts = fill_in(model, model, batch, hidden)
     assert counts.tolist() == [8, 8]
-    words = batch.inputs[:, :, 4:12]
-    expected = torch.stack([-model.biases[book][words[:, book]] for book in range(2)]).mean((0, 2))
+    tokens = batch.inputs[:, :, 4:12]
+    expected = torch.stack([-model.biases[book][tokens[:, book]] for book in range(2)]).mean((0, 2))
     torch.testing.assert_close(losses, expected)
-    best = (words == torch.tensor([2, 0])[None, :, None]).float().mean((1, 2))
+    best = (tokens == torch.tensor([2, 0])[None, :, None]).float().mean((1, 2))
     torch.testing.assert_close(hits, best)
 
 
@@ -114,15 +114,15 @@ def test_padding_changes_no_clips_loss(stem: str, encoder: str) -> None:
 
 
 @pytest.mark.parametrize(("stem", "encoder"), CASES)
-def test_hidden_words_are_not_seen_and_only_they_count(stem: str, encoder: str) -> None:
+def test_hidden_tokens_are_not_seen_and_only_they_count(stem: str, encoder: str) -> None:
     model, batch = unsettle(make_predictor(stem, encoder)).eval(), make_batch(48, 48)
     hidden = torch.zeros(2, 48, dtype=torch.bool)
     hidden[:, 8:16] = True
     asked = []
 
-    def forward(words: torch.Tensor, mask: torch.Tensor | None) -> Any:
-        asked.append(words)
-        return model(words, mask)
+    def forward(tokens: torch.Tensor, mask: torch.Tensor | None) -> Any:
+        asked.append(tokens)
+        return model(tokens, mask)
 
     losses, *_ = fill_in(model, forward, batch, hidden)
     other = batch.inputs.clone()
@@ -131,7 +131,7 @@ def test_hidden_words_are_not_seen_and_only_they_count(stem: str, encoder: str) 
     assert torch.equal(*asked)
     assert not torch.equal(losses, others)
     other[:, :, 8] = batch.inputs[:, :, 8]
-    hidden[:, 9:] = False  # one place is asked for: the words of the others are targets no more
+    hidden[:, 9:] = False  # one place is asked for: the tokens of the others are targets no more
     first, *_ = fill_in(model, lambda *_: model(asked[0], None), batch, hidden)
     second, *_ = fill_in(model, lambda *_: model(asked[0], None), batch._replace(inputs=other), hidden)
     assert torch.equal(first, second)
@@ -140,7 +140,7 @@ def test_hidden_words_are_not_seen_and_only_they_count(stem: str, encoder: str) 
 @pytest.mark.parametrize(("stem", "encoder"), CASES)
 def test_every_weight_but_the_heads_learns(stem: str, encoder: str) -> None:
     model, batch = unsettle(make_predictor(stem, encoder)).train(), make_batch(48, 40)
-    loss, _ = MaskedWords(0.5, 4).loss(model, model, batch, torch.zeros(2, 0))
+    loss, _ = MaskedTokens(0.5, 4).loss(model, model, batch, torch.zeros(2, 0))
     loss.backward()  # type: ignore[no-untyped-call]
     without = {name for name, weights in model.named_parameters() if weights.grad is None or not weights.grad.any()}
     assert without == {"reader.head.classify.weight", "reader.head.classify.bias"}
@@ -149,25 +149,25 @@ def test_every_weight_but_the_heads_learns(stem: str, encoder: str) -> None:
 
 
 def test_unigrams_know_frequencies_alone() -> None:
-    sentences = [np.array([[0, 0, 1, 2]]), np.array([[0, 0]])]
-    unigrams = Unigrams(sentences, 4)
+    sequences = [np.array([[0, 0, 1, 2]]), np.array([[0, 0]])]
+    unigrams = Unigrams(sequences, 4)
     np.testing.assert_allclose(unigrams.frequencies, [[0.5, 0.2, 0.2, 0.1]])  # one was added to every count
-    loss, accuracy = unigrams.measure(sentences)
+    loss, accuracy = unigrams.measure(sequences)
     assert loss == pytest.approx((np.mean(-np.log([0.5, 0.5, 0.2, 0.2])) - np.log(0.5)) / 2)
     assert accuracy == 0.75
 
 
 class Steady:
-    """Sentences of one word in each codebook, again and again: what stands around a word tells it."""
+    """Token sequences of one token in each codebook, again and again: what stands around a token tells it."""
 
-    source, time_axis = "words", 1
+    source, time_axis = "tokens", 1
     front_end: dict[str, Any] = {}  # noqa: RUF012
-    facts: dict[str, Any] = {"vocabulary_size": SIZE, "num_codebooks": 2, "bands": [[0, 12], [12, 24]]}  # noqa: RUF012
+    metadata: dict[str, Any] = {"vocabulary_size": SIZE, "num_codebooks": 2, "bands": [[0, 12], [12, 24]]}  # noqa: RUF012
 
     def arrays(self, clip_ids: list[str]) -> list[np.ndarray]:
-        words = [np.array([[int(clip)], [2 * int(clip)]]) % SIZE for clip in clip_ids]
+        tokens = [np.array([[int(clip)], [2 * int(clip)]]) % SIZE for clip in clip_ids]
         return [
-            np.repeat(w, self.num_frames(clip), 1).astype(np.uint16) for w, clip in zip(words, clip_ids, strict=True)
+            np.repeat(w, self.num_frames(clip), 1).astype(np.uint16) for w, clip in zip(tokens, clip_ids, strict=True)
         ]
 
     stored = arrays
@@ -176,8 +176,8 @@ class Steady:
         return 24 + int(clip_id) % 5
 
 
-class Words:
-    def word_vectors(self) -> list[np.ndarray]:
+class Tokens:
+    def token_vectors(self) -> list[np.ndarray]:
         return [np.random.default_rng(b).standard_normal((SIZE, 12)).astype(np.float32) for b in range(2)]
 
 
@@ -185,8 +185,8 @@ def run_steady(folder: Path, *, epochs: int, validation: tuple[str, ...] = (), s
     params = validate_model_params("m", make_section(stem))
     masking = MASKING.model_copy(update={"epochs": epochs, "learning_rate": 1e-2})
     return pretrain(
-        params, masking, masking.settings(TRAIN), Steady(), [str(i) for i in range(16)], validation, Words(),  # type: ignore[arg-type]
-        seed=0, curves_path=folder, world=ALONE,
+        params, masking, masking.settings(TRAIN), Steady(), [str(i) for i in range(16)], validation, Tokens(),  # type: ignore[arg-type]
+        seed=0, curves_path=folder, context=ALONE,
     )  # fmt: skip
 
 
@@ -230,16 +230,16 @@ def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeyp
         np.testing.assert_array_equal(resumed[name], values)
 
 
-def make_sentences(folder: Path, *, poisoned: bool = False) -> train.Paths:
-    """Write six clips, a vocabulary and their sentences; poisoning changes the sentences of the test clips alone."""
+def make_sequences(folder: Path, *, poisoned: bool = False) -> train.Paths:
+    """Write six clips, a vocabulary and their token sequences; poisoning changes those of the test clips alone."""
     paths = make_artifacts(folder, poisoned=poisoned)
-    params: Any = load_vocabulary_params("words", REPOSITORY / PARAMS_PATH)
+    params: Any = load_vocabulary_params("kmeans", REPOSITORY / PARAMS_PATH)
     params = params.model_copy(update={"num_tokens": 8, "sample_frames": 100, "iterations": 3})
-    words, tokens = folder / "words" / "1.zarr", folder / "tokens.parquet"
-    vocabulary.run(params, paths.source, paths.split, words, fold="1")
+    fitted, tokens = folder / "tokens" / "1.zarr", folder / "tokens.parquet"
+    vocabulary.run(params, paths.source, paths.split, fitted, fold="1")
     execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=folder / "memo")
-    tokenize.run(execution, paths.source, words, tokens, fold="1")
-    return paths._replace(source=tokens, vocabulary=words, pretrained=folder / "pretrained/m/1/0")
+    tokenize.run(execution, paths.source, fitted, tokens, fold="1")
+    return paths._replace(source=tokens, vocabulary=fitted, pretrained=folder / "pretrained/m/1/0")
 
 
 def run_pretrain(paths: train.Paths, section: dict[str, Any]) -> Path:
@@ -255,14 +255,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> train.Paths:
     folder = tmp_path_factory.mktemp("learned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        paths = make_sentences(folder / "a")
+        paths = make_sequences(folder / "a")
         run_pretrain(paths, make_section())
     return paths
 
 
 def test_nothing_is_learned_from_test_clips(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    poisoned = make_sentences(tmp_path / "b", poisoned=True)
+    poisoned = make_sequences(tmp_path / "b", poisoned=True)
     assert file_digest(poisoned.source) != file_digest(learned.source)
     run_pretrain(poisoned, make_section())
     assert poisoned.pretrained
@@ -286,9 +286,9 @@ def test_training_starts_from_what_was_pretrained_but_for_the_head(
     monkeypatch.chdir(tmp_path)
     card = run_train(learned._replace(model=tmp_path / "m/1/0"), make_section(), monkeypatch, learning_rate=1e-12)
     assert learned.pretrained
-    learned_weights, facts = PRETRAINED.open(learned.pretrained)
+    learned_weights, metadata = PRETRAINED.open(learned.pretrained)
     weights = {n.removeprefix("reader."): v for n, v in learned_weights.items() if n.startswith("reader.")}
-    assert card["input"]["masked_pretraining"]["weights"] == facts["weights"]
+    assert card["input"]["masked_pretraining"]["weights"] == metadata["weights"]
     trained = open_model(tmp_path / "m/1/0").weights
     assert {name for name in trained if name not in weights} == {
         "head.classify.weight",
@@ -320,9 +320,9 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
     weights, card = PRETRAINED.open(learned.pretrained)
     for key, value, what in (("fold", "2", "fold"), ("source", "another", "vocabulary")):
         other = tmp_path / key / "m/1/0"
-        facts = {name: fact for name, fact in card.items() if name != "weights"}
-        PRETRAINED.write(other, weights, facts | {key: value})
-        message = rf"fact {key} \({what}\): expected .*, found {value}; rerun it .*pretrain@m-1-0"
+        metadata = {name: metadata for name, metadata in card.items() if name != "weights"}
+        PRETRAINED.write(other, weights, metadata | {key: value})
+        message = rf"metadata {key} \({what}\): expected .*, found {value}; rerun it .*pretrain@m-1-0"
         with pytest.raises(ArtifactError, match=message):
             run_train(paths._replace(pretrained=other), make_section(), monkeypatch)
     broken = tmp_path / "broken/m/1/0"
@@ -332,7 +332,7 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
         run_train(paths._replace(pretrained=broken), make_section(), monkeypatch)
 
 
-def test_perplexity_is_of_every_word_of_the_test_clips_once(
+def test_perplexity_is_of_every_token_of_the_test_clips_once(
     learned: train.Paths, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -362,13 +362,13 @@ def test_a_model_that_knows_frequencies_alone_is_as_perplexed_as_they_are() -> N
     np.testing.assert_allclose([row.unigram_perplexity for row in rows], 2)
 
 
-def test_sentences_of_another_vocabulary_are_refused(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:
+def test_sequences_of_another_vocabulary_are_refused(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert learned.vocabulary
     other = open_vocabulary(learned.vocabulary)
     monkeypatch.setattr(type(other), "digest", lambda self: "another")
-    with pytest.raises(ArtifactError, match="fact vocabulary: expected another"):
-        open_sentences(learned.source, other)
+    with pytest.raises(ArtifactError, match="metadata vocabulary: expected another"):
+        open_sequences(learned.source, other)
 
 
 def test_settings_are_trains_where_pretraining_has_none_of_its_own() -> None:

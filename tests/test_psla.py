@@ -22,7 +22,7 @@ from pipeline.models.heads.attention import AttentionParams, AttentionPooling
 from pipeline.models.inputs.frames import Frames, FramesParams
 from pipeline.models.network import Network, open_pretrained_weights
 from pipeline.models.stems.identity import Identity, IdentityParams
-from pipeline.training.distributed import open_world
+from pipeline.training.distributed import init_distributed
 from pipeline.training.loop import TrainParams
 from pipeline.training.neural import train_model
 from pipeline.training.trainers import Examples, TrainingData
@@ -199,7 +199,7 @@ def _load(model: Network, source: Path | str, digest: str | None = None) -> str:
     checkpoint = open_pretrained_weights(params, {})
     assert checkpoint is not None
     model.load_weights(params, checkpoint)
-    return checkpoint.facts["digest"]
+    return checkpoint.metadata["digest"]
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -273,14 +273,14 @@ def test_training_begins_at_the_weights_and_the_model_keeps_their_digest(tmp_pat
     training = Examples(list(inputs.clips), np.eye(3, dtype=np.float32)[np.arange(6) % 3])
     data = TrainingData(inputs, training, Examples([], np.zeros((0, 3), np.float32)), "one", None, None)
     settings = TrainParams.model_validate(SETTINGS | {"epochs": 1, "learning_rate": 1e-9})
-    with open_world() as world:
-        weights, _, facts, _ = train_model(
+    with init_distributed() as context:
+        weights, _, metadata, _ = train_model(
             params_of(section), settings, data,
-            seed=0, curves_path=tmp_path / "live", world=world, score=lambda scores, targets: {},
+            seed=0, curves_path=tmp_path / "live", context=context, score=lambda scores, targets: {},
         )  # fmt: skip
     summed = rgb["conv_stem.weight"].sum(1, keepdim=True).numpy()
     np.testing.assert_allclose(weights["encoder.network.conv_stem.weight"], summed, atol=1e-5)
-    assert facts["pretrained"] == {"digest": file_digest(path)}
+    assert metadata["pretrained"] == {"digest": file_digest(path)}
 
 
 @pytest.mark.parametrize(

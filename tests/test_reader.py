@@ -96,24 +96,24 @@ def test_statistics_of_no_frames_or_unknown_clips_are_refused(spectrogram: Spect
 
 
 def test_uint8_is_off_by_half_a_step_at_most_and_counts_what_it_clips() -> None:
-    facts = {"dtype": "uint8", "scale": 26 / 255, "offset": -16.0}
+    metadata = {"dtype": "uint8", "scale": 26 / 255, "offset": -16.0}
     values = np.linspace(-16, 10, 1001, dtype=np.float32)
-    stored, num_clipped = store(values, facts)
+    stored, num_clipped = store(values, metadata)
     assert num_clipped == 0
     assert (stored.min(), stored.max()) == (0, 255)
-    np.testing.assert_allclose(restore(stored, facts), values, atol=13 / 255 + 1e-5)
-    stored, num_clipped = store(np.array([-20.0, 0.0, 30.0], dtype=np.float32), facts)
+    np.testing.assert_allclose(restore(stored, metadata), values, atol=13 / 255 + 1e-5)
+    stored, num_clipped = store(np.array([-20.0, 0.0, 30.0], dtype=np.float32), metadata)
     assert num_clipped == 2
-    np.testing.assert_allclose(restore(stored, facts)[[0, 2]], [-16, 10], atol=1e-5)
+    np.testing.assert_allclose(restore(stored, metadata)[[0, 2]], [-16, 10], atol=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.0), ("float16", 0.004)])
 def test_floats_are_stored_as_they_are(dtype: str, tolerance: float) -> None:
-    facts = {"dtype": dtype, "scale": 1.0, "offset": 0.0}
+    metadata = {"dtype": dtype, "scale": 1.0, "offset": 0.0}
     values = np.linspace(-15.94, 8, 1001, dtype=np.float32)
-    stored, num_clipped = store(values, facts)
+    stored, num_clipped = store(values, metadata)
     assert (stored.dtype, num_clipped) == (dtype, 0)
-    np.testing.assert_allclose(restore(stored, facts), values, atol=tolerance)
+    np.testing.assert_allclose(restore(stored, metadata), values, atol=tolerance)
 
 
 def test_threads_may_read_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What words stand for, as frames again."""
+"""What tokens stand for, as frames again."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from test_kinds import OWN, make_params, noise
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.features import normalise_frames
-from pipeline.vocabulary.fitting import word_levels
-from pipeline.vocabulary.rebuilding import rebuild, word_spectra
+from pipeline.vocabulary.fitting import token_levels
+from pipeline.vocabulary.rebuilding import rebuild, token_spectra
 from pipeline.vocabulary.registry import fit_vocabulary
 from pipeline.vocabulary.statistics import distortion
 
@@ -23,13 +23,13 @@ def fit(frames: np.ndarray, **changes: Any) -> Vocabulary:
     sample = windowed(frames, stack=params.features.stack, deltas=params.features.deltas)
     fitted = fit_vocabulary(params, sample)
     codes, bands = fitted.codebooks.codes, fitted.codebooks.bands
-    facts = {"num_tokens": codes.shape[1], "num_codebooks": len(codes), "bands": bands}
+    metadata = {"num_tokens": codes.shape[1], "num_codebooks": len(codes), "bands": bands}
     counts = np.zeros(codes.shape[:2], np.int64)
-    vocabulary = Vocabulary(Path(), fitted.space, codes, np.empty(0), counts, facts)
+    vocabulary = Vocabulary(Path(), fitted.space, codes, np.empty(0), counts, metadata)
     (tokens,) = assign(vocabulary, [frames])
-    counts = np.stack([np.bincount(words, minlength=codes.shape[1]) for words in tokens])
-    levels = word_levels(fitted.space, sample, tokens, counts)
-    return Vocabulary(Path(), fitted.space, codes, levels, counts, facts)
+    counts = np.stack([np.bincount(row, minlength=codes.shape[1]) for row in tokens])
+    levels = token_levels(fitted.space, sample, tokens, counts)
+    return Vocabulary(Path(), fitted.space, codes, levels, counts, metadata)
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -52,7 +52,7 @@ def test_rebuilt_frames_lose_what_the_distortion_says(kind: str, features: dict[
     assert 0.05 < distortion(z, decoded) < 0.97
 
 
-def test_enough_words_rebuild_everything() -> None:
+def test_enough_tokens_rebuild_everything() -> None:
     frames = noise(40)
     for changes in ({"kind": "bands"}, {"deltas": 1}, {"kind": "residual", "codebooks": 1}):
         vocabulary = fit(frames, num_tokens=40, sample_frames=40, **changes)
@@ -67,7 +67,7 @@ def test_more_residual_codebooks_lose_less() -> None:
     assert lost[0] > 1.2 * lost[1] > 1.2**2 * lost[2]
 
 
-def test_l2_gives_back_how_loud_the_frames_of_a_word_were() -> None:
+def test_l2_gives_back_how_loud_the_frames_of_a_token_were() -> None:
     shapes = np.repeat(np.array([[0, 0, 9, 9], [9, 9, 0, 0], [0, 9, 0, 9]], np.float32), 30, axis=0)
     gains = np.repeat([-20.0, 0, 20], 30)[:, None].astype(np.float32)
     frames = shapes + gains
@@ -75,9 +75,13 @@ def test_l2_gives_back_how_loud_the_frames_of_a_word_were() -> None:
     np.testing.assert_allclose(rebuild(vocabulary, assign(vocabulary, [frames])[0]), frames, atol=1e-3)
 
 
-def test_the_spectrum_of_a_word_is_in_units_and_of_its_bands() -> None:
+def test_the_spectrum_of_a_token_is_in_units_and_of_its_bands() -> None:
     frames = noise(400)
     vocabulary = fit(frames, kind="bands", stack=2, num_tokens=16)
-    word = np.array([[7], [0], [0], [0]])
-    np.testing.assert_allclose(word_spectra(vocabulary, 0)[7], rebuild(vocabulary, word)[:, :2].mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(word_spectra(vocabulary, 3)[0], rebuild(vocabulary, word)[:, 6:].mean(axis=0), rtol=1e-5)
+    token = np.array([[7], [0], [0], [0]])
+    np.testing.assert_allclose(
+        token_spectra(vocabulary, 0)[7], rebuild(vocabulary, token)[:, :2].mean(axis=0), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        token_spectra(vocabulary, 3)[0], rebuild(vocabulary, token)[:, 6:].mean(axis=0), rtol=1e-5
+    )

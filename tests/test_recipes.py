@@ -16,9 +16,9 @@ from workspace import clone_workspace, make_workspace, run
 import stages.corpus
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout
+from pipeline.check_params import load_experiment
 from pipeline.corpora.relabelling import UsedLabels
 from pipeline.corpora.splitting import assign_roles
-from pipeline.experiment import load_experiment
 from pipeline.params import validate_params
 from tools.compose import BASE, compose, dump
 
@@ -45,7 +45,7 @@ LARGEST: dict[str, int] = {
     "iterations": 5,
     "clips_per_class": 5,
     "duration": 0.5,  # seconds
-    "words": 4,  # of the atlas
+    "tokens": 4,  # of the atlas
     "clips": 1,
     "examples": 1,
     "worst": 1,
@@ -55,7 +55,7 @@ REPLACED: dict[str, Any] = {"pretrained": None, "precision": "float32", "network
 
 
 def stack_of(name: str) -> str:
-    """Return the recipes that one is composed with, as its header says: `sonolex compose esc50+ladder ...`."""
+    """Return the recipes that one is composed with, as its header says: `sonolex compose esc50+leaderboard ...`."""
     header = re.match(r"(#.*\n)+", (RECIPES / f"{name}.yaml").read_text())
     command = re.search(r"`sonolex compose ([\w+]+)", header[0]) if header else None
     return command[1] if command else name
@@ -160,7 +160,11 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_headers_say_what_a_recipe_is_laid_over() -> None:
     stacks = {name: stack_of(name) for name in NAMES}
     assert all(name in stack.split("+") for name, stack in stacks.items())
-    assert (stacks["demo"], stacks["ladder"], stacks["probe"]) == ("demo", "esc50+ladder", "esc50+ladder+probe")
+    assert (stacks["demo"], stacks["leaderboard"], stacks["probe"]) == (
+        "demo",
+        "esc50+leaderboard",
+        "esc50+leaderboard+probe",
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -34,8 +34,8 @@ from pipeline.spectrogram.reader import FrameReader
 # What each stage is run with below a folder, and where its output goes.
 ARGUMENTS = {
     "spectrogram": ("data/clips.parquet", "{}/spectrogram"),
-    "vocabulary": ("data/spectrogram", "data/splits/1.parquet", "{}/words/1.zarr"),
-    "tokenize": ("data/spectrogram", "data/vocabulary/words/1.zarr", "{}/words/1.parquet"),
+    "vocabulary": ("data/spectrogram", "data/splits/1.parquet", "{}/kmeans/1.zarr"),
+    "tokenize": ("data/spectrogram", "data/vocabulary/kmeans/1.zarr", "{}/kmeans/1.parquet"),
     "train": ("data/clips.parquet", "data/splits/1.parquet", "data/spectrogram", "{}/frame_statistics/1/0", "curves"),
 }
 
@@ -46,8 +46,8 @@ def _open_trained(path: Path) -> object:
 
 OPENERS: dict[str, Callable[[Path], object]] = {
     "spectrogram": lambda path: FrameReader(open_spectrogram(path / "spectrogram")),
-    "vocabulary": lambda path: open_vocabulary(path / "words" / "1.zarr"),
-    "tokenize": lambda path: open_tokens(path / "words" / "1.parquet"),
+    "vocabulary": lambda path: open_vocabulary(path / "kmeans" / "1.zarr"),
+    "tokenize": lambda path: open_tokens(path / "kmeans" / "1.parquet"),
     "train": _open_trained,
 }
 
@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reliability")
     shutil.copy(REPOSITORY / "params.yaml", folder)
     root = make_wav_corpus(folder / "audio", clips_per_class=4)
-    changes = {"corpus.root": str(root), "corpus.max_bad_fraction": 0.1, "vocabularies.words.num_tokens": 16}
+    changes = {"corpus.root": str(root), "corpus.max_bad_fraction": 0.1, "vocabularies.kmeans.num_tokens": 16}
     sizes = {"minimum": 2, "average": 4, "maximum": 6}
     change_params(folder, changes | {"spectrogram.clips_per_shard": sizes, "execution.workers": 2})
     sources = sorted(str(path.relative_to(root)) for path in root.rglob("*.wav"))
@@ -82,8 +82,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_clips(folder / "data/clips.parquet", root, sources, labels=labels)
     ids = [Path(source).stem for source in sources]
     roles = ["test" if clip.startswith("1-") else "train" for clip in ids]
-    facts = {"fold": "1", "seed": 0, "rule": "by hand"}
-    SPLIT.write(folder / "data/splits/1.parquet", {"clip_id": ids, "role": roles}, facts)
+    metadata = {"fold": "1", "seed": 0, "rule": "by hand"}
+    SPLIT.write(folder / "data/splits/1.parquet", {"clip_id": ids, "role": roles}, metadata)
     for name, place in (("spectrogram", "data"), ("vocabulary", "data/vocabulary"), ("tokenize", "data/tokens")):
         done = run_stage(folder, name, Path(place))
         assert done.returncode == 0, done.stderr
@@ -206,7 +206,7 @@ def _fuzzed(path: Path, *, every: int) -> Iterator[tuple[Path, int]]:
 def _values_of_spectrogram(path: Path) -> str:
     spectrogram = open_spectrogram(path)
     frames = FrameReader(spectrogram).read(["a", "b", "c", "d", "e"])
-    return repr((spectrogram.facts, spectrogram.index.columns.to_pydict(), [values.tobytes() for values in frames]))
+    return repr((spectrogram.metadata, spectrogram.index.columns.to_pydict(), [values.tobytes() for values in frames]))
 
 
 def _values_of_vocabulary(path: Path) -> str:
@@ -221,17 +221,17 @@ def _values_of_vocabulary(path: Path) -> str:
         space.scale,
         space.delta_scale,
     )
-    return repr((vocabulary.facts, [values.tobytes() for values in (*arrays, space.centre, space.components)]))
+    return repr((vocabulary.metadata, [values.tobytes() for values in (*arrays, space.centre, space.components)]))
 
 
 def _values_of_tokens(path: Path) -> str:
     tokens = open_tokens(path)
-    return repr((tokens.facts, tokens.columns.to_pydict()))
+    return repr((tokens.metadata, tokens.columns.to_pydict()))
 
 
 def _values_of_model(path: Path) -> str:
     model = open_model(path)
-    return repr((model.facts, {name: values.tobytes() for name, values in model.weights.items()}))
+    return repr((model.metadata, {name: values.tobytes() for name, values in model.weights.items()}))
 
 
 def _refused_or_same(values: Callable[[Path], str], path: Path, *, every: int) -> None:
@@ -256,15 +256,15 @@ def test_no_flipped_byte_of_a_spectrogram_is_a_silent_number(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("values", "place"),
     [
-        (_values_of_vocabulary, "data/vocabulary/words/1.zarr"),
-        (_values_of_tokens, "data/tokens/words/1.parquet"),
+        (_values_of_vocabulary, "data/vocabulary/kmeans/1.zarr"),
+        (_values_of_tokens, "data/tokens/kmeans/1.parquet"),
         (_values_of_model, "frame_statistics/1/0"),
     ],
 )
 def test_no_flipped_byte_is_a_silent_number(
     values: Callable[[Path], str], place: str, folder: Path, tmp_path: Path
 ) -> None:
-    if place not in ("data/vocabulary/words/1.zarr", "data/tokens/words/1.parquet"):
+    if place not in ("data/vocabulary/kmeans/1.zarr", "data/tokens/kmeans/1.parquet"):
         assert run_stage(folder, "train", tmp_path).returncode == 0
     source = next(base / place for base in (folder, tmp_path) if (base / place).exists())
     copy = tmp_path / "copy" / source.name
@@ -275,12 +275,12 @@ def test_no_flipped_byte_is_a_silent_number(
 
 # The stages that meet a damaged artifact.
 FOLD = FOLDS[0]
-TOKENS, BAG = f"data/tokens/words/{FOLD}.parquet", f"models/bag_of_tokens-words/{FOLD}/0"
+TOKENS, BAG = f"data/tokens/kmeans/{FOLD}.parquet", f"models/bag_of_tokens-kmeans/{FOLD}/0"
 READERS = {
-    "vocabulary": ("words", "--fold", FOLD),
-    "tokenize": ("words", "--fold", FOLD),
+    "vocabulary": ("kmeans", "--fold", FOLD),
+    "tokenize": ("kmeans", "--fold", FOLD),
     "train": ("ast", "--fold", FOLD, "--seed", "0"),
-    "evaluate": ("bag_of_tokens", "--vocabulary", "words", "--fold", FOLD, "--seed", "0"),
+    "evaluate": ("bag_of_tokens", "--vocabulary", "kmeans", "--fold", FOLD, "--seed", "0"),
     "report": (),
 }
 
@@ -316,17 +316,17 @@ def _flip(path: Path) -> None:
         ("data/spectrogram/frames.zarr/*/c/0/0", "tokenize"),
         ("data/spectrogram/frames.zarr/*/c/0/0", "train"),
         ("data/spectrogram/index.parquet", "vocabulary"),
-        (f"data/vocabulary/words/{FOLD}.zarr/codebooks/c/0/0/0", "tokenize"),
+        (f"data/vocabulary/kmeans/{FOLD}.zarr/codebooks/c/0/0/0", "tokenize"),
         (TOKENS, "evaluate"),
         (f"{BAG}/weights.safetensors", "evaluate"),
-        (f"predictions/bag_of_tokens-words/{FOLD}/0.parquet", "report"),
+        (f"predictions/bag_of_tokens-kmeans/{FOLD}/0.parquet", "report"),
         ("data/clips.parquet", "evaluate"),
     ],
 )
-def test_damage_is_named_and_the_message_heals_it_word_for_word(damaged: str, reader: str, copied: Path) -> None:
+def test_damage_is_named_and_the_message_heals_it_token_for_token(damaged: str, reader: str, copied: Path) -> None:
     shutil.rmtree(
         copied / ".sonolex" / "memo", ignore_errors=True
-    )  # else tokenize knows its sentences, and does not read the frames
+    )  # else tokenize knows its token sequences, and does not read the frames
     path = min(copied.glob(damaged))
     arguments = READERS[reader]
     whole = path.read_bytes()
@@ -439,7 +439,7 @@ def test_a_second_dvc_repro_says_who_holds_the_workspace(copied: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(copied),
     }
-    command = ["dvc", "repro", f"vocabulary@words-{FOLD}"]
+    command = ["dvc", "repro", f"vocabulary@kmeans-{FOLD}"]
     first = subprocess.Popen(command, cwd=copied, env=environment, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     while "Running stage 'spectrogram'" not in (line := first.stdout.readline()):
@@ -450,5 +450,5 @@ def test_a_second_dvc_repro_says_who_holds_the_workspace(copied: Path) -> None:
     assert first.returncode == 0
     assert second.returncode != 0
     assert re.search(r"is busy, it is being blocked by|Unable to acquire lock", second.stderr), second.stderr
-    assert f"vocabulary@words-{FOLD}" in stages_run(output)
+    assert f"vocabulary@kmeans-{FOLD}" in stages_run(output)
     assert stages_run(run(copied, *command).stdout) == ["code", "corpus"]

@@ -116,7 +116,7 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     sent = {"".join(file.parts[-2:]) for file in (tmp_path / "shelf").rglob("*") if file.is_file()}
     tree = json.loads((copied / ".dvc/cache/files/md5" / frames[:2] / frames[2:]).read_text())
     assert not sent & {frames, *(entry["md5"] for entry in tree)}
-    assert set(_outputs(copied, f"vocabulary@words-{FOLDS[0]}")) <= sent
+    assert set(_outputs(copied, f"vocabulary@kmeans-{FOLDS[0]}")) <= sent
 
     clone = clone_workspace(copied, tmp_path / "clone")
     remote.add(clone)
@@ -126,13 +126,13 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     assert (clone / "report/index.html").exists()
     assert not (clone / "data/spectrogram").exists()
 
-    change_params(clone, {"vocabularies.words.num_tokens": 20})
-    stages = stages_run(run(clone, "dvc", "repro", f"tokenize@words-{FOLDS[0]}").stdout)
+    change_params(clone, {"vocabularies.kmeans.num_tokens": 20})
+    stages = stages_run(run(clone, "dvc", "repro", f"tokenize@kmeans-{FOLDS[0]}").stdout)
     assert stages == [
         "code",
         "corpus",
         "spectrogram",
-        *(f"{stage}@words-{FOLDS[0]}" for stage in ("vocabulary", "tokenize")),
+        *(f"{stage}@kmeans-{FOLDS[0]}" for stage in ("vocabulary", "tokenize")),
     ]
     assert _outputs(clone, "spectrogram") == [frames]  # the same bytes, from the audio
     item = f"ast-{FOLDS[0]}-0"
@@ -145,5 +145,7 @@ def test_a_push_after_the_corpus_grew_sends_the_disturbed_shards_alone(tmp_path:
     assert at_end.frame_objects == at_end.changed <= 2  # what ends the corpus, and what is left over
     assert 1 <= scattered.frame_objects == scattered.changed <= 6  # new clips: as many shards, at most
     for push in (at_end, scattered):
-        assert push.objects <= 2 * push.frame_objects + 4  # a shard's frames and shape; index, facts, folder, manifest
+        assert (
+            push.objects <= 2 * push.frame_objects + 4
+        )  # a shard's frames and shape; index, metadata, folder, manifest
         assert push.size < first.size

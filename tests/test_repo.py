@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.artifacts.layout import Layout, RunId
-from pipeline.experiment import SECTIONS
+from pipeline.check_params import SECTIONS
 from pipeline.stage_code import STAGES
 
 ROOT = Path(__file__).parent.parent
@@ -59,11 +59,11 @@ def test_imports_run_downward(path: Path) -> None:
     imported = {name for name in imports_of(path) if name != "pipeline"}
     assert not {name for name in imported if name.split(".")[0] in ("stages", "tools")}
     if len(parts) == 2:  # the ground, but for modules that gather from above, and those that name models
-        above = {"experiment.py": set(WINGS), "stage_code.py": set(WINGS), "experiment_params.py": {"artifacts"}}
+        above = {"experiment.py": set(WINGS), "stage_code.py": set(WINGS), "grid.py": {"artifacts"}}
         allowed = above.get(parts[1], set())
     else:
         allowed = set(WINGS[WINGS.index(parts[1]) :])
-    ground = {"errors", "params", "paths", "seeding", "experiment_params", "registry"}
+    ground = {"errors", "params", "paths", "seeding", "grid", "registry"}
     assert {_wing(name) for name in imported} <= allowed | ground
 
 

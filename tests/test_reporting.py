@@ -35,14 +35,14 @@ from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
+from pipeline.check_params import load_experiment
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.ensemble import average_predictions
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.metrics import evaluate_clips
 from pipeline.execution.stage import StageReport
-from pipeline.experiment import load_experiment
-from pipeline.experiment_params import EnsembleParams, ExperimentParams
+from pipeline.grid import EnsembleParams, ExperimentParams
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import validate_params
 from pipeline.reporting import figures
@@ -59,14 +59,14 @@ from pipeline.reporting.summary import (
     training_times,
     write_summary,
 )
-from pipeline.reporting.words import (
+from pipeline.reporting.token_use import (
     compression,
     count_by_class,
-    count_words,
+    count_tokens,
     length_shares,
-    spread_words,
+    spread_tokens,
     stabilities,
-    word_statistics,
+    token_statistics,
 )
 from pipeline.training.inputs import FrameInputs
 from pipeline.vocabulary.bpe import Merger
@@ -75,7 +75,7 @@ from stages.report import run
 from tools.compose import compose, dump
 
 CLASSES = ("dog bark", "rain", "<saw>")  # the last one must be escaped
-MODELS = ("ast", "token_transformer-words", "bag_of_tokens-words")
+MODELS = ("ast", "token_transformer-kmeans", "bag_of_tokens-kmeans")
 FOLDS, SEEDS, SIZE, N_MELS = ("1", "2"), (0, 1), 5, 8
 CLIPS = [f"clip{number:02d}" for number in range(12)]  # clip number i: class i % 3, fold 1 + i % 2
 
@@ -83,15 +83,15 @@ EXPERIMENT = ExperimentParams(
     frame_models=["ast"],
     token_models=["token_transformer", "bag_of_tokens"],
     pretrained_models=[],
-    vocabularies=["words"],
+    vocabularies=["kmeans"],
     folds=list(FOLDS),
     seeds=list(SEEDS),
     ensembles=[
-        EnsembleParams(name="ensemble", models=["ast", "token_transformer-words"]),
+        EnsembleParams(name="ensemble", models=["ast", "token_transformer-kmeans"]),
         EnsembleParams(name="ast_seeds", models=["ast"]),
     ],
 )
-PARAMS = ReportParams(headline=["ast", "token_transformer-words"], examples=3, worst=2, attention=[])
+PARAMS = ReportParams(headline=["ast", "token_transformer-kmeans"], examples=3, worst=2, attention=[])
 
 
 def write_experiment(
@@ -110,13 +110,13 @@ def write_experiment(
     frames = {clip: generator.normal(size=(28, N_MELS)).astype(np.float32) for clip in CLIPS}
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     for fold in FOLDS:
-        write_words(root / "data", fold, generator, merges)
+        write_tokens(root / "data", fold, generator, merges)
         rows = [
             NgramPerplexity(name, order, 2, 56, 0.56, 56.0 * order)
             for order in (1, 2, 3)
             for name in (ALL_CLASSES, *CLASSES)
         ]
-        write_ngram_perplexity(Layout(root).ngram_perplexity("words", fold), rows)
+        write_ngram_perplexity(Layout(root).ngram_perplexity("kmeans", fold), rows)
         roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(12)]
         columns = {"clip_id": CLIPS, "role": roles}
         SPLIT.write(root / "data" / "splits" / f"{fold}.parquet", columns, {"fold": fold, "seed": 0, "rule": "by hand"})
@@ -129,10 +129,10 @@ def _rewrite_classes(path: Path, label_kind: str) -> None:
     from pipeline.artifacts.clips import CLIPS as SCHEMA
 
     table = SCHEMA.open(path)
-    SCHEMA.write(path, table.columns, table.facts | {"classes": list(CLASSES), "label_kind": label_kind})
+    SCHEMA.write(path, table.columns, table.metadata | {"classes": list(CLASSES), "label_kind": label_kind})
 
 
-def write_words(data: Path, fold: str, generator: np.random.Generator, merges: Sequence[tuple[int, int]] = ()) -> None:
+def write_tokens(data: Path, fold: str, generator: np.random.Generator, merges: Sequence[tuple[int, int]] = ()) -> None:
     pairs = np.array(merges, np.int32).reshape(-1, 2)
     size = SIZE + len(pairs)
     bpe = {"num_tokens": size, "compression": 1.5} if merges else {}
@@ -147,30 +147,30 @@ def write_words(data: Path, fold: str, generator: np.random.Generator, merges: S
         "levels": np.tile(np.float32([0, 1]), (1, SIZE, 1)),
         "counts": np.ones((1, SIZE), np.int64),
     }
-    facts = {
+    metadata = {
         "kind": "kmeans",
         "num_tokens": SIZE,
         "num_codebooks": 1,
         "normalisation": "standardise",
         "bands": [[0, N_MELS]],
     }
-    facts |= {"ranks": []}
-    facts["features"] = {"deltas": 0, "stack": 1, "groups": 1}
-    facts |= special_tokens(size) | {
+    metadata |= {"ranks": []}
+    metadata["features"] = {"deltas": 0, "stack": 1, "groups": 1}
+    metadata |= special_tokens(size) | {
         "bpe": bpe,
         "fold": fold,
         "role": "train",
         "front_end": {"n_mels": N_MELS, "frame_rate": 100.0},
         "seed": 0,
     }
-    path = data / "vocabulary" / "words" / f"{fold}.zarr"
+    path = data / "vocabulary" / "kmeans" / f"{fold}.zarr"
     fit = {"bits_per_second": 300.0, "distortion": 0.25}
-    VOCABULARY.write(path, arrays, facts | {"sample": {"clips": 6, "frames": 60}, "fit": fit})
+    VOCABULARY.write(path, arrays, metadata | {"sample": {"clips": 6, "frames": 60}, "fit": fit})
     merger = Merger(pairs, SIZE)
-    sentences = [merger.merge(generator.integers(0, SIZE - 1, 28)) for _ in CLIPS]
-    words = {"clip_id": CLIPS, "tokens": [[sentence.tolist()] for sentence in sentences]}
-    facts = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": size, "num_codebooks": 1}
-    TOKENS.write(data / "tokens" / "words" / f"{fold}.parquet", words, facts | {"frame_rate": 100.0})
+    sequences = [merger.merge(generator.integers(0, SIZE - 1, 28)) for _ in CLIPS]
+    tokens = {"clip_id": CLIPS, "tokens": [[sequence.tolist()] for sequence in sequences]}
+    metadata = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": size, "num_codebooks": 1}
+    TOKENS.write(data / "tokens" / "kmeans" / f"{fold}.parquet", tokens, metadata | {"frame_rate": 100.0})
     roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(len(CLIPS))]
     SPLIT.write(
         data / "splits" / f"{fold}.parquet", {"clip_id": CLIPS, "role": roles}, {"fold": fold, "seed": 0, "rule": ""}
@@ -184,18 +184,18 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
     if model == "ast" and 4 in test:
         logits[test.index(4)] = [9, -3, -3]  # sure of class 0, actual class 1
     place = Path(model) / fold / str(seed)
-    facts = {"model": model, "fold": fold, "seed": seed, "classes": list(CLASSES), "label_kind": label_kind}
+    metadata = {"model": model, "fold": fold, "seed": seed, "classes": list(CLASSES), "label_kind": label_kind}
     columns = {
         "clip_id": [CLIPS[number] for number in test],
         "role": ["test"] * len(test),
         "logits": logits.astype(np.float32).tolist(),
         "targets": targets.tolist(),
     }
-    facts |= {"reads": "frames" if model == "ast" else "tokens", "params": {"kind": "network"}}
-    facts |= {"weights": f"weights of {place}", "num_parameters": 1234, "clips_seen": 60}
-    PREDICTIONS.write(root / "predictions" / place.with_suffix(".parquet"), columns, facts)
+    metadata |= {"reads": "frames" if model == "ast" else "tokens", "params": {"kind": "network"}}
+    metadata |= {"weights": f"weights of {place}", "num_parameters": 1234, "clips_seen": 60}
+    PREDICTIONS.write(root / "predictions" / place.with_suffix(".parquet"), columns, metadata)
     curves = root / "results" / "train" / place
-    if model == "bag_of_tokens-words":
+    if model == "bag_of_tokens-kmeans":
         write_fitted(curves)
         return
     with writing_epochs(curves) as append:
@@ -223,10 +223,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_metrics_are_at_most_twelve_rounded_scalars(reported: Path) -> None:
     metrics = json.loads((reported / "results" / "metrics.json").read_text())
-    assert list(metrics) == ["ast", "token_transformer-words", "ensemble"]
+    assert list(metrics) == ["ast", "token_transformer-kmeans", "ensemble"]
     scalars = [value for values in metrics.values() for value in values.values()]
     assert len(scalars) == 12
-    assert [metrics[model]["num_clips"] for model in ("ast", "token_transformer-words")] == [12, 12]
+    assert [metrics[model]["num_clips"] for model in ("ast", "token_transformer-kmeans")] == [12, 12]
     assert all(round(value, 4) == value for value in scalars)
     # Five of six clips of fold 1 (clip04 is in it) and all of fold 2, whatever the seed.
     assert metrics["ast"]["accuracy"] == round((5 / 6 + 1) / 2, 4)
@@ -258,7 +258,7 @@ def test_plots_data_add_up(reported: Path) -> None:
         "epoch": "2", "loss": "0.750000", "lowest": "0.500000", "highest": "1.000000", "num_runs": "4",
         "learning_rate": "1e-05", "gradient_norm": "5.000000",
     }  # fmt: skip
-    assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer-words"]
+    assert sorted(path.stem for path in (plots / "loss").iterdir()) == ["ast", "token_transformer-kmeans"]
 
 
 def test_a_list_leads_to_the_atlas_of_every_vocabulary(reported: Path) -> None:
@@ -277,25 +277,25 @@ def test_the_page_shows_the_perplexity_of_each_class(reported: Path) -> None:
     assert "<td>4</td><td>2.0</td><td>4.0</td><td>8.0</td><td>300</td>" in figure  # bits add up over folds
 
 
-def test_lengths_of_words_by_hand(tmp_path: Path) -> None:
-    write_words(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
-    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "words" / "1.zarr")
-    # Words of one, two and three base words.
+def test_lengths_of_tokens_by_hand(tmp_path: Path) -> None:
+    write_tokens(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
+    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "kmeans" / "1.zarr")
+    # Tokens of one, two and three base tokens.
     shares = length_shares(vocabulary, [np.array([[3, SIZE, 3, 3, SIZE]]), np.array([[SIZE, 3, 3, 3, SIZE + 1]])])
     assert np.allclose(shares, [0, 0.6, 0.3, 0.1])
     assert np.isclose(compression(shares), (6 + 2 * 3 + 3) / 10)
 
 
-def test_the_page_says_how_long_merged_words_are(reported: Path, tmp_path: Path) -> None:
+def test_the_page_says_how_long_merged_tokens_are(reported: Path, tmp_path: Path) -> None:
     write_experiment(tmp_path, merges=[(0, 1), (SIZE, 0)])
     page = report(tmp_path)
     assert f"until there are {SIZE + 2} in all" in page
-    assert "a word stands for 1.50 on average in the training clips" in page
-    sentences = token_arrays(open_tokens(tmp_path / "data" / "tokens" / "words" / "1.parquet"))
-    test = [sentences[clip].size for clip in CLIPS[0::2]]  # of fold 1
+    assert "a token stands for 1.50 on average in the training clips" in page
+    sequences = token_arrays(open_tokens(tmp_path / "data" / "tokens" / "kmeans" / "1.parquet"))
+    test = [sequences[clip].size for clip in CLIPS[0::2]]  # of fold 1
     assert f"and for {6 * 28 / sum(test):.2f} in test clips, in fold 2" in page
-    assert ">base words in a word</text>" in page
-    assert ">base words in a word</text>" not in (reported / "report" / "index.html").read_text()
+    assert ">base tokens in a token</text>" in page
+    assert ">base tokens in a token</text>" not in (reported / "report" / "index.html").read_text()
 
 
 def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:
@@ -334,7 +334,7 @@ def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
     assert "&lt;saw&gt;" in page
     assert "<saw>" not in page
     assert ">gone</summary>" in page
-    assert "without epochs: bag of tokens-words." in page
+    assert "without epochs: bag of tokens-kmeans." in page
     images = re.findall(r"<img[^>]*>", page)
     assert images
     assert all('alt="' in image for image in images)
@@ -351,19 +351,19 @@ def train_transformers(root: Path) -> None:
     params = params_of(section)
     model = build(section, {"n_mels": N_MELS}, len(CLASSES))
     weights = {name: values.numpy() for name, values in model.state_dict().items()}
-    facts = {"params": params.model_dump(mode="json"), "input": {"n_mels": N_MELS, "normalisation": NOT_NORMALISED}}
-    facts |= {"source": "", "front_end": {}}
+    metadata = {"params": params.model_dump(mode="json"), "input": {"n_mels": N_MELS, "normalisation": NOT_NORMALISED}}
+    metadata |= {"source": "", "front_end": {}}
     layout = Layout(root)
     for fold, seed in product(FOLDS, SEEDS):
         this = RunId.of("ast", fold, seed)
         table = open_predictions(layout.prediction(this))
-        shared = {name: table.facts[name] for name in MODEL.facts if name in table.facts}
-        write_model(layout.model(this), weights, shared | facts)
+        shared = {name: table.metadata[name] for name in MODEL.metadata if name in table.metadata}
+        write_model(layout.model(this), weights, shared | metadata)
         digest = read_card(layout.model(this))["weights"]
-        PREDICTIONS.write(table.path, table.columns, table.facts | facts_of(params) | {"weights": digest})
+        PREDICTIONS.write(table.path, table.columns, table.metadata | metadata_of(params) | {"weights": digest})
 
 
-def facts_of(params: Any) -> dict[str, Any]:
+def metadata_of(params: Any) -> dict[str, Any]:
     return {"params": params.model_dump(mode="json")}
 
 
@@ -384,7 +384,7 @@ def attended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_attention_is_computed_for_the_clips_that_the_report_shows(attended: Path, tmp_path: Path) -> None:
     table = open_attention(Layout(attended).attention("ast"))
-    assert (table.facts["model"], table.facts["seed"], table.facts["layer"]) == ("ast", 0, ROLLOUT)
+    assert (table.metadata["model"], table.metadata["seed"], table.metadata["layer"]) == ("ast", 0, ROLLOUT)
     maps = attention_maps(table)
     page = report(attended, ATTENTIVE)
     assert set(re.findall(r'class="id">(\w+)', page)) == set(maps)
@@ -407,7 +407,7 @@ def test_attention_refuses_a_model_that_did_not_predict(attended: Path, tmp_path
     card = {name: value for name, value in read_card(path).items() if name != "weights"}
     write_model(path, {name: values + 1 for name, values in open_model(path).weights.items()}, card)
     with pytest.raises(
-        ArtifactError, match=r"ast/1/0\.parquet: fact weights: expected \w+, as .*models/ast/1/0, found"
+        ArtifactError, match=r"ast/1/0\.parquet: metadata weights: expected \w+, as .*models/ast/1/0, found"
     ):
         attention.run(ATTENTIVE, EXPERIMENT, Layout(tmp_path / "a"), entry="ast")
 
@@ -504,7 +504,7 @@ def test_a_vocabulary_that_no_model_reads_is_shown(tmp_path: Path) -> None:
     unread = EXPERIMENT.model_copy(update={"token_models": [], "ensembles": []})
     page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread)
     assert '<section id="vocabulary">' in page
-    assert "As words of fold" in page
+    assert "As tokens of fold" in page
 
 
 def test_a_single_fold_has_intervals_in_table_and_page(tmp_path: Path) -> None:
@@ -529,7 +529,7 @@ def test_training_times_are_those_of_this_machine(reported: Path, tmp_path: Path
     runs = read_summary(reported / "results/summary.csv")
     assert training_times(runs, tmp_path) == {}  # a clone
     for fold, seed in product(FOLDS, SEEDS):
-        for model, result in (("ast", f"weights of ast/{fold}/{seed}"), ("bag_of_tokens-words", "others")):
+        for model, result in (("ast", f"weights of ast/{fold}/{seed}"), ("bag_of_tokens-kmeans", "others")):
             timed = StageReport("train", f"{model}/{fold}/{seed}", result=result)
             timed.time_training(60.0 + seed)
             timed.write(tmp_path / f"train-{model}-{fold}-{seed}.json")
@@ -553,7 +553,7 @@ def remove_curves(root: Path) -> None:
 
 
 def remove_perplexity(root: Path) -> None:
-    (root / "results" / "ngram_perplexity" / "words" / "2.csv").unlink()
+    (root / "results" / "ngram_perplexity" / "kmeans" / "2.csv").unlink()
 
 
 def drop_epoch(root: Path) -> None:
@@ -566,20 +566,20 @@ def break_curves(root: Path) -> None:
 
 
 def refit_vocabulary(root: Path) -> None:
-    write_words(root / "other", "1", np.random.default_rng(5))
-    (root / "other" / "tokens" / "words" / "1.parquet").replace(root / "data" / "tokens" / "words" / "1.parquet")
+    write_tokens(root / "other", "1", np.random.default_rng(5))
+    (root / "other" / "tokens" / "kmeans" / "1.parquet").replace(root / "data" / "tokens" / "kmeans" / "1.parquet")
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (remove_predictions, r"predictions/ast/2/1\.parquet: file: expected a predictions table.* 'evaluate_\*'"),
-        (swap_seeds, "fact seed: expected 0, found 1"),
+        (swap_seeds, "metadata seed: expected 0, found 1"),
         (remove_curves, r"ast/1/0/epochs\.csv: file: expected a row for each epoch.* 'train_\*'"),
         (drop_epoch, r"ast/1/0/epochs\.csv: columns: expected gradient_norm, found epoch, loss, learning_rate"),
         (break_curves, r"ast/1/0/epochs\.csv: epoch: expected 1, 2, \.\.\. in order, found \[1\.0, 3\.0\]"),
-        (remove_perplexity, r"words/2\.csv: file: expected a row for each class.*single-item ngram_perplexity"),
-        (refit_vocabulary, r"tokens/words/1\.parquet: fact vocabulary: expected"),
+        (remove_perplexity, r"tokens/2\.csv: file: expected a row for each class.*single-item ngram_perplexity"),
+        (refit_vocabulary, r"tokens/kmeans/1\.parquet: metadata vocabulary: expected"),
     ],
 )
 def test_artifacts_that_are_missing_or_do_not_fit_are_named(
@@ -659,11 +659,11 @@ def test_a_deviation_between_seeds_is_that_of_their_means_over_folds() -> None:
 def test_an_ensemble_of_one_model_and_one_seed_equals_it(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     alone = EXPERIMENT.model_copy(
-        update={"seeds": [0], "ensembles": [EnsembleParams(name="same", models=["token_transformer-words"])]}
+        update={"seeds": [0], "ensembles": [EnsembleParams(name="same", models=["token_transformer-kmeans"])]}
     )
     report(tmp_path, experiment=alone)
     runs = read_summary(tmp_path / "results" / "summary.csv")
-    member, same = ([r for r in runs if r.model == model] for model in ("token_transformer-words", "same"))
+    member, same = ([r for r in runs if r.model == model] for model in ("token_transformer-kmeans", "same"))
     assert [replace(run, model="same", seed=ALL_SEEDS, weights="") for run in member] == same
 
 
@@ -694,21 +694,21 @@ def test_durations_are_spelled() -> None:
     ]
 
 
-def test_word_statistics_of_known_counts(reported: Path) -> None:
+def test_token_statistics_of_known_counts(reported: Path) -> None:
     joint = np.array([[[5, 0], [5, 0], [0, 5], [0, 5], [0, 0]]])
-    even = word_statistics(np.array([[5, 5, 5, 5, 0]]), frame_rate=100.0, joint=joint, distortion=0.25, stability=0.5)
-    assert even.information == pytest.approx(1, abs=0.05)  # the word says which of two even classes it is
-    assert (even.num_unused, even.num_words, even.num_frames) == (1, 5, 20)
+    even = token_statistics(np.array([[5, 5, 5, 5, 0]]), frame_rate=100.0, joint=joint, distortion=0.25, stability=0.5)
+    assert even.information == pytest.approx(1, abs=0.05)  # the token says which of two even classes it is
+    assert (even.num_unused, even.num_tokens, even.num_frames) == (1, 5, 20)
     assert even.perplexity == pytest.approx(4)
     assert even.top_share == 0.25
-    counts = count_words(open_tokens(reported / "data" / "tokens" / "words" / "1.parquet"))
+    counts = count_tokens(open_tokens(reported / "data" / "tokens" / "kmeans" / "1.parquet"))
     assert counts.shape == (1, SIZE)
     assert counts.sum() == 12 * 28
     assert counts[0, SIZE - 1] == 0  # never drawn
 
 
-def test_words_are_counted_by_the_classes_of_training_clips(reported: Path) -> None:
-    tokens = open_tokens(reported / "data" / "tokens" / "words" / "1.parquet")
+def test_tokens_are_counted_by_the_classes_of_training_clips(reported: Path) -> None:
+    tokens = open_tokens(reported / "data" / "tokens" / "kmeans" / "1.parquet")
     joint = count_by_class(tokens, {"clip00": [0], "clip01": [1, 2], "clip02": [], "nowhere": [0]}, 3)
     assert joint.shape == (1, SIZE, 3)
     assert joint.sum(axis=(0, 1)).tolist() == [28, 28, 28]
@@ -716,25 +716,26 @@ def test_words_are_counted_by_the_classes_of_training_clips(reported: Path) -> N
 
 
 def test_stability_compares_the_same_frames_of_all_folds(reported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = open_tokens(reported / "data" / "tokens" / "words" / "1.parquet")
-    arrays, vocabulary = token_arrays(tokens), open_vocabulary(reported / "data" / "vocabulary" / "words" / "1.zarr")
-    assert spread_words(arrays, vocabulary).shape == (1, 12 * 28)
-    monkeypatch.setattr("pipeline.reporting.words._SPREAD_WORDS", 60)
+    tokens = open_tokens(reported / "data" / "tokens" / "kmeans" / "1.parquet")
+    arrays, vocabulary = token_arrays(tokens), open_vocabulary(reported / "data" / "vocabulary" / "kmeans" / "1.zarr")
+    assert spread_tokens(arrays, vocabulary).shape == (1, 12 * 28)
+    monkeypatch.setattr("pipeline.reporting.token_use._SPREAD_WORDS", 60)
     assert (
-        spread_words(arrays, vocabulary)[0].tolist() == [word for row in tokens.list("tokens") for word in row[0]][::6]
+        spread_tokens(arrays, vocabulary)[0].tolist()
+        == [token for row in tokens.list("tokens") for token in row[0]][::6]
     )
-    words = np.random.default_rng(0).integers(0, 9, (2, 500))
-    assert stabilities({"1": words, "2": 8 - words}) == {"1": pytest.approx(1), "2": pytest.approx(1)}
-    assert math.isnan(stabilities({"1": words})["1"])
-    assert math.isnan(stabilities({"1": words, "2": words[:, 1:]})["1"])
+    codes = np.random.default_rng(0).integers(0, 9, (2, 500))
+    assert stabilities({"1": codes, "2": 8 - codes}) == {"1": pytest.approx(1), "2": pytest.approx(1)}
+    assert math.isnan(stabilities({"1": codes})["1"])
+    assert math.isnan(stabilities({"1": codes, "2": codes[:, 1:]})["1"])
 
 
-def test_merged_words_stand_for_all_of_their_frames(tmp_path: Path) -> None:
-    write_words(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
-    arrays = token_arrays(open_tokens(tmp_path / "tokens" / "words" / "1.parquet"))
-    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "words" / "1.zarr")
-    assert sum(words.size for words in arrays.values()) < 12 * 28
-    spread = spread_words(arrays, vocabulary)
+def test_merged_tokens_stand_for_all_of_their_frames(tmp_path: Path) -> None:
+    write_tokens(tmp_path, "1", np.random.default_rng(0), merges=[(0, 1), (SIZE, 0)])
+    arrays = token_arrays(open_tokens(tmp_path / "tokens" / "kmeans" / "1.parquet"))
+    vocabulary = open_vocabulary(tmp_path / "vocabulary" / "kmeans" / "1.zarr")
+    assert sum(tokens.size for tokens in arrays.values()) < 12 * 28
+    spread = spread_tokens(arrays, vocabulary)
     assert spread.shape == (1, 12 * 28)
     assert vocabulary.in_time(np.array([[SIZE + 1, 2, SIZE]])).tolist() == [[SIZE + 1] * 3 + [2] + [SIZE] * 2]
 

@@ -36,7 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "patchout": {"patchout": 0.4},
     "noise and powers": {"augmentation": PLAIN | {"noise": 0.3, "mixup_probability": 0.7, "mixup_domain": "power"}},
     "no clipping": {"gradient_clip": None},
-    "kept epochs": {"keep_epochs": [1, 2, 4]},
+    "kept epochs": {"checkpoint_ensemble": [1, 2, 4]},
 }
 
 

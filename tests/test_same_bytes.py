@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from networks import ENCODERS, combinations, network
-from test_pretraining import MASKING, TRAIN, make_section, make_sentences
+from test_pretraining import MASKING, TRAIN, make_section, make_sequences
 from test_stages_train import make_artifacts
 
 from pipeline.artifacts.splits import SPLIT
@@ -44,7 +44,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, train.Paths]:
         patch.chdir(folder)
         found = {
             "frames": make_artifacts(folder / "frames", n_mels=N_MELS),
-            "tokens": make_sentences(folder / "tokens"),
+            "tokens": make_sequences(folder / "tokens"),
         }
     for paths in found.values():
         roles = ["train", "validation", "train", "test", "train", "test"]
@@ -103,7 +103,7 @@ def test_a_model_trained_again_is_the_same_file(
     name: str, sources: dict[str, train.Paths], in_two_worlds: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = name == "transformer-frames"
-    settings = TRAIN.model_copy(update={"gradient_flow": looked_at, "keep_epochs": [1, 2] if looked_at else []})
+    settings = TRAIN.model_copy(update={"gradient_flow": looked_at, "checkpoint_ensemble": [1, 2] if looked_at else []})
     monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     paths = sources[validate_model_params("m", SECTIONS[name]).reads]._replace(pretrained=None)
     in_two_worlds(lambda folder: train_and_predict(paths, SECTIONS[name], folder))
@@ -112,12 +112,12 @@ def test_a_model_trained_again_is_the_same_file(
 def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, train.Paths], in_two_worlds: Any) -> None:
     paths, params = sources["tokens"], validate_model_params("m", make_section())
     assert paths.vocabulary
-    words = paths.vocabulary
+    tokens = paths.vocabulary
 
     def work(folder: Path) -> None:
-        own = pretrain.Paths(paths.split, paths.source, words, folder / "pretrained/m/1/0", folder / "curves/m/1/0")
+        own = pretrain.Paths(paths.split, paths.source, tokens, folder / "pretrained/m/1/0", folder / "curves/m/1/0")
         pretrain.run(params, MASKING, TRAIN, own, model="m", fold="1", seed=0)
         table = folder / "perplexity.csv"
-        perplexity.run(paths.clips, paths.split, paths.source, words, own.pretrained, table)
+        perplexity.run(paths.clips, paths.split, paths.source, tokens, own.pretrained, table)
 
     in_two_worlds(work)

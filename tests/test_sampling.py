@@ -1,4 +1,4 @@
-"""The frame sample is a fact of clips and seed alone, and reading stays proportional to it."""
+"""The frame sample is a metadata of clips and seed alone, and reading stays proportional to it."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def clips(count: int, length: int = 50) -> Clips:
 def test_all_frames_are_used_when_they_fit() -> None:
     sample = draw_sample(clips(4), ["c0", "c1", "c2", "missing"], sample_frames=150, seed=0)
     assert sample.frames.tolist() == [[c, t] for c in range(3) for t in range(50)]
-    assert {k: sample.facts[k] for k in ("clips", "frames", "available")} == {
+    assert {k: sample.metadata[k] for k in ("clips", "frames", "available")} == {
         "clips": 3,
         "frames": 150,
         "available": 150,
@@ -49,7 +49,7 @@ def test_a_sample_has_the_size_asked_for_and_no_frame_twice() -> None:
     sample = draw_sample(clips(20), [f"c{n}" for n in range(20)], sample_frames=333, seed=0)
     assert sample.frames.shape == (333, 2)
     assert len(np.unique(sample.frames, axis=0)) == 333
-    assert sample.facts["available"] == 1000
+    assert sample.metadata["available"] == 1000
 
 
 def test_the_order_of_clips_does_not_matter_and_the_seed_does() -> None:
@@ -58,8 +58,8 @@ def test_the_order_of_clips_does_not_matter_and_the_seed_does() -> None:
     turned = draw_sample(clips(20), ids[::-1], sample_frames=100, seed=0)
     other = draw_sample(clips(20), ids, sample_frames=100, seed=1)
     assert np.array_equal(first.frames, turned.frames)
-    assert first.facts == turned.facts
-    assert first.facts["digest"] != other.facts["digest"]
+    assert first.metadata == turned.metadata
+    assert first.metadata["digest"] != other.metadata["digest"]
 
 
 def test_batches_do_not_change_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +95,13 @@ def test_batches_hold_whole_clips_in_order() -> None:
 
 
 @pytest.mark.parametrize("sample_frames", [60, 10_000])
-def test_words_of_several_frames_come_with_the_frames_beside_them(sample_frames: int) -> None:
+def test_tokens_of_several_frames_come_with_the_frames_beside_them(sample_frames: int) -> None:
     sample = draw_sample(
         clips(5, length=31), [f"c{n}" for n in range(5)], sample_frames=sample_frames, seed=0, stack=4, deltas=2
     )
     assert sample.windows.shape == (min(sample_frames // 4, 5 * 8), 8, 2)
-    assert sample.facts["frames"] == 4 * len(sample.windows)
-    assert sample.frames.shape == (sample.facts["frames"], 2)
+    assert sample.metadata["frames"] == 4 * len(sample.windows)
+    assert sample.frames.shape == (sample.metadata["frames"], 2)
     for window in sample.windows:
         clip, first = window[0, 0], window[2, 1]  # after the two frames before it
         assert first % 4 == 0

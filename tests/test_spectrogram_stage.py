@@ -122,8 +122,8 @@ def test_frames_are_those_of_the_front_end(wav_corpus: Path, tmp_path: Path, fro
         )
         assert len(frames) == reader.num_frames(clip_id) == engine.num_frames(len(waveform))
         np.testing.assert_array_equal(frames, engine.log_mel(waveform))
-    assert spectrogram.facts["params"] == front_end  # enough to build the front end again
-    assert spectrogram.facts["frame_rate"] == front_end["sample_rate"] / front_end["hop_length"]
+    assert spectrogram.metadata["params"] == front_end  # enough to build the front end again
+    assert spectrogram.metadata["frame_rate"] == front_end["sample_rate"] / front_end["hop_length"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
@@ -142,7 +142,7 @@ def test_the_index_holds_the_sums_of_what_a_reader_gets(wav_corpus: Path, tmp_pa
 
 def test_the_artifact_is_the_same_bytes_for_any_workers_and_run(wav_corpus: Path, tmp_path: Path) -> None:
     once, again, two = (tmp_path / name / "spectrogram" for name in ("once", "again", "two"))
-    assert len(_build(wav_corpus, once).index.facts["shards"]) > 2
+    assert len(_build(wav_corpus, once).index.metadata["shards"]) > 2
     _build(wav_corpus, again)
     _build(wav_corpus, two, workers=2)
     assert _bytes(once) == _bytes(again) == _bytes(two)
@@ -222,7 +222,7 @@ def test_a_corpus_without_a_usable_clip_makes_an_artifact_that_says_so(tmp_path:
         soundfile.write(tmp_path / "corpus" / f"{name}.wav", np.zeros(8000), 16000)
     spectrogram = _build(tmp_path / "corpus", tmp_path / "data" / "spectrogram", max_bad_fraction=1.0)
     assert spectrogram.index.list("reason") == ["silent"] * 3
-    assert spectrogram.index.facts["shards"] == {}
+    assert spectrogram.index.metadata["shards"] == {}
 
 
 def test_parts_of_one_long_recording_are_clips_of_their_own(tmp_path: Path) -> None:

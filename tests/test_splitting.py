@@ -44,14 +44,14 @@ def manifest(folder: Path, clips: list[dict[str, Any]], num_classes: int = 2) ->
         | clip
         for number, clip in enumerate(clips)
     ]
-    facts = {
+    metadata = {
         "corpus": "test",
         "classes": [f"class {i}" for i in range(num_classes)],
         "label_kind": "many",
         "licence": "",
     }
     path = folder / "clips.parquet"
-    CLIPS.write(path, {name: [row[name] for row in rows] for name in CLIPS.columns}, facts)
+    CLIPS.write(path, {name: [row[name] for row in rows] for name in CLIPS.columns}, metadata)
     return open_clips(path)
 
 
@@ -205,7 +205,7 @@ def test_a_class_of_one_recording_stays_in_training(tmp_path: Path) -> None:
     assert roles[-3:] == ["train"] * 3
 
 
-# poison: roles see nothing but the manifest's own facts about a clip
+# poison: roles see nothing but the manifest's own metadata about a clip
 
 
 def test_roles_do_not_depend_on_what_the_audio_holds(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_the_stage_writes_roles_rule_and_the_same_bytes_twice(tmp_path: Path, mo
         split_stage.run(params(validation_fraction=0.1), clips.path, tmp_path / name, "3")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     split = open_split(tmp_path / "a.parquet")
-    assert split.facts == {
+    assert split.metadata == {
         "fold": "3",
         "seed": 0,
         "rule": "5 folds drawn by group; 0.1 of the training clips drawn for validation by group",

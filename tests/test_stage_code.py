@@ -38,7 +38,7 @@ def moved(before: Mapping[str, str], document: Mapping[str, Any] = DOCUMENT, **t
 
 
 def test_every_stage_has_a_file_or_one_for_each_entry(before: dict[str, str]) -> None:
-    assert {"corpus", "split", "spectrogram", "vocabulary/words", "tokenize/words", "report"} <= set(before)
+    assert {"corpus", "split", "spectrogram", "vocabulary/kmeans", "tokenize/kmeans", "report"} <= set(before)
     assert {name for name in before if name.startswith("train/")} == {f"train/{name}" for name in NETWORKS | BASELINES}
     for content in before.values():
         about = json.loads(content)
@@ -49,7 +49,7 @@ def test_every_stage_has_a_file_or_one_for_each_entry(before: dict[str, str]) ->
 def test_packages_are_those_that_a_stage_computes_with(before: dict[str, str]) -> None:
     packages = {name: set(json.loads(content)["packages"]) for name, content in before.items()}
     assert {"soundfile", "soxr", "scipy"} <= packages["spectrogram"]
-    assert "faiss-cpu" in packages["vocabulary/words"]
+    assert "faiss-cpu" in packages["vocabulary/kmeans"]
     assert "torch" in packages["train/ast"]
     assert "torch" not in packages["split"] | packages["corpus"] | packages["train/bag_of_tokens"]
     assert "scikit-learn" in packages["train/bag_of_tokens"]
@@ -60,7 +60,7 @@ def test_packages_are_those_that_a_stage_computes_with(before: dict[str, str]) -
     ("package", "reached", "spared"),
     [
         ("torch", {"train/ast", "evaluate/ast"}, {"corpus", "spectrogram", "train/bag_of_tokens"}),
-        ("faiss-cpu", {"vocabulary/words"}, {"tokenize/words", "train/ast"}),
+        ("faiss-cpu", {"vocabulary/kmeans"}, {"tokenize/kmeans", "train/ast"}),
         ("scikit-learn", {"train/bag_of_tokens", "train/frame_statistics"}, {"train/ast", "evaluate/ast"}),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_variant_of_a_release_is_the_same_release(monkeypatch: pytest.MonkeyPa
     ("key", "value", "expected"),
     [
         ("train.augmentation.frame_masks.width", 8, TRAIN_NETWORKS),
-        ("train.augmentation.word_noise", 0.1, {"train/token_transformer"}),
+        ("train.augmentation.token_noise", 0.1, {"train/token_transformer"}),
         ("train.augmentation.mixup_domain", "power", {"train/ast"}),
         ("train.epochs", 3, TRAIN_NETWORKS),
         ("train.num_threads", 2, {f"train/{name}" for name in NETWORKS | BASELINES}),
@@ -198,19 +198,19 @@ MUTATIONS = [
         "spectrogram/kaldi.py",
         "np.hanning(params.win_length)",
         "np.hamming(params.win_length)",
-        {"spectrogram", "atlas/words"},  # the atlas synthesises with the front end's window
+        {"spectrogram", "atlas/kmeans"},  # the atlas synthesises with the front end's window
     ),
     ("spectrogram/mel.py", "np.hanning(", "np.hamming(", set()),  # a front end that nobody chose
-    ("vocabulary/clustering.py", "min_points_per_centroid=1", "min_points_per_centroid=2", {"vocabulary/words"}),
-    ("vocabulary/assignment.py", "-0.5 * np", "-0.4 * np", {"vocabulary/words", "tokenize/words"}),
+    ("vocabulary/clustering.py", "min_points_per_centroid=1", "min_points_per_centroid=2", {"vocabulary/kmeans"}),
+    ("vocabulary/assignment.py", "-0.5 * np", "-0.4 * np", {"vocabulary/kmeans", "tokenize/kmeans"}),
     ("training/schedules.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", TRAIN_NETWORKS),
     ("training/augmentation.py", "min=1e-20", "min=1e-10", TRAIN_NETWORKS),
-    ("training/masked_words.py", "2.0", "3.0", set()),  # no model is pretrained
+    ("training/masked_tokens.py", "2.0", "3.0", set()),  # no model is pretrained
     ("models/heads/pooled.py", '"mean_max"', '"mean_most"', POOLED),
     ("models/encoders/conformer.py", "0.5 *", "0.4 *", set()),  # no entry of the experiment
     ("models/inputs/tokens.py", "8", "9", {"train/token_transformer", "evaluate/token_transformer"}),
     ("models/baselines/bag_of_tokens.py", "np.log", "np.log2", {"train/bag_of_tokens", "evaluate/bag_of_tokens"}),
-    ("evaluation/ngram_perplexity.py", "(1, 2, 3)", "(1, 2)", {"ngram_perplexity/words", "report"}),
+    ("evaluation/ngram_perplexity.py", "(1, 2, 3)", "(1, 2)", {"ngram_perplexity/kmeans", "report"}),
     ("evaluation/attention.py", "0.5 *", "0.4 *", {"attention/ast"}),
 ]
 

@@ -80,8 +80,8 @@ def make_artifacts(
         "fold": ["1"] * 6,
         "content": ids,
     }
-    facts = {"corpus": "test", "classes": list(classes), "label_kind": label_kind, "licence": ""}
-    CLIPS.write(folder / "clips.parquet", columns, facts)
+    metadata = {"corpus": "test", "classes": list(classes), "label_kind": label_kind, "licence": ""}
+    CLIPS.write(folder / "clips.parquet", columns, metadata)
     roles = {"clip_id": ids, "role": ROLES}
     SPLIT.write(folder / "split.parquet", roles, {"fold": "1", "seed": 0, "rule": "by hand"})
     spectrogram = make_spectrogram(folder / "spectrogram", frames)
@@ -156,7 +156,7 @@ def test_kept_epochs_predict_the_mean_of_their_probabilities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label_kind: str
 ) -> None:
     settings = neural.load_params(TrainParams, "train").model_copy(update={"epochs": 3, "learning_rate": 0.1})
-    keeping = settings.model_copy(update={"keep_epochs": [1, 3]})
+    keeping = settings.model_copy(update={"checkpoint_ensemble": [1, 3]})
     paths = make_artifacts(tmp_path / "a", label_kind=label_kind)
     monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     card = run_train(paths, AST)
@@ -180,7 +180,7 @@ def test_kept_epochs_predict_the_mean_of_their_probabilities(
     predictions = open_predictions(run_evaluate(paths))
     found = to_scores(matrix(predictions, "logits"), label_kind)  # type: ignore[arg-type]
     np.testing.assert_allclose(found, (members[0] + members[1]) / 2, atol=1e-6)
-    assert predictions.facts["weights"] != card["weights"]
+    assert predictions.metadata["weights"] != card["weights"]
     (paths.model / "epochs/3.safetensors").write_bytes((paths.model / "epochs/1.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match=r"epochs/3\.safetensors: expected digest"):
         run_evaluate(paths)
@@ -212,7 +212,7 @@ def test_prediction_needs_the_model_folder_and_frames_alone(tmp_path: Path, sect
     assert predictions.list("clip_id") == ["clip3", "clip5"]
     assert set(predictions.list("role")) == {"test"}
     assert matrix(predictions, "targets").tolist() == [[0, 1], [0, 1]]
-    assert predictions.facts["weights"] == card["weights"]
+    assert predictions.metadata["weights"] == card["weights"]
 
 
 def test_a_model_refuses_frames_of_another_front_end(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_clips_of_a_fixed_length_are_cut_and_counted(tmp_path: Path, caplog: pyt
     run_train(paths, section)
     assert "2 of 4 clips have more than 31 frames: the model reads the first ones; stem.frames sets" in caplog.text
     assert matrix(open_predictions(run_evaluate(paths)), "logits").shape == (2, 2)
-    assert open_model(paths.model).facts["input"]["log_floor"] == pytest.approx(-15.94, abs=0.01)
+    assert open_model(paths.model).metadata["input"]["log_floor"] == pytest.approx(-15.94, abs=0.01)
 
 
 def test_a_convolutional_network_and_an_lstm_have_time_steps(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_uneven_use_by_hand() -> None:
     assert statistics.dead_codes(counts) == 1
 
 
-def test_one_word_says_nothing() -> None:
+def test_one_token_says_nothing() -> None:
     assert statistics.entropy(np.array([7, 0])) == 0
     assert statistics.perplexity(np.array([0, 0])) == 1
 
@@ -52,22 +52,22 @@ def test_distortion_by_hand() -> None:
 
 
 def test_information_by_hand() -> None:
-    correction = 1 / (2 * 4 * np.log(2))  # one cell more than one occurs in every table, of four words
+    correction = 1 / (2 * 4 * np.log(2))  # one cell more than one occurs in every table, of four tokens
     assert statistics.mutual_information(np.array([[2, 0], [0, 2]])) == pytest.approx(1 + correction)
     assert statistics.mutual_information(np.array([[1, 1], [1, 1]])) == pytest.approx(max(0, (1 + 1 - 3) * correction))
     assert statistics.mutual_information(np.zeros((2, 2))) == 0
 
 
-def test_words_by_chance_say_nothing() -> None:
-    # 50 words of 10 classes, 2,000 drawn: without the correction (49 x 9) / (4000 ln 2) = 0.16 bits.
+def test_tokens_by_chance_say_nothing() -> None:
+    # 50 tokens of 10 classes, 2,000 drawn: without the correction (49 x 9) / (4000 ln 2) = 0.16 bits.
     joint = np.random.default_rng(0).multinomial(2000, np.full(500, 1 / 500)).reshape(50, 10)
     assert statistics.mutual_information(joint) < 0.05
 
 
 def test_agreement_is_that_of_partitions() -> None:
-    words = np.random.default_rng(0).integers(0, 20, (2, 2000))
-    assert statistics.agreement(words, (words * 7) % 20) == pytest.approx(1)  # other names
-    assert abs(statistics.agreement(words, words[:, ::-1])) < 0.05
+    tokens = np.random.default_rng(0).integers(0, 20, (2, 2000))
+    assert statistics.agreement(tokens, (tokens * 7) % 20) == pytest.approx(1)  # other names
+    assert abs(statistics.agreement(tokens, tokens[:, ::-1])) < 0.05
 
 
 def test_summary_over_codebooks() -> None:

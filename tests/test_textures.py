@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from test_baselines import FRONT_END, one_hot
-from test_rebuilding import fit as fit_words
+from test_rebuilding import fit as fit_tokens
 
+from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
-from pipeline.experiment import load_experiment
 from pipeline.models.baselines import textures
 from pipeline.models.baselines.base import Setting
 from pipeline.models.baselines.texture_statistics import (
@@ -248,7 +248,7 @@ def test_mixtures_are_of_clips_with_the_same_labels(monkeypatch: pytest.MonkeyPa
     ids=str,
 )
 def test_tokens_have_the_textures_of_what_they_stand_for(changes: dict[str, Any]) -> None:
-    vocabulary = fit_words(make_frames(600), num_tokens=16, **changes)
+    vocabulary = fit_tokens(make_frames(600), num_tokens=16, **changes)
     clips = [make_frames(50 + number, seed=number) for number in range(9)]
     tokens = assign(vocabulary, clips)
     classes = np.arange(9) % 3
@@ -273,15 +273,15 @@ def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_comput
 @pytest.mark.parametrize(
     ("experiment", "change", "found"),
     [
-        ("words", "vocabularies.words.bpe={num_tokens: 600}", "merged words"),
+        ("tokens", "vocabularies.kmeans.bpe={num_tokens: 600}", "merged tokens"),
         ("bands", "vocabularies.bands.normalisation=l2", "kind bands with l2"),
     ],
 )
-def test_such_words_are_refused_before_they_are_learnt(
+def test_such_tokens_are_refused_before_they_are_learnt(
     tmp_path: Path, experiment: str, change: str, found: str
 ) -> None:
     changes = [f"experiment.vocabularies=[{experiment}]", "experiment.ensembles=[]", "report.headline=[ast]", change]
-    document, _ = compose("ladder", changes, REPOSITORY / "recipes")
+    document, _ = compose("leaderboard", changes, REPOSITORY / "recipes")
     (tmp_path / "params.yaml").write_text(dump(document))
     with pytest.raises(ParamsError) as caught:
         load_experiment(tmp_path / "params.yaml")
@@ -289,11 +289,11 @@ def test_such_words_are_refused_before_they_are_learnt(
     assert re.search(expected, str(caught.value))
 
 
-def test_words_whose_frames_are_no_sums_are_refused_by_name() -> None:
-    vocabulary = fit_words(make_frames(600), num_tokens=16, kind="residual", codebooks=2, normalisation="l2")
+def test_tokens_whose_frames_are_no_sums_are_refused_by_name() -> None:
+    vocabulary = fit_tokens(make_frames(600), num_tokens=16, kind="residual", codebooks=2, normalisation="l2")
     tokens = assign(vocabulary, [make_frames(50)])
     with pytest.raises(
-        ParamsError, match=r"texture_statistics: expected a vocabulary of plain words.*experiment\.vocab"
+        ParamsError, match=r"texture_statistics: expected a vocabulary of plain tokens.*experiment\.vocab"
     ):
         TOKENS.fit(tokens, one_hot(np.zeros(1, int)), Setting({}, FRONT_END, "one", 0, vocabulary))
 

@@ -17,8 +17,8 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS
+from pipeline.check_params import load_experiment
 from pipeline.errors import CorpusError
-from pipeline.experiment import load_experiment
 from tools import doctor, inspect_clip
 from tools.doctor import Cache
 from tools.sonolex import app
@@ -48,18 +48,30 @@ def workspace(tmp_path: Path) -> Path:
             {"clip_id": CLIPS, "role": roles},
             {"fold": fold, "seed": 0, "rule": "published folds"},
         )
-        facts = {"fold": fold, "vocabulary": "0" * 32, "vocabulary_size": 50, "num_codebooks": 1, "frame_rate": 100.0}
-        words = [[[(7 * i) % 50 for i in range(98)]]] * 3
-        TOKENS.write(data / "tokens" / "words" / f"{fold}.parquet", {"clip_id": CLIPS[:3], "tokens": words}, facts)
+        metadata = {
+            "fold": fold,
+            "vocabulary": "0" * 32,
+            "vocabulary_size": 50,
+            "num_codebooks": 1,
+            "frame_rate": 100.0,
+        }
+        tokens = [[[(7 * i) % 50 for i in range(98)]]] * 3
+        TOKENS.write(data / "tokens" / "kmeans" / f"{fold}.parquet", {"clip_id": CLIPS[:3], "tokens": tokens}, metadata)
     _write_predictions(tmp_path / "predictions" / "ast" / "1" / "0.parquet", ["a-dog", "b-rain"])
     return tmp_path
 
 
 def _write_predictions(path: Path, clip_ids: list[str]) -> None:
-    facts = {"model": "ast", "fold": "1", "seed": 0, "classes": [f"class {i}" for i in range(3)], "label_kind": "one"}
+    metadata = {
+        "model": "ast",
+        "fold": "1",
+        "seed": 0,
+        "classes": [f"class {i}" for i in range(3)],
+        "label_kind": "one",
+    }
     logits = [[2.0, 2.0, 0.0], [0.0, 5.0, 0.0]]  # a tie for the first clip, a hit for the second
     columns = {"clip_id": clip_ids, "role": ["test"] * 2, "logits": logits, "targets": [[1.0, 0, 0], [0, 1.0, 0]]}
-    PREDICTIONS.write(path, columns, facts | {"weights": "0" * 32} | OF_A_MODEL)
+    PREDICTIONS.write(path, columns, metadata | {"weights": "0" * 32} | OF_A_MODEL)
 
 
 def _trace(clip: str, workspace: Path) -> dict[str, Finding]:
@@ -74,7 +86,7 @@ def test_why_follows_a_clip_through_every_artifact(workspace: Path) -> None:
     assert "shard shard0000, frames 98 to 195: 98 frames, 0.98 s" in findings["data/spectrogram/index.parquet"].text
     assert findings["data/splits/1.parquet"].text == "role test"
     assert findings["data/splits/2.parquet"].text == "role train"
-    assert findings["data/tokens/words/1.parquet"].text.startswith("98 words, 50 distinct of 50: 0 7 14")
+    assert findings["data/tokens/kmeans/1.parquet"].text.startswith("98 tokens, 50 distinct of 50: 0 7 14")
     assert findings["predictions/ast/1/0.parquet"].text == "test: class 1 ranks 1 (99%) of 3"
 
 
@@ -86,8 +98,8 @@ def test_why_says_where_a_bad_clip_was_lost(workspace: Path) -> None:
     findings = _trace("d-lost", workspace)
     assert findings["data/spectrogram/index.parquet"].text == "failed, missing: expected a file, found none"
     assert findings["data/clips.parquet"].text.endswith("digest none: the file was missing")
-    assert findings["data/tokens/words/1.parquet"].text == "the clip is not in it (3 others are)"
-    assert all(findings[f"data/{name}"].wrong for name in ("spectrogram/index.parquet", "tokens/words/1.parquet"))
+    assert findings["data/tokens/kmeans/1.parquet"].text == "the clip is not in it (3 others are)"
+    assert all(findings[f"data/{name}"].wrong for name in ("spectrogram/index.parquet", "tokens/kmeans/1.parquet"))
     # It is a test clip of fold 2 alone: its absence from fold 1's predictions is as it should be.
     assert "predictions/ast/1/0.parquet" not in findings
 
@@ -137,7 +149,7 @@ def test_check_names_all_mistakes_at_once(tmp_path: Path) -> None:
     path.write_text(text.replace("epochs:", "epoch:").replace("iterations: 20", "iterations: many"))
     result = CliRunner().invoke(app, ["check", "--params", str(path)])
     assert result.exit_code == 1
-    for expected in ("train.epoch: unknown key; did you mean `epochs`?", "vocabularies.words.iterations"):
+    for expected in ("train.epoch: unknown key; did you mean `epochs`?", "vocabularies.kmeans.iterations"):
         assert expected in result.output
 
 
@@ -147,39 +159,39 @@ def test_results_without_a_run_say_what_to_do(tmp_path: Path) -> None:
     assert "report" in result.output
 
 
-def test_a_picture_shows_waveform_frames_and_words(workspace: Path, tmp_path: Path) -> None:
+def test_a_picture_shows_waveform_frames_and_tokens(workspace: Path, tmp_path: Path) -> None:
     picture = tmp_path / "clip.png"
-    left_out = inspect_clip.run("b-rain", "words", "1", Layout(workspace), workspace / "audio", picture)
+    left_out = inspect_clip.run("b-rain", "kmeans", "1", Layout(workspace), workspace / "audio", picture)
     assert left_out == []
     pixels = imread(picture)
     assert pixels.shape[0] > 400
     assert pixels.std() > 0.05  # something is drawn
 
 
-def test_a_picture_does_without_audio_and_words(workspace: Path, tmp_path: Path) -> None:
+def test_a_picture_does_without_audio_and_tokens(workspace: Path, tmp_path: Path) -> None:
     picture = tmp_path / "clip.png"
-    left_out = inspect_clip.run("b-rain", "words", "9", Layout(workspace), tmp_path / "elsewhere", picture)
-    assert [remark.split(":")[0] for remark in left_out] == ["waveform", "words"]
+    left_out = inspect_clip.run("b-rain", "kmeans", "9", Layout(workspace), tmp_path / "elsewhere", picture)
+    assert [remark.split(":")[0] for remark in left_out] == ["waveform", "tokens"]
     assert picture.exists()
 
 
 @pytest.mark.parametrize(("clip", "expected"), [("nobody", "no clip 'nobody'"), ("d-lost", "has no frames")])
 def test_a_picture_of_nothing_is_refused(clip: str, expected: str, workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=expected):
-        inspect_clip.run(clip, "words", "1", Layout(workspace), workspace / "audio", tmp_path / "clip.png")
+        inspect_clip.run(clip, "kmeans", "1", Layout(workspace), workspace / "audio", tmp_path / "clip.png")
 
 
 def test_the_time_axis_is_that_of_the_frames() -> None:
-    facts = {"frame_rate": 100.0, "sample_rate": 16000, "f_min": 20.0, "f_max": 8000.0, "n_mels": 8, "units": "dB"}
-    facts |= {"params": {"kind": "kaldi"}}
+    metadata = {"frame_rate": 100.0, "sample_rate": 16000, "f_min": 20.0, "f_max": 8000.0, "n_mels": 8, "units": "dB"}
+    metadata |= {"params": {"kind": "kaldi"}}
     tokens = np.tile(np.arange(50, dtype=np.uint16), (2, 2))
-    token_facts = {"fold": "1", "vocabulary_size": 50, "frame_rate": 50.0}  # two frames a word
-    figure = inspect_clip.draw("clip", np.zeros(32000), np.zeros((200, 8)), tokens, facts, token_facts)
-    waveform, frames, words = (axes for axes in figure.axes if "log-mel" not in axes.get_ylabel())
+    token_metadata = {"fold": "1", "vocabulary_size": 50, "frame_rate": 50.0}  # two frames a token
+    figure = inspect_clip.draw("clip", np.zeros(32000), np.zeros((200, 8)), tokens, metadata, token_metadata)
+    waveform, frames, drawn = (axes for axes in figure.axes if "log-mel" not in axes.get_ylabel())
     assert frames.get_xlim() == (0.0, 2.0)
     assert waveform.lines[0].get_xdata()[-1] == pytest.approx(2.0, abs=1e-3)
-    assert len(words.lines) == 2  # one a codebook
-    assert words.lines[0].get_xdata()[[0, -1]] == pytest.approx([0.01, 1.99])
+    assert len(drawn.lines) == 2  # one a codebook
+    assert drawn.lines[0].get_xdata()[[0, -1]] == pytest.approx([0.01, 1.99])
 
 
 @pytest.mark.parametrize(
@@ -242,7 +254,7 @@ def test_every_package_that_doctor_asks_for_is_in_the_lock() -> None:
 
 def test_the_lock_names_no_place_to_fetch_from() -> None:
     text = (REPOSITORY / "requirements.lock").read_text()
-    assert not [word for word in ("://", "--index", "--find-links", "file:", " @ ", "+cpu") if word in text]
+    assert not [token for token in ("://", "--index", "--find-links", "file:", " @ ", "+cpu") if token in text]
 
 
 def test_the_console_program_starts_without_the_heavy_packages() -> None:

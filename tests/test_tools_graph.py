@@ -39,7 +39,7 @@ def cells(drawn: str) -> list[list[str]]:
     return [[cell.strip(" └├─│") for cell in row if cell.strip(" └├─│")] for row in rows]
 
 
-@pytest.mark.parametrize("recipe", ["demo", "ladder"])
+@pytest.mark.parametrize("recipe", ["demo", "leaderboard"])
 def test_an_experiment_is_drawn_in_100_columns(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document, mistakes = compose(recipe, ["report.attention=[ast]"], REPOSITORY / "recipes")
     assert not mistakes

@@ -49,9 +49,9 @@ def _with(changes: dict[str, Any]) -> dict[str, Any]:
         ("average", {"kind": "last", "epochs": 5}, r"average: expected epochs of the 4 that are run, found 0 to 4"),
         ("average", {"kind": "epochs", "first": 3, "last": 5}, "epochs of the 4 that are run, found 3 to 5"),
         ("average", {"kind": "epochs", "first": 3, "last": 2}, "expected first <= last, found first 3 and last 2"),
-        ("keep_epochs", [2, 5], r"keep_epochs: expected rising numbers from 1 to epochs 4, found \[2, 5\]"),
-        ("keep_epochs", [3, 3], r"keep_epochs: expected rising numbers from 1 to epochs 4, found \[3, 3\]"),
-        ("keep_epochs", [0], r"train\.keep_epochs\.0: input should be greater than 0, found 0"),
+        ("checkpoint_ensemble", [2, 5], r"checkpoint_ensemble: expected rising numbers from 1 to epochs 4, found \[2, 5\]"),
+        ("checkpoint_ensemble", [3, 3], r"checkpoint_ensemble: expected rising numbers from 1 to epochs 4, found \[3, 3\]"),
+        ("checkpoint_ensemble", [0], r"train\.checkpoint_ensemble\.0: input should be greater than 0, found 0"),
         ("early_stop_patience", -1, r"train\.early_stop_patience: .*, found -1"),
         ("precision", "half", r"train\.precision: .*'float32', 'bfloat16' or 'float16'.*, found 'half'"),
         ("compile", "yes", r"train\.compile: input should be a valid boolean, found 'yes'"),
@@ -62,7 +62,7 @@ def _with(changes: dict[str, Any]) -> dict[str, Any]:
         ("augmentation.mixup_domain", "wave", r"train\.augmentation\.mixup_domain: .*'log' or 'power'"),
         ("augmentation.noise", 2.0, r"train\.augmentation\.noise: .*, found 2\.0"),
         ("augmentation.time_shift", 1.1, r"train\.augmentation\.time_shift: .*, found 1\.1"),
-        ("augmentation.word_noise", -1.0, r"train\.augmentation\.word_noise: .*, found -1\.0"),
+        ("augmentation.token_noise", -1.0, r"train\.augmentation\.token_noise: .*, found -1\.0"),
         ("augmentation.frame_masks", {"count": -1, "width": 4}, r"frame_masks\.count: .*, found -1"),
     ],
 )  # fmt: skip
@@ -82,8 +82,10 @@ def test_epochs_that_a_run_may_never_reach_are_not_averaged() -> None:
 
 
 def test_epochs_that_a_run_may_never_reach_are_not_kept() -> None:
-    with pytest.raises(ParamsError, match=r"keep_epochs: expected none while early_stop_patience is 2, found \[4\]"):
-        validate_params(TrainParams, _with({"keep_epochs": [4], "early_stop_patience": 2}), "train")
+    with pytest.raises(
+        ParamsError, match=r"checkpoint_ensemble: expected none while early_stop_patience is 2, found \[4\]"
+    ):
+        validate_params(TrainParams, _with({"checkpoint_ensemble": [4], "early_stop_patience": 2}), "train")
 
 
 # Epochs, clips a batch, rate; hold, every, factor; warm-up steps; last epochs averaged; mix-up; masks; sampling.

@@ -32,7 +32,7 @@ NO_MASKS = {"count": 0, "width": 0}
 PLAIN = {
     "time_shift": 0.0,
     "time_stretch": 0.0,
-    "word_noise": 0.0,
+    "token_noise": 0.0,
     "mixup_probability": 0.0,
     "mixup_alpha": 0.5,
     "mixup_domain": "log",
@@ -51,7 +51,7 @@ SETTINGS: dict[str, Any] = {
     "gradient_clip": 1.0,
     "label_smoothing": 0.1,
     "average": {"kind": "ema", "decay": 0.9},
-    "keep_epochs": [],
+    "checkpoint_ensemble": [],
     "early_stop_patience": 0,
     "num_threads": 1,
     "precision": "float32",
@@ -78,7 +78,7 @@ class Memory:
     """Inputs that are held in memory: class k has its energy in band k, clips differ in length."""
 
     source, time_axis = "", 0
-    facts: dict[str, Any] = {"n_mels": 6}  # noqa: RUF012
+    metadata: dict[str, Any] = {"n_mels": 6}  # noqa: RUF012
     front_end: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, num_clips: int) -> None:
@@ -168,7 +168,7 @@ def test_a_kept_epoch_is_what_a_run_that_ends_there_stores(tmp_path: Path, avera
     changes: dict[str, Any] = {"schedule": {"kind": "constant", "warmup_steps": 0}, "average": {"kind": average}}
     if average == "ema":
         changes["average"]["decay"] = 0.9
-    model, trained = train_small(tmp_path / "c", keep_epochs=[2, 4], **changes)
+    model, trained = train_small(tmp_path / "c", checkpoint_ensemble=[2, 4], **changes)
     shorter, _ = train_small(tmp_path / "c", epochs=2, **changes)
     for epoch, states in {2: shorter.state_dict(), 4: model.state_dict()}.items():
         assert trained.kept[epoch].keys() == states.keys()
@@ -213,11 +213,11 @@ def test_batches_read_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) -
 def test_normalisation_by_corpus_and_by_clip() -> None:
     frames = torch.tensor([[[1.0, 3.0], [5.0, 7.0], [99.0, 99.0]]])
     mask = torch.tensor([[True, True, False]])
-    facts = {"kind": "corpus", "std_scale": 2.0, "mean": 4.0, "std": 0.5}
-    torch.testing.assert_close(normalise(frames, mask, {}, facts)[0, :2], frames[0, :2] - 4)
-    by_clip = normalise(frames, mask, {}, facts | {"kind": "clip", "std_scale": 1.0})[0, :2]
+    metadata = {"kind": "corpus", "std_scale": 2.0, "mean": 4.0, "std": 0.5}
+    torch.testing.assert_close(normalise(frames, mask, {}, metadata)[0, :2], frames[0, :2] - 4)
+    by_clip = normalise(frames, mask, {}, metadata | {"kind": "clip", "std_scale": 1.0})[0, :2]
     np.testing.assert_allclose([by_clip.mean(), by_clip.std(correction=0)], [0, 1], atol=1e-6)
-    assert normalise(torch.ones(1, 3, 2), None, {}, facts | {"kind": "clip"}).isfinite().all()
+    assert normalise(torch.ones(1, 3, 2), None, {}, metadata | {"kind": "clip"}).isfinite().all()
     assert frames[0, 0, 0] == 1  # the caller's own
 
 
@@ -230,8 +230,8 @@ def test_a_batch_as_stored_becomes_what_the_reader_gives(dtype: str) -> None:
     }
     frames = np.random.default_rng(0).normal(-5, 3, (7, 4)).astype(np.float32)
     stored, _ = store(frames, front_end)
-    facts = {"kind": "corpus", "std_scale": 2.0, "mean": -4.5, "std": 3.0}
-    batch = StoredBatch(torch.from_numpy(stored)[None], None, torch.arange(1), front_end, facts).to(CPU)
+    metadata = {"kind": "corpus", "std_scale": 2.0, "mean": -4.5, "std": 3.0}
+    batch = StoredBatch(torch.from_numpy(stored)[None], None, torch.arange(1), front_end, metadata).to(CPU)
     expected = (restore(stored, front_end) - np.float32(-4.5)) / np.float32(6.0)
     np.testing.assert_array_equal(batch.inputs[0].numpy(), expected)
 
@@ -288,7 +288,7 @@ def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
         print(faults[-1] - faults[-3])
     """)
     kept, plain = (
-        int(subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=True).stdout)
-        for word in ("kept", "plain")
+        int(subprocess.run([sys.executable, "-c", program, token], capture_output=True, text=True, check=True).stdout)
+        for token in ("kept", "plain")
     )
     assert kept < 10 < plain

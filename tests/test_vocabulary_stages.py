@@ -18,7 +18,7 @@ from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.execution.code import project_sources, reach
 from pipeline.execution.executors import ExecutionParams
-from pipeline.vocabulary import sentences
+from pipeline.vocabulary import sequences
 from pipeline.vocabulary.assignment import assign
 from stages import tokenize, vocabulary
 from tools import stability
@@ -69,44 +69,44 @@ def contents(store: Path) -> dict[str, str]:
     ],
 )
 def test_only_training_clips_are_read(tmp_path: Path, changes: dict[str, Any]) -> None:
-    _, clean = fit(tmp_path / "clean" / "words", **changes)
-    _, poisoned = fit(tmp_path / "poisoned" / "words", poisoned=True, **changes)
+    _, clean = fit(tmp_path / "clean" / "tokens", **changes)
+    _, poisoned = fit(tmp_path / "poisoned" / "tokens", poisoned=True, **changes)
     assert contents(clean) == contents(poisoned)
 
 
 def test_the_artifact_tells_how_it_was_fitted(tmp_path: Path) -> None:
     spectrogram, path = fit(tmp_path)
     fitted = open_vocabulary(path)
-    assert fitted.facts["front_end"] == open_spectrogram(spectrogram).facts
-    assert fitted.facts["sample"]["frames"] == 60
-    assert fitted.facts["sample"]["available"] == 20 + 25 + 40
+    assert fitted.metadata["front_end"] == open_spectrogram(spectrogram).metadata
+    assert fitted.metadata["sample"]["frames"] == 60
+    assert fitted.metadata["sample"]["available"] == 20 + 25 + 40
     assert fitted.counts.sum(axis=1).tolist() == [60, 60]
-    assert len(fitted.facts["fit"]["objective"]) == 10
-    assert {"usage", "perplexity", "dead_codes", "zipf_slope"} <= set(fitted.facts["fit"])
+    assert len(fitted.metadata["fit"]["objective"]) == 10
+    assert {"usage", "perplexity", "dead_codes", "zipf_slope"} <= set(fitted.metadata["fit"])
 
 
 @pytest.mark.parametrize("kind", OWN)
 @pytest.mark.parametrize("features", [{}, {"stack": 3, "deltas": 2}])
-def test_every_usable_clip_becomes_a_sentence(tmp_path: Path, kind: str, features: dict[str, int]) -> None:
+def test_every_usable_clip_becomes_a_sequence(tmp_path: Path, kind: str, features: dict[str, int]) -> None:
     spectrogram, path = fit(tmp_path, **{"kind": kind, **OWN[kind], **features})
     report = tokenize.run(EXECUTION, spectrogram, path, tmp_path / "1.parquet", fold="1")
     fitted, table = open_vocabulary(path), open_tokens(tmp_path / "1.parquet")
     tokens, frames = token_arrays(table), make_frames()
     assert list(tokens) == list("abcde")
     assert report.clips == 5
-    assert table.facts["vocabulary"] == fitted.digest()
+    assert table.metadata["vocabulary"] == fitted.digest()
     stack = features.get("stack", 1)
-    assert table.facts["frame_rate"] == pytest.approx(100 / stack)
-    for clip, sentence in tokens.items():
-        assert np.array_equal(sentence, assign(fitted, [frames[clip]])[0])
-        assert sentence.shape == (fitted.num_codebooks, -(-len(frames[clip]) // stack))
-        assert sentence.max() < fitted.padding_token
+    assert table.metadata["frame_rate"] == pytest.approx(100 / stack)
+    for clip, sequence in tokens.items():
+        assert np.array_equal(sequence, assign(fitted, [frames[clip]])[0])
+        assert sequence.shape == (fitted.num_codebooks, -(-len(frames[clip]) // stack))
+        assert sequence.max() < fitted.padding_token
 
 
-def test_batches_do_not_change_the_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_change_the_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spectrogram, path = fit(tmp_path)
     tokenize.run(EXECUTION, spectrogram, path, tmp_path / "whole.parquet", fold="1")
-    monkeypatch.setattr(sentences, "_FRAMES_PER_BATCH", 45)
+    monkeypatch.setattr(sequences, "_FRAMES_PER_BATCH", 45)
     shutil.rmtree("memo")
     tokenize.run(EXECUTION, spectrogram, path, tmp_path / "pieces.parquet", fold="1")
     assert file_digest(tmp_path / "whole.parquet") == file_digest(tmp_path / "pieces.parquet")
@@ -114,27 +114,27 @@ def test_batches_do_not_change_the_sentences(tmp_path: Path, monkeypatch: pytest
 
 def test_frames_of_another_front_end_are_refused(tmp_path: Path) -> None:
     spectrogram, path = fit(tmp_path)
-    group, facts = FRAMES.open_group(spectrogram / "frames.zarr")
-    other = facts | {"hop_length": 80, "frame_rate": 200.0}
+    group, metadata = FRAMES.open_group(spectrogram / "frames.zarr")
+    other = metadata | {"hop_length": 80, "frame_rate": 200.0}
     changed = tmp_path / "other"
     made = FRAMES.create(changed / "frames.zarr", other)
     for name in group.array_keys():
         FRAMES.arrays["*"].write(made, name, np.asarray(group[name]))
     index = INDEX.open(spectrogram / "index.parquet")
-    INDEX.write(changed / "index.parquet", index.columns, index.facts | {"front_end": other})
+    INDEX.write(changed / "index.parquet", index.columns, index.metadata | {"front_end": other})
     with pytest.raises(ArtifactError, match=r"front_end.hop_length .* expected 80, found 160"):
         tokenize.run(EXECUTION, changed, path, tmp_path / "1.parquet", fold="1")
 
 
 def test_another_fold_is_refused(tmp_path: Path) -> None:
     spectrogram, path = fit(tmp_path)
-    with pytest.raises(ArtifactError, match="fact fold: expected 2, found 1"):
+    with pytest.raises(ArtifactError, match="metadata fold: expected 2, found 1"):
         tokenize.run(EXECUTION, spectrogram, path, tmp_path / "2.parquet", fold="2")
-    with pytest.raises(ArtifactError, match="fact fold: expected 1, found 2"):
+    with pytest.raises(ArtifactError, match="metadata fold: expected 1, found 2"):
         vocabulary.run(make_params(), spectrogram, make_split(tmp_path / "2.parquet", "2"), path, fold="1")
 
 
-def test_the_version_of_sentences_covers_their_features() -> None:
+def test_the_version_of_sequences_covers_their_features() -> None:
     definitions = reach(project_sources(), [("pipeline.vocabulary.assignment", "assign")]).definitions
     assert {
         ("pipeline.artifacts.vocabulary", "FeatureSpace"),
@@ -147,8 +147,8 @@ def test_the_version_of_sentences_covers_their_features() -> None:
 
 def test_the_artifact_tells_what_all_frames_changed(tmp_path: Path) -> None:
     _, path = fit(tmp_path, exact=True, sample_frames=30)
-    fitted = open_vocabulary(path).facts["fit"]["exact"]
-    assert fitted["words"] == 20 + 25 + 40
+    fitted = open_vocabulary(path).metadata["fit"]["exact"]
+    assert fitted["tokens"] == 20 + 25 + 40
     assert fitted["distortion_after"] <= fitted["distortion_before"]
 
 
@@ -168,7 +168,7 @@ def test_seeds_are_compared_on_test_clips(tmp_path: Path, kind: str, capsys: pyt
     assert first.lost != second.lost
     assert rows[True][0].lost != first.lost  # the test clip was poisoned
     capsys.readouterr()
-    stability.run(rows[False], "words", Console(width=100))
+    stability.run(rows[False], "tokens", Console(width=100))
     assert f"{first.lost:.2%}" in capsys.readouterr().out
 
 

@@ -21,8 +21,8 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.tokens import CommentToken
 
 from pipeline.artifacts.files import replacing
+from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
-from pipeline.experiment import load_experiment
 
 BASE = "base"
 
@@ -31,7 +31,7 @@ _ABSENT = "(none)"
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as a word: an empty place looks like something forgotten."""
+    """Writes null as a token: an empty place looks like something forgotten."""
 
 
 _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))

@@ -24,8 +24,8 @@ from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.tables import Table
+from pipeline.check_params import Experiment, load_experiment
 from pipeline.errors import ArtifactError, ParamsError
-from pipeline.experiment import Experiment, load_experiment
 
 Verdict = Literal["ok", "note", "broken"]
 
@@ -183,7 +183,7 @@ def file_system(path: Path) -> str:
 
 
 def check_params(path: Path) -> tuple[Experiment | None, Row]:
-    """Check params.yaml; see `pipeline/experiment.py`."""
+    """Check params.yaml; see `pipeline/check_params.py`."""
     try:
         experiment = load_experiment(path)
     except ParamsError as error:
@@ -219,7 +219,7 @@ def corpus_seconds(experiment: Experiment, layout: Layout) -> tuple[float | None
     corpus = experiment.sections["corpus"]
     index = _open(INDEX, layout.spectrogram_index)
     if index is not None:
-        return (pc.sum(index["num_frames"]).as_py() or 0) / index.facts["front_end"]["frame_rate"], "index of frames"
+        return (pc.sum(index["num_frames"]).as_py() or 0) / index.metadata["front_end"]["frame_rate"], "index of frames"
     clips = _open(CLIPS, layout.clips)
     if clips is None:
         return None, "what the corpus takes is known after `dvc repro corpus`"

@@ -40,16 +40,16 @@ def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, l
     clips = open_clips(layout.clips)
     row = manifest_row(clips, clip_id)
     model = open_model(model_path)
-    depth = model.facts["params"].get("encoder", {}).get("depth", 0)
+    depth = model.metadata["params"].get("encoder", {}).get("depth", 0)
     if layer is not None and depth and not 1 <= layer <= depth:
         raise SonolexError(f"--layer: expected one of 1 to {depth}, the layers of {model_path}, found {layer}")
-    inputs = open_inputs_of(model, layout.spectrogram) if model.facts["reads"] == "frames" else None
+    inputs = open_inputs_of(model, layout.spectrogram) if model.metadata["reads"] == "frames" else None
     if not isinstance(inputs, FrameInputs):
         raise SonolexError(f"{model_path}: expected a model that reads frames, found one that reads tokens")
     if not inputs.usable([clip_id]):
         raise CorpusError(f"{clip_id}: the clip has no frames; `sonolex why {clip_id}` says why")
     attention = AttentionReader(model, inputs).read(clip_id)
-    labels = ", ".join(clips.facts["classes"][label] for label in row["labels"]) or "no class"
+    labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"]) or "no class"
     title = f"{clip_id}: {labels}\n{_describe(model, attention)}"
     (frames,) = inputs.arrays([clip_id])
     figure = draw(title, frames, attention.over_picture(layer), dict(inputs.front_end), layer=layer)
@@ -58,19 +58,21 @@ def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, l
     return attention
 
 
-def draw(title: str, frames: np.ndarray, attention: np.ndarray, facts: dict[str, Any], *, layer: int | None) -> Figure:
+def draw(
+    title: str, frames: np.ndarray, attention: np.ndarray, metadata: dict[str, Any], *, layer: int | None
+) -> Figure:
     """Draw frames (frame, mel), and below them the attention (frame, mel) over their grey picture."""
     figure = Figure(figsize=_INCHES, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    draw_frames(above, frames, facts, figure)
-    draw_frames(below, frames, facts, figure, colours="gray", bar=False)
+    draw_frames(above, frames, metadata, figure)
+    draw_frames(below, frames, metadata, figure, colours="gray", bar=False)
     top = max(float(np.nanpercentile(attention, _BRIGHTEST)), 1e-6)
     image = below.imshow(
         attention.T,
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=picture_extent(frames, facts),
+        extent=picture_extent(frames, metadata),
         vmin=0,
         vmax=top,
         cmap=ListedColormap(overlay(np.linspace(0, 1, 256))),
@@ -78,14 +80,14 @@ def draw(title: str, frames: np.ndarray, attention: np.ndarray, facts: dict[str,
     source = "rollout" if layer is None else f"layer {layer}"
     figure.colorbar(image, ax=below, label=f"attention, {source}\n(1 = even)", pad=0.01, extend="max")
     above.set_title(title, fontsize=10, loc="left")
-    below.set(xlabel="time (s)", xlim=(0, len(frames) / facts["frame_rate"]))
+    below.set(xlabel="time (s)", xlim=(0, len(frames) / metadata["frame_rate"]))
     return figure
 
 
 def run_that_tests(clip_id: str, entry: str, seed: int, layout: Layout) -> RunId:
     """Return the run of a model and seed in the first fold that tests a clip. Raises CorpusError where there is none."""
     splits = map(open_split, layout.found_splits())
-    runs = {RunId.of(entry, split.facts["fold"], seed): split for split in splits}
+    runs = {RunId.of(entry, split.metadata["fold"], seed): split for split in splits}
     trained = {run: split for run, split in runs.items() if layout.model(run).is_dir()}
     for run, split in trained.items():
         if clip_id in clips_of(split, "test"):
@@ -97,10 +99,10 @@ def run_that_tests(clip_id: str, entry: str, seed: int, layout: Layout) -> RunId
 
 
 def _describe(model: TrainedModel, attention: ClipAttention) -> str:
-    scores = to_scores(attention.logits[None], model.facts["label_kind"])[0]
+    scores = to_scores(attention.logits[None], model.metadata["label_kind"])[0]
     best = int(scores.argmax())
-    name, fold, seed = (model.facts[key] for key in ("model", "fold", "seed"))
-    return f"{name}, fold {fold}, seed {seed}: {model.facts['classes'][best]} ({scores[best]:.0%})"
+    name, fold, seed = (model.metadata[key] for key in ("model", "fold", "seed"))
+    return f"{name}, fold {fold}, seed {seed}: {model.metadata['classes'][best]} ({scores[best]:.0%})"
 
 
 def main(

@@ -21,7 +21,7 @@ from pipeline.artifacts.model import TrainedModel, open_model
 from pipeline.errors import SonolexError
 from pipeline.evaluation.network_prediction import build_network
 from pipeline.evaluation.prediction import describe_model
-from pipeline.models.base import SMALLEST_STD, InputFacts, Normalisation, normalisation_unit
+from pipeline.models.base import SMALLEST_STD, InputMetadata, Normalisation, normalisation_unit
 from pipeline.models.checkpoint_formats import huggingface, original
 from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstForm, ast_form, front_end_differences
 from pipeline.models.network import Network, NetworkParams
@@ -47,9 +47,9 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
         return _to_onnx(model, out)
     params, form = _published_form(model)
     network = build_network(model)
-    facts: InputFacts = model.facts["input"]
-    normalisation = facts["normalisation"]
-    epsilons = facts.get("pretrained", {}).get("norm_epsilons", list(AstCheckpoint.norm_epsilons))
+    metadata: InputMetadata = model.metadata["input"]
+    normalisation = metadata["normalisation"]
+    epsilons = metadata.get("pretrained", {}).get("norm_epsilons", list(AstCheckpoint.norm_epsilons))
     remarks = []
     section: dict[str, Any] = {"kind": target, "source": str(out), "digest": None}
     if target == "original":
@@ -67,7 +67,7 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
     else:
         _write_folder(model, form, network, epsilons[0], out)
         kept = [epsilons[0], epsilons[0]]
-        differences = front_end_differences(model.facts["front_end"], facts["n_mels"])
+        differences = front_end_differences(model.metadata["front_end"], metadata["n_mels"])
         if differences:
             remarks.append(
                 f"give it Sonolex's frames: the extractor of transformers makes others ({'; '.join(differences)})"
@@ -76,7 +76,7 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
         remarks.append(f"layer norms have epsilons {epsilons} here and {kept} there")
     reader = validate_model_params("written", params.model_dump(mode="json") | {"pretrained": section})
     assert isinstance(reader, NetworkParams)
-    return Export(_difference(reader, form, network, facts, len(model.facts["classes"])), remarks)
+    return Export(_difference(reader, form, network, metadata, len(model.metadata["classes"])), remarks)
 
 
 def _published_form(model: TrainedModel) -> tuple[NetworkParams, AstForm]:
@@ -84,7 +84,7 @@ def _published_form(model: TrainedModel) -> tuple[NetworkParams, AstForm]:
 
     Raises SonolexError where the checkpoint formats have no place for such a model.
     """
-    params = validate_model_params("exported", model.facts["params"], model.path / "model.json")
+    params = validate_model_params("exported", model.metadata["params"], model.path / "model.json")
     form = ast_form(params) if isinstance(params, NetworkParams) else None
     if not isinstance(params, NetworkParams) or form is None or form.stem.frames != form.stem.bands:
         raise SonolexError(
@@ -100,10 +100,10 @@ def _published_form(model: TrainedModel) -> tuple[NetworkParams, AstForm]:
 
 
 def _write_folder(model: TrainedModel, form: AstForm, network: nn.Module, epsilon: float, out: Path) -> None:
-    facts, n_mels = model.facts, model.facts["input"]["n_mels"]
-    config = huggingface.config_of(form, n_mels, facts["classes"], facts["label_kind"], epsilon)
-    sample_rate = facts["front_end"]["sample_rate"]
-    preprocessor = huggingface.preprocessor_of(form, n_mels, sample_rate, facts["input"]["normalisation"])
+    metadata, n_mels = model.metadata, model.metadata["input"]["n_mels"]
+    config = huggingface.config_of(form, n_mels, metadata["classes"], metadata["label_kind"], epsilon)
+    sample_rate = metadata["front_end"]["sample_rate"]
+    preprocessor = huggingface.preprocessor_of(form, n_mels, sample_rate, metadata["input"]["normalisation"])
     tensors = huggingface.HuggingFaceCheckpoint.to_format(network.state_dict())
     with replacing(out) as partial:
         partial.mkdir(parents=True)
@@ -113,13 +113,15 @@ def _write_folder(model: TrainedModel, form: AstForm, network: nn.Module, epsilo
             (partial / name).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def _difference(params: NetworkParams, form: AstForm, network: nn.Module, facts: InputFacts, num_classes: int) -> float:
+def _difference(
+    params: NetworkParams, form: AstForm, network: nn.Module, metadata: InputMetadata, num_classes: int
+) -> float:
     """Start a network from what was written and compare its logits of noise with those of the model."""
     assert params.pretrained is not None
     checkpoint = CHECKPOINT_FORMATS[params.pretrained.kind](params.pretrained)
-    other = Network(params, {**facts, "pretrained": checkpoint.facts}, num_classes).eval()
+    other = Network(params, {**metadata, "pretrained": checkpoint.metadata}, num_classes).eval()
     other.load_weights(params, checkpoint)
-    frames = torch.randn(2, form.positions.frames, facts["n_mels"])
+    frames = torch.randn(2, form.positions.frames, metadata["n_mels"])
     with torch.no_grad():
         found = float((other(frames, None) - network(frames, None)).abs().max())
     return _within(found, params.pretrained.source)
@@ -133,7 +135,7 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
         raise SonolexError(
             f"{error.name}: expected it to be installed, found it is not; pip install onnx onnxscript onnxruntime"
         ) from None
-    if model.facts["params"]["kind"] in BASELINES:
+    if model.metadata["params"]["kind"] in BASELINES:
         raise SonolexError(f"{model.path}: expected a network, found {describe_model(model)}")
     network = build_network(model)
     if any(isinstance(module, nn.LSTM) for module in network.modules()):
@@ -141,11 +143,11 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
             f"{model.path}: expected a model without a recurrent network, found {describe_model(model)}: "
             "torch.export unrolls an LSTM for clips of one length; export a transformer or a convolutional network"
         )
-    whole = _Whole(network, model.facts["input"]["normalisation"]).eval()
+    whole = _Whole(network, model.metadata["input"]["normalisation"]).eval()
     examples = [_noise(model, network, clips) for clips in _BATCHES]
-    axis = examples[0].ndim - (2 if model.facts["reads"] == "frames" else 1)
+    axis = examples[0].ndim - (2 if model.metadata["reads"] == "frames" else 1)
     dynamic = {0: torch.export.Dim.DYNAMIC, axis: torch.export.Dim.DYNAMIC}
-    name = model.facts["reads"]
+    name = model.metadata["reads"]
     program: Any = torch.onnx.export(
         whole,
         (examples[0],),
@@ -155,8 +157,8 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
         output_names=["logits"],
         verbose=False,
     )
-    program.model.metadata_props["classes"] = json.dumps(model.facts["classes"])
-    program.model.metadata_props["front_end"] = json.dumps(model.facts["front_end"])
+    program.model.metadata_props["classes"] = json.dumps(model.metadata["classes"])
+    program.model.metadata_props["front_end"] = json.dumps(model.metadata["front_end"])
     with replacing(out) as partial:
         program.save(str(partial))
         session = onnxruntime.InferenceSession(str(partial))
@@ -178,27 +180,27 @@ class _Whole(nn.Module):
         self.network, self.normalisation = network, normalisation
 
     def forward(self, inputs: Tensor) -> Tensor:
-        facts = self.normalisation
-        if facts["kind"] == "clip":
+        metadata = self.normalisation
+        if metadata["kind"] == "clip":
             mean, std = inputs.mean((1, 2), keepdim=True), inputs.std((1, 2), correction=0, keepdim=True)
-            inputs = (inputs - mean) / (facts["std_scale"] * std.clamp(min=SMALLEST_STD))
-        elif facts["kind"] != "none":
-            inputs = (inputs - facts["mean"]) / normalisation_unit(facts)
+            inputs = (inputs - mean) / (metadata["std_scale"] * std.clamp(min=SMALLEST_STD))
+        elif metadata["kind"] != "none":
+            inputs = (inputs - metadata["mean"]) / normalisation_unit(metadata)
         logits: Tensor = self.network(inputs, None)
         return logits
 
 
 def _noise(model: TrainedModel, network: Network, clips: int) -> Tensor:
     """Return a batch that the model could read; batches of other sizes have other lengths too."""
-    facts, stem = model.facts["input"], model.facts["params"]["stem"]
+    metadata, stem = model.metadata["input"], model.metadata["params"]["stem"]
     frames = (network.stem.max_frames or 100) - 2 * clips
     if stem["kind"] == "patches":
         frames = max(frames, stem["frames"] + clips)
-    if model.facts["reads"] == "frames":
-        normalisation = facts["normalisation"]
-        frames_of_noise: Tensor = torch.randn(clips, frames, facts["n_mels"])
+    if model.metadata["reads"] == "frames":
+        normalisation = metadata["normalisation"]
+        frames_of_noise: Tensor = torch.randn(clips, frames, metadata["n_mels"])
         return frames_of_noise * float(normalisation["std"]) + float(normalisation["mean"])
-    return torch.randint(0, facts["vocabulary_size"], (clips, facts["num_codebooks"], frames))
+    return torch.randint(0, metadata["vocabulary_size"], (clips, metadata["num_codebooks"], frames))
 
 
 def _within(difference: float, where: str) -> float:

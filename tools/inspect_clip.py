@@ -1,8 +1,8 @@
-"""Draw one clip as the models meet it: waveform, log-mel frames, and the words of one fold's vocabulary.
+"""Draw one clip as the models meet it: waveform, log-mel frames, and the tokens of one fold's vocabulary.
 
     python -m tools.inspect_clip CLIP [--fold 1] [--out clip.png]
 
-The frames and words come from the artifacts, the waveform from the corpus; what is not at hand is left out and said.
+The frames and tokens come from the artifacts, the waveform from the corpus; what is not at hand is left out and said.
 """
 
 from pathlib import Path
@@ -46,12 +46,12 @@ def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: P
         raise CorpusError(f"{clip_id}: the clip has no frames; `sonolex why {clip_id}` says why")
     (frames,) = reader.read([clip_id])
     left_out: list[str] = []
-    facts = spectrogram.facts
-    waveform = _waveform(row, corpus_root, facts["sample_rate"], len(frames) / facts["frame_rate"], left_out)
-    tokens, token_facts = _tokens(clip_id, layout.tokens(vocabulary, fold), left_out)
+    metadata = spectrogram.metadata
+    waveform = _waveform(row, corpus_root, metadata["sample_rate"], len(frames) / metadata["frame_rate"], left_out)
+    tokens, token_metadata = _tokens(clip_id, layout.tokens(vocabulary, fold), left_out)
 
-    labels = ", ".join(clips.facts["classes"][label] for label in row["labels"])
-    figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, facts, token_facts)
+    labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"])
+    figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, metadata, token_metadata)
     with replacing(picture_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return left_out
@@ -72,13 +72,13 @@ def draw(
     waveform: np.ndarray | None,
     frames: np.ndarray,
     tokens: np.ndarray | None,
-    facts: dict[str, Any],
-    token_facts: dict[str, Any],
+    metadata: dict[str, Any],
+    token_metadata: dict[str, Any],
 ) -> Figure:
-    """Draw a waveform (sample,), frames (frame, mel) and tokens (codebook, word) above each other on one time axis.
+    """Draw a waveform (sample,), frames (frame, mel) and tokens (codebook, token) above each other on one time axis.
 
-    `facts` are the front end's: `sample_rate` and `frame_rate` place the samples and frames in time. `token_facts`, those of
-    the tokens, are not read without them.
+    `metadata` are the front end's: `sample_rate` and `frame_rate` place the samples and frames in time. `token_metadata`,
+    those of the tokens, are not read without them.
     """
     heights = {"waveform": 1.0, "frames": 2.2, "tokens": 1.5}
     shown = {"waveform": waveform is not None, "frames": True, "tokens": tokens is not None}
@@ -86,18 +86,18 @@ def draw(
     figure = Figure(figsize=_INCHES, layout="constrained")
     grid = figure.subplots(len(names), 1, sharex=True, squeeze=False, height_ratios=[heights[name] for name in names])
     axes = dict(zip(names, grid[:, 0], strict=True))
-    seconds = len(frames) / facts["frame_rate"]
+    seconds = len(frames) / metadata["frame_rate"]
     if waveform is not None:
-        axes["waveform"].plot(np.arange(len(waveform)) / facts["sample_rate"], waveform, linewidth=0.4)
+        axes["waveform"].plot(np.arange(len(waveform)) / metadata["sample_rate"], waveform, linewidth=0.4)
         axes["waveform"].set_ylabel("waveform")
-    draw_frames(axes["frames"], frames, facts, figure)
+    draw_frames(axes["frames"], frames, metadata, figure)
     if tokens is not None:
-        times = (np.arange(tokens.shape[1]) + 0.5) / token_facts["frame_rate"]
-        vocabulary_size = token_facts["vocabulary_size"]
-        for number, words in enumerate(tokens):
-            axes["tokens"].plot(times, words, "|", markersize=4, label=f"codebook {number}")
+        times = (np.arange(tokens.shape[1]) + 0.5) / token_metadata["frame_rate"]
+        vocabulary_size = token_metadata["vocabulary_size"]
+        for number, row in enumerate(tokens):
+            axes["tokens"].plot(times, row, "|", markersize=4, label=f"codebook {number}")
         axes["tokens"].set(
-            ylabel=f"word, fold {token_facts['fold']}", ylim=(-0.02 * vocabulary_size, 1.02 * vocabulary_size)
+            ylabel=f"token, fold {token_metadata['fold']}", ylim=(-0.02 * vocabulary_size, 1.02 * vocabulary_size)
         )
         if len(tokens) > 1:
             axes["tokens"].legend(loc="upper right", fontsize="small")
@@ -107,9 +107,15 @@ def draw(
 
 
 def draw_frames(
-    axes: Axes, frames: np.ndarray, facts: dict[str, Any], figure: Figure, *, colours: str = "magma", bar: bool = True
+    axes: Axes,
+    frames: np.ndarray,
+    metadata: dict[str, Any],
+    figure: Figure,
+    *,
+    colours: str = "magma",
+    bar: bool = True,
 ) -> None:
-    """Draw frames (frame, mel) over seconds and Hz; `facts` are the front end's."""
+    """Draw frames (frame, mel) over seconds and Hz; `metadata` are the front end's."""
     # The two percentiles keep one click, or digital silence, from flattening everything else.
     low, high = np.percentile(frames, [1, 99.8])
     image = axes.imshow(
@@ -117,22 +123,22 @@ def draw_frames(
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=picture_extent(frames, facts),
+        extent=picture_extent(frames, metadata),
         vmin=low,
         vmax=max(high, low + 1e-6),
         cmap=colours,
     )
-    ticks = tick_labels(facts)
+    ticks = tick_labels(metadata)
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set_ylim(-0.5, frames.shape[1] - 0.5)
     axes.set_ylabel("frequency (Hz)")
     if bar:
-        figure.colorbar(image, ax=axes, label=f"log-mel, {facts['units']}", pad=0.01)
+        figure.colorbar(image, ax=axes, label=f"log-mel, {metadata['units']}", pad=0.01)
 
 
-def picture_extent(frames: np.ndarray, facts: dict[str, Any]) -> tuple[float, float, float, float]:
+def picture_extent(frames: np.ndarray, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
     """Return left, right (seconds), bottom and top (bands, each one's middle a whole number) of a picture of frames."""
-    return 0.0, len(frames) / facts["frame_rate"], -0.5, frames.shape[1] - 0.5
+    return 0.0, len(frames) / metadata["frame_rate"], -0.5, frames.shape[1] - 0.5
 
 
 def _waveform(
@@ -157,18 +163,18 @@ def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray |
     try:
         tokens = open_tokens(path)
     except ArtifactError as error:
-        left_out.append(f"words: {error}")
+        left_out.append(f"tokens: {error}")
         return None, {}
-    words = token_arrays(tokens).get(clip_id)
-    if words is None:
-        left_out.append(f"words: {path} does not hold the clip")
-    return words, tokens.facts
+    found = token_arrays(tokens).get(clip_id)
+    if found is None:
+        left_out.append(f"tokens: {path} does not hold the clip")
+    return found, tokens.metadata
 
 
 def main(
     clip_id: Annotated[str, typer.Argument(metavar="CLIP", help="id of the clip, as in the manifest")],
-    vocabulary: Annotated[str, typer.Option(help="whose words to draw")] = "words",
-    fold: Annotated[str, typer.Option(help="whose training clips the words are of")] = "1",
+    vocabulary: Annotated[str, typer.Option(help="whose tokens to draw")] = "tokens",
+    fold: Annotated[str, typer.Option(help="whose training clips the tokens are of")] = "1",
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("clip.png"),
     corpus: Annotated[Path | None, typer.Option(help="corpus root; by default that of params.yaml")] = None,
 ) -> None:

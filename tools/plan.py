@@ -21,16 +21,16 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.check_params import Experiment, load_experiment
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import SonolexError
 from pipeline.execution.housekeeping import versions
 from pipeline.execution.memo import Memo, read_entry
 from pipeline.execution.threads import num_cores
-from pipeline.experiment import Experiment, load_experiment
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.spectrogram import building
 from pipeline.stage_code import find_earlier
-from pipeline.vocabulary import sentences
+from pipeline.vocabulary import sequences
 from stages import code
 
 _MEASURED = 200  # entries of the memo that a rate is taken from
@@ -65,7 +65,7 @@ def make_plan(params_path: Path, layout: Layout) -> list[StagePlan]:
         if clips is not None and "spectrogram" in plans:
             _plan_spectrogram(plans["spectrogram"], experiment, clips)
         if "tokenize" in plans:
-            _plan_sentences(plans, experiment, layout)
+            _plan_sequences(plans, experiment, layout)
     return list(plans.values())
 
 
@@ -227,8 +227,8 @@ def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: Table) -> 
         _reckon(plan, root, memo, [p.name for p in reuse.todo], len(keys), experiment)
 
 
-def _plan_sentences(plans: dict[str, StagePlan], experiment: Experiment, layout: Layout) -> None:
-    """Look the sentences up where spectrogram and vocabulary stay as they are; a new vocabulary makes all of them anew."""
+def _plan_sequences(plans: dict[str, StagePlan], experiment: Experiment, layout: Layout) -> None:
+    """Look up token sequences where spectrogram and vocabulary stay as they are; a new vocabulary makes all anew."""
     plan = plans["tokenize"]
     root = experiment.sections["execution"].memo
     settled = not plans["spectrogram"].stale and not plans["vocabulary"].stale
@@ -238,13 +238,13 @@ def _plan_sentences(plans: dict[str, StagePlan], experiment: Experiment, layout:
     for name, fold in product(grid.vocabularies, grid.folds):
         try:
             spectrogram = open_spectrogram(layout.spectrogram)
-            shards = sentences.plan_sentences(spectrogram)
+            shards = sequences.plan_sequences(spectrogram)
             vocabulary = open_vocabulary(layout.vocabulary(name, fold))
         except SonolexError:
             plan.shards += plans["spectrogram"].shards
             continue
-        memo = sentences.open_memo(root, vocabulary, spectrogram)
-        entries, known = sentences.find_known(memo, shards) if settled or not plan.stale else ({}, {})
+        memo = sequences.open_memo(root, vocabulary, spectrogram)
+        entries, known = sequences.find_known(memo, shards) if settled or not plan.stale else ({}, {})
         plan.shards, plan.reused = plan.shards + len(shards), plan.reused + len(entries)
         missing = [name for name in shards if name not in entries]
         todo += missing

@@ -206,7 +206,7 @@ class _Run:
             message, text = connection.recv()
         except (EOFError, OSError):
             process.join()
-            message, text = "failed", f"its process ended without a word, {_spell_status(process.exitcode)}"
+            message, text = "failed", f"its process ended without a token, {_spell_status(process.exitcode)}"
             kill_others(process.pid or 0)
         if message == "running":
             self._view.begins(running)

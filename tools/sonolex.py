@@ -57,7 +57,7 @@ def compose(
 @app.command()
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
     """Check params.yaml, and name all mistakes at once."""
-    from pipeline.experiment import load_experiment
+    from pipeline.check_params import load_experiment
 
     sections = load_experiment(params).sections
     experiment = sections["experiment"]
@@ -167,13 +167,13 @@ def export(
 
 
 @app.command()
-def ladder(
+def leaderboard(
     markdown: Annotated[bool, typer.Option(help="as Markdown, for a README")] = False,
 ) -> None:
-    """Print the models of the last run by accuracy, with what each costs: parameters, words, bits, speed, bytes."""
-    from pipeline.experiment_params import ExperimentParams
+    """Print the models of the last run by accuracy, with what each costs: parameters, tokens, bits, speed, bytes."""
+    from pipeline.grid import ExperimentParams
     from pipeline.params import load_params
-    from tools import ladder as command
+    from tools import leaderboard as command
 
     experiment = load_params(ExperimentParams, "experiment")
     command.run(Layout(), experiment, _console(), markdown=markdown)

@@ -1,6 +1,6 @@
 """Fit a fold's vocabulary anew with other seeds, and say how far they agree on clips that none of them was fitted on.
 
-    python -m tools.stability words [--fold 1] [--seed 0 --seed 1 --seed 2]
+    python -m tools.stability kmeans [--fold 1] [--seed 0 --seed 1 --seed 2]
 
 The seed decides which frames are drawn and where k-means starts. Nothing is written. The vocabulary is that of params.yaml,
 before any merging; the frames are spread over the fold's test clips. What `lost` and `agreement` mean: docs/vocabularies.md.
@@ -23,7 +23,7 @@ from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.stage import stage_main
 from pipeline.spectrogram.reader import FrameReader
-from pipeline.vocabulary.assignment import base_words
+from pipeline.vocabulary.assignment import base_tokens
 from pipeline.vocabulary.features import normalise_frames
 from pipeline.vocabulary.fitting import Fit
 from pipeline.vocabulary.learning import learn
@@ -33,7 +33,7 @@ from pipeline.vocabulary.sampling import choose_clips
 from pipeline.vocabulary.statistics import agreement, distortion, perplexity
 
 _FRAMES_READ = 200_000
-_WORDS_COMPARED = 20_000  # scikit-learn takes seconds for as many of 4,096 words
+_WORDS_COMPARED = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SeedRow:
     seed: int
     lost: float  # part of the variance of the normalised frames
     perplexity: float  # mean over codebooks
-    agreement: float  # with the other seeds' words, mean
+    agreement: float  # with the other seeds' tokens, mean
 
 
 def measure(
@@ -59,42 +59,40 @@ def measure(
             f"{split_path}: expected test clips with frames, found {len(lengths)} without; name another --fold"
         )
     frames = reader.read(choose_clips(lengths, most=_FRAMES_READ, seed=0))
-    lost, perplexities, words = [], [], []
+    lost, perplexities, seed_tokens = [], [], []
     with console.status("") as status:
         for number, seed in enumerate(seeds, start=1):
             status.update(f"fitting seed {seed}, {number} of {len(seeds)}")
             _, fit = learn(params.model_copy(update={"seed": seed}), reader, clips_of(split, "train"))
-            tokens = _words(fit, frames, spectrogram_path)
+            tokens = _tokens(fit, frames, spectrogram_path)
             lost.append(_lost(fit, frames, tokens))
-            words.append(np.concatenate(tokens, axis=1))
-            perplexities.append(float(np.mean([perplexity(np.bincount(book)) for book in words[-1]])))
+            seed_tokens.append(np.concatenate(tokens, axis=1))
+            perplexities.append(float(np.mean([perplexity(np.bincount(book)) for book in seed_tokens[-1]])))
         status.update("comparing")
-        agreements = _agreements(words)
+        agreements = _agreements(seed_tokens)
     return [SeedRow(*row) for row in zip(seeds, lost, perplexities, agreements, strict=True)]
 
 
-def _agreements(words: Sequence[np.ndarray]) -> list[float]:
-    """Return the mean agreement of each of several vocabularies' words (codebook, word) with those of the others."""
-    step = -(-words[0].shape[1] // _WORDS_COMPARED)
-    pairs = np.zeros((len(words), len(words)))
-    for one, other in combinations(range(len(words)), 2):
-        pairs[one, other] = pairs[other, one] = agreement(words[one][:, ::step], words[other][:, ::step])
-    means: list[float] = (pairs.sum(axis=1) / (len(words) - 1)).tolist()
+def _agreements(tokens: Sequence[np.ndarray]) -> list[float]:
+    """Return the mean agreement of each of several vocabularies' tokens (codebook, token) with those of the others."""
+    step = -(-tokens[0].shape[1] // _WORDS_COMPARED)
+    pairs = np.zeros((len(tokens), len(tokens)))
+    for one, other in combinations(range(len(tokens)), 2):
+        pairs[one, other] = pairs[other, one] = agreement(tokens[one][:, ::step], tokens[other][:, ::step])
+    means: list[float] = (pairs.sum(axis=1) / (len(tokens) - 1)).tolist()
     return means
 
 
-def _words(fit: Fit, frames: Sequence[np.ndarray], path: Path) -> list[np.ndarray]:
+def _tokens(fit: Fit, frames: Sequence[np.ndarray], path: Path) -> list[np.ndarray]:
     books = fit.codebooks
-    return base_words(fit.space, books.codes, books.bands, books.ranks, frames, what=f"frames of {path}")
+    return base_tokens(fit.space, books.codes, books.bands, books.ranks, frames, what=f"frames of {path}")
 
 
 def _lost(fit: Fit, frames: Sequence[np.ndarray], tokens: Sequence[np.ndarray]) -> float:
-    """Return the distortion of clips (frame, mel) by their words; frames that fill up a last stack do not count."""
+    """Return the distortion of clips (frame, mel) by their tokens; frames that fill up a last stack do not count."""
     space, books = fit.space, fit.codebooks
     z = [normalise_frames(clip, space.mean, space.scale, space.normalisation) for clip in frames]
-    decoded = [
-        decode(space, books.codes, books.bands, words)[: len(clip)] for words, clip in zip(tokens, z, strict=True)
-    ]
+    decoded = [decode(space, books.codes, books.bands, row)[: len(clip)] for row, clip in zip(tokens, z, strict=True)]
     return distortion(np.concatenate(z), np.concatenate(decoded))
 
 
@@ -115,7 +113,7 @@ def run(rows: Sequence[SeedRow], title: str, console: Console) -> None:
 
 
 def main(
-    vocabulary: Annotated[str, typer.Argument(help="entry of `vocabularies` in params.yaml")] = "words",
+    vocabulary: Annotated[str, typer.Argument(help="entry of `vocabularies` in params.yaml")] = "kmeans",
     fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")] = "1",
     seed: Annotated[list[int], typer.Option(help="one fit each")] = [0, 1, 2],  # noqa: B006 - typer's way
 ) -> None:

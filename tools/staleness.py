@@ -22,7 +22,7 @@ def differing(layout: Layout, document: dict[str, Any]) -> dict[str, tuple[Any, 
     found: dict[str, tuple[Any, Any]] = {}
     for schema, path in _artifacts(layout):
         try:
-            settings = schema.read_facts(path).get(SETTINGS, {})
+            settings = schema.read_metadata(path).get(SETTINGS, {})
         except ArtifactError:  # a damaged one is told of by who needs it
             continue
         # Entries that params.yaml no longer has are of earlier experiments, and shown by no table.
@@ -32,7 +32,7 @@ def differing(layout: Layout, document: dict[str, Any]) -> dict[str, tuple[Any, 
 
 
 def note(layout: Layout, params_path: Path = PARAMS_PATH) -> str:
-    """Return a sentence for people about what differs; empty where nothing does, or there are no params."""
+    """Return a token sequence for people about what differs; empty where nothing does, or there are no params."""
     found = differing(layout, read_params(params_path)) if params_path.exists() else {}
     if not found:
         return ""

@@ -81,7 +81,7 @@ def _look(path: Path, schema: TableSchema, clip_id: str, describe: Callable[[Tab
     except ArtifactError as error:
         return Finding(path, "missing" if not path.exists() else str(error), wrong=True)
     rows = table.columns.filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
-    fold = str(table.facts.get("fold", ""))
+    fold = str(table.metadata.get("fold", ""))
     if not rows:
         return Finding(path, f"the clip is not in it ({len(table)} others are)", wrong=True, absent=True, fold=fold)
     text, wrong = describe(table, rows[0])
@@ -109,7 +109,7 @@ def _reject_unknown(clip_id: str, path: Path) -> None:
 
 
 def _describe_clip(clips: Table, row: Row) -> tuple[str, bool]:
-    labels = ", ".join(clips.facts["classes"][label] for label in row["labels"]) or "no class"
+    labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"]) or "no class"
     source = f"{row['source']} in which {row['member']}" if row["member"] else row["source"]
     end = f"{row['start'] + row['duration']:g} s" if row["duration"] else "its end"
     place = f"{source}, {row['start']:g} s to {end}"
@@ -125,29 +125,29 @@ def _describe_role(_: Table, row: Row) -> tuple[str, bool]:
 def _describe_frames(index: Table, row: Row) -> tuple[str, bool]:
     if row["status"] != "ok":
         return f"failed, {row['reason']}: {row['message']}", True
-    facts = index.facts["front_end"]
+    metadata = index.metadata["front_end"]
     count = row["num_frames"]
-    seconds = count / facts["frame_rate"]
-    mean = row["sum"] / max(1, count * facts["n_mels"])
+    seconds = count / metadata["frame_rate"]
+    mean = row["sum"] / max(1, count * metadata["n_mels"])
     place = f"shard {row['shard']}, frames {row['start']} to {row['start'] + count - 1}"
-    return f"{place}: {count} frames, {seconds:.2f} s, mean {mean:.2f} {facts['units']}", False
+    return f"{place}: {count} frames, {seconds:.2f} s, mean {mean:.2f} {metadata['units']}", False
 
 
 def _describe_tokens(tokens: Table, row: Row) -> tuple[str, bool]:
-    words = row["tokens"]
-    size = tokens.facts["vocabulary_size"]
+    codebooks = row["tokens"]
+    size = tokens.metadata["vocabulary_size"]
     books = []
-    for book in words:
+    for book in codebooks:
         start = " ".join(map(str, book[:_WORDS_SHOWN])) + (" ..." if len(book) > _WORDS_SHOWN else "")
-        books.append(f"{len(book)} words, {len(set(book))} distinct of {size}: {start}")
-    return "; ".join(books), not any(words)
+        books.append(f"{len(book)} tokens, {len(set(book))} distinct of {size}: {start}")
+    return "; ".join(books), not any(codebooks)
 
 
 def _describe_prediction(predictions: Table, row: Row) -> tuple[str, bool]:
     """Rank 1 is the class with the highest logit; ties take the worst rank, so that no tie looks like a hit."""
-    classes = predictions.facts["classes"]
+    classes = predictions.metadata["classes"]
     logits, targets = np.array(row["logits"]), np.array(row["targets"])
-    if predictions.facts["label_kind"] == "one":
+    if predictions.metadata["label_kind"] == "one":
         scores = np.exp(logits - logits.max())
         scores /= scores.sum()
     else:

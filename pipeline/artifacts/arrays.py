@@ -1,8 +1,8 @@
-"""Zarr artifacts: named axes, dtype and units of every array, and facts for the whole store, checked on open.
+"""Zarr artifacts: named axes, dtype and units of every array, and metadata for the whole store, checked on open.
 
-Conventions: an artifact is one Zarr group; its facts are the group's attribute `sonolex`; arrays carry their dimension
+Conventions: an artifact is one Zarr group; its metadata are the group's attribute `sonolex`; arrays carry their dimension
 names and units natively. Chunks are compressed with zstd, where that pays, and end in a CRC-32C, and a digest stands
-beside the facts, so a flipped byte is an error on reading, never a silent number. Empty chunks are written: Zarr would
+beside the metadata, so a flipped byte is an error on reading, never a silent number. Empty chunks are written: Zarr would
 drop digital silence otherwise, and a missing file would then read as silence too. What Zarr raises over damaged metadata
 is of many kinds (JSON, Unicode, unknown codecs, wrong types), hence the wide `except` around its calls.
 """
@@ -21,7 +21,7 @@ from zarr.storage import LocalStore
 
 from pipeline.artifacts import forks
 from pipeline.artifacts.files import replacing
-from pipeline.artifacts.tables import check_facts, facts_digest
+from pipeline.artifacts.tables import check_metadata, metadata_digest
 from pipeline.errors import ArtifactError
 
 
@@ -60,30 +60,35 @@ class ArraySchema:
 
 @dataclass(frozen=True)
 class GroupSchema:
-    """Arrays and facts of one kind of Zarr store. `arrays` may name `*`: any number of arrays of that form."""
+    """Arrays and metadata of one kind of Zarr store. `arrays` may name `*`: any number of arrays of that form."""
 
     name: str
     version: int
     stage: str
     arrays: Mapping[str, ArraySchema]
-    facts: Mapping[str, type] = field(default_factory=dict)
+    metadata: Mapping[str, type] = field(default_factory=dict)
 
-    def write(self, path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    def write(self, path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
         """Write the whole store in one step (temporary folder, then rename)."""
-        check_facts(self.facts, facts, lambda key, **found: self.error(path, key, **found))
+        check_metadata(self.metadata, metadata, lambda key, **found: self.error(path, key, **found))
         with replacing(path) as partial:
-            group = self.create(partial, facts)
+            group = self.create(partial, metadata)
             for name, values in arrays.items():
                 self.arrays[name].write(group, name, values)
 
-    def create(self, path: Path, facts: Mapping[str, Any]) -> zarr.Group:
-        """Create an empty store with its facts."""
-        head = {"artifact": self.name, "version": self.version, "digest": facts_digest(facts), "facts": dict(facts)}
+    def create(self, path: Path, metadata: Mapping[str, Any]) -> zarr.Group:
+        """Create an empty store with its metadata."""
+        head = {
+            "artifact": self.name,
+            "version": self.version,
+            "digest": metadata_digest(metadata),
+            "metadata": dict(metadata),
+        }
         return zarr.create_group(path, attributes={"sonolex": head})
 
     def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Read every array of a small store, checked, and its facts."""
-        group, facts = self.open_group(path)
+        """Read every array of a small store, checked, and its metadata."""
+        group, metadata = self.open_group(path)
         arrays = {}
         for name in self.arrays:
             array = self.open_array(path, group, name)
@@ -91,10 +96,10 @@ class GroupSchema:
                 arrays[name] = np.asarray(array[...])
             except Exception as error:
                 raise self.error(path, name, expected="chunks as written", found=str(error)) from None
-        return arrays, facts
+        return arrays, metadata
 
     def open_group(self, path: Path) -> tuple[zarr.Group, dict[str, Any]]:
-        """Open the store itself and check its facts."""
+        """Open the store itself and check its metadata."""
         if not path.exists():
             raise self.error(path, "store", expected=f"a {self.name} store", found="nothing")
         try:
@@ -103,20 +108,20 @@ class GroupSchema:
         except Exception as error:
             raise self.error(path, "store", expected="a Zarr group", found=str(error)) from None
         if not isinstance(head, dict):
-            raise self.error(path, "attributes", expected="Sonolex facts", found="none: written by another program")
+            raise self.error(path, "attributes", expected="Sonolex metadata", found="none: written by another program")
         for key, expected in (("artifact", self.name), ("version", self.version)):
             if head.get(key) != expected:
                 raise self.error(path, key, expected=expected, found=head.get(key))
-        if not isinstance(head.get("facts"), dict):
-            raise self.error(path, "attributes", expected="facts", found=head.get("facts"))
-        check_facts(self.facts, head["facts"], lambda key, **found: self.error(path, key, **found))
-        digest = facts_digest(head["facts"])
+        if not isinstance(head.get("metadata"), dict):
+            raise self.error(path, "attributes", expected="metadata", found=head.get("metadata"))
+        check_metadata(self.metadata, head["metadata"], lambda key, **found: self.error(path, key, **found))
+        digest = metadata_digest(head["metadata"])
         if digest != head.get("digest"):
-            raise self.error(path, "facts", expected=f"digest {head.get('digest')} as written", found=digest)
-        return group, head["facts"]
+            raise self.error(path, "metadata", expected=f"digest {head.get('digest')} as written", found=digest)
+        return group, head["metadata"]
 
-    def read_facts(self, path: Path) -> dict[str, Any]:
-        """Read the facts alone, without the arrays."""
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        """Read the metadata alone, without the arrays."""
         return self.open_group(path)[1]
 
     def open_array(self, path: Path, group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -22,7 +22,7 @@ ATTENTION = TableSchema(
         "fold": pa.string(),
         "map": pa.list_(pa.list_(pa.float32())),  # (frame, mel)
     },
-    facts={
+    metadata={
         "model": str,
         "seed": int,
         "layer": str,  # ROLLOUT; see pipeline/evaluation/attention.py

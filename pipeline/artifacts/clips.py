@@ -27,7 +27,7 @@ CLIPS = TableSchema(
         "fold": pa.string(),  # published fold or split ("train", "test"); empty = none published
         "content": pa.string(),  # digest of the encoded audio, in a tar or not; empty = the file is missing
     },
-    facts={"corpus": str, "classes": list, "label_kind": str, "licence": str},
+    metadata={"corpus": str, "classes": list, "label_kind": str, "licence": str},
 )
 
 
@@ -39,7 +39,7 @@ def open_clips(path: Path) -> Table:
     if num_repeated:
         raise CLIPS.error(path, "clip_id", expected="unique ids", found=f"{num_repeated} repeated")
     highest = pc.max(clips["labels"].combine_chunks().flatten()).as_py()
-    num_classes = len(clips.facts["classes"])
+    num_classes = len(clips.metadata["classes"])
     if highest is not None and highest >= num_classes:
         raise CLIPS.error(path, "labels", expected=f"below {num_classes}", found=highest)
     within = pc.not_equal(clips["member"], "")
@@ -48,6 +48,6 @@ def open_clips(path: Path) -> Table:
     if (num_wrong := pc.sum(pc.or_(misplaced, outside)).as_py() or 0) > 0:
         expected = "a place in bytes for members of a tar, 0 and 0 for others"
         raise CLIPS.error(path, "offset and size", expected=expected, found=f"others for {num_wrong} clips")
-    if clips.facts["label_kind"] not in ("one", "many"):
-        raise CLIPS.error(path, "fact label_kind", expected="one or many", found=clips.facts["label_kind"])
+    if clips.metadata["label_kind"] not in ("one", "many"):
+        raise CLIPS.error(path, "metadata label_kind", expected="one or many", found=clips.metadata["label_kind"])
     return clips

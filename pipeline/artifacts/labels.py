@@ -20,7 +20,7 @@ LABELS = TableSchema(
         "published": pa.list_(pa.uint16()),
         "labels": pa.list_(pa.uint16()),  # the published ones, and what was added
     },
-    facts={
+    metadata={
         "fold": str,  # whose training clips these are
         "corpus": str,
         "classes": list,
@@ -41,6 +41,6 @@ def open_labels(path: Path) -> Table:
     if num_repeated:
         raise LABELS.error(path, "clip_id", expected="unique ids", found=f"{num_repeated} repeated")
     highest = pc.max(table["labels"].combine_chunks().flatten()).as_py()
-    if highest is not None and highest >= len(table.facts["classes"]):
-        raise LABELS.error(path, "labels", expected=f"below {len(table.facts['classes'])}", found=highest)
+    if highest is not None and highest >= len(table.metadata["classes"]):
+        raise LABELS.error(path, "labels", expected=f"below {len(table.metadata['classes'])}", found=highest)
     return table

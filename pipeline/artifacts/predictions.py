@@ -17,7 +17,7 @@ PREDICTIONS = TableSchema(
         "logits": pa.list_(pa.float32()),  # one per class, before softmax (label kind one) or sigmoid (many)
         "targets": pa.list_(pa.float32()),  # one per class, 0 or 1
     },
-    facts={
+    metadata={
         "model": str,
         "fold": str,
         "seed": int,
@@ -36,7 +36,7 @@ PREDICTIONS = TableSchema(
 def open_predictions(path: Path) -> Table:
     """Open predictions and check that each clip has one finite logit and one 0-1 target per class."""
     predictions = PREDICTIONS.open(path)
-    num_classes = len(predictions.facts["classes"])
+    num_classes = len(predictions.metadata["classes"])
     for name in ("logits", "targets"):
         flat = predictions[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         if flat.size != len(predictions) * num_classes:

@@ -1,7 +1,7 @@
 """Weights from masked-token pretraining: `weights.safetensors`, and `pretrained.json` beside it.
 
-The weights are those of `pipeline/training/word_predictor.py`: the model's own below `reader.`, but for its head, and those
-that tell words.
+The weights are those of `pipeline/training/token_predictor.py`: the model's own below `reader.`, but for its head, and those
+that tell tokens.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pipeline.artifacts.weights import WeightsSchema
 PRETRAINED = WeightsSchema(
     card="pretrained.json",
     stage="pretrain",
-    facts={
+    metadata={
         "model": str,
         "params": dict,  # the model's own section, as validated
         "pretrain": dict,  # the section of that name
@@ -25,18 +25,18 @@ PRETRAINED = WeightsSchema(
         "fold": str,
         "seed": int,
         "clips_seen": int,
-        "measures": dict,  # of the last epoch: see pipeline/training/masked_words.py
+        "measures": dict,  # of the last epoch: see pipeline/training/masked_tokens.py
     },
 )
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An opened folder: arrays by name, and the facts beside them."""
+    """An opened folder: arrays by name, and the metadata beside them."""
 
     path: Path
     weights: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     def require_shapes(self, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ArtifactError unless its weights below a prefix have exactly these names and shapes."""
@@ -50,12 +50,13 @@ class Pretrained:
 
 
 def open_pretrained(path: Path, *, fold: str, source: str) -> Pretrained:
-    """Open a folder, and check its facts and that the weights are those written with them.
+    """Open a folder, and check its metadata and that the weights are those written with them.
 
-    Raises ArtifactError unless it was pretrained for this fold, on sentences of the vocabulary with the digest `source`.
+    Raises ArtifactError unless it was pretrained for this fold, on token sequences of the vocabulary with the digest
+    `source`.
     """
     opened = Pretrained(path, *PRETRAINED.open(path))
     for key, what, expected in (("fold", "fold", fold), ("source", "vocabulary", source)):
-        if opened.facts[key] != expected:
-            raise PRETRAINED.error(path, f"fact {key} ({what})", expected=expected, found=opened.facts[key])
+        if opened.metadata[key] != expected:
+            raise PRETRAINED.error(path, f"metadata {key} ({what})", expected=expected, found=opened.metadata[key])
     return opened

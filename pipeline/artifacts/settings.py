@@ -1,6 +1,6 @@
 """Settings recorded in artifacts, and the refusal of an artifact that was made with others than params.yaml holds.
 
-Every artifact may hold the fact `settings`: key of params.yaml, with dots -> value, for those that its stage read. DVC
+Every artifact may hold the metadata `settings`: key of params.yaml, with dots -> value, for those that its stage read. DVC
 reruns a stage whose params changed; this is the second pair of eyes, which looks at the artifact itself.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from pipeline.errors import ArtifactError
 
-SETTINGS = "settings"  # the fact's name
+SETTINGS = "settings"  # the metadata's name
 
 _ABSENT = "nothing"
 
@@ -18,8 +18,8 @@ _ABSENT = "nothing"
 class Schema(Protocol):
     """What kinds of artifacts have in common here."""
 
-    def read_facts(self, path: Path) -> dict[str, Any]:
-        """Read the facts of an artifact without its content."""
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        """Read the metadata of an artifact without its content."""
 
     def error(self, path: Path, field_name: str, /, *, expected: object, found: object) -> ArtifactError:
         """Build the error for an artifact of this kind."""
@@ -47,7 +47,7 @@ def differences(settings: Mapping[str, Any], document: Mapping[str, Any]) -> lis
 def require_current(document: Mapping[str, Any], *artifacts: tuple[Schema, Path]) -> None:
     """Raise ArtifactError, naming the first setting, where an artifact was made with others than `document` holds."""
     for schema, path in artifacts:
-        found = differences(schema.read_facts(path).get(SETTINGS, {}), document)
+        found = differences(schema.read_metadata(path).get(SETTINGS, {}), document)
         if found:
             key, now, value = found[0]
             others = f" ({len(found) - 1} more settings differ)" if len(found) > 1 else ""

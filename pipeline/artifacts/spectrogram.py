@@ -19,8 +19,8 @@ from pipeline.artifacts.arrays import ArraySchema, GroupSchema
 from pipeline.artifacts.tables import Table, TableSchema
 
 
-class FrontEndFacts(TypedDict, total=False):
-    """Facts of the front end behind stored frames; a spectrogram has them all, other artifacts repeat what they need."""
+class FrontEndMetadata(TypedDict, total=False):
+    """Metadata of the front end behind stored frames; a spectrogram has them all, other artifacts repeat what they need."""
 
     front_end: str  # kaldi or mel
     units: str  # "ln(power)" or "dB"
@@ -40,19 +40,21 @@ class FrontEndFacts(TypedDict, total=False):
 
 
 FRONT_END_FACTS: Mapping[str, type] = {
-    name: get_origin(kind) or kind for name, kind in get_type_hints(FrontEndFacts).items()
+    name: get_origin(kind) or kind for name, kind in get_type_hints(FrontEndMetadata).items()
 }
 
 # Not compressed: training reads every clip again in every epoch, and zstd makes the file of noisy log-mel frames 18 %
 # smaller (uint8, float16 14 %; ESC-10, with its padding, 28 %), but each read of a shuffled batch 1.8 times as long.
-FRAMES_ARRAY = ArraySchema(("frame", "mel"), ("float32", "float16", "uint8"), units="see sonolex.facts", compress=False)
+FRAMES_ARRAY = ArraySchema(
+    ("frame", "mel"), ("float32", "float16", "uint8"), units="see sonolex.metadata", compress=False
+)
 
 FRAMES = GroupSchema(
     name="spectrogram",
     version=1,
     stage="spectrogram",
     arrays={"*": FRAMES_ARRAY},
-    facts=FRONT_END_FACTS,
+    metadata=FRONT_END_FACTS,
 )
 
 INDEX = TableSchema(
@@ -68,21 +70,21 @@ INDEX = TableSchema(
         "sum": pa.float64(),  # of all values of the clip, in units
         "sum_of_squares": pa.float64(),
         "status": pa.string(),  # ok or failed
-        "reason": pa.string(),  # one word for counting, empty when ok
+        "reason": pa.string(),  # one token for counting, empty when ok
         "message": pa.string(),  # for people, empty when ok
     },
-    # Shard name -> frames in it; the front end's facts again; what params and code made the frames, as one digest.
-    facts={"shards": dict, "front_end": dict, "version": str},
+    # Shard name -> frames in it; the front end's metadata again; what params and code made the frames, as one digest.
+    metadata={"shards": dict, "front_end": dict, "version": str},
 )
 
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """An opened spectrogram: its index and the facts of its front end. Frames are read by `pipeline.spectrogram.reader`."""
+    """An opened spectrogram: its index and its front end's metadata. `pipeline.spectrogram.reader` reads the frames."""
 
     path: Path
     index: Table
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def frames_path(self) -> Path:
@@ -90,46 +92,46 @@ class Spectrogram:
 
     @property
     def n_mels(self) -> int:
-        return int(self.facts["n_mels"])
+        return int(self.metadata["n_mels"])
 
     @property
     def frame_rate(self) -> float:
-        return float(self.facts["frame_rate"])
+        return float(self.metadata["frame_rate"])
 
 
 def open_spectrogram(path: Path) -> Spectrogram:
-    """Open a spectrogram and check the facts among themselves, against the index, and the index against the shards."""
+    """Open a spectrogram and check the metadata among themselves, against the index, and the index against the shards."""
     frames_path, index_path = path / "frames.zarr", path / "index.parquet"
-    group, facts = FRAMES.open_group(frames_path)
-    rate = facts["sample_rate"] / facts["hop_length"]
-    if abs(facts["frame_rate"] - rate) > 1e-9 * rate:
-        expected = f"{rate} (= sample_rate {facts['sample_rate']} / hop_length {facts['hop_length']})"
-        raise FRAMES.error(frames_path, "frame_rate", expected=expected, found=facts["frame_rate"])
-    if not facts["win_length"] <= facts["n_fft"]:
+    group, metadata = FRAMES.open_group(frames_path)
+    rate = metadata["sample_rate"] / metadata["hop_length"]
+    if abs(metadata["frame_rate"] - rate) > 1e-9 * rate:
+        expected = f"{rate} (= sample_rate {metadata['sample_rate']} / hop_length {metadata['hop_length']})"
+        raise FRAMES.error(frames_path, "frame_rate", expected=expected, found=metadata["frame_rate"])
+    if not metadata["win_length"] <= metadata["n_fft"]:
         raise FRAMES.error(
-            frames_path, "win_length", expected=f"at most n_fft {facts['n_fft']}", found=facts["win_length"]
+            frames_path, "win_length", expected=f"at most n_fft {metadata['n_fft']}", found=metadata["win_length"]
         )
-    if not facts["f_min"] < facts["f_max"] <= facts["sample_rate"] / 2:
-        expected = f"f_min {facts['f_min']} < f_max <= {facts['sample_rate'] / 2} Hz"
-        raise FRAMES.error(frames_path, "f_max", expected=expected, found=facts["f_max"])
+    if not metadata["f_min"] < metadata["f_max"] <= metadata["sample_rate"] / 2:
+        expected = f"f_min {metadata['f_min']} < f_max <= {metadata['sample_rate'] / 2} Hz"
+        raise FRAMES.error(frames_path, "f_max", expected=expected, found=metadata["f_max"])
     index = INDEX.open(index_path)
-    if index.facts["front_end"] != facts:
+    if index.metadata["front_end"] != metadata:
         raise INDEX.error(
-            index_path, "front_end", expected=f"as in {frames_path}: {facts}", found=index.facts["front_end"]
+            index_path, "front_end", expected=f"as in {frames_path}: {metadata}", found=index.metadata["front_end"]
         )
     _check_index(index_path, index)
-    shards: dict[str, int] = index.facts["shards"]
+    shards: dict[str, int] = index.metadata["shards"]
     present = {entry.name for entry in frames_path.iterdir() if entry.is_dir()}
     for name, num_frames in shards.items():
         array = FRAMES.open_array(frames_path, group, name)
-        expected_shape = (num_frames, facts["n_mels"])
+        expected_shape = (num_frames, metadata["n_mels"])
         if array.shape != expected_shape:
             raise FRAMES.error(frames_path / name, "shape", expected=expected_shape, found=array.shape)
-        if str(array.dtype) != facts["dtype"]:
-            raise FRAMES.error(frames_path / name, "dtype", expected=facts["dtype"], found=array.dtype)
+        if str(array.dtype) != metadata["dtype"]:
+            raise FRAMES.error(frames_path / name, "dtype", expected=metadata["dtype"], found=array.dtype)
     if present != set(shards):
         raise FRAMES.error(frames_path, "shards", expected=sorted(shards), found=sorted(present))
-    return Spectrogram(path, index, facts)
+    return Spectrogram(path, index, metadata)
 
 
 def _check_index(path: Path, index: Table) -> None:
@@ -142,11 +144,11 @@ def _check_index(path: Path, index: Table) -> None:
     starts, counts = index["start"].to_numpy(), index["num_frames"].to_numpy()
     if (counts[~ok] != 0).any():
         raise INDEX.error(path, "num_frames", expected="0 for failed clips", found=int(counts[~ok].max()))
-    reached: dict[str, int] = dict.fromkeys(index.facts["shards"], 0)
+    reached: dict[str, int] = dict.fromkeys(index.metadata["shards"], 0)
     for row in np.flatnonzero(ok):
         if starts[row] != reached.get(shards[row], -1):
             expected = f"start {reached.get(shards[row])} in shard {shards[row]}"
             raise INDEX.error(path, f"row {row}", expected=expected, found=int(starts[row]))
         reached[shards[row]] += int(counts[row])
-    if reached != index.facts["shards"]:
-        raise INDEX.error(path, "num_frames", expected=f"sums of {index.facts['shards']}", found=reached)
+    if reached != index.metadata["shards"]:
+        raise INDEX.error(path, "num_frames", expected=f"sums of {index.metadata['shards']}", found=reached)

@@ -19,7 +19,7 @@ SPLIT = TableSchema(
     version=2,
     stage="split",
     columns={"clip_id": pa.string(), "role": pa.string()},
-    facts={"fold": str, "seed": int, "rule": str},
+    metadata={"fold": str, "seed": int, "rule": str},
 )
 
 

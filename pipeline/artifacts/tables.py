@@ -1,8 +1,8 @@
 """Parquet artifacts: a schema written as data, and the only ways to write and open one.
 
 Conventions: one row per clip, keyed by `clip_id`. What holds for the whole table (class list, vocabulary size, ...) are its
-*facts*, stored as JSON in the file's own metadata, so that a table explains itself without its neighbours. A digest
-over facts and columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
+*metadata*, stored as JSON in the file's own metadata, so that a table explains itself without its neighbours. A digest
+over metadata and columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
 """
 
 import builtins
@@ -26,11 +26,11 @@ _DIGEST_ROWS = 4096  # hashed at once; part of what the digest is
 
 @dataclass(frozen=True)
 class Table:
-    """An opened table: `columns` (pyarrow) and the facts that hold for all of it."""
+    """An opened table: `columns` (pyarrow) and the metadata that hold for all of it."""
 
     path: Path
     columns: pa.Table
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     def __len__(self) -> int:
         return int(self.columns.num_rows)
@@ -46,29 +46,29 @@ class Table:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """Columns, facts and maker of one kind of table."""
+    """Columns, metadata and maker of one kind of table."""
 
     name: str
     version: int
     stage: str  # the stage that writes it, for error messages
     columns: Mapping[str, pa.DataType]  # none of them may hold nulls
-    facts: Mapping[str, type] = field(default_factory=dict)
+    metadata: Mapping[str, type] = field(default_factory=dict)
 
     @property
     def arrow(self) -> pa.Schema:
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in self.columns.items()])
 
-    def write(self, path: Path, columns: Mapping[str, Sequence[Any]] | pa.Table, facts: Mapping[str, Any]) -> str:
+    def write(self, path: Path, columns: Mapping[str, Sequence[Any]] | pa.Table, metadata: Mapping[str, Any]) -> str:
         """Write the table in one step (temporary file, then rename) and return its digest."""
         table = columns if isinstance(columns, pa.Table) else pa.table(dict(columns), schema=self.arrow)
-        return self.write_parts(path, [table], facts)
+        return self.write_parts(path, [table], metadata)
 
-    def write_parts(self, path: Path, parts: Iterable[pa.Table], facts: Mapping[str, Any]) -> str:
+    def write_parts(self, path: Path, parts: Iterable[pa.Table], metadata: Mapping[str, Any]) -> str:
         """Write a table that comes in parts, of which one is held at a time; see `write`."""
-        self._check_facts(path, facts)
-        head = {"artifact": self.name, "version": self.version, "facts": dict(facts)}
+        self._check_metadata(path, metadata)
+        head = {"artifact": self.name, "version": self.version, "metadata": dict(metadata)}
         text = json.dumps(head, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        digest = _Digest(self.arrow, facts)
+        digest = _Digest(self.arrow, metadata)
         with replacing(path) as partial:
             schema = self.arrow.with_metadata({_KEY: text.encode()})
             with pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True) as writer:
@@ -76,7 +76,7 @@ class TableSchema:
                     table = part.select(list(self.columns)).cast(self.arrow)
                     digest.update(table)
                     writer.write_table(table.replace_schema_metadata(schema.metadata))
-                value = digest.value()  # known only now: the facts stand at the front of the file, this at its end
+                value = digest.value()  # known only now: the metadata stand at the front of the file, this at its end
                 writer.add_key_value_metadata({_DIGEST_KEY.decode(): value})
         return value
 
@@ -94,82 +94,82 @@ class TableSchema:
         for name in self.columns:
             if table[name].null_count:
                 raise self.error(path, name, expected="no nulls", found=f"{table[name].null_count} nulls")
-        digest = _digest(table, head["facts"])
+        digest = _digest(table, head["metadata"])
         if digest != head.get("digest"):
             expected = f"{head.get('digest')} as written"
             raise self.error(path, "digest", expected=expected, found=f"{digest}: edited afterwards")
-        return Table(path, table, head["facts"])
+        return Table(path, table, head["metadata"])
 
     def read_head(self, path: Path) -> dict[str, Any]:
-        """Read the facts and digest alone, without the columns."""
+        """Read the metadata and digest alone, without the columns."""
         if not path.exists():
             raise self.error(path, "file", expected=f"a {self.name} table", found="no file")
         try:
             names = pq.read_schema(path).names  # names that are no UTF-8 fail when asked for
-            metadata = pq.read_metadata(path).metadata or {}
+            stored = pq.read_metadata(path).metadata or {}
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self.error(path, "file", expected="a whole Parquet file", found=str(error)) from None
-        if _KEY not in metadata or not names:
-            raise self.error(path, "metadata", expected="Sonolex facts", found="none: written by another program")
+        if _KEY not in stored or not names:
+            raise self.error(path, "metadata", expected="Sonolex metadata", found="none: written by another program")
         try:
-            head: dict[str, Any] = json.loads(metadata[_KEY])
-            head["digest"] = metadata.get(_DIGEST_KEY, b"none").decode()
+            head: dict[str, Any] = json.loads(stored[_KEY])
+            head["digest"] = stored.get(_DIGEST_KEY, b"none").decode()
         except ValueError as error:
-            raise self.error(path, "metadata", expected="Sonolex facts as JSON", found=str(error)) from None
+            raise self.error(path, "metadata", expected="Sonolex metadata as JSON", found=str(error)) from None
         for key, expected in (("artifact", self.name), ("version", self.version)):
             if head.get(key) != expected:
                 raise self.error(path, key, expected=expected, found=head.get(key))
-        if not isinstance(head.get("facts"), dict):
-            raise self.error(path, "metadata", expected="facts", found=head.get("facts"))
-        self._check_facts(path, head["facts"])
+        if not isinstance(head.get("metadata"), dict):
+            raise self.error(path, "metadata", expected="metadata", found=head.get("metadata"))
+        self._check_metadata(path, head["metadata"])
         return head
 
-    def read_facts(self, path: Path) -> dict[str, Any]:
-        """Read the facts alone, without the columns."""
-        facts: dict[str, Any] = self.read_head(path)["facts"]
-        return facts
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        """Read the metadata alone, without the columns."""
+        metadata: dict[str, Any] = self.read_head(path)["metadata"]
+        return metadata
 
     def error(self, path: Path, field_name: str, *, expected: object, found: object) -> ArtifactError:
         """Build the error for a table of this kind."""
         return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)
 
-    def _check_facts(self, path: Path, facts: Mapping[str, Any]) -> None:
-        check_facts(self.facts, facts, lambda key, **found: self.error(path, key, **found))
+    def _check_metadata(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        check_metadata(self.metadata, metadata, lambda key, **found: self.error(path, key, **found))
 
 
-def check_facts(expected: Mapping[str, type], found: Mapping[str, Any], error: Any) -> None:
+def check_metadata(expected: Mapping[str, type], found: Mapping[str, Any], error: Any) -> None:
     """Raise `error(key, expected=, found=)` unless `found` has the expected keys and types (int passes as float).
 
     No other key is allowed but `settings`, which any artifact may have.
     """
     for key, kind in expected.items():
         if key not in found:
-            raise error(f"fact {key}", expected=kind.__name__, found="nothing")
+            raise error(f"metadata {key}", expected=kind.__name__, found="nothing")
         value = found[key]
         accepted = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise error(f"fact {key}", expected=kind.__name__, found=f"{type(value).__name__} {value!r}")
+            raise error(f"metadata {key}", expected=kind.__name__, found=f"{type(value).__name__} {value!r}")
     unknown = sorted(set(found) - set(expected) - {SETTINGS})
     if unknown:
-        raise error(f"fact {unknown[0]}", expected=f"only {', '.join(expected)}", found="an unknown fact")
+        raise error(f"metadata {unknown[0]}", expected=f"only {', '.join(expected)}", found="an unknown metadata")
 
 
 def _spell(columns: Mapping[str, pa.DataType]) -> str:
     return ", ".join(f"{name}: {kind}" for name, kind in columns.items())
 
 
-def facts_digest(facts: Mapping[str, Any]) -> str:
-    """Hash facts by what JSON keeps of them: the same before writing and after reading."""
-    plain = json.loads(json.dumps(facts))
+def metadata_digest(metadata: Mapping[str, Any]) -> str:
+    """Hash metadata by what JSON keeps of them: the same before writing and after reading."""
+    plain = json.loads(json.dumps(metadata))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class _Digest:
-    """Hashes facts, and columns' values as they come, however they are cut into parts."""
+    """Hashes metadata, and columns' values as they come, however they are cut into parts."""
 
-    def __init__(self, schema: pa.Schema, facts: Mapping[str, Any]) -> None:
+    def __init__(self, schema: pa.Schema, metadata: Mapping[str, Any]) -> None:
         self.closed = False  # asked of a file
-        self._sha256 = hashlib.sha256(facts_digest(facts).encode())
+        self._sha256 = hashlib.sha256(metadata_digest(metadata).encode())
         self._writer = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), schema)
         self._waiting = [schema.empty_table()]
 
@@ -202,7 +202,7 @@ class _Digest:
         """Do nothing, as a file without a buffer does."""
 
 
-def _digest(table: pa.Table, facts: Mapping[str, Any]) -> str:
-    digest = _Digest(table.schema.remove_metadata(), facts)
+def _digest(table: pa.Table, metadata: Mapping[str, Any]) -> str:
+    digest = _Digest(table.schema.remove_metadata(), metadata)
     digest.update(table)
     return digest.value()

@@ -1,9 +1,9 @@
-"""The sentences: every clip's frames rewritten as words of one fold's vocabulary.
+"""The token sequences: every clip's frames rewritten as tokens of one fold's vocabulary.
 
-Conventions: `tokens` holds one list per codebook, all as long as the clip at `frame_rate` words a second, which is the frame
-rate of the spectrogram over the frames that a word stands for. Words are 0 up to
-`vocabulary_size` - 1; the special tokens behind them (see `pipeline/artifacts/vocabulary.py`) are never stored, since
-padding is a matter of batches and masks, not of clips.
+Conventions: `tokens` holds one list per codebook, all as long as the clip at `frame_rate` tokens a second, which is the
+frame rate of the spectrogram over the frames that a token stands for. Tokens are 0 up to `vocabulary_size` - 1; the special
+tokens behind them (see `pipeline/artifacts/vocabulary.py`) are never stored, since padding is a matter of batches and masks,
+not of clips.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ TOKENS = TableSchema(
     version=1,
     stage="tokenize",
     columns={"clip_id": pa.string(), "tokens": pa.list_(pa.list_(pa.uint16()))},
-    facts={"fold": str, "vocabulary": str, "vocabulary_size": int, "num_codebooks": int, "frame_rate": float},
+    metadata={"fold": str, "vocabulary": str, "vocabulary_size": int, "num_codebooks": int, "frame_rate": float},
 )
 
 
 def open_tokens(path: Path) -> Table:
-    """Open a fold's sentences and check codebook count, equal lengths, and that every token is a word."""
+    """Open a fold's token sequences and check codebook count, equal lengths, and that every token is a token."""
     tokens = TOKENS.open(path)
     clips = tokens["tokens"].combine_chunks()
-    num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
+    num_codebooks, size = tokens.metadata["num_codebooks"], tokens.metadata["vocabulary_size"]
     counts = pc.list_value_length(clips).unique().to_pylist()
     if counts not in ([num_codebooks], []):
         raise TOKENS.error(path, "tokens", expected=f"{num_codebooks} lists a clip", found=sorted(counts))
@@ -36,27 +36,27 @@ def open_tokens(path: Path) -> Table:
     if (lengths != lengths[:, :1]).any():
         clip = tokens.list("clip_id")[int(np.flatnonzero((lengths != lengths[:, :1]).any(axis=1))[0])]
         raise TOKENS.error(path, f"tokens of {clip}", expected="codebooks of equal length", found="unequal lengths")
-    words = clips.flatten().flatten()
-    if len(words) and pc.max(words).as_py() >= size:
-        raise TOKENS.error(path, "tokens", expected=f"words below {size}", found=pc.max(words).as_py())
+    values = clips.flatten().flatten()
+    if len(values) and pc.max(values).as_py() >= size:
+        raise TOKENS.error(path, "tokens", expected=f"tokens below {size}", found=pc.max(values).as_py())
     return tokens
 
 
 def tokens_column(clips: Sequence[np.ndarray]) -> pa.ListArray:
-    """Return the column of clips' tokens, each (codebook, word) uint16."""
-    words = np.concatenate([tokens.ravel() for tokens in clips]) if clips else np.empty(0, np.uint16)
+    """Return the column of clips' tokens, each (codebook, token) uint16."""
+    values = np.concatenate([tokens.ravel() for tokens in clips]) if clips else np.empty(0, np.uint16)
     lengths = [tokens.shape[1] for tokens in clips for _ in tokens]
     inner = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     outer = np.concatenate([[0], np.cumsum([len(tokens) for tokens in clips])]).astype(np.int32)
-    return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, pa.array(words, pa.uint16())))
+    return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, pa.array(values, pa.uint16())))
 
 
 def token_arrays(tokens: Table) -> dict[str, np.ndarray]:
-    """Return clip_id -> tokens, shape (codebook, word), uint16; views of one buffer, without Python integers."""
+    """Return clip_id -> tokens, shape (codebook, token), uint16; views of one buffer, without Python integers."""
     clips = tokens["tokens"].combine_chunks()
-    num_codebooks = tokens.facts["num_codebooks"]
+    num_codebooks = tokens.metadata["num_codebooks"]
     inner = clips.flatten()
     ends = np.cumsum(pc.list_value_length(inner).to_numpy(zero_copy_only=False))
-    words = inner.flatten().to_numpy(zero_copy_only=False)
-    pieces = np.split(words, ends[num_codebooks - 1 : -1 : num_codebooks]) if len(ends) else []
+    values = inner.flatten().to_numpy(zero_copy_only=False)
+    pieces = np.split(values, ends[num_codebooks - 1 : -1 : num_codebooks]) if len(ends) else []
     return {clip: piece.reshape(num_codebooks, -1) for clip, piece in zip(tokens.list("clip_id"), pieces, strict=True)}

@@ -1,20 +1,20 @@
-"""A fold's vocabulary of sound: codebooks, the way from frames to what they code, and the ids behind the words.
+"""A fold's vocabulary of sound: codebooks, the way from frames to what they code, and the ids behind the tokens.
 
-Conventions, from a clip's frames x (frame, mel) in the front end's units to words:
+Conventions, from a clip's frames x (frame, mel) in the front end's units to tokens:
 - z = (x - mean) / scale; when `normalisation` is "l2", z less its own mean over the mel bands, at unit length.
 - With `deltas` > 0 a frame also has its slopes over time, divided by `delta_scale`. `stack` frames in a row, none of them
-  shared, make one word; a clip's last frame fills up its last stack. A word's features stand group after group (`groups`
+  shared, make one token; a clip's last frame fills up its last stack. A token's features stand group after group (`groups`
   equal parts of the mel bands), in a group frame after frame, of a frame z before slopes.
 - With PCA they become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
 - Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes. Where bands overlap, a codebook codes
   what those before it left over; or, with `ranks`, is the same one at a weight, for the nearest, second nearest ... of its
   codes.
 
-With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) what the codebooks hold are base words, and tokens are
-one sequence of words that are made of them. A `Vocabulary` speaks of these words; its facts speak of the codebooks.
+With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) what the codebooks hold are base tokens, and tokens
+are one sequence of tokens that are made of them. A `Vocabulary` speaks of these tokens; its metadata speak of the codebooks.
 
-Words are 0 .. n - 1 in every codebook, n = `num_tokens`. Special tokens follow: padding = n, mask = n + 1, class = n + 2; so
-padding is never a real word, whatever a clip holds.
+Tokens are 0 .. n - 1 in every codebook, n = `num_tokens`. Special tokens follow: padding = n, mask = n + 1, class = n + 2;
+so padding is never a real token, whatever a clip holds.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts.arrays import ArraySchema, GroupSchema
-from pipeline.artifacts.merges import merged_vectors, word_parts
+from pipeline.artifacts.merges import merged_vectors, token_parts
 from pipeline.artifacts.spectrogram import Spectrogram
 
-NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order behind the words
+NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order behind the tokens
 
 VOCABULARY = GroupSchema(
     name="vocabulary",
@@ -44,10 +44,10 @@ VOCABULARY = GroupSchema(
         "centre": ArraySchema(("feature",), ("float32",), "normalised log-mel"),  # empty without PCA
         "components": ArraySchema(("component", "feature"), ("float32",), "1 over normalised log-mel"),  # likewise
         "levels": ArraySchema(("codebook", "code", "level"), ("float32",), "as the front end's"),
-        "counts": ArraySchema(("codebook", "code"), ("int64",), "words of the sample"),
-        "merges": ArraySchema(("merge", "part"), ("int32",), "word"),  # empty without BPE
+        "counts": ArraySchema(("codebook", "code"), ("int64",), "tokens of the sample"),
+        "merges": ArraySchema(("merge", "part"), ("int32",), "token"),  # empty without BPE
     },
-    facts={
+    metadata={
         "kind": str,
         "num_tokens": int,
         "num_codebooks": int,
@@ -55,13 +55,13 @@ VOCABULARY = GroupSchema(
         "features": dict,  # deltas, stack, groups
         "bands": list,  # [from, to) of each codebook
         "ranks": list,  # weight of each codebook where these are ranks, else empty; see Vocabulary.ranks
-        "bpe": dict,  # how many words after merging, on what they were learnt, how much shorter it became; empty without
+        "bpe": dict,  # how many tokens after merging, on what they were learnt, how much shorter it became; empty without
         "padding_token": int,
         "mask_token": int,
         "class_token": int,
         "fold": str,
         "role": str,  # always train: a vocabulary never sees other clips
-        "front_end": dict,  # facts of the frames it was fitted on
+        "front_end": dict,  # metadata of the frames it was fitted on
         "seed": int,
         "sample": dict,  # how many clips and frames were drawn, and a digest of which
         "fit": dict,  # objective by iteration, usage, perplexity, dead codes
@@ -75,7 +75,7 @@ class FeatureSpace:
 
     normalisation: str
     deltas: int  # frames on either side of the one whose slope it is; 0 = none
-    stack: int  # frames a word
+    stack: int  # frames a token
     groups: int
     mean: np.ndarray  # (mel,) float32
     scale: np.ndarray  # (mel,) float32
@@ -85,15 +85,15 @@ class FeatureSpace:
 
     @property
     def num_stacked(self) -> int:
-        """How many features a word has before PCA."""
+        """How many features a token has before PCA."""
         return len(self.mean) * self.stack * (2 if self.deltas else 1)
 
     @property
     def num_features(self) -> int:
         return len(self.components) or self.num_stacked
 
-    def num_words(self, num_frames: int) -> int:
-        """Return how many words, in each codebook, a clip of so many frames has."""
+    def num_tokens(self, num_frames: int) -> int:
+        """Return how many tokens, in each codebook, a clip of so many frames has."""
         return -(-num_frames // self.stack)
 
 
@@ -104,77 +104,77 @@ class Vocabulary:
     path: Path
     space: FeatureSpace
     codebooks: np.ndarray  # (codebook, code, feature) float32
-    # (codebook, code, 2) float32: with "l2", the mean level and length that z's forerunners had where the word stands,
-    # which the word itself forgets; else 0 and 1.
+    # (codebook, code, 2) float32: with "l2", the mean level and length that z's forerunners had where the token stands,
+    # which the token itself forgets; else 0 and 1.
     levels: np.ndarray
     counts: np.ndarray  # (codebook, code) int64, over the sample
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     merges: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int32))  # (merge, 2) int32
 
     @property
     def merged(self) -> bool:
-        """Say whether tokens are merged words, in one sequence whatever the number of codebooks."""
+        """Say whether tokens are merged tokens, in one sequence whatever the number of codebooks."""
         return len(self.merges) > 0
 
     @cached_property
     def parts(self) -> list[tuple[int, ...]]:
-        """The base words that each word is made of; codebook b's words count from b * (words of a codebook)."""
+        """The base tokens that each token is made of; codebook b's tokens count from b * (tokens of a codebook)."""
         num_codebooks, size = self.codebooks.shape[:2]
-        return word_parts(self.merges, num_codebooks * size)
+        return token_parts(self.merges, num_codebooks * size)
 
     @property
     def num_tokens(self) -> int:
         """How many tokens there are in each codebook; with merges, in all."""
-        return len(self.parts) if self.merged else int(self.facts["num_tokens"])
+        return len(self.parts) if self.merged else int(self.metadata["num_tokens"])
 
     @property
     def num_codebooks(self) -> int:
-        return 1 if self.merged else int(self.facts["num_codebooks"])
+        return 1 if self.merged else int(self.metadata["num_codebooks"])
 
     @property
     def bands(self) -> list[list[int]]:
-        """What [from, to) of the features the words of each codebook speak of."""
-        bands: list[list[int]] = self.facts["bands"]
+        """What [from, to) of the features the tokens of each codebook speak of."""
+        bands: list[list[int]] = self.metadata["bands"]
         return [[0, max(stop for _, stop in bands)]] if self.merged else bands
 
     @property
     def ranks(self) -> list[float]:
-        """The weights of the codebooks where they are one codebook: a word of codebook r is then a frame's r-th nearest."""
-        ranks: list[float] = self.facts.get("ranks", [])
+        """The weights of the codebooks where they are one codebook: a token of codebook r is then a frame's r-th nearest."""
+        ranks: list[float] = self.metadata.get("ranks", [])
         return ranks
 
     @property
     def padding_token(self) -> int:
-        return int(self.facts["padding_token"])
+        return int(self.metadata["padding_token"])
 
     @property
     def mask_token(self) -> int:
-        return int(self.facts["mask_token"])
+        return int(self.metadata["mask_token"])
 
     @property
     def frame_rate(self) -> float:
-        """Words a second in each codebook, Hz; of merged words, which differ in length, the mean over training clips."""
-        rate = float(self.facts["front_end"]["frame_rate"]) / self.space.stack
-        return rate * len(self.codebooks) / self.facts["bpe"]["compression"] if self.merged else rate
+        """Tokens a second in each codebook, Hz; of merged tokens, which differ in length, the mean over training clips."""
+        rate = float(self.metadata["front_end"]["frame_rate"]) / self.space.stack
+        return rate * len(self.codebooks) / self.metadata["bpe"]["compression"] if self.merged else rate
 
-    def word_vectors(self) -> list[np.ndarray]:
-        """Return each codebook's words as vectors (word, feature) float32: what an embedding may start from.
+    def token_vectors(self) -> list[np.ndarray]:
+        """Return each codebook's tokens as vectors (token, feature) float32: what an embedding may start from.
 
-        A merged word's is the mean over time of its parts.
+        A merged token's is the mean over time of its parts.
         """
-        bands = self.facts["bands"]
+        bands = self.metadata["bands"]
         codebooks = [codebook[:, : stop - start] for codebook, (start, stop) in zip(self.codebooks, bands, strict=True)]
         return [merged_vectors(self.parts, codebooks, bands)] if self.merged else codebooks
 
     def in_time(self, tokens: np.ndarray) -> np.ndarray:
-        """Return tokens (codebook, word) with merged words repeated for each of their base words: as long as they last."""
+        """Return tokens (codebook, token) with merged tokens repeated for each of their base tokens."""
         if not self.merged:
             return tokens
-        return np.repeat(tokens, [len(self.parts[word]) for word in tokens[0]], axis=1)
+        return np.repeat(tokens, [len(self.parts[token]) for token in tokens[0]], axis=1)
 
     def digest(self) -> str:
         """Identify the vocabulary by what it holds: anything made with it carries this."""
-        digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
         space = self.space
         fitted = (space.mean, space.scale, space.delta_scale, space.centre, space.components)
         for values in (self.codebooks, *fitted, self.merges):
@@ -183,45 +183,45 @@ class Vocabulary:
 
     def require_front_end(self, spectrogram: Spectrogram) -> None:
         """Raise ArtifactError unless the spectrogram's front end is the one the vocabulary was fitted on."""
-        for key, value in self.facts["front_end"].items():
-            if spectrogram.facts.get(key) != value:
+        for key, value in self.metadata["front_end"].items():
+            if spectrogram.metadata.get(key) != value:
                 field = f"front_end.{key} (against {spectrogram.path})"
-                raise VOCABULARY.error(self.path, field, expected=spectrogram.facts.get(key), found=value)
+                raise VOCABULARY.error(self.path, field, expected=spectrogram.metadata.get(key), found=value)
 
 
 def special_tokens(size: int) -> dict[str, int]:
-    """Return the ids behind `size` words."""
+    """Return the ids behind `size` tokens."""
     return {"padding_token": size, "mask_token": size + 1, "class_token": size + 2}
 
 
 def open_vocabulary(path: Path) -> Vocabulary:
     """Open a vocabulary and check sizes and ids against each other, and that it was fitted on training clips."""
-    arrays, facts = VOCABULARY.open(path)
-    size = facts["bpe"].get("num_tokens", facts["num_tokens"])
+    arrays, metadata = VOCABULARY.open(path)
+    size = metadata["bpe"].get("num_tokens", metadata["num_tokens"])
     for name, expected in special_tokens(size).items():
-        if facts[name] != expected:
-            raise VOCABULARY.error(path, name, expected=f"{expected} for num_tokens {size}", found=facts[name])
-    if facts["role"] != "train":
-        raise VOCABULARY.error(path, "role", expected="train", found=facts["role"])
-    features = facts["features"]
+        if metadata[name] != expected:
+            raise VOCABULARY.error(path, name, expected=f"{expected} for num_tokens {size}", found=metadata[name])
+    if metadata["role"] != "train":
+        raise VOCABULARY.error(path, "role", expected="train", found=metadata["role"])
+    features = metadata["features"]
     for name, least in (("deltas", 0), ("stack", 1), ("groups", 1)):
         if not isinstance(features.get(name), int) or features[name] < least:
             raise VOCABULARY.error(path, f"features.{name}", expected=f"at least {least}", found=features.get(name))
     space = FeatureSpace(
-        facts["normalisation"],
+        metadata["normalisation"],
         *(features[name] for name in ("deltas", "stack", "groups")),
         *(arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")),
     )
-    _check_arrays(path, arrays, facts, space)
+    _check_arrays(path, arrays, metadata, space)
     named = {name: arrays[name] for name in ("codebooks", "levels", "counts", "merges")}
-    vocabulary = Vocabulary(path, space, facts=facts, **named)
+    vocabulary = Vocabulary(path, space, metadata=metadata, **named)
     _check_merges(vocabulary)
     return vocabulary
 
 
-def _check_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], space: FeatureSpace) -> None:
-    size, num_codebooks, n_mels = facts["num_tokens"], facts["num_codebooks"], facts["front_end"].get("n_mels")
-    width = max((stop - start for start, stop in facts["bands"]), default=0)
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any], space: FeatureSpace) -> None:
+    size, num_codebooks, n_mels = metadata["num_tokens"], metadata["num_codebooks"], metadata["front_end"].get("n_mels")
+    width = max((stop - start for start, stop in metadata["bands"]), default=0)
     num_stacked = space.num_stacked if len(space.components) else 0
     expected_shapes = {
         "codebooks": [num_codebooks, size, width],
@@ -242,22 +242,24 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, An
     for name in ("scale", "delta_scale"):
         if (arrays[name] <= 0).any():
             raise VOCABULARY.error(path, name, expected="above 0", found=float(arrays[name].min()))
-    if not all(0 <= start < stop <= space.num_features for start, stop in facts["bands"]):
+    if not all(0 <= start < stop <= space.num_features for start, stop in metadata["bands"]):
         raise VOCABULARY.error(
-            path, "bands", expected=f"within the {space.num_features} features", found=facts["bands"]
+            path, "bands", expected=f"within the {space.num_features} features", found=metadata["bands"]
         )
 
 
 def _check_merges(vocabulary: Vocabulary) -> None:
-    """Raise ArtifactError unless the merges join words that there are, into as many as the facts say."""
-    path, bpe = vocabulary.path, vocabulary.facts["bpe"]
+    """Raise ArtifactError unless the merges join tokens that there are, into as many as the metadata say."""
+    path, bpe = vocabulary.path, vocabulary.metadata["bpe"]
     if vocabulary.merged != bool(bpe):
-        raise VOCABULARY.error(path, "merges", expected="with facts of bpe, or neither", found=len(vocabulary.merges))
+        raise VOCABULARY.error(
+            path, "merges", expected="with metadata of bpe, or neither", found=len(vocabulary.merges)
+        )
     try:
         found = len(vocabulary.parts)
     except ValueError as error:
         raise VOCABULARY.error(path, "merges", expected="those of this vocabulary", found=error) from None
     if vocabulary.merged and found != bpe["num_tokens"]:
         raise VOCABULARY.error(
-            path, "merges", expected=f"{bpe['num_tokens']} words, as fact bpe.num_tokens", found=found
+            path, "merges", expected=f"{bpe['num_tokens']} tokens, as metadata bpe.num_tokens", found=found
         )

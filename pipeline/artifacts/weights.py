@@ -1,4 +1,4 @@
-"""Weights as a folder: `weights.safetensors`, and a JSON card with every fact that is needed to use them.
+"""Weights as a folder: `weights.safetensors`, and a JSON card with all metadata that is needed to use them.
 
 No pickle is read or written. The card holds a digest of itself, and one of the weights: a folder that was edited, mixed from
 two, or cut short does not open.
@@ -16,69 +16,67 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.artifacts.files import file_digest, replacing
 from pipeline.artifacts.layout import address_of
-from pipeline.artifacts.tables import check_facts, facts_digest
+from pipeline.artifacts.tables import check_metadata, metadata_digest
 from pipeline.errors import ArtifactError
 
 WEIGHTS = "weights.safetensors"
-EPOCHS = (
-    "epochs"  # the folder of epochs that were kept, and the fact (epoch -> digest), which a card without them has not
-)
+EPOCHS = "epochs"  # folder of the checkpoints that predict together, and their entry on the card: epoch -> digest
 
-_DIGEST = "digest"  # of all facts; stands among them on the card
+_DIGEST = "digest"  # of all metadata; stands among them on the card
 
 
 @dataclass(frozen=True)
 class WeightsSchema:
-    """Card, facts and maker of one kind of folder `<anywhere>/<model>/<fold>/<seed>`."""
+    """Card, metadata and maker of one kind of folder `<anywhere>/<model>/<fold>/<seed>`."""
 
     card: str  # name of the file
     stage: str  # that writes it, for error messages; a pattern where there are several
-    facts: Mapping[str, type]  # `weights`, their digest, is added here
+    metadata: Mapping[str, type]  # `weights`, their digest, is added here
 
     def write(
         self,
         path: Path,
         weights: Mapping[str, np.ndarray],
-        facts: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         epochs: Mapping[int, Mapping[str, np.ndarray]] | None = None,
     ) -> None:
-        """Write a folder in one step; `facts` without the weights' digest. Those of epochs get a file each."""
+        """Write a folder in one step; `metadata` without the weights' digest. Those of epochs get a file each."""
         with replacing(path) as partial:
             partial.mkdir(parents=True)
-            card = dict(facts) | {"weights": _write(partial / WEIGHTS, weights)}
+            card = dict(metadata) | {"weights": _write(partial / WEIGHTS, weights)}
             if epochs:
                 (partial / EPOCHS).mkdir()
                 card[EPOCHS] = {str(epoch): _write(_epoch_path(partial, epoch), epochs[epoch]) for epoch in epochs}
             self._check(path, card)
-            card |= {_DIGEST: facts_digest(card)}
+            card |= {_DIGEST: metadata_digest(card)}
             (partial / self.card).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
     def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return arrays by name, and the facts; checks the facts and that the weights are those written with them."""
-        facts = self.read_card(path)
-        return self._read(path, path / WEIGHTS, facts["weights"]), facts
+        """Return arrays by name, and the metadata; checks the metadata and that the weights are those written with them."""
+        metadata = self.read_card(path)
+        return self._read(path, path / WEIGHTS, metadata["weights"]), metadata
 
-    def open_epoch(self, path: Path, facts: Mapping[str, Any], epoch: int) -> dict[str, np.ndarray]:
-        """Return the arrays that a folder with these facts keeps of an epoch, by name; checked likewise."""
-        return self._read(path, _epoch_path(path, epoch), facts[EPOCHS][str(epoch)])
+    def open_epoch(self, path: Path, metadata: Mapping[str, Any], epoch: int) -> dict[str, np.ndarray]:
+        """Return the arrays that a folder with these metadata keeps of an epoch, by name; checked likewise."""
+        return self._read(path, _epoch_path(path, epoch), metadata[EPOCHS][str(epoch)])
 
     def read_card(self, path: Path) -> dict[str, Any]:
-        """Read the facts of a folder without its weights, and check that they are as written."""
+        """Read the metadata of a folder without its weights, and check that they are as written."""
         if not (path / self.card).exists():
             raise self.error(path, self.card, expected="a file", found="none")
         try:
-            facts: dict[str, Any] = json.loads((path / self.card).read_text())
+            metadata: dict[str, Any] = json.loads((path / self.card).read_text())
         except ValueError as error:  # not JSON, or not even UTF-8
             raise self.error(path, self.card, expected="JSON", found=str(error)) from None
-        written = facts.pop(_DIGEST, None)
-        found = facts_digest(facts)
+        written = metadata.pop(_DIGEST, None)
+        found = metadata_digest(metadata)
         if written != found:
-            raise self.error(path, self.card, expected=f"facts of digest {written} as written", found=found)
-        self._check(path, facts)
-        return facts
+            raise self.error(path, self.card, expected=f"metadata of digest {written} as written", found=found)
+        self._check(path, metadata)
+        return metadata
 
-    def read_facts(self, path: Path) -> dict[str, Any]:
-        """Read the facts alone, without the weights."""
+    def read_metadata(self, path: Path) -> dict[str, Any]:
+        """Read the metadata alone, without the weights."""
         return self.read_card(path)
 
     def error(self, path: Path, field: str, *, expected: object, found: object) -> ArtifactError:
@@ -98,9 +96,9 @@ class WeightsSchema:
             raise self.error(folder, field, expected="safetensors", found=str(error)) from None
         return weights
 
-    def _check(self, path: Path, facts: Mapping[str, Any]) -> None:
-        expected = {**self.facts, "weights": str} | ({EPOCHS: dict} if EPOCHS in facts else {})
-        check_facts(expected, facts, lambda key, **found: self.error(path, key, **found))
+    def _check(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        expected = {**self.metadata, "weights": str} | ({EPOCHS: dict} if EPOCHS in metadata else {})
+        check_metadata(expected, metadata, lambda key, **found: self.error(path, key, **found))
 
 
 def _epoch_path(path: Path, epoch: int) -> Path:

@@ -77,16 +77,16 @@ def refresh_manifest(
         columns = columns.filter(there)
     if labels_path is not None:
         columns = relabelled(columns, list(listing.classes), labels_path)
-    facts = {
+    metadata = {
         "corpus": identity,
         "classes": list(listing.classes),
         "label_kind": listing.label_kind,
         "licence": listing.licence,
         SETTINGS: params.settings(),
     }
-    written = not _holds(path, columns, facts)
+    written = not _holds(path, columns, metadata)
     if written:
-        CLIPS.write(path, columns, facts)
+        CLIPS.write(path, columns, metadata)
     return Refresh(len(columns), num_missing, contents.num_hashed, written, listing.left_out)
 
 
@@ -182,7 +182,7 @@ def _repeated(values: pa.ChunkedArray) -> list[str]:
 def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refresh:
     """Keep the manifest of a corpus whose audio is not on this machine, if there is one."""
     previous = _previous(path)
-    if previous is not None and previous.facts["corpus"] == identity:
+    if previous is not None and previous.metadata["corpus"] == identity:
         log.warning(
             "the audio is not here (%s: %s): keeping %s with its %d clips. What is already computed can be used; "
             "spectrograms cannot be recomputed.",
@@ -192,7 +192,7 @@ def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refres
             len(previous),
         )
         return Refresh(len(previous), previous.list("content").count(""), 0, written=False)
-    manifest = "none" if previous is None else f"that of another corpus, {previous.facts['corpus']}"
+    manifest = "none" if previous is None else f"that of another corpus, {previous.metadata['corpus']}"
     raise CorpusError(
         f"{params.root}: expected the corpus `{params.kind}` ({params.layout}), found {found}; and to go on without audio, "
         f"expected its manifest at {path}, found {manifest}. Put the corpus there, or set corpus.root in params.yaml to "
@@ -200,9 +200,9 @@ def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refres
     )
 
 
-def _holds(path: Path, columns: pa.Table, facts: dict[str, Any]) -> bool:
+def _holds(path: Path, columns: pa.Table, metadata: dict[str, Any]) -> bool:
     previous = _previous(path)
-    return previous is not None and previous.facts == facts and previous.columns.equals(columns)
+    return previous is not None and previous.metadata == metadata and previous.columns.equals(columns)
 
 
 def _previous(path: Path) -> Table | None:

@@ -35,8 +35,8 @@ def relabelled(columns: pa.Table, classes: list[str], path: Path) -> pa.Table:
     Raises CorpusError when the table is of other classes, or of clips that were published with other labels.
     """
     table = open_labels(path)
-    if table.facts["classes"] != classes:
-        found = f"{len(table.facts['classes'])} others"
+    if table.metadata["classes"] != classes:
+        found = f"{len(table.metadata['classes'])} others"
         raise CorpusError(f"{path}: classes: expected the {len(classes)} of the corpus, found {found}; enhance again")
     published, place = columns["labels"].combine_chunks(), pc.index_in(columns["clip_id"], table["clip_id"])
     place = place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place
@@ -56,14 +56,14 @@ def identity_with(identity: str, path: Path | None) -> str:
     if path is None:
         return identity
     head = LABELS.read_head(path)
-    about = {"table": path.name, "fold": head["facts"]["fold"], "digest": head["digest"]}
+    about = {"table": path.name, "fold": head["metadata"]["fold"], "digest": head["digest"]}
     return json.dumps(json.loads(identity) | {_KEY: about}, sort_keys=True, ensure_ascii=False)
 
 
 def labels_of(clips: Table) -> dict[str, Any] | None:
     """Return what is known of a manifest's labels where they are not the published ones."""
     try:
-        settings = json.loads(clips.facts["corpus"])
+        settings = json.loads(clips.metadata["corpus"])
     except json.JSONDecodeError:
         return None
     return settings.get(_KEY) if isinstance(settings, dict) else None

@@ -143,7 +143,7 @@ def check_roles(clips: Table, roles: Sequence[Role], fold: str, *, every_class_t
     owners, targets = pc.list_parent_indices(labels).to_numpy(), labels.flatten().to_numpy()
     heard = audible[owners]
     present = {role: set(targets[heard & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
-    classes: list[str] = clips.facts["classes"]
+    classes: list[str] = clips.metadata["classes"]
     untested = [name for t, name in enumerate(classes) if t not in present["test"]]
     problems = {
         "groups in two roles": _straddling(clips, codes),

@@ -97,7 +97,7 @@ class AttentionReader:
 
     def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
         """Take a network that attends to frames, and the frames that it reads. Raises SonolexError for any other model."""
-        if not validate_model_params(model.facts["model"], model.facts["params"], model.path).has_attention_maps:
+        if not validate_model_params(model.metadata["model"], model.metadata["params"], model.path).has_attention_maps:
             raise SonolexError(
                 f"{model.path}: expected a network with attention over frames, which lies in time and Hz, found "
                 f"{describe_model(model)}"
@@ -107,9 +107,9 @@ class AttentionReader:
 
     def read(self, clip_id: str) -> ClipAttention:
         """Return what the model attends to in a clip."""
-        batches = Batches(self._inputs, [clip_id], self._model.facts["input"]["normalisation"])
+        batches = Batches(self._inputs, [clip_id], self._model.metadata["input"]["normalisation"])
         batch = batches.take([0]).to(torch.device("cpu"))
-        params = self._model.facts["params"]
+        params = self._model.metadata["params"]
         depth = params["encoder"]["depth"]
         with torch.no_grad(), _KeptAttention() as kept:
             logits = self._classify(batch.inputs, batch.mask)
@@ -124,7 +124,7 @@ class AttentionReader:
             num_tokens=self._network.head.num_class_tokens,
             stem=params["stem"],
             num_frames=self._inputs.num_frames(clip_id),
-            n_mels=self._model.facts["input"]["n_mels"],
+            n_mels=self._model.metadata["input"]["n_mels"],
         )
 
     def _classify(self, inputs: Tensor, mask: Tensor | None) -> Tensor:

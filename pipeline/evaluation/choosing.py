@@ -93,7 +93,7 @@ def choose_in_turn(clips: Iterable[tuple[str, int]], num_classes: int, count: in
     return chosen[:count]
 
 
-def shuffle(clips: Sequence[str]) -> list[str]:
+def order_by_hash(clips: Sequence[str]) -> list[str]:
     """Return clips in the order of their hashes: the first n of them are a draw of n."""
     return sorted(clips, key=_by_hash)
 

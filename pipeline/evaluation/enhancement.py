@@ -34,7 +34,7 @@ from pipeline.corpora.relabelling import UsedLabels, labels_of
 from pipeline.corpora.splitting import part_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.params import NameParam, TrackedPath
 
 Threshold = Literal["mean", "median", "percentile_25", "percentile_10", "percentile_5"]
@@ -143,7 +143,7 @@ def out_of_fold(
     Raises CorpusError or ArtifactError when a clip has exactly one label or others than published, and when a clip was
     trained on by the model that scores it, is tested by several parts or by none, or belongs to what the fold tests.
     """
-    if clips.facts["label_kind"] != "many":
+    if clips.metadata["label_kind"] != "many":
         found = "exactly one, which leaves no room for another"
         raise CorpusError(f"{clips.path}: label_kind: expected any number of labels a clip (many), found {found}")
     if (about := labels_of(clips)) is not None:
@@ -161,7 +161,7 @@ def out_of_fold(
             for seed in experiment.seeds
         ]
         members.append(average_predictions(tables, "test"))
-        weights += [str(table.facts["weights"]) for table in tables]
+        weights += [str(table.metadata["weights"]) for table in tables]
         tested = set(clips_of(open_split(layout.split(part)), "test"))
         if trained := [clip for clip in members[-1].clip_ids if clip not in tested]:
             raise PREDICTIONS.error(

@@ -41,13 +41,13 @@ def score_clips(predictions: Table, role: Role) -> ScoredClips:
     if not rows.size:
         found = ", ".join(sorted(set(predictions.list("role")))) or "no clips"
         raise PREDICTIONS.error(predictions.path, "role", expected=f"clips of role {role}", found=found)
-    facts, clip_ids = predictions.facts, predictions.list("clip_id")
+    metadata, clip_ids = predictions.metadata, predictions.list("clip_id")
     return ScoredClips(
-        fold=facts["fold"],
-        classes=tuple(facts["classes"]),
-        label_kind=facts["label_kind"],
+        fold=metadata["fold"],
+        classes=tuple(metadata["classes"]),
+        label_kind=metadata["label_kind"],
         clip_ids=tuple(clip_ids[row] for row in rows),
-        scores=to_scores(matrix(predictions, "logits")[rows], facts["label_kind"]),
+        scores=to_scores(matrix(predictions, "logits")[rows], metadata["label_kind"]),
         targets=matrix(predictions, "targets")[rows],
     )
 

@@ -6,7 +6,7 @@ from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.tables import Table
 from pipeline.evaluation.ensemble import ScoredClips, average_predictions
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +51,15 @@ def open_experiment_predictions(params: ExperimentParams, layout: Layout) -> Exp
     first = tables[runs[0]]
     for table in tables.values():
         for key in ("classes", "label_kind"):
-            if table.facts[key] != first.facts[key]:
-                expected = f"{first.facts[key]}, as {first.path}"
-                raise PREDICTIONS.error(table.path, f"fact {key}", expected=expected, found=table.facts[key])
+            if table.metadata[key] != first.metadata[key]:
+                expected = f"{first.metadata[key]}, as {first.path}"
+                raise PREDICTIONS.error(table.path, f"metadata {key}", expected=expected, found=table.metadata[key])
     return ExperimentPredictions(params, tables)
 
 
 def _open(layout: Layout, run: RunId) -> Table:
     table = open_predictions(layout.prediction(run))
     for key, expected in (("model", run.model.name), ("fold", run.fold), ("seed", run.seed)):
-        if table.facts[key] != expected:
-            raise PREDICTIONS.error(table.path, f"fact {key}", expected=expected, found=table.facts[key])
+        if table.metadata[key] != expected:
+            raise PREDICTIONS.error(table.path, f"metadata {key}", expected=expected, found=table.metadata[key])
     return table

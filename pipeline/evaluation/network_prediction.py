@@ -2,8 +2,8 @@
 
 A network with kept epochs predicts their mean: the checkpoint ensemble of PSLA and AST (Gong et al., 2021), which takes the
 mean of probabilities, as all ensembles here (`pipeline/evaluation/ensemble.py`). Which epochs count is decided before
-training, by `train.keep_epochs`, and not by what any of them says of test clips. Time steps, attention and exports are of
-the weights at the end of training.
+training, by `train.checkpoint_ensemble`, and not by what any of them says of test clips. Time steps, attention and exports
+are of the weights at the end of training.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pipeline.errors import SonolexError
 from pipeline.evaluation.prediction import CLIPS_PER_BATCH, describe_model, params_of
 from pipeline.models.network import Network, NetworkParams
 from pipeline.training.batches import Batches
-from pipeline.training.distributed import open_world
+from pipeline.training.distributed import init_distributed
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.logits import predict_logits
 
@@ -32,15 +32,15 @@ class TimeStepLogits(NamedTuple):
 
 def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
     """Return logits (clip, class) float32 for these clips, in order. Processes under torchrun share them."""
-    batches = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
+    batches = Batches(inputs, clip_ids, model.metadata["input"]["normalisation"])
     members: list[np.ndarray] = []
-    with open_world() as world:
+    with init_distributed() as context:
         for member in open_members(model):
-            network = build_network(member).to(world.device)
+            network = build_network(member).to(context.device)
             if not members:
                 warn_of_cut_clips(inputs, clip_ids, network.stem)
-            members.append(predict_logits(network, batches, CLIPS_PER_BATCH, world).numpy())
-    return members[0] if len(members) == 1 else average_logits(members, model.facts["label_kind"])
+            members.append(predict_logits(network, batches, CLIPS_PER_BATCH, context).numpy())
+    return members[0] if len(members) == 1 else average_logits(members, model.metadata["label_kind"])
 
 
 def average_logits(members: Sequence[np.ndarray], label_kind: LabelKind) -> np.ndarray:
@@ -73,7 +73,7 @@ def predict_time_steps(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[s
         )
     warn_of_cut_clips(inputs, clip_ids, network.stem)
     found = []
-    batches = Batches(inputs, clip_ids, model.facts["input"]["normalisation"])
+    batches = Batches(inputs, clip_ids, model.metadata["input"]["normalisation"])
     with torch.no_grad():
         for stored in batches.in_order(CLIPS_PER_BATCH):
             batch = stored.to(torch.device("cpu"))
@@ -88,6 +88,6 @@ def build_network(model: TrainedModel) -> Network:
     """Return a stored network with its weights, as it predicts."""
     torch.set_flush_denormal(True)
     params = cast(NetworkParams, params_of(model))
-    network = Network(params, model.facts["input"], len(model.facts["classes"]))
+    network = Network(params, model.metadata["input"], len(model.metadata["classes"]))
     network.load_state_dict({name: torch.from_numpy(array) for name, array in model.weights.items()})
     return network.eval()

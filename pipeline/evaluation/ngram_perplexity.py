@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pipeline.artifacts.ngram_perplexity import ALL_CLASSES, NgramPerplexity
-from pipeline.vocabulary.ngrams import count_ngrams, sentence_sums, word_probabilities
+from pipeline.vocabulary.ngrams import count_ngrams, sequence_sums, token_probabilities
 from pipeline.vocabulary.sampling import choose_clips
 
 ORDERS = (1, 2, 3)
@@ -56,8 +56,8 @@ def _clip_bits(training: Sequence[np.ndarray], clips: Sequence[np.ndarray], *, s
     heard, new = ([row for clip in part for row in clip] for part in (training, clips))
     books = np.arange(num_codebooks)
     levels = count_ngrams(heard, np.tile(books, len(training)), num_languages=num_codebooks, size=size, order=order)
-    bits = -np.log2(word_probabilities(levels, new, np.tile(books, len(clips))))
-    return np.asarray(sentence_sums(bits, new).reshape(-1, num_codebooks).sum(axis=1))
+    bits = -np.log2(token_probabilities(levels, new, np.tile(books, len(clips))))
+    return np.asarray(sequence_sums(bits, new).reshape(-1, num_codebooks).sum(axis=1))
 
 
 def over_folds(folds: Iterable[Sequence[NgramPerplexity]]) -> dict[str, list[NgramPerplexity]]:

@@ -34,7 +34,7 @@ def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.
 
 def describe_model(model: TrainedModel) -> str:
     """Return a stored model's kind and the kinds of its parts, for messages."""
-    section = model.facts["params"]
+    section = model.metadata["params"]
     parts = [f"{name} {section[name]['kind']}" for name in ("input", "stem", "encoder", "head") if name in section]
     return " with ".join(
         [f"the kind {section['kind']}", ", ".join(parts)] if parts else [f"the kind {section['kind']}"]
@@ -43,4 +43,4 @@ def describe_model(model: TrainedModel) -> str:
 
 def params_of(model: TrainedModel) -> ModelParams:
     """Return the checked params that a stored model was built by."""
-    return validate_model_params(model.facts["model"], model.facts["params"], model.path / "model.json")
+    return validate_model_params(model.metadata["model"], model.metadata["params"], model.path / "model.json")

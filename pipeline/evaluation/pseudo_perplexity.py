@@ -1,9 +1,9 @@
 """Pseudo-perplexity of tokens, per class, under a pretrained model.
 
-After Salazar et al., 2020, "Masked Language Model Scoring" (arXiv 1910.14659): every word of a clip is hidden once and told
-from the others, and the exponential of its mean surprise says among how many equally likely words the model would have to
-guess. They hide one word at a time; here blocks are hidden, as in pretraining, since the words beside a frame's nearly say
-it: the number of words at a time is that of the pretraining, and figures of other settings do not compare.
+After Salazar et al., 2020, "Masked Language Model Scoring" (arXiv 1910.14659): every token of a clip is hidden once and told
+from the others, and the exponential of its mean surprise says among how many equally likely tokens the model would have to
+guess. They hide one token at a time; here blocks are hidden, as in pretraining, since the tokens beside a frame's nearly say
+it: the number of tokens at a time is that of the pretraining, and figures of other settings do not compare.
 
 Conventions: surprise in nats; over several codebooks a place counts as their mean.
 """
@@ -19,8 +19,8 @@ import torch
 
 from pipeline.artifacts.files import replacing
 from pipeline.training.batches import Batches
-from pipeline.training.masked_words import fill_in
-from pipeline.training.word_predictor import WordPredictor
+from pipeline.training.masked_tokens import fill_in
+from pipeline.training.token_predictor import TokenPredictor
 
 ALL_CLASSES = "(all)"  # in the place of a class: every clip once
 
@@ -34,12 +34,12 @@ class PerplexityRow(NamedTuple):
     num_clips: int
     num_places: int
     pseudo_perplexity: float
-    unigram_perplexity: float  # of what knows the words' frequencies alone
+    unigram_perplexity: float  # of what knows the tokens' frequencies alone
 
 
 @torch.no_grad()
 def measure_surprise(
-    model: WordPredictor, batches: Batches, *, share: float, span: int
+    model: TokenPredictor, batches: Batches, *, share: float, span: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return every clip's mean surprise over its places, and how many these are: both (clip,)."""
     model.eval()

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import SonolexError
 from pipeline.execution.code import project_sources
-from pipeline.execution.losses import Losses
 from pipeline.execution.stage import StageReport
+from pipeline.execution.worker_failures import Losses
 
 if TYPE_CHECKING:
     from distributed import Client, Future

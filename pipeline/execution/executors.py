@@ -14,10 +14,10 @@ from pydantic import NonNegativeInt, ValidationInfo, field_validator
 
 from pipeline.execution.dask_cluster import run_on_cluster
 from pipeline.execution.local import run_here, run_in_processes
-from pipeline.execution.losses import Losses
 from pipeline.execution.progress import progress
 from pipeline.execution.stage import StageReport
 from pipeline.execution.threads import num_cores
+from pipeline.execution.worker_failures import Losses
 from pipeline.params import Params, SharedFolder
 
 S = TypeVar("S")

@@ -40,7 +40,7 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if launched() else 0
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Say whether this process is the one that writes."""
     return rank() == 0
 

@@ -18,10 +18,10 @@ from itertools import islice
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
-from pipeline.execution.losses import Losses
 from pipeline.execution.memory import own_peak_memory
 from pipeline.execution.stage import StageReport
 from pipeline.execution.threads import THREAD_VARIABLES, num_threads
+from pipeline.execution.worker_failures import Losses
 
 log = logging.getLogger(__name__)
 

@@ -54,9 +54,9 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def trained_threads(facts: Mapping[str, Any]) -> int:
-    """Return how many threads a stored model was trained on, by its facts; 1 where it does not say."""
-    return int(facts.get(SETTINGS, {}).get(TRAINING_THREADS, 1))
+def trained_threads(metadata: Mapping[str, Any]) -> int:
+    """Return how many threads a stored model was trained on, by its metadata; 1 where it does not say."""
+    return int(metadata.get(SETTINGS, {}).get(TRAINING_THREADS, 1))
 
 
 @contextmanager

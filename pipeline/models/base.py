@@ -1,4 +1,4 @@
-"""Contract of all models: the base of their sections of params.yaml, and the facts of the data that they are built for.
+"""Contract of all models: the base of their sections of params.yaml, and the metadata of the data that they are built for.
 
 Imports no torch: classical models start without it.
 """
@@ -22,15 +22,15 @@ class Normalisation(TypedDict):
     std: float
 
 
-class PretrainedFacts(TypedDict, total=False):
+class PretrainedMetadata(TypedDict, total=False):
     """What a trained model records of the published weights that it started from."""
 
     digest: str  # of the weights file
     norm_epsilons: list[float]  # of the encoder's layer norms and of the head's; absent where they are the parts' own
 
 
-class InputFacts(TypedDict, total=False):
-    """Facts of the data that a model is built for; stored with it."""
+class InputMetadata(TypedDict, total=False):
+    """Metadata of the data that a model is built for; stored with it."""
 
     n_mels: int  # frames
     log_floor: float  # frames: the front end's smallest value
@@ -38,8 +38,10 @@ class InputFacts(TypedDict, total=False):
     vocabulary_size: int  # tokens
     num_codebooks: int  # tokens
     bands: list[list[int]]  # tokens: [first, last) feature of each codebook's codes
-    pretrained: PretrainedFacts  # networks that started from published weights
-    masked_pretraining: dict[str, object]  # networks that started from masked-token pretraining: facts of its artifact
+    pretrained: PretrainedMetadata  # networks that started from published weights
+    masked_pretraining: dict[
+        str, object
+    ]  # networks that started from masked-token pretraining: metadata of its artifact
 
 
 NOT_NORMALISED = Normalisation(kind="none", std_scale=1.0, mean=0.0, std=1.0)

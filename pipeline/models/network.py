@@ -11,7 +11,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from pipeline.models.base import InputFacts, ModelParams, Normalisation, Reads
+from pipeline.models.base import InputMetadata, ModelParams, Normalisation, Reads
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.neural_model import NeuralModel
 from pipeline.models.parts import EncoderParams, HeadParams, InputParams, Statistics, StemParams
@@ -92,18 +92,18 @@ class Network(NeuralModel):
 
     Params: ClassVar[type[NetworkParams]] = NetworkParams
 
-    def __init__(self, params: NetworkParams, facts: InputFacts, num_classes: int) -> None:
-        """Build a network with random weights for data with these facts."""
+    def __init__(self, params: NetworkParams, metadata: InputMetadata, num_classes: int) -> None:
+        """Build a network with random weights for data with these metadata."""
         super().__init__()
-        self.input = INPUTS[params.input.kind](params.input, facts)
+        self.input = INPUTS[params.input.kind](params.input, metadata)
         self.stem = STEMS[params.stem.kind](params.stem, self.input, params.encoder.input_width)
         self.encoder = ENCODERS[params.encoder.kind](params.encoder, self.stem)
         self.head = HEADS[params.head.kind](params.head, self.stem, self.encoder, num_classes)
         self.embedding_rate = self.input.embedding_rate
         self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
         self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
-        if "norm_epsilons" in facts.get("pretrained", {}):
-            for part, epsilon in zip((self.encoder, self.head), facts["pretrained"]["norm_epsilons"], strict=True):
+        if "norm_epsilons" in metadata.get("pretrained", {}):
+            for part, epsilon in zip((self.encoder, self.head), metadata["pretrained"]["norm_epsilons"], strict=True):
                 _set_norm_epsilons(part, epsilon)
 
     def embed(self, inputs: Tensor) -> Tensor:

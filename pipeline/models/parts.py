@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.base import NOT_NORMALISED, InputFacts, Normalisation, Reads
+from pipeline.models.base import NOT_NORMALISED, InputMetadata, Normalisation, Reads
 from pipeline.params import Params
 
 Statistics = tuple[float, float]  # mean and standard deviation
@@ -57,7 +57,7 @@ class Input(nn.Module, ABC):
     neighbours: Tensor  # (codebook, token, near token); where there is a mask token
     embedding_rate: float = 1.0  # learning rate of embeddings over that of all other weights
 
-    def __init__(self, params: InputParams, facts: InputFacts) -> None:
+    def __init__(self, params: InputParams, metadata: InputMetadata) -> None:
         super().__init__()
 
     @property

@@ -20,15 +20,15 @@ from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.page import PageContent, VocabularyKey
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.report_settings import ReportParams
-from pipeline.reporting.words import (
-    Words,
+from pipeline.reporting.token_use import (
+    TokenUse,
     count_by_class,
-    count_words,
+    count_tokens,
     length_shares,
-    require_words_of,
-    spread_words,
+    require_tokens_of,
+    spread_tokens,
     stabilities,
-    word_statistics,
+    token_statistics,
 )
 
 
@@ -40,29 +40,29 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
     clips, spectrogram = open_clips(layout.clips), open_spectrogram(layout.spectrogram)
     names = experiment.params.vocabularies
     vocabularies: dict[VocabularyKey, Vocabulary] = {}
-    words: dict[str, Words] = {}
+    tokens: dict[str, TokenUse] = {}
     for name in names:
         own = {fold: open_vocabulary(layout.vocabulary(name, fold)) for fold in experiment.params.folds}
         vocabularies |= {(name, fold): vocabulary for fold, vocabulary in own.items()}
-        words[name] = describe_words(name, own, clips, layout)
+        tokens[name] = describe_tokens(name, own, clips, layout)
     scores = score_experiment(experiment)
     shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst)
     sources = GallerySources(
         clips={row["clip_id"]: row for row in clips.columns.to_pylist() if row["clip_id"] in shown.all},
-        classes=clips.facts["classes"],
+        classes=clips.metadata["classes"],
         spectrogram=spectrogram,
         vocabularies={fold: vocabulary for (name, fold), vocabulary in vocabularies.items() if name == names[0]},
         tokens={fold: layout.tokens(names[0], fold) for fold in experiment.params.folds} if names else {},
         attention={entry: _attention_maps(layout, entry, experiment, shown.all) for entry in params.attention},
         audio_path=audio,
     )
-    one = clips.facts["label_kind"] == "one"
+    one = clips.metadata["label_kind"] == "one"
     return PageContent(
         experiment=experiment,
         clips=clips,
         spectrogram=spectrogram,
         vocabularies=vocabularies,
-        words=words,
+        tokens=tokens,
         curves={model: training_curves(layout, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
@@ -72,41 +72,41 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
     )
 
 
-def describe_words(name: str, vocabularies: Mapping[str, Vocabulary], clips: Table, layout: Layout) -> Words:
-    """Read the words that a vocabulary `name` has in every fold, one fold after the other, and say what there is to say."""
+def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: Table, layout: Layout) -> TokenUse:
+    """Read the tokens that a vocabulary `name` has in every fold, one fold after the other, and say what there is to say."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
     counts, joint, spread, merged_lengths = {}, {}, {}, {}
     for fold, vocabulary in vocabularies.items():
         tokens, split = open_tokens(layout.tokens(name, fold)), open_split(layout.split(fold))
-        require_words_of(tokens, vocabulary)
-        sentences = token_arrays(tokens)
-        counts[fold], spread[fold] = count_words(tokens), spread_words(sentences, vocabulary)
+        require_tokens_of(tokens, vocabulary)
+        sequences = token_arrays(tokens)
+        counts[fold], spread[fold] = count_tokens(tokens), spread_tokens(sequences, vocabulary)
         own = {clip: labels[clip] for clip in clips_of(split, "train") if clip in labels}
-        joint[fold] = count_by_class(tokens, own, len(clips.facts["classes"]))
+        joint[fold] = count_by_class(tokens, own, len(clips.metadata["classes"]))
         if vocabulary.merged:
-            test = [sentences[clip] for clip in clips_of(split, "test") if clip in sentences]
+            test = [sequences[clip] for clip in clips_of(split, "test") if clip in sequences]
             merged_lengths[fold] = length_shares(vocabulary, test)
     stability = stabilities(spread)
     statistics = {
-        fold: word_statistics(
+        fold: token_statistics(
             counts[fold],
             frame_rate=vocabulary.frame_rate,
             joint=joint[fold],
-            distortion=float(vocabulary.facts["fit"]["distortion"]),
+            distortion=float(vocabulary.metadata["fit"]["distortion"]),
             stability=stability[fold],
         )
         for fold, vocabulary in vocabularies.items()
     }
     perplexity = {fold: read_ngram_perplexity(layout.ngram_perplexity(name, fold)) for fold in vocabularies}
-    return Words(counts, statistics, merged_lengths, perplexity)
+    return TokenUse(counts, statistics, merged_lengths, perplexity)
 
 
 def _attention_maps(layout: Layout, entry: str, experiment: Experiment, shown: Sequence[str]) -> dict[str, np.ndarray]:
     """Return clip_id -> attention of a model, and check that all clips shown have one, from the weights that predicted."""
     table = open_attention(layout.attention(entry))
-    for fold, digest in table.facts["weights"].items():
-        predictions = experiment.tables.get(RunId.of(entry, fold, table.facts["seed"]))
-        expected = predictions.facts["weights"] if predictions else "none: the experiment has no such fold and seed"
+    for fold, digest in table.metadata["weights"].items():
+        predictions = experiment.tables.get(RunId.of(entry, fold, table.metadata["seed"]))
+        expected = predictions.metadata["weights"] if predictions else "none: the experiment has no such fold and seed"
         if expected != digest:
             raise ATTENTION.error(table.path, f"weights of fold {fold}", expected=expected, found=digest)
     maps = attention_maps(table)

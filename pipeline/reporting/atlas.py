@@ -1,7 +1,7 @@
-"""The atlas: one vocabulary to look at and listen to, word by word and in whole clips, as one HTML file.
+"""The atlas: one vocabulary to look at and listen to, token by token and in whole clips, as one HTML file.
 
 Conventions: as in `pipeline/reporting/page.py`, everything comes from artifacts, and the same artifacts give the same bytes.
-Words are numbered codebook by codebook: codebook times size plus word. The page's script draws them from `data`, as JSON.
+Tokens are numbered codebook by codebook: codebook times size plus token. The page's script draws them from `data`, as JSON.
 """
 
 import base64
@@ -15,17 +15,17 @@ import numpy as np
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
 from pipeline.reporting.atlas_content import AtlasContent
-from pipeline.reporting.atlas_sounds import Snippet, SpokenClip, decibels
-from pipeline.reporting.atlas_words import CodebookPatterns, class_rates, nearest_words
+from pipeline.reporting.atlas_sounds import ResynthesisedClip, Snippet, decibels
+from pipeline.reporting.atlas_tokens import CodebookPatterns, class_rates, nearest_tokens
 from pipeline.reporting.pictures import mel_picture, peaks, sound_address
 from pipeline.reporting.rendering import write_html
-from pipeline.reporting.words import WordStatistics, word_statistics
+from pipeline.reporting.token_use import TokenStatistics, token_statistics
 from pipeline.spectrogram.band_scale import band_positions, tick_labels
 from pipeline.vocabulary.statistics import zipf_slope
 
 TEMPLATE = "atlas.html.j2"
 
-_CLASSES = 5  # bars of a word
+_CLASSES = 5  # bars of a token
 _NEIGHBOURS = 5
 _PEAKS = 48  # of a snippet's outline
 _COLUMNS = 320  # of a clip's picture, at most
@@ -56,31 +56,31 @@ def write_atlas(path: Path, content: AtlasContent) -> None:
 
 def atlas_values(content: AtlasContent) -> dict[str, Any]:
     """Return the template's values."""
-    facts, clips = content.vocabulary.facts, content.clips
-    sounds = Sounds(content.spectrogram.facts["sample_rate"])
-    classes = clips.facts["classes"]
+    metadata, clips = content.vocabulary.metadata, content.clips
+    sounds = Sounds(content.spectrogram.metadata["sample_rate"])
+    classes = clips.metadata["classes"]
     usage = [
         (name, _usage(content, counts))
         for name, counts in (("all", content.counts), ("training", content.training_counts))
     ]
-    cards = [_clip_card(content, clip, spoken, sounds) for clip, spoken in content.spoken.items()]
+    cards = [_clip_card(content, clip, resynthesised, sounds) for clip, resynthesised in content.resynthesised.items()]
     averages = {
-        name: float(np.mean([spoken.distance[name] for spoken in content.spoken.values()]))
-        for name in ("words", "snippets", "log_mel")
-        if content.spoken
+        name: float(np.mean([resynthesised.distance[name] for resynthesised in content.resynthesised.values()]))
+        for name in ("tokens", "snippets", "log_mel")
+        if content.resynthesised
     }
     rates = class_rates(content.class_counts).reshape(-1, len(classes))[content.counts.ravel() > 0]
-    slope, label = zipf_slope(content.counts.ravel()), f"fold {facts['fold']}"
+    slope, label = zipf_slope(content.counts.ravel()), f"fold {metadata['fold']}"
     return {
-        "corpus": corpus_name(clips.facts["corpus"]),
-        "licence": clips.facts["licence"],
+        "corpus": corpus_name(clips.metadata["corpus"]),
+        "licence": clips.metadata["licence"],
         "classes": classes,
         "num_clips": len(clips),
-        "facts": facts,
+        "metadata": metadata,
         "digest": content.vocabulary.digest()[:12],
         "params": content.params,
-        "front_end": content.spectrogram.facts,
-        "num_words": content.counts.size,
+        "front_end": content.spectrogram.metadata,
+        "num_tokens": content.counts.size,
         "explanation": _explanation(content),
         "curve": _curve(content),
         "tiles": _tiles(content, usage[0][1], averages),
@@ -91,85 +91,87 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "num_silent": int((content.counts > 0).sum() - content.sounding.sum()),
         "usage": usage,
         "rank_figure": figures.rank_figure({label: content.counts}, {label: math.nan if slope is None else slope}),
-        "class_figure": figures.class_word_figure(rates, classes) if len(classes) <= _MOST_CLASSES else "",
-        "num_listened": int((content.heard.stop - content.heard.start).sum()),
-        "num_listened_clips": len(content.heard.clips),
-        "num_units": len(content.heard.units),
+        "class_figure": figures.class_token_figure(rates, classes) if len(classes) <= _MOST_CLASSES else "",
+        "num_listened": int((content.occurrences.stop - content.occurrences.start).sum()),
+        "num_listened_clips": len(content.occurrences.clips),
+        "num_units": len(content.occurrences.units),
         "data": _data(content, sounds),
     }
 
 
-def _usage(content: AtlasContent, counts: np.ndarray) -> WordStatistics:
-    """Describe counts (codebook, word)."""
-    return word_statistics(
+def _usage(content: AtlasContent, counts: np.ndarray) -> TokenStatistics:
+    """Describe counts (codebook, token)."""
+    return token_statistics(
         counts,
-        frame_rate=content.word_rate,
+        frame_rate=content.token_rate,
         joint=content.training_class_counts,
-        distortion=float(content.vocabulary.facts["fit"]["distortion"]),
+        distortion=float(content.vocabulary.metadata["fit"]["distortion"]),
         stability=math.nan,  # of folds, of which one is shown
     )
 
 
 def _explanation(content: AtlasContent) -> tuple[str, str, str]:
-    """Return what one sees, in three sentences."""
+    """Return what one sees, in three token sequences."""
     number, size = content.counts.shape
-    words = f"the nearest of {size} words" if number == 1 else f"a word from each of {number} codebooks of {size}"
+    tokens = f"the nearest of {size} tokens" if number == 1 else f"a token from each of {number} codebooks of {size}"
     return (
-        f"This vocabulary rewrites a clip as a sentence: every {1000 / content.word_rate:.0f} ms become {words}, "
-        f"learnt from the training clips of fold {content.vocabulary.facts['fold']} alone.",
-        "Each word is shown with what it stands for, the classes that it occurs in, the words most like it, and the real "
+        f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become {tokens}, "
+        f"learnt from the training clips of fold {content.vocabulary.metadata['fold']} alone.",
+        "Each token is shown with what it stands for, the classes that it occurs in, the tokens most like it, and the real "
         "snippets that come nearest to it.",
-        "Whole clips, turned into sound again from their words alone, let you hear what a sentence keeps of the original.",
+        "Whole clips, resynthesised from their tokens alone, let you hear what a token sequence keeps of the original.",
     )
 
 
 def _curve(content: AtlasContent) -> str:
-    """Return what a word's picture shows."""
+    """Return what a token's picture shows."""
     low, high = _range(content, 0)
     if content.codebooks[0].patterns.shape[1] > 1:
-        return "The patch is what the word stands for: time to the right, frequency upwards, bright is loud."
-    changes = " (of later codebooks: what it adds to the mean of their words)" if content.codebooks[-1].change else ""
+        return "The patch is what the token stands for: time to the right, frequency upwards, bright is loud."
+    changes = " (of later codebooks: what it adds to the mean of their tokens)" if content.codebooks[-1].change else ""
     scale = f"{low:.0f} to {high:.0f} dB" if len(content.codebooks) == 1 else "the range of its codebook"
-    return f"The curve is what the word stands for{changes}, over Hz; its height is {scale.replace('-', '−')}."
+    return f"The curve is what the token stands for{changes}, over Hz; its height is {scale.replace('-', '−')}."
 
 
 def _range(content: AtlasContent, number: int) -> tuple[float, float]:
-    """Return the lowest and highest dB of a codebook's words that occur."""
-    used = content.codebooks[number].patterns[content.counts[number] > 0] * decibels(content.spectrogram.facts)
+    """Return the lowest and highest dB of a codebook's tokens that occur."""
+    used = content.codebooks[number].patterns[content.counts[number] > 0] * decibels(content.spectrogram.metadata)
     return (float(used.min()), float(used.max())) if used.size else (0.0, 1.0)
 
 
-def _tiles(content: AtlasContent, usage: WordStatistics, averages: dict[str, float]) -> list[tuple[str, str, str]]:
+def _tiles(content: AtlasContent, usage: TokenStatistics, averages: dict[str, float]) -> list[tuple[str, str, str]]:
     """Return name, figure and remark of the page's first numbers."""
     span, mels = content.vocabulary.space.stack, content.spectrogram.n_mels
     frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"
     tiles = [
-        ("A word spans", f"{1000 / content.word_rate:.0f} ms", frames),
+        ("A token spans", f"{1000 / content.token_rate:.0f} ms", frames),
         (
-            "Sentences say",
+            "Token sequences say",
             f"{usage.bits_per_second:.0f} bits/s",
             f"perplexity {usage.perplexity:.0f} of {content.counts.shape[1]}",
         ),
     ]
     if averages:
         remark = f"and with every frame's own log-mel {averages['log_mel']:.1f} dB"
-        tiles.append(("Resynthesis is off by", f"{averages['words']:.1f} dB", remark))
+        tiles.append(("Resynthesis is off by", f"{averages['tokens']:.1f} dB", remark))
     return tiles
 
 
-def _clip_card(content: AtlasContent, clip: str, spoken: SpokenClip, sounds: Sounds) -> dict[str, Any]:
+def _clip_card(content: AtlasContent, clip: str, resynthesised: ResynthesisedClip, sounds: Sounds) -> dict[str, Any]:
     """Return what the page shows of a clip; its versions share one gain, so that they compare."""
-    waveforms = {"original": spoken.original} | spoken.versions
+    waveforms = {"original": resynthesised.original} | resynthesised.versions
     peak = max(float(np.abs(waveform).max()) for waveform in waveforms.values())
-    low, high = (float(value) for value in np.percentile(spoken.frames["original"], [1, 99.7]))
+    low, high = (float(value) for value in np.percentile(resynthesised.frames["original"], [1, 99.7]))
     return {
         "clip_id": clip,
         "labels": content.labels[clip],
-        "seconds": len(spoken.frames["original"]) / content.spectrogram.frame_rate,
-        "num_words": content.num_words[clip],
-        "distance": spoken.distance,
+        "seconds": len(resynthesised.frames["original"]) / content.spectrogram.frame_rate,
+        "num_tokens": content.num_tokens[clip],
+        "distance": resynthesised.distance,
         "sounds": {name: sounds.add(waveform, peak, outline=False) for name, waveform in waveforms.items()},
-        "pictures": {name: mel_picture(_fewer_columns(frames), low, high) for name, frames in spoken.frames.items()},
+        "pictures": {
+            name: mel_picture(_fewer_columns(frames), low, high) for name, frames in resynthesised.frames.items()
+        },
     }
 
 
@@ -182,31 +184,33 @@ def _fewer_columns(frames: np.ndarray) -> np.ndarray:
 
 
 def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
-    """Return what the script draws the words from; see `atlas.js.j2`."""
+    """Return what the script draws the tokens from; see `atlas.js.j2`."""
     import matplotlib as mpl
 
-    facts, shape = content.spectrogram.facts, content.counts.shape
-    grid = np.arange(1.0, facts["sample_rate"] / 2, 5.0)
-    hertz = [round(value) for value in np.interp(range(facts["n_mels"]), band_positions(facts, grid.tolist()), grid)]
-    num_classes = len(content.clips.facts["classes"])
+    metadata, shape = content.spectrogram.metadata, content.counts.shape
+    grid = np.arange(1.0, metadata["sample_rate"] / 2, 5.0)
+    hertz = [
+        round(value) for value in np.interp(range(metadata["n_mels"]), band_positions(metadata, grid.tolist()), grid)
+    ]
+    num_classes = len(content.clips.metadata["classes"])
     rates = class_rates(content.class_counts).reshape(-1, num_classes)
-    clip_numbers = {clip: number for number, clip in enumerate(content.heard.clips)}
+    clip_numbers = {clip: number for number, clip in enumerate(content.occurrences.clips)}
     numbers = [_add_snippet(sounds, waveform) for waveform in content.snippets.waveforms]
     named = [
-        [clip, ", ".join(content.labels[clip]) or "no class"] for clip in content.heard.clips
+        [clip, ", ".join(content.labels[clip]) or "no class"] for clip in content.occurrences.clips
     ]  # of training alone: other clips are no snippet's
-    vectors = content.vocabulary.word_vectors()
+    vectors = content.vocabulary.token_vectors()
     shift = np.arange(shape[0])[:, None, None] * shape[1]
-    neighbours = np.stack([nearest_words(codebook, _NEIGHBOURS) for codebook in vectors]) + shift
+    neighbours = np.stack([nearest_tokens(codebook, _NEIGHBOURS) for codebook in vectors]) + shift
     magma = np.round(255 * mpl.colormaps["magma"](np.arange(256))[:, :3]).astype(int) @ [65536, 256, 1]
     return {
         "size": shape[1],
         "codebooks": [_codebook(content, number, hertz) for number in range(shape[0])],
-        "ticks": [[round(place, 2), label] for place, label in tick_labels(facts).items()],
+        "ticks": [[round(place, 2), label] for place, label in tick_labels(metadata).items()],
         "hertz": hertz,
         "empty": content.empty_bands,
         "colours": magma.tolist() if content.codebooks[0].patterns.shape[1] > 1 else [],
-        "classes": content.clips.facts["classes"],
+        "classes": content.clips.metadata["classes"],
         "counts": content.counts.ravel().tolist(),
         "training": content.training_counts.ravel().tolist(),
         "total": int(content.counts[0].sum()),
@@ -216,8 +220,8 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         "brightness": [round(float(value), 3) for book in content.codebooks for value in book.brightness],
         "neighbours": neighbours.reshape(-1, neighbours.shape[2]).tolist(),
         "snippets": {
-            codebook * shape[1] + word: [_snippet(snippet, numbers, clip_numbers) for snippet in some]
-            for (codebook, word), some in content.snippets.of_word.items()
+            codebook * shape[1] + token: [_snippet(snippet, numbers, clip_numbers) for snippet in some]
+            for (codebook, token), some in content.snippets.of_token.items()
         },
         "clips": named if content.snippets.waveforms else [],
         "sounds": sounds.listed,
@@ -226,12 +230,12 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
 
 
 def _still(content: AtlasContent) -> list[int]:
-    """Return the words that stand for digital silence: nothing in their bands lies above the front end's floor."""
-    floor = content.spectrogram.facts["log_floor"] + 1 / decibels(content.spectrogram.facts)  # within a dB
+    """Return the tokens that stand for digital silence: nothing in their bands lies above the front end's floor."""
+    floor = content.spectrogram.metadata["log_floor"] + 1 / decibels(content.spectrogram.metadata)  # within a dB
     found = [not book.change and (book.patterns < floor).all(axis=(1, 2)) for book in content.codebooks]
     return [
-        int(word)
-        for word in np.flatnonzero(np.concatenate([np.broadcast_to(f, content.counts.shape[1]) for f in found]))
+        int(token)
+        for token in np.flatnonzero(np.concatenate([np.broadcast_to(f, content.counts.shape[1]) for f in found]))
     ]
 
 
@@ -246,7 +250,7 @@ def _snippet(snippet: Snippet, numbers: Sequence[int], clip_numbers: dict[str, i
 
 
 def _class_bars(content: AtlasContent, num_classes: int) -> list[list[list[int]]]:
-    """Return each word's foremost classes, with per mille of its occurrences in all clips and in training."""
+    """Return each token's foremost classes, with per mille of its occurrences in all clips and in training."""
     counts, training = (
         1000 * by_class.reshape(-1, num_classes) / np.maximum(total.reshape(-1, 1), 1)
         for by_class, total in (
@@ -265,7 +269,7 @@ def _codebook(content: AtlasContent, number: int, hertz: Sequence[int]) -> dict[
     """Return a codebook's patterns as steps of 1 / 255 of their range, and what it is called."""
     book: CodebookPatterns = content.codebooks[number]
     low, high = _range(content, number)
-    scaled = (book.patterns * decibels(content.spectrogram.facts) - low) / max(high - low, 1e-6)
+    scaled = (book.patterns * decibels(content.spectrogram.metadata) - low) / max(high - low, 1e-6)
     partial = book.last - book.first < content.spectrogram.n_mels
     return {
         "name": f"{hertz[book.first]} to {hertz[book.last - 1]} Hz" if partial else f"codebook {number + 1}",

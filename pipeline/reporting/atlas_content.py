@@ -16,27 +16,27 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
-from pipeline.evaluation.choosing import choose_in_turn, shuffle
+from pipeline.evaluation.choosing import choose_in_turn, order_by_hash
 from pipeline.params import validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
 from pipeline.reporting.atlas_sounds import (
     Occurrences,
+    ResynthesisedClip,
+    Resynthesiser,
     Snippets,
-    Speaker,
-    SpokenClip,
+    collect_occurrences,
     cut_snippets,
     decibels,
-    listen,
     nearest_occurrences,
 )
-from pipeline.reporting.atlas_words import CodebookPatterns, word_patterns
+from pipeline.reporting.atlas_tokens import CodebookPatterns, token_patterns
 from pipeline.reporting.recordings import Recordings
-from pipeline.reporting.words import count_by_class, count_words, require_words_of
+from pipeline.reporting.token_use import count_by_class, count_tokens, require_tokens_of
 from pipeline.spectrogram.inversion import Inverter
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
 
-_SPARE = 4  # snippets of a word that are looked for beyond those asked for, to take the place of identical ones
+_SPARE = 4  # snippets of a token that are looked for beyond those asked for, to take the place of identical ones
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,25 @@ class AtlasPaths:
 
 @dataclass(frozen=True)
 class AtlasContent:
-    """Everything that the atlas shows. Counts are (codebook, word), by class (codebook, word, class)."""
+    """Everything that the atlas shows. Counts are (codebook, token), by class (codebook, token, class)."""
 
     params: AtlasParams
     clips: Table
     spectrogram: Spectrogram
     vocabulary: Vocabulary
-    word_rate: float  # words a second in each codebook
+    token_rate: float  # tokens a second in each codebook
     codebooks: Sequence[CodebookPatterns]
     empty_bands: Sequence[int]  # mel bands so narrow that no FFT bin falls into them: they say nothing
     counts: np.ndarray  # over all clips
     training_counts: np.ndarray
     class_counts: np.ndarray  # over all clips
     training_class_counts: np.ndarray
-    heard: Occurrences
-    sounding: np.ndarray  # (codebook, word) bool: the words that may have sound
+    occurrences: Occurrences
+    sounding: np.ndarray  # (codebook, token) bool: the tokens that may have sound
     snippets: Snippets
-    spoken: Mapping[str, SpokenClip]  # clip_id -> its sounds; empty without audio
+    resynthesised: Mapping[str, ResynthesisedClip]  # clip_id -> its sounds; empty without audio
     labels: Mapping[str, Sequence[str]]  # clip_id -> classes
-    num_words: Mapping[str, int]  # clip_id -> different words, of the clips spoken
+    num_tokens: Mapping[str, int]  # clip_id -> different tokens, of the clips resynthesised
     silent: str  # why there is no sound at all; empty = there is
 
 
@@ -85,83 +85,85 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     """Open everything and compute what is shown. Raises ArtifactError that names what is missing or does not fit."""
     clips, spectrogram = open_clips(paths.clips), open_spectrogram(paths.spectrogram)
     split, vocabulary, tokens = open_split(paths.split), open_vocabulary(paths.vocabulary), open_tokens(paths.tokens)
-    require_words_of(tokens, vocabulary)
+    require_tokens_of(tokens, vocabulary)
     vocabulary.require_front_end(spectrogram)
-    if split.facts["fold"] != vocabulary.facts["fold"]:
-        raise SPLIT.error(paths.split, "fact fold", expected=vocabulary.facts["fold"], found=split.facts["fold"])
+    if split.metadata["fold"] != vocabulary.metadata["fold"]:
+        raise SPLIT.error(
+            paths.split, "metadata fold", expected=vocabulary.metadata["fold"], found=split.metadata["fold"]
+        )
     front_end_params = _front_end_params(spectrogram)
     front_end, inverter = build_front_end(front_end_params), Inverter(front_end_params)
-    unit = decibels(spectrogram.facts)
+    unit = decibels(spectrogram.metadata)
 
-    classes = clips.facts["classes"]
+    classes = clips.metadata["classes"]
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
     training = clips_of(split, "train")
     training_labels = {clip: labels[clip] for clip in training}
-    counts = count_words(tokens)
+    counts = count_tokens(tokens)
     training_counts = np.rint(count_by_class(tokens, dict.fromkeys(training, (0,)), 1)[:, :, 0]).astype(np.int64)
-    codebooks = word_patterns(vocabulary, training_counts)
-    sentences = token_arrays(tokens)
+    codebooks = token_patterns(vocabulary, training_counts)
+    sequences = token_arrays(tokens)
     reader = FrameReader(spectrogram)
-    heard = listen(reader, shuffle(training), sentences, vocabulary, codebooks, unit)
+    occurrences = collect_occurrences(reader, order_by_hash(training), sequences, vocabulary, codebooks, unit)
 
     candidates = [(clip, labels[clip][0]) for clip in reader.ok(clips_of(split, "test")) if labels[clip]]
     whole = choose_in_turn(candidates, len(classes), params.clips)
-    played = clips.columns.filter(pc.is_in(clips["clip_id"], pa.array([*heard.clips, *whole])))
+    played = clips.columns.filter(pc.is_in(clips["clip_id"], pa.array([*occurrences.clips, *whole])))
     rows = {row["clip_id"]: row for row in played.to_pylist()}
     recordings = Recordings(rows, paths.audio, inverter.sample_rate)
-    sounding = most_frequent(counts, params.words)
-    snippets = _find_snippets(params, heard, sounding, recordings, inverter)
-    speaker = Speaker(vocabulary, front_end, inverter, heard, recordings)
-    spoken = {}
+    sounding = most_frequent(counts, params.tokens)
+    snippets = _find_snippets(params, occurrences, sounding, recordings, inverter)
+    speaker = Resynthesiser(vocabulary, front_end, inverter, occurrences, recordings)
+    resynthesised = {}
     for clip in whole:
         original, _ = recordings.read(clip)
-        if len(original) and sentences[clip].size:
-            spoken[clip] = speaker.speak(original, reader.read([clip])[0].copy(), sentences[clip], unit)
+        if len(original) and sequences[clip].size:
+            resynthesised[clip] = speaker.synthesise(original, reader.read([clip])[0].copy(), sequences[clip], unit)
     return AtlasContent(
         params=params,
         clips=clips,
         spectrogram=spectrogram,
         vocabulary=vocabulary,
-        word_rate=float(tokens.facts["frame_rate"]),
+        token_rate=float(tokens.metadata["frame_rate"]),
         codebooks=codebooks,
         empty_bands=front_end.empty_bands,
         counts=counts,
         training_counts=training_counts,
         class_counts=count_by_class(tokens, labels, len(classes)),
         training_class_counts=count_by_class(tokens, training_labels, len(classes)),
-        heard=heard,
+        occurrences=occurrences,
         sounding=sounding,
         snippets=snippets,
-        spoken=spoken,
-        labels={clip: [classes[label] for label in labels[clip]] for clip in {*heard.clips, *spoken}},
-        num_words={clip: sum(len(np.unique(row)) for row in sentences[clip]) for clip in spoken},
-        silent="" if snippets.waveforms or spoken else recordings.read(heard.clips[0])[1],
+        resynthesised=resynthesised,
+        labels={clip: [classes[label] for label in labels[clip]] for clip in {*occurrences.clips, *resynthesised}},
+        num_tokens={clip: sum(len(np.unique(row)) for row in sequences[clip]) for clip in resynthesised},
+        silent="" if snippets.waveforms or resynthesised else recordings.read(occurrences.clips[0])[1],
     )
 
 
 def _front_end_params(spectrogram: Spectrogram) -> FrontEndParams:
     """Return what the front end of an opened spectrogram is built from."""
-    facts: dict[str, Any] = spectrogram.facts["params"]
-    params: FrontEndParams = validate_params(FrontEndParams, facts, "fact params", spectrogram.frames_path)
+    metadata: dict[str, Any] = spectrogram.metadata["params"]
+    params: FrontEndParams = validate_params(FrontEndParams, metadata, "metadata params", spectrogram.frames_path)
     return params
 
 
 def _find_snippets(
-    params: AtlasParams, heard: Occurrences, sounding: np.ndarray, recordings: Recordings, inverter: Inverter
+    params: AtlasParams, occurrences: Occurrences, sounding: np.ndarray, recordings: Recordings, inverter: Inverter
 ) -> Snippets:
-    """Cut the snippets of the words (codebook, word) that are to have sound."""
+    """Cut the snippets of the tokens (codebook, token) that are to have sound."""
     nearest = {
-        (number, word): positions
-        for number, words in enumerate(sounding)
-        for word, positions in nearest_occurrences(
-            heard, number, np.flatnonzero(words), params.snippets + _SPARE
+        (number, token): positions
+        for number, row in enumerate(sounding)
+        for token, positions in nearest_occurrences(
+            occurrences, number, np.flatnonzero(row), params.snippets + _SPARE
         ).items()
     }
-    return cut_snippets(heard, nearest, recordings, inverter, seconds=params.seconds, count=params.snippets)
+    return cut_snippets(occurrences, nearest, recordings, inverter, seconds=params.seconds, count=params.snippets)
 
 
 def most_frequent(counts: np.ndarray, limit: int) -> np.ndarray:
-    """Return which of the words that occur are among the `limit` most frequent: bool, as `counts` (codebook, word)."""
+    """Return which of the tokens that occur are among the `limit` most frequent: bool, as `counts` (codebook, token)."""
     chosen = np.zeros(counts.size, dtype=bool)
     chosen[np.argsort(-counts, axis=None, kind="stable")[:limit]] = True
     return chosen.reshape(counts.shape) & (counts > 0)

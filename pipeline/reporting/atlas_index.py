@@ -17,8 +17,10 @@ def write_atlas_index(path: Path, content: PageContent) -> None:
         (
             name,
             content.vocabularies.get((name, fold)),
-            content.words[name].statistics[fold] if name in content.words else None,
+            content.tokens[name].statistics[fold] if name in content.tokens else None,
         )
         for name in params.vocabularies
     ]
-    write_html(path, TEMPLATE, {"corpus": corpus_name(content.clips.facts["corpus"]), "fold": fold, "rows": rows}, {})
+    write_html(
+        path, TEMPLATE, {"corpus": corpus_name(content.clips.metadata["corpus"]), "fold": fold, "rows": rows}, {}
+    )

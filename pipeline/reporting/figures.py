@@ -182,7 +182,7 @@ def perplexity_figure(rows: Mapping[str, Sequence[NgramPerplexity]]) -> str:
 
 
 def length_figure(shares: Mapping[str, np.ndarray]) -> str:
-    """Draw how many words of the sentences stand for 1, 2, ... base words, one line a fold; `shares` are (length,)."""
+    """Draw how many tokens stand for 1, 2, ... base tokens, one line a fold; `shares` are (length,)."""
 
     def draw(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
@@ -194,8 +194,8 @@ def length_figure(shares: Mapping[str, np.ndarray]) -> str:
             )  # fmt: skip
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.set_xlabel("base words in a word")
-        axis.set_ylabel("part of all words, %")
+        axis.set_xlabel("base tokens in a token")
+        axis.set_ylabel("part of all tokens, %")
         axis.grid(which="major")
         axis.legend(loc="lower left")
 
@@ -203,9 +203,9 @@ def length_figure(shares: Mapping[str, np.ndarray]) -> str:
 
 
 def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -> str:
-    """Draw how often each word occurs against its rank, one line a vocabulary, both axes logarithmic.
+    """Draw how often each token occurs against its rank, one line a vocabulary, both axes logarithmic.
 
-    `counts` holds by label the frames of each word, any shape; natural languages follow a line of slope -1 (Zipf, 1949).
+    `counts` holds by label the frames of each token, any shape; natural languages follow a line of slope -1 (Zipf, 1949).
     """
 
     def draw(axes: Sequence["Axes"]) -> None:
@@ -218,7 +218,7 @@ def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -
             )  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log")
-        axis.set_xlabel("rank of the word")
+        axis.set_xlabel("rank of the token")
         axis.set_ylabel("part of all frames")
         axis.grid(which="major")
         axis.legend(loc="lower left")
@@ -227,7 +227,7 @@ def rank_figure(counts: Mapping[str, np.ndarray], slopes: Mapping[str, float]) -
 
 
 def codebook_figure(codes: np.ndarray) -> str:
-    """Draw which mel bands each word lights up: codes (code, mel) as columns, low-pitched words on the left."""
+    """Draw which mel bands each token lights up: codes (code, mel) as columns, low-pitched tokens on the left."""
     n_mels = codes.shape[1]
     picture = codes[np.argsort(centres(codes), kind="stable")].T
     low, high = np.percentile(picture, [2, 98])
@@ -235,7 +235,7 @@ def codebook_figure(codes: np.ndarray) -> str:
     def draw(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
         axis.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high, interpolation="nearest")
-        axis.set_xlabel("word, by the centre of its spectrum")
+        axis.set_xlabel("token, by the centre of its spectrum")
         axis.set_ylabel("mel band")
         axis.set_yticks([0, n_mels // 2, n_mels - 1], ["0", str(n_mels // 2), str(n_mels - 1)])
         for spine in axis.spines.values():
@@ -244,20 +244,20 @@ def codebook_figure(codes: np.ndarray) -> str:
     return render("codebook", draw, size=(5.6, 3.7))
 
 
-def class_word_figure(rates: np.ndarray, classes: Sequence[str]) -> str:
-    """Draw in which classes each word occurs: `rates` (word, class) as columns, words by their foremost class."""
+def class_token_figure(rates: np.ndarray, classes: Sequence[str]) -> str:
+    """Draw in which classes each token occurs: `rates` (token, class) as columns, tokens by their foremost class."""
     order = np.lexsort((-rates.max(axis=1), rates.argmax(axis=1)))
 
     def draw(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
         axis.imshow(np.sqrt(rates[order].T), aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_xlabel("word, by its foremost class")
+        axis.set_xlabel("token, by its foremost class")
         axis.set_yticks(range(len(classes)), [spell(name) for name in classes])
         axis.tick_params(axis="y", length=0)
         for spine in axis.spines.values():
             spine.set_visible(False)
 
-    return render("classes-of-words", draw, size=(5.6, max(2.6, 0.21 * len(classes) + 0.7)))
+    return render("classes-of-kmeans", draw, size=(5.6, max(2.6, 0.21 * len(classes) + 0.7)))
 
 
 def centres(codes: np.ndarray) -> np.ndarray:

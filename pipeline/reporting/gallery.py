@@ -19,9 +19,9 @@ from pipeline.reporting.pictures import (
     attention_picture,
     mel_picture,
     picture,
+    token_colours,
     wav_address,
     wave_outline,
-    word_colours,
 )
 from pipeline.reporting.recordings import Recordings
 from pipeline.vocabulary.rebuilding import rebuild
@@ -46,14 +46,14 @@ class ClipCard:
     labels: tuple[str, ...]
     seconds: float
     decisions: tuple[Decision, ...]
-    num_words: int  # different words in the clip, over all codebooks
+    num_tokens: int  # different tokens in the clip, over all codebooks
     audio: str
     no_audio: str
     outline: str  # SVG path of the waveform in a box of 240 by 40
     log_mel: str
     attention: tuple[tuple[str, str], ...]  # model, and its attention over the log-mel
-    rebuilt: str  # the log-mel that the words stand for
-    words: str
+    rebuilt: str  # the log-mel that the tokens stand for
+    tokens: str
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,20 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
     from pipeline.spectrogram.reader import FrameReader
 
     reader = FrameReader(sources.spectrogram)
-    recordings = Recordings(sources.clips, sources.audio_path, sources.spectrogram.facts["sample_rate"])
+    recordings = Recordings(sources.clips, sources.audio_path, sources.spectrogram.metadata["sample_rate"])
     cards = {}
     for fold in dict.fromkeys(scores.fold_of[clip] for clip in clip_ids):
         own = [clip for clip in clip_ids if scores.fold_of[clip] == fold]
         vocabulary = sources.vocabularies.get(fold)
-        sentences = token_arrays(open_tokens(sources.tokens[fold])) if vocabulary else {}
-        colours = word_colours(vocabulary) if vocabulary else np.empty(0)
+        sequences = token_arrays(open_tokens(sources.tokens[fold])) if vocabulary else {}
+        colours = token_colours(vocabulary) if vocabulary else np.empty(0)
         for clip, frames in zip(own, reader.read(own), strict=True):
             low, high = (float(value) for value in np.percentile(frames, [1, 99.7]))
-            tokens, rebuilt, words, num_words = sentences.get(clip), "", "", 0
+            tokens, rebuilt, drawn, num_tokens = sequences.get(clip), "", "", 0
             if vocabulary and tokens is not None:
                 rebuilt = mel_picture(rebuild(vocabulary, tokens)[: len(frames)], low, high)
-                words = picture(np.stack([colours[b, row] for b, row in enumerate(vocabulary.in_time(tokens))])[::-1])
-                num_words = sum(len(np.unique(row)) for row in tokens)
+                drawn = picture(np.stack([colours[b, row] for b, row in enumerate(vocabulary.in_time(tokens))])[::-1])
+                num_tokens = sum(len(np.unique(row)) for row in tokens)
             waveform, no_audio = recordings.read(clip)
             cards[clip] = ClipCard(
                 clip_id=clip,
@@ -95,8 +95,8 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                 labels=tuple(sources.classes[label] for label in sources.clips[clip]["labels"]),
                 seconds=len(frames) / sources.spectrogram.frame_rate,
                 decisions=_decisions(scores, clip, fold),
-                num_words=num_words,
-                audio=wav_address(waveform, sources.spectrogram.facts["sample_rate"]) if waveform.size else "",
+                num_tokens=num_tokens,
+                audio=wav_address(waveform, sources.spectrogram.metadata["sample_rate"]) if waveform.size else "",
                 no_audio=no_audio,
                 outline=wave_outline(waveform) if waveform.size else "",
                 log_mel=mel_picture(frames, low, high),
@@ -105,7 +105,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                     for model, maps in sources.attention.items()
                 ),
                 rebuilt=rebuilt,
-                words=words,
+                tokens=drawn,
             )
     return [cards[clip] for clip in clip_ids]
 

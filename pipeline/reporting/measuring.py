@@ -11,7 +11,7 @@ from pipeline.evaluation.ensemble import ScoredClips, score_clips
 from pipeline.evaluation.experiment_predictions import ExperimentPredictions, open_experiment_predictions
 from pipeline.evaluation.intervals import map_interval, wilson_interval
 from pipeline.evaluation.metrics import Scores, evaluate_clips
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.reporting.summary import ALL_SEEDS, Run
 
 
@@ -44,14 +44,14 @@ def open_experiment(params: ExperimentParams, headline: Sequence[str], layout: L
 
 def _add(experiment: Experiment, name: str, seed: str, members: Sequence[RunId], clips: ScoredClips) -> None:
     """Add a run of a model or an ensemble; its costs are its members' together."""
-    facts, scores = [experiment.tables[member].facts for member in members], evaluate_clips(clips)
+    metadata, scores = [experiment.tables[member].metadata for member in members], evaluate_clips(clips)
     accuracy = wilson_interval(scores.accuracy, scores.num_clips)
     mean_ap = map_interval(clips.scores, clips.targets)
     experiment.scores.setdefault((name, clips.fold), []).append(scores)
     experiment.runs.append(
         Run(
             model=name,
-            reads=" + ".join(dict.fromkeys(own["reads"] for own in facts)),
+            reads=" + ".join(dict.fromkeys(own["reads"] for own in metadata)),
             fold=clips.fold,
             seed=seed,
             num_clips=scores.num_clips,
@@ -68,8 +68,8 @@ def _add(experiment: Experiment, name: str, seed: str, members: Sequence[RunId],
             macro_recall=scores.macro_recall,
             macro_f1=scores.macro_f1,
             micro_f1=scores.micro_f1,
-            num_parameters=sum(own["num_parameters"] for own in facts),
-            clips_seen=sum(own["clips_seen"] for own in facts),
-            weights="" if seed == ALL_SEEDS else facts[0]["weights"],
+            num_parameters=sum(own["num_parameters"] for own in metadata),
+            clips_seen=sum(own["clips_seen"] for own in metadata),
+            weights="" if seed == ALL_SEEDS else metadata[0]["weights"],
         )
     )

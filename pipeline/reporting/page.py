@@ -30,8 +30,8 @@ from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.rendering import write_html
 from pipeline.reporting.summary import ModelSummary, spread, spread_parts, summarise, uncertainty
-from pipeline.reporting.words import Words, compression
-from pipeline.vocabulary.rebuilding import word_spectra
+from pipeline.reporting.token_use import TokenUse, compression
+from pipeline.vocabulary.rebuilding import token_spectra
 
 TEMPLATE = "page.html.j2"
 
@@ -50,7 +50,7 @@ class PageContent:
     clips: Table
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
-    words: Mapping[str, Words]  # name of the vocabulary -> what there is to say of its words
+    tokens: Mapping[str, TokenUse]  # name of the vocabulary -> what there is to say of its tokens
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
@@ -68,13 +68,13 @@ def page_values(content: PageContent) -> dict[str, Any]:
     """Return the template's values."""
     experiment = content.experiment
     summaries = summarise(experiment.runs)
-    classes = content.clips.facts["classes"]
+    classes = content.clips.metadata["classes"]
     settings = _settings(content)
-    facts = next(iter(experiment.tables.values())).facts
+    metadata = next(iter(experiment.tables.values())).metadata
     return {
-        "corpus": corpus_name(content.clips.facts["corpus"]),
-        "licence": content.clips.facts["licence"],
-        "label_kind": facts["label_kind"],
+        "corpus": corpus_name(content.clips.metadata["corpus"]),
+        "licence": content.clips.metadata["licence"],
+        "label_kind": metadata["label_kind"],
         "classes": classes,
         "num_clips": len(content.clips),
         "params": experiment.params,
@@ -87,7 +87,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "tiles": [s for s in summaries if s.model in experiment.headline or s.ensemble],
         "headline": experiment.headline,
         "ensembles": experiment.ensembles,
-        "chance": 1 / len(classes) if facts["label_kind"] == "one" else math.nan,
+        "chance": 1 / len(classes) if metadata["label_kind"] == "one" else math.nan,
         "num_present_classes": min(run.num_present_classes for run in experiment.runs),
         "fold_table": _fold_table(experiment),
         "results_figure": figures.results_figure(summaries, experiment.runs),
@@ -100,12 +100,12 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "class_figure": figures.class_figure(content.class_rows),
         "class_rows": content.class_rows,
         "class_table": list(zip(*content.class_rows.values(), strict=True)),
-        "words": _words(content),
+        "tokens": _tokens(content),
         "attentive": content.attentive,
         "examples": content.examples,
         "mistakes": content.mistakes,
         "failures": _failures(content.spectrogram),
-        "front_end": content.spectrogram.facts,
+        "front_end": content.spectrogram.metadata,
         "settings": settings,
         "digest": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
         "versions": _versions(),
@@ -142,29 +142,29 @@ def _largest_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[tupl
     return [(classes[row], classes[column], int(wrong[row, column])) for row, column in pairs if wrong[row, column]]
 
 
-def _words(content: PageContent) -> dict[str, Any] | None:
+def _tokens(content: PageContent) -> dict[str, Any] | None:
     """Return the vocabulary's section; None without vocabularies."""
     if not content.vocabularies:
         return None
     (shown, fold), vocabulary = next(iter(content.vocabularies.items()))
-    counts = {(name, f): counts for name, words in content.words.items() for f, counts in words.counts.items()}
+    counts = {(name, f): counts for name, tokens in content.tokens.items() for f, counts in tokens.counts.items()}
     drawn = {
-        f"{name}, fold {f}" if len(content.words) > 1 else f"fold {f}": (name, f)
+        f"{name}, fold {f}" if len(content.tokens) > 1 else f"fold {f}": (name, f)
         for name, f in counts
-        if f == fold or len(content.words) == 1
+        if f == fold or len(content.tokens) == 1
     }
-    slopes = {label: float(content.words[name].statistics[f].zipf_slope) for label, (name, f) in drawn.items()}
-    perplexity = over_folds(content.words[shown].perplexity.values())
+    slopes = {label: float(content.tokens[name].statistics[f].zipf_slope) for label, (name, f) in drawn.items()}
+    perplexity = over_folds(content.tokens[shown].perplexity.values())
     return {
-        "facts": vocabulary.facts,
-        "kinds": {name: v.facts for (name, f), v in content.vocabularies.items() if f == fold},
-        "rows": [((name, f), row) for name, words in content.words.items() for f, row in words.statistics.items()],
-        "samples": {fold: v.facts["sample"] for (name, fold), v in content.vocabularies.items() if name == shown},
+        "metadata": vocabulary.metadata,
+        "kinds": {name: v.metadata for (name, f), v in content.vocabularies.items() if f == fold},
+        "rows": [((name, f), row) for name, tokens in content.tokens.items() for f, row in tokens.statistics.items()],
+        "samples": {fold: v.metadata["sample"] for (name, fold), v in content.vocabularies.items() if name == shown},
         "rank_figure": figures.rank_figure({label: counts[key] for label, key in drawn.items()}, slopes),
-        "codebook_figure": figures.codebook_figure(word_spectra(vocabulary, 0)),
+        "codebook_figure": figures.codebook_figure(token_spectra(vocabulary, 0)),
         "codebook_fold": fold,
         "codebook_name": shown,
-        "merged": [_merged(content, name) for name, words in content.words.items() if words.merged_lengths],
+        "merged": [_merged(content, name) for name, tokens in content.tokens.items() if tokens.merged_lengths],
         "orders": ORDERS,
         "perplexity": perplexity,
         "perplexity_figure": figures.perplexity_figure(perplexity),
@@ -172,13 +172,13 @@ def _words(content: PageContent) -> dict[str, Any] | None:
 
 
 def _merged(content: PageContent, name: str) -> dict[str, Any]:
-    """Return what the vocabulary's section says of the merged words of a vocabulary with byte-pair encoding."""
-    lengths = content.words[name].merged_lengths
-    facts = {fold: content.vocabularies[name, fold].facts["bpe"] for fold in lengths}
+    """Return what the vocabulary's section says of the merged tokens of a vocabulary with byte-pair encoding."""
+    lengths = content.tokens[name].merged_lengths
+    metadata = {fold: content.vocabularies[name, fold].metadata["bpe"] for fold in lengths}
     return {
         "name": name,
-        "num_tokens": next(iter(facts.values()))["num_tokens"],
-        "rows": [(fold, facts[fold]["compression"], compression(shares)) for fold, shares in lengths.items()],
+        "num_tokens": next(iter(metadata.values()))["num_tokens"],
+        "rows": [(fold, metadata[fold]["compression"], compression(shares)) for fold, shares in lengths.items()],
         "figure": figures.length_figure(lengths),
     }
 
@@ -200,16 +200,16 @@ def _settings(content: PageContent) -> dict[str, Any]:
     fold = experiment.params.folds[0]
     settings: dict[str, Any] = {
         "experiment": experiment.params.model_dump(),
-        "corpus": {name: content.clips.facts[name] for name in ("corpus", "label_kind")},
-        "spectrogram": content.spectrogram.facts,
+        "corpus": {name: content.clips.metadata[name] for name in ("corpus", "label_kind")},
+        "spectrogram": content.spectrogram.metadata,
         "models": {
-            model.name: experiment.tables[RunId(model, fold, experiment.params.seeds[0])].facts["params"]
+            model.name: experiment.tables[RunId(model, fold, experiment.params.seeds[0])].metadata["params"]
             for model in experiment.params.model_ids
         },
     }
     keys = ("kind", "num_tokens", "num_codebooks", "normalisation", "features", "bpe", "seed")
     settings["vocabularies"] = {
-        name: {key: vocabulary.facts[key] for key in keys} for (name, _), vocabulary in content.vocabularies.items()
+        name: {key: vocabulary.metadata[key] for key in keys} for (name, _), vocabulary in content.vocabularies.items()
     }
     return settings
 

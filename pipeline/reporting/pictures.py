@@ -1,6 +1,6 @@
 """Pictures and sounds of clips for the page, as `data:` addresses, so that the page is one file.
 
-Conventions: frames are (frame, mel); pictures run left to right in time and upward in frequency. Words are coloured by what
+Conventions: frames are (frame, mel); pictures run left to right in time and upward in frequency. Tokens are coloured by what
 their code holds: the hue follows the rank of its centre of gravity over the mel bands (violet low, yellow high), the
 lightness the rank of its level, so that alike sounds look alike in every clip of a fold.
 """
@@ -13,20 +13,20 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
-from pipeline.vocabulary.rebuilding import word_spectra
+from pipeline.vocabulary.rebuilding import token_spectra
 
 _AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
 _MP3_COMPRESSION = 0.2  # of 0 (largest) to 1
 _WAVE_POINTS = 240  # of the waveform's outline
 
 
-def word_colours(vocabulary: Vocabulary) -> np.ndarray:
-    """Return a colour for every word, (codebook, code, 3) in [0, 1]; see the module's conventions."""
+def token_colours(vocabulary: Vocabulary) -> np.ndarray:
+    """Return a colour for every token, (codebook, code, 3) in [0, 1]; see the module's conventions."""
     import matplotlib as mpl
 
     colours = []
     for codebook in range(vocabulary.num_codebooks):
-        codes = word_spectra(vocabulary, codebook)
+        codes = token_spectra(vocabulary, codebook)
         hues = mpl.colormaps["plasma"](0.05 + 0.9 * _ranks(centres(codes)))[:, :3]
         strength = (0.45 + 0.55 * _ranks(codes.mean(axis=1)))[:, None]
         colours.append(hues * strength)

@@ -77,7 +77,7 @@ def _curve(runs: Sequence[Sequence[float]]) -> TrainingCurve:
 def class_rows(experiment: Experiment, model: str) -> list[ClassRow]:
     """Return every class's scores, seeds averaged within a fold, then over folds; in the order of the class list."""
     params = experiment.params
-    names = next(iter(experiment.tables.values())).facts["classes"]
+    names = next(iter(experiment.tables.values())).metadata["classes"]
     rows = []
     for position, name in enumerate(names):
         by_fold = [[run.classes[position] for run in experiment.scores[model, fold]] for fold in params.folds]

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.errors import ParamsError
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.params import Params
 
 

@@ -10,21 +10,21 @@ from pipeline.spectrogram.mel import to_mel
 TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, to be written at an axis of mel bands
 
 
-def band_positions(facts: dict[str, Any], hertz: Sequence[float]) -> np.ndarray:
+def band_positions(metadata: dict[str, Any], hertz: Sequence[float]) -> np.ndarray:
     """Return where frequencies lie among the bands (frequency,), each band's middle a whole number from 0.
 
-    The middles of the bands are evenly spaced on the mel scale, the first one a step above f_min. `facts` are the front
+    The middles of the bands are evenly spaced on the mel scale, the first one a step above f_min. `metadata` are the front
     end's.
     """
-    scale = facts["params"].get("mel_scale", "htk")
-    low, high, *wanted = to_mel(np.array([facts["f_min"], facts["f_max"], *hertz], dtype=np.float64), scale)
-    return np.asarray((np.array(wanted) - low) / (high - low) * (facts["n_mels"] + 1) - 1)
+    scale = metadata["params"].get("mel_scale", "htk")
+    low, high, *wanted = to_mel(np.array([metadata["f_min"], metadata["f_max"], *hertz], dtype=np.float64), scale)
+    return np.asarray((np.array(wanted) - low) / (high - low) * (metadata["n_mels"] + 1) - 1)
 
 
-def tick_labels(facts: dict[str, Any]) -> dict[float, str]:
+def tick_labels(metadata: dict[str, Any]) -> dict[float, str]:
     """Return position -> label ("500", "2k") of the frequencies that an axis over the bands has room for."""
-    num_bands, ticks = facts["n_mels"], dict[float, str]()
-    for hertz, place in zip(TICKS, band_positions(facts, TICKS), strict=True):
+    num_bands, ticks = metadata["n_mels"], dict[float, str]()
+    for hertz, place in zip(TICKS, band_positions(metadata, TICKS), strict=True):
         if -0.5 <= place <= num_bands - 0.5 and place >= max(ticks, default=-np.inf) + num_bands / 14:
             ticks[float(place)] = f"{hertz // 1000}k" if hertz >= 1000 else str(hertz)
     return ticks

@@ -91,7 +91,7 @@ class Reuse:
 def open_memo(root: Path, params: SpectrogramParams, max_duration: float) -> Memo:
     """Open the memo's version for these params and the code as it is now."""
     code = computing_version(build_front_end(params.front_end))
-    return Memo(root, "spectrogram", params={"facts": params.facts, "max_duration": max_duration}, code=code)
+    return Memo(root, "spectrogram", params={"metadata": params.metadata, "max_duration": max_duration}, code=code)
 
 
 def plan_shards(clips: Table, sizes: ClipsPerShard) -> list[ShardPlan]:
@@ -149,7 +149,7 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
 
     Holds the stored frames of one shard, and one clip beyond them. A shard without a usable clip has no array.
     """
-    front_end, facts = build_front_end(spec.params.front_end), spec.params.facts
+    front_end, metadata = build_front_end(spec.params.front_end), spec.params.metadata
     rows: list[dict[str, Any]] = []
     pieces: list[np.ndarray] = []
     arrays: dict[str, Any] = {}
@@ -166,7 +166,7 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
             pieces.append(_copy_frames(spec.memo, known, arrays))
         else:
             try:
-                frames = compute_clip(clip, front_end, facts, root=spec.root, max_duration=spec.max_duration)
+                frames = compute_clip(clip, front_end, metadata, root=spec.root, max_duration=spec.max_duration)
             except BadClip as error:
                 message = error.message.replace(f"{spec.root}/", "")  # the same wherever the corpus lies
                 row |= {"sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0}
@@ -205,14 +205,14 @@ def assemble(
     plans: Sequence[ShardPlan],
     entries: dict[str, Entry],
     memo: Memo,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     settings: dict[str, Any],
 ) -> pa.Table:
     """Lay out the artifact at `path` from finished entries, in the order of the plan, and return its rows.
 
     `settings` are recorded in it.
     """
-    FRAMES.create(path / "frames.zarr", facts)
+    FRAMES.create(path / "frames.zarr", metadata)
     shards: dict[str, int] = {}
     rows = [_ROWS_SCHEMA.empty_table()]
     for plan in plans:
@@ -224,7 +224,7 @@ def assemble(
             shards[plan.name] = num_frames
     table = pa.concat_tables(rows)
     index = table.select(INDEX.arrow.names)
-    about = {"shards": shards, "front_end": facts, "version": memo.version, SETTINGS: settings}
+    about = {"shards": shards, "front_end": metadata, "version": memo.version, SETTINGS: settings}
     INDEX.write(path / "index.parquet", index, about)
     return table
 

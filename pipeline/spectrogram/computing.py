@@ -57,7 +57,7 @@ class ClipFrames:
 
 
 def compute_clip(
-    clip: Clip, front_end: FrontEnd, facts: dict[str, Any], *, root: Path, max_duration: float
+    clip: Clip, front_end: FrontEnd, metadata: dict[str, Any], *, root: Path, max_duration: float
 ) -> ClipFrames:
     """Decode a clip and compute its frames. Raises BadClip where it cannot be used."""
     path = root / clip.source
@@ -67,7 +67,7 @@ def compute_clip(
         path,
         start=clip.start,
         duration=clip.duration,
-        sample_rate=facts["sample_rate"],
+        sample_rate=metadata["sample_rate"],
         max_duration=max_duration,
         min_samples=front_end.min_samples,
         member=TarMember(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
@@ -77,9 +77,9 @@ def compute_clip(
     if not np.isfinite(log_mel).all():
         found = f"samples as large as {np.abs(waveform).max():.3g}"
         raise BadClip("not_finite", f"{path}: expected samples about [-1, 1], found {found}")
-    stored, num_clipped = store(log_mel, facts)
+    stored, num_clipped = store(log_mel, metadata)
     # Statistics are those of what a reader gets, not of what was lost in storing.
-    values = restore(stored, facts).astype(np.float64)
+    values = restore(stored, metadata).astype(np.float64)
     return ClipFrames(stored, float(values.sum()), float(np.square(values).sum()), num_clipped)
 
 

@@ -1,4 +1,4 @@
-"""A waveform put together from pieces of recordings, one a frame: what a sentence sounds like in the voice of other clips.
+"""Concatenative synthesis: a waveform put together from pieces of other recordings, one a frame.
 
 Conventions: frames (frame, mel) float32 in units in which bands compare; a *unit* is one frame of a recording, with the hop
 before and the hop after its middle; waveforms (sample,) float32.

@@ -36,7 +36,7 @@ _LARGEST_MEMBER = 1 << 30  # bytes
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 
 
-class BadClip(Exception):  # noqa: N818 - not a fault of the program: a fact about a clip
+class BadClip(Exception):  # noqa: N818 - not a fault of the program: a metadata about a clip
     """A clip that cannot be used: `reason` is one word for counting, `message` is for people."""
 
     def __init__(self, reason: str, message: str) -> None:

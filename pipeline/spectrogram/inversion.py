@@ -30,7 +30,7 @@ class Inverter:
     """Turns log-mel frames of one front end back into waveforms."""
 
     def __init__(self, params: KaldiParams | MelParams) -> None:
-        """Take the front end's params, as the facts of its artifacts hold them."""
+        """Take the front end's params, as the metadata of its artifacts hold them."""
         self._params = params
         # `filters` (mel, bin) float32
         if isinstance(params, KaldiParams):

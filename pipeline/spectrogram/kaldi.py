@@ -63,7 +63,7 @@ class KaldiFrontEnd:
         self.empty_bands = self._filters.empty_bands  # without any FFT bin: they stay at the floor
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what an artifact of these frames must say of them."""
         params = self.params
         return {

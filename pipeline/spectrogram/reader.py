@@ -51,7 +51,7 @@ class FrameReader:
         Raises KeyError for a clip that is unknown or failed (see `ok`), ArtifactError naming the shard where a chunk is
         damaged or missing.
         """
-        return [restore(values, self._spectrogram.facts) for values in self.read_stored(clip_ids)]
+        return [restore(values, self._spectrogram.metadata) for values in self.read_stored(clip_ids)]
 
     def read_stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         """Return the values (frame, mel) of each clip as they are stored (see `pipeline/spectrogram/storing.py`).

@@ -44,9 +44,9 @@ class SpectrogramParams(Params):
     clips_per_shard: ClipsPerShard
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """Return the facts of the artifact: those of the front end, and how values are stored."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata of the artifact: those of the front end, and how values are stored."""
         scale, offset = 1.0, 0.0
         if self.dtype == "uint8":
             offset, scale = self.uint8_range.low, (self.uint8_range.high - self.uint8_range.low) / 255
-        return build_front_end(self.front_end).facts | {"dtype": self.dtype, "scale": scale, "offset": offset}
+        return build_front_end(self.front_end).metadata | {"dtype": self.dtype, "scale": scale, "offset": offset}

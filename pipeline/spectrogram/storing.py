@@ -1,7 +1,7 @@
 """Quantisation of log-mel values for storage, and its inverse: plain floats, or 256 steps over a stated range.
 
-Conventions: `facts` are those of the artifact: `dtype`, `scale` and `offset`. Stored values times `scale` plus `offset` are
-values in the front end's units.
+Conventions: `metadata` are those of the artifact: `dtype`, `scale` and `offset`. Stored values times `scale` plus `offset`
+are values in the front end's units.
 """
 
 from typing import Any
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 
-def store(log_mel: np.ndarray, facts: dict[str, Any]) -> tuple[np.ndarray, int]:
+def store(log_mel: np.ndarray, metadata: dict[str, Any]) -> tuple[np.ndarray, int]:
     """Return log-mel frames as they are stored, and how many values lay outside the range of uint8."""
-    if facts["dtype"] != "uint8":
-        return log_mel.astype(facts["dtype"]), 0
-    steps = np.rint((log_mel - np.float32(facts["offset"])) / np.float32(facts["scale"]))
+    if metadata["dtype"] != "uint8":
+        return log_mel.astype(metadata["dtype"]), 0
+    steps = np.rint((log_mel - np.float32(metadata["offset"])) / np.float32(metadata["scale"]))
     return np.clip(steps, 0, 255).astype(np.uint8), int(((steps < 0) | (steps > 255)).sum())
 
 
-def restore(stored: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+def restore(stored: np.ndarray, metadata: dict[str, Any]) -> np.ndarray:
     """Return stored frames as float32 log-mel values in the front end's units."""
     values = stored.astype(np.float32)
-    if facts["dtype"] == "uint8":
-        values *= np.float32(facts["scale"])
-        values += np.float32(facts["offset"])
+    if metadata["dtype"] == "uint8":
+        values *= np.float32(metadata["scale"])
+        values += np.float32(metadata["offset"])
     return values

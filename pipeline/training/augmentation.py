@@ -1,6 +1,6 @@
 """Batch augmentation: shift, stretch, mix-up, SpecAugment. Vectorised, on one torch generator, seeded by the epoch.
 
-In order: time shift and stretch (circular, within each clip's own length), word noise and token masking (spans become
+In order: time shift and stretch (circular, within each clip's own length), token noise and token masking (spans become
 the mask token), then on the feature map mix-up of pairs (Zhang et al., 2018) with true soft labels, SpecAugment's
 masks (Park et al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and codebook, and
 noise. Numbers are drawn on the CPU, and moved to where the batch is: every device sees the same ones.
@@ -34,7 +34,7 @@ class AugmentationParams(Params):
     mixup_probability: float = Fraction
     mixup_alpha: float = Field(gt=0, le=1000)  # of Beta(alpha, alpha)
     mixup_domain: Literal["log", "power"]  # power: as the mixed waveforms would look, for models that read frames
-    word_noise: float = Fraction  # probability that a token becomes one of its nearest words
+    token_noise: float = Fraction  # probability that a token becomes one of its nearest tokens
     frame_masks: MasksParams  # for tokens these become the mask token, before the embedding
     band_masks: MasksParams
     noise: float = Fraction  # largest of a clip's noise, uniform from 0 to it, in units of the normalised features
@@ -64,10 +64,10 @@ def warp_time(inputs: Tensor, mask: Tensor | None, params: AugmentationParams, t
     return torch.take_along_dim(inputs, index, dim=time_axis)
 
 
-def replace_words(tokens: Tensor, neighbours: Tensor, probability: float) -> Tensor:
-    """Replace tokens (B, codebook, T) by near words, drawn from `neighbours` (codebook, token, near word).
+def replace_tokens(tokens: Tensor, neighbours: Tensor, probability: float) -> Tensor:
+    """Replace tokens (B, codebook, T) by near tokens, drawn from `neighbours` (codebook, token, near token).
 
-    A frame near the border of two words could have been either: noise that k-means itself would make. Special tokens
+    A frame near the border of two tokens could have been either: noise that k-means itself would make. Special tokens
     have no neighbours but themselves.
     """
     if probability == 0:

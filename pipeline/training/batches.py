@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.spectrogram import FrontEndFacts
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.models.base import Normalisation, normalisation_unit
 from pipeline.training.inputs import Inputs
 from pipeline.training.normalising import normalise
@@ -44,7 +44,7 @@ class StoredBatch(NamedTuple):
     inputs: Tensor
     mask: Tensor | None
     rows: Tensor
-    front_end: FrontEndFacts
+    front_end: FrontEndMetadata
     normalisation: Normalisation | None  # None for tokens
 
     def to(self, device: torch.device) -> Batch:
@@ -60,7 +60,7 @@ class Batches:
 
     def __init__(self, inputs: Inputs, clip_ids: Sequence[str], normalisation: Normalisation) -> None:
         self._inputs, self._clip_ids, self._normalisation = inputs, list(clip_ids), normalisation
-        self._padding = inputs.facts.get("vocabulary_size", 0)
+        self._padding = inputs.metadata.get("vocabulary_size", 0)
         self._cache = inputs.stored(self._clip_ids) if self._bytes() <= CACHE_BYTES else None
 
     def __len__(self) -> int:
@@ -103,9 +103,9 @@ class Batches:
         """Return how many bytes all clips take as they are stored."""
         values = sum(self._inputs.num_frames(clip) for clip in self._clip_ids)
         if self._inputs.time_axis:
-            return 2 * values * self._inputs.facts.get("num_codebooks", 1)
+            return 2 * values * self._inputs.metadata.get("num_codebooks", 1)
         width: int = np.dtype(self._inputs.front_end.get("dtype", "float32")).itemsize
-        return values * width * self._inputs.facts.get("n_mels", 1)
+        return values * width * self._inputs.metadata.get("n_mels", 1)
 
     def _collate(self, arrays: list[np.ndarray], rows: Sequence[int]) -> StoredBatch:
         axis = self._inputs.time_axis

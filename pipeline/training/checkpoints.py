@@ -31,12 +31,12 @@ class Progress(NamedTuple):
     best: dict[str, Tensor]  # state of the best epoch so far, when validation chooses; else empty
     kept: dict[str, Tensor]  # state of the epochs so far that are to be kept, by `epoch/name`
     predicted: Tensor  # sum of all epochs' scores of the validation clips, (clip, class)
-    facts: dict[str, Any]  # epochs finished, history, timing, seconds: plain JSON
+    metadata: dict[str, Any]  # epochs finished, history, timing, seconds: plain JSON
 
 
-def run_key(facts: Mapping[str, Any], code: str) -> str:
-    """Return the name of a run: a digest of its facts and of the version of the code that trains."""
-    return hashlib.sha256(json.dumps([facts, code], sort_keys=True, default=str).encode()).hexdigest()[:24]
+def run_key(metadata: Mapping[str, Any], code: str) -> str:
+    """Return the name of a run: a digest of its metadata and of the version of the code that trains."""
+    return hashlib.sha256(json.dumps([metadata, code], sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None:
@@ -48,10 +48,10 @@ def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None
     for index, state in learner.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{index}/{name}": t for name, t in state.items() if t is not None}
     tensors["predicted"] = progress.predicted
-    facts = progress.facts | {"average_count": learner.average.count, "scaler": learner.scaler.state_dict()}
+    metadata = progress.metadata | {"average_count": learner.average.count, "scaler": learner.scaler.state_dict()}
     with replacing(path) as partial:
         contiguous = {name: t.detach().clone().contiguous() for name, t in tensors.items()}
-        save_file(contiguous, partial, metadata={"progress": json.dumps(facts)})
+        save_file(contiguous, partial, metadata={"progress": json.dumps(metadata)})
 
 
 def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool:
@@ -60,20 +60,20 @@ def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool
         return False
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()["progress"])
+            metadata: dict[str, Any] = json.loads(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError):
         return False  # unreadable: start over rather than stop, nothing else is lost
     learner.model.load_state_dict(_below(tensors, "model/"))
     for name, value in _below(tensors, "average/").items():
         learner.average.values[name].copy_(value)
-    learner.average.count = facts.pop("average_count")
-    learner.scaler.load_state_dict(facts.pop("scaler"))
+    learner.average.count = metadata.pop("average_count")
+    learner.scaler.load_state_dict(metadata.pop("scaler"))
     _load_optimiser(learner.optimiser, _below(tensors, "optimiser/"))
     progress.best.update(_below(tensors, "best/"))
     progress.kept.update(_below(tensors, "kept/"))
     progress.predicted.copy_(tensors["predicted"])
-    progress.facts.update(facts)
+    progress.metadata.update(metadata)
     return True
 
 

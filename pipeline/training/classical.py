@@ -22,11 +22,11 @@ def train(
     trackers: Sequence[str],
 ) -> Fitted | None:
     """Return the fitted model; None in all processes but the first. A note takes the place of curves."""
-    if not launch.leads():
+    if not launch.is_main_process():
         return None
     started, inputs = time.perf_counter(), data.inputs
-    setting = Setting(inputs.facts, inputs.front_end, data.label_kind, seed, data.vocabulary)
+    setting = Setting(inputs.metadata, inputs.front_end, data.label_kind, seed, data.vocabulary)
     weights = BASELINES[params.kind](params).fit(inputs.arrays(data.training.clip_ids), data.training.targets, setting)
     write_fitted(curves_path)
     seconds = time.perf_counter() - started
-    return Fitted(weights, {}, inputs.facts, len(data.training.clip_ids), 1, seconds, ())
+    return Fitted(weights, {}, inputs.metadata, len(data.training.clip_ids), 1, seconds, ())

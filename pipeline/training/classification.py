@@ -47,7 +47,7 @@ class Classification:
         inputs = augmentation.warp_time(batch.inputs, batch.mask, options, self.time_axis)
         mask_token = model.input.mask_token
         if mask_token is not None:
-            inputs = augmentation.replace_words(inputs, model.input.neighbours, options.word_noise)
+            inputs = augmentation.replace_tokens(inputs, model.input.neighbours, options.token_noise)
             inputs = augmentation.mask_tokens(inputs, batch.mask, mask_token, options.frame_masks)
         features = model.embed(inputs)
         soft = smooth_labels(targets, self.params.label_smoothing, self.label_kind)

@@ -1,4 +1,4 @@
-"""The processes that train, or predict with, one model together, and the device of each: a `World`. Alone, it costs nothing.
+"""The process group of a training or prediction run, and the device of each process; a single process pays nothing.
 
 Every process holds the whole model and takes its part of every batch; the gradients of the parts are added up, so that all
 take the same step, the step that one process would have taken with the whole batch, to the rounding: batch norms see all
@@ -35,7 +35,7 @@ PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The place of one process among those of its run."""
 
     rank: int
@@ -44,7 +44,7 @@ class World:
     launcher: int = 0  # process id of torchrun
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Say whether this process is the one that writes, logs and draws progress."""
         return self.rank == 0
 
@@ -52,7 +52,7 @@ class World:
         """Return this process's part of the rows of a batch; all parts together are the batch, and none overlap."""
         return torch.tensor_split(rows, self.size)[self.rank]
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in one message. All must be float32 on one device."""
         if self.size == 1:
             return
@@ -66,7 +66,7 @@ class World:
         """Return this number of every process, in order of rank."""
         values = torch.zeros(self.size)
         values[self.rank] = value
-        self.add_up([values])
+        self.all_reduce_sum([values])
         return [int(number) for number in values]
 
     def assemble(self, rows: Tensor, values: Tensor, count: int) -> Tensor:
@@ -78,7 +78,7 @@ class World:
         whole = torch.zeros(count, 1 + width)
         if len(rows):
             whole.index_add_(0, rows, torch.cat([torch.ones(len(rows), 1), values], dim=1))
-        self.add_up([whole])
+        self.all_reduce_sum([whole])
         holders = whole[:, 0]
         if not (holders == 1).all():
             row = int((holders != 1).nonzero()[0])
@@ -94,11 +94,11 @@ class World:
             )
 
 
-ALONE = World(0, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
 
 @contextmanager
-def open_world() -> Iterator[World]:
+def init_distributed() -> Iterator[DistributedContext]:
     """Find this process's place and device, and meet the other processes if there are any. The leader alone keeps its log.
 
     On an error nobody is waited for: this process ends, and torchrun ends the others.
@@ -106,13 +106,13 @@ def open_world() -> Iterator[World]:
     size, rank = launch.num_processes(), launch.rank()
     device = _device()
     if size == 1:
-        yield World(0, 1, device)
+        yield DistributedContext(0, 1, device)
         return
     if rank:
         logging.getLogger().setLevel(logging.WARNING)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     log.info("%d processes train together, this one on %s", size, device)
-    yield World(rank, size, device, launcher=os.getppid())
+    yield DistributedContext(rank, size, device, launcher=os.getppid())
     dist.destroy_process_group()
 
 

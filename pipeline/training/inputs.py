@@ -14,11 +14,11 @@ import numpy as np
 from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.model import TrainedModel
 from pipeline.artifacts.settings import Schema
-from pipeline.artifacts.spectrogram import INDEX, FrontEndFacts, Spectrogram, open_spectrogram
+from pipeline.artifacts.spectrogram import INDEX, FrontEndMetadata, Spectrogram, open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
 from pipeline.errors import ArtifactError, SonolexError
-from pipeline.models.base import InputFacts, Reads
+from pipeline.models.base import InputMetadata, Reads
 from pipeline.spectrogram.normalisation import corpus_statistics
 from pipeline.spectrogram.reader import FrameReader
 
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 class Inputs(Protocol):
     """The clips of one artifact, for training and for prediction alike."""
 
-    facts: InputFacts  # what a model is built for; stored with it
-    front_end: FrontEndFacts
+    metadata: InputMetadata  # what a model is built for; stored with it
+    front_end: FrontEndMetadata
     frame_rate: float  # Hz, along an array's time axis
     source: str  # digest of the vocabulary behind tokens, empty for frames
     time_axis: int  # of an array
@@ -47,7 +47,7 @@ class Inputs(Protocol):
         """Return one array a clip as it is stored: for frames, what `front_end` says of `dtype`, `scale` and `offset`."""
 
     def num_frames(self, clip_id: str) -> int:
-        """Return a clip's length along the time axis: frames, or words of each codebook."""
+        """Return a clip's length along the time axis: frames, or tokens of each codebook."""
 
     def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
         """Return mean and standard deviation over all values of these clips; (0, 1) for tokens."""
@@ -62,9 +62,9 @@ class FrameInputs:
     def __init__(self, spectrogram: Spectrogram) -> None:
         self._spectrogram = spectrogram
         self._reader = FrameReader(spectrogram)
-        self.front_end = cast(FrontEndFacts, spectrogram.facts)
+        self.front_end = cast(FrontEndMetadata, spectrogram.metadata)
         self.frame_rate = spectrogram.frame_rate
-        self.facts = InputFacts(n_mels=spectrogram.n_mels, log_floor=spectrogram.facts["log_floor"])
+        self.metadata = InputMetadata(n_mels=spectrogram.n_mels, log_floor=spectrogram.metadata["log_floor"])
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
         return self._reader.ok(clip_ids)
@@ -83,18 +83,20 @@ class FrameInputs:
 
 
 class TokenInputs:
-    """Sentences of one fold's vocabulary, all in memory: 2 bytes a word, 4 GB for all of AudioSet."""
+    """Token sequences of one fold's vocabulary, all in memory: 2 bytes a token, 4 GB for all of AudioSet."""
 
     time_axis = 1
 
-    def __init__(self, path: Path, front_end: FrontEndFacts, bands: list[list[int]]) -> None:
+    def __init__(self, path: Path, front_end: FrontEndMetadata, bands: list[list[int]]) -> None:
         table = open_tokens(path)
         self._path, self._arrays = path, token_arrays(table)
         self.front_end = front_end
-        self.frame_rate = float(table.facts["frame_rate"])
-        self.source = str(table.facts["vocabulary"])
-        self.facts = InputFacts(
-            vocabulary_size=table.facts["vocabulary_size"], num_codebooks=table.facts["num_codebooks"], bands=bands
+        self.frame_rate = float(table.metadata["frame_rate"])
+        self.source = str(table.metadata["vocabulary"])
+        self.metadata = InputMetadata(
+            vocabulary_size=table.metadata["vocabulary_size"],
+            num_codebooks=table.metadata["num_codebooks"],
+            bands=bands,
         )
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
@@ -113,9 +115,9 @@ class TokenInputs:
         return 0.0, 1.0
 
     def require_vocabulary(self, digest: str) -> None:
-        """Raise ArtifactError unless the sentences are of the vocabulary with this digest."""
+        """Raise ArtifactError unless the token sequences are of the vocabulary with this digest."""
         if self.source != digest:
-            raise TOKENS.error(self._path, "fact vocabulary", expected=digest, found=self.source)
+            raise TOKENS.error(self._path, "metadata vocabulary", expected=digest, found=self.source)
 
 
 def input_artifacts(layout: Layout, model: ModelId, fold: str) -> list[tuple[Schema, Path]]:
@@ -134,24 +136,24 @@ def open_inputs(reads: Reads, source: Path, vocabulary: Vocabulary | None) -> Fr
         return FrameInputs(open_spectrogram(source))
     if vocabulary is None:
         raise SonolexError(f"{source}: expected the fold's vocabulary beside the tokens, found none; pass --vocabulary")
-    return open_sentences(source, vocabulary)
+    return open_sequences(source, vocabulary)
 
 
-def open_sentences(path: Path, vocabulary: Vocabulary) -> TokenInputs:
-    """Open the sentences of a fold, and refuse those of another vocabulary."""
-    tokens = TokenInputs(path, vocabulary.facts["front_end"], vocabulary.bands)
+def open_sequences(path: Path, vocabulary: Vocabulary) -> TokenInputs:
+    """Open the token sequences of a fold, and refuse those of another vocabulary."""
+    tokens = TokenInputs(path, vocabulary.metadata["front_end"], vocabulary.bands)
     tokens.require_vocabulary(vocabulary.digest())
     return tokens
 
 
 def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs:
     """Open the artifact that a trained model predicts from, and refuse one that it was not trained on."""
-    if model.facts["reads"] == "tokens":
-        tokens = TokenInputs(path, model.facts["front_end"], model.facts["input"]["bands"])
-        tokens.require_vocabulary(model.facts["source"])
+    if model.metadata["reads"] == "tokens":
+        tokens = TokenInputs(path, model.metadata["front_end"], model.metadata["input"]["bands"])
+        tokens.require_vocabulary(model.metadata["source"])
         return tokens
     frames = FrameInputs(open_spectrogram(path))
-    for key, expected in model.facts["front_end"].items():
+    for key, expected in model.metadata["front_end"].items():
         if frames.front_end.get(key) != expected:
             found = frames.front_end.get(key)
             raise ArtifactError(path, f"front end {key}", expected=expected, found=found, stage="spectrogram")

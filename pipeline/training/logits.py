@@ -4,19 +4,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.batches import Batches
-from pipeline.training.distributed import ALONE, World
+from pipeline.training.distributed import ALONE, DistributedContext
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, batches: Batches, batch_size: int, world: World = ALONE) -> Tensor:
+def predict_logits(model: nn.Module, batches: Batches, batch_size: int, context: DistributedContext = ALONE) -> Tensor:
     """Return logits (clip, class), on the CPU, in the order of the batches' clips.
 
     Several processes take turns by whole batches, and each gets all the logits: the very ones of a process alone.
     """
     model.eval()
     rows, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, 0)]
-    for batch in batches.in_order(batch_size, world.rank, world.size):
-        inputs, mask, own = batch.to(world.device)
+    for batch in batches.in_order(batch_size, context.rank, context.size):
+        inputs, mask, own = batch.to(context.device)
         rows.append(own)
         logits.append(model(inputs, mask).cpu())
-    return world.assemble(torch.cat(rows), torch.cat(logits[1:] or logits), len(batches))
+    return context.assemble(torch.cat(rows), torch.cat(logits[1:] or logits), len(batches))

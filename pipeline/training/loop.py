@@ -21,7 +21,7 @@ from pipeline.seeding import named_seed
 from pipeline.training import checkpoints, sampling
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import StoredBatch
-from pipeline.training.distributed import ALONE, World
+from pipeline.training.distributed import ALONE, DistributedContext
 from pipeline.training.gradient_flow import GradientFlow, LayerGradient
 from pipeline.training.progress_bar import progress_bar
 from pipeline.training.schedules import rate_factor
@@ -48,7 +48,7 @@ class Trained(NamedTuple):
     clips_seen: int
     timing: Timing
     gradients: list[LayerGradient]  # of the epochs looked at, if any
-    kept: dict[int, dict[str, Tensor]]  # state of the epochs of `keep_epochs`
+    kept: dict[int, dict[str, Tensor]]  # state of the epochs of `checkpoint_ensemble`
 
 
 class Measured(Protocol[M_contra]):
@@ -56,7 +56,9 @@ class Measured(Protocol[M_contra]):
 
     total: Tensor  # grows from epoch to epoch, and goes into checkpoints
 
-    def measure(self, model: M_contra, average: WeightAverage, epoch: int, world: World) -> dict[str, float]:
+    def measure(
+        self, model: M_contra, average: WeightAverage, epoch: int, context: DistributedContext
+    ) -> dict[str, float]:
         """Return the epoch's numbers by name, `validation_loss` among them."""
 
 
@@ -70,13 +72,13 @@ def train(
     seed: int,
     on_epoch: Callable[[dict[str, float], dict[str, float]], None],
     checkpoint: Path,
-    world: World = ALONE,
+    context: DistributedContext = ALONE,
 ) -> Trained:
     """Train `model` for `task` in place; it ends with the averaged (or best) weights.
 
     Resumes from `checkpoint` if there is one.
 
-    In a `world` of several processes each calls this with the same arguments, the model on its device, and ends with the
+    In a `context` of several processes each calls this with the same arguments, the model on its device, and ends with the
     same weights; the leader alone writes checkpoints.
 
     `on_epoch` is called once for every epoch, those before a resume included, with its row of the history and its timing.
@@ -84,30 +86,32 @@ def train(
     the task's measures, and with validation clips what `validation.measure` returns.
     """
     _require_patience(params, validation)
-    _require_a_clip_each(params, examples, world, task.section)
+    _require_a_clip_each(params, examples, context, task.section)
     started = time.perf_counter()
     _warn_of_settings_without_effect(model, params)
-    run = _Run(Learner(model, params, task, world), examples, validation, seed, checkpoint)
+    run = _Run(Learner(model, params, task, context), examples, validation, seed, checkpoint)
     run.resume()
     history, timing = run.history, run.timing
     for row, pace in zip(history, timing, strict=True):
         on_epoch(row, pace)
 
-    before = run.progress.facts["seconds"]
+    before = run.progress.metadata["seconds"]
     bar = (
-        progress_bar(params.epochs, run.epoch, len(examples.clip_ids)) if world.leads else nullcontext(lambda row: None)
+        progress_bar(params.epochs, run.epoch, len(examples.clip_ids))
+        if context.is_main_process
+        else nullcontext(lambda row: None)
     )
     with bar as advance, training_options(model, params):
         while run.epoch < params.epochs and not _exhausted(history, params):
-            world.require_launcher()
+            context.require_launcher()
             row = run.do_epoch()
             on_epoch(row, timing[-1])
             advance(row | timing[-1])
-            run.progress.facts["seconds"] = before + time.perf_counter() - started
+            run.progress.metadata["seconds"] = before + time.perf_counter() - started
             run.save_now_and_then()
     run.finish()
     seconds = before + time.perf_counter() - started
-    looked_at = run.progress.facts.get("gradients", [])
+    looked_at = run.progress.metadata.get("gradients", [])
     return Trained(history, len(history) * len(examples.clip_ids), Timing(seconds, timing), looked_at, run.kept())
 
 
@@ -130,18 +134,18 @@ class _Run(Generic[M]):
     @property
     def epoch(self) -> int:
         """Return how many epochs are done."""
-        return int(self.progress.facts["epoch"])
+        return int(self.progress.metadata["epoch"])
 
     @property
     def history(self) -> list[dict[str, float]]:
         """Return the rows of the epochs that are done."""
-        rows: list[dict[str, float]] = self.progress.facts["history"]
+        rows: list[dict[str, float]] = self.progress.metadata["history"]
         return rows
 
     @property
     def timing(self) -> list[dict[str, float]]:
         """Return the timing of the epochs that are done, see `Timing`."""
-        rows: list[dict[str, float]] = self.progress.facts["timing"]
+        rows: list[dict[str, float]] = self.progress.metadata["timing"]
         return rows
 
     def resume(self) -> None:
@@ -149,8 +153,8 @@ class _Run(Generic[M]):
         if checkpoints.load_checkpoint(self.checkpoint, self.learner, self.progress):
             log.info("resuming after epoch %d of %d", self.epoch, self.learner.params.epochs)
             self._saved_epoch = self.epoch
-        world = self.learner.world
-        epochs = world.gather(self.epoch) if world.size > 1 else []
+        context = self.learner.context
+        epochs = context.gather(self.epoch) if context.size > 1 else []
         if len(set(epochs)) > 1:
             raise SonolexError(
                 f"{self.checkpoint}: expected every process to resume after the same epoch, found {epochs} by rank; the "
@@ -162,32 +166,32 @@ class _Run(Generic[M]):
         learner, flow = self.learner, self._flow
         learner.on_gradients = flow.look if flow and self.epoch in flow.epochs else None
         row = self._steps()
-        self.progress.facts["epoch"] += 1
+        self.progress.metadata["epoch"] += 1
         if flow:
-            self.progress.facts.setdefault("gradients", []).extend(flow.rows(self.epoch))
+            self.progress.metadata.setdefault("gradients", []).extend(flow.rows(self.epoch))
         learner.average.after_epoch(self.epoch)
         if self.validation:
-            row |= self.validation.measure(learner.model, learner.average, self.epoch, learner.world)
+            row |= self.validation.measure(learner.model, learner.average, self.epoch, learner.context)
         self.history.append(row)
         if learner.params.early_stop_patience and _best(self.history) == len(self.history) - 1:
             self.progress.best.update({name: t.clone() for name, t in learner.average.values.items()})
-        if self.epoch in learner.params.keep_epochs:
+        if self.epoch in learner.params.checkpoint_ensemble:
             state = learner.model.state_dict() | learner.average.values
             self.progress.kept.update({f"{self.epoch}/{name}": t.to("cpu", copy=True) for name, t in state.items()})
         return row
 
     def _steps(self) -> dict[str, float]:
         """Take an epoch's steps; all its random numbers follow from (seed, epoch, rank), so a resumed run draws the same."""
-        learner, world, params = self.learner, self.learner.world, self.learner.params
+        learner, context, params = self.learner, self.learner.context, self.learner.params
         torch.manual_seed(named_seed(self.seed, "epoch", self.epoch))
         order = sampling.draw_rows(self.examples.targets, params.sampling)  # the same for all; what follows is not
-        if world.size > 1:
-            torch.manual_seed(named_seed(self.seed, "epoch", self.epoch, "rank", world.rank))
+        if context.size > 1:
+            torch.manual_seed(named_seed(self.seed, "epoch", self.epoch, "rank", context.rank))
         learner.model.train()
         started = time.perf_counter()
         steps = math.ceil(len(order) / params.batch_size)
         batches = torch.tensor_split(order, steps)
-        parts = [part for rows in batches for part in torch.tensor_split(world.part(rows), params.accumulate)]
+        parts = [part for rows in batches for part in torch.tensor_split(context.part(rows), params.accumulate)]
         reader = _Reader(self.examples, parts)
         losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
@@ -232,13 +236,13 @@ class _Run(Generic[M]):
 
     def save_now_and_then(self) -> None:
         """Write a checkpoint if the last one is old enough."""
-        if self.learner.world.leads and time.perf_counter() - self._saved_at > CHECKPOINT_SECONDS:
+        if self.learner.context.is_main_process and time.perf_counter() - self._saved_at > CHECKPOINT_SECONDS:
             checkpoints.save_checkpoint(self.checkpoint, self.learner, self.progress)
             self._saved_at, self._saved_epoch = time.perf_counter(), self.epoch
 
     def kept(self) -> dict[int, dict[str, Tensor]]:
         """Return the weights that were kept, by epoch: those that would have been stored had it been the last."""
-        epochs: dict[int, dict[str, Tensor]] = {epoch: {} for epoch in self.learner.params.keep_epochs}
+        epochs: dict[int, dict[str, Tensor]] = {epoch: {} for epoch in self.learner.params.checkpoint_ensemble}
         for key, tensor in self.progress.kept.items():
             epoch, name = key.split("/")
             epochs[int(epoch)][name] = tensor
@@ -249,7 +253,7 @@ class _Run(Generic[M]):
         average = self.learner.average
         average.values.update(self.progress.best)
         average.swap()
-        if self.learner.world.leads:
+        if self.learner.context.is_main_process:
             self.checkpoint.unlink(missing_ok=True)
 
 
@@ -291,13 +295,13 @@ def _require_patience(params: TrainParams, validation: Measured[M] | None) -> No
         )
 
 
-def _require_a_clip_each(params: TrainParams, examples: Examples, world: World, section: str) -> None:
+def _require_a_clip_each(params: TrainParams, examples: Examples, context: DistributedContext, section: str) -> None:
     num_clips = len(examples.clip_ids)
     smallest = num_clips // math.ceil(num_clips / params.batch_size)  # of the batches, which differ by one at most
-    if smallest // world.size < params.accumulate:
+    if smallest // context.size < params.accumulate:
         parts = f" for {params.accumulate} parts" if params.accumulate > 1 else ""
         raise SonolexError(
-            f"{section}.batch_size: expected a clip{parts} for each of {world.size} processes in every batch, found a "
+            f"{section}.batch_size: expected a clip{parts} for each of {context.size} processes in every batch, found a "
             f"batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer "
             f"processes{', or lower train.accumulate' if parts else ''}"
         )

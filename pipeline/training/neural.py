@@ -14,7 +14,7 @@ import torch
 
 from pipeline.artifacts.curves import writing_epochs
 from pipeline.execution.code import code_version, kinds_in
-from pipeline.models.base import InputFacts, ModelParams
+from pipeline.models.base import InputMetadata, ModelParams
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
 from pipeline.params import load_params
 from pipeline.seeding import named_seed
@@ -22,17 +22,17 @@ from pipeline.training import checkpoints
 from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
-from pipeline.training.distributed import World, open_world
+from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
 from pipeline.training.inputs import warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.settings import TrainParams
+from pipeline.training.token_predictor import load_pretrained
 from pipeline.training.trackers import TrackedRun, open_trackers
 from pipeline.training.trainers import Examples, Fitted, Score, TrainingData, Weights
 from pipeline.training.validation import Examples as StoredExamples
 from pipeline.training.validation import Validation
-from pipeline.training.word_predictor import load_pretrained
 
 
 def train(
@@ -45,14 +45,14 @@ def train(
     trackers: Sequence[str],
 ) -> Fitted | None:
     """Train by the section `train` of params.yaml and return the model; None in all processes but the leading one."""
-    with open_world() as world:
-        weights, kept, input_facts, trained = train_model(
+    with init_distributed() as context:
+        weights, kept, input_metadata, trained = train_model(
             params, load_params(TrainParams, "train"), data,
-            seed=seed, curves_path=curves_path, world=world, score=score, trackers=trackers,
+            seed=seed, curves_path=curves_path, context=context, score=score, trackers=trackers,
         )  # fmt: skip
-    if not world.leads:
+    if not context.is_main_process:
         return None
-    return Fitted(weights, kept, input_facts, trained.clips_seen, world.size, *trained.timing)
+    return Fitted(weights, kept, input_metadata, trained.clips_seen, context.size, *trained.timing)
 
 
 def train_model(
@@ -62,11 +62,11 @@ def train_model(
     *,
     seed: int,
     curves_path: Path,
-    world: World,
+    context: DistributedContext,
     score: Score,
     trackers: Sequence[str] = (),
-) -> tuple[Weights, dict[int, Weights], InputFacts, Trained]:
-    """Train and return the weights, those of kept epochs, the facts of the input, and the run's history.
+) -> tuple[Weights, dict[int, Weights], InputMetadata, Trained]:
+    """Train and return the weights, those of kept epochs, the metadata of the input, and the run's history.
 
     With weights from masked-token pretraining all weights but the head's start there. `score` measures validation clips,
     if there are any, in every epoch. All random numbers follow from `seed`. `curves_path` ends in model, fold and seed.
@@ -78,20 +78,20 @@ def train_model(
     torch.manual_seed(named_seed(seed, "weights"))
     checkpoint = open_pretrained_weights(params, inputs.front_end)
     normalisation = fit_normalisation(params, lambda: inputs.statistics(training.clip_ids), checkpoint)
-    input_facts: InputFacts = {**inputs.facts, "normalisation": normalisation}
+    input_metadata: InputMetadata = {**inputs.metadata, "normalisation": normalisation}
     if checkpoint is not None:
-        input_facts["pretrained"] = checkpoint.facts
-    model = Network(params, input_facts, training.targets.shape[1])
+        input_metadata["pretrained"] = checkpoint.metadata
+    model = Network(params, input_metadata, training.targets.shape[1])
     if data.vocabulary is not None:
-        model.input.load_codebooks(data.vocabulary.word_vectors())
+        model.input.load_codebooks(data.vocabulary.token_vectors())
     if checkpoint is not None:
         model.load_weights(params, checkpoint)
     if data.pretrained is not None:
         load_pretrained(model, data.pretrained)
-        facts = data.pretrained.facts
-        input_facts["masked_pretraining"] = {key: facts[key] for key in ("weights", "pretrain", "measures")}
+        metadata = data.pretrained.metadata
+        input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
     warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model.stem)
-    model = model.to(world.device)
+    model = model.to(context.device)
 
     def examples(part: Examples) -> StoredExamples:
         batches = Batches(inputs, part.clip_ids, normalisation)
@@ -101,7 +101,7 @@ def train_model(
         "params": params.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
         "seed": seed,
-        "input": input_facts,
+        "input": input_metadata,
         "front_end": inputs.front_end,
         "source": inputs.source,
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
@@ -113,7 +113,7 @@ def train_model(
         Validation(examples(validation), data.label_kind, score, settings.batch_size) if validation.clip_ids else None
     )
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
-    with curves(curves_path, world, trackers, tracked) as log_epoch:
+    with curves(curves_path, context, trackers, tracked) as log_epoch:
         trained = run_epochs(
             model,
             settings,
@@ -123,12 +123,12 @@ def train_model(
             seed=seed,
             on_epoch=log_epoch,
             checkpoint=checkpoints.CHECKPOINTS / f"{checkpoints.run_key(identity, code)}.safetensors",
-            world=world,
+            context=context,
         )
-    if world.leads and trained.gradients:
+    if context.is_main_process and trained.gradients:
         write_gradients(curves_path, trained.gradients)
     kept = {epoch: _arrays(state) for epoch, state in trained.kept.items()}
-    return _arrays(model.state_dict()), kept, input_facts, trained
+    return _arrays(model.state_dict()), kept, input_metadata, trained
 
 
 def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
@@ -137,13 +137,13 @@ def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
 
 @contextmanager
 def curves(
-    path: Path, world: World, trackers: Sequence[str], params: dict[str, Any]
+    path: Path, context: DistributedContext, trackers: Sequence[str], params: dict[str, Any]
 ) -> Iterator[Callable[[dict[str, float], dict[str, float]], None]]:
     """Yield a function that takes an epoch's numbers, and its timing, to the table and the trackers; nowhere if not leading.
 
     The trackers get the timing too; the table does not, since it is an artifact.
     """
-    if not world.leads:
+    if not context.is_main_process:
         yield lambda row, timing: None
         return
     run = TrackedRun("/".join(path.parts[-3:]), params)

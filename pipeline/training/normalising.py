@@ -3,17 +3,17 @@
 A clip travels as it is stored, a byte or two a value, and becomes float32 where it is used: reading does not wait for the
 conversion, and half or a quarter of the bytes cross the bus.
 
-Conventions: B batch, T frame. A normalisation stands in the facts `input` of a model.
+Conventions: B batch, T frame. A normalisation stands in the metadata `input` of a model.
 """
 
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.spectrogram import FrontEndFacts
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.models.base import SMALLEST_STD, Normalisation, normalisation_unit
 
 
-def normalise(stored: Tensor, mask: Tensor | None, front_end: FrontEndFacts, normalisation: Normalisation) -> Tensor:
+def normalise(stored: Tensor, mask: Tensor | None, front_end: FrontEndMetadata, normalisation: Normalisation) -> Tensor:
     """Return (B, T, mel) stored values as float32, in the front end's units and then normalised; 0 behind a clip's end."""
     frames = stored.to(torch.float32)
     if frames is stored:

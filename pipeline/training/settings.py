@@ -25,7 +25,9 @@ class TrainParams(Params):
     gradient_clip: float | None = Field(gt=0, allow_inf_nan=False)  # largest norm; null = none
     label_smoothing: float = Field(ge=0, lt=1)
     average: AverageParams
-    keep_epochs: list[PositiveInt]  # counted from 1, whose weights are stored too and predict together; empty = none
+    checkpoint_ensemble: list[
+        PositiveInt
+    ]  # counted from 1, whose weights are stored too and predict together; empty = none
     early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
     num_threads: PositiveInt  # of the processor, in each process; results follow from it, the time taken does too
     precision: Precision  # of activations and products; weights and their gradients are float32
@@ -61,26 +63,28 @@ class TrainParams(Params):
 
     @model_validator(mode="after")
     def _kept_epochs_are_run(self) -> "TrainParams":
-        kept = self.keep_epochs
+        kept = self.checkpoint_ensemble
         if kept != sorted(set(kept)) or (kept and kept[-1] > self.epochs):
-            raise ValueError(f"keep_epochs: expected rising numbers from 1 to epochs {self.epochs}, found {kept}")
+            raise ValueError(
+                f"checkpoint_ensemble: expected rising numbers from 1 to epochs {self.epochs}, found {kept}"
+            )
         if kept and self.early_stop_patience:
             raise ValueError(
-                f"keep_epochs: expected none while early_stop_patience is {self.early_stop_patience}, found {kept}: a run "
-                "that stops early may never reach those epochs"
+                f"checkpoint_ensemble: expected none while early_stop_patience is {self.early_stop_patience}, found {kept}: "
+                "a run that stops early may never reach those epochs"
             )
         return self
 
 
 class PretrainParams(Params):
-    """How the models of `experiment.pretrained_models` learn from sentences before they are trained."""
+    """How the models of `experiment.pretrained_models` learn from token sequences before they are trained."""
 
     epochs: PositiveInt
     batch_size: PositiveInt  # clips a step, over all processes together
     learning_rate: PositiveFloat = Field(le=1)  # at the peak
     schedule: ScheduleParams
-    mask_share: float = Field(gt=0, lt=1)  # part of the words that are hidden
-    mask_span: PositiveInt  # words that are hidden together
+    mask_share: float = Field(gt=0, lt=1)  # part of the tokens that are hidden
+    mask_span: PositiveInt  # tokens that are hidden together
 
     def settings(self, train: TrainParams) -> TrainParams:
         """Return what the training loop takes: these values, and `train`'s for what has no section of its own.
@@ -89,5 +93,5 @@ class PretrainParams(Params):
         """
         own = self.model_dump(include={"epochs", "batch_size", "learning_rate", "schedule"})
         other = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0}  # of classifying alone
-        other |= {"gradient_flow": False, "keep_epochs": []}
+        other |= {"gradient_flow": False, "checkpoint_ensemble": []}
         return validate_params(TrainParams, train.model_dump() | other | own, "pretrain")

@@ -22,7 +22,7 @@ from pipeline.models.neural_model import NeuralModel
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.compiling import P, R, compiled
-from pipeline.training.distributed import World
+from pipeline.training.distributed import DistributedContext
 from pipeline.training.optimiser import build_optimiser, set_rate
 from pipeline.training.settings import TrainParams
 
@@ -65,16 +65,16 @@ class NotFiniteError(Exception):
 class Learner(Generic[M]):
     """A model on its device, and everything that changes with it from step to step."""
 
-    def __init__(self, model: M, params: TrainParams, task: Task[M], world: World) -> None:
-        self.model, self.params, self.task, self.world = model, params, task, world
+    def __init__(self, model: M, params: TrainParams, task: Task[M], context: DistributedContext) -> None:
+        self.model, self.params, self.task, self.context = model, params, task, context
         self.optimiser = build_optimiser(
             model, params.optimiser, params.learning_rate, embedding_rate=model.embedding_rate
         )
         self.average = WeightAverage(model, params.average, params.epochs)
-        self.scaler = torch.GradScaler(world.device.type, enabled=params.precision == "float16")
+        self.scaler = torch.GradScaler(context.device.type, enabled=params.precision == "float16")
         self.measured = [0.0 for _ in task.measures]  # of the last step's batch
         forward = task.forward(model)
-        self._forward = _in_precision(compiled(forward) if params.compile else forward, params, world.device)
+        self._forward = _in_precision(compiled(forward) if params.compile else forward, params, context.device)
         self.on_gradients: Callable[[], None] | None = None  # called in every step, before gradients are clipped
 
     def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
@@ -85,16 +85,16 @@ class Learner(Generic[M]):
         """
         set_rate(self.optimiser, rate)
         self.optimiser.zero_grad(set_to_none=True)
-        totals = torch.zeros(1 + len(self.measured), device=self.world.device)
+        totals = torch.zeros(1 + len(self.measured), device=self.context.device)
         for batch, targets in parts:
-            on_device = batch.to(self.world.device)
-            loss, measures = self.task.loss(self.model, self._forward, on_device, targets.to(self.world.device))
+            on_device = batch.to(self.context.device)
+            loss, measures = self.task.loss(self.model, self._forward, on_device, targets.to(self.context.device))
             if not torch.isfinite(loss):
                 raise NotFiniteError("loss", loss.item(), batch)
             share = len(targets) / num_clips  # of means over clips, so that the parts add up to the batch's
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             totals += torch.stack([loss, *measures]).detach() * share
-        self.world.add_up([totals, *(p.grad for p in self.model.parameters() if p.grad is not None)])
+        self.context.all_reduce_sum([totals, *(p.grad for p in self.model.parameters() if p.grad is not None)])
         norm = self._update()
         self.average.after_step()
         total, *self.measured = totals.tolist()

@@ -10,7 +10,7 @@ from pipeline.artifacts.tables import Table
 def class_targets(clips: Table, clip_ids: Sequence[str]) -> np.ndarray:
     """Return 0-1 targets (clip, class) float32 for these clips, in order."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
-    targets = np.zeros((len(clip_ids), len(clips.facts["classes"])), dtype=np.float32)
+    targets = np.zeros((len(clip_ids), len(clips.metadata["classes"])), dtype=np.float32)
     for row, clip in enumerate(clip_ids):
         targets[row, labels[clip]] = 1
     return targets

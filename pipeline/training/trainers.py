@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.models.base import InputFacts
+from pipeline.models.base import InputMetadata
 from pipeline.models.registry import BASELINES
 from pipeline.registry import Registry
 from pipeline.training.inputs import Inputs
@@ -52,7 +52,7 @@ class Fitted(NamedTuple):
 
     weights: Weights
     kept_epochs: Mapping[int, Weights]  # weights of the epochs that predict together, if any
-    input_facts: InputFacts
+    input_metadata: InputMetadata
     clips_seen: int  # repeats counted
     num_processes: int
     seconds: float

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.artifacts.clips import LabelKind
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batches
-from pipeline.training.distributed import World
+from pipeline.training.distributed import DistributedContext
 from pipeline.training.logits import predict_logits
 from pipeline.training.losses import classification_loss
 
@@ -38,10 +38,12 @@ class Validation:
         self.total = torch.zeros(len(examples.targets), examples.targets.shape[1], dtype=torch.float64)
         self._examples, self._label_kind, self._score, self._batch_size = examples, label_kind, score, batch_size
 
-    def measure(self, model: nn.Module, average: WeightAverage, epoch: int, world: World) -> dict[str, float]:
+    def measure(
+        self, model: nn.Module, average: WeightAverage, epoch: int, context: DistributedContext
+    ) -> dict[str, float]:
         """Return validation_loss and, where metrics were handed in, those of this epoch (from 1) and of all so far."""
         average.swap()
-        logits = predict_logits(model, self._examples.batches, self._batch_size, world)
+        logits = predict_logits(model, self._examples.batches, self._batch_size, context)
         average.swap()
         targets = self._examples.targets
         row = {"validation_loss": classification_loss(logits, targets, self._label_kind).item()}

@@ -1,9 +1,9 @@
-"""Assignment of frames to words: the nearest code of every codebook.
+"""Assignment of frames to tokens: the nearest code of every codebook.
 
-Conventions: frames (frame, mel) float32 in the front end's units; features (word, feature), see
-`pipeline/vocabulary/features.py`; tokens (codebook, word) uint16. What is computed depends on the vocabulary's arrays alone,
-never on its kind: a codebook codes its part of the features, and where codebooks overlap, each codes what those before it
-left over (residual vector quantisation; Juang and Gray, 1982), unless they are ranks of one codebook.
+Conventions: frames (frame, mel) float32 in the front end's units; features (token, feature), see
+`pipeline/vocabulary/features.py`; tokens (codebook, token) uint16. What is computed depends on the vocabulary's arrays
+alone, never on its kind: a codebook codes its part of the features, and where codebooks overlap, each codes what those
+before it left over (residual vector quantisation; Juang and Gray, 1982), unless they are ranks of one codebook.
 
 A clip's tokens follow from its own frames to the bit. How a product is rounded depends on how many rows it has and on which
 thread computes them, so no product takes rows of two clips, and each is computed on one thread.
@@ -26,19 +26,19 @@ from pipeline.vocabulary.features import clip_features
 # the argmax; blocks of 32 M scores halve the rate. Figures beside FAISS and the bare product: benchmarks/README.md.
 _SCORES_PER_BLOCK = 1 << 19
 # As many frames are normalised and scored before the next ones are looked at: what is allocated for them is memory that
-# was used before, and mostly still in the cache. Memory that the system hands out anew costs as much as 256 words do.
+# was used before, and mostly still in the cache. Memory that the system hands out anew costs as much as 256 tokens do.
 _FRAMES_PER_BLOCK = 1 << 14
 
 
 def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the words of each clip (frame, mel) as tokens (codebook, word) uint16; stacks and slopes end with their clip.
+    """Return the tokens of each clip (frame, mel) as tokens (codebook, token) uint16; stacks and slopes end with their clip.
 
-    Merged words make one sequence, as though there were one codebook. Raises CorpusError when a frame is not finite: its
-    nearest word would be any.
+    Merged tokens make one sequence, as though there were one codebook. Raises CorpusError when a frame is not finite: its
+    nearest token would be any.
     """
     codebooks = vocabulary.codebooks
     what = f"frames for {vocabulary.path}"
-    tokens = base_words(vocabulary.space, codebooks, vocabulary.facts["bands"], vocabulary.ranks, clips, what=what)
+    tokens = base_tokens(vocabulary.space, codebooks, vocabulary.metadata["bands"], vocabulary.ranks, clips, what=what)
     if not vocabulary.merged:
         return tokens
     num_codebooks, size = codebooks.shape[:2]
@@ -47,7 +47,7 @@ def assign(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> list[np.ndarr
 
 
 @single_threaded()
-def base_words(
+def base_tokens(
     space: FeatureSpace,
     codebooks: np.ndarray,
     bands: Sequence[Sequence[int]],
@@ -56,7 +56,7 @@ def base_words(
     *,
     what: str,
 ) -> list[np.ndarray]:
-    """Return the words of each clip (frame, mel) before any merging: tokens (codebook, word) uint16.
+    """Return the tokens of each clip (frame, mel) before any merging: tokens (codebook, token) uint16.
 
     Raises CorpusError, which says `what` they are, when a frame is not finite.
     """
@@ -67,7 +67,7 @@ def base_words(
     for block in clip_batches(range(len(clips)), lengths.__getitem__, frames_per_batch=limit):
         features = clip_features(space, [clips[number] for number in block])
         _require_finite(features, clips, what)
-        ends = list(accumulate(space.num_words(lengths[number]) for number in block))
+        ends = list(accumulate(space.num_tokens(lengths[number]) for number in block))
         tokens += np.split(nearest_codes(features, codebooks, bands, ranks, ends), ends[:-1], axis=1)
     return tokens
 
@@ -88,9 +88,9 @@ def nearest_codes(
     ranks: Sequence[float] = (),
     ends: Sequence[int] = (),
 ) -> np.ndarray:
-    """Return the nearest code in each codebook as (codebook, word) uint16; the lowest id among equals.
+    """Return the nearest code in each codebook as (codebook, token) uint16; the lowest id among equals.
 
-    `features` (word, feature) float32; `codebooks` (codebook, code, feature); codebook b covers [from, to) = `bands[b]`.
+    `features` (token, feature) float32; `codebooks` (codebook, code, feature); codebook b covers [from, to) = `bands[b]`.
     With `ranks` the codebooks are one at these weights, and the nearest code, the second nearest ... are returned. `ends`
     are the ends of the clips in `features`, where these are several.
     """

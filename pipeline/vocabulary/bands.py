@@ -1,6 +1,6 @@
-"""Band words: the mel bands in equal groups, each with a codebook of its own (product quantisation; Jegou et al., 2011).
+"""Band tokens: the mel bands in equal groups, each with a codebook of its own (product quantisation; Jegou et al., 2011).
 
-A word stands for what happens in one part of the spectrum, whatever happens in the others. With stacked frames it is a
+A token stands for what happens in one part of the spectrum, whatever happens in the others. With stacked frames it is a
 patch of the spectrogram, so many bands wide and so many frames long.
 """
 
@@ -33,7 +33,7 @@ class Params(CommonParams):
 
 
 def fit(params: Params, features: np.ndarray) -> Codebooks:
-    """Fit on all of `features` (word, feature), which stand group after group; see `pipeline/vocabulary/fitting.py`."""
+    """Fit on all of `features` (token, feature), which stand group after group; see `pipeline/vocabulary/fitting.py`."""
     width = features.shape[1] // params.bands
     bands = [[start, start + width] for start in range(0, features.shape[1], width)]
     tasks = [

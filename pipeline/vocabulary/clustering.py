@@ -3,7 +3,7 @@
 FAISS rounds otherwise on another number of threads, and near ties then fall the other way. Here every run is computed on
 one, and several runs, of other codebooks or from other starting points, side by side.
 
-Conventions: features (word, feature) float32; codes (code, feature) float32.
+Conventions: features (token, feature) float32; codes (code, feature) float32.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from pipeline.vocabulary.settings import CommonParams
 class Task:
     """What one codebook is fitted on."""
 
-    features: np.ndarray  # (word, feature); a slice of columns is copied when its turn comes
+    features: np.ndarray  # (token, feature); a slice of columns is copied when its turn comes
     stream: tuple[str, int]  # with the seed, what the starting points follow from
     where: str  # for messages
 
@@ -37,7 +37,7 @@ def cluster(params: CommonParams, task: Task) -> tuple[np.ndarray, np.ndarray]:
 def cluster_each(params: CommonParams, tasks: Sequence[Task]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return each task's codes (code, feature), and the mean squared distance to them by iteration: (iteration,) float64.
 
-    Raises CorpusError, which says where, when there are fewer distinct rows than words.
+    Raises CorpusError, which says where, when there are fewer distinct rows than tokens.
     """
     import faiss  # noqa: F401 - before its threads are limited
 
@@ -72,14 +72,14 @@ def _require_distinct(params: CommonParams, task: Task) -> None:
     distinct = count_distinct(task.features)
     if distinct < params.num_tokens:
         raise CorpusError(
-            f"vocabularies.*.num_tokens: expected at most as many words as distinct frames, found {params.num_tokens} words "
+            f"vocabularies.*.num_tokens: expected at most as many tokens as distinct frames, found {params.num_tokens} "
             f"for {distinct} distinct among {len(task.features)} sampled frames or stacks of them ({task.where}); lower "
             "vocabularies.*.num_tokens, or raise vocabularies.*.sample_frames if it is what limits them"
         )
 
 
 def count_distinct(features: np.ndarray) -> int:
-    """Count the distinct rows of (word, feature) float32, by a 64-bit hash of their bits."""
+    """Count the distinct rows of (token, feature) float32, by a 64-bit hash of their bits."""
     rows = np.ascontiguousarray(features + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
     multipliers = np.random.default_rng(0).integers(1, 2**63, rows.shape[1], dtype=np.uint64) * np.uint64(
         2

@@ -1,8 +1,8 @@
 """Lloyd's algorithm over all training frames, from where the fit on the sample ended; out of core.
 
-Frames are read batch by batch in every pass, and what is kept are sums over words, so memory does not grow with the corpus.
+Frames are read batch by batch in every pass, and what is kept are sums over tokens, so memory does not grow with the corpus.
 
-Conventions: as in `pipeline/vocabulary/fitting.py`. Codebooks that code what others leave over (residual words) are all
+Conventions: as in `pipeline/vocabulary/fitting.py`. Codebooks that code what others leave over (residual tokens) are all
 moved at once, to the means of what each of them was given. Nothing proves that this never loses, as it does for one
 codebook, so the best codes of all passes are kept.
 """
@@ -39,7 +39,7 @@ def refine(fit: Fit, reader: ClipFrames, clip_ids: Sequence[str], *, iterations:
     for update in range(iterations + 1):
         found = _pass_over(fit, codebooks, reader, clips)
         history.append(found.distortion)
-        log.info("update %d over %d words of training clips: distortion %.5f", update, found.num_words, history[-1])
+        log.info("update %d over %d tokens of training clips: distortion %.5f", update, found.num_tokens, history[-1])
         if history[-1] == min(history):
             best = codebooks
         if update and history[-1] > (1 - _SETTLED) * history[-2]:
@@ -47,7 +47,7 @@ def refine(fit: Fit, reader: ClipFrames, clip_ids: Sequence[str], *, iterations:
         codebooks = replace(codebooks, codes=found.means(codebooks.codes))
     exact = {
         "iterations": len(history) - 1,
-        "words": found.num_words,
+        "tokens": found.num_tokens,
         "distortion_before": round(history[0], 6),
         "distortion_after": round(min(history), 6),
     }
@@ -56,18 +56,18 @@ def refine(fit: Fit, reader: ClipFrames, clip_ids: Sequence[str], *, iterations:
 
 @dataclass
 class _Pass:
-    """Sums over all words of the clips."""
+    """Sums over all tokens of the clips."""
 
     sums: np.ndarray  # (codebook, code, feature) float64, of what each codebook was given
     counts: np.ndarray  # (codebook, code) int64
     total: np.ndarray  # (feature,) float64
     squares: float = 0.0  # of the features
     error: float = 0.0  # squares of what all codebooks leave over
-    num_words: int = 0
+    num_tokens: int = 0
 
     @property
     def distortion(self) -> float:
-        spread = self.squares - float((self.total**2).sum()) / max(self.num_words, 1)
+        spread = self.squares - float((self.total**2).sum()) / max(self.num_tokens, 1)
         return self.error / spread if spread > 0 else 0.0
 
     def means(self, codes: np.ndarray) -> np.ndarray:
@@ -87,14 +87,14 @@ def _pass_over(fit: Fit, codebooks: Codebooks, reader: ClipFrames, clips: Sequen
         features = clip_features(fit.space, reader.read(batch))
         tokens = nearest_codes(features, codes, codebooks.bands)
         rest = features.astype(np.float64)
-        found.num_words += len(rest)
+        found.num_tokens += len(rest)
         found.total += rest.sum(axis=0)
         found.squares += float((rest**2).sum())
-        for number, (words, (start, stop)) in enumerate(zip(tokens, codebooks.bands, strict=True)):
+        for number, (row, (start, stop)) in enumerate(zip(tokens, codebooks.bands, strict=True)):
             given = rest[:, start:stop]
-            chosen = csr_array((np.ones(len(words)), words, np.arange(len(words) + 1)), shape=(len(words), size))
+            chosen = csr_array((np.ones(len(row)), row, np.arange(len(row) + 1)), shape=(len(row), size))
             found.sums[number, :, : stop - start] += chosen.T @ given
-            found.counts[number] += np.bincount(words, minlength=size)
-            given -= codes[number, words, : stop - start]
+            found.counts[number] += np.bincount(row, minlength=size)
+            given -= codes[number, row, : stop - start]
         found.error += float((rest**2).sum())
     return found

@@ -1,8 +1,8 @@
 """Features that codebooks code, and their inverse: normalised frames, their slopes, stacks of them, and PCA.
 
-Conventions: frames (frame, mel) float32 in the front end's units; z the same, normalised; a window (frame, mel) is a word's
+Conventions: frames (frame, mel) float32 in the front end's units; z the same, normalised; a window (frame, mel) is a token's
 frames with `deltas` frames on either side, where a clip's first and last frame stand for those beyond its ends; features
-(word, feature) float32. Their order, and what `space` holds: `pipeline/artifacts/vocabulary.py`.
+(token, feature) float32. Their order, and what `space` holds: `pipeline/artifacts/vocabulary.py`.
 """
 
 from collections.abc import Sequence
@@ -16,34 +16,34 @@ _WORDS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
 
 
 def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the features of clips (frame, mel), end to end: (word, feature). No clip sees another one's frames.
+    """Return the features of clips (frame, mel), end to end: (token, feature). No clip sees another one's frames.
 
     To the bit: no product takes rows of two clips, see `pipeline/vocabulary/assignment.py`.
     """
     z = normalise_frames(np.concatenate(clips), space.mean, space.scale, space.normalisation)
     if space.stack == 1 and not space.deltas and not len(space.components):  # groups stand side by side already
         return z
-    features = np.empty((sum(space.num_words(len(clip)) for clip in clips), space.num_features), dtype=np.float32)
+    features = np.empty((sum(space.num_tokens(len(clip)) for clip in clips), space.num_features), dtype=np.float32)
     first = filled = 0
     for clip in clips:
-        words = np.arange(space.num_words(len(clip)))
-        for start in range(0, len(words), _WORDS_PER_BLOCK):
-            places = window_places(words[start:][:_WORDS_PER_BLOCK], len(clip), stack=space.stack, deltas=space.deltas)
+        tokens = np.arange(space.num_tokens(len(clip)))
+        for start in range(0, len(tokens), _WORDS_PER_BLOCK):
+            places = window_places(tokens[start:][:_WORDS_PER_BLOCK], len(clip), stack=space.stack, deltas=space.deltas)
             features[filled : filled + len(places)] = window_features(space, z[first + places])
             filled += len(places)
         first += len(clip)
     return features
 
 
-def window_places(words: np.ndarray, num_frames: int, *, stack: int, deltas: int) -> np.ndarray:
-    """Return which of a clip's frames the window of each word holds: (word, frame) int64, for `words` (word,) int."""
+def window_places(tokens: np.ndarray, num_frames: int, *, stack: int, deltas: int) -> np.ndarray:
+    """Return which of a clip's frames the window of each token holds: (token, frame) int64, for `tokens` (token,) int."""
     offsets = np.arange(-deltas, stack + deltas)
-    places: np.ndarray = np.clip(words[:, None] * stack + offsets, 0, max(num_frames - 1, 0))
+    places: np.ndarray = np.clip(tokens[:, None] * stack + offsets, 0, max(num_frames - 1, 0))
     return places
 
 
 def window_features(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
-    """Return the features (word, feature) of normalised windows (word, frame, mel)."""
+    """Return the features (token, feature) of normalised windows (token, frame, mel)."""
     features = stack_windows(space, windows)
     if len(space.components):
         features = (features - space.centre) @ space.components.T
@@ -51,14 +51,14 @@ def window_features(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
 
 
 def stack_windows(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
-    """Return the features (word, feature) of normalised windows (word, frame, mel), before PCA."""
-    num_words, _, num_mels = windows.shape
+    """Return the features (token, feature) of normalised windows (token, frame, mel), before PCA."""
+    num_tokens, _, num_mels = windows.shape
     parts = [windows[:, space.deltas : space.deltas + space.stack]]
     if space.deltas:
         parts.append(slopes(windows, space.deltas) / space.delta_scale)
-    frames = np.stack(parts, axis=2)  # (word, frame, part, mel)
-    grouped = frames.reshape(num_words, space.stack, len(parts), space.groups, num_mels // space.groups)
-    features: np.ndarray = grouped.transpose(0, 3, 1, 2, 4).reshape(num_words, space.num_stacked)
+    frames = np.stack(parts, axis=2)  # (token, frame, part, mel)
+    grouped = frames.reshape(num_tokens, space.stack, len(parts), space.groups, num_mels // space.groups)
+    features: np.ndarray = grouped.transpose(0, 3, 1, 2, 4).reshape(num_tokens, space.num_stacked)
     return features
 
 
@@ -66,7 +66,7 @@ def slopes(windows: np.ndarray, deltas: int) -> np.ndarray:
     """Return each frame's slope over time, a frame: sum k (z[t + k] - z[t - k]) / (2 sum k^2), k = 1 .. `deltas`.
 
     It is the slope of the least-squares line over 2 `deltas` + 1 frames (Furui, 1986; HTK's delta coefficients). Windows
-    (word, frame, mel) lose the `deltas` frames on either side.
+    (token, frame, mel) lose the `deltas` frames on either side.
     """
     count = windows.shape[1] - 2 * deltas
     total = np.zeros((len(windows), count, windows.shape[2]), dtype=np.float32)
@@ -98,7 +98,7 @@ def frame_levels(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.
 
 
 def unstack_features(space: FeatureSpace, features: np.ndarray) -> np.ndarray:
-    """Return the normalised frames (frame, mel) of features (word, feature): `stack` frames a word, without slopes.
+    """Return the normalised frames (frame, mel) of features (token, feature): `stack` frames a token, without slopes.
 
     What PCA left out comes back as its mean over the sample.
     """

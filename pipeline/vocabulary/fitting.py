@@ -41,7 +41,7 @@ class Codebooks:
 
     codes: np.ndarray  # (codebook, code, feature) float32
     bands: list[list[int]]  # [from, to) of the features that each codebook covers
-    objective: list[float]  # at each iteration: mean over words of the squared distance to their codes
+    objective: list[float]  # at each iteration: mean over tokens of the squared distance to their codes
     ranks: list[float] = field(default_factory=list)  # weights of a frame's nearest codes, see Vocabulary.ranks
 
 
@@ -59,11 +59,11 @@ class Merges:
     """What `pipeline/vocabulary/merging.py` learns on top of a fit."""
 
     pairs: np.ndarray  # (merge, 2) int32; empty without BPE
-    facts: dict[str, Any]  # how much was merged, and what on; empty without BPE
+    metadata: dict[str, Any]  # how much was merged, and what on; empty without BPE
 
 
 def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, np.ndarray]:
-    """Fit normalisation, scale of the slopes, and PCA, and return them with the sample's features (word, feature)."""
+    """Fit normalisation, scale of the slopes, and PCA, and return them with the sample's features (token, feature)."""
     num_mels = sample.windows.shape[2]
     if num_mels % params.groups:
         raise ParamsError(
@@ -122,13 +122,13 @@ def fit_normalisation(frames: np.ndarray, normalisation: str) -> tuple[np.ndarra
 
 
 def normalise_windows(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
-    """Normalise windows (word, frame, mel) frame by frame; same shape, float32."""
+    """Normalise windows (token, frame, mel) frame by frame; same shape, float32."""
     frames = windows.reshape(-1, windows.shape[2])
     return normalise_frames(frames, space.mean, space.scale, space.normalisation).reshape(windows.shape)
 
 
 def _fit_delta_scale(slope: np.ndarray, normalisation: str) -> np.ndarray:
-    """Return what slopes (word, frame, mel) are divided by, so that they weigh as much as the frames themselves: (mel,).
+    """Return what slopes (token, frame, mel) are divided by, so that they weigh as much as the frames themselves: (mel,).
 
     Their deviation in each band; with "l2", where all bands have one scale, their mean length; with "none" one.
     """
@@ -145,7 +145,7 @@ def _fit_delta_scale(slope: np.ndarray, normalisation: str) -> np.ndarray:
 def fit_pca(features: np.ndarray, num_components: int) -> tuple[np.ndarray, np.ndarray]:
     """Return centre (feature,) and whitening components (component, feature), float32, largest variance first.
 
-    Raises ParamsError when the features (word, feature) do not vary in so many directions.
+    Raises ParamsError when the features (token, feature) do not vary in so many directions.
     """
     centre = features.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((features.shape[1], features.shape[1]))
@@ -180,7 +180,7 @@ def write_vocabulary(
     fold: str,
     spectrogram: Spectrogram,
 ) -> dict[str, Any]:
-    """Write a fitted vocabulary with counts and statistics over its sample, and return the facts of the fit.
+    """Write a fitted vocabulary with counts and statistics over its sample, and return the metadata of the fit.
 
     `name` is its entry of `vocabularies`.
     """
@@ -189,14 +189,14 @@ def write_vocabulary(
     tokens = nearest_codes(window_features(space, windows), codebooks.codes, codebooks.bands, codebooks.ranks)
     z = windows[:, space.deltas : space.deltas + space.stack].reshape(-1, windows.shape[2])
     size = codebooks.codes.shape[1]
-    counts = np.stack([np.bincount(words, minlength=size) for words in tokens]).astype(np.int64)
-    facts_of_fit = {
+    counts = np.stack([np.bincount(row, minlength=size) for row in tokens]).astype(np.int64)
+    metadata_of_fit = {
         "objective": [round(value, 6) for value in codebooks.objective],
         "distortion": round(distortion(z, decode(space, codebooks.codes, codebooks.bands, tokens)), 6),
         **summarise(counts, frame_rate=spectrogram.frame_rate / space.stack),
         **({"exact": fit.exact} if fit.exact else {}),
     }
-    facts = {
+    metadata = {
         "kind": kind,
         "num_tokens": size,
         "num_codebooks": len(codebooks.codes),
@@ -204,27 +204,27 @@ def write_vocabulary(
         "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
         "bands": codebooks.bands,
         "ranks": codebooks.ranks,
-        "bpe": merges.facts,
-        **special_tokens(merges.facts["num_tokens"] if merges.facts else size),
+        "bpe": merges.metadata,
+        **special_tokens(merges.metadata["num_tokens"] if merges.metadata else size),
         "fold": fold,
         "role": "train",
-        "front_end": spectrogram.facts,
+        "front_end": spectrogram.metadata,
         "seed": params.seed,
-        "sample": sample.facts,
-        "fit": facts_of_fit,
+        "sample": sample.metadata,
+        "fit": metadata_of_fit,
         SETTINGS: {f"vocabularies.{name}": params.model_dump(mode="json")},
     }
     arrays = {name: getattr(space, name) for name in ("mean", "scale", "delta_scale", "centre", "components")}
-    levels = word_levels(space, sample, tokens, counts)
+    levels = token_levels(space, sample, tokens, counts)
     arrays |= {"codebooks": codebooks.codes, "levels": levels, "counts": counts, "merges": merges.pairs}
-    VOCABULARY.write(path, arrays, facts)
-    return facts_of_fit
+    VOCABULARY.write(path, arrays, metadata)
+    return metadata_of_fit
 
 
-def word_levels(space: FeatureSpace, sample: FrameSample, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the mean of what "l2" took from the frames of each word: (codebook, code, 2), level and length.
+def token_levels(space: FeatureSpace, sample: FrameSample, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the mean of what "l2" took from the frames of each token: (codebook, code, 2), level and length.
 
-    `tokens` (codebook, word) are the sample's, `counts` (codebook, code) how often each occurs; words that do not have the
+    `tokens` (codebook, token) are the sample's, `counts` (codebook, code) how often each occurs; tokens that do not have the
     mean over all. Level 0 and length 1 with another normalisation.
     """
     levels = np.zeros((*counts.shape, 2), dtype=np.float32)
@@ -232,9 +232,9 @@ def word_levels(space: FeatureSpace, sample: FrameSample, tokens: np.ndarray, co
     if space.normalisation != "l2":
         return levels
     taken = frame_levels(sample.frames, space.mean, space.scale).reshape(-1, space.stack, 2).mean(axis=1)
-    for number, words in enumerate(tokens):
+    for number, row in enumerate(tokens):
         for column in range(2):
-            sums = np.bincount(words, taken[:, column], minlength=counts.shape[1])
+            sums = np.bincount(row, taken[:, column], minlength=counts.shape[1])
             levels[number, :, column] = np.where(
                 counts[number] > 0, sums / np.maximum(counts[number], 1), taken[:, column].mean()
             )

@@ -21,7 +21,7 @@ KINDS = Registry(
         "kmeans": "pipeline.vocabulary.kmeans",
         "bands": "pipeline.vocabulary.bands",
         "residual": "pipeline.vocabulary.residual",
-        "soft": "pipeline.vocabulary.soft",
+        "soft_kmeans": "pipeline.vocabulary.soft_kmeans",
     },
 )
 
@@ -50,7 +50,7 @@ def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
     """Fit the kind of vocabulary that `params` describe on frames of training clips.
 
     Raises ParamsError where params and frames do not go together, and CorpusError when frames are not finite, all alike, or
-    fewer distinct ones than words.
+    fewer distinct ones than tokens.
     """
     space, features = fit_space(params, sample)
     return Fit(space, KINDS[params.kind].fit(params, features))

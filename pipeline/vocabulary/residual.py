@@ -1,6 +1,6 @@
-"""Residual words: codebook after codebook, each coding what those before it left over (Juang and Gray, 1982).
+"""Residual tokens: codebook after codebook, each coding what those before it left over (Juang and Gray, 1982).
 
-The first word of a frame says roughly what it is, every further one corrects the sum of those before.
+The first token of a frame says roughly what it is, every further one corrects the sum of those before.
 """
 
 from typing import Literal
@@ -16,11 +16,11 @@ from pipeline.vocabulary.settings import CommonParams
 
 class Params(CommonParams):
     kind: Literal["residual"]
-    codebooks: PositiveInt  # words a frame
+    codebooks: PositiveInt  # tokens a frame
 
 
 def fit(params: Params, features: np.ndarray) -> Codebooks:
-    """Fit on all of `features` (word, feature). The objective is that of the last codebook: what all of them leave over."""
+    """Fit on all of `features` (token, feature). The objective is that of the last codebook: what all of them leave over."""
     whole = [[0, features.shape[1]]]
     rest, codebooks, objective = features.copy(), [], np.empty(0)
     for number in range(params.codebooks):

@@ -1,9 +1,9 @@
-"""The frames that a vocabulary is fitted on: chosen by hash, so that the choice is a fact of the clips and the seed.
+"""The frames that a vocabulary is fitted on: chosen by hash, so that the choice is a metadata of the clips and the seed.
 
 Conventions: a clip's key is a 64-bit hash of its id and the seed, a frame's key a 64-bit hash of its clip's key and its
 position. The sample is every frame when they fit, else the frames with the smallest keys. Neither the order of the clips
-nor anything else in the corpus enters, and FAISS, which cuts large samples down without a word, is never given the choice.
-Where a word stands for several frames, what is drawn is words, each with all that its features are made of.
+nor anything else in the corpus enters, and FAISS, which cuts large samples down without a token, is never given the choice.
+Where a token stands for several frames, what is drawn is tokens, each with all that its features are made of.
 """
 
 import hashlib
@@ -34,15 +34,17 @@ class ClipFrames(Protocol):
 
 @dataclass(frozen=True)
 class FrameSample:
-    """Sampled words, and the facts by which the draw can be checked later."""
+    """Sampled tokens, and the metadata by which the draw can be checked later."""
 
-    windows: np.ndarray  # (word, frame, mel) float32, in the front end's units: a word's frames, and those beside them
+    windows: (
+        np.ndarray
+    )  # (token, frame, mel) float32, in the front end's units: a token's frames, and those beside them
     deltas: int  # frames on either side
-    facts: dict[str, int | str]  # clips and frames drawn, frames available, digest of which
+    metadata: dict[str, int | str]  # clips and frames drawn, frames available, digest of which
 
     @property
     def frames(self) -> np.ndarray:
-        """The words' own frames, end to end: (frame, mel)."""
+        """The tokens' own frames, end to end: (frame, mel)."""
         stop = self.windows.shape[1] - self.deltas
         return self.windows[:, self.deltas : stop].reshape(-1, self.windows.shape[2])
 
@@ -50,9 +52,9 @@ class FrameSample:
 def draw_sample(
     reader: ClipFrames, clip_ids: Sequence[str], *, sample_frames: int, seed: int, stack: int = 1, deltas: int = 0
 ) -> FrameSample:
-    """Draw at most `sample_frames` frames of the usable clips among `clip_ids`, in words of `stack` frames.
+    """Draw at most `sample_frames` frames of the usable clips among `clip_ids`, in tokens of `stack` frames.
 
-    With each come the `deltas` frames on either side that its slopes need. Words come out ordered by clip id, then by time.
+    With each come the `deltas` frames on either side that its slopes need. Tokens come out ordered by clip id, then by time.
     Raises CorpusError when no clip has a frame.
     """
     lengths = {clip_id: reader.num_frames(clip_id) for clip_id in sorted(reader.ok(clip_ids))}
@@ -62,26 +64,26 @@ def draw_sample(
             f"vocabulary sample: expected training clips with frames, found {len(clip_ids)} clips without a usable frame; "
             "see the index of the spectrogram for the reasons, and the split for the roles"
         )
-    num_words = {clip_id: -(-length // stack) for clip_id, length in lengths.items()}
-    chosen = choose_frames(num_words, sample_frames=max(1, sample_frames // stack), seed=seed)
+    num_tokens = {clip_id: -(-length // stack) for clip_id, length in lengths.items()}
+    chosen = choose_frames(num_tokens, sample_frames=max(1, sample_frames // stack), seed=seed)
     drawn = []
     for batch in clip_batches(list(chosen), lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH):
         for clip_id, frames in zip(batch, reader.read(batch), strict=True):
             drawn.append(frames[window_places(chosen[clip_id], len(frames), stack=stack, deltas=deltas)])
     windows = np.concatenate(drawn).astype(np.float32, copy=False)
-    facts: dict[str, int | str] = {
+    metadata: dict[str, int | str] = {
         "clips": len(chosen),
         "frames": len(windows) * stack,
         "available": available,
         "digest": _digest(chosen),
     }
-    return FrameSample(windows, deltas, facts)
+    return FrameSample(windows, deltas, metadata)
 
 
 def choose_frames(lengths: dict[str, int], *, sample_frames: int, seed: int) -> dict[str, np.ndarray]:
     """Choose min(`sample_frames`, all) frames: clip id -> ascending positions (frame,) int64, clips in order of id.
 
-    `lengths` holds the number of frames, or of words of several frames, of each clip. Every frame of the corpus is equally
+    `lengths` holds the number of frames, or of tokens of several frames, of each clip. Every frame of the corpus is equally
     likely to be chosen, so a clip counts by its length.
     """
     keys = {clip_id: _clip_key(clip_id, seed) for clip_id in lengths}
@@ -103,7 +105,7 @@ def choose_frames(lengths: dict[str, int], *, sample_frames: int, seed: int) -> 
 
 
 def choose_clips(lengths: dict[str, int], *, most: int, seed: int) -> list[str]:
-    """Choose clips by their keys while they hold at most `most` frames, or words, in all; the first in any case.
+    """Choose clips by their keys while they hold at most `most` frames, or tokens, in all; the first in any case.
 
     `lengths` holds each clip's; empty ones are left out. Clips come in order of id.
     """

@@ -9,25 +9,25 @@ from pipeline.params import Params
 
 
 class FeatureParams(Params):
-    """What of a clip's frames one word codes."""
+    """What of a clip's frames one token codes."""
 
     deltas: NonNegativeInt  # frames on either side that a slope is fitted over, appended to the frame; 0 = no slopes
-    stack: PositiveInt  # frames in a row that one word stands for; tokens have the frame rate over this
+    stack: PositiveInt  # frames in a row that one token stands for; tokens have the frame rate over this
     pca: PositiveInt | None  # whitened dimensions that are left of the features; null = all, as they are
 
 
 class BpeParams(Params):
-    """Words that follow each other often become one."""
+    """Tokens that follow each other often become one."""
 
     num_tokens: int = Field(
         ge=3, le=2**16 - NUM_SPECIAL_TOKENS
-    )  # words in all: those of all codebooks, and the merged ones
+    )  # tokens in all: those of all codebooks, and the merged ones
 
 
 class CommonParams(Params):
     """The keys of all kinds; a kind adds `kind` and its own."""
 
-    num_tokens: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # words in each codebook; ids are stored as uint16
+    num_tokens: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # tokens in each codebook; ids are stored as uint16
     normalisation: Literal["standardise", "l2", "none"]
     features: FeatureParams
     bpe: BpeParams | None  # null = no merging

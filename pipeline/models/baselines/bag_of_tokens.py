@@ -32,13 +32,13 @@ class BagOfTokens(Baseline):
     params: BagOfTokensParams
 
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Return `idf` (codebook, word), `coefficients` (class, codebook * word) and `intercepts` (class,).
+        """Return `idf` (codebook, token), `coefficients` (class, codebook * token) and `intercepts` (class,).
 
         Nothing is drawn from the seed.
         """
         from sklearn.linear_model import LogisticRegression
 
-        counts = _count(inputs, setting.input_facts["num_codebooks"], setting.input_facts["vocabulary_size"])
+        counts = _count(inputs, setting.input_metadata["num_codebooks"], setting.input_metadata["vocabulary_size"])
         num_clips, num_codebooks, size = counts.shape
         idf = np.log((1 + num_clips) / (1 + (counts > 0).sum(axis=0))) + 1
         features = _features(counts, idf, sublinear=self.params.sublinear)
@@ -84,7 +84,7 @@ def _count(inputs: Sequence[np.ndarray], num_codebooks: int, size: int) -> np.nd
 
 
 def _features(counts: np.ndarray, idf: np.ndarray, *, sublinear: bool) -> np.ndarray:
-    """Return TF-IDF of counts at unit length, (clip, codebook * word); zeros for a clip without frames."""
+    """Return TF-IDF of counts at unit length, (clip, codebook * token); zeros for a clip without frames."""
     frequency = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0) if sublinear else counts
     features = (frequency * idf).reshape(len(counts), idf.size)
     length = np.linalg.norm(features, axis=1, keepdims=True)

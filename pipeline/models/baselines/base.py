@@ -11,9 +11,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.artifacts.spectrogram import FrontEndFacts
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.models.base import InputFacts, ModelParams, Reads
+from pipeline.models.base import InputMetadata, ModelParams, Reads
 
 # Logit of a class that no training clip has: sigmoid and softmax both make it 0 beside any class that was seen. Its negative
 # is that of a class which all of them have.
@@ -25,8 +25,8 @@ Weights = dict[str, np.ndarray]  # by name
 class Setting(NamedTuple):
     """What `fit` is told besides training clips and their targets."""
 
-    input_facts: InputFacts
-    front_end: FrontEndFacts  # of the front end behind the frames or tokens
+    input_metadata: InputMetadata
+    front_end: FrontEndMetadata  # of the front end behind the frames or tokens
     label_kind: LabelKind  # "one" or "many" labels a clip
     seed: int
     vocabulary: Vocabulary | None = None  # behind tokens

@@ -19,7 +19,7 @@ from pipeline.artifacts.clips import LabelKind
 from pipeline.models.base import ModelParams, Reads
 from pipeline.models.baselines.base import UNSEEN_LOGIT, Baseline, Setting, Weights
 from pipeline.models.baselines.calibration import fit_scale
-from pipeline.vocabulary.ngrams import Level, count_ngrams, sentence_sums, word_probabilities
+from pipeline.vocabulary.ngrams import Level, count_ngrams, sequence_sums, token_probabilities
 
 _CALIBRATING_CLIPS = 2000  # at most; scoring takes clips times classes
 
@@ -44,7 +44,7 @@ class NgramClassifier(Baseline):
         of the classes and of the common one `keys` and `counts`. Memory grows with the tokens of the training clips. Nothing
         is drawn from the seed.
         """
-        size = setting.input_facts["vocabulary_size"]
+        size = setting.input_metadata["vocabulary_size"]
         wanted = targets > 0.5
         biases = _prior_logits(wanted, setting.label_kind)
         evidence, scored = _cross_evidence(self.params.order, inputs, wanted, size)
@@ -62,16 +62,16 @@ def _count(order: int, inputs: Sequence[np.ndarray], wanted: np.ndarray, size: i
     shape = np.array([num_codebooks, num_classes, size], np.int64)
     classes, everyone = [], []
     for clip, class_id in zip(*np.nonzero(wanted), strict=True):
-        classes += [(words, class_id * num_codebooks + book) for book, words in enumerate(inputs[clip])]
+        classes += [(row, class_id * num_codebooks + book) for book, row in enumerate(inputs[clip])]
     for tokens in inputs:
-        everyone += [(words, book) for book, words in enumerate(tokens)]
+        everyone += [(row, book) for book, row in enumerate(tokens)]
     weights = {"shape": shape}
     for name, spoken, num_languages in (
         ("class", classes, num_classes * num_codebooks),
         ("all", everyone, num_codebooks),
     ):
-        sentences, languages = [words for words, _ in spoken], [language for _, language in spoken]
-        levels = count_ngrams(sentences, languages, num_languages=num_languages, size=size, order=order)
+        sequences, languages = [row for row, _ in spoken], [language for _, language in spoken]
+        levels = count_ngrams(sequences, languages, num_languages=num_languages, size=size, order=order)
         for length, level in enumerate(levels, 1):
             weights |= {f"{name}_keys_{length}": level.keys, f"{name}_counts_{length}": level.counts}
     return weights
@@ -89,19 +89,19 @@ def _levels(weights: Weights, name: str) -> list[Level]:
 
 
 def _evidence(weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the evidence (clip, class) float64; 0 for a clip without words."""
+    """Return the evidence (clip, class) float64; 0 for a clip without tokens."""
     num_codebooks, num_classes, _ = weights["shape"].tolist()
     class_levels, all_levels = _levels(weights, "class"), _levels(weights, "all")
-    sentences = [words for tokens in inputs for words in tokens]
+    sequences = [row for tokens in inputs for row in tokens]
     books = np.tile(np.arange(num_codebooks), len(inputs))
-    common = np.log(word_probabilities(all_levels, sentences, books))
-    base = word_probabilities(all_levels[:1], sentences, books)
-    num_words = np.array([max(1, tokens.size) for tokens in inputs])
+    common = np.log(token_probabilities(all_levels, sequences, books))
+    base = token_probabilities(all_levels[:1], sequences, books)
+    num_tokens = np.array([max(1, tokens.size) for tokens in inputs])
     evidence = np.empty((len(inputs), num_classes))
     for class_id in range(num_classes):
-        own = np.log(word_probabilities(class_levels, sentences, class_id * num_codebooks + books, base))
-        sums = sentence_sums(own - common, sentences).reshape(-1, num_codebooks).sum(axis=1)
-        evidence[:, class_id] = sums / num_words
+        own = np.log(token_probabilities(class_levels, sequences, class_id * num_codebooks + books, base))
+        sums = sequence_sums(own - common, sequences).reshape(-1, num_codebooks).sum(axis=1)
+        evidence[:, class_id] = sums / num_tokens
     return evidence
 
 

@@ -57,7 +57,7 @@ class TokensParams(TextureInputParams):
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         several = vocabulary.normalisation == "l2" and vocabulary.kind != "kmeans"
         if vocabulary.bpe is not None or several:
-            found = "merged words" if vocabulary.bpe is not None else f"kind {vocabulary.kind} with l2"
+            found = "merged tokens" if vocabulary.bpe is not None else f"kind {vocabulary.kind} with l2"
             raise ValueError(f"expected {SEPARABLE}, found {found}")
 
 
@@ -68,7 +68,7 @@ class DecodedTokens(TextureInput):
     reads = "tokens"
 
     def fit(self, setting: Setting) -> Weights:
-        """Return `words` (codebook, token, frame, mel), what each token adds to its frames, and `silence` (frame, mel).
+        """Return `tokens` (codebook, token, frame, mel), what each token adds to its frames, and `silence` (frame, mel).
 
         Raises ParamsError where frames are no such sums.
         """
@@ -80,16 +80,16 @@ class DecodedTokens(TextureInput):
                 f"models.*.kind texture_statistics: expected a vocabulary of {SEPARABLE}, found {vocabulary.path}; leave it "
                 "out of experiment.vocabularies, or the model out of experiment.token_models"
             )
-        return dict(zip(("words", "silence"), table, strict=True))
+        return dict(zip(("tokens", "silence"), table, strict=True))
 
     def frames(self, weights: Weights, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        return [_decode(weights["words"], weights["silence"], tokens) for tokens in inputs]
+        return [_decode(weights["tokens"], weights["silence"], tokens) for tokens in inputs]
 
 
-def _decode(words: np.ndarray, silence: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def _decode(codebook_frames: np.ndarray, silence: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """Return the frames (frame, mel) of tokens (codebook, token)."""
-    frames = np.zeros((tokens.shape[1], *words.shape[2:]), dtype=np.float32)
-    for added, codebook in zip(words, tokens, strict=True):
+    frames = np.zeros((tokens.shape[1], *codebook_frames.shape[2:]), dtype=np.float32)
+    for added, codebook in zip(codebook_frames, tokens, strict=True):
         frames += added[codebook]
-    decoded: np.ndarray = (frames + silence).reshape(-1, words.shape[3])
+    decoded: np.ndarray = (frames + silence).reshape(-1, codebook_frames.shape[3])
     return decoded

@@ -1,6 +1,6 @@
 """Weights of a published audio spectrogram transformer in any of its formats, and how they get into a network.
 
-Nothing is loaded in part without a word. Every tensor of the file must be one that a network of our sizes has in that
+Nothing is loaded in part without a token. Every tensor of the file must be one that a network of our sizes has in that
 format, with the same shape; a head for another number of classes is left new, with a warning. The position table is cut or
 resized to our clips and mel bands, but not to other strides: the rule cuts the middle out of a table with more columns, and
 at another stride fewer columns cover the same seconds, so that every patch would get the position of some other time.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import SonolexError
-from pipeline.models.base import PretrainedFacts
+from pipeline.models.base import PretrainedMetadata
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.encoders.transformer import NORM_EPSILON, TransformerParams
 from pipeline.models.heads.class_token import NORM_EPSILON as HEAD_NORM_EPSILON
@@ -130,8 +130,8 @@ class AstCheckpoint(Checkpoint):
         )
 
     @property
-    def facts(self) -> PretrainedFacts:
-        return PretrainedFacts(digest=self.digest, norm_epsilons=list(self.norm_epsilons))
+    def metadata(self) -> PretrainedMetadata:
+        return PretrainedMetadata(digest=self.digest, norm_epsilons=list(self.norm_epsilons))
 
     def warn_of_front_end(self, front_end: Mapping[str, object]) -> None:
         if self.input_size is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.errors import SonolexError
-from pipeline.models.base import PretrainedFacts
+from pipeline.models.base import PretrainedMetadata
 from pipeline.models.parts import Statistics
 from pipeline.params import Params
 
@@ -46,9 +46,9 @@ class Checkpoint(ABC):
         """Open the weights. Raises SonolexError where they are missing, in another format, or changed."""
 
     @property
-    def facts(self) -> PretrainedFacts:
+    def metadata(self) -> PretrainedMetadata:
         """What a trained model records of the weights; enough to build it again without their files."""
-        return PretrainedFacts(digest=self.digest)
+        return PretrainedMetadata(digest=self.digest)
 
     def warn_of_front_end(self, front_end: Mapping[str, object]) -> None:  # noqa: B027 - most formats have nothing to warn of
         """Warn where the frames of a run are made in another way than those the weights were trained on."""

@@ -44,11 +44,11 @@ class TimmCheckpoint(Checkpoint):
 
     def load_into(self, network: "Network", params: "NetworkParams") -> None:
         encoder: Any = network.encoder.network  # of timm, whose attributes have no types
-        facts: dict[str, Any] = encoder.pretrained_cfg
+        metadata: dict[str, Any] = encoder.pretrained_cfg
         tensors = {
-            name: values for name, values in self.tensors.items() if not name.startswith(facts["classifier"] + ".")
+            name: values for name, values in self.tensors.items() if not name.startswith(metadata["classifier"] + ".")
         }
-        first = tensors.get(name := facts["first_conv"] + ".weight")
+        first = tensors.get(name := metadata["first_conv"] + ".weight")
         if first is not None and first.ndim == 4 and first.shape[1] == 3:
             tensors[name] = first.sum(1, keepdim=True)
         _require_shapes(encoder.state_dict(), tensors, self.where)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
-from pipeline.models.base import NOT_NORMALISED, InputFacts, Normalisation, normalisation_unit
+from pipeline.models.base import NOT_NORMALISED, InputMetadata, Normalisation, normalisation_unit
 from pipeline.models.parts import Input, InputParams, Statistics
 
 
@@ -47,10 +47,10 @@ class Frames(Input):
     Params = FramesParams
     reads: ClassVar[Literal["frames"]] = "frames"
 
-    def __init__(self, params: FramesParams, facts: InputFacts) -> None:
-        super().__init__(params, facts)
-        self.num_features = facts["n_mels"]
-        self._facts = facts
+    def __init__(self, params: FramesParams, metadata: InputMetadata) -> None:
+        super().__init__(params, metadata)
+        self.num_features = metadata["n_mels"]
+        self._metadata = metadata
 
     @property
     def zero(self) -> float:
@@ -58,14 +58,14 @@ class Frames(Input):
 
     @property
     def silence(self) -> float:
-        return self._normalised(self._facts["log_floor"])
+        return self._normalised(self._metadata["log_floor"])
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs
 
     def _normalised(self, value: float) -> float:
         """Return a value of the front end as the feature map has it; NetworkParams allows no `clip` where this is asked."""
-        normalisation = self._facts.get("normalisation", NOT_NORMALISED)
+        normalisation = self._metadata.get("normalisation", NOT_NORMALISED)
         if normalisation["kind"] in ("none", "clip"):
             return value
         return (value - normalisation["mean"]) / normalisation_unit(normalisation)

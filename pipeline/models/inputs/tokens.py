@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
-from pipeline.models.base import InputFacts
+from pipeline.models.base import InputMetadata
 from pipeline.models.parts import Input, InputParams
 
 NUM_NEIGHBOURS = 8  # tokens that token noise chooses among
@@ -37,9 +37,9 @@ class Tokens(Input):
     Params = TokensParams
     reads: ClassVar[Literal["tokens"]] = "tokens"
 
-    def __init__(self, params: TokensParams, facts: InputFacts) -> None:
-        super().__init__(params, facts)
-        size, bands = facts["vocabulary_size"], facts["bands"]
+    def __init__(self, params: TokensParams, metadata: InputMetadata) -> None:
+        super().__init__(params, metadata)
+        size, bands = metadata["vocabulary_size"], metadata["bands"]
         self.padding_token = size
         self.mask_token: int = size + 1
         if params.embedding == "random":

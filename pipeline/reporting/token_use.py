@@ -1,6 +1,6 @@
-"""Use of a fold's words over all clips of the corpus, those that the vocabulary was not fitted on included.
+"""Use of a fold's tokens over all clips of the corpus, those that the vocabulary was not fitted on included.
 
-Conventions: counts are (codebook, code) words; the measures are those of `pipeline/vocabulary/statistics.py`.
+Conventions: counts are (codebook, code) tokens; the measures are those of `pipeline/vocabulary/statistics.py`.
 """
 
 import csv
@@ -19,78 +19,78 @@ from pipeline.artifacts.tokens import TOKENS, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
 
-_CLIPS_PER_BLOCK = 4096  # whose words are in memory as int64 at once
-_SPREAD_WORDS = 20_000  # scikit-learn takes seconds for as many of 4,096 words
+_CLIPS_PER_BLOCK = 4096  # whose tokens are in memory as int64 at once
+_SPREAD_WORDS = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
 
 
 @dataclass(frozen=True)
-class WordStatistics:
+class TokenStatistics:
     """One fold's line of the report."""
 
-    num_frames: int  # or stacks of them, where a word stands for several
-    num_words: int  # over all codebooks
+    num_frames: int  # or stacks of them, where a token stands for several
+    num_tokens: int  # over all codebooks
     num_unused: int
     perplexity: float
-    top_share: float  # part of them that the commonest word takes, mean over codebooks
-    zipf_slope: float  # NaN with too few words in use
+    top_share: float  # part of them that the commonest token takes, mean over codebooks
+    zipf_slope: float  # NaN with too few tokens in use
     bits_per_second: float
-    distortion: float  # of the sample's normalised frames, part of their variance that the words lose
-    information: float  # bits that a word says about the class of its training clip, mean over codebooks
-    stability: float  # agreement with the words of the next fold; NaN with one fold
+    distortion: float  # of the sample's normalised frames, part of their variance that the tokens lose
+    information: float  # bits that a token says about the class of its training clip, mean over codebooks
+    stability: float  # agreement with the tokens of the next fold; NaN with one fold
 
 
 @dataclass(frozen=True)
-class Words:
-    """All that the report says of one vocabulary's words."""
+class TokenUse:
+    """All that the report says of one vocabulary's tokens."""
 
     counts: Mapping[str, np.ndarray]  # fold -> how often each occurs, over all clips: (codebook, code)
-    statistics: Mapping[str, WordStatistics]  # fold -> its line
+    statistics: Mapping[str, TokenStatistics]  # fold -> its line
     merged_lengths: Mapping[str, np.ndarray]  # fold -> `length_shares` of test clips; empty without BPE
     perplexity: Mapping[str, Sequence[NgramPerplexity]]  # fold -> rows; see `pipeline/artifacts/ngram_perplexity.py`
 
 
-def require_words_of(tokens: Table, vocabulary: Vocabulary) -> None:
-    """Raise ArtifactError unless opened tokens are words of this vocabulary."""
-    if tokens.facts["vocabulary"] != vocabulary.digest():
+def require_tokens_of(tokens: Table, vocabulary: Vocabulary) -> None:
+    """Raise ArtifactError unless opened tokens are tokens of this vocabulary."""
+    if tokens.metadata["vocabulary"] != vocabulary.digest():
         expected = f"{vocabulary.digest()}, as {vocabulary.path}"
-        raise TOKENS.error(tokens.path, "fact vocabulary", expected=expected, found=tokens.facts["vocabulary"])
+        raise TOKENS.error(tokens.path, "metadata vocabulary", expected=expected, found=tokens.metadata["vocabulary"])
 
 
-def count_words(tokens: Table) -> np.ndarray:
-    """Count how often each word stands in all clips of opened tokens: (codebook, code) int64."""
-    num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
-    sentences = tokens["tokens"].combine_chunks().flatten()
-    lengths = pc.list_value_length(sentences).to_numpy(zero_copy_only=False)
+def count_tokens(tokens: Table) -> np.ndarray:
+    """Count how often each token stands in all clips of opened tokens: (codebook, code) int64."""
+    num_codebooks, size = tokens.metadata["num_codebooks"], tokens.metadata["vocabulary_size"]
+    sequences = tokens["tokens"].combine_chunks().flatten()
+    lengths = pc.list_value_length(sequences).to_numpy(zero_copy_only=False)
     codebooks = np.repeat(np.tile(np.arange(num_codebooks), len(tokens)), lengths)
-    words = sentences.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    return np.bincount(codebooks * size + words, minlength=num_codebooks * size).reshape(num_codebooks, size)
+    codes = sequences.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.bincount(codebooks * size + codes, minlength=num_codebooks * size).reshape(num_codebooks, size)
 
 
 def length_shares(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> np.ndarray:
-    """Return which part of the words of clips (1, word) stands for 0, 1, 2, ... base words: (length,)."""
+    """Return which part of the tokens of clips (1, token) stands for 0, 1, 2, ... base tokens: (length,)."""
     lengths = np.array([len(parts) for parts in vocabulary.parts])
-    found = np.bincount(lengths[np.concatenate([words[0] for words in clips])])
+    found = np.bincount(lengths[np.concatenate([tokens[0] for tokens in clips])])
     shares: np.ndarray = found / max(1, found.sum())
     return shares
 
 
 def compression(shares: np.ndarray) -> float:
-    """Return how many base words a word stands for on average, from `length_shares`: (length,)."""
+    """Return how many base tokens a token stands for on average, from `length_shares`: (length,)."""
     return float(shares @ np.arange(len(shares)))
 
 
 def count_by_class(tokens: Table, labels: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
-    """Count the words of the clips in `labels` (clip_id -> classes) by class: (codebook, word, class) int64.
+    """Count the tokens of the clips in `labels` (clip_id -> classes) by class: (codebook, token, class) int64.
 
     A clip of several classes counts for each of them, one without a class for none.
     """
-    num_codebooks, size = tokens.facts["num_codebooks"], tokens.facts["vocabulary_size"]
+    num_codebooks, size = tokens.metadata["num_codebooks"], tokens.metadata["vocabulary_size"]
     counts = np.zeros(num_codebooks * size * num_classes, dtype=np.int64)
     shift = np.arange(num_codebooks)[:, None] * size
     cells: list[np.ndarray] = []
-    for number, (clip, sentence) in enumerate(token_arrays(tokens).items(), start=1):
-        words = (sentence.astype(np.int64) + shift).ravel() * num_classes
-        cells += [words + label for label in labels.get(clip, ())]
+    for number, (clip, sequence) in enumerate(token_arrays(tokens).items(), start=1):
+        codes = (sequence.astype(np.int64) + shift).ravel() * num_classes
+        cells += [codes + label for label in labels.get(clip, ())]
         if cells and (number % _CLIPS_PER_BLOCK == 0):
             counts += np.bincount(np.concatenate(cells), minlength=len(counts))
             cells = []
@@ -99,14 +99,14 @@ def count_by_class(tokens: Table, labels: Mapping[str, Sequence[int]], num_class
     return counts.reshape(num_codebooks, size, num_classes)
 
 
-def spread_words(arrays: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
-    """Return the words of some frames, evenly spread over all clips in the order of their ids: (codebook, frame) uint16.
+def spread_tokens(arrays: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
+    """Return the tokens of some frames, evenly spread over all clips in the order of their ids: (codebook, frame) uint16.
 
     `arrays` holds clips' tokens by id. Which frames depends on the clips and their lengths alone, so those of two
-    vocabularies may be compared; a merged word stands for all of its frames.
+    vocabularies may be compared; a merged token stands for all of its frames.
     """
-    arrays = {clip: vocabulary.in_time(words) for clip, words in arrays.items()}
-    step = max(1, -(-sum(words.shape[1] for words in arrays.values()) // _SPREAD_WORDS))
+    arrays = {clip: vocabulary.in_time(tokens) for clip, tokens in arrays.items()}
+    step = max(1, -(-sum(tokens.shape[1] for tokens in arrays.values()) // _SPREAD_WORDS))
     chosen, passed = [np.empty((vocabulary.num_codebooks, 0), np.uint16)], 0
     for clip in sorted(arrays):
         chosen.append(arrays[clip][:, -passed % step :: step])
@@ -115,9 +115,9 @@ def spread_words(arrays: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> np
 
 
 def stabilities(spread: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return fold -> agreement of its words with those of the next fold, the last's with the first's; see `spread_words`.
+    """Return fold -> agreement of its tokens with those of the next fold, the last's with the first's; see `spread_tokens`.
 
-    NaN with one fold, and where two folds' words do not stand for the same frames.
+    NaN with one fold, and where two folds' tokens do not stand for the same frames.
     """
     folds = list(spread)
     pairs = {fold: (spread[fold], spread[after]) for fold, after in zip(folds, [*folds[1:], *folds[:1]], strict=True)}
@@ -127,20 +127,20 @@ def stabilities(spread: Mapping[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def word_statistics(
+def token_statistics(
     counts: np.ndarray, *, frame_rate: float, joint: np.ndarray, distortion: float, stability: float
-) -> WordStatistics:
-    """Describe counts (codebook, code) of sentences with `frame_rate` (Hz) words a second and codebook.
+) -> TokenStatistics:
+    """Describe counts (codebook, code) of token sequences with `frame_rate` (Hz) tokens a second and codebook.
 
-    `joint` (codebook, word, class) are the counts in training clips.
+    `joint` (codebook, token, class) are the counts in training clips.
     """
     summary = {
         name: math.nan if value is None else float(value)
         for name, value in summarise(counts, frame_rate=frame_rate).items()
     }
-    return WordStatistics(
+    return TokenStatistics(
         num_frames=int(counts[0].sum()),
-        num_words=counts.size,
+        num_tokens=counts.size,
         num_unused=int(summary["dead_codes"]),
         perplexity=summary["perplexity"],
         top_share=float((counts.max(axis=1) / np.maximum(counts.sum(axis=1), 1)).mean()),
@@ -152,13 +152,13 @@ def word_statistics(
     )
 
 
-def write_word_statistics(path: Path, words: Mapping[str, Words]) -> None:
+def write_token_statistics(path: Path, tokens: Mapping[str, TokenUse]) -> None:
     """Write one row a vocabulary, by its name, and fold as CSV, floats with 6 decimals, undefined values as `nan`."""
-    names = ["vocabulary", "fold", *(field.name for field in fields(WordStatistics))]
+    names = ["vocabulary", "fold", *(field.name for field in fields(TokenStatistics))]
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
-        for name, own in words.items():
+        for name, own in tokens.items():
             for fold, row in own.statistics.items():
                 values = asdict(row).values()
                 rounded = (f"{value:.6f}" if isinstance(value, float) else value for value in values)

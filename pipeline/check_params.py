@@ -16,7 +16,7 @@ from pipeline.errors import ParamsError
 from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.models.base import ModelParams, Reads, VocabularySection
 from pipeline.models.registry import ENCODERS, validate_model_params
 from pipeline.params import PARAMS_PATH, read_params, validate_params
@@ -169,14 +169,14 @@ def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], pa
 def _reading_mistakes(
     experiment: ExperimentParams, models: dict[str, ModelParams], vocabularies: dict[str, VocabularySection], path: Path
 ) -> list[str]:
-    """Name the vocabularies whose words a model of the grid cannot read."""
+    """Name the vocabularies whose tokens a model of the grid cannot read."""
     mistakes = []
-    for model, words in product(experiment.token_models, experiment.vocabularies):
-        if model in models and words in vocabularies:
+    for model, tokens in product(experiment.token_models, experiment.vocabularies):
+        if model in models and tokens in vocabularies:
             try:
-                models[model].require_vocabulary(vocabularies[words])
+                models[model].require_vocabulary(vocabularies[tokens])
             except ValueError as error:
                 mistakes.append(
-                    f"{path}: experiment.vocabularies: {model} cannot read {words}: {error}; leave out either"
+                    f"{path}: experiment.vocabularies: {model} cannot read {tokens}: {error}; leave out either"
                 )
     return mistakes

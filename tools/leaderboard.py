@@ -1,7 +1,7 @@
 """Leaderboard, plain counts to transformers: every model of the experiment by accuracy, with what it costs.
 
-Bits a second are those of a coder of single words, from the words' counts over the vocabulary's sample. Stored bytes are
-what training reads: one fold's table of sentences as it lies on disk, or all log-mel frames.
+Bits a second are those of a coder of single tokens, from the tokens' counts over the vocabulary's sample. Stored bytes are
+what training reads: one fold's table of token sequences as it lies on disk, or all log-mel frames.
 """
 
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise, training_times
 
-COLUMNS = ("model", "accuracy", "mAP", "parameters", "words/s", "bits/s", "training clips/s", "stored")
+COLUMNS = ("model", "accuracy", "mAP", "parameters", "tokens/s", "bits/s", "training clips/s", "stored")
 
 
 @dataclass(frozen=True)
 class Source:
     """What the models read that read one thing, means over folds."""
 
-    words_per_second: float | None  # over all codebooks; None for frames
+    tokens_per_second: float | None  # over all codebooks; None for frames
     bits_per_second: float | None
     num_bytes: int | None
 
@@ -36,21 +36,21 @@ _UNKNOWN = Source(None, None, None)
 
 
 def open_sources(layout: Layout, experiment: ExperimentParams) -> dict[str, Source]:
-    """Return what there is to read: "" for the frames, and each vocabulary's sentences by its name."""
+    """Return what there is to read: "" for the frames, and each vocabulary's token sequences by its name."""
     spectrogram = open_spectrogram(layout.spectrogram)
     usable = spectrogram.index.columns.filter(pc.equal(spectrogram.index["status"], "ok"))
     seconds = pc.sum(usable["num_frames"]).as_py() / spectrogram.frame_rate
     sources = {"": Source(None, None, _size(spectrogram.frames_path))}
     for name in experiment.vocabularies:
-        words, bits, sizes = [], [], []
+        tokens, bits, sizes = [], [], []
         for fold in experiment.folds:
             path, tokens_path = layout.vocabulary(name, fold), layout.tokens(name, fold)
             if path.exists() and tokens_path.exists():
-                words.append(len(open_tokens(tokens_path)["tokens"].combine_chunks().flatten().flatten()) / seconds)
-                bits.append(open_vocabulary(path).facts["fit"]["bits_per_second"])
+                tokens.append(len(open_tokens(tokens_path)["tokens"].combine_chunks().flatten().flatten()) / seconds)
+                bits.append(open_vocabulary(path).metadata["fit"]["bits_per_second"])
                 sizes.append(_size(tokens_path))
-        if words:
-            sources[name] = Source(float(np.mean(words)), float(np.mean(bits)), round(float(np.mean(sizes))))
+        if tokens:
+            sources[name] = Source(float(np.mean(tokens)), float(np.mean(bits)), round(float(np.mean(sizes))))
     return sources
 
 
@@ -68,7 +68,7 @@ def rows(
             continue
         name = reads.get(summary.model) if summary.reads == "tokens" else ""
         source = _UNKNOWN if name is None else sources.get(name, _UNKNOWN)
-        rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.words_per_second, source.bits_per_second)]
+        rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.tokens_per_second, source.bits_per_second)]
         seconds = times.get(summary.model)
         speed = f"{summary.clips_seen / seconds:,.0f}" if seconds else ""
         spreads = [spread(summary, metric, percent=True) for metric in ("accuracy", "mAP")]
@@ -78,7 +78,7 @@ def rows(
 
 
 def run(layout: Layout, experiment: ExperimentParams, console: Console, *, markdown: bool) -> None:
-    """Print the ladder of the last run. Raises ArtifactError while there is none."""
+    """Print the leaderboard of the last run. Raises ArtifactError while there is none."""
     runs = read_summary(layout.summary)
     times = training_times(runs, layout.stage_reports)
     cells = rows(summarise(runs), open_sources(layout, experiment), experiment.reads, times)
@@ -88,7 +88,7 @@ def run(layout: Layout, experiment: ExperimentParams, console: Console, *, markd
             "\n".join(f"| {' | '.join(line)} |" for line in lines), soft_wrap=True, markup=False, highlight=False
         )
         return
-    table = Grid(title="The ladder", title_style="bold")
+    table = Grid(title="The leaderboard", title_style="bold")
     for number, name in enumerate(COLUMNS):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for line in cells:

@@ -13,8 +13,8 @@ from test_resuming import _kill_and_resume
 from test_training import PLAIN, train_small
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
-from pipeline.experiment import load_experiment
 from pipeline.models.encoders.lstm import Lstm, LstmParams
 from pipeline.params import read_params
 from pipeline.vocabulary.rebuilding import rebuild
@@ -25,7 +25,7 @@ NETWORKS = {name: section for name, section in BASE.items() if section["kind"] =
 LSTM = network("tokens", "linear", "lstm", "last", encoder__width=16)
 SIZE = 7
 
-# Words of eight features each; where codebooks are narrower, the rest of a row is padding.
+# Tokens of eight features each; where codebooks are narrower, the rest of a row is padding.
 BANDS = {
     "whole frames": [[0, 8]],
     "bands": [[0, 3], [3, 8]],
@@ -35,7 +35,7 @@ BANDS = {
 }
 
 
-def _facts(bands: list[list[int]]) -> dict[str, Any]:
+def _metadata(bands: list[list[int]]) -> dict[str, Any]:
     return {"vocabulary_size": SIZE, "num_codebooks": len(bands), "bands": bands}
 
 
@@ -49,8 +49,8 @@ def test_the_feature_map_is_what_the_tokens_stand_for(bands: list[list[int]]) ->
     )
     tokens = generator.integers(0, SIZE, (len(bands), 11)).astype(np.uint16)
 
-    model = build(LSTM, _facts(bands), 3)
-    model.input.load_codebooks(vocabulary.word_vectors())
+    model = build(LSTM, _metadata(bands), 3)
+    model.input.load_codebooks(vocabulary.token_vectors())
     with torch.no_grad():
         features = model.embed(torch.from_numpy(tokens.astype(np.int64))[None])[0].numpy()
 
@@ -58,45 +58,45 @@ def test_the_feature_map_is_what_the_tokens_stand_for(bands: list[list[int]]) ->
 
 
 def test_padding_and_mask_tokens_are_average_frames() -> None:
-    model = _build(LSTM, _facts([[0, 4], [0, 4]]))
+    model = _build(LSTM, _metadata([[0, 4], [0, 4]]))
     special = model.embed(torch.tensor([[[SIZE, SIZE + 1]] * 2]))
     assert not special.any()
     assert model(torch.full((1, 2, 5), SIZE + 1), None).isfinite().all()
 
 
-def test_near_words_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 16,384 words all distances at once would take a gigabyte."""
-    whole = _build(LSTM, _facts([[0, 4]])).input.neighbours
+def test_near_tokens_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 16,384 tokens all distances at once would take a gigabyte."""
+    whole = _build(LSTM, _metadata([[0, 4]])).input.neighbours
     monkeypatch.setattr("pipeline.models.inputs.tokens._TOKENS_AT_ONCE", 3)
-    assert torch.equal(_build(LSTM, _facts([[0, 4]])).input.neighbours, whole)
+    assert torch.equal(_build(LSTM, _metadata([[0, 4]])).input.neighbours, whole)
     assert whole[0, SIZE:].tolist() == [[SIZE + i] * (SIZE - 1) for i in range(3)]
-    assert all(word not in near for word, near in enumerate(whole[0, :SIZE].tolist()))
+    assert all(token not in near for token, near in enumerate(whole[0, :SIZE].tolist()))
 
 
-def test_random_words_are_learned_and_summed_over_codebooks() -> None:
+def test_random_tokens_are_learned_and_summed_over_codebooks() -> None:
     section = changed(LSTM, {"input.embedding": "random", "input.embedding_width": 5})
-    model = _build(section, _facts([[0, 4], [0, 4]]))
+    model = _build(section, _metadata([[0, 4], [0, 4]]))
     tokens, tables = torch.randint(0, SIZE, (1, 2, 6)), model.input.tables
     torch.testing.assert_close(model.embed(tokens), tables[0](tokens[:, 0]) + tables[1](tokens[:, 1]))
 
 
-def _build(section: dict[str, Any], facts: dict[str, Any]) -> Any:
-    return build(section, facts, 3).eval()
+def _build(section: dict[str, Any], metadata: dict[str, Any]) -> Any:
+    return build(section, metadata, 3).eval()
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "psla"])
 def test_every_network_of_the_base_reads_a_clip(name: str) -> None:
     frames = FACTS["frames"] | {"n_mels": 64}
     reads = NETWORKS[name]["input"]["kind"]
-    model = _build(NETWORKS[name], frames if reads == "frames" else _facts([[0, 64]]))
+    model = _build(NETWORKS[name], frames if reads == "frames" else _metadata([[0, 64]]))
     inputs = torch.randn(2, 40, 64) if reads == "frames" else torch.randint(0, SIZE, (2, 1, 40))
     with torch.no_grad():
         assert model(inputs, None).isfinite().all()
 
 
-def test_bert_and_frames_are_one_network_behind_words_and_frames() -> None:
-    """Peers 3.3.1, 3.3.2 and 3.3.3: no class token, a word without gradient, frames that nobody could compare with."""
-    bert = _build(BASE["bert"], _facts([[0, 64]]))
+def test_bert_and_frames_are_one_network_behind_tokens_and_frames() -> None:
+    """Peers 3.3.1, 3.3.2 and 3.3.3: no class token, a token without gradient, frames that nobody could compare with."""
+    bert = _build(BASE["bert"], _metadata([[0, 64]]))
     frames = _build(BASE["frames_transformer"], FACTS["frames"] | {"n_mels": 64})
     assert str(bert.encoder) == str(frames.encoder)
     assert bert.head.tokens.shape == frames.head.tokens.shape == (1, 128)
@@ -108,7 +108,7 @@ def test_bert_and_frames_are_one_network_behind_words_and_frames() -> None:
 
 def test_a_backward_direction_starts_at_the_clips_own_end() -> None:
     """Peer bug 3.3.1: lengths were those of the padded batch, so it began in the padding."""
-    model = _build(LSTM, _facts([[0, 4]]))
+    model = _build(LSTM, _metadata([[0, 4]]))
     tokens = torch.randint(0, SIZE, (1, 1, 9))
     padded = torch.nn.functional.pad(tokens, (0, 50), value=SIZE)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_backward_direction_starts_at_the_clips_own_end() -> None:
 def test_the_matrices_of_an_lstm_decay() -> None:
     from pipeline.training.optimiser import _kinds_of_weights
 
-    model = _build(changed(LSTM, {"encoder.depth": 2}), _facts([[0, 4]]))
+    model = _build(changed(LSTM, {"encoder.depth": 2}), _metadata([[0, 4]]))
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, plain, _ = ([names[id(p)] for p in kind] for kind in _kinds_of_weights(model))
     recurrent = ("encoder.forwards.", "encoder.backwards.")
@@ -131,7 +131,7 @@ def test_the_matrices_of_an_lstm_decay() -> None:
 def test_an_lstm_reads_as_one_of_packed_clips_does() -> None:
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-    stem = _build(LSTM, _facts([[0, 4]])).stem
+    stem = _build(LSTM, _metadata([[0, 4]])).stem
     ours = Lstm(LstmParams(kind="lstm", width=16, depth=2, dropout=0.0), stem)
     packed = torch.nn.LSTM(16, 8, 2, batch_first=True, bidirectional=True)
     with torch.no_grad():

@@ -28,7 +28,7 @@ class ExperimentParams(Params):
     token_models: list[NameParam]  # entries of `models` that read tokens, each those of every vocabulary
     pretrained_models: list[
         NameParam
-    ]  # such entries, which learn from sentences without labels before they are trained
+    ]  # such entries, which learn from token sequences without labels before they are trained
     vocabularies: list[NameParam]  # entries of `vocabularies`, each learnt anew for every fold
     folds: list[NameParam] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)

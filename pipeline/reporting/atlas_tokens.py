@@ -1,7 +1,7 @@
-"""Description of every word for the atlas: its pattern, its occurrences, and its nearest words.
+"""Description of every token for the atlas: its pattern, its occurrences, and its nearest tokens.
 
-Conventions: words are (codebook, word); counts are (codebook, word, class) occurrences, of a clip of several
-classes in equal parts; patterns (word, frame, mel) are in the front end's units.
+Conventions: tokens are (codebook, token); counts are (codebook, token, class) occurrences, of a clip of several
+classes in equal parts; patterns (token, frame, mel) are in the front end's units.
 """
 
 from dataclasses import dataclass
@@ -10,40 +10,40 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
-from pipeline.vocabulary.rebuilding import rebuild, word_spectra
+from pipeline.vocabulary.rebuilding import rebuild, token_spectra
 
 _WORDS_PER_BLOCK = 1024  # whose distances to all others are
 
 
 @dataclass(frozen=True)
 class CodebookPatterns:
-    """What the words of one codebook stand for."""
+    """What the tokens of one codebook stand for."""
 
-    patterns: np.ndarray  # (word, frame, mel) float32: of the bands [first, last) alone
+    patterns: np.ndarray  # (token, frame, mel) float32: of the bands [first, last) alone
     first: int
     last: int
-    change: bool  # patterns are what a word adds to those of the codebooks before it, not a spectrum of its own
+    change: bool  # patterns are what a token adds to those of the codebooks before it, not a spectrum of its own
 
     @property
     def brightness(self) -> np.ndarray:
-        """The centre of each word's pattern over the bands, (word,): high-pitched words last."""
+        """The centre of each token's pattern over the bands, (token,): high-pitched tokens last."""
         strength = np.abs(self.patterns) if self.change else self.patterns
         return self.first + centres(strength.mean(axis=1))
 
 
-def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPatterns]:
-    """Rebuild every word with the other codebooks at their commonest words; `counts` are (codebook, word) occurrences.
+def token_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPatterns]:
+    """Rebuild every token with the other codebooks at their commonest tokens; `counts` are (codebook, token) occurrences.
 
-    Where an earlier codebook has spoken of the same bands already, as in residual vocabularies, a pattern is the change
-    against the mean over the codebook's words. A merged word's pattern is its mean over time.
+    Where an earlier codebook has coded the same bands already, as in residual vocabularies, a pattern is the
+    change against the mean over the codebook's tokens. A merged token's pattern is its mean over time.
     """
-    if vocabulary.merged:  # such words differ in length, and may speak of a part of the bands alone
-        spectra = word_spectra(vocabulary, 0)[:, None, :]
+    if vocabulary.merged:  # such tokens differ in length, and may speak of a part of the bands alone
+        spectra = token_spectra(vocabulary, 0)[:, None, :]
         return [CodebookPatterns(spectra, 0, spectra.shape[2], False)]
     usual, size, groups = counts.argmax(axis=1), counts.shape[1], vocabulary.space.groups
     width = len(vocabulary.space.mean) // groups
     codebooks: list[CodebookPatterns] = []
-    for number, (start, _) in enumerate(vocabulary.facts["bands"]):
+    for number, (start, _) in enumerate(vocabulary.metadata["bands"]):
         tokens = np.tile(usual[:, None], (1, size)).astype(np.uint16)
         tokens[number] = np.arange(size)
         first = start * groups // vocabulary.space.num_features * width
@@ -55,10 +55,10 @@ def word_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPa
     return codebooks
 
 
-def word_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first frame of every word of a sentence (codebook, position), and the one behind its last: (position,)."""
+def token_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first frame of every token of a sequence (codebook, position), and the one behind its last: (position,)."""
     stack = vocabulary.space.stack
-    if vocabulary.merged:  # of base words, several codebooks' in turn: a word may begin or end within a frame
+    if vocabulary.merged:  # of base tokens, several codebooks' in turn: a token may begin or end within a frame
         lengths = np.array([len(parts) for parts in vocabulary.parts])[tokens[0]]
         stops, together = np.cumsum(lengths), len(vocabulary.codebooks)
         return (stops - lengths) // together * stack, -(-stops // together) * stack
@@ -67,18 +67,18 @@ def word_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray,
 
 
 def class_rates(counts: np.ndarray) -> np.ndarray:
-    """Return which part of a word's occurrences would lie in each class, were all classes equally long.
+    """Return which part of a token's occurrences would lie in each class, were all classes equally long.
 
-    Same shape as `counts` (codebook, word, class); the parts of a word add up to 1. About one occurrence is added in each
-    class, so that a word that was met once does not count as that class's own.
+    Same shape as `counts` (codebook, token, class); the parts of a token add up to 1. About one occurrence is added in each
+    class, so that a token that was met once does not count as that class's own.
     """
     lengths = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rates = (counts + lengths / lengths.mean()) / lengths
     return np.asarray(rates / rates.sum(axis=2, keepdims=True))
 
 
-def nearest_words(vectors: np.ndarray, count: int) -> np.ndarray:
-    """Return the other words nearest to each of a codebook's `vectors` (word, feature): (word, at most `count`) int64."""
+def nearest_tokens(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Return the other tokens nearest to each of a codebook's `vectors` (token, feature): (token, at most `count`) int64."""
     size = len(vectors)
     count = min(count, size - 1)
     lengths = np.einsum("wf,wf->w", vectors, vectors)

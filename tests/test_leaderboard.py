@@ -1,4 +1,4 @@
-"""The ladder: models by accuracy, each with the costs of what it reads."""
+"""The leaderboard: models by accuracy, each with the costs of what it reads."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from test_reporting import EXPERIMENT, report, write_experiment
 from pipeline.artifacts.layout import Layout
 from pipeline.errors import ArtifactError
 from pipeline.reporting.summary import read_summary, summarise
-from tools import ladder
+from tools import leaderboard
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("ladder")
+    root = tmp_path_factory.mktemp("leaderboard")
     write_experiment(root, audio=False)
     report(root)
     return root
@@ -22,20 +22,20 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_models_climb_and_say_what_they_cost(reported: Path) -> None:
     runs = read_summary(reported / "results/summary.csv")
-    sources = ladder.open_sources(Layout(reported), EXPERIMENT)
-    lines = {line[0]: line for line in ladder.rows(summarise(runs), sources, EXPERIMENT.reads, {"ast": 2.5})}
+    sources = leaderboard.open_sources(Layout(reported), EXPERIMENT)
+    lines = {line[0]: line for line in leaderboard.rows(summarise(runs), sources, EXPERIMENT.reads, {"ast": 2.5})}
     accuracies = [float(line[1].split()[0]) for line in lines.values()]
     assert accuracies == sorted(accuracies)
-    assert set(lines) == {"ast", "token_transformer-words", "bag_of_tokens-words"}  # and no ensemble
+    assert set(lines) == {"ast", "token_transformer-kmeans", "bag_of_tokens-kmeans"}  # and no ensemble
     frames = sum(f.stat().st_size for f in (reported / "data/spectrogram/frames.zarr").rglob("*") if f.is_file())
     assert lines["ast"][3:] == ["1,234", "", "", "24", f"{frames / 1e6:,.2f} MB"]
-    assert lines["bag_of_tokens-words"][4:7] == [
+    assert lines["bag_of_tokens-kmeans"][4:7] == [
         "100",
         "300",
         "",
     ]  # a token a frame, the bits of the fit, not trained here
-    assert sources["words"].num_bytes == sum(
-        (reported / f"data/tokens/words/{fold}.parquet").stat().st_size // 2 for fold in "12"
+    assert sources["tokens"].num_bytes == sum(
+        (reported / f"data/tokens/kmeans/{fold}.parquet").stat().st_size // 2 for fold in "12"
     )
 
 
@@ -43,20 +43,21 @@ def test_a_model_that_params_no_longer_name_has_no_costs_of_tokens(reported: Pat
     """Its name alone does not tell its vocabulary: `a-b-c` may be `a` with `b-c`, or `a-b` with `c`."""
     summaries = summarise(read_summary(reported / "results/summary.csv"))
     lines = {
-        line[0]: line for line in ladder.rows(summaries, ladder.open_sources(Layout(reported), EXPERIMENT), {}, {})
+        line[0]: line
+        for line in leaderboard.rows(summaries, leaderboard.open_sources(Layout(reported), EXPERIMENT), {}, {})
     }
-    assert [lines["bag_of_tokens-words"][column] for column in (4, 5, 7)] == ["", "", ""]
+    assert [lines["bag_of_tokens-kmeans"][column] for column in (4, 5, 7)] == ["", "", ""]
     assert lines["ast"][7].endswith("MB")
 
 
 def test_it_prints_as_a_table_and_as_markdown(reported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for markdown in (False, True):
-        ladder.run(Layout(reported), EXPERIMENT, Console(width=40), markdown=markdown)
+        leaderboard.run(Layout(reported), EXPERIMENT, Console(width=40), markdown=markdown)
         out = capsys.readouterr().out
-        assert all(name in out for name in (*ladder.COLUMNS, "token_transformer-words"))
+        assert all(name in out for name in (*leaderboard.COLUMNS, "token_transformer-kmeans"))
     assert out.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 
 
 def test_without_results_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="expected the table of runs"):
-        ladder.run(Layout(tmp_path), EXPERIMENT, Console(), markdown=False)
+        leaderboard.run(Layout(tmp_path), EXPERIMENT, Console(), markdown=False)

@@ -1,7 +1,7 @@
-"""Rewrite clips as sentences shard by shard: those of known shards and clips are taken from the memo.
+"""Rewrite clips as token sequences shard by shard: those of known shards and clips are taken from the memo.
 
-`compute_sentences` is a pure function of its spec, small and picklable both ways; the worker writes the shard's sentences
-into the memo store. A shard is one of the spectrogram's.
+`compute_sequences` is a pure function of its spec, small and picklable both ways; the worker writes the shard's token
+sequences into the memo store. A shard is one of the spectrogram's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,18 +31,18 @@ _ROWS_SCHEMA = TOKENS.arrow.append(pa.field("key", pa.string(), nullable=False))
 
 
 @dataclass(frozen=True)
-class SentencesSpec:
-    """Everything that one shard's sentences follow from, and where they go."""
+class SequencesSpec:
+    """Everything that one shard's token sequences follow from, and where they go."""
 
     name: str  # of the spectrogram's shard
     spectrogram: Spectrogram  # its index cut down to the clips of this shard
     vocabulary_path: Path
-    known: dict[str, str]  # clip key -> name of another entry of the memo that has its sentence
+    known: dict[str, str]  # clip key -> name of another entry of the memo that has its token sequence
     memo: Memo
 
 
 @dataclass(frozen=True)
-class SentencesReport:
+class SequencesReport:
     """What became of a shard."""
 
     name: str
@@ -52,11 +52,11 @@ class SentencesReport:
 
 def open_memo(root: Path, vocabulary: Vocabulary, spectrogram: Spectrogram) -> Memo:
     """Open the memo's version for this vocabulary, these frames, and the code as it is now."""
-    params = {"vocabulary": vocabulary.digest(), "frames": spectrogram.index.facts["version"]}
+    params = {"vocabulary": vocabulary.digest(), "frames": spectrogram.index.metadata["version"]}
     return Memo(root, "tokenize", params=params, code=code_version(assign, tokens_column))
 
 
-def plan_sentences(spectrogram: Spectrogram) -> dict[str, Spectrogram]:
+def plan_sequences(spectrogram: Spectrogram) -> dict[str, Spectrogram]:
     """Return shard -> the spectrogram cut down to it, in the order of the index; shards without frames do not occur."""
     index = spectrogram.index
     usable = index.columns.filter(pc.equal(index["status"], "ok"))
@@ -64,13 +64,13 @@ def plan_sentences(spectrogram: Spectrogram) -> dict[str, Spectrogram]:
     for name, group in groupby(usable["shard"].to_pylist()):
         stop = start + sum(1 for _ in group)
         rows = usable.slice(start, stop - start)
-        plans[str(name)] = Spectrogram(spectrogram.path, Table(index.path, rows, index.facts), spectrogram.facts)
+        plans[str(name)] = Spectrogram(spectrogram.path, Table(index.path, rows, index.metadata), spectrogram.metadata)
         start = stop
     return plans
 
 
 def find_known(memo: Memo, plans: dict[str, Spectrogram]) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Return the finished shards, and for clips of the others, in which entry their sentence stands."""
+    """Return the finished shards, and for clips of the others, in which entry their token sequence stands."""
     entries = {name: entry for name in plans if (entry := memo.find(name))}
     todo = [plan for name, plan in plans.items() if name not in entries]
     donors = sorted(memo.names() - set(entries)) if todo else []
@@ -84,26 +84,26 @@ def find_known(memo: Memo, plans: dict[str, Spectrogram]) -> tuple[dict[str, Ent
     return entries, known
 
 
-def sentences_specs(
+def sequences_specs(
     plans: dict[str, Spectrogram], entries: dict[str, Entry], known: dict[str, str], vocabulary_path: Path, memo: Memo
-) -> Iterator[SentencesSpec]:
+) -> Iterator[SequencesSpec]:
     """Yield the specs of the shards that are not finished, each only when it is asked for."""
     for name, plan in plans.items():
         if name not in entries:
             keys = plan.index.list("key")
             # `take` copies: a slice would be sent to the worker with the whole index behind it.
             rows = plan.index.columns.take(list(range(len(keys))))
-            part = Spectrogram(plan.path, Table(plan.index.path, rows, plan.index.facts), plan.facts)
-            yield SentencesSpec(name, part, vocabulary_path, {key: known[key] for key in keys if key in known}, memo)
+            part = Spectrogram(plan.path, Table(plan.index.path, rows, plan.index.metadata), plan.metadata)
+            yield SequencesSpec(name, part, vocabulary_path, {key: known[key] for key in keys if key in known}, memo)
 
 
-def compute_sentences(spec: SentencesSpec) -> SentencesReport:
-    """Write the sentences of the shard's clips into the memo. Holds one batch of frames, and the shard's words."""
+def compute_sequences(spec: SequencesSpec) -> SequencesReport:
+    """Write the token sequences of the shard's clips into the memo. Holds one batch of frames, and the shard's tokens."""
     vocabulary, reader = open_vocabulary(spec.vocabulary_path), FrameReader(spec.spectrogram)
     index = spec.spectrogram.index
     keys = dict(zip(index.list("clip_id"), index.list("key"), strict=True))
     new = [clip for clip, key in keys.items() if key not in spec.known]
-    parts = [_copy_sentences(spec, {clip: key for clip, key in keys.items() if key in spec.known})]
+    parts = [_copy_sequences(spec, {clip: key for clip, key in keys.items() if key in spec.known})]
     for batch in clip_batches(new, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
         tokens = tokens_column(assign(vocabulary, reader.read(batch)))
         columns = {"clip_id": pa.array(batch, pa.string()), "tokens": tokens, "key": [keys[clip] for clip in batch]}
@@ -112,10 +112,10 @@ def compute_sentences(spec: SentencesSpec) -> SentencesReport:
     order = pc.index_in(pa.array(list(keys), pa.string()), rows["clip_id"].combine_chunks())
     with spec.memo.writing(spec.name, clips=len(keys), computed=len(new)) as folder:
         pq.write_table(rows.take(order), folder / _ROWS, compression="zstd")
-    return SentencesReport(spec.name, len(new), len(keys) - len(new))
+    return SequencesReport(spec.name, len(new), len(keys) - len(new))
 
 
-def _copy_sentences(spec: SentencesSpec, clips: dict[str, str]) -> pa.Table:
+def _copy_sequences(spec: SequencesSpec, clips: dict[str, str]) -> pa.Table:
     """Return the rows of clips (clip id -> key) that stand in other entries of the memo, under the ids they have now."""
     parts = [_ROWS_SCHEMA.empty_table()]
     for name in sorted(set(spec.known.values())):
@@ -127,16 +127,16 @@ def _copy_sentences(spec: SentencesSpec, clips: dict[str, str]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def write_sentences(
+def write_sequences(
     path: Path, names: Sequence[str], entries: dict[str, Entry], spectrogram: Spectrogram, vocabulary: Vocabulary
 ) -> None:
     """Write the artifact from finished entries, one at a time, in the order of `names`."""
-    facts = {
-        "fold": vocabulary.facts["fold"],
+    metadata = {
+        "fold": vocabulary.metadata["fold"],
         "vocabulary": vocabulary.digest(),
         "vocabulary_size": vocabulary.num_tokens,
         "num_codebooks": vocabulary.num_codebooks,
         "frame_rate": vocabulary.frame_rate,
-        SETTINGS: vocabulary.facts.get(SETTINGS, {}),
+        SETTINGS: vocabulary.metadata.get(SETTINGS, {}),
     }
-    TOKENS.write_parts(path, (pq.read_table(entries[n].path / _ROWS, partitioning=None) for n in names), facts)
+    TOKENS.write_parts(path, (pq.read_table(entries[n].path / _ROWS, partitioning=None) for n in names), metadata)

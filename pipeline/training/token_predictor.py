@@ -1,18 +1,18 @@
 """Masked-token predictor: input, stem and encoder of a network, and a head that scores tokens.
 
-Words in context as a task without labels are BERT's (Devlin et al., 2019, arXiv 1810.04805). For sound, HuBERT (Hsu et al.,
-2021, arXiv 2106.07447) predicts k-means words under masked spans, and BEATs (Chen et al., 2023, arXiv 2212.09058) words of
-patches; both are shown the sound and predict words. Here the model is shown words and predicts words, as BERT is.
+Tokens in context as a task without labels are BERT's (Devlin et al., 2019, arXiv 1810.04805). For sound, HuBERT (Hsu et al.,
+2021, arXiv 2106.07447) predicts k-means tokens under masked spans, and BEATs (Chen et al., 2023, arXiv 2212.09058) tokens of
+patches; both are shown the sound and predict tokens. Here the model is shown tokens and predicts tokens, as BERT is.
 
 A stem of stride s leaves one time step for s frames, so step t answers for frames s * t to s * t + s - 1: a linear map makes
-s vectors of it, one a frame. A word is the likelier the larger the product of that vector with its own, plus a bias. The
-words' vectors are the embeddings themselves (tied, as BERT's), so that the head needs width x s x feature weights and not
-width x s x word, has the geometry of the vocabulary from the start, and works with every stem. Frames behind the last
+s vectors of it, one a frame. A token is the likelier the larger the product of that vector with its own, plus a bias. The
+tokens' vectors are the embeddings themselves (tied, as BERT's), so that the head needs width x s x feature weights and not
+width x s x token, has the geometry of the vocabulary from the start, and works with every stem. Frames behind the last
 time step of a stem of patches are not asked for.
 
-It begins as the unigram model: the map at zero, the biases at the words' log frequencies.
+It begins as the unigram model: the map at zero, the biases at the tokens' log frequencies.
 
-Conventions: B batch, T frame, M place asked for, F feature; words (B, codebook, T) int64, mask (B, T) bool, True = real.
+Conventions: B batch, T frame, M place asked for, F feature; tokens (B, codebook, T) int64, mask (B, T) bool, True = real.
 """
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.errors import SonolexError
-from pipeline.models.base import InputFacts, ModelParams
+from pipeline.models.base import InputMetadata, ModelParams
 from pipeline.models.inputs.tokens import Tokens
 from pipeline.models.network import Network, NetworkParams
 from pipeline.models.neural_model import NeuralModel
@@ -29,11 +29,11 @@ from pipeline.models.registry import validate_model_params
 _READER = "reader."  # before the names of the network's own weights
 
 
-class WordPredictor(NeuralModel):
-    """`model(words, mask) -> (vectors (B, T, F), which frames have one (B, T))`, and `scores(vectors) -> logits`.
+class TokenPredictor(NeuralModel):
+    """`model(tokens, mask) -> (vectors (B, T, F), which frames have one (B, T))`, and `scores(vectors) -> logits`.
 
-    `reader` is the network, of an encoder that supports pretraining; `frequencies` (codebook, word), all above 0, are those
-    of the words in the sentences that it learns from.
+    `reader` is the network, of an encoder that supports pretraining; `frequencies` (codebook, token), all above 0, are those
+    of the tokens in the token sequences that it learns from.
     """
 
     def __init__(self, reader: Network, frequencies: Tensor) -> None:
@@ -53,16 +53,16 @@ class WordPredictor(NeuralModel):
     def set_activation_checkpointing(self, on: bool) -> None:
         self.reader.set_activation_checkpointing(on)
 
-    def forward(self, words: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        time_steps, real = self.reader.context(self.reader.embed(words), mask)
-        vectors = self.project(time_steps).reshape(len(words), -1, sum(self.widths))
-        missing = words.shape[2] - vectors.shape[1]  # below 0 where the last time step goes on behind the last frame
-        frames = torch.arange(words.shape[2], device=words.device)
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        time_steps, real = self.reader.context(self.reader.embed(tokens), mask)
+        vectors = self.project(time_steps).reshape(len(tokens), -1, sum(self.widths))
+        missing = tokens.shape[2] - vectors.shape[1]  # below 0 where the last time step goes on behind the last frame
+        frames = torch.arange(tokens.shape[2], device=tokens.device)
         asked = frames < real.sum(1, keepdim=True) * self.reader.encoder.stride
         return nn.functional.pad(vectors, (0, 0, 0, missing)), asked if mask is None else asked & mask
 
     def scores(self, vectors: Tensor) -> list[Tensor]:
-        """Map vectors (M, F) to logits (M, word), one a codebook."""
+        """Map vectors (M, F) to logits (M, token), one a codebook."""
         assert isinstance(self.reader.input, Tokens)
         parts = zip(torch.split(vectors, self.widths, dim=1), self.reader.input.weights, self.biases, strict=True)
         return [part @ weights[: len(bias)].T + bias for part, weights, bias in parts]
@@ -72,24 +72,26 @@ class WordPredictor(NeuralModel):
         return {name: values for name, values in self.state_dict().items() if not name.startswith(f"{_READER}head.")}
 
 
-def open_predictor(pretrained: Pretrained) -> WordPredictor:
+def open_predictor(pretrained: Pretrained) -> TokenPredictor:
     """Return the model that wrote a folder, as it was then."""
-    facts = pretrained.facts
-    reader = new_reader(validate_model_params(facts["model"], facts["params"], pretrained.path), facts["input"])
+    metadata = pretrained.metadata
+    reader = new_reader(
+        validate_model_params(metadata["model"], metadata["params"], pretrained.path), metadata["input"]
+    )
     shape = pretrained.weights["biases"].shape
-    model = WordPredictor(reader, torch.ones(shape))
+    model = TokenPredictor(reader, torch.ones(shape))
     model.load_state_dict(model.state_dict() | {name: torch.from_numpy(v) for name, v in pretrained.weights.items()})
     return model
 
 
-def new_reader(params: ModelParams, facts: InputFacts) -> Network:
+def new_reader(params: ModelParams, metadata: InputMetadata) -> Network:
     """Return a fresh network to be pretrained; its head is not used. Raises SonolexError where params do not support it."""
     if not isinstance(params, NetworkParams) or not params.supports_pretraining:
         raise SonolexError(
             "pretrain: expected a network that reads tokens by an encoder which supports pretraining, found one of kind "
             f"{params.kind} that reads {params.reads}"
         )
-    return Network(params, facts, 1)
+    return Network(params, metadata, 1)
 
 
 def load_pretrained(model: Network, pretrained: Pretrained) -> None:

@@ -10,7 +10,7 @@ from pipeline.artifacts.layout import Layout, ModelId, RunId, address_of
 from pipeline.artifacts.model import MODEL
 from pipeline.artifacts.pretrained import PRETRAINED
 from pipeline.errors import ParamsError
-from pipeline.experiment_params import ExperimentParams
+from pipeline.grid import ExperimentParams
 from pipeline.params import validate_params
 from tools.plan import report_paths
 
@@ -18,7 +18,7 @@ GRID: dict[str, Any] = {
     "frame_models": ["ast"],
     "token_models": ["bert"],
     "pretrained_models": ["bert"],
-    "vocabularies": ["words"],
+    "vocabularies": ["kmeans"],
     "folds": ["1", "2"],
     "seeds": [0, 1],
     "ensembles": [],
@@ -31,12 +31,16 @@ def grid(**changes: Any) -> ExperimentParams:
 
 def test_runs_are_every_model_on_every_fold_with_every_seed() -> None:
     experiment = grid()
-    assert experiment.model_ids == [ModelId("ast"), ModelId("bert", "words"), ModelId("bert", "words", pretrained=True)]
-    assert experiment.models == ["ast", "bert-words", "bert-words-pretrained"]
-    assert experiment.reads == {"bert-words": "words", "bert-words-pretrained": "words"}
+    assert experiment.model_ids == [
+        ModelId("ast"),
+        ModelId("bert", "kmeans"),
+        ModelId("bert", "kmeans", pretrained=True),
+    ]
+    assert experiment.models == ["ast", "bert-kmeans", "bert-kmeans-pretrained"]
+    assert experiment.reads == {"bert-kmeans": "tokens", "bert-kmeans-pretrained": "tokens"}
     runs = experiment.runs()
     assert len(set(runs)) == len(runs) == 3 * 2 * 2
-    assert runs[-1] == RunId.of("bert", "2", 1, vocabulary="words", pretrained=True)
+    assert runs[-1] == RunId.of("bert", "2", 1, vocabulary="kmeans", pretrained=True)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +68,8 @@ def test_ensembles_are_called_likewise() -> None:
             "a-b-c for the model a-b with the vocabulary c and",
         ),
         (
-            {"frame_models": ["bert-words"]},
-            "bert-words for the model bert-words and for the model bert with the vocabulary",
+            {"frame_models": ["bert-kmeans"]},
+            "bert-kmeans for the model bert-kmeans and for the model bert with the vocabulary",
         ),
         ({"ensembles": [{"name": "ast", "models": ["ast"]}]}, "ast for the model ast and for the ensemble ast"),
         (
@@ -81,24 +85,24 @@ def test_ensembles_are_called_likewise() -> None:
     ],
 )
 def test_two_things_of_one_name_are_refused(changes: dict[str, Any], message: str) -> None:
-    """`bert-words-pretrained` was written twice, and of `a-b` with `c` and `a` with `b-c` one was never trained."""
+    """`bert-kmeans-pretrained` was written twice, and of `a-b` with `c` and `a` with `b-c` one was never trained."""
     with pytest.raises(ParamsError, match=message):
         grid(**changes)
 
 
 def test_names_of_runs_in_paths_items_and_reports(tmp_path: Path) -> None:
-    layout, run = Layout(tmp_path), RunId.of("bert", "1", 0, vocabulary="words", pretrained=True)
-    assert (run.name, run.item) == ("bert-words-pretrained-1-0", "bert-words-1-0")
-    assert layout.prediction(run) == tmp_path / "predictions/bert-words-pretrained/1/0.parquet"
-    assert layout.stage_report("train", run.name) == tmp_path / "results/stages/train-bert-words-pretrained-1-0.json"
+    layout, run = Layout(tmp_path), RunId.of("bert", "1", 0, vocabulary="kmeans", pretrained=True)
+    assert (run.name, run.item) == ("bert-kmeans-pretrained-1-0", "bert-kmeans-1-0")
+    assert layout.prediction(run) == tmp_path / "predictions/bert-kmeans-pretrained/1/0.parquet"
+    assert layout.stage_report("train", run.name) == tmp_path / "results/stages/train-bert-kmeans-pretrained-1-0.json"
 
 
 def test_an_error_names_the_stage_that_writes_a_run(tmp_path: Path) -> None:
     for run in grid().runs():
         assert address_of("train_*", Layout().model(run)) in (run.stage("train"), f"train_*@{run.item}")
-    run = RunId.of("bert", "1", 0, vocabulary="words", pretrained=True)
-    assert "train_pretrained@bert-words-1-0` (" in str(MODEL.error(Layout().model(run), "a", expected=1, found=2))
-    assert "pretrain@bert-words-1-0` (" in str(PRETRAINED.error(Layout().pretrained(run), "a", expected=1, found=2))
+    run = RunId.of("bert", "1", 0, vocabulary="kmeans", pretrained=True)
+    assert "train_pretrained@bert-kmeans-1-0` (" in str(MODEL.error(Layout().model(run), "a", expected=1, found=2))
+    assert "pretrain@bert-kmeans-1-0` (" in str(PRETRAINED.error(Layout().pretrained(run), "a", expected=1, found=2))
 
 
 def test_each_run_is_planned_by_its_own_time(tmp_path: Path) -> None:
@@ -110,4 +114,4 @@ def test_each_run_is_planned_by_its_own_time(tmp_path: Path) -> None:
     paths = report_paths(experiment, layout)
     seconds = {run: json.loads(paths[run.stage("train")].read_text())["seconds"] for run in experiment.runs()}
     assert list(seconds.values()) == list(range(len(experiment.runs())))
-    assert paths["atlas@words"] == layout.stage_report("atlas", "words-1")
+    assert paths["atlas@kmeans"] == layout.stage_report("atlas", "kmeans-1")
