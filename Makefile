@@ -60,6 +60,10 @@ check: $(INSTALLED) ## lint, formatting, types
 	ruff format --check .
 	mypy
 
+.PHONY: examples
+examples: $(INSTALLED) ## execute the notebooks in examples/ and store their outputs
+	python -m examples.execute examples/*.ipynb
+
 .PHONY: install
 install: $(INSTALLED) ## bring .venv up to date with the lock
 
