@@ -125,13 +125,13 @@ def test_tokens_that_are_not_there_are_named() -> None:
 
 def test_sequences_in_another_order_are_named() -> None:
     for sequence in ([0, 9, 1], [9, 0]):
-        with pytest.raises(SonolexError, match="expected whole frames of 2 codebooks with 5 tokens"):
+        with pytest.raises(SonolexError, match="expected whole frames of 2 codebooks with 5 each"):
             separate(np.array(sequence), 2, 5)
 
 
 def test_more_tokens_than_pairs_that_repeat_is_an_error() -> None:
     with pytest.raises(
-        CorpusError, match=r"vocabularies\.\*\.bpe.num_tokens: .* for 9 tokens, found 5 when no pair occurred 2 times"
+        CorpusError, match=r"vocabularies\.\*\.bpe.num_tokens: .* for 9, found 5 when no pair occurred 2 times"
     ):
         learn_merges([np.array([0, 1, 2, 0, 1, 2])], num_base=3, size=9)
     for size in (3, 2, 65534):
