@@ -11,7 +11,7 @@ where training calls its halves (`embed`, `classify`) with mix-up between them, 
 step, so that a resumed run of three or more processes would differ in the last bits from an undisturbed one.
 
 Device: `cuda:LOCAL_RANK` where torch finds a GPU, the CPU elsewhere; `CUDA_VISIBLE_DEVICES=` (empty) chooses the CPU.
-Messages go through NCCL for what lies on a GPU, through gloo for the rest.
+Messages go through NCCL for what lies on a GPU, through gloo for the rest. On GPUs torch's deterministic kernels are used.
 """
 
 import logging
@@ -125,5 +125,16 @@ def _device() -> torch.device:
             f"{torch.cuda.device_count()}; lower launch.train_processes (or torchrun's --nproc-per-node), or take the CPU "
             "by setting CUDA_VISIBLE_DEVICES to nothing"
         )
+    _choose_deterministic_kernels()
     torch.cuda.set_device(launch.local_rank())
     return torch.device("cuda", launch.local_rank())
+
+
+def _choose_deterministic_kernels() -> None:
+    """Have CUDA add in a fixed order, so that the same run gives the same weights; where it cannot, torch warns.
+
+    cuBLAS reads its workspace from the environment when it starts, so this stands before the first product.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
