@@ -48,7 +48,7 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
         reader = AttentionReader(model, open_inputs_of(model, layout.spectrogram))
         columns["clip_id"] += clips
         columns["fold"] += [fold] * len(clips)
-        columns["map"] += [reader.read(clip).over_picture().tolist() for clip in clips]
+        columns["map"] += [reader.read(clip).over_spectrogram().tolist() for clip in clips]
     metadata = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
     ATTENTION.write(layout.attention(entry), columns, metadata)
     log.info("%s: attention in %d clips -> %s", entry, len(shown), layout.attention(entry))

@@ -93,7 +93,7 @@ def test_merges_are_learnt_on_a_bounded_draw(tmp_path: Path, monkeypatch: pytest
     few = open_vocabulary(fit_merged(tmp_path / "few", "kmeans", size=8, sample_frames=50)[1])
     assert few.metadata["bpe"]["clips"] < 3
     assert few.metadata["bpe"]["base_tokens"] <= 50
-    monkeypatch.setattr(merging, "_MOST_BASE_WORDS", 130)
+    monkeypatch.setattr(merging, "_MOST_BASE_TOKENS", 130)
     fewer = open_vocabulary(fit_merged(tmp_path / "fewer", "bands", size=26)[1])
     assert 0 < fewer.metadata["bpe"]["base_tokens"] <= 130
 

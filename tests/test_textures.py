@@ -24,7 +24,7 @@ from pipeline.models.baselines.texture_statistics import (
     extract_features,
     mixture,
 )
-from pipeline.models.baselines.textures import Textures, TexturesParams
+from pipeline.models.baselines.textures import TextureStatistics, TextureStatisticsParams
 from pipeline.params import validate_params
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.rebuilding import rebuild
@@ -45,8 +45,8 @@ SECTION: dict[str, Any] = {
 }
 
 
-def make_model(**changes: Any) -> Textures:
-    return Textures(validate_params(TexturesParams, SECTION | changes, "models.tested"))
+def make_model(**changes: Any) -> TextureStatistics:
+    return TextureStatistics(validate_params(TextureStatisticsParams, SECTION | changes, "models.tested"))
 
 
 FRAMES, TOKENS = make_model(), make_model(input={"kind": "tokens"})
@@ -211,7 +211,7 @@ def test_units_make_no_difference() -> None:
 def test_the_seed_draws_mixtures_and_nothing_else() -> None:
     classes = np.arange(12) % 3
 
-    def fitted(seed: int, model: Textures = FRAMES) -> np.ndarray:
+    def fitted(seed: int, model: TextureStatistics = FRAMES) -> np.ndarray:
         return model.fit(tremolos(classes), one_hot(classes), Setting({}, FRONT_END, "one", seed))["mean"]
 
     np.testing.assert_array_equal(fitted(0), fitted(0))

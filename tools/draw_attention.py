@@ -24,14 +24,14 @@ from pipeline.evaluation.metric_functions import to_scores
 from pipeline.execution.stage import stage_main
 from pipeline.reporting.pictures import overlay
 from pipeline.training.inputs import FrameInputs, open_inputs_of
-from tools.inspect_clip import draw_frames, manifest_row, picture_extent
+from tools.inspect_clip import axes_extent, draw_frames, manifest_row
 
 _INCHES = (7.2, 4.6)  # the width of a page's text
 _DPI = 200
 _BRIGHTEST = 99.5  # percentile of the map at the end of the colour bar
 
 
-def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, layer: int | None) -> ClipAttention:
+def run(clip_id: str, model_path: Path, layout: Layout, figure_path: Path, *, layer: int | None) -> ClipAttention:
     """Write the picture, and return what is drawn.
 
     Raises CorpusError when there is no such clip or it has no frames, SonolexError for a model without attention over
@@ -52,8 +52,8 @@ def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, l
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"]) or "no class"
     title = f"{clip_id}: {labels}\n{_describe(model, attention)}"
     (frames,) = inputs.arrays([clip_id])
-    figure = draw(title, frames, attention.over_picture(layer), dict(inputs.front_end), layer=layer)
-    with replacing(picture_path) as partial:
+    figure = draw(title, frames, attention.over_spectrogram(layer), dict(inputs.front_end), layer=layer)
+    with replacing(figure_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return attention
 
@@ -72,7 +72,7 @@ def draw(
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=picture_extent(frames, metadata),
+        extent=axes_extent(frames, metadata),
         vmin=0,
         vmax=top,
         cmap=ListedColormap(overlay(np.linspace(0, 1, 256))),

@@ -140,14 +140,14 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             yield lambda num_bytes: bar.advance(task, num_bytes)
         return
     done, started = 0, time.monotonic()
-    spoken = started
+    logged = started
 
     def advance(num_bytes: int) -> None:
-        nonlocal done, spoken
+        nonlocal done, logged
         done += num_bytes
-        if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            log.info("%.1f of %.1f GB, %.0f MB/s", done / 1e9, total / 1e9, done / 1e6 / (spoken - started))
+        if time.monotonic() - logged > _SECONDS_BETWEEN_LINES:
+            logged = time.monotonic()
+            log.info("%.1f of %.1f GB, %.0f MB/s", done / 1e9, total / 1e9, done / 1e6 / (logged - started))
 
     yield advance
 

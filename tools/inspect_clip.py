@@ -33,7 +33,7 @@ _INCHES = (10.0, 7.0)
 _DPI = 110
 
 
-def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: Path, picture_path: Path) -> list[str]:
+def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: Path, figure_path: Path) -> list[str]:
     """Write the picture and return what had to be left out of it.
 
     Raises CorpusError when the manifest has no such clip, ArtifactError when there are no frames to draw.
@@ -52,7 +52,7 @@ def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: P
 
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"])
     figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, metadata, token_metadata)
-    with replacing(picture_path) as partial:
+    with replacing(figure_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return left_out
 
@@ -123,7 +123,7 @@ def draw_frames(
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=picture_extent(frames, metadata),
+        extent=axes_extent(frames, metadata),
         vmin=low,
         vmax=max(high, low + 1e-6),
         cmap=colours,
@@ -136,7 +136,7 @@ def draw_frames(
         figure.colorbar(image, ax=axes, label=f"log-mel, {metadata['units']}", pad=0.01)
 
 
-def picture_extent(frames: np.ndarray, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
+def axes_extent(frames: np.ndarray, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
     """Return left, right (seconds), bottom and top (bands, each one's middle a whole number) of a picture of frames."""
     return 0.0, len(frames) / metadata["frame_rate"], -0.5, frames.shape[1] - 0.5
 

@@ -169,8 +169,8 @@ class _Run:
                 while self._ready and len(self._at_work) < self._jobs and not self._result.signal:
                     self._start(self._ready.pop())
                 self._view.refresh(running for running, _ in self._at_work.values())
-                spoken = wait(list(self._at_work), _REFRESH)
-                for connection in [connection for connection in self._at_work if connection in spoken]:
+                ready = wait(list(self._at_work), _REFRESH)
+                for connection in [connection for connection in self._at_work if connection in ready]:
                     self._listen(connection)
                 while signals:
                     self._stop(signals.pop(0))

@@ -33,7 +33,7 @@ from pipeline.vocabulary.sampling import choose_clips
 from pipeline.vocabulary.statistics import agreement, distortion, perplexity
 
 _FRAMES_READ = 200_000
-_WORDS_COMPARED = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
+_TOKENS_COMPARED = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def measure(
 
 def _agreements(tokens: Sequence[np.ndarray]) -> list[float]:
     """Return the mean agreement of each of several vocabularies' tokens (codebook, token) with those of the others."""
-    step = -(-tokens[0].shape[1] // _WORDS_COMPARED)
+    step = -(-tokens[0].shape[1] // _TOKENS_COMPARED)
     pairs = np.zeros((len(tokens), len(tokens)))
     for one, other in combinations(range(len(tokens)), 2):
         pairs[one, other] = pairs[other, one] = agreement(tokens[one][:, ::step], tokens[other][:, ::step])

@@ -23,7 +23,7 @@ from pipeline.artifacts.tables import Table, TableSchema
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.errors import ArtifactError, CorpusError
 
-_WORDS_SHOWN = 12
+_TOKENS_SHOWN = 12
 _MATCHES_SHOWN = 5
 _TESTED = "role test"
 
@@ -138,7 +138,7 @@ def _describe_tokens(tokens: Table, row: Row) -> tuple[str, bool]:
     size = tokens.metadata["vocabulary_size"]
     books = []
     for book in codebooks:
-        start = " ".join(map(str, book[:_WORDS_SHOWN])) + (" ..." if len(book) > _WORDS_SHOWN else "")
+        start = " ".join(map(str, book[:_TOKENS_SHOWN])) + (" ..." if len(book) > _TOKENS_SHOWN else "")
         books.append(f"{len(book)} tokens, {len(set(book))} distinct of {size}: {start}")
     return "; ".join(books), not any(codebooks)
 

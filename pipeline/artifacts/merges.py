@@ -48,6 +48,6 @@ def merged_vectors(
         made_of = np.array(parts[token])
         books = made_of // size
         starts = np.flatnonzero(np.concatenate([[True], books[1:] == 0]))  # of frames
-        spoken = np.logical_or.reduceat(covers[books], starts, axis=0).sum(axis=0)
-        means[token] = vectors[made_of].sum(axis=0) / np.maximum(spoken, 1)
+        covering = np.logical_or.reduceat(covers[books], starts, axis=0).sum(axis=0)
+        means[token] = vectors[made_of].sum(axis=0) / np.maximum(covering, 1)
     return means

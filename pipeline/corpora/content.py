@@ -52,7 +52,7 @@ def content_digests(paths: Sequence[Path | str], store_path: Path = STORE_PATH) 
     """
     digests: list[str] = []
     num_hashed = 0
-    spoken = time.monotonic()
+    logged = time.monotonic()
     with closing(open_store(store_path)) as store, ThreadPoolExecutor(_THREADS) as pool:
         for batch in _batches(paths):
             known = _recall(store, batch)
@@ -62,8 +62,8 @@ def content_digests(paths: Sequence[Path | str], store_path: Path = STORE_PATH) 
             rest = iter(fresh)
             digests += [next(rest) if digest is None else digest for digest in known]
             num_hashed += sum(digest != "" for digest in fresh)
-            if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
-                spoken = time.monotonic()
+            if time.monotonic() - logged > _SECONDS_BETWEEN_LINES:
+                logged = time.monotonic()
                 log.info("looked at %d of %d files, read %d", len(digests), len(paths), num_hashed)
     return Contents(digests, num_hashed)
 

@@ -57,7 +57,7 @@ class SplitParams(Params):
 
     num_folds: Annotated[
         int, Field(ge=2)
-    ]  # drawn for a corpus that publishes none; others keep theirs. Also: parts of a fold
+    ]  # drawn for a corpus that publishes none; others keep theirs. Also: inner folds
     validation_fraction: Annotated[NonNegativeFloat, Field(lt=1)]  # of the training clips; 0 = no validation clips
     seed: NonNegativeInt
 
@@ -82,17 +82,17 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
     ask for validation clips besides published ones.
     """
     names = fold_names(clips, params)
-    whole, part = part_of(fold, names, params.num_folds)
-    if whole not in names:
+    outer, inner = outer_fold(fold, names, params.num_folds)
+    if outer not in names:
         raise CorpusError(
-            f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}; parts of "
-            f"a fold are called {names[0]}-1 to {names[0]}-{params.num_folds}"
+            f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}; inner "
+            f"folds are called {names[0]}-1 to {names[0]}-{params.num_folds}"
         )
     require_fold(clips, fold)
-    roles = _published_or_drawn(clips, whole, params)
-    if part:
+    roles = _published_or_drawn(clips, outer, params)
+    if inner:
         _exclude_copies(clips, roles)
-        _draw_part(clips, roles, part, params)
+        _draw_inner_fold(clips, roles, inner, params)
     if params.validation_fraction > 0:
         if "validation" in roles:
             raise ParamsError(
@@ -101,21 +101,21 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
             )
         _draw_validation(clips, roles, fold, params)
     _exclude_copies(clips, roles)
-    check_roles(clips, roles, fold, every_class_tested=not part)
+    check_roles(clips, roles, fold, every_class_tested=not inner)
     return roles
 
 
-def part_names(fold: str, num_parts: int) -> list[str]:
-    """Return what the parts of a fold are called."""
-    return [f"{fold}-{number + 1}" for number in range(num_parts)]
+def inner_fold_names(fold: str, num_inner_folds: int) -> list[str]:
+    """Return the names of a fold's inner folds."""
+    return [f"{fold}-{number + 1}" for number in range(num_inner_folds)]
 
 
-def part_of(fold: str, names: Sequence[str], num_parts: int) -> tuple[str, int]:
-    """Return the fold that `fold` is a part of, and which, from 1; the fold itself and 0 where it is none."""
-    whole, _, number = fold.rpartition("-")
-    if fold in names or not number.isdecimal() or not 1 <= int(number) <= num_parts:
+def outer_fold(fold: str, names: Sequence[str], num_inner_folds: int) -> tuple[str, int]:
+    """Return the outer fold of an inner fold and the inner fold's number, from 1; `fold` itself and 0 for an outer one."""
+    outer, _, number = fold.rpartition("-")
+    if fold in names or not number.isdecimal() or not 1 <= int(number) <= num_inner_folds:
         return fold, 0
-    return whole, int(number)
+    return outer, int(number)
 
 
 def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
@@ -123,9 +123,9 @@ def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
     rule: str = _fold_source(clips)
     if rule == "drawn folds":
         rule = f"{params.num_folds} folds drawn by group"
-    whole, part = part_of(fold, fold_names(clips, params), params.num_folds)
-    if part:
-        rule += f"; part {part} of the {params.num_folds} that the training clips of fold {whole} are drawn into"
+    outer, inner = outer_fold(fold, fold_names(clips, params), params.num_folds)
+    if inner:
+        rule += f"; inner fold {inner} of {params.num_folds}, drawn from the training clips of fold {outer}"
     if params.validation_fraction > 0:
         rule += f"; {params.validation_fraction:g} of the training clips drawn for validation by group"
     return rule
@@ -134,15 +134,15 @@ def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
 def check_roles(clips: Table, roles: Sequence[Role], fold: str, *, every_class_tested: bool = True) -> None:
     """Raise CorpusError that names every group in two roles, and every class that a role lacks.
 
-    A part of a fold need not test every class: it scores clips, and is no measurement. A class counts as present where a
+    An inner fold need not test every class, since it only scores clips. A class counts as present where a
     clip of it has its audio: a missing file trains and tests nothing.
     """
     codes = pc.index_in(pa.array(roles, pa.string()), pa.array(ROLES, pa.string())).to_numpy().astype(np.int8)
     audible = _audible(clips)
     labels = clips["labels"].combine_chunks()
     owners, targets = pc.list_parent_indices(labels).to_numpy(), labels.flatten().to_numpy()
-    heard = audible[owners]
-    present = {role: set(targets[heard & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
+    present_owners = audible[owners]
+    present = {role: set(targets[present_owners & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
     classes: list[str] = clips.metadata["classes"]
     untested = [name for t, name in enumerate(classes) if t not in present["test"]]
     problems = {
@@ -181,13 +181,13 @@ def _published_or_drawn(clips: Table, fold: str, params: SplitParams) -> list[Ro
     return [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
 
 
-def _draw_part(clips: Table, roles: list[Role], part: int, params: SplitParams) -> None:
-    """Test one part of the training clips and exclude what is not for training, in place."""
+def _draw_inner_fold(clips: Table, roles: list[Role], inner: int, params: SplitParams) -> None:
+    """Make one of the equal subsets of the training clips the test clips, and exclude the outer fold's others, in place."""
     training = np.array([position for position, role in enumerate(roles) if role == "train"], dtype=np.int64)
     roles[:] = ["train" if role == "train" else "excluded" for role in roles]
     units, labels = _units(clips).take(pa.array(training)), clips["labels"].combine_chunks().take(pa.array(training))
     bins = _stratify(units, labels, [1 / params.num_folds] * params.num_folds, named_seed(params.seed, "parts"))
-    for position in training[bins == part - 1].tolist():
+    for position in training[bins == inner - 1].tolist():
         roles[position] = "test"
 
 

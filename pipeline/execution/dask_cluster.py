@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pipeline.errors import SonolexError
 from pipeline.execution.code import project_sources
 from pipeline.execution.stage import StageReport
-from pipeline.execution.worker_failures import Losses
+from pipeline.execution.worker_failures import WorkerFailures
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -42,13 +42,13 @@ _WORKER_PACKAGES = (*_SCHEDULER_PACKAGES, "numpy", "pyarrow", "soundfile", "soxr
 
 
 def run_on_cluster(
-    compute: Callable[[S], R], specs: Iterator[S], scheduler: str, report: StageReport, losses: Losses
+    compute: Callable[[S], R], specs: Iterator[S], scheduler: str, report: StageReport, failures: WorkerFailures
 ) -> Generator[tuple[S, R], None, None]:
     """Yield every spec with its result, computed by the workers of the Dask scheduler at this address.
 
     Shards of a lost worker are run again by Dask; those for which it has lost too many (its setting `allowed-failures`)
-    are tried once more alone, after the others, and then given up, see `Losses`. Waits for workers as long as there are
-    none. An exception of `compute` is raised once the shards in flight are done and yielded. Raises SonolexError where
+    are tried once more alone, after the others, and then given up, see `WorkerFailures`. Waits as long as there are no
+    workers. An exception of `compute` is raised once the shards in flight are done and yielded. Raises SonolexError where
     the scheduler cannot be reached or is lost, and where workers differ from this process in files, code or packages.
     """
     first = list(islice(specs, 1))
@@ -57,7 +57,7 @@ def run_on_cluster(
     with _connected(scheduler) as client, _site(compute, first[0]) as site:
         from distributed.comm import CommClosedError
 
-        run = _Run(_Cluster(client, losses), compute, site, report)
+        run = _Run(_Cluster(client, failures), compute, site, report)
         try:
             run.cluster.wait_for_workers()
             _require_same_packages(client)
@@ -66,7 +66,7 @@ def run_on_cluster(
         # A client whose scheduler is gone, or another one of the same address, has lost all shards in flight.
         except (CancelledError, CommClosedError):
             raise SonolexError(
-                f"{losses.label}: expected the Dask scheduler to stay until the last shard, found it gone or restarted; "
+                f"{failures.label}: expected the Dask scheduler to stay until the last shard, found it gone or restarted; "
                 "start it again, set execution.scheduler to its address, and run the stage again"
             ) from None
 
@@ -180,8 +180,8 @@ def _by_value() -> Callable[[bytes], Any]:
 class _Cluster:
     """The workers that there are now, told by the scheduler's events, and the shards that went with those lost."""
 
-    def __init__(self, client: "Client", losses: Losses) -> None:
-        self.client, self.losses = client, losses
+    def __init__(self, client: "Client", failures: WorkerFailures) -> None:
+        self.client, self.failures = client, failures
         self.in_flight: set[str] = set()  # keys of this run, added and removed by `_Run`
         self.workers: set[str] = set()
         client.subscribe_topic("all", self._hear)  # on the client's own thread
@@ -199,14 +199,14 @@ class _Cluster:
         if several:
             log.warning(
                 "%s: %d of %d workers have several threads and will use one: start them with --nthreads 1",
-                *(self.losses.label, several, len(self.workers)),
+                *(self.failures.label, several, len(self.workers)),
             )
 
     def warn_without_workers(self) -> None:
         """Say, now and then, that the cluster has no worker."""
         if not self.workers and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            log.warning("%s: the cluster has no worker; waiting for one", self.losses.label)
+            log.warning("%s: the cluster has no worker; waiting for one", self.failures.label)
 
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
@@ -217,9 +217,9 @@ class _Cluster:
             keys = set(message["processing-tasks"]) | set(message["lost-computed-tasks"])
             lost = len(keys & self.in_flight)
             if lost or not message.get("expected", False):
-                self.losses.workers += 1
-                self.losses.shards += lost
-                log.warning("%s: lost worker %s with %d shards in flight", self.losses.label, message["worker"], lost)
+                self.failures.workers += 1
+                self.failures.shards += lost
+                log.warning("%s: lost worker %s with %d shards in flight", self.failures.label, message["worker"], lost)
 
 
 class _Run(Generic[S, R]):
@@ -231,7 +231,7 @@ class _Run(Generic[S, R]):
         self.cluster, self.compute, self.site, self.report = cluster, compute, site, report
         self._compute_at = compute_at
         self._call = _by_value()
-        self._name = f"{cluster.losses.label}-{uuid.uuid4().hex[:8]}"  # keys are never shared between runs
+        self._name = f"{cluster.failures.label}-{uuid.uuid4().hex[:8]}"  # keys are never shared between runs
         self._sent = 0
         self._running: dict[Future[Answer], S] = {}
         self._suspects: list[S] = []  # whose workers were lost too often
@@ -272,7 +272,7 @@ class _Run(Generic[S, R]):
             if self._failure is not None:
                 raise self._failure
             if self._suspects:
-                self.cluster.losses.give_up(self._suspects.pop())
+                self.cluster.failures.give_up(self._suspects.pop())
 
     def _send(self, spec: S) -> None:
         job = pickle.dumps((self.compute, spec))
@@ -319,7 +319,7 @@ class _Run(Generic[S, R]):
     def _settle(self) -> None:
         """Wait for what workers still compute, so that none writes into a folder that is about to be removed."""
         if self._running:
-            log.info("%s: waiting for %d shards in flight", self.cluster.losses.label, len(self._running))
+            log.info("%s: waiting for %d shards in flight", self.cluster.failures.label, len(self._running))
         while self._running and self.cluster.workers:
             for future in self._done():
                 del self._running[future]

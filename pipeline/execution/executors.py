@@ -17,7 +17,7 @@ from pipeline.execution.local import run_here, run_in_processes
 from pipeline.execution.progress import progress
 from pipeline.execution.stage import StageReport
 from pipeline.execution.threads import num_cores
-from pipeline.execution.worker_failures import Losses
+from pipeline.execution.worker_failures import WorkerFailures
 from pipeline.params import Params, SharedFolder
 
 S = TypeVar("S")
@@ -65,24 +65,24 @@ def run_shards(
     waiting = iter(specs)
     report.executor = " ".join(filter(None, (execution.executor, execution.scheduler)))
     if execution.executor == "dask":
-        losses = Losses(label, "give workers more memory, or make shards smaller; their logs may say more")
-        pairs = run_on_cluster(compute, waiting, execution.scheduler, report, losses)
+        failures = WorkerFailures(label, "give workers more memory, or make shards smaller; their logs may say more")
+        pairs = run_on_cluster(compute, waiting, execution.scheduler, report, failures)
     else:
-        losses = Losses(label, "free memory, make shards smaller, or mend the files that they read")
+        failures = WorkerFailures(label, "free memory, make shards smaller, or mend the files that they read")
         wanted = execution.workers or max(1, min(num_cores(), worthwhile))
         first = list(islice(waiting, wanted))  # no more workers than shards
         waiting = chain(first, waiting)
         report.workers = max(1, len(first))
         if report.workers == 1:
-            pairs = run_here(compute, waiting, losses)
+            pairs = run_here(compute, waiting, failures)
         else:
-            pairs = run_in_processes(compute, waiting, report.workers, losses, report)
+            pairs = run_in_processes(compute, waiting, report.workers, failures, report)
     try:
         with contextlib.closing(pairs), progress(label, total_clips) as advance:
             for spec, result in pairs:
                 advance(num_clips(spec))
                 yield result
     finally:
-        report.incidents += losses.incidents()
-    if losses.given_up:
-        raise losses.error()
+        report.incidents += failures.incidents()
+    if failures.given_up:
+        raise failures.error()

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from pipeline.execution.memory import own_peak_memory
 from pipeline.execution.stage import StageReport
 from pipeline.execution.threads import THREAD_VARIABLES, num_threads
-from pipeline.execution.worker_failures import Losses
+from pipeline.execution.worker_failures import WorkerFailures
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ R = TypeVar("R")
 _AHEAD = 2  # shards in flight a worker: one computed and one waiting, so that no worker waits for this process
 
 
-def run_here(compute: Callable[[S], R], specs: Iterator[S], losses: Losses) -> Generator[tuple[S, R], None, None]:
+def run_here(
+    compute: Callable[[S], R], specs: Iterator[S], failures: WorkerFailures
+) -> Generator[tuple[S, R], None, None]:
     """Yield every spec with its result, computed in this process; one that memory is too short for is set aside.
 
     On one thread, as in a worker, so that results are the same to the bit.
@@ -41,20 +43,20 @@ def run_here(compute: Callable[[S], R], specs: Iterator[S], losses: Losses) -> G
             with num_threads(1):
                 result = compute(spec)
         except MemoryError:
-            losses.causes.add("MemoryError")
-            losses.give_up(spec)
+            failures.causes.add("MemoryError")
+            failures.give_up(spec)
         else:
             yield spec, result
 
 
 def run_in_processes(
-    compute: Callable[[S], R], specs: Iterator[S], workers: int, losses: Losses, report: StageReport
+    compute: Callable[[S], R], specs: Iterator[S], workers: int, failures: WorkerFailures, report: StageReport
 ) -> Generator[tuple[S, R], None, None]:
     """Yield every spec with its result, computed by `workers` processes, in the order in which they finish.
 
     When a worker is killed, its pool is lost, and the shards in flight are tried again by themselves, on half as many
     workers each time (too little memory is the likely cause). One that is lost twice with nothing beside it is given up,
-    see `Losses`, and the others go on with all workers. An exception of `compute` is raised once the shards that had
+    see `WorkerFailures`, and the others go on with all workers. An exception of `compute` is raised once the shards that had
     begun are done and yielded.
     """
     most = workers
@@ -67,20 +69,20 @@ def run_in_processes(
             raise pool.failure
         if not pool.lost:
             return
-        losses.workers += 1
-        losses.causes |= pool.causes()
+        failures.workers += 1
+        failures.causes |= pool.causes()
         if pool.alone and accused and accused[0] is pool.lost[0]:
-            losses.give_up(accused.pop())
+            failures.give_up(accused.pop())
             workers = most
             continue
         accused = pool.lost[:1] if pool.alone else []
         workers = workers if pool.alone else max(1, workers // 2)
-        losses.shards += len(pool.lost)
+        failures.shards += len(pool.lost)
         again.extendleft(reversed(pool.lost))
         found = ", ".join(sorted(pool.causes())) or "unknown cause"
         log.warning(
             "%s: a worker was killed (%s); trying %d shards again, workers %d",
-            *(losses.label, found, len(pool.lost), workers),
+            *(failures.label, found, len(pool.lost), workers),
         )
 
 

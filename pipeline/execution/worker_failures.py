@@ -15,7 +15,7 @@ _NAME_LENGTH = 200  # characters of a shard's description
 
 
 @dataclass
-class Losses:
+class WorkerFailures:
     """The count of them in one run of shards."""
 
     label: str  # of the run, in messages

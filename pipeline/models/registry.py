@@ -27,7 +27,7 @@ BASELINES: "Registry[type[Baseline]]" = Registry(
         "bag_of_tokens": "pipeline.models.baselines.bag_of_tokens:BagOfTokens",
         "ngram": "pipeline.models.baselines.ngram:NgramClassifier",
         "frame_statistics": "pipeline.models.baselines.frame_statistics:FrameStatistics",
-        "texture_statistics": "pipeline.models.baselines.textures:Textures",
+        "texture_statistics": "pipeline.models.baselines.textures:TextureStatistics",
         "majority": "pipeline.models.baselines.majority:Majority",
     },
 )

@@ -94,6 +94,6 @@ class WeightAverage:
             live.copy_(mean)
 
     @torch.no_grad()
-    def _move(self, part: float) -> None:
-        """Go this part of the way from the mean to the weights."""
-        torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), part)
+    def _move(self, weight: float) -> None:
+        """Move the mean towards the weights by this fraction of their distance."""
+        torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), weight)

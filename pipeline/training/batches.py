@@ -83,11 +83,11 @@ class Batches:
             return None
         return scale if kind == "none" else scale * normalisation_unit(self._normalisation)
 
-    def ahead(self, parts: Iterable[Sequence[int]]) -> Iterator[StoredBatch]:
+    def ahead(self, row_lists: Iterable[Sequence[int]]) -> Iterator[StoredBatch]:
         """Yield the batch of each list of rows; the next ones are read meanwhile."""
         with ThreadPoolExecutor(READ_AHEAD) as readers:
             waiting: deque[Future[StoredBatch]] = deque()
-            for rows in parts:
+            for rows in row_lists:
                 waiting.append(readers.submit(self.take, rows))
                 if len(waiting) > READ_AHEAD:
                     yield waiting.popleft().result()

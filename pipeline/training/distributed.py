@@ -48,7 +48,7 @@ class DistributedContext:
         """Say whether this process is the one that writes, logs and draws progress."""
         return self.rank == 0
 
-    def part(self, rows: Tensor) -> Tensor:
+    def local_rows(self, rows: Tensor) -> Tensor:
         """Return this process's part of the rows of a batch; all parts together are the batch, and none overlap."""
         return torch.tensor_split(rows, self.size)[self.rank]
 

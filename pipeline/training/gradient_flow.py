@@ -17,7 +17,7 @@ from pipeline.artifacts.files import replacing
 
 NUM_EPOCHS = 5  # that are looked at: the first, the last, and some between
 
-TABLE, PICTURE = "gradients.csv", "gradients.png"
+TABLE, FIGURE = "gradients.csv", "gradients.png"
 
 
 class LayerGradient(TypedDict):
@@ -69,7 +69,7 @@ def write_gradients(folder: Path, rows: Sequence[LayerGradient]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", "layer", "mean", "largest"])
         writer.writerows([row["epoch"], row["layer"], f"{row['mean']:.6g}", f"{row['largest']:.6g}"] for row in rows)
-    _draw(folder / PICTURE, rows)
+    _draw(folder / FIGURE, rows)
 
 
 def _draw(path: Path, rows: Sequence[LayerGradient]) -> None:

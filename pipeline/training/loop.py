@@ -191,8 +191,10 @@ class _Run(Generic[M]):
         started = time.perf_counter()
         steps = math.ceil(len(order) / params.batch_size)
         batches = torch.tensor_split(order, steps)
-        parts = [part for rows in batches for part in torch.tensor_split(context.part(rows), params.accumulate)]
-        reader = _Reader(self.examples, parts)
+        micro_batches = [
+            micro for rows in batches for micro in torch.tensor_split(context.local_rows(rows), params.accumulate)
+        ]
+        reader = _Reader(self.examples, micro_batches)
         losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
             step = self.epoch * steps + index
@@ -260,10 +262,10 @@ class _Run(Generic[M]):
 class _Reader:
     """An epoch's batches with their targets, and how long training has waited for them."""
 
-    def __init__(self, examples: Examples, parts: Sequence[Tensor]) -> None:
+    def __init__(self, examples: Examples, micro_batches: Sequence[Tensor]) -> None:
         self.waited = 0.0
         self._targets = examples.targets
-        self._batches = examples.batches.ahead(rows.tolist() for rows in parts)
+        self._batches = examples.batches.ahead(rows.tolist() for rows in micro_batches)
 
     def take(self, count: int) -> Iterator[tuple[StoredBatch, Tensor]]:
         """Yield the next `count`."""
@@ -299,11 +301,11 @@ def _require_a_clip_each(params: TrainParams, examples: Examples, context: Distr
     num_clips = len(examples.clip_ids)
     smallest = num_clips // math.ceil(num_clips / params.batch_size)  # of the batches, which differ by one at most
     if smallest // context.size < params.accumulate:
-        parts = f" for {params.accumulate} parts" if params.accumulate > 1 else ""
+        micro = f" for each of {params.accumulate} micro-batches of" if params.accumulate > 1 else ""
         raise SonolexError(
-            f"{section}.batch_size: expected a clip{parts} for each of {context.size} processes in every batch, found a "
-            f"batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer "
-            f"processes{', or lower train.accumulate' if parts else ''}"
+            f"{section}.batch_size: expected a clip{micro or ' for'} each of {context.size} processes in every batch, found "
+            f"a batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer "
+            f"processes{', or lower train.accumulate' if micro else ''}"
         )
 
 

@@ -45,9 +45,9 @@ class MaskedTokens:
         self, model: TokenPredictor, forward: Forward, batch: Batch, _targets: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a batch whose tokens are hidden at random, and its accuracy."""
-        hidden = draw_hidden(lengths_of(batch), batch.inputs.shape[2], self.share, self.span)
-        filled = fill_in(model, forward, batch, hidden.to(batch.inputs.device))
-        return filled.losses.mean(), [filled.hits.mean()]
+        masked = draw_masked(lengths_of(batch), batch.inputs.shape[2], self.share, self.span)
+        predicted = predict_masked(model, forward, batch, masked.to(batch.inputs.device))
+        return predicted.losses.mean(), [predicted.hits.mean()]
 
 
 def lengths_of(batch: Batch | StoredBatch) -> Tensor:
@@ -57,7 +57,7 @@ def lengths_of(batch: Batch | StoredBatch) -> Tensor:
     return batch.mask.sum(1, keepdim=True).cpu()
 
 
-def draw_hidden(
+def draw_masked(
     lengths: Tensor, num_frames: int, share: float, span: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw which tokens of clips of some lengths (B, 1) are hidden: (B, `num_frames`) bool, on the CPU."""
@@ -72,7 +72,7 @@ def draw_hidden(
     return chosen.gather(1, block) & (frames < lengths)
 
 
-class Filled(NamedTuple):
+class MaskedPrediction(NamedTuple):
     """What became of the hidden places of each clip that the model answers for; a clip without any has 0 for all."""
 
     losses: Tensor  # (B,)
@@ -80,10 +80,10 @@ class Filled(NamedTuple):
     counts: Tensor  # (B,) places
 
 
-def fill_in(model: TokenPredictor, forward: Forward, batch: Batch, hidden: Tensor) -> Filled:
+def predict_masked(model: TokenPredictor, forward: Forward, batch: Batch, masked: Tensor) -> MaskedPrediction:
     """Hide tokens, and compare what the model says of them with what they are; `forward` is its own, or made of it."""
-    vectors, asked = forward(batch.inputs.masked_fill(hidden[:, None], model.mask_token), batch.mask)
-    places: Tensor = hidden & asked
+    vectors, asked = forward(batch.inputs.masked_fill(masked[:, None], model.mask_token), batch.mask)
+    places: Tensor = masked & asked
     clips, tokens = places.nonzero()[:, 0], batch.inputs.transpose(1, 2)[places]  # (M,), (M, codebook)
     scores = model.scores(vectors[places].float())
     losses = torch.stack([F.cross_entropy(s, w, reduction="none") for s, w in zip(scores, tokens.T, strict=True)])
@@ -94,7 +94,7 @@ def fill_in(model: TokenPredictor, forward: Forward, batch: Batch, hidden: Tenso
         totals: Tensor = torch.zeros(len(batch.inputs), device=values.device).index_add(0, clips, values.mean(0))
         return totals / counts.clamp(min=1)
 
-    return Filled(by_clip(losses), by_clip(hits), counts)
+    return MaskedPrediction(by_clip(losses), by_clip(hits), counts)
 
 
 class Unigrams:
@@ -109,7 +109,7 @@ class Unigrams:
         self.frequencies = counts / counts.sum(axis=1, keepdims=True)  # (codebook, token)
 
     def losses(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """Return each token sequence's loss over all of its tokens, as `fill_in` counts it: (clip,)."""
+        """Return each token sequence's loss over all of its tokens, as `predict_masked` counts it: (clip,)."""
         surprise, rows = -np.log(self.frequencies), np.arange(len(self.frequencies))[:, None]
         return np.array([surprise[rows, sequence].mean() for sequence in sequences])
 
@@ -137,9 +137,9 @@ class MaskedValidation:
         measured = []
         for batch in self._batches.in_order(self._batch_size):
             lengths, frames = lengths_of(batch), batch.inputs.shape[2]
-            hidden = draw_hidden(lengths, frames, self._task.share, self._task.span, generator).to(context.device)
-            filled = fill_in(model, model, batch.to(context.device), hidden)
-            measured.append(torch.stack([filled.losses, filled.hits]))
+            masked = draw_masked(lengths, frames, self._task.share, self._task.span, generator).to(context.device)
+            predicted = predict_masked(model, model, batch.to(context.device), masked)
+            measured.append(torch.stack([predicted.losses, predicted.hits]))
         average.swap()
         loss, accuracy = torch.cat(measured, dim=1).mean(1).tolist()
         return {"validation_loss": loss, "validation_accuracy": accuracy}

@@ -16,12 +16,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline.params import Params
 
-Part = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class CosineParams(Params):
     kind: Literal["cosine"]
-    warmup: Part  # of all steps
+    warmup: Fraction  # of all steps
 
 
 class ConstantParams(Params):
@@ -40,8 +40,8 @@ class StepsParams(Params):
 class OneCycleParams(Params):
     kind: Literal["one_cycle"]
     rise: float = Field(gt=0, lt=1)  # part of all steps
-    start: Part  # of the peak, at the first step; torch's default is 1 / 25
-    end: Part  # of the peak, at the last step; torch's default is 1 / 250,000
+    start: Fraction  # of the peak, at the first step; torch's default is 1 / 25
+    end: Fraction  # of the peak, at the last step; torch's default is 1 / 250,000
 
 
 ScheduleParams = Annotated[
@@ -79,6 +79,6 @@ def _one_cycle(step: int, num_steps: int, params: OneCycleParams) -> float:
     return _between(1.0, params.end, (step - peak) / max(1e-9, num_steps - 1 - peak))
 
 
-def _between(start: float, end: float, part: float) -> float:
-    """Go from start to end along half a cosine, as `part` goes from 0 to 1."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * part))
+def _between(start: float, end: float, progress: float) -> float:
+    """Go from start to end along half a cosine, as `progress` goes from 0 to 1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -18,7 +18,7 @@ class TrainParams(Params):
     epochs: PositiveInt
     sampling: Sampling  # of an epoch's clips: each once, or balanced by class with replacement
     batch_size: PositiveInt  # clips a step, over all processes together
-    accumulate: PositiveInt  # parts that a process computes its clips of a batch in, one after the other
+    accumulate: PositiveInt  # micro-batches per batch and process, computed one after the other
     learning_rate: PositiveFloat = Field(le=1)  # at the peak
     schedule: ScheduleParams
     optimiser: OptimiserParams
@@ -43,7 +43,7 @@ class TrainParams(Params):
     def _batches_can_be_cut(self) -> "TrainParams":
         if self.accumulate > self.batch_size:
             raise ValueError(
-                f"accumulate: expected at most batch_size {self.batch_size}, a clip a part, found {self.accumulate}"
+                f"accumulate: expected at most batch_size {self.batch_size}, a clip per micro-batch, found {self.accumulate}"
             )
         return self
 

@@ -77,7 +77,9 @@ class Learner(Generic[M]):
         self._forward = _in_precision(compiled(forward) if params.compile else forward, params, context.device)
         self.on_gradients: Callable[[], None] | None = None  # called in every step, before gradients are clipped
 
-    def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
+    def step(
+        self, micro_batches: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float
+    ) -> tuple[float, float]:
         """Train on a batch of `num_clips` in all processes together; return its loss and the norm of its gradients.
 
         `parts` are this process's, with their targets. The norm of a step that overflowed in float16 is infinite.
@@ -86,7 +88,7 @@ class Learner(Generic[M]):
         set_rate(self.optimiser, rate)
         self.optimiser.zero_grad(set_to_none=True)
         totals = torch.zeros(1 + len(self.measured), device=self.context.device)
-        for batch, targets in parts:
+        for batch, targets in micro_batches:
             on_device = batch.to(self.context.device)
             loss, measures = self.task.loss(self.model, self._forward, on_device, targets.to(self.context.device))
             if not torch.isfinite(loss):

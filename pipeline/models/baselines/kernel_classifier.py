@@ -19,7 +19,7 @@ from pipeline.errors import ParamsError
 from pipeline.models.baselines.base import UNSEEN_LOGIT, Weights
 from pipeline.models.baselines.calibration import fit_scale, halves
 
-SMALLEST_DEVIATION = 1e-3  # in the features' units; below it a feature is constant, and stays unscaled
+SMALLEST_STD = 1e-3  # in the features' units; below it a feature is constant, and stays unscaled
 MOST_ROWS = 25_000  # of least squares: a kernel of 5 GB, and a copy
 
 _CACHE = 500  # MB of kernel that scikit-learn keeps
@@ -74,8 +74,8 @@ def support_vectors(penalty: float) -> Solver:
 
         dual, intercepts = np.zeros((wanted.shape[1], len(rows))), np.zeros(wanted.shape[1])
         for number, own in enumerate(wanted.T):
-            machine = SVC(C=penalty, kernel="rbf", gamma=gamma, cache_size=_CACHE).fit(rows.astype(np.float64), own)
-            dual[number, machine.support_], intercepts[number] = machine.dual_coef_[0], machine.intercept_[0]
+            classifier = SVC(C=penalty, kernel="rbf", gamma=gamma, cache_size=_CACHE).fit(rows.astype(np.float64), own)
+            dual[number, classifier.support_], intercepts[number] = classifier.dual_coef_[0], classifier.intercept_[0]
         return dual, intercepts
 
     return solve
@@ -89,8 +89,8 @@ def least_squares(ridge: float) -> Solver:
 
         values = np.where(wanted, np.float32(1), np.float32(-1))
         means = values.mean(axis=0)
-        machine = KernelRidge(alpha=ridge, kernel="rbf", gamma=gamma).fit(rows.astype(np.float64), values - means)
-        return machine.dual_coef_.T, means
+        classifier = KernelRidge(alpha=ridge, kernel="rbf", gamma=gamma).fit(rows.astype(np.float64), values - means)
+        return classifier.dual_coef_.T, means
 
     return solve
 
@@ -121,17 +121,17 @@ def score(weights: Weights, features: np.ndarray, *, kernel_width: float) -> np.
 
 def _fit(features: np.ndarray, wanted: np.ndarray, solver: Solver, kernel_width: float) -> Weights:
     """Return the weights of classifiers whose logits are margins; `wanted` (row, class) bool."""
-    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    scale = np.where(deviation > SMALLEST_DEVIATION, deviation, 1.0)
+    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    scale = np.where(std > SMALLEST_STD, std, 1.0)
     # Rounded first to what is stored, so that the stored vectors are exactly those that were fitted on.
     mean, scale = mean.astype(np.float32), scale.astype(np.float32)
     rows = ((features - mean) / scale).astype(np.float32)
     everyone, nobody = wanted.all(axis=0), ~wanted.any(axis=0)
-    learnt = ~(everyone | nobody)
+    fitted = ~(everyone | nobody)
     dual = np.zeros((wanted.shape[1], len(rows)))
     intercepts = np.where(everyone, -UNSEEN_LOGIT, UNSEEN_LOGIT)
-    if learnt.any():
-        dual[learnt], intercepts[learnt] = solver(rows, wanted[:, learnt], kernel_width / rows.shape[1])
+    if fitted.any():
+        dual[fitted], intercepts[fitted] = solver(rows, wanted[:, fitted], kernel_width / rows.shape[1])
     used = np.flatnonzero(dual.any(axis=0))
     weights = {"support": rows[used], "dual": dual[:, used], "intercepts": intercepts, "mean": mean, "scale": scale}
     return {name: values.astype(np.float32) for name, values in weights.items()}

@@ -66,12 +66,12 @@ def _count(order: int, inputs: Sequence[np.ndarray], wanted: np.ndarray, size: i
     for tokens in inputs:
         everyone += [(row, book) for book, row in enumerate(tokens)]
     weights = {"shape": shape}
-    for name, spoken, num_languages in (
+    for name, rows, num_groups in (
         ("class", classes, num_classes * num_codebooks),
         ("all", everyone, num_codebooks),
     ):
-        sequences, languages = [row for row, _ in spoken], [language for _, language in spoken]
-        levels = count_ngrams(sequences, languages, num_languages=num_languages, size=size, order=order)
+        sequences, groups = [row for row, _ in rows], [group for _, group in rows]
+        levels = count_ngrams(sequences, groups, num_groups=num_groups, size=size, order=order)
         for length, level in enumerate(levels, 1):
             weights |= {f"{name}_keys_{length}": level.keys, f"{name}_counts_{length}": level.counts}
     return weights

@@ -145,8 +145,8 @@ def _correlations(groups: np.ndarray) -> np.ndarray:
     """Return the correlation of every two groups, (pair,)."""
     centred = groups - groups.mean(axis=0)
     covariance = centred.T @ centred / len(groups)
-    deviation = np.sqrt(np.diag(covariance) + _SMALLEST_VARIANCE)
-    pairs: np.ndarray = (covariance / np.outer(deviation, deviation))[np.triu_indices(len(covariance), 1)]
+    std = np.sqrt(np.diag(covariance) + _SMALLEST_VARIANCE)
+    pairs: np.ndarray = (covariance / np.outer(std, std))[np.triu_indices(len(covariance), 1)]
     return pairs
 
 

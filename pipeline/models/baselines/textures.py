@@ -27,7 +27,7 @@ WHERE = "models.*.kind texture_statistics"  # of settings, for messages
 _FLOOR_FRAMES = 1 << 16  # of all training clips, evenly, that the floor is taken from
 
 
-class TexturesParams(ModelParams):
+class TextureStatisticsParams(ModelParams):
     kind: Literal["texture_statistics"]
     input: Annotated[TextureInputParams, TEXTURE_INPUTS.params]
     floor: float = Field(ge=0, lt=1)  # fraction of the training frames' values that are silence: the largest of them
@@ -45,11 +45,11 @@ class TexturesParams(ModelParams):
         self.input.require_vocabulary(vocabulary)
 
 
-class Textures(Baseline):
-    Params = TexturesParams
-    params: TexturesParams
+class TextureStatistics(Baseline):
+    Params = TextureStatisticsParams
+    params: TextureStatisticsParams
 
-    def __init__(self, params: TexturesParams) -> None:
+    def __init__(self, params: TextureStatisticsParams) -> None:
         super().__init__(params)
         self._input = TEXTURE_INPUTS[params.input.kind]()
 
