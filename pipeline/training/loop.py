@@ -304,8 +304,8 @@ def _require_a_clip_each(params: TrainParams, examples: Examples, context: Distr
         micro = f" for each of {params.accumulate} micro-batches of" if params.accumulate > 1 else ""
         raise SonolexError(
             f"{section}.batch_size: expected a clip{micro or ' for'} each of {context.size} processes in every batch, found "
-            f"a batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer "
-            f"processes{', or lower train.accumulate' if micro else ''}"
+            f"a batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with "
+            f"fewer processes{', or lower train.accumulate' if micro else ''}"
         )
 
 
