@@ -48,7 +48,7 @@ FRONT_END = KaldiParams(
 
 
 def floor(paths: list[Path]) -> dict[str, float]:
-    """Return the milliseconds a clip of each part, as the median over the files, in this process on one thread."""
+    """Return the milliseconds per clip of each part, as the median over the files, in this process on one thread."""
     window = np.hanning(FRONT_END.win_length).astype(np.float32)
     filters = np.ascontiguousarray(mel_filters(FRONT_END).T.astype(np.float32))
     times: dict[str, list[float]] = {"decode": [], "resample": [], "fft and mel": []}
@@ -150,7 +150,7 @@ def run(clips: int, peer_clips: int, repeats: int, dtype: str, processes: list[i
     rows: list[dict[str, Any]] = []
     for part in parts[0]:
         milliseconds = min(times_of[part] for times_of in parts)
-        rows.append({"what": f"floor: {part}", "processes": 1, "ms a clip": milliseconds})
+        rows.append({"what": f"floor: {part}", "processes": 1, "ms per clip": milliseconds})
     net_of: dict[int, float] = {}
     for count in processes:
         floor_rates = summary([rate for rate, _ in times[f"floor, {count}"]])

@@ -152,7 +152,7 @@ def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def _rate(frames: int, work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
-    """Return million frames a second."""
+    """Return million frames per second."""
     started = clock()
     work()
     return frames / (clock() - started) / 1e6

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training --repeats 5 --threads 2
 
-Width 192, depth 12, 3 heads, 16 x 16 patches over 512 frames of 128 bands, 16 clips a step, float32, 50 classes. Everyone
+Width 192, depth 12, 3 heads, 16 x 16 patches over 512 frames of 128 bands, 16 clips per step, float32, 50 classes. Everyone
 runs the forward pass, cross entropy, the backward pass, the norm of the gradients and torch's fused AdamW, each in a process
 of its own, in turn. `products` is what no step goes without: its matrix products, and torch's fused attention, bare.
 
@@ -88,7 +88,7 @@ def run(shape: Shape, names: list[str], repeats: int, threads: int) -> list[dict
             "what": name,
             "stride": shape.stride,
             "clips/s": shape.batch / statistics.median(clock[name]),
-            "processor ms a clip": 1000 * statistics.median(processor[name]) / shape.batch,
+            "processor ms per clip": 1000 * statistics.median(processor[name]) / shape.batch,
             f"{names[0]} / this, clock": _ratio(clock[name], clock[names[0]]),
             "processor": _ratio(processor[name], processor[names[0]]),
         }
@@ -159,7 +159,7 @@ def main(
     threads: int = 0,
     strides: Annotated[list[int], typer.Option(help="of patches, frames and bands")] = [16, 10],  # noqa: B006 - typer's way
     clips: Annotated[int, typer.Option(help="of the epoch whose input is timed")] = 64,
-    gpu_batch: Annotated[int, typer.Option(help="clips a step on a GPU")] = 64,
+    gpu_batch: Annotated[int, typer.Option(help="clips per step on a GPU")] = 64,
     json: Annotated[Path | None, typer.Option(help="write the rows there")] = None,
 ) -> None:
     """Measure training steps."""

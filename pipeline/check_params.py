@@ -169,7 +169,7 @@ def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], pa
 def _reading_mistakes(
     experiment: ExperimentParams, models: dict[str, ModelParams], vocabularies: dict[str, VocabularySection], path: Path
 ) -> list[str]:
-    """Name the vocabularies whose tokens a model of the grid cannot read."""
+    """Name the vocabularies whose tokens per model of the grid cannot read."""
     mistakes = []
     for model, tokens in product(experiment.token_models, experiment.vocabularies):
         if model in models and tokens in vocabularies:

@@ -29,7 +29,7 @@ class ExperimentParams(Params):
     pretrained_models: list[
         NameParam
     ]  # such entries, which learn from token sequences without labels before they are trained
-    vocabularies: list[NameParam]  # entries of `vocabularies`, each learnt anew for every fold
+    vocabularies: list[NameParam]  # entries of `vocabularies`, each learned anew for every fold
     folds: list[NameParam] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
     seeds: list[NonNegativeInt] = Field(min_length=1)
     ensembles: list[EnsembleParams]  # the first is in results/metrics.json

@@ -330,7 +330,7 @@ def test_labels_of_clips_that_were_published_otherwise_since_are_refused(workspa
     corpus = make_corpus(workspace / "again")
     table = workspace / "again" / "clips.csv"
     table.write_text(table.read_text().replace("03.wav,rain", "03.wav,rain+dog"))
-    with pytest.raises(CorpusError, match=r"published with other labels since \(1\): 03\.wav"):
+    with pytest.raises(CorpusError, match=r"whose published labels have changed since \(1\): 03\.wav"):
         refresh(workspace, corpus, workspace / "data/labels/official.parquet")
 
 
@@ -363,7 +363,7 @@ def clip_of_the_test_set(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (trained_on, r"ast/official-1/0\.parquet: clip .*: expected one that the part tests"),
+        (trained_on, r"ast/official-1/0\.parquet: clip .*: expected one that the inner fold tests"),
         (other_clips, r"cnn/official-1/1\.parquet: clip_id: expected the \d clips of .*ast/official-1/0"),
         (clips_tested_twice, r"training clips that several inner folds test \(\d\)"),
         (clip_of_the_test_set, r"clips that one inner fold excludes and another uses \(1\): 14\.wav"),

@@ -77,9 +77,9 @@ def test_the_content_of_a_member_is_its_own_and_not_that_of_its_tar(tmp_path: Pa
             "folds whose names are not at most 64 letters, digits, _ and -, the first of them no - (rename them in the "
             "corpus's table) (1): 'fold 1;id'",
         ),
-        ([ClipRow("a", "../a.wav", ("wren",))], "clips that are no file below the root (1): a"),
-        ([ClipRow("a", "/etc/passwd", ("wren",))], "clips that are no file below the root (1): a"),
-        ([ClipRow("a", "", ("wren",))], "clips that are no file below the root (1): a"),
+        ([ClipRow("a", "../a.wav", ("wren",))], "clips that are not files below the root (1): a"),
+        ([ClipRow("a", "/etc/passwd", ("wren",))], "clips that are not files below the root (1): a"),
+        ([ClipRow("a", "", ("wren",))], "clips that are not files below the root (1): a"),
         ([ClipRow("a", "a.wav", ("wren",), start=-1.0)], "clips with a negative or endless start or duration (1): a"),
         (
             [ClipRow("a", "a.wav", ("wren",), duration=float("nan"))],
@@ -261,7 +261,7 @@ def test_without_audio_a_pulled_manifest_is_kept(
     refresh = refresh_manifest(params, path, store)
     assert (refresh.num_clips, refresh.num_missing, refresh.written) == (12, 0, False)
     assert path.read_bytes() == before
-    assert "the audio is not here" in caplog.text
+    assert "the audio is not on this machine" in caplog.text
     assert "spectrograms cannot be recomputed" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""Checks of this machine, for anything that would stop or slow a run: one row a check.
+"""Checks of this machine, for anything that would stop or slow a run: one row per check.
 
 A row is `broken` when a run would fail, `note` when it would work and could be better, `ok` otherwise.
 """

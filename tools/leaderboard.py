@@ -1,6 +1,6 @@
 """Leaderboard, plain counts to transformers: every model of the experiment by accuracy, with what it costs.
 
-Bits a second are those of a coder of single tokens, from the tokens' counts over the vocabulary's sample. Stored bytes are
+Bits per second are those of a coder of single tokens, from the tokens' counts over the vocabulary's sample. Stored bytes are
 what training reads: one fold's table of token sequences as it lies on disk, or all log-mel frames.
 """
 

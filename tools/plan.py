@@ -56,7 +56,7 @@ class StagePlan:
 
 
 def make_plan(params_path: Path, layout: Layout) -> list[StagePlan]:
-    """Return one entry a stage, in the order of the graph."""
+    """Return one entry per stage, in the order of the graph."""
     experiment = load_experiment(params_path)
     with tempfile.TemporaryDirectory() as folder:
         clips = _manifest_now(experiment, layout.clips, Path(folder) / "clips.parquet")

@@ -97,7 +97,7 @@ def _lost(fit: Fit, frames: Sequence[np.ndarray], tokens: Sequence[np.ndarray]) 
 
 
 def run(rows: Sequence[SeedRow], title: str, console: Console) -> None:
-    """Print a row a seed, and their mean and standard deviation."""
+    """Print a row per seed, and their mean and standard deviation."""
     table = Grid(title=title, title_style="bold")
     for column in ("seed", "lost", "perplexity", "agreement with the others"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -1,6 +1,6 @@
-"""Run shards on this machine: one process a worker, each on one thread.
+"""Run shards on this machine: one process per worker, each on one thread.
 
-One thread a worker because clips are plentiful: threads inside a worker would fight the other workers for the same
+One thread per worker because clips are plentiful: threads inside a worker would fight the other workers for the same
 cores, and round otherwise. Processes are spawned, not forked: a fork copies locks that a thread of zarr, tensorstore or
 OpenMP may hold, and hangs.
 """

@@ -93,7 +93,7 @@ class Network(NeuralModel):
     Params: ClassVar[type[NetworkParams]] = NetworkParams
 
     def __init__(self, params: NetworkParams, metadata: InputMetadata, num_classes: int) -> None:
-        """Build a network with random weights for data with these metadata."""
+        """Build a network with random weights for data with this metadata."""
         super().__init__()
         self.input = INPUTS[params.input.kind](params.input, metadata)
         self.stem = STEMS[params.stem.kind](params.stem, self.input, params.encoder.input_width)

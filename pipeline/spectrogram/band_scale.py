@@ -13,7 +13,7 @@ TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, to be written at a
 def band_positions(metadata: dict[str, Any], hertz: Sequence[float]) -> np.ndarray:
     """Return where frequencies lie among the bands (frequency,), each band's middle a whole number from 0.
 
-    The middles of the bands are evenly spaced on the mel scale, the first one a step above f_min. `metadata` are the front
+    The middles of the bands are evenly spaced on the mel scale, the first one per step above f_min. `metadata` are the front
     end's.
     """
     scale = metadata["params"].get("mel_scale", "htk")

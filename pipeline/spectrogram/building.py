@@ -128,7 +128,7 @@ def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
         keys = pa.array(sorted(wanted), pa.string())
         for name in donors:
             rows = _read_rows(memo.find(name))
-            # What failed is tried again where its shard is made anew: its message names the file as it is called now.
+            # What failed is tried again where its shard is made again: its message names the file as it is called now.
             rows = rows.filter(pc.and_(pc.is_in(rows["key"], keys), pc.equal(rows["status"], "ok")))
             reuse.known |= {row["key"]: row | {"entry": name} for row in rows.to_pylist()}
     return reuse

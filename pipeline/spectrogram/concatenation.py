@@ -1,4 +1,4 @@
-"""Concatenative synthesis: a waveform put together from pieces of other recordings, one a frame.
+"""Concatenative synthesis: a waveform put together from pieces of other recordings, one per frame.
 
 Conventions: frames (frame, mel) float32 in units in which bands compare; a *unit* is one frame of a recording, with the hop
 before and the hop after its middle; waveforms (sample,) float32.

@@ -23,7 +23,7 @@ RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 _LOWEST_RATE, _HIGHEST_RATE = 8000, 192000  # Hz
 _BLOCK = (
     1 << 18
-)  # samples a channel; after each block soundfile seeks to where it is, and FLAC then decodes a frame again
+)  # samples per channel; after each block soundfile seeks to where it is, and FLAC then decodes a frame again
 
 # What libsndfile's log says of a WAV whose data chunk ends after the file; it then reads what there is, silently. A
 # recorder that writes to a pipe cannot know the length and leaves all bits set: such a file is whole.
@@ -54,7 +54,7 @@ class TarMember:
     name: str  # for messages
     offset: int  # bytes
     size: int  # bytes
-    content: str  # digest of the bytes: a tar that was packed anew may hold another clip there
+    content: str  # digest of the bytes: a tar that was packed again may hold another clip there
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self | None:

@@ -3,7 +3,7 @@
 Conventions: a waveform is (sample,), windows are (frame, sample), band powers (frame, mel), all float32. A filter matrix is
 (mel, bin) over the n_fft / 2 + 1 bins of a real FFT.
 
-Measured on 10 s of 16 kHz, 128 bands, one thread: the sparse product takes 0.2 ms a clip, a dense one 0.9 ms, the FFT
+Measured on 10 s of 16 kHz, 128 bands, one thread: the sparse product takes 0.2 ms per clip, a dense one 0.9 ms, the FFT
 1.1 ms. The sparse product also adds the bins of a band in one fixed order, so a clip's frames are the same bits alone or
 among others, on one thread or many.
 """

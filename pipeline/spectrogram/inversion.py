@@ -22,7 +22,7 @@ from pipeline.spectrogram.mel import MelParams
 # Measured on 12 clips of ESC-10 (5 s, Kaldi, 128 bands), one thread: with 8, 16 and 32 iterations the log-mel of the result
 # is 1.5, 1.2 and 1.0 dB (root mean square, within 60 dB of the clip's loudest) from the one asked for; 32 take 0.2 s a clip.
 _ITERATIONS = 32
-_SPREADING = 30  # updates of the bin powers, 15 ms a clip; their bands are then 0.03 dB from those asked for
+_SPREADING = 30  # updates of the bin powers, 15 ms per clip; their bands are then 0.03 dB from those asked for
 _SMALLEST = 1e-20  # of a power; keeps divisions finite
 
 
@@ -103,5 +103,5 @@ class Inverter:
         return np.asarray(plain[start : start + self.num_samples(len(log_mel))], dtype=np.float32)
 
     def num_samples(self, num_frames: int) -> int:
-        """Return how many samples a clip of so many frames has, at least: its last hop may have more."""
+        """Return how many samples per clip of so many frames has, at least: its last hop may have more."""
         return (num_frames - 1) * self._params.hop_length + max(1, 2 * self.before)

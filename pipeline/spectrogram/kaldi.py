@@ -82,7 +82,7 @@ class KaldiFrontEnd:
         }
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames a clip of so many samples has."""
+        """Return how many frames per clip of so many samples has."""
         return num_windows(num_samples, self.params.win_length, self.params.hop_length)
 
     def log_mel(self, waveforms: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ class MelFrontEnd:
         }
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames a clip of so many samples has; none when it is too short to be reflected."""
+        """Return how many frames per clip of so many samples has; none when it is too short to be reflected."""
         if num_samples < self.min_samples:
             return 0
         return num_windows(num_samples + 2 * (self.params.n_fft // 2), self.params.n_fft, self.params.hop_length)

@@ -42,7 +42,7 @@ class FrameReader:
         return [clip_id for clip_id in clip_ids if clip_id in self._places]
 
     def num_frames(self, clip_id: str) -> int:
-        """Return how many frames a clip has; KeyError for a clip that is unknown or failed."""
+        """Return how many frames per clip has; KeyError for a clip that is unknown or failed."""
         return int(self._places[clip_id][2])
 
     def read(self, clip_ids: Sequence[str]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from pipeline.spectrogram.registry import FrontEndParams, build_front_end
 
 
 class ClipsPerShard(Params):
-    """How many clips a shard holds; see `pipeline/execution/shards.py`."""
+    """How many clips per shard holds; see `pipeline/execution/shards.py`."""
 
     minimum: PositiveInt
     average: PositiveInt

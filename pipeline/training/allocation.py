@@ -2,7 +2,7 @@
 
 glibc hands blocks of some megabytes back to the system as soon as they are free, and a step frees and takes hundreds of
 them: the activations of every layer. Each comes back as pages that the system must find and clear. Measured on tiny224 with
-16 clips: 50,000 page faults a step, 5 to 10 % of its time.
+16 clips: 50,000 page faults per step, 5 to 10 % of its time.
 """
 
 import ctypes

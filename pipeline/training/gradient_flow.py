@@ -73,7 +73,7 @@ def write_gradients(folder: Path, rows: Sequence[LayerGradient]) -> None:
 
 
 def _draw(path: Path, rows: Sequence[LayerGradient]) -> None:
-    """Draw a line an epoch over the layers, from input to output; a gap is a layer without any gradient."""
+    """Draw a line per epoch over the layers, from input to output; a gap is a layer without any gradient."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

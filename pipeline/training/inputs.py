@@ -83,7 +83,7 @@ class FrameInputs:
 
 
 class TokenInputs:
-    """Token sequences of one fold's vocabulary, all in memory: 2 bytes a token, 4 GB for all of AudioSet."""
+    """Token sequences of one fold's vocabulary, all in memory: 2 bytes per token, 4 GB for all of AudioSet."""
 
     time_axis = 1
 

@@ -44,7 +44,7 @@ class Timing(NamedTuple):
 class Trained(NamedTuple):
     """What a run leaves, besides the model's weights."""
 
-    history: list[dict[str, float]]  # one row an epoch; follows from the inputs alone
+    history: list[dict[str, float]]  # one row per epoch; follows from the inputs alone
     clips_seen: int
     timing: Timing
     gradients: list[LayerGradient]  # of the epochs looked at, if any

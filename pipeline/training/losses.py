@@ -11,7 +11,7 @@ from pipeline.artifacts.clips import LabelKind
 
 
 def classification_loss(logits: Tensor, targets: Tensor, label_kind: LabelKind) -> Tensor:
-    """Cross entropy against soft targets (one label a clip), or the mean of the classes' binary ones (many)."""
+    """Cross entropy against soft targets (one label per clip), or the mean of the classes' binary ones (many)."""
     if label_kind == "one":
         return -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
     return F.binary_cross_entropy_with_logits(logits, targets)

@@ -5,7 +5,7 @@ proportion to the sum over its labels of 1 / (training clips with that label), a
 2021, arXiv 2102.01243). The labels are the manifest's, of this fold's training clips, counted here: the originals read the
 weights from a file beside the list of clips, which may be of another list.
 
-What balance means: with one label a clip, every class comes equally often. With several, a class comes oftener than that by
+What balance means: with one label per clip, every class comes equally often. With several, a class comes oftener than that by
 what the other labels of its clips weigh, so a class that accompanies many rare ones stays ahead. Clips without a label count
 as a class of their own; the original weight of such a clip is 0, and it is never seen.
 Balance helps a test set that is balanced itself, and may hurt one as skewed as the training clips (arXiv 2307.00079).

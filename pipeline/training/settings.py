@@ -17,7 +17,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class TrainParams(Params):
     epochs: PositiveInt
     sampling: Sampling  # of an epoch's clips: each once, or balanced by class with replacement
-    batch_size: PositiveInt  # clips a step, over all processes together
+    batch_size: PositiveInt  # clips per step, over all processes together
     accumulate: PositiveInt  # micro-batches per batch and process, computed one after the other
     learning_rate: PositiveFloat = Field(le=1)  # at the peak
     schedule: ScheduleParams
@@ -80,7 +80,7 @@ class PretrainParams(Params):
     """How the models of `experiment.pretrained_models` learn from token sequences before they are trained."""
 
     epochs: PositiveInt
-    batch_size: PositiveInt  # clips a step, over all processes together
+    batch_size: PositiveInt  # clips per step, over all processes together
     learning_rate: PositiveFloat = Field(le=1)  # at the peak
     schedule: ScheduleParams
     mask_share: float = Field(gt=0, lt=1)  # part of the tokens that are hidden

@@ -5,7 +5,7 @@ Tokens in context as a task without labels are BERT's (Devlin et al., 2019, arXi
 patches; both are shown the sound and predict tokens. Here the model is shown tokens and predicts tokens, as BERT is.
 
 A stem of stride s leaves one time step for s frames, so step t answers for frames s * t to s * t + s - 1: a linear map makes
-s vectors of it, one a frame. A token is the likelier the larger the product of that vector with its own, plus a bias. The
+s vectors of it, one per frame. A token is the likelier the larger the product of that vector with its own, plus a bias. The
 tokens' vectors are the embeddings themselves (tied, as BERT's), so that the head needs width x s x feature weights and not
 width x s x token, has the geometry of the vocabulary from the start, and works with every stem. Frames behind the last
 time step of a stem of patches are not asked for.
@@ -62,7 +62,7 @@ class TokenPredictor(NeuralModel):
         return nn.functional.pad(vectors, (0, 0, 0, missing)), asked if mask is None else asked & mask
 
     def scores(self, vectors: Tensor) -> list[Tensor]:
-        """Map vectors (M, F) to logits (M, token), one a codebook."""
+        """Map vectors (M, F) to logits (M, token), one per codebook."""
         assert isinstance(self.reader.input, Tokens)
         parts = zip(torch.split(vectors, self.widths, dim=1), self.reader.input.weights, self.biases, strict=True)
         return [part @ weights[: len(bias)].T + bias for part, weights, bias in parts]

@@ -1,7 +1,7 @@
-"""Bag of tokens: which tokens a clip holds and how often, not where.
+"""Bag of tokens: which tokens per clip holds and how often, not where.
 
 Counts over all codebooks -> TF-IDF at unit length (Salton and Buckley, 1988) -> logistic regression: multinomial for one
-label a clip, one regression a class for many. scikit-learn fits; prediction is plain NumPy.
+label per clip, one regression a class for many. scikit-learn fits; prediction is plain NumPy.
 
 Conventions: inputs are clips' tokens (codebook, frame) uint16; features (clip, codebook * token).
 """

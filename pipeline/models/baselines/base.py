@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 
     input_metadata: InputMetadata
     front_end: FrontEndMetadata  # of the front end behind the frames or tokens
-    label_kind: LabelKind  # "one" or "many" labels a clip
+    label_kind: LabelKind  # "one" or "many" labels per clip
     seed: int
     vocabulary: Vocabulary | None = None  # behind tokens
 
