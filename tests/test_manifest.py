@@ -100,7 +100,7 @@ def test_all_mistakes_come_at_once_the_first_ten_by_name(tmp_path: Path) -> None
     assert "classes listed twice (1): tit" in message
     assert "'owl' (of 25 clips)" in message
     assert "clip ids listed twice (1): x" in message
-    assert "no file below the root (1): x" in message
+    assert "not files below the root (1): x" in message
     assert "negative or endless start or duration (1): x" in message
     assert "label_kind is one (2): x (wren, tit), x (none)" in message
 

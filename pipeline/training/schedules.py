@@ -1,10 +1,10 @@
-"""Learning-rate schedules: factors on the peak rate, by step.
+"""Learning-rate schedules: factor on the peak rate at each step.
 
 `cosine` warms up linearly and falls along half a cosine to 0 (Loshchilov and Hutter, 2017, arXiv 1608.03983). `steps` is the
-schedule of AST and PSLA (Gong et al., 2021): the rate is held for some epochs, then multiplied by a factor every few. Its
-warm-up is a factor too, so that it hides no decay that falls into it; theirs overwrote the decays, and gave the first 50
-steps a rate of 0. `one_cycle` rises and falls along half a cosine each (Smith and Topin, 2018, arXiv 1708.07120), as
-torch's OneCycleLR; betas and momentum stay.
+schedule of AST and PSLA (Gong et al., 2021): the rate is held for some epochs, then multiplied by a factor every few. The
+warm-up is a factor too and does not hide decays within it; the original overwrote these decays, and gave the first 50 steps
+a rate of 0. `one_cycle` rises and falls along half a cosine each (Smith and Topin, 2018, arXiv 1708.07120), as torch's
+OneCycleLR; betas and momentum are constant.
 
 Conventions: steps and epochs count from 0; a factor lies in 0 to 1.
 """
@@ -39,7 +39,7 @@ class StepsParams(Params):
 
 class OneCycleParams(Params):
     kind: Literal["one_cycle"]
-    rise: float = Field(gt=0, lt=1)  # part of all steps
+    rise: float = Field(gt=0, lt=1)  # fraction of all steps
     start: Fraction  # of the peak, at the first step; torch's default is 1 / 25
     end: Fraction  # of the peak, at the last step; torch's default is 1 / 250,000
 
@@ -80,5 +80,5 @@ def _one_cycle(step: int, num_steps: int, params: OneCycleParams) -> float:
 
 
 def _between(start: float, end: float, progress: float) -> float:
-    """Go from start to end along half a cosine, as `progress` goes from 0 to 1."""
+    """Interpolate from start to end along half a cosine; `progress` lies in 0 to 1."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
