@@ -74,7 +74,7 @@ def test_the_content_of_a_member_is_its_own_and_not_that_of_its_tar(tmp_path: Pa
         ),
         (
             [ClipRow("a", "a.wav", ("wren",), fold="fold 1;id"), ClipRow("b", "b.wav", ("tit",), fold="2")],
-            "folds whose names are not at most 64 letters, digits, _ and -, the first of them no - (rename them in the "
+            "folds whose names are not at most 64 letters, digits, _ and -, not starting with - (rename them in the "
             "corpus's table) (1): 'fold 1;id'",
         ),
         ([ClipRow("a", "../a.wav", ("wren",))], "clips that are not files below the root (1): a"),

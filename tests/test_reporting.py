@@ -604,7 +604,7 @@ def test_attention_must_name_transformers_over_frames(tmp_path: Path) -> None:
         load_experiment(tmp_path / "params.yaml")
     for expected in (
         "params.yaml: report.attention: expected networks with one of the encoders transformer, conformer, found "
-        "frame_statistics of kind frame_statistics; take it out",
+        "frame_statistics of kind frame_statistics; remove it",
         "params.yaml: report.attention: expected entries of experiment.frame_models (ast, frame_textures, "
         "frame_statistics), found 'token_transformer'; take it out, or set report.attention to []",
     ):

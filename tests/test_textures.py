@@ -273,11 +273,11 @@ def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_comput
 @pytest.mark.parametrize(
     ("experiment", "change", "found"),
     [
-        ("tokens", "vocabularies.kmeans.bpe={num_tokens: 600}", "merged tokens"),
+        ("kmeans", "vocabularies.kmeans.bpe={num_tokens: 600}", "merged tokens"),
         ("bands", "vocabularies.bands.normalisation=l2", "kind bands with l2"),
     ],
 )
-def test_such_tokens_are_refused_before_they_are_learnt(
+def test_such_tokens_are_refused_before_they_are_learned(
     tmp_path: Path, experiment: str, change: str, found: str
 ) -> None:
     changes = [f"experiment.vocabularies=[{experiment}]", "experiment.ensembles=[]", "report.headline=[ast]", change]
@@ -285,7 +285,9 @@ def test_such_tokens_are_refused_before_they_are_learnt(
     (tmp_path / "params.yaml").write_text(dump(document))
     with pytest.raises(ParamsError) as caught:
         load_experiment(tmp_path / "params.yaml")
-    expected = rf"experiment.vocabularies: token_textures cannot read {experiment}: .*, found {found}; leave out either"
+    expected = (
+        rf"experiment.vocabularies: token_textures cannot read {experiment}: .*, found {found}; remove one of the two"
+    )
     assert re.search(expected, str(caught.value))
 
 

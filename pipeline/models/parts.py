@@ -71,7 +71,7 @@ class Input(nn.Module, ABC):
         return 0.0
 
     def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
-        """Initialise from the vocabulary's codebooks, each (token, feature), before training; inputs of frames ignore them."""
+        """Initialise from the codebooks, each (token, feature), before training; inputs of frames ignore them."""
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class DecodedTokens(TextureInput):
     reads = "tokens"
 
     def fit(self, setting: Setting) -> Weights:
-        """Return `tokens` (codebook, token, frame, mel), each token's contribution to its frames, and `silence` (frame, mel).
+        """Return `tokens` (codebook, token, frame, mel), each token's share of its frames, and `silence` (frame, mel).
 
         Raises ParamsError for a vocabulary whose frames are not such sums.
         """
