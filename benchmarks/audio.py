@@ -1,7 +1,7 @@
-"""Recordings to measure with: FLACs whose decoding costs what that of music and field recordings does.
+"""Synthetic FLAC recordings for benchmarks, as costly to decode as music and field recordings.
 
-A few are synthesised (tones that come and go over coloured noise, two channels); the others are copies with a metadata block
-of their own, so that every file has its own content at no cost of encoding.
+A few are synthesised (tones that come and go over coloured noise, two channels); the others are copies with a different
+metadata block, so that every file has its own content without the cost of encoding.
 """
 
 from pathlib import Path
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-_DISTINCT = 40  # files that are synthesised
-_STREAMINFO = 4 + 4 + 34  # bytes: "fLaC", a block header, the block that always comes first (RFC 9639)
+_DISTINCT = 40  # synthesised files
+_STREAMINFO = 4 + 4 + 34  # bytes: "fLaC", a block header, the first block (RFC 9639)
 _LAST, _APPLICATION = 0x80, 2  # flag and type of a metadata block
 
 
@@ -44,7 +44,7 @@ def synthesise(seconds: float, sample_rate: int, *, seed: int, channels: int = 2
 
 
 def _marked(encoded: bytes, number: int) -> bytes:
-    """Return a FLAC with one more metadata block, which no decoder heeds, holding `number`."""
+    """Return a FLAC with one more metadata block, which decoders ignore, holding `number`."""
     block = bytes([_APPLICATION]) + (12).to_bytes(3, "big") + b"copy" + number.to_bytes(8, "big")
     if encoded[4] & _LAST:
         raise ValueError("expected a FLAC with a comment block behind its stream information, as libsndfile writes it")

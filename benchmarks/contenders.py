@@ -27,7 +27,7 @@ ADAMW = AdamWParams(kind="adamw", betas=(0.9, 0.999), weight_decay=0.05)
 
 
 class Shape(NamedTuple):
-    """What all contenders have in common."""
+    """Sizes common to all contenders."""
 
     width: int
     depth: int
@@ -39,17 +39,17 @@ class Shape(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return how many columns and rows of patches there are."""
+        """Return the numbers of patches along time and frequency."""
         return (self.frames - PATCH) // self.stride + 1, (BANDS - PATCH) // self.stride + 1
 
     @property
     def positions(self) -> int:
-        """Return the positions of a clip, with two class tokens."""
+        """Return the number of positions of a clip, two class tokens included."""
         return self.grid[0] * self.grid[1] + 2
 
     def flops(self) -> float:
         """Return the floating-point operations of a step, as `benchmarks/training.py` counts them."""
-        linear = 12 * self.width**2 * self.positions  # multiplications of a block: 3 + 1 + 4 + 4 squares
+        linear = 12 * self.width**2 * self.positions  # multiplications of a block: 3 + 1 + 4 + 4 squares of the width
         attention = 2 * self.positions**2 * self.width
         patches = PATCH**2 * self.width * (self.positions - 2)
         return 3 * 2 * self.batch * (self.depth * (linear + attention) + patches + self.width * self.classes)
@@ -60,7 +60,7 @@ BASE = Shape(width=768, depth=12, heads=12, frames=1024, batch=64, classes=527)
 
 
 def _clips(shape: Shape) -> tuple[Tensor, Tensor]:
-    """Return noise (clip, frame, band), and a class each."""
+    """Return noise (clip, frame, band), and a class per clip."""
     return torch.randn(shape.batch, shape.frames, BANDS), torch.randint(shape.classes, (shape.batch,))
 
 
@@ -99,7 +99,7 @@ class BenchmarkLearner(Learner[Network]):
 def make_learner(
     shape: Shape, *, device: torch.device = ALONE.device, epochs: int = 1, **changes: Any
 ) -> BenchmarkLearner:
-    """Return a learner without augmentation, average and clipping, as the others have none."""
+    """Return a learner without augmentation, averaging and clipping, which the others do not have."""
     none = MasksParams(count=0, width=0)
     augmentation = AugmentationParams(
         time_shift=0.0, time_stretch=0.0, mixup_probability=0.0, mixup_alpha=0.5, mixup_domain="log", token_noise=0.0,
@@ -116,7 +116,7 @@ def make_learner(
 
 
 def sonolex(shape: Shape, part: float = 0.0) -> Callable[[], None]:
-    """Our own; `part` of the positions left out (train.patchout)."""
+    """Return a step of Sonolex's network; the fraction `part` of the positions is dropped (train.patchout)."""
     learner = make_learner(shape)
 
     learner.model.patchout = part
@@ -124,7 +124,7 @@ def sonolex(shape: Shape, part: float = 0.0) -> Callable[[], None]:
 
 
 def hugging_face(shape: Shape) -> Callable[[], None]:
-    """ASTModel of transformers with sdpa, and a linear head."""
+    """Return a step of transformers' ASTModel with sdpa, and a linear head."""
     from transformers import ASTConfig, ASTModel
 
     config = ASTConfig(
@@ -138,7 +138,7 @@ def hugging_face(shape: Shape) -> Callable[[], None]:
 
 
 def timm_vit(shape: Shape) -> Callable[[], None]:
-    """The vision transformer of timm for a picture of one channel; smaller strides by a convolution put in its place."""
+    """Return a step of timm's vision transformer for one channel; other strides by another patch convolution."""
     from timm.models.vision_transformer import VisionTransformer
 
     rows, columns = shape.grid
@@ -152,7 +152,7 @@ def timm_vit(shape: Shape) -> Callable[[], None]:
 
 
 def _plain_step(model: nn.Module, logits: Callable[[Tensor], Tensor], shape: Shape) -> Callable[[], None]:
-    """Return a step as one writes it by hand, by the same kind of optimiser as ours."""
+    """Return a plain training step, with the same kind of optimiser as ours."""
     optimiser = build_optimiser(model.train(), ADAMW, RATE, embedding_rate=1.0)
     clips, classes = _clips(shape)
 
@@ -166,7 +166,7 @@ def _plain_step(model: nn.Module, logits: Callable[[Tensor], Tensor], shape: Sha
 
 
 def products(shape: Shape) -> Callable[[], None]:
-    """The matrix products of a step and torch's attention, forward and backward, into memory that is there already."""
+    """Return the matrix products of a step and torch's attention, forward and backward, into allocated memory."""
     rows, width = shape.batch * shape.positions, shape.width
     linears = []
     for inner, outer in ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)):

@@ -1,11 +1,11 @@
-"""Feature extraction, FLAC to stored log-mel frames: the stages corpus and spectrogram against their floor and three peers.
+"""Benchmark of feature extraction, FLAC to stored log-mel frames: Sonolex compared with a lower bound and three peers.
 
     python -m benchmarks.features --clips 960 --peer-clips 240 --repeats 2
 
-Ten seconds of stereo at 44.1 kHz become 128 log-mel bands at 16 kHz. Each contender runs as a process of its own, once on a
-few clips and once on all, interleaved. `whole` counts the whole process; `net` leaves out starting it: clips more, divided
-by seconds more. The floor is what decoding, resampling and the FFT with its mel product take in bare library calls,
-on one core and with all cores at it.
+Ten seconds of stereo at 44.1 kHz become 128 log-mel bands at 16 kHz. Each contender runs in a separate process, once on a
+few clips and once on all, interleaved. `whole` counts the whole process; `net` excludes its start: additional clips divided
+by additional seconds. The floor is the time of decoding, resampling and the FFT with its mel product in bare library calls,
+on one core and on all cores.
 """
 
 import os
@@ -48,11 +48,11 @@ FRONT_END = KaldiParams(
 
 
 def floor(paths: list[Path]) -> dict[str, float]:
-    """Return the milliseconds a clip of each part, as the median over the files, in this process on one thread."""
+    """Return the milliseconds per clip of each part, as the median over the files, in this process on one thread."""
     window = np.hanning(FRONT_END.win_length).astype(np.float32)
     filters = np.ascontiguousarray(mel_filters(FRONT_END).T.astype(np.float32))
     times: dict[str, list[float]] = {"decode": [], "resample": [], "fft and mel": []}
-    for path in [*paths[:2], *paths]:  # the first two warm the libraries up
+    for path in [*paths[:2], *paths]:  # the first two warm up the libraries
         started = time.perf_counter()
         samples, rate = soundfile.read(path, dtype="float32")
         decoded = time.perf_counter()
@@ -70,7 +70,7 @@ def floor(paths: list[Path]) -> dict[str, float]:
 
 
 def floor_rate(paths: list[Path], processes: int) -> float:
-    """Return the clips/s of the floor with so many processes at it, each on its own part of the files."""
+    """Return the clips/s of the floor with several processes, each on its own subset of the files."""
     parts = [paths[number::processes] for number in range(processes)]
     os.environ.update(ONE_THREAD)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
@@ -78,13 +78,13 @@ def floor_rate(paths: list[Path], processes: int) -> float:
 
 
 class Sonolex:
-    """The stages corpus and spectrogram, run as a user runs them, in a fresh workspace each time."""
+    """The stages corpus and spectrogram, run as by a user, in a new workspace each time."""
 
     def __init__(self, audio: Path, scratch: Path, dtype: str) -> None:
         self.audio, self.scratch, self.dtype = audio, scratch, dtype
 
     def seconds(self, clips: int, workers: int) -> float:
-        """Return the seconds of the stage spectrogram's whole process; the manifest stands already."""
+        """Return the seconds of the stage spectrogram's whole process, with an existing manifest."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch)) / "workspace"
         rows = [
             {"path": path.name, "label": f"{number % 2}", "fold": f"{1 + number % 5}"}
@@ -96,7 +96,7 @@ class Sonolex:
             f"spectrogram.dtype={self.dtype}",
             f"execution.workers={workers}",
         ]
-        if clips < 128:  # so few must still give every worker a shard
+        if clips < 128:  # small shards, so that every worker has one
             size = max(1, clips // workers)
             overrides.append(f"spectrogram.clips_per_shard={{minimum: {size}, average: {size}, maximum: {size}}}")
         workspace = Workspace(folder, self.audio, rows, overrides)
@@ -150,7 +150,7 @@ def run(clips: int, peer_clips: int, repeats: int, dtype: str, processes: list[i
     rows: list[dict[str, Any]] = []
     for part in parts[0]:
         milliseconds = min(times_of[part] for times_of in parts)
-        rows.append({"what": f"floor: {part}", "processes": 1, "ms a clip": milliseconds})
+        rows.append({"what": f"floor: {part}", "processes": 1, "ms per clip": milliseconds})
     net_of: dict[int, float] = {}
     for count in processes:
         floor_rates = summary([rate for rate, _ in times[f"floor, {count}"]])
@@ -164,7 +164,7 @@ def run(clips: int, peer_clips: int, repeats: int, dtype: str, processes: list[i
                 continue
             nets = summary([net for net, _ in times[name]])
             wholes = summary([whole for _, whole in times[name]])
-            net_of.setdefault(count, nets["best"])  # Sonolex comes first
+            net_of.setdefault(count, nets["best"])  # Sonolex is the first contender
             rows.append(
                 {
                     "what": who,
@@ -182,13 +182,13 @@ def run(clips: int, peer_clips: int, repeats: int, dtype: str, processes: list[i
 
 
 def _floor_rates(paths: list[Path], processes: int) -> tuple[float, float]:
-    """Return the floor's clips/s as a contender's rates; it has no start that would count."""
+    """Return the floor's clips/s as a contender's rates; it has no start-up time."""
     rate = floor_rate(paths, processes)
     return rate, rate
 
 
 def _rates(seconds: Callable[[int], float], clips: int) -> tuple[float, float]:
-    """Return (net, whole) clips/s of a contender that needs `seconds(n)` for n clips; net is NaN where it is all noise."""
+    """Return (net, whole) clips/s of a contender that needs `seconds(n)` for n clips; net is NaN where noise dominates."""
     short, full = seconds(FEW), seconds(clips)
     net = (clips - FEW) / (full - short) if full > 1.2 * short else float("nan")
     return net, clips / full
@@ -202,7 +202,7 @@ def main(
     processes: Annotated[list[int], typer.Option()] = [1, 2],  # noqa: B006 - typer's way
     json: Annotated[Path | None, typer.Option(help="write the rows there")] = None,
 ) -> None:
-    """Measure the way from FLAC to stored frames."""
+    """Measure feature extraction from FLAC to stored frames."""
     rows = run(clips, peer_clips, repeats, dtype, processes)
     report("features", "10 s stereo 44.1 kHz FLAC -> 128 log-mel bands, stored", rows, json_path=json)
 

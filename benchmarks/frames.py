@@ -1,4 +1,4 @@
-"""Spectrogram artifacts to read from: log-mel frames of synthesised sound, written as the stage writes them."""
+"""Synthetic spectrogram artifacts for benchmarks, written as the stage writes them."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from pipeline.spectrogram.settings import ClipsPerShard, SpectrogramParams, Valu
 from pipeline.spectrogram.storing import store
 
 CLIPS_PER_SHARD, CHUNK_FRAMES = 64, 256
-_DISTINCT = 8  # clips that are computed; the others are these, turned and with a little noise
+_DISTINCT = 8  # computed clips; the others are these, rolled in time and with a little noise
 
 
 def write_spectrogram(path: Path, clips: int, frames_per_clip: int, dtype: str) -> None:
-    """Write a spectrogram of `clips` clips of so many frames each."""
+    """Write a spectrogram of `clips` clips with `frames_per_clip` frames each."""
     params = SpectrogramParams(
         front_end=FRONT_END,
         dtype=dtype,  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""Time and memory of a manifest of AudioSet's size, before any audio is decoded.
+"""Benchmark of time and memory of a manifest of AudioSet's size, without decoding.
 
     python -m benchmarks.manifest_scale --clips 2000000 --audio tars
 
 Writes tables of segments of made-up videos in a temporary folder (1.1 % balanced, 1 % evaluation, the rest unbalanced; the
 classes are those of the real table, one to six a clip, some a thousand times rarer than others), and then runs, each in a
-process of its own:
+separate process:
 
     corpus, first      list, check, identify, write the manifest
     corpus, again      the same with nothing changed
@@ -12,9 +12,9 @@ process of its own:
     split, drawn       the same with a tenth of the training clips drawn for validation
     plan               open the manifest and cut it into shards
 
-`--audio tars` stands for tars that were indexed before: their indexes are put into the memo, with made-up digests, and no
-byte of audio exists. `--audio none` has no audio at all: the first run can only say so, and the others are left out.
-`--audio files` writes a file of its own for every clip, of a few bytes: mind the number of inodes.
+`--audio tars` simulates indexed tars: their indexes are put into the memo, with made-up digests, without any audio. `--audio
+none` has no audio at all: the first run fails with a message, and the others are skipped. `--audio files` writes a file of a
+few bytes for every clip: check the number of free inodes.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ def write_tables(root: Path, num_clips: int) -> dict[str, list[str]]:
             f'{videos[i]}, 30.000, 40.000, "{",".join(dict.fromkeys(labels[i, : counts[i]]))}"\n'
             for i in range(first, last)
         ]
-        # Every class once in every set, as in AudioSet: the split refuses classes without clips.
+        # Every class occurs in every set, as in AudioSet: the split refuses classes without clips.
         for i in range(min(len(mids), len(rows))):
             rows[i] = f'{videos[first + i]}, 30.000, 40.000, "{mids[i]}"\n'
         (root / f"{name}.csv").write_text("# made up\n# made up\n# YTID, start_seconds, ...\n" + "".join(rows))
@@ -88,7 +88,7 @@ def write_tables(root: Path, num_clips: int) -> dict[str, list[str]]:
 
 
 def pretend_tars(root: Path, sets: dict[str, list[str]], store_path: Path) -> None:
-    """Write tars of one byte, and an index of each into the memo as if they held these videos."""
+    """Write tars of one byte, and for each an index in the memo with these videos."""
     with closing(open_store(store_path)) as store:
         store.execute(_TABLE)
         for name, videos in sets.items():

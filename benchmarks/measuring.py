@@ -1,4 +1,4 @@
-"""Shared tools of the benchmarks: a description of the machine, a table with ratios, results as JSON."""
+"""Common functions of the benchmarks: description of the machine, interleaved timing, tables, results as JSON."""
 
 import json
 import os
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def machine() -> dict[str, Any]:
-    """Return what figures depend on: processor, cores, versions, and how busy the machine was already."""
+    """Return a description of the machine: processor, cores, versions, and load."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
 
 
 def interleave(contenders: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Measure each contender once a round: whatever else the machine does strikes all alike. Returns name -> values."""
+    """Measure each contender once per round, so that other load affects all alike. Returns name -> values."""
     values: dict[str, list[T]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, measure in contenders.items():
@@ -43,14 +43,14 @@ def interleave(contenders: Mapping[str, Callable[[], T]], repeats: int) -> dict[
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Return how long `work` took."""
+    """Return the duration of `work` in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Return the largest and the median of several rates, those left out that are NaN."""
+    """Return the largest and the median of several rates, ignoring NaN."""
     known = [value for value in values if not np.isnan(value)]
     if not known:
         return {"best": float("nan"), "median": float("nan")}

@@ -1,9 +1,9 @@
-"""Peak memory of every stage against the size of the corpus: it should not grow with it.
+"""Benchmark of the peak memory of every stage over the size of the corpus, which it should not depend on.
 
     python -m benchmarks.memory --clips 400 --clips 4000 --clips 40000 --plot benchmarks/memory.png
 
-The corpus is one recording of eight minutes a fold, and so many cuts of one second, each with a start of its own: many
-clips from few files. Stages run as processes in a workspace of their own; the peak is the one that each reports.
+The corpus is one recording of eight minutes per fold, with segments of one second as clips: many clips from few files.
+Stages run as processes in a temporary workspace; the peak is the one in each stage's report.
 """
 
 import tempfile
@@ -58,7 +58,7 @@ def stages() -> list[tuple[str, list[str]]]:
 
 
 def run(sizes: list[int], keep: Path | None = None) -> list[dict[str, Any]]:
-    """Run every stage at every size and return the rows of the table: a row a stage, a column a size."""
+    """Run every stage at every size and return the rows of the table: a row per stage, a column per size."""
     rows: list[dict[str, Any]] = [{"stage": stage} for stage, _ in stages()]
     with tempfile.TemporaryDirectory(prefix="sonolex-bench-", dir=keep) as temporary:
         audio = Path(temporary) / "audio"

@@ -1,4 +1,4 @@
-"""Feature extraction by other libraries: audio files in, log-mel frames on the disk out.
+"""Peers of `benchmarks/features.py`: other libraries that compute log-mel frames of audio files and store them.
 
     python -m benchmarks.peers NAME FOLDER OUT --clips 240 --processes 1
 
@@ -18,7 +18,7 @@ SAMPLE_RATE, NUM_MELS = 16000, 128
 
 
 def torchaudio_loop(paths: list[Path], out: Path, processes: int) -> None:
-    """A loop over soundfile, torchaudio's resampler and its Kaldi filterbank; one .npy of float16 a clip."""
+    """Run a loop over soundfile, torchaudio's resampler and its Kaldi filterbank; one .npy of float16 per clip."""
     out.mkdir()
     if processes == 1:
         _torchaudio_part(paths, out)
@@ -51,7 +51,7 @@ def _torchaudio_part(paths: list[Path], out: Path) -> None:
 
 
 def lhotse_fbank(paths: list[Path], out: Path, processes: int) -> None:
-    """lhotse: a CutSet mixed down and resampled on the fly, its own Fbank, its default storage."""
+    """Run lhotse: a CutSet mixed down and resampled on the fly, its own Fbank, its default storage."""
     import torch
     from lhotse import CutSet, Fbank, FbankConfig, Recording
 
@@ -65,7 +65,7 @@ def lhotse_fbank(paths: list[Path], out: Path, processes: int) -> None:
 
 
 def transformers_map(paths: list[Path], out: Path, processes: int) -> None:
-    """Hugging Face: ASTFeatureExtractor in `datasets.map`, the audio read by soundfile and soxr."""
+    """Run Hugging Face's ASTFeatureExtractor in `datasets.map`, with audio read by soundfile and soxr."""
     import datasets
     import soundfile
     import soxr
@@ -95,7 +95,7 @@ PEERS: dict[str, tuple[Callable[[list[Path], Path, int], None], str]] = {
 
 
 def missing() -> Iterator[str]:
-    """Yield the names of those peers that are not installed (`requirements-bench.lock` has them)."""
+    """Yield the names of peers that are not installed (`requirements-bench.lock` has them)."""
     from importlib.util import find_spec
 
     yield from (name for name, (_, package) in PEERS.items() if find_spec(package) is None)

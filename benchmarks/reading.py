@@ -1,11 +1,11 @@
-"""Shuffled batches of stored frames: the reader of training against zarr-python and a plain memory map.
+"""Benchmark of reading shuffled batches of stored frames: Sonolex's reader, zarr-python and a memory map.
 
     python -m benchmarks.reading --clips 4096 --batch 64
 
-A clip is 128 KB: 1,000 frames of uint8 or 500 of float16, 128 bands. `sonolex` gives padded batches as training reads them
-ahead, which become float32 on the device that trains; `sonolex, float32` does that too, here on the processor. Both answer
-damage with an error. `tensorstore alone`, `zarr-python` and `memory map` give clips as stored, the last one unchecked. The
-files are in the system's cache: what is measured is the program, not the disk.
+A clip is 128 KB: 1,000 frames of uint8 or 500 of float16, 128 bands. `sonolex` returns padded batches as in training, which
+become float32 on the device; `sonolex, float32` includes this conversion, on the CPU. Both detect damage. `tensorstore
+alone`, `zarr-python` and `memory map` return clips as stored, the last without checks. The files are in the system's cache,
+so the program is measured and not the disk.
 """
 
 import tempfile
@@ -27,7 +27,7 @@ from pipeline.models.base import Normalisation
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs
 
-Read = Callable[[list[np.ndarray]], None]  # of batches of clips, by their numbers
+Read = Callable[[list[np.ndarray]], None]  # function that reads batches of clips, given by number
 
 LENGTHS = {"uint8": 1000, "float16": 500}  # frames of a clip of 128 KB
 
@@ -80,7 +80,7 @@ def _sonolex(path: Path, spectrogram: Spectrogram, device: torch.device | None =
 def _in_turn(read: Callable[[np.ndarray], object]) -> Read:
     def work(order: list[np.ndarray]) -> None:
         for rows in order:
-            read(rows)  # and let go, as training does: what is kept costs new memory for every batch
+            read(rows)  # not kept, as in training: keeping batches would cost new memory for each
 
     return work
 

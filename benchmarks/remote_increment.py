@@ -1,11 +1,11 @@
-"""Objects and bytes that a push sends to a DVC remote after the corpus grew by one per cent, first and second push.
+"""Benchmark of the objects and bytes that `dvc push` sends after the corpus grew by one per cent.
 
     python -m benchmarks.remote_increment [--clips 4000] [--seconds 1] [--folder DIR]
 
-Makes a corpus that a table describes, builds its spectrogram under DVC in a repository of its own, and pushes it into a
-folder; then adds clips and pushes again. New clips whose names sort behind all others (a date, a running number) fall into
-the last shards; clips whose names are as good as random (content hashes, video ids) scatter over the corpus, and each
-disturbs the shard that it falls into. Prints Markdown.
+Makes a corpus described by a table, builds its spectrogram under DVC in a temporary repository, and pushes it into a folder;
+then adds clips and pushes again. New clips whose names sort after all others (a date, a running number) fall into the last
+shards; clips with random names (content hashes, video ids) are scattered over the corpus, and each changes the shard that it
+falls into. Prints Markdown.
 """
 
 import argparse
@@ -30,12 +30,12 @@ CLASSES = 10
 
 
 class Push(NamedTuple):
-    """What one push left in the remote that was not there before, and what it was about."""
+    """Objects that one push added to the remote, and the state of the corpus."""
 
     title: str
     clips: int  # in the corpus
     shards: int
-    changed: int  # shards that the push before did not have
+    changed: int  # shards that the previous push did not have
     objects: int
     size: int  # bytes
     frame_objects: int  # of them, shards
@@ -64,11 +64,11 @@ def main() -> None:
 
 
 def pushes(scratch: Path, num_clips: int, seconds: float) -> Iterator[Push]:
-    """Push a corpus, push it with 1 % more clips at its end, and with 1 % more scattered over it."""
+    """Push a corpus, then with 1 % more clips at its end, then with 1 % more scattered over it."""
     workspace, shelf, audio = (scratch / name for name in ("workspace", "shelf", "audio"))
     make_workspace(workspace, shelf, audio)
     grown = max(1, num_clips // 100)
-    # "a" and a number of those there, with a tail of its own: anywhere among them, as a hash would choose.
+    # Names that sort between existing ones, at random places, like hashes.
     places = [int(hashlib.sha256(str(number).encode()).hexdigest(), 16) % num_clips for number in range(grown)]
     steps = {
         "first": [f"a{number:06d}.wav" for number in range(num_clips)],
@@ -99,7 +99,7 @@ def make_workspace(workspace: Path, shelf: Path, audio: Path) -> None:
 
 
 def add_clips(workspace: Path, audio: Path, names: Sequence[str], seconds: float) -> None:
-    """Write clips, each a tone of its own in noise, and append them to the corpus's table."""
+    """Write clips, each a different tone in noise, and append them to the corpus's table."""
     times = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     table = workspace / "clips.csv"
     fresh = not table.exists()

@@ -1,9 +1,9 @@
-"""Fitting a vocabulary reads only the sample it needs: bytes that the draw takes from the disk against those of the store.
+"""Benchmark of the bytes read for a vocabulary's sample, compared with those of the whole store.
 
     python -m benchmarks.sampling --clips 4000
 
-Counted by the kernel (`rchar` of /proc/self/io), in a process of its own, from an opened spectrogram to a drawn sample.
-`visited` is the least: the chunks of those clips from which a frame is kept.
+Counted by the kernel (`rchar` of /proc/self/io), in a separate process, from an opened spectrogram to a drawn sample.
+`visited` is the lower bound: the chunks of clips from which a frame is kept.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ _FRAMES_PER_CLIP = 1000
 
 
 def bytes_read() -> int:
-    """Return how many bytes this process has read so far, from the disk or from the system's cache."""
+    """Return the number of bytes that this process has read, from the disk or from the system's cache."""
     lines = Path("/proc/self/io").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("rchar"))
 

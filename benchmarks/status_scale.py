@@ -1,10 +1,10 @@
-"""Time of `dvc status` for a store of AudioSet's size, after everything was recorded and nothing has changed.
+"""Benchmark of `dvc status` for a store of AudioSet's size, with nothing changed.
 
     python -m benchmarks.status_scale --clips 2000000 --clips-per-shard 256 [--folder DIR]
 
-Makes a repository of its own with the manifest and the split of made-up videos (as `manifest_scale` does), and a spectrogram
-of that many clips in as many shards as there would be, one frame a clip: DVC looks at names, times and sizes, not into
-files that it knows. Records them with `dvc commit`, the one time that DVC reads everything, and then asks for the status.
+Makes a temporary repository with the manifest and the split of made-up videos (as in `manifest_scale`), and a spectrogram of
+all clips with the real number of shards, but one frame per clip: DVC compares names, times and sizes, and does not read
+known files. Records them with `dvc commit`, the only time that DVC reads everything, and then measures the status.
 """
 
 import shutil

@@ -1,11 +1,11 @@
-"""Frames to tokens: `pipeline/vocabulary/assignment.py` against FAISS's flat search and a bare matrix product.
+"""Benchmark of tokenisation: `pipeline/vocabulary/assignment.py`, FAISS's flat search and a bare matrix product.
 
     python -m benchmarks.tokenise --frames 500000
 
-The same matrix, the same threads. The bare product is NumPy's, of all frames with all codes at once, without looking for
-the nearest; FAISS searches its IndexFlatL2. `of FAISS` and `of GEMM` are Sonolex's rate over theirs. A second table has all
-of `assign`, normalisation included, for three kinds of vocabulary, beside the products that their codebooks need, without
-and with the search for the largest score; ratios are medians over the rounds.
+All use the same matrix and threads. The bare product is NumPy's, of all frames with all codes, without the search for the
+nearest; FAISS searches an IndexFlatL2. `of FAISS` and `of GEMM` are Sonolex's rate divided by theirs. A second table has the
+whole of `assign`, normalisation included, for three kinds of vocabulary, compared with the products of their codebooks,
+without and with the search for the largest score; ratios are medians over rounds.
 """
 
 import os
@@ -30,7 +30,7 @@ KINDS = (  # name, codebooks, tokens in each, groups of features
     ("residual, 4 x 256 tokens", 4, 256, 1),
     ("bands, 8 x 256 tokens", 8, 256, 8),
 )
-SMALL_GEMM_BLOCK = 1 << 19  # as many stay in the processor's cache
+SMALL_GEMM_BLOCK = 1 << 19  # scores that fit into the processor's cache
 GEMM_BLOCK = 1 << 25  # scores that the bare product may hold at once: 128 MiB
 
 
@@ -82,9 +82,9 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
 
 
 def run_kinds(frames: int, features: int, threads: int, repeats: int, clock: Clock) -> list[dict[str, Any]]:
-    """Measure the whole of `assign`, from frames to tokens, for three vocabularies, beside what their arithmetic costs.
+    """Measure the whole of `assign`, from frames to tokens, for three vocabularies, and its arithmetic alone.
 
-    That is the products alone, and the products with NumPy's search for the largest score, which every frame needs.
+    The arithmetic is the products alone, and the products with NumPy's search for the largest score.
     """
     from pipeline.vocabulary.assignment import assign
 
@@ -110,7 +110,7 @@ def run_kinds(frames: int, features: int, threads: int, repeats: int, clock: Clo
                 "search": partial(products, block=SMALL_GEMM_BLOCK, search=True),
             }
             rates = interleave({key: partial(_rate, len(z), work, clock) for key, work in works.items()}, repeats)
-            bare = max(("large", "small"), key=lambda key: np.median(rates[key]))  # whatever suits the processor
+            bare = max(("large", "small"), key=lambda key: np.median(rates[key]))  # the faster one on this processor
             rows.append(
                 {
                     "vocabulary": name,
@@ -124,7 +124,7 @@ def run_kinds(frames: int, features: int, threads: int, repeats: int, clock: Clo
 
 
 def _vocabulary(rng: np.random.Generator, num_codebooks: int, size: int, features: int, groups: int) -> Vocabulary:
-    """Return codebooks of noise over plain frames; one group of features means that all codebooks cover all of them."""
+    """Return codebooks of noise over plain frames; with one group of features, all codebooks cover all features."""
     ones, width = np.ones(features, np.float32), features // groups
     none = np.empty(0, np.float32)
     space = FeatureSpace("standardise", 0, 1, groups, 0 * ones, ones, ones, none, none.reshape(0, 0))
@@ -136,7 +136,7 @@ def _vocabulary(rng: np.random.Generator, num_codebooks: int, size: int, feature
 
 
 def _multiply(z: np.ndarray, codes: np.ndarray, num_scores: int, *, search: bool = False) -> None:
-    """Multiply all frames with all codes, so many scores at once, and look at nothing, or for the largest score."""
+    """Multiply all frames with all codes, in blocks of `num_scores`, with or without the search for the largest score."""
     block = max(1, num_scores // len(codes))
     scores = np.empty((min(block, len(z)), len(codes)), np.float32)
     for start in range(0, len(z), block):
@@ -152,7 +152,7 @@ def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def _rate(frames: int, work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
-    """Return million frames a second."""
+    """Return million frames per second."""
     started = clock()
     work()
     return frames / (clock() - started) / 1e6

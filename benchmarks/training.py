@@ -1,14 +1,14 @@
-"""Training steps of the patch transformer, beside Hugging Face's ASTModel and a ViT of timm of the same shapes.
+"""Benchmark of training steps: Sonolex's patch transformer, Hugging Face's ASTModel and timm's ViT, of the same shape.
 
     python -m benchmarks.training --repeats 5 --threads 2
 
-Width 192, depth 12, 3 heads, 16 x 16 patches over 512 frames of 128 bands, 16 clips a step, float32, 50 classes. Everyone
-runs the forward pass, cross entropy, the backward pass, the norm of the gradients and torch's fused AdamW, each in a process
-of its own, in turn. `products` is what no step goes without: its matrix products, and torch's fused attention, bare.
+Width 192, depth 12, 3 heads, 16 x 16 patches over 512 frames of 128 bands, 16 clips per step, float32, 50 classes. All
+contenders run the forward pass, cross entropy, the backward pass, the norm of the gradients and torch's fused AdamW, each in
+a separate process, alternating. `products` is the lower bound: the matrix products of a step, and torch's fused attention.
 
-Two more tables: how much of a training loop waits for clips, and, where torch finds a GPU, what base384 makes of the card's
-matrix rate. FLOPs are counted as two for each multiplication and addition of the linear layers and of the two products of
-attention, three times over for forward and backward; nothing else counts, and nothing that is computed twice.
+Two more tables: the fraction of a training loop's time that is spent waiting for clips, and, where torch finds a GPU, the
+fraction of its matrix rate that base384 reaches. FLOPs are two per multiply-add of the linear layers and of the two products
+of attention, times three for forward and backward; recomputation does not count.
 """
 
 import os
@@ -36,11 +36,11 @@ from pipeline.training.inputs import FrameInputs
 from pipeline.training.loop import train
 from pipeline.training.validation import Examples
 
-Cost = tuple[float, float]  # seconds by the clock, and of processor
+Cost = tuple[float, float]  # seconds of wall time and of CPU time
 
 
 class Contender:
-    """One way of training, in a process of its own: what it does to its allocator and caches is its own affair."""
+    """A contender in a separate process, with its own allocator and caches."""
 
     def __init__(self, name: str, shape: Shape, threads: int) -> None:
         context = get_context("spawn")
@@ -48,10 +48,10 @@ class Contender:
         self._process = context.Process(target=_serve, args=(name, shape, threads, other), daemon=True)
         self._process.start()
         other.close()
-        self.step()  # the first takes memory, and chooses kernels
+        self.step()  # the first step allocates memory and selects kernels
 
     def step(self) -> Cost:
-        """Take a step and return what it cost."""
+        """Take a step and return its cost."""
         self._connection.send("step")
         cost: Cost = self._connection.recv()
         return cost
@@ -88,7 +88,7 @@ def run(shape: Shape, names: list[str], repeats: int, threads: int) -> list[dict
             "what": name,
             "stride": shape.stride,
             "clips/s": shape.batch / statistics.median(clock[name]),
-            "processor ms a clip": 1000 * statistics.median(processor[name]) / shape.batch,
+            "processor ms per clip": 1000 * statistics.median(processor[name]) / shape.batch,
             f"{names[0]} / this, clock": _ratio(clock[name], clock[names[0]]),
             "processor": _ratio(processor[name], processor[names[0]]),
         }
@@ -97,12 +97,12 @@ def run(shape: Shape, names: list[str], repeats: int, threads: int) -> list[dict
 
 
 def _ratio(theirs: list[float], ours: list[float]) -> float:
-    """Return the median over the rounds: what else the machine does in a round strikes both."""
+    """Return the median ratio over rounds, in which other load affects both alike."""
     return round(statistics.median(their / our for their, our in zip(theirs, ours, strict=True)), 2)
 
 
 def waiting(shape: Shape, clips: int, threads: int) -> list[dict[str, Any]]:
-    """Train two epochs on stored frames, from memory and from the disk, and return how much of the time was input."""
+    """Train two epochs on stored frames, from memory and from the disk, and return the fraction of time spent on input."""
     torch.set_num_threads(threads)
     rows = []
     with tempfile.TemporaryDirectory(prefix="sonolex-bench-") as temporary:
@@ -127,7 +127,7 @@ def waiting(shape: Shape, clips: int, threads: int) -> list[dict[str, Any]]:
 
 
 def utilisation(shape: Shape, device: torch.device, repeats: int, *, fast: bool = True) -> dict[str, Any]:
-    """Train with bfloat16, compiled and fused, and return the row: what part of the device's matrix rate is used."""
+    """Train with bfloat16, compiled and fused, and return the row with the fraction of the device's matrix rate."""
     learner = make_learner(shape, device=device, precision="bfloat16", compile=fast)
     step = partial(_synchronised, device, learner.one_step)
     for _ in range(3):
@@ -159,7 +159,7 @@ def main(
     threads: int = 0,
     strides: Annotated[list[int], typer.Option(help="of patches, frames and bands")] = [16, 10],  # noqa: B006 - typer's way
     clips: Annotated[int, typer.Option(help="of the epoch whose input is timed")] = 64,
-    gpu_batch: Annotated[int, typer.Option(help="clips a step on a GPU")] = 64,
+    gpu_batch: Annotated[int, typer.Option(help="clips per step on a GPU")] = 64,
     json: Annotated[Path | None, typer.Option(help="write the rows there")] = None,
 ) -> None:
     """Measure training steps."""
@@ -167,7 +167,7 @@ def main(
     rows = [row for stride in strides for row in run(TINY._replace(stride=stride), list(CONTENDERS), repeats, threads)]
     title = f"steps of 16 clips, {threads} threads, medians of {repeats}"
     report("training", title, rows, json_path=json)
-    report("input", "part of the time that training waits for clips", waiting(TINY, clips, threads))
+    report("input", "fraction of the time that training waits for clips", waiting(TINY, clips, threads))
     if torch.cuda.is_available():
         shapes = [BASE._replace(batch=gpu_batch, stride=stride) for stride in strides]
         card = [utilisation(shape, torch.device("cuda"), repeats) for shape in shapes]

@@ -1,4 +1,4 @@
-"""A workspace of its own for the stages: params.yaml composed from a recipe, and stages run alone or under DVC."""
+"""Temporary workspaces for benchmarks: params.yaml composed from a recipe, and stages run alone or under DVC."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ class Workspace:
     """A folder with a params.yaml and a corpus table, in which stages run."""
 
     def __init__(self, folder: Path, audio: Path, rows: Iterable[Mapping[str, str]], overrides: Sequence[str]) -> None:
-        """Lay the workspace out; `rows` have path, label, fold, and group, start, duration if they have."""
+        """Write the workspace; `rows` have path, label, fold, and optionally group, start, duration."""
         self.folder = folder
         folder.mkdir(parents=True)
         rows = list(rows)
@@ -61,7 +61,7 @@ class Workspace:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         started = time.perf_counter()
         done = subprocess.run(  # noqa: S603 - our own stages
-            # Linux counts what this process holds into the peak of a program that it starts; a shell between them is small.
+            # On Linux a started program inherits this process's peak memory; a shell in between has a small one.
             ["/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", f"stages.{stage}", *arguments],
             cwd=self.folder,
             env=environment,
@@ -77,14 +77,14 @@ class Workspace:
 
 
 def make_repository(workspace: Path, recipe: str, overrides: Sequence[str]) -> None:
-    """Copy the project into a repository of its own, with the params of a recipe."""
+    """Copy the project into a new repository, with the params of a recipe."""
     copy_project(workspace)
     run_in(workspace, "sonolex", "compose", recipe, *overrides)
     run_in(workspace, "git", "init", "-q")
 
 
 def copy_project(folder: Path) -> None:
-    """Copy what the graph is made of into a folder, but for params.yaml."""
+    """Copy the files of the graph into a folder, without params.yaml."""
     for name in SOURCES:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

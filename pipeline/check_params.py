@@ -1,7 +1,7 @@
-"""All of params.yaml at once: every section with its class, and what must hold between sections.
+"""Validation of a whole params.yaml: every section against its class, and the rules between sections.
 
-The `corpus` stage runs first and always, and checks the whole file here, so that a typo in the last section costs seconds
-and not the stages before it. All mistakes are named together.
+The stage `code` always runs first and checks the whole file here, so that a typo in the last section costs seconds and not
+the stages before it. All mistakes are reported together.
 """
 
 import difflib
@@ -40,12 +40,12 @@ SECTIONS: dict[str, Any] = {
     "launch": LaunchParams,
 }
 
-_MAPPINGS = ("vocabularies", "models")  # sections of entries that experiments name
+_MAPPINGS = ("vocabularies", "models")  # sections whose entries experiments name
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Every section of a params file, checked."""
+    """All sections of a params file, validated."""
 
     sections: dict[str, Any]  # section -> its Params
     models: dict[str, ModelParams]  # entry of `models` -> its section
@@ -121,7 +121,7 @@ def _unknown_sections(document: dict[str, Any], path: Path) -> list[str]:
 def _grid_mistakes(
     experiment: ExperimentParams, document: dict[str, Any], models: dict[str, ModelParams], path: Path
 ) -> list[str]:
-    """Name the models and vocabularies of the grid that are nowhere described, and models that stand in the wrong list."""
+    """Return a message for each model or vocabulary of the grid that has no section, and each model in a wrong list."""
     listed = document.get("models") or {}
     vocabularies = document.get("vocabularies") or {}
     mistakes = [
@@ -156,11 +156,11 @@ def _grid_mistakes(
 
 
 def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], path: Path) -> list[str]:
-    """Name the models of `report.attention` that do not attend to frames."""
+    """Return a message for each model of `report.attention` that does not attend to frames."""
     kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
     return [
         f"{path}: report.attention: expected networks with one of the encoders {kinds}, found {name} of kind "
-        f"{models[name].kind}; take it out, or set report.attention to []"
+        f"{models[name].kind}; remove it, or set report.attention to []"
         for name in report.attention
         if name in models and models[name].reads == "frames" and not models[name].has_attention_maps
     ]
@@ -169,7 +169,7 @@ def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], pa
 def _reading_mistakes(
     experiment: ExperimentParams, models: dict[str, ModelParams], vocabularies: dict[str, VocabularySection], path: Path
 ) -> list[str]:
-    """Name the vocabularies whose tokens a model of the grid cannot read."""
+    """Return a message for each vocabulary whose tokens a model of the grid cannot read."""
     mistakes = []
     for model, tokens in product(experiment.token_models, experiment.vocabularies):
         if model in models and tokens in vocabularies:
@@ -177,6 +177,6 @@ def _reading_mistakes(
                 models[model].require_vocabulary(vocabularies[tokens])
             except ValueError as error:
                 mistakes.append(
-                    f"{path}: experiment.vocabularies: {model} cannot read {tokens}: {error}; leave out either"
+                    f"{path}: experiment.vocabularies: {model} cannot read {tokens}: {error}; remove one of the two"
                 )
     return mistakes

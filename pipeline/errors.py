@@ -1,4 +1,4 @@
-"""The mistakes that a user can cause. A message says where, what was expected, what was found, what to do."""
+"""Errors that a user can cause; a message says where, what was expected, what was found, and what to do."""
 
 from functools import partial
 from pathlib import Path
@@ -6,19 +6,19 @@ from typing import Any
 
 
 class SonolexError(ValueError):
-    """A mistake in params, data or artifacts that its reader can mend; programs print it without a traceback."""
+    """A mistake in params, data or artifacts that the user can correct; programs print it without a traceback."""
 
 
 class ParamsError(SonolexError):
-    """params.yaml, or an override of it, is wrong; the message names every wrong key at once."""
+    """params.yaml, or an override of it, is invalid; the message names every wrong key at once."""
 
 
 class CorpusError(SonolexError):
-    """The corpus cannot be used as it is: missing tables, unknown labels, leaks between roles, too many bad files."""
+    """The corpus cannot be used: missing tables, unknown labels, leaks between roles, too many bad files."""
 
 
 class ArtifactError(SonolexError):
-    """An artifact is missing, half written, edited, damaged, or was made with other settings.
+    """An artifact is missing, incomplete, edited, damaged, or was made with other settings.
 
     `stage` is the stage that writes it; a pattern where there are several, as `train_*`.
     """
@@ -29,11 +29,11 @@ class ArtifactError(SonolexError):
         target = f"--glob '{stage}'" if "*" in stage else stage
         super().__init__(
             f"{path}: {field}: expected {expected}, found {found}; rerun it with `dvc repro --force --single-item "
-            f"{target}` (`dvc stage list` names the items of a matrix), or, if it was right once, put it back with "
+            f"{target}` (`dvc stage list` names the items of a matrix), or, if it was valid before, restore it with "
             f"`dvc checkout --force {path}`"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Keep the fields on the way from a worker: by default an exception is built again from its message alone."""
+        """Pickle with all fields: by default an exception is rebuilt from its message alone."""
         values = {"expected": str(self.expected), "found": str(self.found), "stage": self.stage}
         return partial(type(self), self.path, self.field, **values), ()

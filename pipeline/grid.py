@@ -1,4 +1,4 @@
-"""The section `experiment`: which models are trained, on which folds, with which seeds."""
+"""The section `experiment`: the grid of models, folds and seeds, and ensembles."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,26 +17,24 @@ _LISTS = "frame_models, token_models and pretrained_models"
 class EnsembleParams(Params):
     """Models whose predictions, of all seeds, are averaged."""
 
-    name: NameParam  # in tables and paths, as a model's
-    models: list[str] = Field(min_length=1)  # of the experiment; one alone makes an ensemble of its seeds
+    name: NameParam  # in tables and paths, like a model's
+    models: list[str] = Field(min_length=1)  # of the experiment; a single one gives an ensemble of its seeds
 
 
 class ExperimentParams(Params):
-    """The grid of the experiment: every model on every fold with every seed, and what is averaged of it."""
+    """The grid of the experiment: every model on every fold with every seed, and the ensembles."""
 
     frame_models: list[NameParam]  # entries of `models` that read log-mel frames
-    token_models: list[NameParam]  # entries of `models` that read tokens, each those of every vocabulary
-    pretrained_models: list[
-        NameParam
-    ]  # such entries, which learn from token sequences without labels before they are trained
-    vocabularies: list[NameParam]  # entries of `vocabularies`, each learnt anew for every fold
-    folds: list[NameParam] = Field(min_length=1)  # folds of the corpus that are tested on, one after the other
+    token_models: list[NameParam]  # entries of `models` that read tokens, each with every vocabulary
+    pretrained_models: list[NameParam]  # such entries that are also trained after masked-token pretraining
+    vocabularies: list[NameParam]  # entries of `vocabularies`, each fitted for every fold
+    folds: list[NameParam] = Field(min_length=1)  # folds of the corpus, each the test fold once
     seeds: list[NonNegativeInt] = Field(min_length=1)
-    ensembles: list[EnsembleParams]  # the first is in results/metrics.json
+    ensembles: list[EnsembleParams]  # the first one is in results/metrics.json
 
     @property
     def model_ids(self) -> list[ModelId]:
-        """All models, those that read frames first, then those that read tokens, then those that are pretrained."""
+        """All models: first those that read frames, then those that read tokens, then the pretrained ones."""
         plain = product(self.token_models, self.vocabularies)
         pretrained = product(self.pretrained_models, self.vocabularies)
         return [
@@ -47,12 +45,12 @@ class ExperimentParams(Params):
 
     @property
     def models(self) -> list[str]:
-        """The names of all models, as `model_ids` has them."""
+        """Names of all models, in the order of `model_ids`."""
         return [model.name for model in self.model_ids]
 
     @property
     def reads(self) -> dict[str, str]:
-        """The names of the models that read tokens, with the vocabulary of each."""
+        """Names of the models that read tokens, with the vocabulary of each."""
         return {model.name: model.vocabulary for model in self.model_ids if model.vocabulary}
 
     def runs(self) -> list[RunId]:
@@ -64,7 +62,7 @@ class ExperimentParams(Params):
         if not self.frame_models and not self.token_models and not self.pretrained_models:
             raise ValueError(f"{_LISTS}: expected at least one model in any, found none")
         if (self.token_models or self.pretrained_models) and not self.vocabularies:
-            raise ValueError("vocabularies: expected at least one for the models of tokens to read, found none")
+            raise ValueError("vocabularies: expected at least one for the models that read tokens, found none")
         once: list[tuple[str, list[str] | list[int]]] = [
             ("frame_models and token_models", [*self.frame_models, *self.token_models]),
             ("pretrained_models", self.pretrained_models),
@@ -86,12 +84,12 @@ class ExperimentParams(Params):
         return self
 
     def _check_joined_names(self) -> None:
-        """Raise ValueError where names are joined to one of two meanings: it would be one path, or one item of dvc.yaml."""
+        """Raise ValueError where joined names are ambiguous: two runs would share a path, or an item of dvc.yaml."""
         entries = {*self.frame_models, *self.token_models, *self.pretrained_models, *self.vocabularies}
         if reserved := sorted(name for name in entries if f"-{name}".endswith(PRETRAINED_SUFFIX)):
             raise ValueError(
-                f"expected of models and vocabularies names without {PRETRAINED_SUFFIX} at the end, which pretrained models "
-                f"get, found {', '.join(reserved)}; rename them, here and in their section"
+                f"expected names of models and vocabularies without the suffix {PRETRAINED_SUFFIX} of pretrained models, "
+                f"found {', '.join(reserved)}; rename them, here and in their section"
             )
         ensembles = [(ensemble.name, f"the ensemble {ensemble.name}") for ensemble in self.ensembles]
         _require_different([(model.name, _describe(model)) for model in self.model_ids] + ensembles)
@@ -113,7 +111,7 @@ def _describe(model: ModelId) -> str:
 
 
 def _require_different(named: Iterable[tuple[str, str]]) -> None:
-    """Raise ValueError when two of (name, what it is the name of) have one name."""
+    """Raise ValueError when two of (name, description) have the same name."""
     meanings: defaultdict[str, list[str]] = defaultdict(list)
     for name, meaning in named:
         meanings[name].append(meaning)

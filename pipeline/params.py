@@ -1,7 +1,7 @@
-"""Sections of params.yaml as typed, frozen objects. No section is defined here.
+"""Loading and validation of sections of params.yaml as typed, frozen objects; no section is defined here.
 
-A section's class lives beside the code that uses it. Classes have no defaults: the value is in params.yaml, or it
-is an error, so that there is one place to read. Units stand in a comment behind each field.
+A section's class is defined in the module that uses it. Classes have no defaults: a value missing from params.yaml is an
+error, so that there is one place to read. A comment after each field gives its unit.
 """
 
 import difflib
@@ -25,11 +25,11 @@ PARAMS_PATH = Path("params.yaml")
 T = TypeVar("T")
 
 
-SAFE_NAME = "at most 64 letters, digits, _ and -, the first of them no -"  # in words, for messages
+SAFE_NAME = "at most 64 letters, digits, _ and -, not starting with -"  # for messages
 
 
 def is_safe_name(text: str) -> bool:
-    """Tell whether a text may become part of paths and commands as it stands."""
+    """Return whether a text may be part of paths and commands."""
     return re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,64}", text) is not None
 
 
@@ -45,11 +45,11 @@ def _require_tracked(path: Path) -> Path:
     return path
 
 
-# The name of an entry, a fold or an ensemble, which dvc.yaml puts into paths and commands.
+# Name of an entry, a fold or an ensemble, which dvc.yaml inserts into paths and commands.
 NameParam = Annotated[str, AfterValidator(_require_name)]
 
-# Paths, see `pipeline/paths.py`. YAML has none, so that text is accepted; dumped, a path is its last part, since where a
-# file lies is no property of a result.
+# Paths, see `pipeline/paths.py`, given as text in YAML. A dumped path is reduced to its last component, since results do not
+# depend on where a file lies.
 _Path = Annotated[Path, Field(strict=False), PlainSerializer(lambda path: path.name, return_type=str)]
 FilePath = Annotated[_Path, AfterValidator(input_path)]  # a file that is read; absolute once loaded
 SharedFolder = Annotated[_Path, AfterValidator(shared_path)]  # a folder that all workspaces share; absolute once loaded
@@ -110,12 +110,12 @@ def _describe(kind: Any, error: ErrorDetails, section: str) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = f"{where}: {message[0].lower()}{message[1:]}"
     if error["type"] == "value_error" and isinstance(error["input"], dict):
-        return message  # of a rule between keys, which says what it found
+        return message  # of a rule between keys, which includes the value found
     return f"{message}, found {'no value' if error['type'] == 'missing' else repr(error['input'])}"
 
 
 def _locate(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return the keys of an error's location as they stand in the file, and the names known beside the last one.
+    """Return the keys of an error's location as in the file, and the known names at the level of the last one.
 
     Pydantic puts the tag of a discriminated union's chosen member into the location, where the file has no key.
     """

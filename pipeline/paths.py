@@ -1,8 +1,8 @@
-"""Paths in params.yaml, which name the same file from wherever a stage runs.
+"""Resolution of paths in params.yaml, independent of the folder in which a stage runs.
 
-`~` is the home folder of whoever runs; a relative path begins at the project's folder. DVC runs the experiments of
-`dvc exp run --temp` and `--queue` in workspaces, `<project>/.dvc/tmp/exps/<name>`, that hold only what Git and DVC track:
-audio, weights, the memo store and the index of content digests stay in the project, and all of its workspaces share them.
+`~` is the user's home folder; relative paths start at the project's folder. DVC runs the experiments of `dvc exp run --temp`
+and `--queue` in workspaces, `<project>/.dvc/tmp/exps/<name>`, that hold only what Git and DVC track: audio, weights, the
+memo store and the index of content digests stay in the project, and all of its workspaces share them.
 """
 
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pipeline.errors import ParamsError
 
-_EXPERIMENTS = (".dvc", "tmp", "exps")  # where DVC lays workspaces out, below the project's folder
+_EXPERIMENTS = (".dvc", "tmp", "exps")  # DVC's folder of workspaces, below the project's folder
 
 
 def project_folder() -> Path:
-    """Return the folder of the project whose folder, or experiment's workspace, is the current one."""
+    """Return the project's folder; the current folder is this one or an experiment's workspace."""
     here = Path.cwd()
     for depth in range(len(here.parts) - len(_EXPERIMENTS), 0, -1):
         if here.parts[depth : depth + len(_EXPERIMENTS)] == _EXPERIMENTS:
@@ -26,16 +26,16 @@ def expand_home(path: Path | str) -> Path:
     """Return the path with `~` expanded. Raises ParamsError for the home folder of an unknown user."""
     expanded = os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser() raises RuntimeError
     if expanded.startswith("~"):
-        raise ParamsError(f"expected behind ~ a user of this machine, found none called {Path(path).parts[0][1:]}")
+        raise ParamsError(f"expected a user of this machine after ~, found no user {Path(path).parts[0][1:]}")
     return Path(expanded)
 
 
 def shared_path(path: Path | str) -> Path:
-    """Return the absolute path of what the project keeps once for all workspaces."""
+    """Return the absolute path of a file or folder that all workspaces of the project share."""
     return project_folder() / expand_home(path)
 
 
 def input_path(path: Path | str) -> Path:
-    """Return the absolute path of a file that is read: the workspace's own, which Git tracks, or else the project's."""
+    """Return the absolute path of an input file: the workspace's, if Git tracks it there, or else the project's."""
     own = Path.cwd() / expand_home(path)
     return own if own.exists() else shared_path(path)

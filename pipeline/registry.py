@@ -1,8 +1,8 @@
-"""Registries: the names that a `kind` in params.yaml may have, and the module or class behind each.
+"""Registries: lazily loaded modules and classes by the names that a `kind` in params.yaml may have.
 
-An entry names its target as text and imports it when asked for, so that a run loads what its params choose and nothing else,
-and so that code identity (`pipeline/execution/code.py`) follows the chosen entries alone: a new entry that no params name
-changes no result and reruns no stage.
+An entry names its target as text and imports it on access, so that a run loads only what its params choose, and code
+identity (`pipeline/execution/code.py`) follows only the chosen entries: a new entry that no params name changes no result
+and reruns no stage.
 
     STEMS = Registry("stem", {"patches": "pipeline.models.stems.patches", "linear": "pipeline.models.stems.linear"})
 
@@ -23,15 +23,15 @@ T = TypeVar("T", default=Any)
 
 
 class Registry(Mapping[str, T]):
-    """Maps each kind to what `target` names: `package.module`, or `package.module:Name`; loaded on access.
+    """Mapping from kind to the target `package.module` or `package.module:Name`, loaded on access.
 
-    Targets are literals in the call, since code identity reads them from the source. An annotation says what they are:
+    Targets are literals in the call, since code identity reads them from the source. An annotation states their type:
 
         STEMS: "Registry[type[Stem]]" = Registry("stem", {...})
     """
 
     def __init__(self, what: str, targets: Mapping[str, str]) -> None:
-        """Take what the kinds are kinds of, for messages, and kind -> target."""
+        """Set the name of the registered things, for messages, and kind -> target."""
         self.what, self.targets = what, dict(targets)
 
     def __getitem__(self, kind: str) -> T:
@@ -57,7 +57,7 @@ class Registry(Mapping[str, T]):
 
 @dataclass(frozen=True)
 class RegistryParams:
-    """Pydantic annotation: a section whose `kind` says which entry's `Params` it is."""
+    """Pydantic annotation of a section that is validated by the `Params` of the entry that its `kind` names."""
 
     registry: Registry
 

@@ -1,7 +1,7 @@
-"""One seed in, independent named random streams out.
+"""Derivation of independent, named random streams from one seed.
 
-A stream depends on the seed and on its name alone, never on how many numbers another stream has drawn, so adding a
-random draw in one place leaves every other place as it was.
+A stream depends only on the seed and its name, not on the draws of other streams, so a new random draw in one place does not
+change any other.
 """
 
 import hashlib

@@ -1,10 +1,10 @@
-"""Code and settings that the result of each stage follows from: what the stage `code` writes and other stages depend on.
+"""Files of the stage `code`: digests of the code and settings that the result of each stage depends on.
 
     code/<stage>, or code/<stage>/<entry> for each entry of `models` or `vocabularies` that the stage runs for
 
 A file holds, as JSON, a digest of the definitions reached from the stage's program, the releases of the numeric packages
-among them, and for stages that train those settings of the section `train` that the entry's kind reads: so that a setting
-of networks' augmentation does not retrain a bag of tokens.
+among them, and for stages that train the settings of the section `train` that the entry's kind reads, so that a setting of
+augmentation does not retrain a bag of tokens.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from pipeline.execution.code import NUMERIC, Sources, kinds_in, reach, releases,
 from pipeline.models.registry import BASELINES
 from pipeline.training.trainers import way_of
 
-_KEPT_OUTCOMES = 20  # of earlier runs, the latest
+_KEPT_OUTCOMES = 20  # latest earlier runs
 
 
 class StageCode(NamedTuple):
-    """Which code a stage may reach."""
+    """Registry entries and settings that the code of a stage may reach."""
 
-    sections: tuple[str, ...] = ()  # of params.yaml, whose kinds choose entries of registries; {entry} is the file's
-    lists: tuple[str, ...] = ()  # of params.yaml, with dots: their entries have a file each; none = one file
+    sections: tuple[str, ...] = ()  # of params.yaml, whose kinds choose registry entries; {entry} is the file's entry
+    lists: tuple[str, ...] = ()  # of params.yaml, with dots: one file per entry of these lists; empty = one file
     trains: bool = False  # depends on the settings of `train` that the entry's kind reads
 
 
@@ -52,7 +52,7 @@ STAGES = {
     "report": StageCode(("vocabularies", "spectrogram")),
 }
 
-# Settings of `train` that only models of one input read, and of those that only `train` reads, not `pretrain`.
+# Settings of `train` that only models of one input read, and settings that only the stage `train` reads, not `pretrain`.
 _OF_FRAMES = ("augmentation.mixup_domain",)
 _OF_TOKENS = ("augmentation.token_noise",)
 _OF_PRETRAINING = (
@@ -80,7 +80,7 @@ def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[s
 
 
 def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]:
-    """Return path below the folder `code` -> content, for every stage of a params document that has been checked."""
+    """Return path below the folder `code` -> content, for every stage of a validated params document."""
     files = {}
     for stage, about in STAGES.items():
         for entry in _entries(document, about):
@@ -94,9 +94,9 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
 
 
 def write_stage_code(document: Mapping[str, Any], check: Any, folder: Path, kept: Path) -> bool:
-    """Write all files of `document` into `folder`; `kept` holds the outcomes of earlier runs, which are not computed again.
+    """Write all files of `document` into `folder`; `kept` caches the outcomes of earlier runs.
 
-    Calls `check`, which raises on a mistake in the params, before anything is computed. Returns whether anything was.
+    Calls `check`, which raises on a mistake in the params, before computing. Returns whether anything was computed.
     """
     texts = snapshot()
     key = _digest(texts, document)
@@ -116,7 +116,7 @@ def write_stage_code(document: Mapping[str, Any], check: Any, folder: Path, kept
 
 
 def find_earlier(kept: Path, name: str, digest: str | None) -> dict[str, Any] | None:
-    """Return the content that a file had when its MD5 digest, DVC's, was this one; None where no earlier outcome has it."""
+    """Return the content of a file with this MD5 digest (DVC's) from earlier outcomes, or None."""
     for outcome in kept.glob("*.json"):
         content = (_read(outcome) or {}).get(name, "")
         if content and hashlib.md5(content.encode(), usedforsecurity=False).hexdigest() == digest:
@@ -133,9 +133,9 @@ def _entries(document: Mapping[str, Any], about: StageCode) -> list[str]:
 
 
 def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
-    """Return every `kind` that occurs in these sections, and the ways to train models of these kinds.
+    """Return all kinds that occur in these sections, and the trainers of models of these kinds.
 
-    Of `vocabularies` those count that the experiment names.
+    Of `vocabularies` only the entries in the experiment count.
     """
     kinds: set[str] = set()
     for section in sections:
@@ -149,7 +149,7 @@ def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
 
 
 def _digest(texts: Mapping[str, str], document: Mapping[str, Any]) -> str:
-    """Name an outcome by all that it follows from: sources, params, and the releases of packages."""
+    """Return the key of an outcome: a digest of sources, params, and releases of packages."""
     digest = hashlib.sha256()
     for path, text in texts.items():
         digest.update(f"{path}\x1f{text}\x1e".encode())

@@ -1,8 +1,8 @@
-"""Write the atlas of a vocabulary: every token to look at and listen to, and whole clips made of tokens alone.
+"""Stage `atlas`: write the page of a vocabulary, with plots and sounds of every token, and clips resynthesised from tokens.
 
     clips, spectrogram, split, vocabulary, tokens -> report/atlas/<vocabulary>.html
 
-The graph makes those of the first fold. For another: `python -m stages.atlas kmeans --fold 2 --page atlas-2.html`.
+The graph makes the atlases of the first fold. For another: `python -m stages.atlas kmeans --fold 2 --page atlas-2.html`.
 """
 
 import logging
@@ -51,7 +51,7 @@ def run(params: AtlasParams, paths: AtlasPaths, page_path: Path, *, fold: str) -
 
 def main(
     name: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
-    fold: Annotated[str, typer.Option(help="whose vocabulary it is")],
+    fold: Annotated[str, typer.Option(help="fold of the vocabulary")],
     page: Annotated[Path | None, typer.Option(help="page to write; by default report/atlas/<name>.html")] = None,
 ) -> None:
     layout = Layout()
@@ -63,7 +63,7 @@ def main(
         (VOCABULARY, layout.vocabulary(name, fold)),
         (TOKENS, layout.tokens(name, fold)),
     )
-    # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
+    # The corpus root is not a dependency: only the sounds of the page are read from it.
     paths = AtlasPaths.of(layout, name, fold, audio=load_params(AudioParams, "corpus").root)
     run(load_params(AtlasParams, "atlas"), paths, page or layout.atlas(name), fold=fold).write()
 

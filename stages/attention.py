@@ -1,9 +1,9 @@
-"""Compute where a transformer attends in the test clips that the report shows, for one of the models of `report.attention`.
+"""Stage `attention`: compute a transformer's attention maps for the test clips that the report shows.
 
     predictions + spectrogram + models/<model> -> results/attention/<model>.parquet
 
-Which clips these are follows from the predictions of the models in the report's headline. A clip's map is that of the model
-of the fold that tests it, with the first seed.
+Runs for each model of `report.attention`. The clips are chosen from the predictions of the models in the report's headline.
+A clip's map is that of the model of the fold that tests it, with the first seed.
 """
 
 import logging
@@ -48,7 +48,7 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
         reader = AttentionReader(model, open_inputs_of(model, layout.spectrogram))
         columns["clip_id"] += clips
         columns["fold"] += [fold] * len(clips)
-        columns["map"] += [reader.read(clip).over_picture().tolist() for clip in clips]
+        columns["map"] += [reader.read(clip).over_spectrogram().tolist() for clip in clips]
     metadata = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
     ATTENTION.write(layout.attention(entry), columns, metadata)
     log.info("%s: attention in %d clips -> %s", entry, len(shown), layout.attention(entry))
@@ -57,7 +57,7 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
 
 
 def _require_predicting(model: TrainedModel, predictions: Table) -> str:
-    """Return the digest of a model's weights. Raises ArtifactError unless the predictions are theirs."""
+    """Return the digest of a model's weights. Raises ArtifactError unless the predictions are of these weights."""
     digest = predicting_digest(model.metadata)
     if predictions.metadata["weights"] != digest:
         expected, found = f"{digest}, as {model.path}", predictions.metadata["weights"]

@@ -1,9 +1,9 @@
-"""Check params.yaml, and write which code and settings the result of each stage follows from.
+"""Stage `code`: check params.yaml, and write digests of the code and settings that each stage's result depends on.
 
     params.yaml, the project's sources, installed packages -> code/
 
-DVC runs this stage first and always; what it writes is the same while nothing changed that a result follows from, so that
-nothing after it runs. Folders that other stages read whole, and that this experiment may leave empty, are made here.
+DVC always runs this stage first. Its output changes only with something that a result depends on, so that later stages are
+skipped otherwise. It also creates folders that other stages depend on as a whole and that may be empty in this experiment.
 """
 
 import logging
@@ -19,11 +19,11 @@ from pipeline.stage_code import write_stage_code
 log = logging.getLogger(__name__)
 
 _OUTCOMES = Path(".sonolex/code")
-_KEPT = ".keep"  # DVC warns of an empty folder at every look
+_KEPT = ".keep"  # DVC warns of empty folders
 
 
 def outcomes() -> Path:
-    """Return the folder of what earlier runs wrote, which workspaces of experiments share."""
+    """Return the folder of outcomes of earlier runs, shared by workspaces of experiments."""
     return shared_path(_OUTCOMES)
 
 
@@ -33,7 +33,7 @@ def run(layout: Layout) -> None:
     for folder in layout.folders_read_whole:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEPT).touch()
-    what = "params checked, code followed" if computed else "params and code as in an earlier run"
+    what = "params checked, code digests computed" if computed else "params and code as in an earlier run"
     log.info("%s in %.1f s -> %s", what, time.perf_counter() - started, layout.code)
 
 

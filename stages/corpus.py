@@ -1,9 +1,9 @@
-"""List the corpus's clips and identify every file by its content.
+"""Stage `corpus`: write the manifest, with every clip of the corpus and a content digest of every file.
 
     corpus (a folder of audio and its table), labels.use -> clips.parquet
 
-DVC runs this stage every time: it looks at size and time of each file, reads those that moved, and leaves the manifest
-as it is when nothing changed, so that nothing after it runs either.
+DVC runs this stage every time: it compares size and time of each file with the last run, reads changed files, and leaves the
+manifest as it is when nothing changed, so that later stages are skipped.
 """
 
 import logging
@@ -28,7 +28,7 @@ def run(params: CorpusParams, labels: UsedLabels, clips_path: Path) -> None:
         params.kind,
         refresh.num_hashed,
         refresh.num_missing,
-        "wrote" if refresh.written else "nothing changed in",
+        "wrote" if refresh.written else "no change in",
         clips_path,
     )
     report.clips = refresh.num_clips

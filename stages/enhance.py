@@ -1,9 +1,9 @@
-"""Add labels to a fold's training clips where an ontology calls for them and out-of-fold scores confirm them.
+"""Stage `enhance`: add labels to a fold's training clips that an ontology implies and out-of-fold scores confirm.
 
-    clips + splits + predictions of the fold's parts + ontology -> labels/<fold>.parquet
+    clips + splits + predictions of the fold's inner folds + ontology -> labels/<fold>.parquet
 
-Nothing is changed in place: the result is a new table, which `labels.use` may name in another experiment. What the fold
-tests is not in it. The stage runs for the folds of `labels.enhance`, by default for none (docs/corpora.md).
+The result is a new table, without the fold's test clips, which `labels.use` may name in another experiment. The stage runs
+for the folds of `labels.enhance`, by default for none (docs/corpora.md).
 """
 
 import logging
@@ -76,13 +76,13 @@ def run(
     without = [row["class"] for row in per_class if not row["positives"]]
     for what, names in (("no clip, so no threshold", without), ("no place in the ontology", ontology.unknown)):
         if names:
-            log.warning("%d classes have %s, and are never added: %s", len(names), what, ", ".join(map(str, names)))
+            log.warning("%d classes have %s and are never added: %s", len(names), what, ", ".join(map(str, names)))
     report.clips = len(order)
     report.bytes_written = labels_path.stat().st_size
     report.write()
 
 
-def main(fold: Annotated[str, typer.Argument(help="the fold whose training clips' labels are enhanced")]) -> None:
+def main(fold: Annotated[str, typer.Argument(help="fold whose training clips' labels are enhanced")]) -> None:
     layout = Layout()
     require_current(read_params(), (CLIPS, layout.clips))
     run(load_params(LabelParams, "labels"), load_params(ExperimentParams, "experiment"), layout, fold)

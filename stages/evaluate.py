@@ -1,9 +1,9 @@
-"""Predict the test clips of one fold, and put the truth beside the predictions.
+"""Stage `evaluate`: predict the test clips of one fold, and store logits and targets.
 
     models/<model>/<fold>/<seed> + clips + split + (spectrogram | tokens) -> predictions/<model>/<fold>/<seed>.parquet
 
-The only stage that reads test labels. It computes no metric: `report` does, from what is stored here. Under torchrun the
-processes share the clips, and the first writes all predictions.
+It computes no metrics; `report` does, from these predictions. Under torchrun the processes share the clips, and the first
+writes all predictions.
 """
 
 import logging
@@ -75,10 +75,10 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
 
 def main(
     entry: Annotated[str, typer.Argument(help="entry of `models`")],
-    fold: Annotated[str, typer.Option(help="whose test clips are predicted")],
+    fold: Annotated[str, typer.Option(help="fold whose test clips are predicted")],
     seed: Annotated[int, typer.Option()],
     vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`, for a model that reads tokens")] = "",
-    pretrained: Annotated[bool, typer.Option(help="the model started from pretraining")] = False,
+    pretrained: Annotated[bool, typer.Option(help="whether the model was pretrained")] = False,
 ) -> None:
     layout, this = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)
     clips, split, source, model = layout.clips, layout.split(fold), layout.source(this.model, fold), layout.model(this)

@@ -1,8 +1,8 @@
-"""Measure how well n-gram models of a fold's training clips predict the tokens of its test clips, class by class.
+"""Stage `ngram_perplexity`: compute the perplexity of a fold's test clips under n-gram models of its training clips.
 
     clips + spectrogram + split + tokens -> results/ngram_perplexity/<vocabulary>/<fold>.csv
 
-Labels only say which clips make a row.
+One row per class and order; labels are used only to group clips by class.
 """
 
 import logging
@@ -57,7 +57,7 @@ def run(
 
 def main(
     vocabulary: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
-    fold: Annotated[str, typer.Option(help="whose test clips are measured")],
+    fold: Annotated[str, typer.Option(help="fold whose test clips are measured")],
 ) -> None:
     layout = Layout()
     tokens, table = layout.tokens(vocabulary, fold), layout.ngram_perplexity(vocabulary, fold)

@@ -1,8 +1,8 @@
-"""Measure how hard the tokens of a fold's test clips are to tell from those around them, class by class.
+"""Stage `perplexity`: compute the pseudo-perplexity of a fold's test clips under a pretrained model, per class.
 
     pretrained + clips + split + tokens + vocabulary -> results/perplexity/<model>/<fold>/<seed>.csv
 
-The model is the one that `pretrain` wrote, before it met a class. Labels only say which clips make a row.
+The model is that of the stage `pretrain`. Labels are used only to group clips by class.
 """
 
 import logging
@@ -64,7 +64,7 @@ def run(clips_path: Path, split_path: Path, tokens: Path, vocabulary: Path, pret
 def main(
     entry: Annotated[str, typer.Argument(help="entry of `models`")],
     vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`")],
-    fold: Annotated[str, typer.Option(help="whose test clips are measured")],
+    fold: Annotated[str, typer.Option(help="fold whose test clips are measured")],
     seed: Annotated[int, typer.Option()],
 ) -> None:
     layout, this = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary)

@@ -1,9 +1,9 @@
-"""Let one model learn from the token sequences of one fold without their labels: it fills in tokens that it is not shown.
+"""Stage `pretrain`: masked-token pretraining of one model on the token sequences of one fold, without labels.
 
     split + tokens + vocabulary -> data/pretrained/<model>/<fold>/<seed>, results/pretrain/<model>/<fold>/<seed>
 
-The stage runs for the models of `experiment.pretrained_models`, by default for none; `train_pretrained` goes on from here
-(docs/training.md). It reads no label, and learns from no test clip. The second output holds the curves. Under
+The stage runs for the models of `experiment.pretrained_models`, by default for none; `train_pretrained` continues from its
+weights (docs/training.md). It reads no labels, and trains on no test clips. The second output holds the curves. Under
 torchrun, or with `launch.train_processes` above 1, several processes train together.
 """
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Paths(NamedTuple):
-    """What the stage reads and writes."""
+    """Paths of the stage's inputs and outputs."""
 
     split: Path
     tokens: Path
@@ -87,7 +87,7 @@ def run(
     }
     PRETRAINED.write(paths.pretrained, weights, metadata)
     log.info(
-        "%s, fold %s: fills in %.1f %% of hidden tokens (the most frequent token: %.1f %%) after %.1f s",
+        "%s, fold %s: predicts %.1f %% of masked tokens (the most frequent token: %.1f %%) after %.1f s",
         model, fold, 100 * last["masked_accuracy"], 100 * last["unigram_accuracy"], trained.timing.seconds,
     )  # fmt: skip
     report.workers, report.clips = context.size, len(training)
@@ -98,7 +98,7 @@ def run(
 def main(
     entry: Annotated[str, typer.Argument(help="entry of `models`")],
     vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`")],
-    fold: Annotated[str, typer.Option(help="whose training clips it learns from")],
+    fold: Annotated[str, typer.Option(help="fold whose training clips it is trained on")],
     seed: Annotated[int, typer.Option()],
 ) -> None:
     layout, this, document = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary), read_params()

@@ -1,9 +1,9 @@
-"""Join all predictions into the numbers, tables, plots and the page that people look at.
+"""Stage `report`: compute metrics from all predictions, and write tables, plots and the report page.
 
     predictions, results/{train,attention,ngram_perplexity}, clips, splits, spectrogram, vocabulary, tokens
         -> results/{metrics.json,summary.csv,vocabularies.csv,plots/}, report/{index.html,atlas.html}
 
-Every number is computed from stored predictions; no model is opened, and nothing of the training code is run.
+Every metric is computed from stored predictions; no model is opened, and no training code is run.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def run(params: ReportParams, grid: ExperimentParams, layout: Layout, *, audio: Path) -> None:
-    """Write everything; `audio` is the corpus root and may be missing."""
+    """Write all outputs; `audio` is the corpus root and may be missing."""
     params.check_against(grid)
     report = StageReport("report")
     experiment = open_experiment(grid, params.headline, layout)
@@ -52,7 +52,7 @@ def run(params: ReportParams, grid: ExperimentParams, layout: Layout, *, audio: 
 
 
 def main() -> None:
-    # Where the audio lies is no dependency: the page's sound is the only thing that is read from there.
+    # The corpus root is not a dependency: only the sounds of the page are read from it.
     audio = load_params(AudioParams, "corpus").root
     layout, experiment = Layout(), load_params(ExperimentParams, "experiment")
     read = product(experiment.vocabularies, experiment.folds)

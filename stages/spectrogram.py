@@ -1,10 +1,10 @@
-"""Decode every clip of the manifest and compute its log-mel frames.
+"""Stage `spectrogram`: decode every clip of the manifest and compute its log-mel frames.
 
     clips.parquet + the audio below corpus.root -> spectrogram/{frames.zarr, index.parquet}
 
-The manifest names every file by its content, so DVC tracks the manifest and not the audio. Frames do not depend on the
-split: one spectrogram serves all folds. A clip that cannot be used stands in the index with the reason. Shards that are
-in the memo store are linked, and of the others only clips that are nowhere known are decoded.
+The manifest has a digest of every file's content, so DVC tracks the manifest and not the audio. Frames do not depend on the
+split: one spectrogram serves all folds. A clip that cannot be used is in the index with the reason. Shards in the memo store
+are linked, and of the others only clips that no entry holds are decoded.
 """
 
 import logging
@@ -35,7 +35,7 @@ from pipeline.spectrogram.settings import SpectrogramParams
 
 log = logging.getLogger(__name__)
 
-# Starting a worker costs as much processor time as this many clips of a few seconds.
+# Starting a worker costs as much CPU time as this many clips of a few seconds.
 _CLIPS_WORTH_A_WORKER = 400
 
 
@@ -46,7 +46,7 @@ def run(
     clips = open_clips(clips_path)
     empty_bands = build_front_end(params.front_end).empty_bands
     if empty_bands:
-        log.warning("no FFT bin lies in mel bands %s: they stay at the floor; fewer n_mels or more n_fft", empty_bands)
+        log.warning("no FFT bin lies in mel bands %s: they stay at the floor; lower n_mels or raise n_fft", empty_bands)
     clear_partials(path)
     memo = open_memo(execution.memo, params, corpus.max_duration)
     plans = plan_shards(clips, params.clips_per_shard)

@@ -1,4 +1,4 @@
-"""Give every clip its role in one fold, and prove that nothing leaks between roles.
+"""Stage `split`: assign every clip its role in one fold, and check for leaks between roles.
 
 clips.parquet -> splits/<fold>.parquet
 """
@@ -36,7 +36,7 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
     if counts["excluded"]:
         log.warning(
             "fold %s: %d clips excluded, whose audio is that of a clip with a later role (test, then validation), or which "
-            "the fold that this is a part of tests; `sonolex why CLIP` shows the role of one, column role of %s all",
+            "the outer fold tests; `sonolex why CLIP` shows the role of a clip, the column role of %s those of all",
             fold, counts["excluded"], split_path,
         )  # fmt: skip
         report.failed["same audio in a later role"] = counts["excluded"]
@@ -46,7 +46,7 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
 
 
 def main(
-    fold: Annotated[str, typer.Argument(help="one of the corpus's folds, `official`, or a part of one: `official-1`")],
+    fold: Annotated[str, typer.Argument(help="a fold of the corpus, `official`, or an inner fold: `official-1`")],
 ) -> None:
     layout = Layout()
     require_current(read_params(), (CLIPS, layout.clips))

@@ -1,9 +1,9 @@
-"""Rewrite every usable clip as a token sequence: each frame replaced by its nearest tokens in a fold's vocabulary.
+"""Stage `tokenize`: encode every usable clip as a token sequence of a fold's vocabulary.
 
     spectrogram + vocabulary -> data/tokens/<name>/<fold>.parquet
 
 Run as `python -m stages.tokenize`: run as a script, this file would hide the standard library's own `tokenize`. Token
-sequences that are in the memo store, under this vocabulary, are not computed again.
+sequences that the memo store holds for this vocabulary are reused.
 """
 
 import logging
@@ -31,7 +31,7 @@ from pipeline.vocabulary.sequences import (
 
 log = logging.getLogger(__name__)
 
-# Starting a worker takes as long as finding the tokens of this many frames.
+# Starting a worker takes as long as encoding this many frames.
 _FRAMES_WORTH_A_WORKER = 5_000_000
 
 
@@ -79,7 +79,7 @@ def run(
 
 def main(
     name: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
-    fold: Annotated[str, typer.Option(help="whose vocabulary it is")],
+    fold: Annotated[str, typer.Option(help="fold of the vocabulary")],
 ) -> None:
     layout = Layout()
     vocabulary = layout.vocabulary(name, fold)

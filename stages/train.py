@@ -1,9 +1,10 @@
-"""Train one model on the training clips of one fold.
+"""Stage `train`: train one model on the training clips of one fold.
 
     clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, results/train/<the same>
 
-A model that reads tokens is called <entry of `models`>-<vocabulary>, with "-pretrained" behind it where it starts from what
-`pretrain` wrote. The second output holds the curves, `epochs.csv`; baselines, fitted in one go, leave a note there.
+The name of a model that reads tokens is <entry of `models`>-<vocabulary>, with the suffix "-pretrained" where it is
+initialised by the stage `pretrain`. The second output holds the curves, `epochs.csv`; for baselines, which have no epochs,
+it holds a note.
 """
 
 import logging
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Paths(NamedTuple):
-    """What the stage reads and writes."""
+    """Paths of the stage's inputs and outputs."""
 
     clips: Path
     split: Path
@@ -105,10 +106,10 @@ def run(
 
 def main(
     entry: Annotated[str, typer.Argument(help="entry of `models`")],
-    fold: Annotated[str, typer.Option(help="whose training clips it learns from")],
+    fold: Annotated[str, typer.Option(help="fold whose training clips it is trained on")],
     seed: Annotated[int, typer.Option()],
     vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies`, for a model that reads tokens")] = "",
-    pretrained: Annotated[bool, typer.Option(help="start from what `pretrain` wrote")] = False,
+    pretrained: Annotated[bool, typer.Option(help="initialise with the weights of `pretrain`")] = False,
 ) -> None:
     layout, document = Layout(), read_params()
     this = RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)

@@ -1,4 +1,4 @@
-"""Learn a fold's vocabulary of sound from the frames of its training clips.
+"""Stage `vocabulary`: fit a fold's vocabulary on the frames of its training clips.
 
 spectrogram + split -> data/vocabulary/<name>/<fold>.zarr
 """
@@ -60,7 +60,7 @@ def run(
 
 def main(
     name: Annotated[str, typer.Argument(help="entry of `vocabularies`")],
-    fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")],
+    fold: Annotated[str, typer.Option(help="fold whose training clips it is fitted on")],
 ) -> None:
     layout = Layout()
     require_current(read_params(), (INDEX, layout.spectrogram_index), (SPLIT, layout.split(fold)))

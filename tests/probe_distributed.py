@@ -31,8 +31,8 @@ PATCHES = {
     "stride_bands": 3,
     "positions": {"kind": "sinusoidal"},
 }
-PARTS: dict[str, Any] = EXACT | {"stem": PATCHES}  # without batch norm, which sees a part at a time
-IN_PARTS = {"augmentation": PLAIN, "accumulate": 3, "average": {"kind": "last", "epochs": 2}}
+NO_BATCH_NORM: dict[str, Any] = EXACT | {"stem": PATCHES}  # without batch norm, which sees a part at a time
+ACCUMULATED = {"augmentation": PLAIN, "accumulate": 3, "average": {"kind": "last", "epochs": 2}}
 NUM_CLIPS = 23  # batches of 8, 8 and 7: the last one's parts are of 4 and 3 clips
 
 
@@ -110,7 +110,7 @@ def probe(folder: Path, context: DistributedContext) -> dict[str, Any]:
     """Return what takes little time."""
     seen: dict[str, Any] = {
         "exact": run_training(EXACT, {"augmentation": PLAIN}, folder / "a", context, validation=make_examples(9)),
-        "parts": run_training(PARTS, IN_PARTS, folder / "p", context),
+        "parts": run_training(NO_BATCH_NORM, ACCUMULATED, folder / "p", context),
         "predictions": predict_seven(context),
     }
     try:

@@ -266,7 +266,7 @@ def test_tokens_come_back_as_they_went_in(tmp_path: Path) -> None:
     ("tokens", "message"),
     [
         ([[[1, 2], [3]]], "clip-0: expected codebooks of equal length"),
-        ([[[1, 2]]], "expected 2 lists a clip"),
+        ([[[1, 2]]], "expected 2 lists per clip"),
         ([[[1, 9], [2, 3]]], "expected tokens below 9, found 9"),
     ],
 )

@@ -88,7 +88,7 @@ def test_logits_are_the_models_own_while_weights_are_kept(
     np.testing.assert_allclose(attention.layers.sum(axis=2), 1, atol=1e-5)
     for layer in (None, 1, 2):
         assert attention.over_positions(layer).mean() == pytest.approx(1, abs=1e-6)
-        assert attention.over_picture(layer).shape == (NUM_FRAMES, N_MELS)
+        assert attention.over_spectrogram(layer).shape == (NUM_FRAMES, N_MELS)
 
 
 def known(stem: str, weights: np.ndarray, num_tokens: int) -> ClipAttention:
@@ -111,7 +111,7 @@ def test_a_patch_covers_its_own_frames_and_bands(
 ) -> None:
     weights = np.zeros((1, 55, 55))
     weights[0, :, position] = 1
-    over = known("patches", weights, 0).over_picture(1)
+    over = known("patches", weights, 0).over_spectrogram(1)
     lit = np.argwhere(np.nan_to_num(over) > 0)
     assert [lit[:, 0].min(), lit[:, 0].max() + 1] == list(frames)
     assert [lit[:, 1].min(), lit[:, 1].max() + 1] == list(bands)
@@ -132,7 +132,7 @@ def test_positions_lie_where_the_stem_looks(data: Path, tmp_path: Path, stem: st
         changed = (network.stem(loud, None)[0] - network.stem(quiet, None)[0]).norm(dim=-1)[0].numpy()
     weights = np.zeros((1, len(changed), len(changed)))
     weights[0] = np.maximum(changed, 0)[None]
-    over = np.nan_to_num(known(stem, weights, 0).over_picture(1))
+    over = np.nan_to_num(known(stem, weights, 0).over_spectrogram(1))
     frame, band = np.unravel_index(over.argmax(), over.shape)
     assert 20 <= frame <= 30
     if stem == "patches":

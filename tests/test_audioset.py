@@ -210,7 +210,7 @@ def test_tars_are_read_in_place_and_everything_else_in_them_is_counted(
     done = refresh(root)
     assert (done.num_clips, done.num_missing, done.written) == (5, 1, True)
     assert done.left_out == {"refused": 0, "not_audio": 1, "repeated": 1, "unlisted": 1}
-    assert "bal_train: 1 files passed over: unlisted" in caplog.text
+    assert "bal_train: 1 files skipped: unlisted" in caplog.text
     assert (
         f"1 of 6 clips have no readable file below {root}, eval/va/vanished_00.flac for one; corpus.missing is drop"
         in caplog.text

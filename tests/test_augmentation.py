@@ -13,12 +13,12 @@ from pipeline.training.augmentation import AugmentationParams, MasksParams
 POWER = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0, "mixup_domain": "power"})
 
 
-def test_mixing_weights_pictures_and_targets_alike() -> None:
+def test_mixing_weights_spectrograms_and_targets_alike() -> None:
     torch.manual_seed(0)
     params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0})
     targets = torch.eye(6)
-    picture = targets[:, None, :].expand(6, 4, 6).clone()  # a clip looks like its own target
-    mixed = augmentation.mix(picture, None, targets, params, None)
+    spectrogram = targets[:, None, :].expand(6, 4, 6).clone()  # a clip looks like its own target
+    mixed = augmentation.mix(spectrogram, None, targets, params, None)
     torch.testing.assert_close(mixed.features[:, 0], mixed.targets)
     torch.testing.assert_close(mixed.targets.sum(1), torch.ones(6))
     assert (mixed.targets.amax(1) < 1).any()
@@ -68,19 +68,19 @@ def test_masked_tokens_become_the_mask_token_and_never_padding() -> None:
     torch.manual_seed(0)
     tokens = torch.zeros(50, 2, 20, dtype=torch.int64)
     mask = (torch.arange(20) < 15).expand(50, -1)
-    hidden = augmentation.mask_tokens(tokens, mask, 99, MasksParams(count=2, width=6)) == 99
-    assert hidden.any()
-    assert (hidden[:, 0] == hidden[:, 1]).all()  # a frame is hidden in all codebooks
-    assert not hidden[:, :, 15:].any()
-    assert hidden.sum(2).max() <= 12
+    masked = augmentation.mask_tokens(tokens, mask, 99, MasksParams(count=2, width=6)) == 99
+    assert masked.any()
+    assert (masked[:, 0] == masked[:, 1]).all()  # a frame is masked in all codebooks
+    assert not masked[:, :, 15:].any()
+    assert masked.sum(2).max() <= 12
 
 
-def test_picture_masks_cover_whole_frames_and_bands() -> None:
+def test_spectrogram_masks_cover_whole_frames_and_bands() -> None:
     torch.manual_seed(0)
-    picture = augmentation.mask_features(
+    spectrogram = augmentation.mask_features(
         torch.ones(40, 12, 8), MasksParams(count=1, width=4), MasksParams(count=1, width=3)
     )
-    for clip in picture:
+    for clip in spectrogram:
         frames, bands = (clip == 0).all(1), (clip == 0).all(0)
         assert ((clip == 0) == (frames[:, None] | bands[None, :])).all()
         assert frames.sum() <= 4
@@ -88,22 +88,22 @@ def test_picture_masks_cover_whole_frames_and_bands() -> None:
 
 
 def test_powers_mix_as_the_powers_of_mixed_waveforms() -> None:
-    """Two tones far apart have no cross terms: what the mixed waveform holds is what the mixed picture shows."""
+    """Two tones far apart have no cross terms: what the mixed waveform holds is what the mixed spectrogram shows."""
     torch.manual_seed(3)
     times = np.arange(4000) / 8000
     tones = [np.sin(2 * np.pi * frequency * times) for frequency in (500, 2000)]
     noise = 1e-3 * np.random.default_rng(0).standard_normal((2, 4000))
-    mean, deviation = -3.0, 4.0
+    mean, std = -3.0, 4.0
 
-    def picture(waveform: np.ndarray) -> torch.Tensor:
+    def spectrogram(waveform: np.ndarray) -> torch.Tensor:
         power = np.abs(np.fft.rfft(waveform.reshape(-1, 400) * np.hanning(400))) ** 2  # (frame, bin)
-        return torch.from_numpy((np.log(power) - mean) / deviation).float()
+        return torch.from_numpy((np.log(power) - mean) / std).float()
 
-    clips = torch.stack([picture(tone + hiss) for tone, hiss in zip(tones, noise, strict=True)])
-    mixed = augmentation.mix(clips, None, torch.eye(2), POWER, deviation)
+    clips = torch.stack([spectrogram(tone + hiss) for tone, hiss in zip(tones, noise, strict=True)])
+    mixed = augmentation.mix(clips, None, torch.eye(2), POWER, std)
     for clip, (first, second) in zip(mixed.features, mixed.targets.tolist(), strict=True):
         waveform = first * (tones[0] + noise[0]) + second * (tones[1] + noise[1])
-        loud = picture(waveform)[:, [25, 100]]  # the bins of the tones
+        loud = spectrogram(waveform)[:, [25, 100]]  # the bins of the tones
         torch.testing.assert_close(clip[:, [25, 100]], loud, atol=0.02, rtol=0)
     assert not torch.allclose(mixed.targets, torch.eye(2))
 
@@ -111,8 +111,8 @@ def test_powers_mix_as_the_powers_of_mixed_waveforms() -> None:
 def test_a_clip_that_has_ended_is_silent_in_a_mixture_of_powers() -> None:
     torch.manual_seed(0)
     mask = torch.tensor([[True, True, False, False], [True, False, False, False]])
-    pictures = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 4, 2).masked_fill(~mask[:, :, None], 0.0)
-    mixed = augmentation.mix(pictures, mask, torch.eye(2), POWER, 2.0)
+    spectrograms = torch.tensor([1.0, 3.0])[:, None, None].expand(2, 4, 2).masked_fill(~mask[:, :, None], 0.0)
+    mixed = augmentation.mix(spectrograms, mask, torch.eye(2), POWER, 2.0)
     assert mixed.mask is not None
     share = mixed.targets[0, 0].item()
     assert mixed.mask[0].tolist() == [True, True, False, False]
@@ -123,22 +123,22 @@ def test_a_clip_that_has_ended_is_silent_in_a_mixture_of_powers() -> None:
     assert mixed.features[0, 1, 0].item() == pytest.approx(1 + math.log(share))  # the second clip is over
 
 
-def test_pictures_without_powers_are_mixed_as_they_are() -> None:
+def test_spectrograms_without_powers_are_mixed_as_they_are() -> None:
     plain = POWER.model_copy(update={"mixup_domain": "log"})
-    pictures = torch.randn(3, 4, 2)
+    spectrograms = torch.randn(3, 4, 2)
     for params, log_unit in ((POWER, None), (plain, 2.0)):
         torch.manual_seed(1)
-        mixed = augmentation.mix(pictures, None, torch.eye(3), params, log_unit)
-        torch.testing.assert_close(mixed.features, torch.einsum("ab,btf->atf", mixed.targets, pictures))
+        mixed = augmentation.mix(spectrograms, None, torch.eye(3), params, log_unit)
+        torch.testing.assert_close(mixed.features, torch.einsum("ab,btf->atf", mixed.targets, spectrograms))
 
 
 def test_noise_is_uniform_and_of_another_strength_in_every_clip() -> None:
     torch.manual_seed(0)
-    picture = torch.zeros(50, 30, 20)
-    noise = augmentation.add_noise(picture, 0.1)
+    spectrogram = torch.zeros(50, 30, 20)
+    noise = augmentation.add_noise(spectrogram, 0.1)
     largest = noise.amax((1, 2))
     assert noise.min() >= 0
     assert largest.max() <= 0.1
     assert largest.max() > 2 * largest.min()
     torch.testing.assert_close(noise.mean((1, 2)), largest / 2, rtol=0.1, atol=0)
-    assert augmentation.add_noise(picture, 0.0) is picture
+    assert augmentation.add_noise(spectrogram, 0.0) is spectrogram

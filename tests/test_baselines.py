@@ -193,8 +193,8 @@ def test_ngrams_are_no_surer_than_they_may_be() -> None:
     """Of clips that sound like another class now and then: the scale that was fitted makes test labels likeliest."""
     classes = np.arange(300) % 3
     generator = np.random.default_rng(0)
-    heard = np.where(generator.random(300) < 0.4, generator.integers(0, 3, 300), classes)
-    clips = make_inputs(NGRAM, heard)
+    tokens = np.where(generator.random(300) < 0.4, generator.integers(0, 3, 300), classes)
+    clips = make_inputs(NGRAM, tokens)
     weights = fit(NGRAM, clips[:200], one_hot(classes[:200]))
 
     def loss(scale: float) -> float:

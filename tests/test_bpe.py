@@ -117,7 +117,7 @@ def test_tokens_that_are_not_there_are_named() -> None:
         merger.merge(np.array([1, 3]))
     with pytest.raises(SonolexError, match="expected tokens from 0 to 3, found 0 to 4"):
         merger.split(np.array([0, 4]))
-    with pytest.raises(ValueError, match="merge 1 joins 4 and 0, where there are 4 tokens by then"):
+    with pytest.raises(ValueError, match="merge 1 joins 4 and 0, where only tokens below 4 are defined"):
         Merger(np.array([[0, 1], [4, 0]], np.int32), 3)
     with pytest.raises(SonolexError, match="expected tokens from 0 to 2, found 0 to 7"):
         learn_merges([np.array([0, 7])], num_base=3, size=4)

@@ -247,7 +247,7 @@ def test_the_head_is_kept_for_as_many_classes_and_new_for_others(
     other, _ = begin(original_weights(tmp_path / "x.pth"), num_classes=3)
     assert other.head.classify.weight.shape == (3, 32)
     assert torch.equal(other.encoder.norm.weight, oracle.v.norm.weight)
-    assert "its head is for 7 classes, this corpus has 3: the head starts new" in caplog.text
+    assert "its head is for 7 classes, this corpus has 3: the head keeps its random weights" in caplog.text
 
 
 class Malicious:
@@ -307,7 +307,7 @@ def test_weights_of_another_format_are_named(tmp_path: Path) -> None:
         ({}, {"encoder.depth": 1}, r"v\.blocks\.1\..*: expected no such tensor, found shape"),
         ({}, {"encoder.mlp_ratio": 2.0}, r"v\.blocks\.0\.mlp\.fc1\.weight: expected shape \(64, 32\), found"),
         ({"frames": 128}, {}, r"v\.pos_embed: expected shape \(1, 146, 32\), found shape \(1, 62, 32\); set stem.stride"),
-        ({}, {"stem.stride_frames": 16}, r"v\.pos_embed: .*not refitted to other strides\)"),
+        ({}, {"stem.stride_frames": 16}, r"v\.pos_embed: .*not resized to other strides\)"),
         ({}, {"stem.stride_bands": 16}, r"v\.pos_embed: expected shape \(1, 42, 32\), found shape \(1, 62"),
         ({}, {"stem.bands": 8}, r"v\.p.*_embed.*: expected shape"),
         ({"digest": "0" * 32}, {}, r"pretrained\.digest: .*x\.pth: expected 0{32}, found [0-9a-f]{32}; put the file back"),

@@ -84,7 +84,7 @@ def test_two_processes_take_the_steps_of_one(pair: list[dict[str, Any]], tmp_pat
 
 def test_two_processes_in_parts_take_the_steps_of_one_at_once(pair: list[dict[str, Any]], tmp_path: Path) -> None:
     """Seven clips are parts of 2, 1 and 1 in one process, and of 1, 1 and 1 in the other."""
-    whole = probe.run_training(probe.PARTS, probe.IN_PARTS | {"accumulate": 1}, tmp_path / "c", ALONE)
+    whole = probe.run_training(probe.NO_BATCH_NORM, probe.ACCUMULATED | {"accumulate": 1}, tmp_path / "c", ALONE)
     for key in ("losses", "norms"):
         assert pair[0]["parts"][key] == pytest.approx(whole[key], rel=1e-4)
     assert pair[1]["parts"]["weights"] == pair[0]["parts"]["weights"]
@@ -173,10 +173,8 @@ def test_more_processes_than_clips_in_a_batch_are_refused(tmp_path: Path) -> Non
         probe.run_training(probe.MODEL, {}, tmp_path / "c", DistributedContext(0, 9, torch.device("cpu")))
 
 
-def test_more_parts_than_clips_in_a_batch_are_refused(tmp_path: Path) -> None:
-    message = (
-        r"expected a clip for 4 parts for each of 2 processes in every batch, found a batch of 7 .*or lower train\.acc"
-    )
+def test_more_micro_batches_than_clips_in_a_batch_are_refused(tmp_path: Path) -> None:
+    message = r"a clip for each of 4 micro-batches of each of 2 processes .* found a batch of 7.*or lower train\.acc"
     with pytest.raises(SonolexError, match=message):
         probe.run_training(
             probe.MODEL, {"accumulate": 4}, tmp_path / "c", DistributedContext(0, 2, torch.device("cpu"))

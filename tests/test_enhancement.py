@@ -148,14 +148,14 @@ def test_thresholds_are_over_clips_that_have_the_label(threshold: Any, expected:
 
 # the stage, and what is made of its table
 
-PARTS = ("official-1", "official-2")
+INNER_FOLDS = ("official-1", "official-2")
 SPLIT_PARAMS = SplitParams(num_folds=2, validation_fraction=0.0, seed=0)
 EXPERIMENT = ExperimentParams(
     frame_models=["ast", "cnn"],
     token_models=[],
     pretrained_models=[],
     vocabularies=[],
-    folds=list(PARTS),
+    folds=list(INNER_FOLDS),
     seeds=[0, 1],
     ensembles=[],
 )
@@ -196,12 +196,12 @@ def workspace(tmp_path: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     refresh(tmp_path, make_corpus(tmp_path / "corpus"))
     clips = open_clips(tmp_path / "data/clips.parquet")
-    for part in PARTS:
-        split_stage.run(SPLIT_PARAMS, tmp_path / "data/clips.parquet", tmp_path / f"data/splits/{part}.parquet", part)
-        tested = clips_of(open_split(tmp_path / f"data/splits/{part}.parquet"), "test")
+    for name in INNER_FOLDS:
+        split_stage.run(SPLIT_PARAMS, tmp_path / "data/clips.parquet", tmp_path / f"data/splits/{name}.parquet", name)
+        tested = clips_of(open_split(tmp_path / f"data/splits/{name}.parquet"), "test")
         for model in ("ast", "cnn"):
             for seed in (0, 1):
-                write_predictions(tmp_path / f"predictions/{model}/{part}/{seed}.parquet", clips, tested)
+                write_predictions(tmp_path / f"predictions/{model}/{name}/{seed}.parquet", clips, tested)
     return tmp_path
 
 
@@ -232,21 +232,21 @@ def run_stage(folder: Path, experiment: ExperimentParams = EXPERIMENT) -> Table:
 def test_parts_of_a_fold_score_each_training_clip_once_and_no_test_clip(workspace: Path) -> None:
     clips = open_clips(workspace / "data/clips.parquet")
     whole = dict(zip(clips.list("clip_id"), assign_roles(clips, "official", SPLIT_PARAMS), strict=True))
-    roles = [open_split(workspace / f"data/splits/{part}.parquet").list("role") for part in PARTS]
+    roles = [open_split(workspace / f"data/splits/{name}.parquet").list("role") for name in INNER_FOLDS]
     for clip, first, second in zip(clips.list("clip_id"), *roles, strict=True):
         expected = {"excluded"} if whole[clip] == "test" else {"train", "test"}
         assert {first, second} == expected, clip
     assert (
         open_split(workspace / "data/splits/official-1.parquet")
         .metadata["rule"]
-        .endswith("part 1 of the 2 that the training clips of fold official are drawn into")
+        .endswith("inner fold 1 of 2, drawn from the training clips of fold official")
     )
 
 
 def test_a_fold_that_is_neither_published_nor_a_part_is_named(workspace: Path) -> None:
     clips = open_clips(workspace / "data/clips.parquet")
     for fold in ("official-3", "official-0", "other-1"):
-        with pytest.raises(CorpusError, match=rf"found {fold}; parts of a fold are called official-1 to official-2"):
+        with pytest.raises(CorpusError, match=rf"found {fold}; inner folds are called official-1 to official-2"):
             assign_roles(clips, fold, SPLIT_PARAMS)
 
 
@@ -271,7 +271,7 @@ def test_the_table_holds_every_training_clip_with_old_and_new_labels(workspace: 
         (2, 2, 0),
     ]
     assert per_class[0]["threshold"] == pytest.approx(1 / (1 + np.e))
-    assert len(table.metadata["weights"]) == len(PARTS) * 4
+    assert len(table.metadata["weights"]) == len(INNER_FOLDS) * 4
 
 
 def test_the_same_predictions_give_the_same_bytes(workspace: Path) -> None:
@@ -330,7 +330,7 @@ def test_labels_of_clips_that_were_published_otherwise_since_are_refused(workspa
     corpus = make_corpus(workspace / "again")
     table = workspace / "again" / "clips.csv"
     table.write_text(table.read_text().replace("03.wav,rain", "03.wav,rain+dog"))
-    with pytest.raises(CorpusError, match=r"published with other labels since \(1\): 03\.wav"):
+    with pytest.raises(CorpusError, match=r"whose published labels have changed since \(1\): 03\.wav"):
         refresh(workspace, corpus, workspace / "data/labels/official.parquet")
 
 
@@ -363,10 +363,10 @@ def clip_of_the_test_set(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (trained_on, r"ast/official-1/0\.parquet: clip .*: expected one that the part tests"),
+        (trained_on, r"ast/official-1/0\.parquet: clip .*: expected one that the inner fold tests"),
         (other_clips, r"cnn/official-1/1\.parquet: clip_id: expected the \d clips of .*ast/official-1/0"),
-        (clips_tested_twice, r"training clips that several parts test \(\d\)"),
-        (clip_of_the_test_set, r"clips that are excluded from one part, and in another \(1\): 14\.wav"),
+        (clips_tested_twice, r"training clips that several inner folds test \(\d\)"),
+        (clip_of_the_test_set, r"clips that one inner fold excludes and another uses \(1\): 14\.wav"),
     ],
 )
 def test_scores_that_are_not_out_of_fold_are_refused(
@@ -378,7 +378,9 @@ def test_scores_that_are_not_out_of_fold_are_refused(
 
 
 def test_a_part_that_is_missing_is_named(workspace: Path) -> None:
-    with pytest.raises(CorpusError, match=r"official-1 of fold official: training clips that no part tests .* \(\d\)"):
+    with pytest.raises(
+        CorpusError, match=r"official-1 of fold official: training clips that no inner fold tests .* \(\d\)"
+    ):
         run_stage(workspace, EXPERIMENT.model_copy(update={"folds": ["official-1"]}))
 
 
@@ -386,7 +388,10 @@ def test_a_part_that_is_missing_is_named(workspace: Path) -> None:
     ("changes", "message"),
     [
         ({"models": ["vgg"]}, r"labels\.models: expected models of the experiment \(ast, cnn\), found vgg"),
-        ({"enhance": ["1"]}, r"expected in experiment\.folds all parts of fold 1, 1-1, 1-2 .* found none of 1-1, 1-2"),
+        (
+            {"enhance": ["1"]},
+            r"expected in experiment\.folds all inner folds of fold 1, 1-1, 1-2 .* found none of 1-1, 1-2",
+        ),
     ],
 )
 def test_params_that_do_not_fit_the_experiment_are_named(tmp_path: Path, changes: Any, message: str) -> None:

@@ -85,7 +85,7 @@ def test_a_poisoned_tar_writes_nothing_outside_and_is_told_at_the_end(tmp_path: 
     assert "'../../outside/aaaaaaaaaaa.flac' (an unsafe name)" in message
     assert f"'{outside}/bbbbbbbbbbb.flac' (an unsafe name), 'ccccccccccc.flac' (a link)" in message
     assert re.search(
-        r"eval00\.tar: expected 600 bytes of fffffffffff\.flac .*: it was cut; what stands before", message
+        r"eval00\.tar: expected 600 bytes of fffffffffff\.flac .*: it was cut; the members before", message
     )
     assert "eval01.tar: expected a tar file, uncompressed, found something else" in message
     assert files_below(tmp_path / "out") == {

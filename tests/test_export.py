@@ -122,7 +122,7 @@ def test_the_authors_model_reads_an_export(tmp_path: Path) -> None:
     with torch.no_grad():
         found = oracle(torch.from_numpy((frames + 4.5) / (2 * 3.0)))
     np.testing.assert_allclose(found, logits_of(network, frames), atol=1e-4)
-    assert exported.remarks == ["the file does not say how frames are normalised: (x - -4.5) / (2 * 3.0)"]
+    assert exported.remarks == ["the file does not include the normalisation of frames: (x - -4.5) / (2 * 3.0)"]
 
 
 def test_a_model_goes_out_and_comes_in_again(tmp_path: Path) -> None:

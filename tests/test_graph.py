@@ -89,7 +89,9 @@ def test_label_enhancement_is_no_stage_until_it_is_asked_for(changed: Path) -> N
     change_params(changed, {"labels.enhance": FOLDS})
     assert f"enhance@{FOLDS[0]}" in run(changed, "dvc", "stage", "list", "--name-only").stdout.split()
     done = run(changed, "sonolex", "check", check=False)
-    assert "params.yaml: labels.enhance: expected in experiment.folds all parts of fold 1, 1-1, 1-2" in done.stderr
+    assert (
+        "params.yaml: labels.enhance: expected in experiment.folds all inner folds of fold 1, 1-1, 1-2" in done.stderr
+    )
 
 
 def test_pretraining_is_no_stage_until_it_is_asked_for(changed: Path) -> None:

@@ -80,8 +80,8 @@ def test_ensembles_are_called_likewise() -> None:
             {"frame_models": ["a", "a-1"], "folds": ["1", "1-1"]},
             "a-1-1-0 for seed 0 on fold 1-1 of the model a and",
         ),
-        ({"frame_models": ["ast-pretrained"]}, "names without -pretrained at the end, .* found ast-pretrained; rename"),
-        ({"vocabularies": ["pretrained"]}, "names without -pretrained at the end, .* found pretrained; rename"),
+        ({"frame_models": ["ast-pretrained"]}, "without the suffix -pretrained .* found ast-pretrained; rename"),
+        ({"vocabularies": ["pretrained"]}, "without the suffix -pretrained .* found pretrained; rename"),
     ],
 )
 def test_two_things_of_one_name_are_refused(changes: dict[str, Any], message: str) -> None:

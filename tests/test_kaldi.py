@@ -144,8 +144,8 @@ def test_equals_torchaudio(kind: str, changed: dict[str, Any]) -> None:
     frames = _front_end(**changed).log_mel(waveform)
     expected = _torchaudio(waveform, "float64", **changed)
     assert frames.shape == expected.shape
-    heard = expected > expected.max(axis=1, keepdims=True) - np.log(1e7)
-    np.testing.assert_allclose(frames[heard], expected[heard], atol=0.01)
+    audible = expected > expected.max(axis=1, keepdims=True) - np.log(1e7)
+    np.testing.assert_allclose(frames[audible], expected[audible], atol=0.01)
     np.testing.assert_allclose(frames, expected, atol=0.1)
     np.testing.assert_allclose(frames, _torchaudio(waveform, "float32", **changed), atol=0.1)
 

@@ -74,12 +74,12 @@ def test_the_content_of_a_member_is_its_own_and_not_that_of_its_tar(tmp_path: Pa
         ),
         (
             [ClipRow("a", "a.wav", ("wren",), fold="fold 1;id"), ClipRow("b", "b.wav", ("tit",), fold="2")],
-            "folds whose names are not at most 64 letters, digits, _ and -, the first of them no - (rename them in the "
+            "folds whose names are not at most 64 letters, digits, _ and -, not starting with - (rename them in the "
             "corpus's table) (1): 'fold 1;id'",
         ),
-        ([ClipRow("a", "../a.wav", ("wren",))], "clips that are no file below the root (1): a"),
-        ([ClipRow("a", "/etc/passwd", ("wren",))], "clips that are no file below the root (1): a"),
-        ([ClipRow("a", "", ("wren",))], "clips that are no file below the root (1): a"),
+        ([ClipRow("a", "../a.wav", ("wren",))], "clips that are not files below the root (1): a"),
+        ([ClipRow("a", "/etc/passwd", ("wren",))], "clips that are not files below the root (1): a"),
+        ([ClipRow("a", "", ("wren",))], "clips that are not files below the root (1): a"),
         ([ClipRow("a", "a.wav", ("wren",), start=-1.0)], "clips with a negative or endless start or duration (1): a"),
         (
             [ClipRow("a", "a.wav", ("wren",), duration=float("nan"))],
@@ -100,7 +100,7 @@ def test_all_mistakes_come_at_once_the_first_ten_by_name(tmp_path: Path) -> None
     assert "classes listed twice (1): tit" in message
     assert "'owl' (of 25 clips)" in message
     assert "clip ids listed twice (1): x" in message
-    assert "no file below the root (1): x" in message
+    assert "not files below the root (1): x" in message
     assert "negative or endless start or duration (1): x" in message
     assert "label_kind is one (2): x (wren, tit), x (none)" in message
 
@@ -261,7 +261,7 @@ def test_without_audio_a_pulled_manifest_is_kept(
     refresh = refresh_manifest(params, path, store)
     assert (refresh.num_clips, refresh.num_missing, refresh.written) == (12, 0, False)
     assert path.read_bytes() == before
-    assert "the audio is not here" in caplog.text
+    assert "the audio is not on this machine" in caplog.text
     assert "spectrograms cannot be recomputed" in caplog.text
 
 

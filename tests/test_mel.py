@@ -129,8 +129,8 @@ def _torchaudio(waveform: np.ndarray, params: MelParams) -> np.ndarray:
 
 def _assert_equal(frames: np.ndarray, expected: np.ndarray) -> None:
     assert frames.shape == expected.shape
-    heard = expected > expected.max() - 60  # below, float32 rounds differently in each
-    np.testing.assert_allclose(frames[heard], expected[heard], atol=0.01)
+    audible = expected > expected.max() - 60  # below, float32 rounds differently in each
+    np.testing.assert_allclose(frames[audible], expected[audible], atol=0.01)
     np.testing.assert_allclose(frames, expected, atol=1.0)
 
 

@@ -93,7 +93,7 @@ def test_merges_are_learnt_on_a_bounded_draw(tmp_path: Path, monkeypatch: pytest
     few = open_vocabulary(fit_merged(tmp_path / "few", "kmeans", size=8, sample_frames=50)[1])
     assert few.metadata["bpe"]["clips"] < 3
     assert few.metadata["bpe"]["base_tokens"] <= 50
-    monkeypatch.setattr(merging, "_MOST_BASE_WORDS", 130)
+    monkeypatch.setattr(merging, "_MOST_BASE_TOKENS", 130)
     fewer = open_vocabulary(fit_merged(tmp_path / "fewer", "bands", size=26)[1])
     assert 0 < fewer.metadata["bpe"]["base_tokens"] <= 130
 
@@ -124,7 +124,7 @@ def test_merges_of_another_vocabulary_are_named(tmp_path: Path) -> None:
     merges, before = open_vocabulary(path).merges, open_vocabulary(path).digest()
     metadata = open_vocabulary(path).metadata
     rewrite(path, merges + np.int32(20))
-    with pytest.raises(ArtifactError, match=r"merges: .* found merge 0 joins \d+ and \d+, where there are 6 tokens"):
+    with pytest.raises(ArtifactError, match=r"merges: .* found merge 0 joins \d+ and \d+, where only tokens below 6"):
         open_vocabulary(path)
     rewrite(path, merges[:-1])
     with pytest.raises(ArtifactError, match=r"merges: expected 10 tokens, as metadata bpe.num_tokens, found 9"):

@@ -274,7 +274,7 @@ def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
             network(head="last"),
             r"head: last states need one of the encoders lstm, found pooled with encoder\.kind trans",
         ),
-        (network(head="flatten"), r"head\.kind: expected a stem that gives all clips as many positions, found flatten"),
+        (network(head="flatten"), r"head\.kind: expected a stem with a fixed number of positions, found flatten"),
         (
             network("frames", "fixed_length", "identity", "flatten", input__normalisation="clip"),
             r"input\.normalisation: expected one for all clips with stem\.kind fixed_length, .* found clip",
@@ -285,7 +285,7 @@ def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
         ),
         (
             network(input__normalisation="pretrained", input__std_scale=2.0),
-            r"input\.normalisation: `pretrained` needs pretrained weights of log-mel frames; take `corpus`",
+            r"input\.normalisation: `pretrained` needs pretrained weights of log-mel frames; use `corpus`",
         ),
         (
             network(pretrained={"kind": "timm", "source": "x", "digest": None}),

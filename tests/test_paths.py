@@ -87,7 +87,7 @@ def test_a_file_that_is_read_is_the_workspaces_own_or_else_the_projects(project:
 
 def test_the_home_folder_of_nobody_is_refused(project: Path) -> None:
     with pytest.raises(
-        ParamsError, match=r"corpus\.root: expected behind ~ a user of this machine, found none called no-one"
+        ParamsError, match=r"corpus\.root: expected a user of this machine after ~, found no user no-one"
     ):
         validate_params(AudioParams, ESC50 | {"root": "~no-one/audio"}, "corpus")
 

@@ -1,4 +1,4 @@
-"""Filling in hidden tokens: what is hidden, what is predicted, that it is learned, and that nothing of test clips is."""
+"""Filling in hidden tokens: what is masked, what is predicted, that it is learned, and that nothing of test clips is."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ from pipeline.training import checkpoints, loop, neural
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.distributed import ALONE
 from pipeline.training.inputs import open_sequences
-from pipeline.training.masked_tokens import MaskedTokens, Unigrams, draw_hidden, fill_in
+from pipeline.training.masked_tokens import MaskedTokens, Unigrams, draw_masked, predict_masked
 from pipeline.training.pretraining import pretrain
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.training.token_predictor import TokenPredictor
@@ -80,22 +80,22 @@ def unsettle(model: TokenPredictor) -> TokenPredictor:
 def test_spans_are_hidden_in_their_share_never_in_padding_and_in_every_clip() -> None:
     torch.manual_seed(0)
     lengths = torch.tensor([[200]] * 300 + [[2]] * 20)
-    hidden = draw_hidden(lengths, 200, 0.3, 8)
-    assert 0.28 < hidden[:300].float().mean() < 0.32
-    assert not hidden[300:, 2:].any()
-    assert hidden.any(1).all()
-    edges = (hidden[:300, 1:] != hidden[:300, :-1]).float().sum(1).mean()
+    masked = draw_masked(lengths, 200, 0.3, 8)
+    assert 0.28 < masked[:300].float().mean() < 0.32
+    assert not masked[300:, 2:].any()
+    assert masked.any(1).all()
+    edges = (masked[:300, 1:] != masked[:300, :-1]).float().sum(1).mean()
     assert 8 < edges < 14  # 2 * 0.3 * 0.7 at each of 25 borders; token by token it would be 84
-    again = [draw_hidden(lengths, 200, 0.3, 8, torch.Generator().manual_seed(3)) for _ in range(2)]
+    again = [draw_masked(lengths, 200, 0.3, 8, torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*again)
 
 
 @pytest.mark.parametrize(("stem", "encoder"), CASES)
 def test_it_begins_as_the_unigram_model(stem: str, encoder: str) -> None:
     model, batch = make_predictor(stem, encoder).eval(), make_batch(48, 33)
-    hidden = torch.zeros(2, 48, dtype=torch.bool)
-    hidden[:, 4:12] = True
-    losses, hits, counts = fill_in(model, model, batch, hidden)
+    masked = torch.zeros(2, 48, dtype=torch.bool)
+    masked[:, 4:12] = True
+    losses, hits, counts = predict_masked(model, model, batch, masked)
     assert counts.tolist() == [8, 8]
     tokens = batch.inputs[:, :, 4:12]
     expected = torch.stack([-model.biases[book][tokens[:, book]] for book in range(2)]).mean((0, 2))
@@ -107,33 +107,33 @@ def test_it_begins_as_the_unigram_model(stem: str, encoder: str) -> None:
 @pytest.mark.parametrize(("stem", "encoder"), CASES)
 def test_padding_changes_no_clips_loss(stem: str, encoder: str) -> None:
     model, batch = unsettle(make_predictor(stem, encoder)).eval(), make_batch(52, 31)
-    hidden = draw_hidden(torch.tensor([[52], [31]]), 52, 0.5, 4)
-    losses = fill_in(model, model, batch, hidden).losses
-    alone, *_ = fill_in(model, model, Batch(batch.inputs[1:, :, :31], None, batch.rows[1:]), hidden[1:, :31])
+    masked = draw_masked(torch.tensor([[52], [31]]), 52, 0.5, 4)
+    losses = predict_masked(model, model, batch, masked).losses
+    alone, *_ = predict_masked(model, model, Batch(batch.inputs[1:, :, :31], None, batch.rows[1:]), masked[1:, :31])
     torch.testing.assert_close(losses[1:], alone)
 
 
 @pytest.mark.parametrize(("stem", "encoder"), CASES)
 def test_hidden_tokens_are_not_seen_and_only_they_count(stem: str, encoder: str) -> None:
     model, batch = unsettle(make_predictor(stem, encoder)).eval(), make_batch(48, 48)
-    hidden = torch.zeros(2, 48, dtype=torch.bool)
-    hidden[:, 8:16] = True
+    masked = torch.zeros(2, 48, dtype=torch.bool)
+    masked[:, 8:16] = True
     asked = []
 
     def forward(tokens: torch.Tensor, mask: torch.Tensor | None) -> Any:
         asked.append(tokens)
         return model(tokens, mask)
 
-    losses, *_ = fill_in(model, forward, batch, hidden)
+    losses, *_ = predict_masked(model, forward, batch, masked)
     other = batch.inputs.clone()
     other[:, :, 8:16] = (other[:, :, 8:16] + 1) % SIZE
-    others, *_ = fill_in(model, forward, batch._replace(inputs=other), hidden)
+    others, *_ = predict_masked(model, forward, batch._replace(inputs=other), masked)
     assert torch.equal(*asked)
     assert not torch.equal(losses, others)
     other[:, :, 8] = batch.inputs[:, :, 8]
-    hidden[:, 9:] = False  # one place is asked for: the tokens of the others are targets no more
-    first, *_ = fill_in(model, lambda *_: model(asked[0], None), batch, hidden)
-    second, *_ = fill_in(model, lambda *_: model(asked[0], None), batch._replace(inputs=other), hidden)
+    masked[:, 9:] = False  # one place is asked for: the tokens of the others are targets no more
+    first, *_ = predict_masked(model, lambda *_: model(asked[0], None), batch, masked)
+    second, *_ = predict_masked(model, lambda *_: model(asked[0], None), batch._replace(inputs=other), masked)
     assert torch.equal(first, second)
 
 

@@ -393,7 +393,7 @@ def test_attention_is_computed_for_the_clips_that_the_report_shows(attended: Pat
     for clip, fold in zip(table.list("clip_id"), table.list("fold"), strict=True):
         assert fold == str(1 + CLIPS.index(clip) % 2)  # that which tests the clip
         if fold == "1":
-            np.testing.assert_array_equal(maps[clip], reader.read(clip).over_picture().astype(np.float32))
+            np.testing.assert_array_equal(maps[clip], reader.read(clip).over_spectrogram().astype(np.float32))
     first = table.path.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -604,7 +604,7 @@ def test_attention_must_name_transformers_over_frames(tmp_path: Path) -> None:
         load_experiment(tmp_path / "params.yaml")
     for expected in (
         "params.yaml: report.attention: expected networks with one of the encoders transformer, conformer, found "
-        "frame_statistics of kind frame_statistics; take it out",
+        "frame_statistics of kind frame_statistics; remove it",
         "params.yaml: report.attention: expected entries of experiment.frame_models (ast, frame_textures, "
         "frame_statistics), found 'token_transformer'; take it out, or set report.attention to []",
     ):
@@ -719,7 +719,7 @@ def test_stability_compares_the_same_frames_of_all_folds(reported: Path, monkeyp
     tokens = open_tokens(reported / "data" / "tokens" / "kmeans" / "1.parquet")
     arrays, vocabulary = token_arrays(tokens), open_vocabulary(reported / "data" / "vocabulary" / "kmeans" / "1.zarr")
     assert spread_tokens(arrays, vocabulary).shape == (1, 12 * 28)
-    monkeypatch.setattr("pipeline.reporting.token_use._SPREAD_WORDS", 60)
+    monkeypatch.setattr("pipeline.reporting.token_use._SPREAD_TOKENS", 60)
     assert (
         spread_tokens(arrays, vocabulary)[0].tolist()
         == [token for row in tokens.list("tokens") for token in row[0]][::6]

@@ -404,7 +404,7 @@ def test_a_second_run_is_refused_and_one_of_dvc_is_waited_for(tmp_path: Path, st
     (toy / "gate").touch()
     printed += ours.communicate(timeout=30)[0]
     assert theirs.wait(timeout=30) == 0
-    assert "gated: waits, another DVC process is at work: " in printed
+    assert "gated: waits, another DVC process is running: " in printed
     assert outcomes(printed) == {"gated": "unchanged", "other": "ran"}
 
 

@@ -136,8 +136,8 @@ def test_a_loss_that_is_no_number_stops_with_step_clips_and_the_last_good_checkp
 
     message = (
         r"step 2 \(epoch 3\): expected a finite loss, found nan; lower train\.learning_rate \(now 0\.003, [\d.]+ at this "
-        r"step\) or look at the batch's clips: clip-\d, .*; frames that are no numbers: clip-2; the state after epoch 2 is "
-        r"kept in .*/c$"
+        r"step\) or look at the batch's clips: clip-\d, .*; clips with non-finite frames: clip-2; the state after epoch 2 "
+        r"is kept in .*/c$"
     )
     with pytest.raises(SonolexError, match=message):
         train_small(tmp_path / "c", poison_after_two, examples=examples)

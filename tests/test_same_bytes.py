@@ -62,7 +62,7 @@ def change_clock(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_two_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that has `work(folder)` done twice and compares every file below the folders, byte for byte.
 
     The second time the clock is years ahead and runs three times as fast, checkpoints are written after every epoch, and the
@@ -100,16 +100,16 @@ def train_and_predict(paths: train.Paths, section: dict[str, Any], folder: Path)
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_model_trained_again_is_the_same_file(
-    name: str, sources: dict[str, train.Paths], in_two_worlds: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, sources: dict[str, train.Paths], done_twice: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = name == "transformer-frames"
     settings = TRAIN.model_copy(update={"gradient_flow": looked_at, "checkpoint_ensemble": [1, 2] if looked_at else []})
     monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
     paths = sources[validate_model_params("m", SECTIONS[name]).reads]._replace(pretrained=None)
-    in_two_worlds(lambda folder: train_and_predict(paths, SECTIONS[name], folder))
+    done_twice(lambda folder: train_and_predict(paths, SECTIONS[name], folder))
 
 
-def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, train.Paths], in_two_worlds: Any) -> None:
+def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, train.Paths], done_twice: Any) -> None:
     paths, params = sources["tokens"], validate_model_params("m", make_section())
     assert paths.vocabulary
     tokens = paths.vocabulary
@@ -120,4 +120,4 @@ def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, train.Path
         table = folder / "perplexity.csv"
         perplexity.run(paths.clips, paths.split, paths.source, tokens, own.pretrained, table)
 
-    in_two_worlds(work)
+    done_twice(work)

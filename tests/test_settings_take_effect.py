@@ -168,7 +168,7 @@ UNTRIED = {
     "experiment.vocabularies": "another entry is another experiment: test_graph.py",
     "corpus.kind": "another corpus: test_recipes.py",
     "labels.use": "needs a table of enhanced labels: test_enhancement.py",
-    "labels.enhance": "needs parts of folds: test_enhancement.py",
+    "labels.enhance": "needs inner folds: test_enhancement.py",
     "labels.ontology": "a file",
     "spectrogram.front_end.kind": "its keys are others': test_mel.py",
     "vocabularies.kmeans.kind": "its keys are others': test_kinds.py",

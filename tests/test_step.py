@@ -35,22 +35,22 @@ def step(model_changes: dict[str, Any] | None = None, **changes: Any) -> Any:
     params = TrainParams.model_validate(SETTINGS | EXACT | changes)
     examples = make_examples(8)
     learner = Learner(model, params, Classification(params, "one", 1, None), ALONE)
-    parts = torch.tensor_split(torch.arange(8), params.accumulate)
+    micro_batches = torch.tensor_split(torch.arange(8), params.accumulate)
     torch.manual_seed(0)
     with training_options(model.train(), params):
         loss, norm = learner.step(
-            [(examples.batches.take(rows.tolist()), examples.targets[rows]) for rows in parts], 8, 1e-3
+            [(examples.batches.take(rows.tolist()), examples.targets[rows]) for rows in micro_batches], 8, 1e-3
         )
     return loss, norm, {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("parts", [2, 3, 8])
-def test_a_batch_in_parts_is_the_batch(parts: int) -> None:
-    """Without batch norm; parts of 3, 3 and 2 clips taken as equals would be off by more."""
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_a_batch_in_micro_batches_is_the_batch(count: int) -> None:
+    """Without batch norm; micro-batches of 3, 3 and 2 clips taken as equals would be off by more."""
     loss, norm, gradients = step()
-    loss_in_parts, norm_in_parts, found = step(accumulate=parts)
-    assert loss_in_parts == pytest.approx(loss, rel=1e-5)
-    assert norm_in_parts == pytest.approx(norm, rel=1e-4)
+    loss_accumulated, norm_accumulated, found = step(accumulate=count)
+    assert loss_accumulated == pytest.approx(loss, rel=1e-5)
+    assert norm_accumulated == pytest.approx(norm, rel=1e-4)
     for name, gradient in gradients.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
 

@@ -24,7 +24,7 @@ from pipeline.models.baselines.texture_statistics import (
     extract_features,
     mixture,
 )
-from pipeline.models.baselines.textures import Textures, TexturesParams
+from pipeline.models.baselines.textures import TextureStatistics, TextureStatisticsParams
 from pipeline.params import validate_params
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.rebuilding import rebuild
@@ -45,8 +45,8 @@ SECTION: dict[str, Any] = {
 }
 
 
-def make_model(**changes: Any) -> Textures:
-    return Textures(validate_params(TexturesParams, SECTION | changes, "models.tested"))
+def make_model(**changes: Any) -> TextureStatistics:
+    return TextureStatistics(validate_params(TextureStatisticsParams, SECTION | changes, "models.tested"))
 
 
 FRAMES, TOKENS = make_model(), make_model(input={"kind": "tokens"})
@@ -211,7 +211,7 @@ def test_units_make_no_difference() -> None:
 def test_the_seed_draws_mixtures_and_nothing_else() -> None:
     classes = np.arange(12) % 3
 
-    def fitted(seed: int, model: Textures = FRAMES) -> np.ndarray:
+    def fitted(seed: int, model: TextureStatistics = FRAMES) -> np.ndarray:
         return model.fit(tremolos(classes), one_hot(classes), Setting({}, FRONT_END, "one", seed))["mean"]
 
     np.testing.assert_array_equal(fitted(0), fitted(0))
@@ -273,11 +273,11 @@ def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_comput
 @pytest.mark.parametrize(
     ("experiment", "change", "found"),
     [
-        ("tokens", "vocabularies.kmeans.bpe={num_tokens: 600}", "merged tokens"),
+        ("kmeans", "vocabularies.kmeans.bpe={num_tokens: 600}", "merged tokens"),
         ("bands", "vocabularies.bands.normalisation=l2", "kind bands with l2"),
     ],
 )
-def test_such_tokens_are_refused_before_they_are_learnt(
+def test_such_tokens_are_refused_before_they_are_learned(
     tmp_path: Path, experiment: str, change: str, found: str
 ) -> None:
     changes = [f"experiment.vocabularies=[{experiment}]", "experiment.ensembles=[]", "report.headline=[ast]", change]
@@ -285,7 +285,9 @@ def test_such_tokens_are_refused_before_they_are_learnt(
     (tmp_path / "params.yaml").write_text(dump(document))
     with pytest.raises(ParamsError) as caught:
         load_experiment(tmp_path / "params.yaml")
-    expected = rf"experiment.vocabularies: token_textures cannot read {experiment}: .*, found {found}; leave out either"
+    expected = (
+        rf"experiment.vocabularies: token_textures cannot read {experiment}: .*, found {found}; remove one of the two"
+    )
     assert re.search(expected, str(caught.value))
 
 

@@ -1,5 +1,6 @@
 """The programs for people: `sonolex why`, `doctor`, `check`, `results`, and the picture of a clip."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.check_params import load_experiment
 from pipeline.errors import CorpusError
+from pipeline.params import read_params
 from tools import doctor, inspect_clip
 from tools.doctor import Cache
 from tools.sonolex import app
@@ -166,6 +168,11 @@ def test_a_picture_shows_waveform_frames_and_tokens(workspace: Path, tmp_path: P
     pixels = imread(picture)
     assert pixels.shape[0] > 400
     assert pixels.std() > 0.05  # something is drawn
+
+
+def test_the_vocabulary_drawn_by_default_is_one_of_the_base() -> None:
+    default = inspect.signature(inspect_clip.main).parameters["vocabulary"].default
+    assert default in read_params(REPOSITORY / "recipes/base.yaml")["vocabularies"]
 
 
 def test_a_picture_does_without_audio_and_tokens(workspace: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_matrix_is_one_row_and_what_is_needed_through_others_is_left_out(
         "",
         "of: a b",
         "size: 1",
-        "not here, since an axis is empty: none",
+        "not shown, since an axis is empty: none",
     ]
     assert draw(monkeypatch, toy, mermaid=True).splitlines() == [
         "flowchart LR",

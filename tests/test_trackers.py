@@ -147,7 +147,7 @@ def test_a_missing_package_is_named_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tracker: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    message = rf"launch\.trackers: expected the package {tracker}.*pip install {tracker}, or take it out"
+    message = rf"launch\.trackers: expected the package {tracker}.*pip install {tracker}, or remove it"
     with pytest.raises(SonolexError, match=message):
         _track([tracker])
 

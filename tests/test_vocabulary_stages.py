@@ -180,6 +180,6 @@ def test_a_comparison_of_seeds_that_cannot_be_made_says_why(tmp_path: Path) -> N
         tmp_path / "2.parquet", {"clip_id": ["a"], "role": ["train"]}, {"fold": "2", "seed": 0, "rule": "by hand"}
     )
     with pytest.raises(
-        CorpusError, match=r"2\.parquet: expected test clips with frames, found 0 without; name another --fold"
+        CorpusError, match=r"2\.parquet: expected test clips with frames, found 0 without; choose another --fold"
     ):
         stability.measure(make_params(), spectrogram, tmp_path / "2.parquet", [0, 1], Console())

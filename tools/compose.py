@@ -1,10 +1,10 @@
-"""Write params.yaml: the base, a recipe laid over it, and settings given by hand over both.
+"""`sonolex compose`: write params.yaml from the base, recipes and key=value overrides, merged in this order.
 
     recipes/base.yaml + recipes/<recipe>.yaml + key=value ... -> params.yaml
 
-`recipes/base.yaml` is complete and commented; a recipe holds only what differs, and several can be stacked. Mappings are
-merged key by key, except that one whose `kind` or `name` changes is replaced as a whole: the keys of one kind mean nothing
-to another. All other values, lists too, are replaced. Comments of the base survive.
+`recipes/base.yaml` is complete and commented; a recipe holds only differences, and several can be combined. Mappings are
+merged key by key, except that one whose `kind` or `name` changes is replaced as a whole, since kinds have different keys.
+All other values, lists included, are replaced. Comments of the base are kept.
 """
 
 import io
@@ -26,21 +26,21 @@ from pipeline.errors import ParamsError
 
 BASE = "base"
 
-_TAGS = ("kind", "name")  # of a mapping that is one of several forms
+_TAGS = ("kind", "name")  # discriminators of a mapping
 _ABSENT = "(none)"
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null as a token: an empty place looks like something forgotten."""
+    """YAML representer that writes null as a word instead of an empty value."""
 
 
 _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
 def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_path: Path, console: Console) -> None:
-    """Write `params_path` if all of it is right, and print what changed.
+    """Write `params_path` if all of it is valid, and print the changed settings.
 
-    Raises ParamsError that names every mistake at once, and then leaves the file as it was.
+    Otherwise leaves the file as it is and raises ParamsError that names every mistake at once.
     """
     before = dict(_leaves(_load(params_path))) if params_path.exists() else {}
     document, mistakes = compose(recipe, overrides, recipes_path)
@@ -56,9 +56,9 @@ def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_pat
 
 
 def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[CommentedMap, list[str]]:
-    """Return the merged document, and a message for each override that could not be read.
+    """Return the merged document, and a message for each override that could not be parsed.
 
-    `recipe` may be several, as `esc50+ast_tiny224`, each laid over those before it.
+    `recipe` may be several, such as `esc50+ast_tiny224`, merged from left to right.
     """
     known = list_recipes(recipes_path)
     document = _load(recipes_path / f"{BASE}.yaml")
@@ -76,12 +76,12 @@ def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[
 
 
 def list_recipes(recipes_path: Path) -> list[str]:
-    """Return the names of all recipes; the base is none."""
+    """Return the names of all recipes, without the base."""
     return sorted(path.stem for path in recipes_path.glob("*.yaml") if path.stem != BASE)
 
 
 def print_recipes(recipes_path: Path, console: Console) -> None:
-    """Print each recipe with what it is for."""
+    """Print each recipe with its description."""
     names = list_recipes(recipes_path)
     for name in names:
         text = f"{name:{max(map(len, names))}}  {describe_recipe(recipes_path / f'{name}.yaml')}"
@@ -89,7 +89,7 @@ def print_recipes(recipes_path: Path, console: Console) -> None:
 
 
 def describe_recipe(path: Path) -> str:
-    """Return the first comment of a recipe, which says what it is for."""
+    """Return the description of a recipe, its first comment."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
@@ -105,7 +105,7 @@ def _yaml() -> YAML:
     yaml = YAML()  # round trip, YAML 1.2: keeps comments, quotes and the spelling of numbers; 1e-4 is a number
     yaml.Representer = _Representer
     yaml.preserve_quotes = True
-    yaml.width = 4096  # never fold a line
+    yaml.width = 4096  # never wrap a line
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
 
@@ -115,7 +115,7 @@ def _load(path: Path) -> CommentedMap:
         document = _yaml().load(path)
     except YAMLError as error:
         raise ParamsError(f"{path}: expected YAML, found a syntax error: {error}") from None
-    if document is None:  # nothing but comments: a recipe that changes nothing
+    if document is None:  # only comments: a recipe that changes nothing
         return CommentedMap()
     if not isinstance(document, CommentedMap):
         raise ParamsError(f"{path}: expected sections (`train:`, ...), found {type(document).__name__}")
@@ -152,21 +152,21 @@ def _changes_form(old: CommentedMap, new: CommentedMap) -> bool:
 
 
 def _put(base: CommentedMap, key: str, value: Any) -> None:
-    """Set a value without losing the comment that stands above whatever follows it.
+    """Set a value without losing the comment above the next key.
 
-    ruamel.yaml hangs a comment on the last value *before* it, however deep: replacing or adding to the end of a
-    section would take the next section's heading away, or leave it in the middle.
+    ruamel.yaml attaches a comment to the last value *before* it, at any depth: replacing or appending the last value of a
+    section would remove the next section's heading, or leave it in the middle.
     """
     last = key if key in base else next(reversed(base), None)
     heading = _swap_tail(base, last, "") if last is not None else ""
     if isinstance(base.get(key), CommentedMap) or isinstance(value, CommentedMap):
-        base.ca.items.pop(key, None)  # a remark on the old mapping's first line does not hold for the new one
+        base.ca.items.pop(key, None)  # a comment on the old mapping's first line does not apply to the new one
     base[key] = value
     _swap_tail(base, key, heading)
 
 
 def _swap_tail(container: Any, key: Any, heading: str) -> str:
-    """Replace the comment lines that follow the value at `key`, and return those that stood there."""
+    """Replace the comment lines after the value at `key`, and return the old ones."""
     value = container[key]
     while isinstance(value, CommentedMap | CommentedSeq) and value and not value.fa.flow_style():
         container = value
@@ -175,7 +175,7 @@ def _swap_tail(container: Any, key: Any, heading: str) -> str:
     slot = 2 if isinstance(container, CommentedMap) else 0
     tokens = container.ca.items.get(key) or [None, None, None, None]
     old = tokens[slot].value if tokens[slot] else ""
-    remark, _, tail = old.partition("\n")  # `remark` stands on the value's own line
+    remark, _, tail = old.partition("\n")  # `remark` is on the value's own line
     if remark or heading:
         column = tokens[slot].column if tokens[slot] else 0
         tokens[slot] = CommentToken(f"{remark}\n{heading}", CommentMark(column))
@@ -203,7 +203,7 @@ def _spell(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Strip ruamel's notes on spelling from a value."""
+    """Return a value without ruamel's formatting information."""
     if isinstance(value, CommentedSeq):
         return [_plain(item) for item in value]
     if isinstance(value, CommentedMap):

@@ -1,6 +1,6 @@
-"""Checks of this machine, for anything that would stop or slow a run: one row a check.
+"""`sonolex doctor`: checks of this machine for problems that would stop or slow a run, one row per check.
 
-A row is `broken` when a run would fail, `note` when it would work and could be better, `ok` otherwise.
+A row is `broken` when a run would fail, `note` when it would work but could be improved, `ok` otherwise.
 """
 
 import importlib
@@ -33,7 +33,7 @@ LOCK_PATH = Path("requirements.lock")
 PYTHONS = ((3, 11), (3, 13))
 PACKAGES = ("numpy", "zarr", "tensorstore", "pyarrow", "dvc", "soundfile", "soxr", "scikit-learn")
 
-# File systems that can copy a file by sharing its blocks; DVC's default, `reflink,copy`, costs nothing there.
+# File systems with reflinks (copies that share blocks), where DVC's default, `reflink,copy`, takes no space.
 _REFLINK = ("xfs", "btrfs", "apfs", "bcachefs")
 _STYLES: dict[Verdict, str] = {"ok": "green", "note": "yellow", "broken": "bold red"}
 _SLACK = 2 << 30  # bytes: models, logs and plots besides the frames
@@ -49,7 +49,7 @@ class Row:
 
 
 def run(params_path: Path, layout: Layout, console: Console) -> bool:
-    """Print all checks and return whether something is broken."""
+    """Print all checks; return whether any is broken."""
     rows = [*check_packages(LOCK_PATH), *check_machine()]
     cache = find_cache(Path.cwd())
     rows += check_cache(cache)
@@ -73,7 +73,7 @@ def rows_table(rows: list[Row]) -> Grid:
 
 
 def check_packages(lock_path: Path) -> Iterator[Row]:
-    """Check Python, and that the packages are there, fit each other, and are those of the lock."""
+    """Check Python, and that packages are installed, compatible, and those of the lock file."""
     version = sys.version_info
     low, high = (".".join(map(str, bound)) for bound in PYTHONS)
     right = PYTHONS[0] <= version[:2] <= PYTHONS[1]
@@ -118,7 +118,7 @@ def check_machine() -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Cache:
-    """Where DVC keeps its copies, how it links them, and what file systems both ends lie on."""
+    """DVC's cache: its folder, link types, and the file systems of cache and workspace."""
 
     path: Path
     types: tuple[str, ...]  # as configured; empty = DVC's default, reflink then copy
@@ -126,14 +126,14 @@ class Cache:
     same_device: bool
 
     def advised(self) -> tuple[str, ...]:
-        """Return the link types that copy nothing here. `hardlink` must come first, or DVC copies into the cache."""
+        """Return the link types that need no copies here. `hardlink` must come first, or DVC copies into the cache."""
         if not self.same_device:
             return ("symlink",)
         return () if self.file_system in _REFLINK else ("hardlink", "symlink")
 
     @property
     def copies(self) -> bool:
-        """Whether every artifact takes its space twice."""
+        """Whether every artifact is stored twice."""
         if self.types[:1] in (("hardlink",), ("symlink",)):
             return False
         return self.file_system not in _REFLINK or not self.same_device
@@ -187,14 +187,14 @@ def check_params(path: Path) -> tuple[Experiment | None, Row]:
     try:
         experiment = load_experiment(path)
     except ParamsError as error:
-        return None, Row("params", str(error), "mend the file, or `sonolex compose RECIPE`", "broken")
+        return None, Row("params", str(error), "correct the file, or write one with `sonolex compose RECIPE`", "broken")
     grid = experiment.sections["experiment"]
     size = f"{len(grid.models)} models x {len(grid.folds)} folds x {len(grid.seeds)} seeds"
     return experiment, Row("params", f"{path}: corpus {experiment.sections['corpus'].kind}, {size}")
 
 
 def check_space(experiment: Experiment, layout: Layout, cache: Cache | None) -> Row:
-    """Compare the free space with what the frames of the corpus take, here and in the cache."""
+    """Compare the free space, here and in the cache, with the size of the corpus's frames."""
     seconds, source = corpus_seconds(experiment, layout)
     if seconds is None:
         return Row("disk space", f"{_size(_free(Path.cwd()))} free", source)
@@ -215,14 +215,14 @@ def check_space(experiment: Experiment, layout: Layout, cache: Cache | None) -> 
 
 
 def corpus_seconds(experiment: Experiment, layout: Layout) -> tuple[float | None, str]:
-    """Return how long the corpus is, from the best source at hand, and which that is (or what is missing)."""
+    """Return the duration of the corpus in seconds, from the best available source, and the source (or what is missing)."""
     corpus = experiment.sections["corpus"]
     index = _open(INDEX, layout.spectrogram_index)
     if index is not None:
         return (pc.sum(index["num_frames"]).as_py() or 0) / index.metadata["front_end"]["frame_rate"], "index of frames"
     clips = _open(CLIPS, layout.clips)
     if clips is None:
-        return None, "what the corpus takes is known after `dvc repro corpus`"
+        return None, "the size of the corpus is known after `dvc repro corpus`"
     durations = [duration or corpus.max_duration for duration in clips.list("duration")]
     return sum(durations), "manifest, at most"
 
@@ -241,12 +241,12 @@ def _check_gpu() -> Row:
     except (ImportError, OSError) as error:
         return Row("gpu", f"unknown: {error}", "`make install`", "broken")
     if not torch.cuda.is_available():
-        return Row("gpu", "none that torch can use", "training runs on the processor")
+        return Row("gpu", "none that torch can use", "training runs on the CPU")
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     import faiss
 
     count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    advice = "" if count else "faiss sees none: vocabularies are fitted on the processor"
+    advice = "" if count else "faiss sees none: vocabularies are fitted on the CPU"
     return Row(
         "gpu", f"{', '.join(names)} (CUDA {torch.version.cuda}); faiss: {count}", advice, "ok" if count else "note"
     )
@@ -255,7 +255,7 @@ def _check_gpu() -> Row:
 def _check_import(module: str, package: str, locked: dict[str, str], found: str = "") -> Row:
     try:
         importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: a shared library is missing or does not fit
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing or incompatible
         return Row(package, found or "missing", f"`make install`; importing it says: {error}", "broken")
     return Row(package, found) if found else _check_version(package, _version(package), locked)
 

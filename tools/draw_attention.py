@@ -1,8 +1,9 @@
-"""Draw what a network attends to in one clip: log-mel frames, and the attention over them.
+"""Plot a network's attention map over the log-mel frames of one clip.
 
     python -m tools.draw_attention CLIP [--model ast] [--fold 1] [--seed 0] [--layer 2] [--out attention.png]
 
-Without a fold it is the one that tests the clip. Without a layer all are multiplied up (pipeline/evaluation/attention.py).
+The default fold is the one that tests the clip. Without a layer, attention rollout over all layers
+(pipeline/evaluation/attention.py).
 """
 
 from pathlib import Path
@@ -24,15 +25,15 @@ from pipeline.evaluation.metric_functions import to_scores
 from pipeline.execution.stage import stage_main
 from pipeline.reporting.pictures import overlay
 from pipeline.training.inputs import FrameInputs, open_inputs_of
-from tools.inspect_clip import draw_frames, manifest_row, picture_extent
+from tools.inspect_clip import axes_extent, draw_frames, manifest_row
 
-_INCHES = (7.2, 4.6)  # the width of a page's text
+_INCHES = (7.2, 4.6)  # width of the report's text
 _DPI = 200
 _BRIGHTEST = 99.5  # percentile of the map at the end of the colour bar
 
 
-def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, layer: int | None) -> ClipAttention:
-    """Write the picture, and return what is drawn.
+def run(clip_id: str, model_path: Path, layout: Layout, figure_path: Path, *, layer: int | None) -> ClipAttention:
+    """Write the figure, and return the attention that it shows.
 
     Raises CorpusError when there is no such clip or it has no frames, SonolexError for a model without attention over
     frames or with fewer layers.
@@ -52,8 +53,8 @@ def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, l
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"]) or "no class"
     title = f"{clip_id}: {labels}\n{_describe(model, attention)}"
     (frames,) = inputs.arrays([clip_id])
-    figure = draw(title, frames, attention.over_picture(layer), dict(inputs.front_end), layer=layer)
-    with replacing(picture_path) as partial:
+    figure = draw(title, frames, attention.over_spectrogram(layer), dict(inputs.front_end), layer=layer)
+    with replacing(figure_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return attention
 
@@ -61,7 +62,7 @@ def run(clip_id: str, model_path: Path, layout: Layout, picture_path: Path, *, l
 def draw(
     title: str, frames: np.ndarray, attention: np.ndarray, metadata: dict[str, Any], *, layer: int | None
 ) -> Figure:
-    """Draw frames (frame, mel), and below them the attention (frame, mel) over their grey picture."""
+    """Draw frames (frame, mel), and below them the attention (frame, mel) over the frames in grey."""
     figure = Figure(figsize=_INCHES, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     draw_frames(above, frames, metadata, figure)
@@ -72,7 +73,7 @@ def draw(
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=picture_extent(frames, metadata),
+        extent=axes_extent(frames, metadata),
         vmin=0,
         vmax=top,
         cmap=ListedColormap(overlay(np.linspace(0, 1, 256))),
@@ -94,7 +95,7 @@ def run_that_tests(clip_id: str, entry: str, seed: int, layout: Layout) -> RunId
             return run
     raise CorpusError(
         f"{layout.models}: expected a model {entry} with seed {seed} of the fold that tests {clip_id}, found folds: "
-        f"{', '.join(run.fold for run in trained) or 'none'}; name one with --fold, to see a clip that it trained on"
+        f"{', '.join(run.fold for run in trained) or 'none'}; choose one with --fold, to plot a clip of its training"
     )
 
 
@@ -108,10 +109,10 @@ def _describe(model: TrainedModel, attention: ClipAttention) -> str:
 def main(
     clip_id: Annotated[str, typer.Argument(metavar="CLIP", help="id of the clip, as in the manifest")],
     model: Annotated[str, typer.Option(help="a network with attention over frames")] = "ast",
-    fold: Annotated[str, typer.Option(help="whose model; by default that which tests the clip")] = "",
+    fold: Annotated[str, typer.Option(help="fold of the model; by default the one that tests the clip")] = "",
     seed: Annotated[int, typer.Option(help="of the model")] = 0,
     layer: Annotated[
-        int | None, typer.Option(help="a single layer, from 1; by default all of them, multiplied up")
+        int | None, typer.Option(help="a single layer, from 1; by default rollout over all layers")
     ] = None,
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("attention.png"),
 ) -> None:

@@ -1,9 +1,10 @@
-"""One stage's entry of dvc.lock, replaced as text.
+"""Fast update of one stage's entry of dvc.lock, as text.
 
-DVC parses and prints the whole file for each stage: with a hundred stages 1 to 3 s, under the lock that all others wait
-for, and longer than everything else that it does for a stage. Here DVC prints the entry alone; it takes the place of the
-old one, or comes before the first of the stages that follow in the graph. So the file is the one that `dvc repro` writes,
-whatever finishes first; and it is replaced at once, where an interruption of DVC leaves half of it.
+DVC parses and writes the whole file for each stage: with a hundred stages this takes 1 to 3 s, under the lock that all
+others wait for, and longer than everything else that it does for a stage. Here DVC formats only the entry, which replaces
+the old one or is inserted before the first of the stages that follow in the graph. The file is therefore the one that `dvc
+repro` writes, in whatever order stages finish; and it is replaced atomically, where an interruption of DVC leaves an
+incomplete file.
 """
 
 import logging
@@ -22,15 +23,15 @@ from pipeline.artifacts.files import replacing
 log = logging.getLogger(__name__)
 
 _HEAD = ["schema: '2.0'", "stages:"]
-_KEY = re.compile(r"  (?P<name>[^\s#?].*):")  # of a stage; whatever belongs to one is indented further
+_KEY = re.compile(r"  (?P<name>[^\s#?].*):")  # of a stage; its content is indented further
 
 
 def record(stage: Any, later: Collection[str]) -> None:
     """Write a stage's entry into its dvc.lock; the caller holds DVC's lock.
 
-    `later` are the names of the stages that follow it. Where the file is not as DVC prints it, DVC writes it anew.
+    `later` are the names of the stages that follow it. A file that is not in DVC's format is rewritten by DVC.
     """
-    if not isinstance(stage, PipelineStage):  # a .dvc file, which is its own lock
+    if not isinstance(stage, PipelineStage):  # a .dvc file, which has no entry
         stage.dump(update_pipeline=False)
         return
     path = Path(os.path.realpath(Path(stage.path).with_suffix(".lock")))
@@ -47,7 +48,7 @@ def record(stage: Any, later: Collection[str]) -> None:
 
 
 def merge_entry(text: str, entry: str, later: Collection[str]) -> str | None:
-    """Return a dvc.lock with the one stage of `entry`, itself a dvc.lock; None if it is not as DVC prints it."""
+    """Return a dvc.lock with the one stage of `entry`, itself a dvc.lock; None if it is not in DVC's format."""
     old, new = _split(text), _split(entry)
     if old is None or new is None:
         return None
@@ -62,7 +63,7 @@ def merge_entry(text: str, entry: str, later: Collection[str]) -> str | None:
 
 
 def _split(text: str) -> dict[str, list[str]] | None:
-    """Return name -> lines of each stage; None for anything but the two lines of the head, and stages."""
+    """Return name -> lines of each stage; None for anything but the two header lines and stages."""
     lines = text.split("\n")
     if lines[:2] != _HEAD or lines[-1]:
         return None

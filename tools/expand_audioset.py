@@ -4,9 +4,9 @@
 
     bal_train00.tar, ...  ->  FOLDER/bal_train/<first two letters>/<video>.flac
 
-TARS are tar files, or folders that hold them; the set is told by a tar's name. Only files of audio are written, under names
-made from their video's id and from nothing else that the tar says. Run it again after whatever stopped it: a file is
-written under another name first, and those that are there with their full size are passed over.
+TARS are tar files, or folders that hold them; the set is part of a tar's name. Only audio files are written, under names
+made only from the id of their video. After an interruption, run it again: files are written under a temporary name first,
+and existing files of full size are skipped.
 """
 
 import logging
@@ -34,17 +34,17 @@ from pipeline.execution.stage import stage_main
 log = logging.getLogger(__name__)
 
 _PIECE = 1 << 20  # bytes copied at a time
-_SECONDS_BETWEEN_LINES = 10.0  # of progress, away from a terminal
+_SECONDS_BETWEEN_LINES = 10.0  # of progress, without a terminal
 _REFUSED_NAMED = 10
 
 
 @dataclass
 class Expansion:
-    """What became of one tar."""
+    """Result of unpacking one tar."""
 
     path: Path
     written: int = 0
-    there: int = 0  # files that an earlier run wrote
+    there: int = 0  # files written by an earlier run
     repeated: int = 0  # further files of a video; the first counts
     not_audio: int = 0
     refused: list[str] = field(default_factory=list)  # name and why
@@ -52,7 +52,7 @@ class Expansion:
 
 
 def find_tars(paths: Sequence[Path]) -> list[Path]:
-    """Return the tars named, and those in the folders named, in order. Raises CorpusError for a name of no set."""
+    """Return the given tars and those in the given folders, in order. Raises CorpusError for a name without a set."""
     tars: list[Path] = []
     for path in paths:
         found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
@@ -73,7 +73,7 @@ def set_name(path: Path) -> str:
 
 
 def expand(tars: Sequence[Path], out: Path) -> list[Expansion]:
-    """Expand every tar, whatever the others hold, and say what became of each."""
+    """Unpack all tars, also after a damaged one, and return the result of each."""
     done: list[Expansion] = []
     seen: set[Path] = set()
     with _progress(sum(path.stat().st_size for path in tars)) as advance:
@@ -81,7 +81,7 @@ def expand(tars: Sequence[Path], out: Path) -> list[Expansion]:
             done.append(Expansion(path))
             try:
                 _expand_one(done[-1], out / set_name(path), seen, advance)
-            except CorpusError as error:  # no tar
+            except CorpusError as error:  # not a tar
                 done[-1].damage = str(error).removeprefix(f"{path}: ")
     return done
 
@@ -114,7 +114,7 @@ def _expand_one(result: Expansion, folder: Path, seen: set[Path], advance: Calla
 
 
 def _copy(file: BinaryIO, member: Member, target: Path) -> None:
-    """Write a member's bytes; until they are all there, under a name that the next run would write over."""
+    """Write a member's bytes, under a temporary name until the file is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     file.seek(member.offset)
@@ -140,14 +140,14 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             yield lambda num_bytes: bar.advance(task, num_bytes)
         return
     done, started = 0, time.monotonic()
-    spoken = started
+    logged = started
 
     def advance(num_bytes: int) -> None:
-        nonlocal done, spoken
+        nonlocal done, logged
         done += num_bytes
-        if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
-            log.info("%.1f of %.1f GB, %.0f MB/s", done / 1e9, total / 1e9, done / 1e6 / (spoken - started))
+        if time.monotonic() - logged > _SECONDS_BETWEEN_LINES:
+            logged = time.monotonic()
+            log.info("%.1f of %.1f GB, %.0f MB/s", done / 1e9, total / 1e9, done / 1e6 / (logged - started))
 
     yield advance
 
@@ -183,7 +183,7 @@ def main(
             problems.append(f"{one.path}: refused {', '.join(one.refused[:_REFUSED_NAMED])}{more}")
         if one.damage:
             problems.append(
-                f"{one.path}: {one.damage}; what stands before is expanded. Fetch it again, then run this again"
+                f"{one.path}: {one.damage}; the members before are unpacked. Fetch it again, then run this again"
             )
     if problems:
         raise SonolexError("\n".join(problems))

@@ -1,10 +1,10 @@
-"""Write a trained network as other programs read it: the format of AST's authors, that of Hugging Face, or ONNX.
+"""`sonolex export`: write a trained network in the format of AST's authors, of Hugging Face, or as ONNX.
 
     sonolex export models/ast/1/0 --to huggingface --out ast-esc50
 
-What was written is read again and must give the model's logits. The two checkpoint formats are for networks of the published
-form alone; ONNX takes every network but LSTMs, with the normalisation inside: it reads frames in the front end's units, or
-tokens.
+The file is read again and must reproduce the model's logits. The two checkpoint formats are only for networks with AST's
+architecture; ONNX is for all networks except LSTMs, and includes normalisation: its input is frames in the front end's
+units, or tokens.
 """
 
 import json
@@ -30,19 +30,19 @@ from pipeline.models.registry import BASELINES, CHECKPOINT_FORMATS, validate_mod
 Target = Literal["original", "huggingface", "onnx"]
 
 TOLERANCE = 1e-4  # of the logits
-_BATCHES = (2, 3)  # clips that are tried
+_BATCHES = (2, 3)  # numbers of clips in the comparison
 
 
 class Export(NamedTuple):
-    difference: float  # largest of a logit, between the model and what was written
+    difference: float  # largest difference of a logit between model and file
     remarks: list[str]
 
 
 def run(model_path: Path, target: Target, out: Path) -> Export:
-    """Write the model and return how far its logits are from the model's. Raises SonolexError, ArtifactError."""
+    """Write the model, and return the largest difference of logits. Raises SonolexError, ArtifactError."""
     model = open_model(model_path)
     if out.exists():
-        raise SonolexError(f"{out}: expected nothing of this name, found something; name another --out, or remove it")
+        raise SonolexError(f"{out}: expected no file of this name, found one; choose another --out, or remove it")
     if target == "onnx":
         return _to_onnx(model, out)
     params, form = _published_form(model)
@@ -62,7 +62,7 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
             torch.save(original.to_file(network.state_dict()), partial)
         kept = list(AstCheckpoint.norm_epsilons)
         remarks.append(
-            f"the file does not say how frames are normalised: (x - {section['mean']}) / (2 * {section['std']})"
+            f"the file does not include the normalisation of frames: (x - {section['mean']}) / (2 * {section['std']})"
         )
     else:
         _write_folder(model, form, network, epsilons[0], out)
@@ -70,7 +70,7 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
         differences = front_end_differences(model.metadata["front_end"], metadata["n_mels"])
         if differences:
             remarks.append(
-                f"give it Sonolex's frames: the extractor of transformers makes others ({'; '.join(differences)})"
+                f"use Sonolex's frames: the feature extractor of transformers computes others ({'; '.join(differences)})"
             )
     if epsilons != kept:
         remarks.append(f"layer norms have epsilons {epsilons} here and {kept} there")
@@ -80,9 +80,9 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
 
 
 def _published_form(model: TrainedModel) -> tuple[NetworkParams, AstForm]:
-    """Return the model's params, and their parts of the published form.
+    """Return the model's params, and the sections of AST's architecture.
 
-    Raises SonolexError where the checkpoint formats have no place for such a model.
+    Raises SonolexError where the checkpoint formats cannot hold such a model.
     """
     params = validate_model_params("exported", model.metadata["params"], model.path / "model.json")
     form = ast_form(params) if isinstance(params, NetworkParams) else None
@@ -116,7 +116,7 @@ def _write_folder(model: TrainedModel, form: AstForm, network: nn.Module, epsilo
 def _difference(
     params: NetworkParams, form: AstForm, network: nn.Module, metadata: InputMetadata, num_classes: int
 ) -> float:
-    """Start a network from what was written and compare its logits of noise with those of the model."""
+    """Load the file into a new network, and compare its logits of noise with those of the model."""
     assert params.pretrained is not None
     checkpoint = CHECKPOINT_FORMATS[params.pretrained.kind](params.pretrained)
     other = Network(params, {**metadata, "pretrained": checkpoint.metadata}, num_classes).eval()
@@ -133,7 +133,7 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise SonolexError(
-            f"{error.name}: expected it to be installed, found it is not; pip install onnx onnxscript onnxruntime"
+            f"{error.name}: expected the package to be installed, found it missing; pip install onnx onnxscript onnxruntime"
         ) from None
     if model.metadata["params"]["kind"] in BASELINES:
         raise SonolexError(f"{model.path}: expected a network, found {describe_model(model)}")
@@ -173,7 +173,7 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
 
 
 class _Whole(nn.Module):
-    """A model with the normalisation of its input inside."""
+    """A model that includes the normalisation of its input."""
 
     def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Whole(nn.Module):
 
 
 def _noise(model: TrainedModel, network: Network, clips: int) -> Tensor:
-    """Return a batch that the model could read; batches of other sizes have other lengths too."""
+    """Return a batch of noise for the model; the length of clips depends on the size of the batch."""
     metadata, stem = model.metadata["input"], model.metadata["params"]["stem"]
     frames = (network.stem.max_frames or 100) - 2 * clips
     if stem["kind"] == "patches":

@@ -1,6 +1,6 @@
-"""Bound the memo store: remove what is damaged, old, or beyond a size, the longest unused first.
+"""`sonolex gc`: bound the memo store, removing damaged, old, and least recently used entries.
 
-Nothing that is removed is lost: a later run that needs it computes it again. Artifacts and DVC's cache keep their own links.
+Removed entries can be recomputed by a later run. Artifacts and DVC's cache keep their own links.
 """
 
 import re
@@ -17,7 +17,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that a size such as `500M` or `20G` stands for."""
+    """Return a size such as `500M` or `20G` in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
     if not match:
         raise ParamsError(f"--max-size: expected a number with K, M, G or T, such as 20G, found {text!r}")
@@ -27,7 +27,7 @@ def parse_size(text: str) -> int:
 def run(
     root: Path, *, max_size: str | None, max_days: float | None, verify: bool, dry_run: bool, console: Console
 ) -> None:
-    """Clean up the memo at `root` and print what became of it."""
+    """Clean up the memo at `root` and print a summary."""
     limit = parse_size(max_size) if max_size is not None else None
     removal = plan_removal(root, max_bytes=limit, max_days=max_days, thorough=verify)
     if not dry_run:

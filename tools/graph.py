@@ -1,7 +1,7 @@
-"""The experiment's graph in 100 columns: a row for each stage of dvc.yaml, all items of its matrix together.
+"""`sonolex graph`: draw the graph of stages in 100 columns, one row per stage of dvc.yaml with all items of its matrix.
 
-DVC's index gives stages and edges. A stage stands below the one of those it needs that is deepest; what else it needs is
-named beside it, but for what these need in their turn.
+Stages and edges come from DVC's index. In the tree, a stage's parent is its deepest dependency; other dependencies are
+listed next to it, without indirect ones.
 """
 
 from collections import Counter
@@ -23,18 +23,18 @@ from pipeline.errors import SonolexError
 
 WIDTH = 100  # columns
 
-# What DVC says of an item, in the order in which it is told.
+# States of items, in the order in which they are shown.
 STATES = {"never run": "magenta", "stale": "yellow", "follows": "cyan", "always runs": "cyan", "up to date": "green"}
 
 
 @dataclass
 class Group:
-    """A stage of dvc.yaml, with all that its matrix makes of it."""
+    """A stage of dvc.yaml, with all items of its matrix."""
 
     name: str
     axes: dict[str, list[str]] = field(default_factory=dict)  # of its matrix: name -> values
     items: list[Any] = field(default_factory=list)  # DVC's stages; none where an axis of the matrix is empty
-    needs: set[str] = field(default_factory=set)  # groups, but for those that are needed through others
+    needs: set[str] = field(default_factory=set)  # groups, without indirect dependencies
     states: Counter[str] = field(default_factory=Counter)
 
 
@@ -60,7 +60,7 @@ def run(*, status: bool, mermaid: bool, console: Console) -> None:
 
 
 def load_groups(repo: Any) -> dict[str, Group]:
-    """Return the groups by name, in the order of dvc.yaml; stages of other files stand for themselves, behind it."""
+    """Return the groups by name, in the order of dvc.yaml; then each stage of other files as a group."""
     with repo.lock:
         graph = repo.index.graph
         definitions = load_file(repo, "dvc.yaml").resolver.definitions
@@ -77,7 +77,7 @@ def load_groups(repo: Any) -> dict[str, Group]:
 
 
 def _reduce(groups: Mapping[str, Group], order: Mapping[str, int]) -> None:
-    """Leave out what is needed through others; two groups whose items need each other are drawn one way."""
+    """Remove indirect dependencies; of two groups whose items depend on each other, keep one direction."""
     try:
         names = list(TopologicalSorter({name: group.needs for name, group in groups.items()}).static_order())
     except CycleError:
@@ -93,7 +93,7 @@ def _reduce(groups: Mapping[str, Group], order: Mapping[str, int]) -> None:
 
 
 def add_states(repo: Any, groups: Mapping[str, Group]) -> None:
-    """Count the states of each group's items; what needs something that is not up to date follows it."""
+    """Count the states of each group's items; dependents of items that are not up to date have the state `follows`."""
     status = repo.status()
     graph = repo.index.graph
     states: dict[Any, str] = {}
@@ -111,7 +111,7 @@ def add_states(repo: Any, groups: Mapping[str, Group]) -> None:
 
 
 def drawing(groups: Mapping[str, Group]) -> Table:
-    """Return the graph as a table: a tree of stages, the items of each and their matrix or state, and what else it needs."""
+    """Return the graph as a table: tree of stages, items with their matrix or state, and other dependencies."""
     stateful = any(group.states for group in groups.values())
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("stage", no_wrap=True)
@@ -127,7 +127,7 @@ def drawing(groups: Mapping[str, Group]) -> Table:
 
 
 def legend(groups: Mapping[str, Group]) -> Iterator[str]:
-    """Yield the values of each axis, with the stages that have them where an axis has several sets; and what is left out."""
+    """Yield the values of each axis, with their stages where an axis has several sets of values; then stages left out."""
     found: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for group in groups.values():
         if group.items:
@@ -138,7 +138,7 @@ def legend(groups: Mapping[str, Group]) -> Iterator[str]:
             of = f" of {', '.join(names)}" if len(sets) > 1 else ""
             yield f"{axis}{of}: {' '.join(choice)}"
     if empty := [name for name, group in groups.items() if not group.items]:
-        yield f"not here, since an axis is empty: {', '.join(empty)}"
+        yield f"not shown, since an axis is empty: {', '.join(empty)}"
 
 
 def mermaid_lines(groups: Mapping[str, Group]) -> Iterator[str]:
@@ -156,7 +156,7 @@ def mermaid_lines(groups: Mapping[str, Group]) -> Iterator[str]:
 
 
 def _rows(groups: Mapping[str, Group]) -> Iterator[tuple[Group, str, str]]:
-    """Yield the groups as rows of a tree: with the lines before the name, and the group above, if any."""
+    """Yield the groups as rows of a tree: with the tree lines before the name, and the parent, if any."""
     depths: dict[str, int] = {}
 
     def depth(name: str) -> int:

@@ -1,8 +1,8 @@
-"""Draw one clip as the models meet it: waveform, log-mel frames, and the tokens of one fold's vocabulary.
+"""Plot the waveform, log-mel frames and tokens of one clip.
 
     python -m tools.inspect_clip CLIP [--fold 1] [--out clip.png]
 
-The frames and tokens come from the artifacts, the waveform from the corpus; what is not at hand is left out and said.
+Frames and tokens come from the artifacts, the waveform from the corpus; a message names what is not available.
 """
 
 from pathlib import Path
@@ -33,8 +33,8 @@ _INCHES = (10.0, 7.0)
 _DPI = 110
 
 
-def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: Path, picture_path: Path) -> list[str]:
-    """Write the picture and return what had to be left out of it.
+def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: Path, figure_path: Path) -> list[str]:
+    """Write the figure, and return messages about parts that had to be left out.
 
     Raises CorpusError when the manifest has no such clip, ArtifactError when there are no frames to draw.
     """
@@ -52,13 +52,13 @@ def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: P
 
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"])
     figure = draw(f"{clip_id}: {labels}", waveform, frames, tokens, metadata, token_metadata)
-    with replacing(picture_path) as partial:
+    with replacing(figure_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return left_out
 
 
 def manifest_row(clips: Table, clip_id: str) -> dict[str, Any]:
-    """Return what the manifest says of a clip. Raises CorpusError when it has no such clip."""
+    """Return the manifest's row of a clip. Raises CorpusError when it has no such clip."""
     rows: list[dict[str, Any]] = clips.columns.filter(pc.equal(clips["clip_id"], clip_id)).to_pylist()
     if not rows:
         raise CorpusError(
@@ -77,8 +77,8 @@ def draw(
 ) -> Figure:
     """Draw a waveform (sample,), frames (frame, mel) and tokens (codebook, token) above each other on one time axis.
 
-    `metadata` are the front end's: `sample_rate` and `frame_rate` place the samples and frames in time. `token_metadata`,
-    those of the tokens, are not read without them.
+    `metadata` is the front end's: `sample_rate` and `frame_rate` place samples and frames in time. `token_metadata` is that
+    of the tokens, and is not read without tokens.
     """
     heights = {"waveform": 1.0, "frames": 2.2, "tokens": 1.5}
     shown = {"waveform": waveform is not None, "frames": True, "tokens": tokens is not None}
@@ -115,15 +115,15 @@ def draw_frames(
     colours: str = "magma",
     bar: bool = True,
 ) -> None:
-    """Draw frames (frame, mel) over seconds and Hz; `metadata` are the front end's."""
-    # The two percentiles keep one click, or digital silence, from flattening everything else.
+    """Draw frames (frame, mel) over seconds and Hz; `metadata` is the front end's."""
+    # Percentiles limit the influence of single clicks, and of digital silence, on the colour scale.
     low, high = np.percentile(frames, [1, 99.8])
     image = axes.imshow(
         frames.T,
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        extent=picture_extent(frames, metadata),
+        extent=axes_extent(frames, metadata),
         vmin=low,
         vmax=max(high, low + 1e-6),
         cmap=colours,
@@ -136,15 +136,15 @@ def draw_frames(
         figure.colorbar(image, ax=axes, label=f"log-mel, {metadata['units']}", pad=0.01)
 
 
-def picture_extent(frames: np.ndarray, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Return left, right (seconds), bottom and top (bands, each one's middle a whole number) of a picture of frames."""
+def axes_extent(frames: np.ndarray, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Return left, right (seconds), bottom and top (bands, centred at whole numbers) of an image of frames."""
     return 0.0, len(frames) / metadata["frame_rate"], -0.5, frames.shape[1] - 0.5
 
 
 def _waveform(
     row: dict[str, Any], root: Path, sample_rate: int, seconds: float, left_out: list[str]
 ) -> np.ndarray | None:
-    """Decode the clip; a file that is longer than its frames by more than a second is not the one they came from."""
+    """Decode the clip; a file longer than its frames by more than a second counts as another file."""
     try:
         return decode(
             root / row["source"],
@@ -173,8 +173,8 @@ def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray |
 
 def main(
     clip_id: Annotated[str, typer.Argument(metavar="CLIP", help="id of the clip, as in the manifest")],
-    vocabulary: Annotated[str, typer.Option(help="whose tokens to draw")] = "tokens",
-    fold: Annotated[str, typer.Option(help="whose training clips the tokens are of")] = "1",
+    vocabulary: Annotated[str, typer.Option(help="entry of `vocabularies` whose tokens are drawn")] = "kmeans",
+    fold: Annotated[str, typer.Option(help="fold of the vocabulary")] = "1",
     out: Annotated[Path, typer.Option(help="PNG to write")] = Path("clip.png"),
     corpus: Annotated[Path | None, typer.Option(help="corpus root; by default that of params.yaml")] = None,
 ) -> None:

@@ -1,7 +1,7 @@
-"""Leaderboard, plain counts to transformers: every model of the experiment by accuracy, with what it costs.
+"""`sonolex leaderboard`: models of the experiment by accuracy, with their costs.
 
-Bits a second are those of a coder of single tokens, from the tokens' counts over the vocabulary's sample. Stored bytes are
-what training reads: one fold's table of token sequences as it lies on disk, or all log-mel frames.
+Bits per second are the entropy of single tokens, from their counts over the vocabulary's sample. Stored bytes are those of
+the training input: one fold's table of token sequences on disk, or all log-mel frames.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ COLUMNS = ("model", "accuracy", "mAP", "parameters", "tokens/s", "bits/s", "trai
 
 @dataclass(frozen=True)
 class Source:
-    """What the models read that read one thing, means over folds."""
+    """An input of models, with its costs, means over folds."""
 
     tokens_per_second: float | None  # over all codebooks; None for frames
     bits_per_second: float | None
@@ -36,7 +36,7 @@ _UNKNOWN = Source(None, None, None)
 
 
 def open_sources(layout: Layout, experiment: ExperimentParams) -> dict[str, Source]:
-    """Return what there is to read: "" for the frames, and each vocabulary's token sequences by its name."""
+    """Return the inputs by name: "" for frames, and each vocabulary's name for its token sequences."""
     spectrogram = open_spectrogram(layout.spectrogram)
     usable = spectrogram.index.columns.filter(pc.equal(spectrogram.index["status"], "ok"))
     seconds = pc.sum(usable["num_frames"]).as_py() / spectrogram.frame_rate
@@ -57,10 +57,10 @@ def open_sources(layout: Layout, experiment: ExperimentParams) -> dict[str, Sour
 def rows(
     summaries: list[ModelSummary], sources: dict[str, Source], reads: dict[str, str], times: Mapping[str, float]
 ) -> list[list[str]]:
-    """Return the table's cells, the lowest accuracy first; ensembles, which read several things, are left out.
+    """Return the table's cells, the lowest accuracy first, without ensembles.
 
-    `reads` is the vocabulary of each model of the experiment that reads tokens; the costs of others' are left empty.
-    `times` are the seconds of training a run by model, where this machine has trained it; the speed of others is blank.
+    `reads` is the vocabulary of each model that reads tokens; other cells of costs are left empty. `times` is the seconds of
+    training per run by model, where this machine has trained it; the cells of others are empty.
     """
     cells = []
     for summary in sorted(summaries, key=lambda summary: summary.mean["accuracy"]):

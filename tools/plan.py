@@ -1,7 +1,7 @@
-"""Plan of a run, per stage: shards reused and to compute, why, and about how long and how much.
+"""`sonolex plan`: what `dvc repro` would run, per stage: shards reused and to compute, reasons, estimated time and size.
 
-What DVC would rerun is asked of DVC. For stages that work shard by shard (spectrogram, tokenize) the memo store tells what
-is known of them; the corpus is looked at as it is now. Times are those of earlier runs on this machine.
+DVC reports the stages that it would rerun. For stages that work by shards (spectrogram, tokenize) the memo store shows which
+are cached; the corpus is compared in its current state. Times are those of earlier runs on this machine.
 """
 
 import json
@@ -33,17 +33,17 @@ from pipeline.stage_code import find_earlier
 from pipeline.vocabulary import sequences
 from stages import code
 
-_MEASURED = 200  # entries of the memo that a rate is taken from
+_MEASURED = 200  # entries of the memo from which a rate is estimated
 
 
 @dataclass
 class StagePlan:
-    """What a run would do for one stage, all items of its matrix together."""
+    """Plan of one stage, with all items of its matrix."""
 
     stage: str
     items: int = 0
     stale: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)  # why -> items, or shards where the stage has shards
+    reasons: Counter[str] = field(default_factory=Counter)  # reason -> items, or shards where the stage has shards
     shards: int = 0
     reused: int = 0
     clips: int = 0  # to compute
@@ -56,7 +56,7 @@ class StagePlan:
 
 
 def make_plan(params_path: Path, layout: Layout) -> list[StagePlan]:
-    """Return one entry a stage, in the order of the graph."""
+    """Return one entry per stage, in the order of the graph."""
     experiment = load_experiment(params_path)
     with tempfile.TemporaryDirectory() as folder:
         clips = _manifest_now(experiment, layout.clips, Path(folder) / "clips.parquet")
@@ -70,7 +70,7 @@ def make_plan(params_path: Path, layout: Layout) -> list[StagePlan]:
 
 
 def plan_table(plans: list[StagePlan]) -> RichTable:
-    """Lay a plan out for reading."""
+    """Return a plan as a table for the terminal."""
     table = RichTable(title="what `dvc repro` would do now")
     for name in ("stage", "items to run", "shards reused", "to compute", "clips", "why", "time", "bytes"):
         table.add_column(name, justify="left" if name in ("stage", "why") else "right")
@@ -96,12 +96,12 @@ def run(params_path: Path, console: Console) -> None:
     console.print(plan_table(plans))
     known = [plan.seconds for plan in plans if plan.stale and plan.seconds is not None]
     console.print(
-        f"about {_spell_time(sum(known))} of work that was measured before; each stage also takes seconds to start"
+        f"about {_spell_time(sum(known))} of work, by earlier measurements; each stage also takes seconds to start"
     )
 
 
 def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> Table | None:
-    """Return the manifest as the corpus stage would write it now; None where the corpus is not there yet."""
+    """Return the manifest that the stage corpus would write now; None where there is no corpus yet."""
     params = experiment.sections["corpus"]
     if params.makes_audio and not params.root.is_dir():
         return None
@@ -119,10 +119,10 @@ def _same_clips(clips: Table | None, path: Path) -> bool:
 
 
 def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[str, StagePlan]:
-    """Return stage -> what DVC says of it, with what would rerun because something before it does."""
+    """Return stage -> plan from DVC's status, including stages that would rerun after those before them."""
     from dvc.repo import Repo
 
-    code.run(Layout())  # what `dvc repro` does first: stages depend on what it writes
+    code.run(Layout())  # as `dvc repro` does first: stages depend on its output
     with Repo() as repo:
         status: dict[str, Any] = repo.status()
         recorded = {
@@ -136,7 +136,7 @@ def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[s
         reasons["corpus"] = {"input"}
     stale = {name for name, why in reasons.items() if why}
     grown = True
-    while grown:  # what depends on something stale may run too
+    while grown:  # dependents of stale stages may run too
         followers = {name for name in names if name not in stale and before[name] & stale}
         for name in followers:
             reasons[name] = {"follows " + " and ".join(sorted({dep.split("@")[0] for dep in before[name] & stale}))}
@@ -161,9 +161,9 @@ def _depth(name: str, before: dict[str, set[str]]) -> int:
 
 
 def _classify(found: list[Any], recorded: dict[str, str | None]) -> set[str]:
-    """Return why DVC calls a stage changed: code, a package, input, a parameter by name, output, or new.
+    """Return why DVC considers a stage changed: code, a package, input, a parameter by name, output, or new.
 
-    `recorded` are the MD5 digests of the stage's dependencies when it ran last.
+    `recorded` are the MD5 digests of the stage's dependencies in its last run.
     """
     reasons = set()
     for entry in found:
@@ -185,7 +185,7 @@ def _classify(found: list[Any], recorded: dict[str, str | None]) -> set[str]:
 
 
 def _code_changes(path: Path, recorded: str | None) -> set[str]:
-    """Return what differs in a file of the stage `code` from when it had the MD5 digest that was recorded."""
+    """Return the differences of a file of the stage `code` from its version with the recorded MD5 digest."""
     name = path.relative_to(Layout().code).as_posix()
     was, now = find_earlier(code.outcomes(), name, recorded), json.loads(path.read_text())
     if was is None:
@@ -228,7 +228,7 @@ def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: Table) -> 
 
 
 def _plan_sequences(plans: dict[str, StagePlan], experiment: Experiment, layout: Layout) -> None:
-    """Look up token sequences where spectrogram and vocabulary stay as they are; a new vocabulary makes all anew."""
+    """Look up token sequences where spectrogram and vocabulary are unchanged; a new vocabulary needs all again."""
     plan = plans["tokenize"]
     root = experiment.sections["execution"].memo
     settled = not plans["spectrogram"].stale and not plans["vocabulary"].stale
@@ -258,7 +258,7 @@ def _plan_sequences(plans: dict[str, StagePlan], experiment: Experiment, layout:
 def _reckon(
     plan: StagePlan, root: Path, memo: Memo, todo: list[str], clips_written: int, experiment: Experiment
 ) -> None:
-    """Say why shards are not known, and what computing them takes, by the memo's own record."""
+    """Set the reasons why shards are not cached, and estimate the cost of computing them from the memo's records."""
     others = {version: about for version, about in versions(root, plan.stage).items() if version != memo.version}
     found: defaultdict[str, set[str]] = defaultdict(set)
     for version, about in others.items():

@@ -1,12 +1,11 @@
-"""`dvc repro` with stages side by side: whatever has its inputs runs, as many at once as there are cores.
+"""`sonolex repro`: `dvc repro` with stages in parallel, at most one per core.
 
-DVC's index gives the graph, the standard library's graphlib the order, and each stage is brought up to date by DVC itself,
-under DVC's own locks, in a process forked off for it (tools/repro_worker.py). So dvc.lock, the run cache and the cache are
-as `dvc repro` leaves them, and `dvc repro` afterwards has nothing to do. A stage that fails stops what needs it, and nothing
-else.
+The graph comes from DVC's index, the order from graphlib, and DVC itself brings each stage up to date, under its own locks,
+in a forked process (tools/repro_worker.py). dvc.lock, the run cache and the cache are therefore the same as after `dvc
+repro`, which has nothing left to do. A failed stage stops only its dependents.
 
-Cores are shared out: a stage is told in SONOLEX_CORES, and in the variables of numeric libraries, how many it may use. One
-that is alone at work is told nothing, as under `dvc repro`.
+Cores are divided among running stages: SONOLEX_CORES, and the variables of numeric libraries, limit the cores of a stage. A
+stage that runs alone is not limited, as under `dvc repro`.
 """
 
 import contextlib
@@ -53,12 +52,12 @@ class Graph:
     needs: Mapping[str, frozenset[str]]
 
     def later(self, name: str) -> set[str]:
-        """Return the names, in its dvc.yaml, of the stages that follow one."""
+        """Return the names, in its dvc.yaml, of the stages after one."""
         stages = list(self.stages.values())[list(self.stages).index(name) + 1 :]
         return {stage.name for stage in stages if stage.path == self.stages[name].path and stage.cmd}
 
     def heights(self) -> dict[str, int]:
-        """Return name -> how many stages the longest chain behind it has: what much waits for goes first."""
+        """Return name -> length of the longest chain of dependents, for priorities."""
         heights = dict.fromkeys(self.stages, 0)
         for name in reversed(self.stages):
             for needed in self.needs[name]:
@@ -68,7 +67,7 @@ class Graph:
 
 @dataclass
 class Result:
-    """How a run ended."""
+    """Result of a run."""
 
     outcomes: dict[str, str] = field(default_factory=dict)  # stage -> key of OUTCOMES
     left_out: list[str] = field(default_factory=list)
@@ -80,9 +79,9 @@ class Result:
 
 
 def run(targets: Sequence[str], *, jobs: int | None, force: bool, dry: bool, console: Console) -> int:
-    """Bring targets (by default everything) and what they need up to date; return the exit status."""
+    """Bring targets (by default everything) and their dependencies up to date; return the exit status."""
     parse_once()
-    Tqdm.monitor_interval = 0  # else it starts a thread, beside which nothing should be forked
+    Tqdm.monitor_interval = 0  # otherwise it starts a thread, which makes forks unsafe
     try:
         with Repo(_wait_for_lock=True) as repo:
             if dry:
@@ -98,14 +97,14 @@ def run(targets: Sequence[str], *, jobs: int | None, force: bool, dry: bool, con
 def _run(repo: Any, targets: Sequence[str], jobs: int, force: bool, console: Console) -> int:
     started = time.monotonic()
     graph = load_graph(repo, targets)
-    repo.close()  # its databases are opened again by each process for itself
+    repo.close()  # each process opens its databases again
     with View(console, len(graph.stages)) as view:
         result = _Run(repo, graph, jobs, force, view).go()
     return _sum_up(result, time.monotonic() - started, Path(repo.root_dir) / LOGS, console)
 
 
 def load_graph(repo: Repo, targets: Sequence[str]) -> Graph:
-    """Return the stages of the targets and all that these need, as DVC orders them; what is frozen needs nothing."""
+    """Return the targets with their dependencies, in DVC's order; frozen stages have no dependencies."""
     with repo.lock:
         graph = get_active_graph(repo.index.graph)
         stages = plan_repro(graph, collect_stages(repo, targets or ["dvc.yaml"]))
@@ -116,7 +115,7 @@ def load_graph(repo: Repo, targets: Sequence[str]) -> Graph:
 
 
 def order(graph: Graph) -> Iterator[str]:
-    """Yield the stages in the order in which one at a time would be visited."""
+    """Yield the stages in the order of a sequential run."""
     ready = _Ready(graph)
     while ready:
         name = ready.pop()
@@ -125,7 +124,7 @@ def order(graph: Graph) -> Iterator[str]:
 
 
 class _Ready:
-    """The stages whose inputs are there, first those that most stages wait for."""
+    """Priority queue of stages whose inputs are ready, by the length of their chains of dependents."""
 
     def __init__(self, graph: Graph) -> None:
         self._sorter = TopologicalSorter(graph.needs)
@@ -151,7 +150,7 @@ class _Ready:
 
 
 class _Run:
-    """One run of a graph: a process for each stage, and a loop that starts them, listens and shows."""
+    """One run of a graph: a process per stage, and the event loop that starts and monitors them."""
 
     def __init__(self, repo: Repo, graph: Graph, jobs: int, force: bool, view: View) -> None:
         self._graph, self._jobs, self._force, self._view = graph, jobs, force, view
@@ -169,15 +168,15 @@ class _Run:
                 while self._ready and len(self._at_work) < self._jobs and not self._result.signal:
                     self._start(self._ready.pop())
                 self._view.refresh(running for running, _ in self._at_work.values())
-                spoken = wait(list(self._at_work), _REFRESH)
-                for connection in [connection for connection in self._at_work if connection in spoken]:
+                ready = wait(list(self._at_work), _REFRESH)
+                for connection in [connection for connection in self._at_work if connection in ready]:
                     self._listen(connection)
                 while signals:
                     self._stop(signals.pop(0))
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-            for connection in self._at_work:  # processes whose connection closes end by themselves
+            for connection in self._at_work:  # processes end when their connection closes
                 connection.close()
         self._result.left_out = [name for name in self._graph.stages if name not in self._result.outcomes]
         return self._result
@@ -200,13 +199,13 @@ class _Run:
         self._at_work[ours] = running, process
 
     def _listen(self, connection: Connection) -> None:
-        """Take a message of a stage's process: how far it is, or its end."""
+        """Handle a message of a stage's process: its progress, or its end."""
         running, process = self._at_work[connection]
         try:
             message, text = connection.recv()
         except (EOFError, OSError):
             process.join()
-            message, text = "failed", f"its process ended without a token, {_spell_status(process.exitcode)}"
+            message, text = "failed", f"its process ended without a message, {_spell_status(process.exitcode)}"
             kill_others(process.pid or 0)
         if message == "running":
             self._view.begins(running)
@@ -223,14 +222,14 @@ class _Run:
                 self._ready.done(running.name)
 
     def _stop(self, number: int) -> None:
-        """End what runs: commands are asked at first, and killed when asked for a second time."""
+        """Stop running stages: their commands are interrupted first, and killed on the second call."""
         if self._result.signal:
             for _, process in self._at_work.values():
                 kill_others(process.pid or 0)
             return
         self._result.signal = number
         self._view.say(
-            f"{signal.Signals(number).name}: {len(self._at_work)} stages at work are stopped; again kills them"
+            f"{signal.Signals(number).name}: stopping {len(self._at_work)} running stages; send it again to kill them"
         )
         for connection in self._at_work:
             with contextlib.suppress(OSError):
@@ -238,7 +237,7 @@ class _Run:
 
 
 def share_of_cores(stages: int) -> tuple[int, dict[str, str]]:
-    """Return the cores of one of several stages, and the variables that keep it to them and are not stricter already."""
+    """Return the number of cores of one of several stages, and the environment variables that limit it to them."""
     cores = num_cores()
     share = max(1, cores // stages)
     if share >= cores:
@@ -249,7 +248,7 @@ def share_of_cores(stages: int) -> tuple[int, dict[str, str]]:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Refuse to run beside another `sonolex repro` of this repository; the kernel frees the lock of one that died."""
+    """Hold the lock against another `sonolex repro` of this repository; the kernel releases it when a process dies."""
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -266,7 +265,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _sum_up(result: Result, seconds: float, logs: Path, console: Console) -> int:
-    """Print what became of the stages, the failed ones with the end of their output; return the exit status."""
+    """Print a summary of the stages, with the end of the output of failed ones; return the exit status."""
     for name in result.named("failed"):
         path = logs / _log_name(name)
         console.print(
@@ -276,7 +275,7 @@ def _sum_up(result: Result, seconds: float, logs: Path, console: Console) -> int
             console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
     counts = Counter(result.outcomes.values())
     found = ", ".join(f"{counts[outcome]} {text}" for outcome, text in OUTCOMES.items() if counts[outcome])
-    at_once = f", {result.busy_seconds / seconds:.1f} at work at once" if result.busy_seconds > seconds else ""
+    at_once = f", {result.busy_seconds / seconds:.1f} at a time" if result.busy_seconds > seconds else ""
     line = f"{len(result.outcomes)} stages in {spell_seconds(seconds)}{at_once}: {found}"
     console.print(line, soft_wrap=True, highlight=False)
     if result.left_out and result.signal:

@@ -25,13 +25,13 @@ _TAIL_BYTES = 4096
 
 @dataclass
 class Running:
-    """A stage at work: since when, where its output goes, and what it waits for."""
+    """A running stage: start time, log file, and state."""
 
     name: str
     log_path: Path
     cores: int
     started: float = field(default_factory=time.monotonic)
-    state: str = "checked by DVC"  # until its command begins
+    state: str = "checked by DVC"  # until its command starts
 
     @property
     def seconds(self) -> float:
@@ -39,7 +39,7 @@ class Running:
 
 
 class View:
-    """What a person sees of a run. On a terminal it is drawn only by `refresh`: no thread runs beside the forks."""
+    """Terminal view of a run; only `refresh` draws it, without a thread, which would make forks unsafe."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total = console, total
@@ -59,24 +59,24 @@ class View:
             self._live.stop()
 
     def refresh(self, running: Iterable[Running]) -> None:
-        """Draw the table anew."""
+        """Redraw the table."""
         if self._live:
             self._live.update(self._table(list(running)), refresh=True)
 
     def begins(self, stage: Running) -> None:
-        """Tell that a stage's command begins."""
+        """Report that a stage's command starts."""
         stage.state = ""
         if not self._live:
             self._say(f"{stage.name}: begins, {stage.cores} core{'s' * (stage.cores != 1)}")
 
     def waits(self, stage: Running, why: str) -> None:
-        """Tell, once, that another DVC process is in a stage's way."""
+        """Report, once, that a stage waits for another DVC process."""
         if stage.state != why:
             stage.state = why
-            self._say(f"{stage.name}: waits, another DVC process is at work: {escape(why)}")
+            self._say(f"{stage.name}: waits, another DVC process is running: {escape(why)}")
 
     def ends(self, stage: Running, outcome: str, why: str = "") -> None:
-        """Tell how a stage ended."""
+        """Report the outcome of a stage."""
         self._counts[outcome] += 1
         if not self._live or outcome != "unchanged":
             reason = f": {escape(why)}" if why else ""
@@ -102,11 +102,11 @@ class View:
         rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis", style="dim")
         for stage in running:
             rows.add_row(stage.name, spell_seconds(stage.seconds), escape(stage.state or last_line(stage.log_path)))
-        return Group(head, rows)  # what does not fit onto the screen is cut off below
+        return Group(head, rows)  # rows that do not fit onto the screen are cut off
 
 
 def spell_seconds(seconds: float) -> str:
-    """Return a duration as people read it: 3.2 s, 48 s, 2 min 05 s, 3 h 10 min."""
+    """Return a duration as text: 3.2 s, 48 s, 2 min 05 s, 3 h 10 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -118,12 +118,12 @@ def spell_seconds(seconds: float) -> str:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a log with anything in it; a carriage return begins a line too."""
+    """Return the last non-empty line of a log; a carriage return starts a line too."""
     return next(iter(tail(path, 1)), "")
 
 
 def tail(path: Path, count: int) -> list[str]:
-    """Return the last lines of a log, of its last few kilobytes at most."""
+    """Return the last lines of a log, within its last kilobytes."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES * count))

@@ -1,12 +1,12 @@
-"""One stage brought up to date by DVC, in a process of its own that is forked off when the stage's inputs are ready.
+"""Worker process of `sonolex repro`: brings one stage up to date by DVC, in a fork of the main process.
 
-The fork inherits DVC and the graph as they are loaded, so a stage costs neither the import nor the parsing of `dvc.yaml`
-and `dvc.lock` again. Everything but the stage's command happens under DVC's own lock of the repository. The process
+The fork inherits DVC and the loaded graph, so a stage needs neither the import nor the parsing of `dvc.yaml` and `dvc.lock`
+again. Everything but the stage's command happens under DVC's own lock of the repository. The process
 
-- reports over a connection: `running` when the command begins, `busy` while another DVC process holds a path, and in the
-  end `ran`, `restored` (from the run cache), `unchanged`, `failed` or `stopped`;
-- ends its command when it is asked to or the other end of the connection closes, or on SIGINT or SIGTERM, and then
-  lets DVC put its locks back; what DVC itself does is never interrupted, since a half-written dvc.lock is none.
+- reports over a connection: `running` when the command starts, `busy` while another DVC process holds a path, and at the end
+  `ran`, `restored` (from the run cache), `unchanged`, `failed` or `stopped`;
+- ends its command on request, when the other end of the connection closes, or on SIGINT or SIGTERM, and then lets DVC
+  release its locks; DVC's own work is never interrupted, since an incomplete dvc.lock is useless.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ GRACE = 10.0  # seconds from SIGINT to SIGKILL
 
 
 class TurnLock:
-    """DVC's lock of the repository, for which this program's processes queue in the kernel.
+    """DVC's repository lock, with a kernel lock in front of it for this program's processes.
 
-    DVC asks for its lock twice a second, so that a lock that many want for milliseconds stands idle most of the time.
+    DVC polls its lock twice a second, so a lock that many processes need for milliseconds would be idle most of the time.
     """
 
     def __init__(self, repo: Any) -> None:
@@ -74,7 +74,7 @@ class TurnLock:
 
 
 class StageLog:
-    """File of a stage's output; it takes the place of the last one only when there is something to tell."""
+    """Log file of a stage's output; it replaces the previous one only if it is kept."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._partial = path, path.with_suffix(".partial")
@@ -92,7 +92,7 @@ class StageLog:
 
 
 def parse_once() -> None:
-    """Have DVC parse the same text of YAML once: it parses params.yaml four times for each stage, 0.1 s and more a time."""
+    """Cache DVC's parsing of YAML: it parses params.yaml four times per stage, at 0.1 s and more each."""
     parse = dvc.utils.serialize._yaml.parse_yaml
     known: dict[str, Any] = {}
 
@@ -106,8 +106,8 @@ def parse_once() -> None:
     dvc.utils.serialize._yaml.parse_yaml = parse_yaml
 
 
-class Stopped(Exception):  # noqa: N818 - no error
-    """The stage was to begin its command when the run was stopped."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Raised where a stage would start its command after the run was stopped."""
 
 
 def work(
@@ -120,8 +120,8 @@ def work(
     force: bool,
 ) -> None:
     """Bring a stage up to date, as the target of a forked process; see the module."""
-    os.setpgid(0, 0)  # Ctrl-C reaches the program alone, which decides
-    for sibling in siblings:  # else the end of the program would not close them
+    os.setpgid(0, 0)  # Ctrl-C reaches only the main process, which decides
+    for sibling in siblings:  # otherwise the end of the program would not close them
         sibling.close()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -131,7 +131,11 @@ def work(
     stage_log = StageLog(log_path)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - lives as long as the process
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    for name in ("dvc", "dvc_objects", "dvc_data"):  # which write, in colour, to a terminal that is no longer there
+    for name in (
+        "dvc",
+        "dvc_objects",
+        "dvc_data",
+    ):  # their handlers write, in colour, to a terminal that is no longer there
         logging.getLogger(name).handlers.clear()
     dvc.logger.setup(logging.INFO)
     threading.Thread(target=_end_command_on_stop, args=(connection, stop), daemon=True).start()
@@ -139,7 +143,7 @@ def work(
         outcome, text = _outcome(stage, later, connection, stop, stage_log, force)
     except Stopped:
         outcome, text = "stopped", ""
-    except Exception as error:  # whatever DVC or a stage's files may raise: the run goes on without this stage
+    except Exception as error:  # any exception of DVC or of a stage's files: the run continues without this stage
         outcome, text = ("stopped", "") if stop.is_set() else ("failed", _causes(error))
         if not isinstance(error, DvcException):
             log.exception("%s", stage.addressing)
@@ -150,14 +154,14 @@ def work(
         stage_log.drop()
     else:
         stage_log.keep()
-    with contextlib.suppress(OSError):  # nobody listens any more
+    with contextlib.suppress(OSError):  # the other end is closed
         connection.send((outcome, text))
 
 
 def _outcome(
     stage: Any, later: Collection[str], connection: Connection, stop: threading.Event, stage_log: StageLog, force: bool
 ) -> tuple[str, str]:
-    """Have DVC reproduce the stage, and again while another DVC process is at work on its paths."""
+    """Reproduce the stage by DVC, and retry while another DVC process holds its paths."""
     ran = False
 
     def begin() -> None:
@@ -179,13 +183,13 @@ def _outcome(
             if stop.wait(1.0):
                 raise Stopped from None
             with lock_repo(stage.repo):
-                stage = stage.reload()  # the other process may have done it
+                stage = stage.reload()  # the other process may have run it
         else:
             return ("unchanged" if not changed else "ran" if ran or not stage.cmd or stage.frozen else "restored"), ""
 
 
 def _reproduce(stage: Any, later: Collection[str], stop: threading.Event, force: bool) -> bool:
-    """Do what `dvc repro --single-item` does, and say whether it did anything."""
+    """Do what `dvc repro --single-item` does; return whether the stage changed."""
     with lock_repo(stage.repo), stage.repo.scm_context(quiet=True):
         if stop.is_set():
             raise Stopped
@@ -208,11 +212,11 @@ def _call_before_commands(begin: Callable[[], None]) -> None:
 def _end_command_on_stop(connection: Connection, stop: threading.Event) -> None:
     while not stop.is_set():
         with contextlib.suppress(OSError):
-            if connection.poll(0.2):  # asked to stop, or closed: nothing else comes this way
+            if connection.poll(0.2):  # a request to stop, or closed: there are no other messages
                 stop.set()
     deadline = time.monotonic() + GRACE
     asked: set[int] = set()
-    while time.monotonic() < deadline:  # the command may be just about to begin
+    while time.monotonic() < deadline:  # the command may be about to start
         for process in _others(os.getpid()):
             if process.pid not in asked:
                 _send(process, signal.SIGINT)
@@ -224,7 +228,7 @@ def _end_command_on_stop(connection: Connection, stop: threading.Event) -> None:
 
 
 def kill_others(leader: int) -> None:
-    """Kill a worker's command and everything that it started, but not the worker."""
+    """Kill a worker's command and all processes that it started, but not the worker."""
     for process in _others(leader):
         _send(process, signal.SIGKILL)
 

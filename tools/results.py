@@ -1,4 +1,4 @@
-"""The results of the last run, as a table, and where the report page lies."""
+"""`sonolex results`: print the results of the last run, and the path of the report page."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from tools.staleness import note
 def run(summary_path: Path, page_path: Path, reports_path: Path, console: Console) -> None:
     """Print the table of results. Raises ArtifactError while there are none.
 
-    Training times are those of this machine's stage reports below `reports_path`, as far as there are any.
+    Training times are those of this machine's stage reports below `reports_path`, if there are any.
     """
     runs = read_summary(summary_path)
     table = results_table(runs, training_times(runs, reports_path))
-    # Cut to the width of a narrow terminal, the table would lose whole columns: let it overflow instead.
+    # In a narrow terminal the table would lose whole columns: let it overflow instead.
     console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).maximum)
     console.print(table)
     if stale := note(Layout()):

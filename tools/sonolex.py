@@ -1,4 +1,4 @@
-"""`sonolex`: the console program. Each command lives in its own module and is imported when it is called."""
+"""Console program `sonolex`; each command is a module that is imported when the command is called."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.errors import SonolexError
 
 
 class _Commands(TyperGroup):
-    """Prints what a user can mend as a message, without a traceback."""
+    """Command group that prints a SonolexError as a message, without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -24,7 +24,7 @@ class _Commands(TyperGroup):
 
 
 def _console() -> Console:
-    """Return a console as wide as the terminal; in a file or a pipe there is no need to fold at 80 columns."""
+    """Return a console as wide as the terminal; in a file or a pipe wider than the default of 80 columns."""
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
@@ -44,7 +44,7 @@ def compose(
     recipes: Annotated[Path, typer.Option(help="folder of the recipes")] = Path("recipes"),
     params: Annotated[Path, typer.Option(help="file to write")] = Path("params.yaml"),
 ) -> None:
-    """Write params.yaml from a recipe and settings given by hand."""
+    """Write params.yaml from recipes and key=value settings."""
     from tools import compose as command
 
     console = _console()
@@ -56,7 +56,7 @@ def compose(
 
 @app.command()
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
-    """Check params.yaml, and name all mistakes at once."""
+    """Check params.yaml, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
 
     sections = load_experiment(params).sections
@@ -67,11 +67,11 @@ def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("pa
 
 @app.command()
 def doctor(
-    params: Annotated[Path, typer.Option(help="the experiment that the disk space is reckoned for")] = Path(
+    params: Annotated[Path, typer.Option(help="the experiment, for the disk space that it needs")] = Path(
         "params.yaml"
     ),
 ) -> None:
-    """Look over this machine: versions, cores, GPU, file system, disk space. Ends with 1 if something is broken."""
+    """Check this machine: versions, cores, GPU, file system, disk space. Exits with 1 if something is broken."""
     from tools import doctor as command
 
     if command.run(params, Layout(), _console()):
@@ -82,7 +82,7 @@ def doctor(
 def plan(
     params: Annotated[Path, typer.Option(help="the experiment")] = Path("params.yaml"),
 ) -> None:
-    """Say what a run would do: shards reused and to compute per stage, why, and about how long."""
+    """Show what a run would do: shards reused and to compute per stage, reasons, and estimated time."""
     from tools import plan as command
 
     command.run(params, _console())
@@ -97,7 +97,7 @@ def repro(
     force: Annotated[bool, typer.Option("--force", "-f", help="run also what has not changed")] = False,
     dry: Annotated[bool, typer.Option(help="only list the stages, in order")] = False,
 ) -> None:
-    """Do what `dvc repro` does, with stages side by side. Ends with 1 if one failed; what does not need it is run."""
+    """Run `dvc repro` with stages in parallel. Exits with 1 if one failed; stages that do not depend on it are run."""
     from tools import repro as command
 
     if status := command.run(targets or [], jobs=jobs, force=force, dry=dry, console=_console()):
@@ -106,10 +106,10 @@ def repro(
 
 @app.command()
 def graph(
-    status: Annotated[bool, typer.Option(help="say what is up to date, which takes as long as `dvc status`")] = False,
+    status: Annotated[bool, typer.Option(help="show what is up to date, which takes as long as `dvc status`")] = False,
     mermaid: Annotated[bool, typer.Option(help="in Mermaid's language, for Markdown")] = False,
 ) -> None:
-    """Draw the stages and what each needs, in 100 columns."""
+    """Draw the stages and their dependencies, in 100 columns."""
     from tools import graph as command
 
     command.run(status=status, mermaid=mermaid, console=_console())
@@ -118,14 +118,14 @@ def graph(
 @app.command()
 def gc(
     max_size: Annotated[
-        str | None, typer.Option(help="bytes that may stay, such as 20G; the longest unused go")
+        str | None, typer.Option(help="size to keep, such as 20G; least recently used entries are removed")
     ] = None,
-    max_days: Annotated[float | None, typer.Option(help="days without use after which an entry goes")] = None,
-    verify: Annotated[bool, typer.Option(help="read every file and remove what is damaged")] = False,
-    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
-    params: Annotated[Path, typer.Option(help="the experiment, for where the memo is")] = Path("params.yaml"),
+    max_days: Annotated[float | None, typer.Option(help="days without use after which an entry is removed")] = None,
+    verify: Annotated[bool, typer.Option(help="read every file and remove damaged entries")] = False,
+    dry_run: Annotated[bool, typer.Option(help="only show what would be removed")] = False,
+    params: Annotated[Path, typer.Option(help="the experiment, for the path of the memo")] = Path("params.yaml"),
 ) -> None:
-    """Bound the memo store."""
+    """Remove damaged, old and least recently used entries of the memo store."""
     from pipeline.execution.executors import ExecutionParams
     from pipeline.params import load_params
     from tools import gc as command
@@ -154,7 +154,7 @@ def export(
     to: Annotated[str, typer.Option(help="original, huggingface or onnx")],
     out: Annotated[Path, typer.Option(help="file to write; with huggingface a folder")],
 ) -> None:
-    """Write a trained model as other programs read it."""
+    """Write a trained model for other programs: ONNX, Hugging Face, or the format of AST's authors."""
     from tools import export as command
 
     known = get_args(command.Target)
@@ -170,7 +170,7 @@ def export(
 def leaderboard(
     markdown: Annotated[bool, typer.Option(help="as Markdown, for a README")] = False,
 ) -> None:
-    """Print the models of the last run by accuracy, with what each costs: parameters, tokens, bits, speed, bytes."""
+    """Print the models of the last run by accuracy, with the costs of each: parameters, tokens, bits, speed, bytes."""
     from pipeline.grid import ExperimentParams
     from pipeline.params import load_params
     from tools import leaderboard as command
@@ -184,11 +184,11 @@ def results(
     summary: Annotated[Path, typer.Option(help="table of runs")] = Path("results/summary.csv"),
     page: Annotated[Path, typer.Option(help="report page")] = Path("report/index.html"),
 ) -> None:
-    """Print the results of the last run, and where the report lies."""
+    """Print the results of the last run, and the path of the report."""
     from tools import results as command
 
     command.run(summary, page, Layout().stage_reports, _console())
 
 
-if __name__ == "__main__":  # `python -m tools.sonolex` would else do nothing, and say so by nothing
+if __name__ == "__main__":  # otherwise `python -m tools.sonolex` would silently do nothing
     app()

@@ -1,9 +1,10 @@
-"""Fit a fold's vocabulary anew with other seeds, and say how far they agree on clips that none of them was fitted on.
+"""Stability of a fold's vocabulary: agreement between fits with different seeds, on test clips.
 
     python -m tools.stability kmeans [--fold 1] [--seed 0 --seed 1 --seed 2]
 
-The seed decides which frames are drawn and where k-means starts. Nothing is written. The vocabulary is that of params.yaml,
-before any merging; the frames are spread over the fold's test clips. What `lost` and `agreement` mean: docs/vocabularies.md.
+The seed determines the sampled frames and the initial centroids of k-means. Nothing is written. The vocabulary is that of
+params.yaml, before merging; frames are sampled evenly from the fold's test clips. docs/vocabularies.md defines `lost` and
+`agreement`.
 """
 
 from collections.abc import Sequence
@@ -33,17 +34,17 @@ from pipeline.vocabulary.sampling import choose_clips
 from pipeline.vocabulary.statistics import agreement, distortion, perplexity
 
 _FRAMES_READ = 200_000
-_WORDS_COMPARED = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
+_TOKENS_COMPARED = 20_000  # scikit-learn takes seconds for this number with 4,096 tokens
 
 
 @dataclass(frozen=True)
 class SeedRow:
-    """What one seed's vocabulary makes of the frames."""
+    """Quality of one seed's vocabulary on the frames."""
 
     seed: int
-    lost: float  # part of the variance of the normalised frames
+    lost: float  # fraction of variance unexplained, of the normalised frames
     perplexity: float  # mean over codebooks
-    agreement: float  # with the other seeds' tokens, mean
+    agreement: float  # mean, with the tokens of other seeds
 
 
 def measure(
@@ -56,7 +57,7 @@ def measure(
     lengths = {clip: reader.num_frames(clip) for clip in reader.ok(clips_of(split, "test"))}
     if not any(lengths.values()):
         raise CorpusError(
-            f"{split_path}: expected test clips with frames, found {len(lengths)} without; name another --fold"
+            f"{split_path}: expected test clips with frames, found {len(lengths)} without; choose another --fold"
         )
     frames = reader.read(choose_clips(lengths, most=_FRAMES_READ, seed=0))
     lost, perplexities, seed_tokens = [], [], []
@@ -74,8 +75,8 @@ def measure(
 
 
 def _agreements(tokens: Sequence[np.ndarray]) -> list[float]:
-    """Return the mean agreement of each of several vocabularies' tokens (codebook, token) with those of the others."""
-    step = -(-tokens[0].shape[1] // _WORDS_COMPARED)
+    """Return the mean agreement of each vocabulary's tokens (codebook, token) with those of the others."""
+    step = -(-tokens[0].shape[1] // _TOKENS_COMPARED)
     pairs = np.zeros((len(tokens), len(tokens)))
     for one, other in combinations(range(len(tokens)), 2):
         pairs[one, other] = pairs[other, one] = agreement(tokens[one][:, ::step], tokens[other][:, ::step])
@@ -89,7 +90,7 @@ def _tokens(fit: Fit, frames: Sequence[np.ndarray], path: Path) -> list[np.ndarr
 
 
 def _lost(fit: Fit, frames: Sequence[np.ndarray], tokens: Sequence[np.ndarray]) -> float:
-    """Return the distortion of clips (frame, mel) by their tokens; frames that fill up a last stack do not count."""
+    """Return the distortion of clips (frame, mel) by their tokens, without the padding of the last stack."""
     space, books = fit.space, fit.codebooks
     z = [normalise_frames(clip, space.mean, space.scale, space.normalisation) for clip in frames]
     decoded = [decode(space, books.codes, books.bands, row)[: len(clip)] for row, clip in zip(tokens, z, strict=True)]
@@ -97,7 +98,7 @@ def _lost(fit: Fit, frames: Sequence[np.ndarray], tokens: Sequence[np.ndarray]) 
 
 
 def run(rows: Sequence[SeedRow], title: str, console: Console) -> None:
-    """Print a row a seed, and their mean and standard deviation."""
+    """Print a row per seed, and their mean and standard deviation."""
     table = Grid(title=title, title_style="bold")
     for column in ("seed", "lost", "perplexity", "agreement with the others"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -114,8 +115,8 @@ def run(rows: Sequence[SeedRow], title: str, console: Console) -> None:
 
 def main(
     vocabulary: Annotated[str, typer.Argument(help="entry of `vocabularies` in params.yaml")] = "kmeans",
-    fold: Annotated[str, typer.Option(help="whose training clips it is fitted on")] = "1",
-    seed: Annotated[list[int], typer.Option(help="one fit each")] = [0, 1, 2],  # noqa: B006 - typer's way
+    fold: Annotated[str, typer.Option(help="fold whose training clips it is fitted on")] = "1",
+    seed: Annotated[list[int], typer.Option(help="seed of a fit; may be repeated")] = [0, 1, 2],  # noqa: B006 - typer's way
 ) -> None:
     params, layout = load_vocabulary_params(vocabulary), Layout()
     console = Console()

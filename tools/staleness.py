@@ -1,4 +1,4 @@
-"""Settings of the artifacts at hand that params.yaml has otherwise: what is shown is then of another experiment."""
+"""Check whether the artifacts on disk have the settings of params.yaml, for notes of tools that show them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,31 +14,31 @@ from pipeline.artifacts.vocabulary import VOCABULARY
 from pipeline.errors import ArtifactError
 from pipeline.params import PARAMS_PATH, read_params
 
-_NAMED = 6  # settings that a note names before it only counts
+_NAMED = 6  # settings that a note names; the rest are counted
 
 
 def differing(layout: Layout, document: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return key -> (value in params.yaml, recorded value) over all artifacts of the experiment that there are."""
+    """Return key -> (value in params.yaml, recorded value) over all existing artifacts of the experiment."""
     found: dict[str, tuple[Any, Any]] = {}
     for schema, path in _artifacts(layout):
         try:
             settings = schema.read_metadata(path).get(SETTINGS, {})
-        except ArtifactError:  # a damaged one is told of by who needs it
+        except ArtifactError:  # a damaged one is reported where it is needed
             continue
-        # Entries that params.yaml no longer has are of earlier experiments, and shown by no table.
+        # Entries that params.yaml no longer has belong to earlier experiments, which no table shows.
         known = {key: value for key, value in settings.items() if _has(document, key)}
         found |= {key: (now, was) for key, now, was in differences(known, document)}
     return found
 
 
 def note(layout: Layout, params_path: Path = PARAMS_PATH) -> str:
-    """Return a token sequence for people about what differs; empty where nothing does, or there are no params."""
+    """Return a sentence about the differences; empty where there are none, or no params."""
     found = differing(layout, read_params(params_path)) if params_path.exists() else {}
     if not found:
         return ""
     named = [f"{key} {was} (params.yaml: {now})" for key, (now, was) in list(found.items())[:_NAMED]]
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return f"note: this is of other settings than params.yaml's: {', '.join(named)}{more}; `dvc repro` brings it up to date"
+    return f"note: the results have other settings than params.yaml: {', '.join(named)}{more}; `dvc repro` updates them"
 
 
 def _artifacts(layout: Layout) -> Iterator[tuple[Schema, Path]]:

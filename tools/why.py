@@ -1,6 +1,6 @@
-"""One clip through every artifact: where it came from, what became of it, what the models say of it.
+"""`sonolex why`: trace one clip through every artifact, from its source to its predictions.
 
-A missing artifact is a line of its own, and so is a clip that an artifact should hold and does not.
+Missing artifacts have a line too, and so has an artifact that lacks the clip.
 """
 
 import difflib
@@ -23,7 +23,7 @@ from pipeline.artifacts.tables import Table, TableSchema
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.errors import ArtifactError, CorpusError
 
-_WORDS_SHOWN = 12
+_TOKENS_SHOWN = 12
 _MATCHES_SHOWN = 5
 _TESTED = "role test"
 
@@ -32,17 +32,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one artifact says of the clip."""
+    """Content of one artifact about the clip."""
 
     path: Path
     text: str
-    wrong: bool = False  # the artifact is missing or broken, lacks the clip, or says that it failed
-    absent: bool = False  # the artifact is whole and does not hold the clip
-    fold: str = ""  # that the artifact says it is of
+    wrong: bool = False  # the artifact is missing or damaged, lacks the clip, or records its failure
+    absent: bool = False  # the artifact is valid and lacks the clip
+    fold: str = ""  # of the artifact
 
 
 def trace(clip_id: str, layout: Layout) -> list[Finding]:
-    """Return what each artifact says of a clip, in the order of the pipeline.
+    """Return the content of each artifact about a clip, in the order of the pipeline.
 
     Raises CorpusError with the closest ids when the manifest has no such clip.
     """
@@ -59,7 +59,7 @@ def trace(clip_id: str, layout: Layout) -> list[Finding]:
         findings.append(Finding(layout.predictions, "no predictions yet", wrong=True))
     for path in predictions:
         finding = _look(path, PREDICTIONS, clip_id, _describe_prediction)
-        # Predictions are of the fold's test clips: not to be in those of another fold is as it should be.
+        # Predictions are of the fold's test clips: a clip is rightly absent from those of other folds.
         if finding.fold in tests or not finding.absent:
             findings.append(finding)
     return findings
@@ -69,7 +69,7 @@ def findings_table(clip_id: str, findings: list[Finding]) -> Grid:
     """Return the findings as a table for the terminal."""
     grid = Grid(title=escape(clip_id), title_style="bold", show_lines=False)
     grid.add_column("artifact", no_wrap=True)
-    grid.add_column("what it says of the clip")
+    grid.add_column("content about the clip")
     for finding in findings:
         grid.add_row(escape(str(finding.path)), escape(finding.text), style="red" if finding.wrong else "")
     return grid
@@ -138,13 +138,13 @@ def _describe_tokens(tokens: Table, row: Row) -> tuple[str, bool]:
     size = tokens.metadata["vocabulary_size"]
     books = []
     for book in codebooks:
-        start = " ".join(map(str, book[:_WORDS_SHOWN])) + (" ..." if len(book) > _WORDS_SHOWN else "")
+        start = " ".join(map(str, book[:_TOKENS_SHOWN])) + (" ..." if len(book) > _TOKENS_SHOWN else "")
         books.append(f"{len(book)} tokens, {len(set(book))} distinct of {size}: {start}")
     return "; ".join(books), not any(codebooks)
 
 
 def _describe_prediction(predictions: Table, row: Row) -> tuple[str, bool]:
-    """Rank 1 is the class with the highest logit; ties take the worst rank, so that no tie looks like a hit."""
+    """Rank 1 is the class with the highest logit; ties get the worst rank, so that a tie does not count as a hit."""
     classes = predictions.metadata["classes"]
     logits, targets = np.array(row["logits"]), np.array(row["targets"])
     if predictions.metadata["label_kind"] == "one":

@@ -1,10 +1,10 @@
 """Zarr artifacts: named axes, dtype and units of every array, and metadata for the whole store, checked on open.
 
-Conventions: an artifact is one Zarr group; its metadata are the group's attribute `sonolex`; arrays carry their dimension
-names and units natively. Chunks are compressed with zstd, where that pays, and end in a CRC-32C, and a digest stands
-beside the metadata, so a flipped byte is an error on reading, never a silent number. Empty chunks are written: Zarr would
-drop digital silence otherwise, and a missing file would then read as silence too. What Zarr raises over damaged metadata
-is of many kinds (JSON, Unicode, unknown codecs, wrong types), hence the wide `except` around its calls.
+Conventions: an artifact is one Zarr group; its metadata is the group's attribute `sonolex`; arrays carry their dimension
+names and units natively. Chunks are compressed with zstd, where that pays, and end in a CRC-32C; a digest covers the
+metadata. A flipped byte is thus an error on reading, never a wrong number. Empty chunks are written: Zarr would drop digital
+silence otherwise, and a missing file would then read as silence too. Zarr raises many kinds of exceptions over damaged
+metadata (JSON, Unicode, unknown codecs, wrong types), hence the wide `except` around its calls.
 """
 
 import os
@@ -35,7 +35,7 @@ class ArraySchema:
     compress: bool = True  # with zstd
 
     def write(self, group: zarr.Group, name: str, values: np.ndarray, chunks: tuple[int, ...] | None = None) -> None:
-        """Write one whole array into one shard file, `chunks` of which can be read on their own."""
+        """Write one whole array into one shard file, whose `chunks` can be read separately."""
         if values.ndim != len(self.dims) or str(values.dtype) not in self.dtypes:
             raise ValueError(f"{name}: expected {self.dims} {self.dtypes}, found {values.shape} {values.dtype}")
         shape = tuple(max(1, size) for size in values.shape)
@@ -60,7 +60,7 @@ class ArraySchema:
 
 @dataclass(frozen=True)
 class GroupSchema:
-    """Arrays and metadata of one kind of Zarr store. `arrays` may name `*`: any number of arrays of that form."""
+    """Schema of one kind of Zarr store: its arrays and metadata. The key `*` of `arrays` stands for any number of arrays."""
 
     name: str
     version: int
@@ -140,7 +140,7 @@ class GroupSchema:
         ):
             if found != expected and not (field_name == "dtype" and found in schema.dtypes):
                 raise self.error(path / name, field_name, expected=expected, found=found)
-        # Without this look, Zarr reads a missing shard as its fill value: silence.
+        # Zarr itself would read a missing shard as its fill value: silence.
         shard = path.joinpath(name, "c", *("0" for _ in schema.dims))
         if array.size and not shard.exists():
             raise self.error(path / name, "shard", expected=f"the file {shard.relative_to(path)}", found="none")
@@ -152,9 +152,9 @@ class GroupSchema:
 
 
 def _fill(path: Path, values: np.ndarray) -> None:
-    """Write all of an empty array of many chunks; OSError as the system reports it (disk full).
+    """Write all chunks of an empty array. Raises OSError as the system reports it (disk full).
 
-    By tensorstore, on one thread: zarr-python spends 0.5 ms on each chunk, 4.9 ms on the frames of a ten-second clip
+    tensorstore writes, on one thread: zarr-python spends 0.5 ms on each chunk, 4.9 ms on the frames of a ten-second clip
     (zstd, float16, 128 bands) where tensorstore takes 1.3 ms.
     """
     import tensorstore  # here: stages that write small arrays start without it

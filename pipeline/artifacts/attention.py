@@ -1,7 +1,7 @@
 """Attention maps of a transformer over frames, for the test clips that the report shows.
 
-Conventions: a map is (frame, mel), in units of even attention: 1 is what each position would get of equal parts, NaN what no
-whole patch holds. It is that of the clip's fold: the model that was not trained on it.
+Conventions: a map is (frame, mel), in units of uniform attention: 1 is the weight of each position if all had the same; NaN
+marks frames and bands that no whole patch covers. A clip's map is that of the model of the fold that tests it.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.artifacts.tables import Table, TableSchema
 
-ROLLOUT = "rollout"  # all layers multiplied up
+ROLLOUT = "rollout"  # attention rollout: the product over all layers
 
 ATTENTION = TableSchema(
     name="attention",
@@ -32,7 +32,7 @@ ATTENTION = TableSchema(
 
 
 def open_attention(path: Path) -> Table:
-    """Open a model's maps and check that each has as many bands in all frames."""
+    """Open a model's maps and check that all frames of a map have the same number of bands."""
     table = ATTENTION.open(path)
     for clip, values in zip(table.list("clip_id"), table.list("map"), strict=True):
         if len({len(frame) for frame in values}) != 1:

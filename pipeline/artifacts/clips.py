@@ -1,4 +1,4 @@
-"""The manifest: which clips there are, where their audio lies, what they are called, and who recorded them."""
+"""Manifest of a corpus: one row per clip, with the place of its audio, labels, group, fold and content digest."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.artifacts.tables import Table, TableSchema
 
-LabelKind = Literal["one", "many"]  # exactly one class a clip, or any number of them
+LabelKind = Literal["one", "many"]  # exactly one class per clip, or any number of them
 
 CLIPS = TableSchema(
     name="clips",
@@ -23,7 +23,7 @@ CLIPS = TableSchema(
         "start": pa.float64(),  # seconds from the beginning of the source
         "duration": pa.float64(),  # seconds; 0 = to the end of the source
         "labels": pa.list_(pa.uint16()),  # positions in the class list, ascending
-        "group": pa.string(),  # recording, song or video that the clip was cut from; never straddles roles
+        "group": pa.string(),  # recording, song or video that the clip was cut from; a group has one role
         "fold": pa.string(),  # published fold or split ("train", "test"); empty = none published
         "content": pa.string(),  # digest of the encoded audio, in a tar or not; empty = the file is missing
     },
@@ -46,8 +46,8 @@ def open_clips(path: Path) -> Table:
     misplaced = pc.or_(pc.less(clips["offset"], 0), pc.less(clips["size"], 0))
     outside = pc.and_(pc.invert(within), pc.or_(pc.not_equal(clips["offset"], 0), pc.not_equal(clips["size"], 0)))
     if (num_wrong := pc.sum(pc.or_(misplaced, outside)).as_py() or 0) > 0:
-        expected = "a place in bytes for members of a tar, 0 and 0 for others"
-        raise CLIPS.error(path, "offset and size", expected=expected, found=f"others for {num_wrong} clips")
+        expected = "offset and size in bytes for members of a tar, 0 and 0 for others"
+        raise CLIPS.error(path, "offset and size", expected=expected, found=f"other values for {num_wrong} clips")
     if clips.metadata["label_kind"] not in ("one", "many"):
         raise CLIPS.error(path, "metadata label_kind", expected="one or many", found=clips.metadata["label_kind"])
     return clips

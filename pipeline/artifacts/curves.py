@@ -1,8 +1,8 @@
-"""Training curves: `epochs.csv` in the folder of a run, one row an epoch; a baseline has `fitted.txt` in its place.
+"""Training curves: `epochs.csv` in the folder of a run, one row per epoch; for a baseline `fitted.txt`.
 
-Conventions: `epoch` counts from 1; every other column is a number of the epoch by its name. The same training gives the same
-bytes, so nothing here is a time: how fast a run was stands in its stage report (`pipeline/execution/stage.py`). The table is
-written while training goes on, a whole row at a time, and may be watched.
+Conventions: `epoch` counts from 1; every other column is one number per epoch. The same training gives the same bytes, so
+the table holds no durations; these are in the stage report (`pipeline/execution/stage.py`). Rows are written during
+training, each in one piece, so the table can be watched.
 """
 
 import csv
@@ -21,7 +21,7 @@ _STAGE = "train_*"
 
 @contextmanager
 def writing_epochs(folder: Path) -> Iterator[Callable[[Mapping[str, float]], int]]:
-    """Yield a function that appends an epoch's numbers to the table, and returns which epoch it is. Starts a new table."""
+    """Start a new table; yield a function that appends an epoch's numbers and returns the number of the epoch."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / EPOCHS).open("w", newline="", encoding="utf-8") as file:
         done = 0
@@ -42,16 +42,20 @@ def writing_epochs(folder: Path) -> Iterator[Callable[[Mapping[str, float]], int
 
 
 def write_fitted(folder: Path) -> None:
-    """Leave a note in the place of curves: the model has no epochs."""
+    """Write the note that stands in for curves where a model has no epochs."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FITTED).write_text("Fitted in one go: there are no curves.\n", encoding="utf-8")
+    (folder / FITTED).write_text(
+        "Fitted in one go: there are no curves.\
+",
+        encoding="utf-8",
+    )
 
 
 def read_epochs(folder: Path, columns: Sequence[str] = ()) -> list[dict[str, float]] | None:
     """Return a run's rows, without `epoch`, the first epoch first; None for a model without epochs.
 
-    Raises ArtifactError when there is no table, or one without some of `columns`, whose epochs do not count from 1, or that
-    holds something else than numbers.
+    Raises ArtifactError when the table is missing, lacks some of `columns`, does not count epochs from 1, or holds anything
+    but numbers.
     """
     path = folder / EPOCHS
     if (folder / FITTED).exists():

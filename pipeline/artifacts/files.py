@@ -1,4 +1,4 @@
-"""Writing so that a reader never meets half a file: temporary name first, then rename."""
+"""Atomic writes (temporary name, then rename), locks and digests of files."""
 
 import contextlib
 import errno
@@ -19,29 +19,29 @@ _HOST = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())  # two machines may 
 
 
 def partial_name(path: Path) -> Path:
-    """Return a temporary name beside `path` that no other process uses, and that tells whose it is."""
+    """Return a temporary name beside `path` that holds the host and process id, so that no other process uses it."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
 
 
-# What a disk may answer to a write, whichever library asked.
+# Errors of a write that are the storage's fault, whichever library reports them.
 STORAGE_FAULTS = {
     errno.ENOSPC: "expected room on the disk, found it full",
     errno.EDQUOT: "expected room on the disk, found the quota used up",
-    errno.EFBIG: "expected room for the file, found the largest size that is allowed reached",
+    errno.EFBIG: "expected room for the file, found that it would exceed the largest allowed size",
     errno.EROFS: "expected a disk that can be written, found it mounted read-only",
     errno.EIO: "expected a disk that works, found an input/output error",
 }
 
-_SWAPS = 100  # attempts; each is lost only to another writer who finishes in the same instant
+_SWAPS = 100  # attempts; one fails only where another writer finishes at the same instant
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, on an error it is removed.
 
-    Works for a file and for a folder (a Zarr store). The name starts with a dot, so that no stray one is mistaken for
-    an artifact. Two writers of one path may overlap: the last to finish wins, whole. A disk that fails is an OSError
-    with one of STORAGE_FAULTS and `path` as its filename, even where a library made something else of it.
+    Works for a file and for a folder (a Zarr store). The name starts with a dot, so that a leftover is not mistaken for an
+    artifact. Two writers of one path may overlap: the result is whole, and that of the last to finish. A disk that fails
+    raises an OSError with one of STORAGE_FAULTS and `path` as its filename, even where a library raised another exception.
     """
     partial = partial_name(path)
     try:
@@ -58,9 +58,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def storage_fault(error: BaseException) -> int | None:
-    """Return which of STORAGE_FAULTS an exception tells of, or None.
+    """Return which of STORAGE_FAULTS caused an exception, or None.
 
-    Python, zarr and pyarrow set `errno`; safetensors leaves the number in its message, and SQLite has one of its own.
+    Python, zarr and pyarrow set `errno`; safetensors has the number in its message, and SQLite has its own error codes.
     """
     number = getattr(error, "errno", None)
     if number is None and getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
@@ -71,7 +71,7 @@ def storage_fault(error: BaseException) -> int | None:
 
 
 def clear_partials(path: Path) -> None:
-    """Remove what killed runs left beside `path`: temporary names of processes of this machine that are no more."""
+    """Remove temporary files beside `path` that belong to processes of this machine that have ended."""
     for partial in path.parent.glob(f".{path.name}.*{PARTIAL_SUFFIX}"):
         host, _, process = partial.name.removeprefix(f".{path.name}.").split(".")[0].rpartition("-")
         if host == _HOST and process.isdecimal() and not psutil.pid_exists(int(process)):
@@ -80,7 +80,7 @@ def clear_partials(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for this lock out of a folder, which is made if need be."""
+    """Hold the exclusive lock of a folder, which is created if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, by the end of the process at the latest
@@ -94,7 +94,7 @@ def file_digest(path: Path) -> str:
 
 
 def _swap(partial: Path, path: Path) -> None:
-    """Put `partial` in the place of `path`. No system call replaces a folder that holds something: it steps aside first."""
+    """Replace `path` by `partial`. No system call replaces a non-empty folder, so the old one is first moved aside."""
     for attempt in range(_SWAPS):
         try:
             os.replace(partial, path)

@@ -1,7 +1,7 @@
-"""Whether this process may use tensorstore: one forked from a process that had used it may not.
+"""Guard for tensorstore after a fork: whether its threads were lost with the parent process.
 
-tensorstore's threads do not survive a fork: a child whose parent had used them is ended by tensorstore at its first read
-or write. zarr-python starts its own thread anew in a child; it is slower, and serves there.
+tensorstore's threads do not survive a fork: it aborts a child whose parent had used them at the first read or write. There
+zarr-python is used, which is slower but starts its thread again in a child.
 """
 
 import os
@@ -10,12 +10,12 @@ _threads = {"started": False, "lost": False}
 
 
 def threads_start() -> None:
-    """Note that tensorstore is about to start its threads in this process."""
+    """Record that tensorstore is about to start its threads in this process."""
     _threads["started"] = True
 
 
 def threads_lost() -> bool:
-    """Say whether this process was forked from one in which they ran."""
+    """Return whether this process was forked from one in which they ran."""
     return _threads["lost"]
 
 

@@ -1,7 +1,7 @@
-"""Labels that take the place of published ones, for the training clips of one fold and for no others.
+"""Table of labels that replace the published ones for the training clips of one fold.
 
-Conventions: labels are positions in the class list, ascending. The table holds what was published beside what stands for it
-now, so that a corpus that has changed since is noticed.
+Conventions: labels are positions in the class list, ascending. The table holds the published labels and the new ones, so
+that a corpus that has changed since is detected.
 """
 
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""Layout of the artifacts below a project's folder, and the identity of a training run.
+"""Paths of all artifacts below a project's folder, and the identity of a training run.
 
-`dvc.yaml` spells the same paths, since DVC needs them written out; a test holds the two equal. Nothing else does.
+`dvc.yaml` spells the same paths, since DVC needs them written out; a test compares the two. They are spelled nowhere else.
 
 Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens,
 and whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A
-*run* is a model trained on one fold with one seed. Names are joined and never taken apart: ExperimentParams sees to it that
-no two are alike once joined.
+*run* is a model trained on one fold with one seed. Names are joined and never parsed: ExperimentParams checks that joined
+names are unique.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class ModelId:
 
     entry: str  # of `models`
     vocabulary: str = ""  # entry of `vocabularies`; empty = the model reads frames
-    pretrained: bool = False  # starts from what `pretrain` wrote
+    pretrained: bool = False  # starts from the weights that `pretrain` wrote
 
     @property
     def name(self) -> str:
@@ -30,11 +30,11 @@ class ModelId:
 
     @property
     def reads(self) -> str:
-        """Return what the model reads: "frames" or "tokens"."""
+        """Return the kind of the model's input: "frames" or "tokens"."""
         return "tokens" if self.vocabulary else "frames"
 
     def stage(self, step: str) -> str:
-        """Return the stage of dvc.yaml that does a step ("train" or "evaluate") for models of this form."""
+        """Return the stage of dvc.yaml that runs a step ("train" or "evaluate") for models of this form."""
         return f"{step}_{'pretrained' if self.pretrained else self.reads}"
 
 
@@ -48,33 +48,33 @@ class RunId:
 
     @classmethod
     def of(cls, entry: str, fold: str, seed: int, *, vocabulary: str = "", pretrained: bool = False) -> Self:
-        """Return the run with these parts."""
+        """Return the run of a model that is given by its parts."""
         return cls(ModelId(entry, vocabulary, pretrained), fold, seed)
 
     @property
     def path(self) -> Path:
-        """Return `<model>/<fold>/<seed>`, which every folder of runs has below it."""
+        """Return `<model>/<fold>/<seed>`, the path of the run below every folder of runs."""
         return Path(self.model.name, self.fold, str(self.seed))
 
     @property
     def name(self) -> str:
-        """Return `<model>-<fold>-<seed>`, which stage reports and messages have."""
+        """Return `<model>-<fold>-<seed>`, the name in stage reports and messages."""
         return f"{self.model.name}-{self.fold}-{self.seed}"
 
     @property
     def item(self) -> str:
-        """Return what DVC calls the run in a matrix: `<entry>[-<vocabulary>]-<fold>-<seed>`."""
+        """Return DVC's name of the run in a matrix: `<entry>[-<vocabulary>]-<fold>-<seed>`."""
         return "-".join(filter(None, (self.model.entry, self.model.vocabulary, self.fold, str(self.seed))))
 
     def stage(self, step: str) -> str:
-        """Return the address of the stage that does a step ("train" or "evaluate") for this run."""
+        """Return the address of the stage that runs a step ("train" or "evaluate") for this run."""
         return f"{self.model.stage(step)}@{self.item}"
 
 
 def address_of(stage: str, folder: Path) -> str:
     """Return the address of the stage that writes the folder of a run, `<anywhere>/<model>/<fold>/<seed>`.
 
-    `stage` may be a pattern, as "train_*", and so may then be the address.
+    `stage` may be a pattern such as "train_*"; the address is then a pattern too.
     """
     model, fold, seed = folder.parts[-3:]
     plain = model.removesuffix(PRETRAINED_SUFFIX)
@@ -116,12 +116,12 @@ class Layout:
 
     @property
     def splits(self) -> Path:
-        """Return the folder with one table a fold."""
+        """Return the folder with one table per fold."""
         return self.data / "splits"
 
     @property
     def token_folder(self) -> Path:
-        """Return the folder with one folder a vocabulary, and in it one table a fold."""
+        """Return the folder with one folder per vocabulary, and in it one table per fold."""
         return self.data / "tokens"
 
     @property
@@ -130,7 +130,7 @@ class Layout:
 
     @property
     def predictions(self) -> Path:
-        """Return the folder with one table a run."""
+        """Return the folder with one table per run."""
         return self.root / "predictions"
 
     @property
@@ -139,7 +139,7 @@ class Layout:
 
     @property
     def stage_reports(self) -> Path:
-        """Return the folder of what stages took, which DVC does not track."""
+        """Return the folder of stage reports (durations, memory), which DVC does not track."""
         return self.results / "stages"
 
     def stage_report(self, stage: str, item: str = "") -> Path:
@@ -153,7 +153,7 @@ class Layout:
 
     @property
     def metrics(self) -> Path:
-        """Return the scalars that `dvc metrics` and `dvc exp show` show."""
+        """Return the file of scalars that `dvc metrics` and `dvc exp show` read."""
         return self.results / "metrics.json"
 
     @property
@@ -162,7 +162,7 @@ class Layout:
 
     @property
     def plots(self) -> Path:
-        """Return the folder of what `dvc plots` draws."""
+        """Return the folder of data for `dvc plots`."""
         return self.results / "plots"
 
     @property
@@ -174,15 +174,15 @@ class Layout:
         return self.root / "report" / "atlas.html"
 
     def found_splits(self) -> list[Path]:
-        """Return the roles of all folds that are on disk."""
+        """Return the tables of roles of all folds on disk."""
         return sorted(self.splits.glob("*.parquet"))
 
     def found_tokens(self) -> list[Path]:
-        """Return the token sequences of all vocabularies and folds that are on disk."""
+        """Return the tables of token sequences of all vocabularies and folds on disk."""
         return sorted(self.token_folder.glob("*/*.parquet"))
 
     def found_predictions(self) -> list[Path]:
-        """Return the predictions of all runs that are on disk."""
+        """Return the tables of predictions of all runs on disk."""
         return sorted(self.predictions.glob("*/*/*.parquet"))
 
     def split(self, fold: str) -> Path:
@@ -195,7 +195,7 @@ class Layout:
         return self.token_folder / name / f"{fold}.parquet"
 
     def source(self, model: ModelId, fold: str) -> Path:
-        """Return what a model is trained on and predicts from: the spectrogram, or a fold's tokens."""
+        """Return the path of a model's input: the spectrogram, or a fold's tokens."""
         return self.tokens(model.vocabulary, fold) if model.vocabulary else self.spectrogram
 
     def labels(self, fold: str) -> Path:
@@ -233,7 +233,7 @@ class Layout:
 
     @property
     def folders_read_whole(self) -> tuple[Path, ...]:
-        """Return the folders that a stage of dvc.yaml depends on as a whole, some of which an experiment may leave empty."""
+        """Return the folders that a stage of dvc.yaml depends on as a whole; some may be empty in an experiment."""
         names = ("vocabulary", "tokens", "splits")
         of_results = ("train", "attention", "ngram_perplexity")
         return (*(self.data / name for name in names), self.predictions, *(self.results / name for name in of_results))

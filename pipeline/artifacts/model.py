@@ -1,7 +1,7 @@
-"""A trained model as a folder: `weights.safetensors`, and `model.json` with everything that prediction needs.
+"""Artifact of a trained model: a folder with `weights.safetensors`, and `model.json` with all that prediction needs.
 
-With `train.checkpoint_ensemble` there is a file `epochs/<epoch>.safetensors` for each of them besides, and these predict
-together. Nothing of params.yaml is needed to predict: the folder holds the model's params, the class list, the input's
+With `train.checkpoint_ensemble` there is also a file `epochs/<epoch>.safetensors` for each listed epoch, and the mean of
+these predicts. Prediction needs nothing from params.yaml: the folder holds the model's params, the class list, the input's
 metadata and normalisation.
 """
 
@@ -24,7 +24,7 @@ MODEL = WeightsSchema(
         "classes": list,
         "label_kind": str,
         "reads": str,  # frames or tokens
-        "input": dict,  # what it was built for: n_mels and normalisation, or vocabulary size; see pipeline/models
+        "input": dict,  # of its input: n_mels and normalisation, or vocabulary size; see pipeline/models
         "source": str,  # digest of the vocabulary (tokens), or empty
         "front_end": dict,  # metadata of the front end behind the input
         "fold": str,
@@ -37,7 +37,7 @@ MODEL = WeightsSchema(
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """An opened model folder: arrays by name, and the metadata beside them."""
+    """An opened model folder: arrays by name, and the metadata."""
 
     path: Path
     weights: dict[str, np.ndarray]
@@ -50,17 +50,17 @@ def write_model(
     metadata: Mapping[str, Any],
     epochs: Mapping[int, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
-    """Write a model folder in one step; `metadata` without the weights' digest. `epochs` are the weights that predict."""
+    """Write a model folder in one step, with the weights of `epochs` of an ensemble; `metadata` is without digests."""
     MODEL.write(path, weights, metadata, epochs or {})
 
 
 def open_model(path: Path) -> TrainedModel:
-    """Open a model folder and check its metadata and that the weights are those written with them."""
+    """Open a model folder, and check its metadata and the digest of its weights."""
     return TrainedModel(path, *MODEL.open(path))
 
 
 def open_members(model: TrainedModel) -> Iterator[TrainedModel]:
-    """Yield the models whose mean predicts: one for each kept epoch, or, where none is kept, the model itself."""
+    """Yield the models whose mean predicts: one per kept epoch, or the model itself where none is kept."""
     kept = sorted(map(int, model.metadata.get(EPOCHS, {})))
     for epoch in kept:
         yield replace(model, weights=MODEL.open_epoch(model.path, model.metadata, epoch))
@@ -69,16 +69,16 @@ def open_members(model: TrainedModel) -> Iterator[TrainedModel]:
 
 
 def count_predicting(weights: Mapping[str, np.ndarray], epochs: Mapping[int, Mapping[str, np.ndarray]]) -> int:
-    """Return how many parameters predict: those of the weights, or, where epochs were kept, of all these together."""
+    """Return the number of parameters that predict: of the weights, or of all kept epochs together."""
     members = list(epochs.values()) or [weights]
     return sum(array.size for member in members for array in member.values() if array.dtype.kind == "f")
 
 
 def predicting_digest(metadata: Mapping[str, Any]) -> str:
-    """Return what names the weights that predict: their file's digest, or that of the digests of all kept epochs."""
+    """Return the digest of the weights that predict: of their file, or of the digests of all kept epochs."""
     return metadata_digest(metadata[EPOCHS]) if EPOCHS in metadata else str(metadata["weights"])
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Read the metadata of a model folder without its weights, and check that they are as written."""
+    """Read the metadata of a model folder without its weights, and check its digest."""
     return MODEL.read_card(path)

@@ -1,8 +1,8 @@
-"""Perplexity of a fold's test clips under n-gram models of its training clips, as CSV: one row a class and order.
+"""Perplexity of a fold's test clips under n-gram models of its training clips, as CSV: one row per class and order.
 
 Conventions: a model of order n predicts each token from the n - 1 before it, codebook by codebook. Perplexity is 2 to the
-bits a token: so many equally likely tokens would be as hard to predict. Bits a second are over all codebooks, and allow for
-tokens that last longer in one vocabulary than in another. A clip counts in each of its classes.
+power of the bits per token. Bits per second are over all codebooks, so that vocabularies whose tokens differ in duration can
+be compared. A clip counts in each of its classes.
 """
 
 import csv
@@ -14,21 +14,21 @@ from pathlib import Path
 from pipeline.artifacts.files import replacing
 from pipeline.errors import ArtifactError
 
-ALL_CLASSES = "(all)"  # in the place of a class: every test clip once
+ALL_CLASSES = "(all)"  # instead of a class: every test clip once
 
 _COLUMNS = ("class", "order", "num_clips", "num_tokens", "seconds", "bits", "perplexity", "bits_per_second")
 
 
 @dataclass(frozen=True)
 class NgramPerplexity:
-    """The test clips of one class, under the model of one order."""
+    """Perplexity of the test clips of one class under the model of one order."""
 
     class_name: str
     order: int
     num_clips: int
     num_tokens: int  # over all codebooks
-    seconds: float  # that the clips last
-    bits: float  # that it takes to code all of their tokens
+    seconds: float  # duration of the clips
+    bits: float  # of all their tokens under the model
 
     @property
     def perplexity(self) -> float:
@@ -40,7 +40,7 @@ class NgramPerplexity:
 
 
 def write_ngram_perplexity(path: Path, rows: Sequence[NgramPerplexity]) -> None:
-    """Write the table; seconds and bits as they are, what follows from them with 6 decimals for people."""
+    """Write the table; seconds and bits in full precision, values derived from them with 6 decimals."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -50,7 +50,7 @@ def write_ngram_perplexity(path: Path, rows: Sequence[NgramPerplexity]) -> None:
 
 
 def read_ngram_perplexity(path: Path) -> list[NgramPerplexity]:
-    """Read the table again. Raises ArtifactError when it is missing or is none."""
+    """Read the table. Raises ArtifactError when it is missing or is no such table."""
 
     def error(field: str, expected: str, found: object) -> ArtifactError:
         return ArtifactError(path, field, expected=expected, found=found, stage="ngram_perplexity")

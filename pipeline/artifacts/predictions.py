@@ -1,4 +1,4 @@
-"""Predictions of one trained model for one fold's clips, with their targets; every metric is computed from here."""
+"""Predictions of one trained model for one fold's clips, with their targets; all metrics are computed from them."""
 
 from pathlib import Path
 
@@ -23,12 +23,12 @@ PREDICTIONS = TableSchema(
         "seed": int,
         "classes": list,
         "label_kind": str,
-        # Of the model, so that whoever compares predictions needs no model: as in `pipeline/artifacts/model.py`.
+        # Repeated from the model (`pipeline/artifacts/model.py`), so that predictions can be compared without it.
         "reads": str,  # frames or tokens
         "params": dict,
         "num_parameters": int,
         "clips_seen": int,
-        "weights": str,  # digest of those that predict
+        "weights": str,  # digest of the weights that predict
     },
 )
 

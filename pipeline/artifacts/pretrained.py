@@ -1,7 +1,7 @@
 """Weights from masked-token pretraining: `weights.safetensors`, and `pretrained.json` beside it.
 
-The weights are those of `pipeline/training/token_predictor.py`: the model's own below `reader.`, but for its head, and those
-that tell tokens.
+The weights are those of `pipeline/training/token_predictor.py`: the model's own without its head, below `reader.`, and those
+of the token classifier.
 """
 
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ PRETRAINED = WeightsSchema(
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An opened folder: arrays by name, and the metadata beside them."""
+    """An opened folder of pretrained weights: arrays by name, and the metadata."""
 
     path: Path
     weights: dict[str, np.ndarray]
     metadata: dict[str, Any]
 
     def require_shapes(self, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise ArtifactError unless its weights below a prefix have exactly these names and shapes."""
+        """Raise ArtifactError unless the weights below a prefix have exactly these names and shapes."""
         found = {name: values.shape for name, values in self.weights.items() if name.startswith(prefix)}
         wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
         if wrong:
@@ -50,7 +50,7 @@ class Pretrained:
 
 
 def open_pretrained(path: Path, *, fold: str, source: str) -> Pretrained:
-    """Open a folder, and check its metadata and that the weights are those written with them.
+    """Open a folder of pretrained weights, and check its metadata and the digest of its weights.
 
     Raises ArtifactError unless it was pretrained for this fold, on token sequences of the vocabulary with the digest
     `source`.

@@ -1,7 +1,7 @@
-"""Settings recorded in artifacts, and the refusal of an artifact that was made with others than params.yaml holds.
+"""Settings recorded in artifacts, and the check that they agree with params.yaml.
 
-Every artifact may hold the metadata `settings`: key of params.yaml, with dots -> value, for those that its stage read. DVC
-reruns a stage whose params changed; this is the second pair of eyes, which looks at the artifact itself.
+Every artifact may hold the metadata entry `settings`: key of params.yaml, with dots -> value, for those that its stage read.
+DVC reruns a stage whose params changed; this is a second check, on the artifact itself.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,13 @@ from typing import Any, Protocol
 
 from pipeline.errors import ArtifactError
 
-SETTINGS = "settings"  # the metadata's name
+SETTINGS = "settings"  # name of the metadata entry
 
 _ABSENT = "nothing"
 
 
 class Schema(Protocol):
-    """What kinds of artifacts have in common here."""
+    """Interface of artifact schemas: reading metadata, and building errors."""
 
     def read_metadata(self, path: Path) -> dict[str, Any]:
         """Read the metadata of an artifact without its content."""
@@ -26,7 +26,7 @@ class Schema(Protocol):
 
 
 def leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key with dots, value) for all that is no mapping below `value`; an empty mapping under a key is a value."""
+    """Yield (key with dots, value) of every leaf of nested mappings; an empty mapping under a key is a leaf."""
     if isinstance(value, Mapping) and (value or not key):
         for name, inner in value.items():
             yield from leaves(inner, f"{key}.{name}" if key else str(name))
@@ -35,7 +35,7 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(settings: Mapping[str, Any], document: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return (key, value in params.yaml, recorded value) for every recorded setting that params.yaml has otherwise."""
+    """Return (key, value in params.yaml, recorded value) for every recorded setting that differs from params.yaml."""
     now = dict(leaves(document))
     return [
         (key, now.get(key, _ABSENT), value)
@@ -45,7 +45,7 @@ def differences(settings: Mapping[str, Any], document: Mapping[str, Any]) -> lis
 
 
 def require_current(document: Mapping[str, Any], *artifacts: tuple[Schema, Path]) -> None:
-    """Raise ArtifactError, naming the first setting, where an artifact was made with others than `document` holds."""
+    """Raise ArtifactError, naming the first differing setting, where an artifact was made with other settings."""
     for schema, path in artifacts:
         found = differences(schema.read_metadata(path).get(SETTINGS, {}), document)
         if found:
@@ -55,5 +55,5 @@ def require_current(document: Mapping[str, Any], *artifacts: tuple[Schema, Path]
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON keeps it: tuples as lists, whole floats equal to integers as they are in Python."""
+    """Return a value as JSON stores it: tuples as lists; whole floats equal integers, as in Python."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -4,7 +4,7 @@
     <path>/index.parquet         where each clip lies, or why it has no frames
 
 Conventions: time first. Stored values times `scale` plus `offset` are log-mel values in `units`. A clip that could not be
-used stands in the index with status "failed", a reason, and no frames; nothing disappears.
+used stands in the index with status "failed", a reason, and no frames.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from pipeline.artifacts.tables import Table, TableSchema
 
 
 class FrontEndMetadata(TypedDict, total=False):
-    """Metadata of the front end behind stored frames; a spectrogram has them all, other artifacts repeat what they need."""
+    """Metadata of the front end behind stored frames; a spectrogram has all keys, other artifacts repeat those they need."""
 
     front_end: str  # kaldi or mel
     units: str  # "ln(power)" or "dB"
@@ -32,8 +32,8 @@ class FrontEndMetadata(TypedDict, total=False):
     f_min: float  # Hz
     f_max: float  # Hz
     log_floor: float  # smallest value, in units
-    frame_rate: float  # frames a second = sample_rate / hop_length
-    params: dict[str, object]  # of the front end, all of them: enough to build it again
+    frame_rate: float  # frames per second = sample_rate / hop_length
+    params: dict[str, object]  # all of the front end's, enough to build it again
     dtype: str  # as stored
     scale: float
     offset: float
@@ -63,17 +63,17 @@ INDEX = TableSchema(
     stage="spectrogram",
     columns={
         "clip_id": pa.string(),
-        "key": pa.string(),  # digest of what was read of the clip; empty when its file was missing
+        "key": pa.string(),  # digest of the audio that was read; empty when its file was missing
         "shard": pa.string(),  # name of the array; empty when failed
         "start": pa.int64(),  # first frame within the shard
         "num_frames": pa.int64(),
         "sum": pa.float64(),  # of all values of the clip, in units
         "sum_of_squares": pa.float64(),
         "status": pa.string(),  # ok or failed
-        "reason": pa.string(),  # one token for counting, empty when ok
+        "reason": pa.string(),  # one word for counting, empty when ok
         "message": pa.string(),  # for people, empty when ok
     },
-    # Shard name -> frames in it; the front end's metadata again; what params and code made the frames, as one digest.
+    # Shard name -> frames in it; the front end's metadata; one digest of the params and the code that made the frames.
     metadata={"shards": dict, "front_end": dict, "version": str},
 )
 
@@ -100,7 +100,7 @@ class Spectrogram:
 
 
 def open_spectrogram(path: Path) -> Spectrogram:
-    """Open a spectrogram and check the metadata among themselves, against the index, and the index against the shards."""
+    """Open a spectrogram; check that its metadata is consistent and agrees with the index, and the index with the shards."""
     frames_path, index_path = path / "frames.zarr", path / "index.parquet"
     group, metadata = FRAMES.open_group(frames_path)
     rate = metadata["sample_rate"] / metadata["hop_length"]
@@ -135,7 +135,7 @@ def open_spectrogram(path: Path) -> Spectrogram:
 
 
 def _check_index(path: Path, index: Table) -> None:
-    """Check that each shard is filled by its clips end to end, without gap or overlap."""
+    """Check that the clips of each shard fill it without gap or overlap."""
     status = np.array(index.list("status"), dtype=object)
     if set(status) - {"ok", "failed"}:
         raise INDEX.error(path, "status", expected="ok or failed", found=sorted(set(status)))

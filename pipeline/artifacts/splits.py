@@ -1,7 +1,7 @@
-"""The role of every clip in one fold: train, validation, test, or excluded.
+"""Roles of all clips in one fold: train, validation, test, or excluded.
 
-A clip is excluded where its audio is, byte for byte, that of a clip with a later role: it would carry the test clip's
-answer into training.
+A clip is excluded where its audio is, byte for byte, that of a clip with a later role (its label would leak into training),
+and, in an inner fold, where the outer fold does not train on it.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ SPLIT = TableSchema(
 
 
 def open_split(path: Path) -> Table:
-    """Open a fold's roles and check that each is a known one."""
+    """Open the table of a fold's roles and check that every role is known."""
     split = SPLIT.open(path)
     unknown = sorted(set(split["role"].unique().to_pylist()) - set(ROLES))
     if unknown:

@@ -1,8 +1,8 @@
-"""Parquet artifacts: a schema written as data, and the only ways to write and open one.
+"""Parquet artifacts: schemas with columns and metadata, checked on writing and opening.
 
-Conventions: one row per clip, keyed by `clip_id`. What holds for the whole table (class list, vocabulary size, ...) are its
-*metadata*, stored as JSON in the file's own metadata, so that a table explains itself without its neighbours. A digest
-over metadata and columns stands beside them: a file that was edited afterwards, or was cut short, does not open.
+Conventions: one row per clip, keyed by `clip_id`. What holds for the whole table (class list, vocabulary size, ...) is its
+*metadata*, stored as JSON in the file's own metadata, so that a table can be read without other artifacts. It includes a
+digest over metadata and columns: a file that was edited afterwards or truncated does not open.
 """
 
 import builtins
@@ -21,12 +21,12 @@ from pipeline.artifacts.settings import SETTINGS
 from pipeline.errors import ArtifactError
 
 _KEY, _DIGEST_KEY = b"sonolex", b"sonolex.digest"
-_DIGEST_ROWS = 4096  # hashed at once; part of what the digest is
+_DIGEST_ROWS = 4096  # hashed at a time; the digest depends on it
 
 
 @dataclass(frozen=True)
 class Table:
-    """An opened table: `columns` (pyarrow) and the metadata that hold for all of it."""
+    """An opened table: `columns` (pyarrow) and the metadata that holds for all of it."""
 
     path: Path
     columns: pa.Table
@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True)
 class TableSchema:
-    """Columns, metadata and maker of one kind of table."""
+    """Schema of one kind of table: columns, metadata, and the stage that writes it."""
 
     name: str
     version: int
@@ -64,7 +64,7 @@ class TableSchema:
         return self.write_parts(path, [table], metadata)
 
     def write_parts(self, path: Path, parts: Iterable[pa.Table], metadata: Mapping[str, Any]) -> str:
-        """Write a table that comes in parts, of which one is held at a time; see `write`."""
+        """Write a table that comes in parts, one in memory at a time; see `write`."""
         self._check_metadata(path, metadata)
         head = {"artifact": self.name, "version": self.version, "metadata": dict(metadata)}
         text = json.dumps(head, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -76,7 +76,7 @@ class TableSchema:
                     table = part.select(list(self.columns)).cast(self.arrow)
                     digest.update(table)
                     writer.write_table(table.replace_schema_metadata(schema.metadata))
-                value = digest.value()  # known only now: the metadata stand at the front of the file, this at its end
+                value = digest.value()  # known only now: the metadata stands at the front of the file, this at its end
                 writer.add_key_value_metadata({_DIGEST_KEY.decode(): value})
         return value
 
@@ -101,11 +101,11 @@ class TableSchema:
         return Table(path, table, head["metadata"])
 
     def read_head(self, path: Path) -> dict[str, Any]:
-        """Read the metadata and digest alone, without the columns."""
+        """Read the metadata and the digest without the columns."""
         if not path.exists():
             raise self.error(path, "file", expected=f"a {self.name} table", found="no file")
         try:
-            names = pq.read_schema(path).names  # names that are no UTF-8 fail when asked for
+            names = pq.read_schema(path).names  # names that are not UTF-8 fail on access
             stored = pq.read_metadata(path).metadata or {}
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self.error(path, "file", expected="a whole Parquet file", found=str(error)) from None
@@ -151,7 +151,7 @@ def check_metadata(expected: Mapping[str, type], found: Mapping[str, Any], error
             raise error(f"metadata {key}", expected=kind.__name__, found=f"{type(value).__name__} {value!r}")
     unknown = sorted(set(found) - set(expected) - {SETTINGS})
     if unknown:
-        raise error(f"metadata {unknown[0]}", expected=f"only {', '.join(expected)}", found="an unknown metadata")
+        raise error(f"metadata {unknown[0]}", expected=f"only {', '.join(expected)}", found="an unknown entry")
 
 
 def _spell(columns: Mapping[str, pa.DataType]) -> str:
@@ -159,22 +159,22 @@ def _spell(columns: Mapping[str, pa.DataType]) -> str:
 
 
 def metadata_digest(metadata: Mapping[str, Any]) -> str:
-    """Hash metadata by what JSON keeps of them: the same before writing and after reading."""
+    """Hash metadata in its JSON form, which is the same before writing and after reading."""
     plain = json.loads(json.dumps(metadata))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
 class _Digest:
-    """Hashes metadata, and columns' values as they come, however they are cut into parts."""
+    """Running digest of metadata and columns, independent of how the rows are cut into parts."""
 
     def __init__(self, schema: pa.Schema, metadata: Mapping[str, Any]) -> None:
-        self.closed = False  # asked of a file
+        self.closed = False  # part of the file interface
         self._sha256 = hashlib.sha256(metadata_digest(metadata).encode())
         self._writer = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), schema)
         self._waiting = [schema.empty_table()]
 
     def update(self, table: pa.Table) -> None:
-        """Add rows; what does not fill a batch waits for the next ones."""
+        """Add rows; those that do not fill a block wait for the next ones."""
         self._waiting.append(table.replace_schema_metadata(None))
         if sum(part.num_rows for part in self._waiting) >= _DIGEST_ROWS:
             rows = pa.concat_tables(self._waiting)
@@ -190,11 +190,11 @@ class _Digest:
         return self._sha256.hexdigest()[:32]
 
     def _hash(self, rows: pa.Table) -> None:
-        # `take` makes new buffers: those of slices and of columns that were joined differ in their padding.
+        # `take` makes new buffers: those of slices and of concatenated columns differ in their padding.
         self._writer.write_table(rows.combine_chunks().take(pa.array(range(rows.num_rows), pa.int64())))
 
     def write(self, data: Any) -> int:
-        """Take what the stream writes, as a file would."""
+        """Hash what the stream writes, in place of a file."""
         self._sha256.update(data)
         return len(data)
 

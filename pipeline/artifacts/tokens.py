@@ -1,9 +1,8 @@
-"""The token sequences: every clip's frames rewritten as tokens of one fold's vocabulary.
+"""Token sequences of all clips, under one fold's vocabulary.
 
-Conventions: `tokens` holds one list per codebook, all as long as the clip at `frame_rate` tokens a second, which is the
-frame rate of the spectrogram over the frames that a token stands for. Tokens are 0 up to `vocabulary_size` - 1; the special
-tokens behind them (see `pipeline/artifacts/vocabulary.py`) are never stored, since padding is a matter of batches and masks,
-not of clips.
+Conventions: `tokens` holds one list per codebook, all as long as the clip at `frame_rate` tokens per second, which is the
+spectrogram's frame rate divided by the frames per token. Tokens are 0 up to `vocabulary_size` - 1; the special tokens after
+them (see `pipeline/artifacts/vocabulary.py`) are never stored, since padding is a matter of batches and masks, not of clips.
 """
 
 from collections.abc import Sequence
@@ -25,13 +24,13 @@ TOKENS = TableSchema(
 
 
 def open_tokens(path: Path) -> Table:
-    """Open a fold's token sequences and check codebook count, equal lengths, and that every token is a token."""
+    """Open a fold's token sequences and check the number of codebooks, equal lengths, and the range of tokens."""
     tokens = TOKENS.open(path)
     clips = tokens["tokens"].combine_chunks()
     num_codebooks, size = tokens.metadata["num_codebooks"], tokens.metadata["vocabulary_size"]
     counts = pc.list_value_length(clips).unique().to_pylist()
     if counts not in ([num_codebooks], []):
-        raise TOKENS.error(path, "tokens", expected=f"{num_codebooks} lists a clip", found=sorted(counts))
+        raise TOKENS.error(path, "tokens", expected=f"{num_codebooks} lists per clip", found=sorted(counts))
     lengths = pc.list_value_length(clips.flatten()).to_numpy(zero_copy_only=False).reshape(-1, num_codebooks)
     if (lengths != lengths[:, :1]).any():
         clip = tokens.list("clip_id")[int(np.flatnonzero((lengths != lengths[:, :1]).any(axis=1))[0])]
@@ -52,7 +51,7 @@ def tokens_column(clips: Sequence[np.ndarray]) -> pa.ListArray:
 
 
 def token_arrays(tokens: Table) -> dict[str, np.ndarray]:
-    """Return clip_id -> tokens, shape (codebook, token), uint16; views of one buffer, without Python integers."""
+    """Return clip_id -> tokens, shape (codebook, token), uint16; slices of one buffer."""
     clips = tokens["tokens"].combine_chunks()
     num_codebooks = tokens.metadata["num_codebooks"]
     inner = clips.flatten()

@@ -1,20 +1,20 @@
-"""A fold's vocabulary of sound: codebooks, the way from frames to what they code, and the ids behind the tokens.
+"""Artifact of a fold's vocabulary: codebooks, the features that they quantise, and special tokens.
 
 Conventions, from a clip's frames x (frame, mel) in the front end's units to tokens:
 - z = (x - mean) / scale; when `normalisation` is "l2", z less its own mean over the mel bands, at unit length.
-- With `deltas` > 0 a frame also has its slopes over time, divided by `delta_scale`. `stack` frames in a row, none of them
-  shared, make one token; a clip's last frame fills up its last stack. A token's features stand group after group (`groups`
-  equal parts of the mel bands), in a group frame after frame, of a frame z before slopes.
-- With PCA they become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
-- Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes. Where bands overlap, a codebook codes
-  what those before it left over; or, with `ranks`, is the same one at a weight, for the nearest, second nearest ... of its
-  codes.
+- With `deltas` > 0 a frame also has its slopes over time, divided by `delta_scale`. A token covers `stack` consecutive
+  frames, without overlap; a clip's last frame is repeated to fill its last stack. A token's features are ordered by group
+  (`groups` equal groups of mel bands), within a group by frame, within a frame z before slopes.
+- With PCA the features become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
+- Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes. Where bands overlap, each codebook
+  quantises the residual of those before it; or, with `ranks`, all are one codebook with different weights, for the nearest,
+  second nearest ... of its codes.
 
-With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) what the codebooks hold are base tokens, and tokens
-are one sequence of tokens that are made of them. A `Vocabulary` speaks of these tokens; its metadata speak of the codebooks.
+With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) the codes are base tokens, and a clip is one sequence
+of tokens merged from them. Attributes of `Vocabulary` refer to merged tokens, its metadata to the codebooks.
 
 Tokens are 0 .. n - 1 in every codebook, n = `num_tokens`. Special tokens follow: padding = n, mask = n + 1, class = n + 2;
-so padding is never a real token, whatever a clip holds.
+so padding is never a real token.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from pipeline.artifacts.arrays import ArraySchema, GroupSchema
 from pipeline.artifacts.merges import merged_vectors, token_parts
 from pipeline.artifacts.spectrogram import Spectrogram
 
-NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order behind the tokens
+NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order after the tokens
 
 VOCABULARY = GroupSchema(
     name="vocabulary",
@@ -55,7 +55,7 @@ VOCABULARY = GroupSchema(
         "features": dict,  # deltas, stack, groups
         "bands": list,  # [from, to) of each codebook
         "ranks": list,  # weight of each codebook where these are ranks, else empty; see Vocabulary.ranks
-        "bpe": dict,  # how many tokens after merging, on what they were learnt, how much shorter it became; empty without
+        "bpe": dict,  # size after merging, sample that merges were learned on, reduction in length; empty without BPE
         "padding_token": int,
         "mask_token": int,
         "class_token": int,
@@ -63,7 +63,7 @@ VOCABULARY = GroupSchema(
         "role": str,  # always train: a vocabulary never sees other clips
         "front_end": dict,  # metadata of the frames it was fitted on
         "seed": int,
-        "sample": dict,  # how many clips and frames were drawn, and a digest of which
+        "sample": dict,  # number of clips and frames drawn, and a digest of them
         "fit": dict,  # objective by iteration, usage, perplexity, dead codes
     },
 )
@@ -71,11 +71,11 @@ VOCABULARY = GroupSchema(
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """How frames become the features that are coded; see the module's conventions."""
+    """Transform from frames to the features that are quantised; see the module's conventions."""
 
     normalisation: str
-    deltas: int  # frames on either side of the one whose slope it is; 0 = none
-    stack: int  # frames a token
+    deltas: int  # frames on either side in a slope; 0 = no slopes
+    stack: int  # frames per token
     groups: int
     mean: np.ndarray  # (mel,) float32
     scale: np.ndarray  # (mel,) float32
@@ -85,7 +85,7 @@ class FeatureSpace:
 
     @property
     def num_stacked(self) -> int:
-        """How many features a token has before PCA."""
+        """Number of features per token before PCA."""
         return len(self.mean) * self.stack * (2 if self.deltas else 1)
 
     @property
@@ -93,7 +93,7 @@ class FeatureSpace:
         return len(self.components) or self.num_stacked
 
     def num_tokens(self, num_frames: int) -> int:
-        """Return how many tokens, in each codebook, a clip of so many frames has."""
+        """Return how many tokens, in each codebook, a clip of `num_frames` has."""
         return -(-num_frames // self.stack)
 
 
@@ -104,8 +104,8 @@ class Vocabulary:
     path: Path
     space: FeatureSpace
     codebooks: np.ndarray  # (codebook, code, feature) float32
-    # (codebook, code, 2) float32: with "l2", the mean level and length that z's forerunners had where the token stands,
-    # which the token itself forgets; else 0 and 1.
+    # (codebook, code, 2) float32: with "l2", the mean level and length of the frames of a token before they were normalised,
+    # which the code itself does not keep; else 0 and 1.
     levels: np.ndarray
     counts: np.ndarray  # (codebook, code) int64, over the sample
     metadata: dict[str, Any]
@@ -113,18 +113,18 @@ class Vocabulary:
 
     @property
     def merged(self) -> bool:
-        """Say whether tokens are merged tokens, in one sequence whatever the number of codebooks."""
+        """Whether tokens are merged (byte-pair encoding), in one sequence whatever the number of codebooks."""
         return len(self.merges) > 0
 
     @cached_property
     def parts(self) -> list[tuple[int, ...]]:
-        """The base tokens that each token is made of; codebook b's tokens count from b * (tokens of a codebook)."""
+        """Base tokens of each token; those of codebook b start at b * (size of a codebook)."""
         num_codebooks, size = self.codebooks.shape[:2]
         return token_parts(self.merges, num_codebooks * size)
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens there are in each codebook; with merges, in all."""
+        """Number of tokens in each codebook; with merges, in all."""
         return len(self.parts) if self.merged else int(self.metadata["num_tokens"])
 
     @property
@@ -133,13 +133,13 @@ class Vocabulary:
 
     @property
     def bands(self) -> list[list[int]]:
-        """What [from, to) of the features the tokens of each codebook speak of."""
+        """Range [from, to) of the features that each codebook covers."""
         bands: list[list[int]] = self.metadata["bands"]
         return [[0, max(stop for _, stop in bands)]] if self.merged else bands
 
     @property
     def ranks(self) -> list[float]:
-        """The weights of the codebooks where they are one codebook: a token of codebook r is then a frame's r-th nearest."""
+        """Weights by rank in soft assignment: the token of codebook r is a frame's r-th nearest code; else empty."""
         ranks: list[float] = self.metadata.get("ranks", [])
         return ranks
 
@@ -153,27 +153,27 @@ class Vocabulary:
 
     @property
     def frame_rate(self) -> float:
-        """Tokens a second in each codebook, Hz; of merged tokens, which differ in length, the mean over training clips."""
+        """Tokens per second in each codebook, Hz; for merged tokens the mean over training clips."""
         rate = float(self.metadata["front_end"]["frame_rate"]) / self.space.stack
         return rate * len(self.codebooks) / self.metadata["bpe"]["compression"] if self.merged else rate
 
     def token_vectors(self) -> list[np.ndarray]:
-        """Return each codebook's tokens as vectors (token, feature) float32: what an embedding may start from.
+        """Return each codebook's tokens as vectors (token, feature) float32, for initialising embeddings.
 
-        A merged token's is the mean over time of its parts.
+        The vector of a merged token is the mean over time of its base tokens.
         """
         bands = self.metadata["bands"]
         codebooks = [codebook[:, : stop - start] for codebook, (start, stop) in zip(self.codebooks, bands, strict=True)]
         return [merged_vectors(self.parts, codebooks, bands)] if self.merged else codebooks
 
     def in_time(self, tokens: np.ndarray) -> np.ndarray:
-        """Return tokens (codebook, token) with merged tokens repeated for each of their base tokens."""
+        """Return tokens (codebook, token) on the time axis of base tokens: merged tokens repeated once per base token."""
         if not self.merged:
             return tokens
         return np.repeat(tokens, [len(self.parts[token]) for token in tokens[0]], axis=1)
 
     def digest(self) -> str:
-        """Identify the vocabulary by what it holds: anything made with it carries this."""
+        """Digest of the content; every artifact made with the vocabulary records it."""
         digest = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
         space = self.space
         fitted = (space.mean, space.scale, space.delta_scale, space.centre, space.components)
@@ -190,7 +190,7 @@ class Vocabulary:
 
 
 def special_tokens(size: int) -> dict[str, int]:
-    """Return the ids behind `size` tokens."""
+    """Return the ids of the special tokens of a vocabulary of `size` tokens."""
     return {"padding_token": size, "mask_token": size + 1, "class_token": size + 2}
 
 
@@ -249,7 +249,7 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str,
 
 
 def _check_merges(vocabulary: Vocabulary) -> None:
-    """Raise ArtifactError unless the merges join tokens that there are, into as many as the metadata say."""
+    """Raise ArtifactError unless the merges join defined tokens and give the number of tokens in the metadata."""
     path, bpe = vocabulary.path, vocabulary.metadata["bpe"]
     if vocabulary.merged != bool(bpe):
         raise VOCABULARY.error(

@@ -1,7 +1,7 @@
-"""Weights as a folder: `weights.safetensors`, and a JSON card with all metadata that is needed to use them.
+"""Artifacts of weights: a folder with `weights.safetensors`, and a JSON card with the metadata needed to use them.
 
-No pickle is read or written. The card holds a digest of itself, and one of the weights: a folder that was edited, mixed from
-two, or cut short does not open.
+No pickle is read or written. The card holds a digest of itself and one of the weights: a folder that was edited, truncated
+or mixed from two does not open.
 """
 
 import json
@@ -20,18 +20,18 @@ from pipeline.artifacts.tables import check_metadata, metadata_digest
 from pipeline.errors import ArtifactError
 
 WEIGHTS = "weights.safetensors"
-EPOCHS = "epochs"  # folder of the checkpoints that predict together, and their entry on the card: epoch -> digest
+EPOCHS = "epochs"  # folder of the checkpoint ensemble, and its entry on the card: epoch -> digest
 
-_DIGEST = "digest"  # of all metadata; stands among them on the card
+_DIGEST = "digest"  # entry of the card: digest of all other metadata
 
 
 @dataclass(frozen=True)
 class WeightsSchema:
-    """Card, metadata and maker of one kind of folder `<anywhere>/<model>/<fold>/<seed>`."""
+    """Schema of one kind of folder `<anywhere>/<model>/<fold>/<seed>`: card, metadata, and the stage that writes it."""
 
     card: str  # name of the file
     stage: str  # that writes it, for error messages; a pattern where there are several
-    metadata: Mapping[str, type]  # `weights`, their digest, is added here
+    metadata: Mapping[str, type]  # without `weights`, the digest, which is added on writing
 
     def write(
         self,
@@ -52,16 +52,16 @@ class WeightsSchema:
             (partial / self.card).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
     def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Return arrays by name, and the metadata; checks the metadata and that the weights are those written with them."""
+        """Return arrays by name and the metadata; check the metadata and the digest of the weights."""
         metadata = self.read_card(path)
         return self._read(path, path / WEIGHTS, metadata["weights"]), metadata
 
     def open_epoch(self, path: Path, metadata: Mapping[str, Any], epoch: int) -> dict[str, np.ndarray]:
-        """Return the arrays that a folder with these metadata keeps of an epoch, by name; checked likewise."""
+        """Return the arrays of a kept epoch, by name, and check their digest."""
         return self._read(path, _epoch_path(path, epoch), metadata[EPOCHS][str(epoch)])
 
     def read_card(self, path: Path) -> dict[str, Any]:
-        """Read the metadata of a folder without its weights, and check that they are as written."""
+        """Read the metadata of a folder without its weights, and check its digest."""
         if not (path / self.card).exists():
             raise self.error(path, self.card, expected="a file", found="none")
         try:
@@ -80,7 +80,7 @@ class WeightsSchema:
         return self.read_card(path)
 
     def error(self, path: Path, field: str, *, expected: object, found: object) -> ArtifactError:
-        """Return the error that names a folder, a field of it, and the stage to rerun."""
+        """Build the error that names a folder, a field of it, and the stage to rerun."""
         return ArtifactError(path, field, expected=expected, found=found, stage=address_of(self.stage, path))
 
     def _read(self, folder: Path, path: Path, digest: str) -> dict[str, np.ndarray]:

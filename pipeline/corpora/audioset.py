@@ -1,9 +1,9 @@
-"""AudioSet: 10 s segments of videos with any number of 527 labels, in sets that Google published (Gemmeke et al., 2017).
+"""AudioSet adapter: 10 s segments of videos with any number of 527 labels, in published sets (Gemmeke et al., 2017).
 
 <root>     tars or folders of FLAC files, see pipeline/corpora/audioset_files.py
 tables     <set>_segments.csv as published: `YTID, start_seconds, end_seconds, "labels"`
 
-A clip is called <set>/<video>; its group is its video.
+The id of a clip is <set>/<video>; its group is the video.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from pipeline.corpora.audioset_files import place_segments, read_classes, read_s
 from pipeline.corpora.base import CLIP_COLUMNS, AdapterParams, CorpusListing
 from pipeline.params import FilePath, PathBelow
 
-LICENCE = "AudioSet's tables are CC BY 4.0, (c) Google; the rights in the audio stay with the videos' makers"
+LICENCE = "AudioSet's tables are CC BY 4.0, (c) Google; the rights in the audio stay with the authors of the videos"
 
 SetName = Literal["bal_train", "unbal_train", "eval"]
 SET_NAMES: tuple[SetName, ...] = get_args(SetName)
@@ -27,13 +27,13 @@ class Params(AdapterParams):
     kind: Literal["audioset"]
     tables: dict[SetName, PathBelow | None]  # of segments, below root or absolute; null = without this set
     class_table: FilePath  # index, mid, display_name
-    missing: Literal["keep", "drop"]  # segments without audio: in the manifest as missing, or not in it
+    missing: Literal["keep", "drop"]  # segments without audio: kept as missing, or left out of the manifest
 
     layout: ClassVar[str] = "<set>*.tar, or folders <set>/<first two letters>/<video>.flac"
 
 
 def list_clips(params: Params) -> CorpusListing:
-    """List the segments of the tables with the audio that is there; a video of two training sets is listed once."""
+    """List the segments of the tables and the places of their audio; a video of two training sets is listed once."""
     mids, names = read_classes(params.class_table)
     left_out: Counter[str] = Counter()
     parts: list[pa.Table] = []
@@ -54,14 +54,14 @@ def list_clips(params: Params) -> CorpusListing:
     clips = pa.concat_tables(parts or [CLIP_COLUMNS.empty_table()]).combine_chunks()
     labels = clips["labels"].combine_chunks()
     known = pa.array(names, pa.string()).take(pc.index_in(labels.flatten(), pa.array(mids, pa.string())))
-    # An id that the class table lacks stays as it is, and is refused by name with those of all corpora.
+    # An id that the class table lacks stays as it is: check_listing refuses unknown labels of all corpora.
     named = pa.ListArray.from_arrays(labels.offsets, pc.coalesce(known, labels.flatten()))
     clips = clips.set_column(clips.column_names.index("labels"), "labels", named)
     return CorpusListing(tuple(names), "many", LICENCE, clips, params.missing, left_out)
 
 
 def _as_clips(name: str, role: str, segments: pa.Table, places: pa.Table) -> pa.Table:
-    """Put a set's segments into the columns of a listing; every file is one segment, from its beginning to its end."""
+    """Return a set's segments as the columns of a listing; every file is one whole segment."""
     videos = segments["video"]
     zero = pa.repeat(0.0, len(videos))
     columns = {key: places[key] for key in places.column_names} | {

@@ -1,11 +1,11 @@
-"""AudioSet's files: tables of segments and of classes, and FLAC files, in tars or in folders.
+"""Readers of AudioSet's files: tables of segments and of classes, and FLAC files in tars or in folders.
 
-A segment is called by its video, of which a set holds one segment. Mirrors differ, so audio is looked for where they put it:
+A segment is named by its video, of which a set holds one segment. Mirrors differ in layout; audio is looked for at:
 
-<root>/[data/]<set>*.tar                  as on Hugging Face; members are called <anything>/<video>.flac, read in place
+<root>/[data/]<set>*.tar                  as on Hugging Face; members named <anything>/<video>.flac, read in place
 <root>/[audio/]<set>/[<two letters>/]<video>.flac        folders, as tools/expand_audioset.py makes them
 
-Some mirrors write `Y` before every video. Where a set has tars, a file of its own serves only what they lack.
+Some mirrors write `Y` before every video. Where a set has tars, single files serve only videos that the tars lack.
 """
 
 import logging
@@ -43,7 +43,7 @@ _NOWHERE = (("source", ""), ("member", ""), ("offset", 0), ("size", 0), ("conten
 def read_classes(path: Path) -> tuple[list[str], list[str]]:
     """Return the machine ids (`/m/09x0r`) and display names of the class table, in the order of its index.
 
-    It is this table that makes the published 527 classes. The ontology has more, of which some are never used.
+    This table defines the published 527 classes; the ontology has more, some of which are never used.
     """
     rows = read_rows(path, ("index", "mid", "display_name"))
     if sorted(row["index"] for row in rows) != sorted(map(str, range(len(rows)))):
@@ -60,7 +60,7 @@ def read_segments(path: Path) -> pa.Table:
     num_comments = next((i for i, line in enumerate(text.split(b"\n", 100)) if not line.startswith(b"#")), 0)
     try:
         segments = pa.csv.read_csv(
-            pa.BufferReader(text.replace(b", ", b",")),  # a quote counts only at the beginning of its cell
+            pa.BufferReader(text.replace(b", ", b",")),  # the CSV reader takes a quote only at the beginning of a cell
             read_options=pa.csv.ReadOptions(column_names=list(_SEGMENT_COLUMNS), skip_rows=num_comments),
             convert_options=pa.csv.ConvertOptions(
                 column_types=dict(
@@ -83,10 +83,10 @@ def read_segments(path: Path) -> pa.Table:
 
 
 def place_segments(root: Path, name: str, videos: pa.ChunkedArray) -> tuple[pa.Table, Counter[str]]:
-    """Say where the audio of a set's segments is, in their order, and count by reason what else was found.
+    """Return the place of each segment's audio, in their order, and counts of other files found, by reason.
 
-    A segment without audio is placed where it would lie as a file. Reasons: refused (members of tars that no one should
-    have packed), not_audio, repeated (further files of a video; the first counts), unlisted (videos not of the table).
+    A segment without audio gets the path that its file would have. Reasons: refused (unsafe members of tars), not_audio,
+    repeated (further files of a video; the first counts), unlisted (videos that are not in the table).
     """
     found, left_out = _find_audio(root, name)
     row = pc.index_in(videos, found["video"])
@@ -95,7 +95,7 @@ def place_segments(root: Path, name: str, videos: pa.ChunkedArray) -> tuple[pa.T
     log.info("%s: %d segments, %d of them without audio", name, len(videos), num_missing)
     for reason, count in left_out.items():
         if count:
-            log.warning("%s: %d files passed over: %s", name, count, reason)
+            log.warning("%s: %d files skipped: %s", name, count, reason)
     file_names = pc.binary_join_element_wise(videos, ".flac", "")
     as_files = pc.binary_join_element_wise(name, pc.utf8_slice_codeunits(videos, 0, 2), file_names, "/")
     places = found.select(["source", "member", "offset", "size", "content"]).take(row)
@@ -104,7 +104,7 @@ def place_segments(root: Path, name: str, videos: pa.ChunkedArray) -> tuple[pa.T
 
 
 def _find_audio(root: Path, name: str) -> tuple[pa.Table, Counter[str]]:
-    """Look for a set's audio, in its tars and then in its folders; return _PLACE of each video, the first found."""
+    """Find a set's audio, in its tars and then in its folders; return the first _PLACE of each video, and the counts."""
     pieces = [_PLACE.empty_table()]
     left_out: Counter[str] = Counter()
     tars = sorted(tar for folder in (root, root / "data") for tar in folder.glob(f"{name}*.tar") if tar.is_file())
@@ -128,7 +128,7 @@ def _find_audio(root: Path, name: str) -> tuple[pa.Table, Counter[str]]:
 
 
 def _walk_folder(folder: Path, name: str) -> Iterator[str]:
-    """Yield the files of a folder and of those in it, by their paths below the root."""
+    """Yield the paths, below the root, of the files of a folder and of its subfolders."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
@@ -141,6 +141,6 @@ def _walk_folder(folder: Path, name: str) -> Iterator[str]:
 
 
 def _videos(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return the video that each name stands for, empty for what is no audio of one."""
+    """Return the video of each file name; empty where the file is not a video's audio."""
     found = pc.struct_field(pc.extract_regex(names, VIDEO_IN_NAME), "video")
     return pc.fill_null(found, "")

@@ -1,8 +1,8 @@
 """Interface of corpus adapters: common settings, the listing they return, and reading of tables.
 
 Conventions: `source` is a path below the corpus root with forward slashes; `start` and `duration` are in seconds, and a
-duration of 0 means to the end of the source. Adapters list and never check: `pipeline/corpora/manifest.py` checks every
-listing by the same rules.
+duration of 0 means to the end of the source. Adapters only list clips; `pipeline/corpora/manifest.py` checks the listings of
+all corpora.
 """
 
 import csv
@@ -20,36 +20,36 @@ from pipeline.artifacts.clips import LabelKind
 from pipeline.errors import CorpusError
 from pipeline.params import Params, SharedFolder
 
-_NAMED = 10  # offenders that a message names before it only counts
+_NAMED = 10  # offenders that a message names; the rest are counted
 
 
 class AudioParams(Params):
-    """What reading the audio needs of the section `corpus`, whatever its kind.
+    """Keys of the section `corpus` that reading audio needs, whatever the corpus's kind.
 
-    Other keys pass unread here: they are checked by the adapter's own class, and a stage that decodes depends on no adapter.
+    Other keys are ignored here: the adapter's own class checks them, and a stage that decodes depends on no adapter.
     """
 
     model_config = ConfigDict(extra="ignore")
 
     root: SharedFolder  # folder of the corpus
-    max_bad_fraction: Annotated[NonNegativeFloat, Field(le=1)]  # of the clips, that may be missing or unreadable
+    max_bad_fraction: Annotated[NonNegativeFloat, Field(le=1)]  # of clips missing or unreadable, largest allowed
     max_duration: PositiveFloat  # seconds; a longer clip counts as bad
 
 
 class AdapterParams(AudioParams):
-    """What every corpus is asked for; an adapter adds `kind` and its own keys."""
+    """Base of adapters' params: keys common to all corpora; an adapter adds `kind` and its own."""
 
     model_config = ConfigDict(extra="forbid")
 
-    layout: ClassVar[str]  # what is expected below `root`, for error messages
+    layout: ClassVar[str]  # expected content of `root`, for error messages
     makes_audio: ClassVar[bool] = False  # True: the adapter writes missing audio itself
 
     def identity(self) -> str:
-        """Name the corpus by the settings that choose its clips: the same on every machine, wherever its files lie."""
+        """Return the corpus's identity: the settings that choose its clips, independent of where its files lie."""
         return json.dumps(self._choosing(), sort_keys=True, ensure_ascii=False, default=lambda path: path.name)
 
     def settings(self) -> dict[str, Any]:
-        """Return those of these settings that hold no path, by their key in params.yaml, as the manifest records them."""
+        """Return the settings without paths, by their key in params.yaml, as the manifest records them."""
         return {f"corpus.{key}": value for key, value in self._choosing().items() if not _holds_path(value)}
 
     def _choosing(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _holds_path(value: object) -> bool:
 
 
 def corpus_name(identity: str) -> str:
-    """Return what people call a corpus: its table's name (`esc10`), or its kind where it has no table (`demo`)."""
+    """Return the short name of a corpus: its table's name (`esc10`), or its kind where it has no table (`demo`)."""
     try:
         settings = json.loads(identity)
     except json.JSONDecodeError:
@@ -71,7 +71,7 @@ def corpus_name(identity: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClipRow:
-    """One clip as its corpus lists it. Members of tar files bring what the tar's index says of them."""
+    """One clip as its corpus lists it; for members of tar files with the entries of the tar's index."""
 
     clip_id: str
     source: str  # file below the root
@@ -79,14 +79,14 @@ class ClipRow:
     member: str = ""  # member of `source` when that is a tar file
     offset: int = 0  # of the member, in bytes
     size: int = 0  # of the member, in bytes
-    content: str = ""  # digest of the member; that of a file of its own is not the adapter's business
+    content: str = ""  # digest of the member; empty for a file of its own, which the manifest hashes
     start: float = 0.0  # seconds
     duration: float = 0.0  # seconds; 0 = to the end of the source
     group: str = ""  # recording, song or video that the clip was cut from; empty = its source
     fold: str = ""  # published fold or role; empty = none published
 
 
-# The same as columns, for corpora of which Python objects would be too many.
+# The same as columns, for corpora too large for Python objects.
 CLIP_COLUMNS = pa.schema(
     {
         "clip_id": pa.string(),
@@ -106,14 +106,14 @@ CLIP_COLUMNS = pa.schema(
 
 @dataclass(frozen=True)
 class CorpusListing:
-    """What an adapter returns: every clip that the corpus lists, whether its audio is there or not."""
+    """Result of an adapter: all clips that the corpus lists, with and without audio."""
 
     classes: tuple[str, ...]  # in the order of the targets
     label_kind: LabelKind
     licence: str
     clips: list[ClipRow] | pa.Table  # rows, or the columns of CLIP_COLUMNS
-    missing: Literal["keep", "drop"] = "keep"  # clips without audio: in the manifest without content, or not in it
-    left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter passed over
+    missing: Literal["keep", "drop"] = "keep"  # clips without audio: in the manifest without content, or left out of it
+    left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter skipped
 
     def table(self) -> pa.Table:
         """Return the clips as columns."""
@@ -145,7 +145,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def reject(where: object, problems: Mapping[str, Sequence[str]]) -> None:
-    """Raise one CorpusError with every rule that is broken (name -> offenders), or return when none is."""
+    """Raise one CorpusError with all broken rules (name -> offenders); return if no rule has offenders."""
     lines = []
     for rule, offenders in problems.items():
         if offenders:
@@ -172,7 +172,7 @@ def _read_separated(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
 
 def _read_json_lines(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
     rows = []
-    for line, entry in enumerate(text.split("\n"), start=1):  # splitlines() would cut at U+2028 within a string too
+    for line, entry in enumerate(text.split("\n"), start=1):  # splitlines() would also cut at U+2028 within a string
         if not entry.strip():
             continue
         try:

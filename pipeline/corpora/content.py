@@ -1,7 +1,7 @@
-"""Content digests of files; a file whose size and time have not moved is not read again.
+"""Content digests of files, cached by path, size and modification time.
 
 The digests of earlier runs are kept in an SQLite file, keyed by absolute path, size and modification time; all workspaces of
-the project share it. It is a memo: deleting it costs time and nothing else.
+the project share it. It is a cache: deleting it costs only time.
 """
 
 import functools
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 STORE_PATH = Path(".sonolex/content.sqlite")
 
-_BATCH = 512  # files between two commits: what a killed run loses
+_BATCH = 512  # files per transaction, which a killed run loses
 _THREADS = 4  # hashing waits for the disk more than for the processor
 _SECONDS_BETWEEN_LINES = 10.0
 
-# A file changed again within the clock tick of its last change keeps its time. As git does with its index, a time this
-# close to the present is not trusted: the file is read again on the next run.
+# A file that changes twice within one clock tick keeps its time. As in git's index, a time this close to the present is
+# therefore not trusted: the file is read again on the next run.
 _UNSETTLED = 2 * 10**9  # ns
 
 _TABLE = """
@@ -39,20 +39,20 @@ CREATE TABLE IF NOT EXISTS content
 
 @dataclass(frozen=True)
 class Contents:
-    """Digests in the order of the paths asked for, and how many files had to be read for them."""
+    """Digests in the order of the requested paths, and the number of files read for them."""
 
-    digests: list[str]  # empty: no such file, or it cannot be read
+    digests: list[str]  # empty where the file is missing or unreadable
     num_hashed: int
 
 
 def content_digests(paths: Sequence[Path | str], store_path: Path = STORE_PATH) -> Contents:
-    """Return the digest of every file; each path is expected once. Raises nothing for a missing or unreadable file.
+    """Return the digest of every file; each path may occur once. A missing or unreadable file has an empty digest.
 
-    Sorted paths are the fastest: a folder is listed once, and its files' memories are fetched together.
+    Sorted paths are fastest: each folder is listed once, and the digests of its files are fetched together.
     """
     digests: list[str] = []
     num_hashed = 0
-    spoken = time.monotonic()
+    logged = time.monotonic()
     with closing(open_store(store_path)) as store, ThreadPoolExecutor(_THREADS) as pool:
         for batch in _batches(paths):
             known = _recall(store, batch)
@@ -62,28 +62,28 @@ def content_digests(paths: Sequence[Path | str], store_path: Path = STORE_PATH) 
             rest = iter(fresh)
             digests += [next(rest) if digest is None else digest for digest in known]
             num_hashed += sum(digest != "" for digest in fresh)
-            if time.monotonic() - spoken > _SECONDS_BETWEEN_LINES:
-                spoken = time.monotonic()
-                log.info("looked at %d of %d files, read %d", len(digests), len(paths), num_hashed)
+            if time.monotonic() - logged > _SECONDS_BETWEEN_LINES:
+                logged = time.monotonic()
+                log.info("checked %d of %d files, read %d", len(digests), len(paths), num_hashed)
     return Contents(digests, num_hashed)
 
 
 def open_store(path: Path) -> sqlite3.Connection:
-    """Open the memo, or start it; a damaged one is replaced. A relative path is the project's, from its workspaces too."""
+    """Open or create the cache; a damaged one is replaced. A relative path is below the project, also in its workspaces."""
     path = shared_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(2):
         store = sqlite3.connect(path, timeout=60)
         try:
             store.execute(_TABLE)
-        except sqlite3.OperationalError:  # locked, disk full, no permission: not a matter of what the file holds
+        except sqlite3.OperationalError:  # locked, disk full, no permission: the file itself is not damaged
             store.close()
             raise
         except sqlite3.DatabaseError:
             store.close()
             if attempt:
                 raise
-            log.warning("%s is damaged; starting a new one, every file is read again", path)
+            log.warning("%s is damaged and is replaced by a new one: every file is read again", path)
             path.unlink()
         else:
             break
@@ -91,13 +91,13 @@ def open_store(path: Path) -> sqlite3.Connection:
 
 
 def settled(status: os.stat_result) -> bool:
-    """Tell whether a file's time is old enough to stand for what is in it."""
+    """Return whether a file's modification time is old enough to be trusted."""
     return status.st_mtime_ns < time.time_ns() - _UNSETTLED
 
 
 def _batches(paths: Sequence[Path | str]) -> Iterator[list[tuple[str, os.stat_result | None]]]:
-    names_in = functools.lru_cache(maxsize=8)(_names_in)  # sorted paths stay in a folder and those above it
-    here = os.getcwd()  # noqa: PTH109 - of two million paths, Path objects take longer than the files
+    names_in = functools.lru_cache(maxsize=8)(_names_in)  # sorted paths stay in one folder and its parents
+    here = os.getcwd()  # noqa: PTH109 - for two million paths, Path objects take longer than reading the files
     for start in range(0, len(paths), _BATCH):
         batch = []
         for path in paths[start : start + _BATCH]:
@@ -108,7 +108,7 @@ def _batches(paths: Sequence[Path | str]) -> Iterator[list[tuple[str, os.stat_re
 
 
 def _names_in(folder: str) -> frozenset[str]:
-    """List a folder, so that of files that are not there nothing more is asked; empty when there is none."""
+    """Return the names in a folder, so that missing files need no system call each; empty when it does not exist."""
     try:
         return frozenset(os.listdir(folder or "/"))  # noqa: PTH208
     except OSError:
@@ -116,7 +116,7 @@ def _names_in(folder: str) -> frozenset[str]:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """Return the file's size and times, or None when there is no such regular file."""
+    """Return the file's size and times, or None when it is not a regular file."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -125,7 +125,7 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _recall(store: sqlite3.Connection, batch: list[tuple[str, os.stat_result | None]]) -> list[str | None]:
-    """Return for each file the remembered digest, "" where it is not there, or None where it must be read."""
+    """Return the cached digest of each file, "" where the file is missing, or None where it must be read."""
     present = [path for path, status in batch if status is not None]
     known: dict[tuple[str, int, int], str] = {}
     if present:

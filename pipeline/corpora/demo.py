@@ -1,9 +1,9 @@
-"""The demo corpus: made on the spot, so that a fresh machine can run everything without a download.
+"""Demo corpus adapter: synthetic clips that need no download, see `pipeline/corpora/synthesis.py`.
 
 <root>/<settings>/<clip_id>.wav     mono, 16-bit PCM
-<root>/<settings>/settings.json     what the files were made with: those of another program are made anew
+<root>/<settings>/settings.json     settings and program digest of the files; those of another version are made again
 
-Experiments with other settings, which may run side by side, have folders of their own.
+Experiments with different settings, which may run side by side, have separate folders.
 """
 
 import json
@@ -55,7 +55,7 @@ def list_clips(params: Params) -> CorpusListing:
 
 
 def _discard_others(params: Params, folder: Path, program: Path, classes: tuple[str, ...]) -> None:
-    """Remove demo clips made by another version of the program; a killed run can do it again."""
+    """Remove demo clips made by another version of the program; safe to repeat after a kill."""
     made_with = {"duration": params.duration, "sample_rate": SAMPLE_RATE, "seed": params.seed}
     stamp, expected = folder / "settings.json", json.dumps(made_with | {"program": file_digest(program)}) + "\n"
     if stamp.exists() and stamp.read_text() == expected:

@@ -1,4 +1,4 @@
-"""ESC-50 and its part ESC-10: environmental sounds of 5 s in five published folds (Piczak, 2015).
+"""ESC-50 adapter, and of its subset ESC-10: environmental sounds of 5 s in five published folds (Piczak, 2015).
 
 <root>/audio/*.wav, *.ogg    named by the table
 <root>/meta/esc50.csv        filename, fold, target, category, esc10, src_file, take
@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, reject
 from pipeline.params import PathBelow
 
-LICENCE = "ESC-50 is CC BY-NC 3.0, its part ESC-10 is CC BY 3.0; the recordists are named in the corpus's own LICENSE"
+LICENCE = "ESC-50 is CC BY-NC 3.0, its subset ESC-10 is CC BY 3.0; the recordists are named in the corpus's own LICENSE"
 
 
 class Params(AdapterParams):
@@ -23,14 +23,14 @@ class Params(AdapterParams):
 
 
 def list_clips(params: Params) -> CorpusListing:
-    """List the clips of the table; classes are its categories in the order of their targets."""
+    """List the clips of the table; the classes are its categories in the order of their targets."""
     path = params.root / params.table
     rows = read_rows(path, ("filename", "fold", "target", "category", "src_file"))
     names: dict[str, set[str]] = {}
     for row in rows:
         names.setdefault(row["target"], set()).add(row["category"])
     problems = {
-        "targets that are no number": [target for target in names if not target.isdecimal()],
+        "targets that are not numbers": [target for target in names if not target.isdecimal()],
         "targets of several categories": [f"{t} ({', '.join(sorted(c))})" for t, c in names.items() if len(c) > 1],
     }
     reject(path, problems)

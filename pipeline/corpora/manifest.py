@@ -1,4 +1,4 @@
-"""Manifest of a corpus: every listed clip checked, its file identified by content, in an order of its own.
+"""Manifest of a corpus: validation of the listed clips, content digests of their files, and refresh on disk.
 
 Conventions: the manifest holds neither times nor absolute paths, and is sorted by clip id, so that the same corpus gives
 the same manifest on every machine. A clip whose file is missing stays in it, with no content.
@@ -24,7 +24,7 @@ from pipeline.corpora.relabelling import identity_with, relabelled
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.params import SAFE_NAME, is_safe_name
 
-# What makes a source other than a plain relative path in its shortest form; others would name one file in many ways.
+# Matches sources that are not plain relative paths in their shortest form: these could name one file in several ways.
 _NOT_BELOW = r"^$|^/|//|/$|(^|/)\.\.?(/|$)"
 
 log = logging.getLogger(__name__)
@@ -32,25 +32,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Refresh:
-    """What became of the manifest."""
+    """Outcome of a refresh of the manifest."""
 
     num_clips: int  # in the manifest
-    num_missing: int  # clips whose file is not there, whether they stay in the manifest or not
+    num_missing: int  # clips without a file, whether they stay in the manifest or not
     num_hashed: int  # files that were read
-    written: bool  # False: the file on disk is right and was left as it was
-    left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter passed over
+    written: bool  # False: the manifest on disk is current and was left as it was
+    left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter skipped
 
 
 def refresh_manifest(
     params: CorpusParams, path: Path, store_path: Path = STORE_PATH, *, labels_path: Path | None = None
 ) -> Refresh:
-    """Bring the manifest at `path` up to date with the corpus; where nothing changed, its bytes stay as they are.
+    """Bring the manifest at `path` up to date with the corpus; an unchanged corpus leaves the file untouched.
 
-    With `labels_path` training clips have that table's labels, see `pipeline/corpora/relabelling.py`.
+    With `labels_path` training clips get that table's labels, see `pipeline/corpora/relabelling.py`.
 
-    Without the corpus's audio, a manifest of this very corpus (pulled from a DVC remote) is kept: what was computed from
-    it can be used, and only new spectrograms need the audio. Raises CorpusError when there is no such manifest, and for
-    whatever is wrong with the listing.
+    Without the corpus's audio, a manifest of the same corpus (pulled from a DVC remote) is kept: artifacts computed from it
+    can be used, and only new spectrograms need the audio. Raises CorpusError when there is no such manifest, and for every
+    fault of the listing.
     """
     identity = identity_with(params.identity(), labels_path)
     if not params.root.is_dir() and not params.makes_audio:
@@ -91,9 +91,9 @@ def refresh_manifest(
 
 
 def manifest_columns(listing: CorpusListing, root: Path, store_path: Path = STORE_PATH) -> tuple[pa.Table, Contents]:
-    """Return the manifest's columns, checked and in its order, and the contents of the files behind them.
+    """Return the manifest's columns, checked and sorted, and the content digests of the files.
 
-    Raises CorpusError that names everything wrong with the listing at once.
+    Raises CorpusError that names all faults of the listing at once.
     """
     clips = listing.table().combine_chunks()
     targets = check_listing(listing, clips, root)
@@ -110,9 +110,9 @@ def manifest_columns(listing: CorpusListing, root: Path, store_path: Path = STOR
 
 
 def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Array:
-    """Return every clip's targets, ascending and each once, as (clip,) lists of uint16.
+    """Return the targets of every clip, ascending and unique, as (clip,) lists of uint16.
 
-    Raises CorpusError with every clip, label and class that cannot stand in a manifest.
+    Raises CorpusError with every clip, label and class that a manifest cannot hold.
     """
     if not len(clips):
         raise CorpusError(f"{root}: expected a corpus with clips, found none listed")
@@ -138,7 +138,7 @@ def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Arr
             f"{'/'.join(filter(None, (row['source'], row['member'])))} at {row['start']:g} s"
             for row in places.filter(pc.greater(places["count_all"], 1)).to_pylist()
         ],
-        "clips that are no file below the root": ids.filter(
+        "clips that are not files below the root": ids.filter(
             pc.match_substring_regex(clips["source"], _NOT_BELOW)
         ).to_pylist(),
         "clips with a negative or endless start or duration": ids.filter(endless).to_pylist(),
@@ -159,11 +159,11 @@ def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Arr
 
 
 def _sorted_targets(owners: np.ndarray, targets: pa.Array, names: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return (owner, target) of every label, by owner and target, each pair once; unknown labels count up behind."""
+    """Return the sorted, unique (owner, target) pairs of all labels; unknown labels are numbered after the classes."""
     unknown = names.filter(targets.is_null())
     numbers = pc.fill_null(targets, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     numbers[numbers < 0] = (1 << 20) + pc.index_in(unknown, pc.unique(unknown)).to_numpy(zero_copy_only=False)
-    pairs = np.sort((owners.astype(np.int64) << 32) + numbers)  # np.unique hashes, and takes five times as long
+    pairs = np.sort((owners.astype(np.int64) << 32) + numbers)  # np.unique hashes, which takes five times as long
     pairs = pairs[np.diff(pairs, prepend=-1) != 0]
     return pairs >> 32, pairs & 0xFFFFFFFF
 
@@ -180,11 +180,11 @@ def _repeated(values: pa.ChunkedArray) -> list[str]:
 
 
 def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refresh:
-    """Keep the manifest of a corpus whose audio is not on this machine, if there is one."""
+    """Keep the manifest of a corpus whose audio is not on this machine; raise CorpusError if there is no manifest."""
     previous = _previous(path)
     if previous is not None and previous.metadata["corpus"] == identity:
         log.warning(
-            "the audio is not here (%s: %s): keeping %s with its %d clips. What is already computed can be used; "
+            "the audio is not on this machine (%s: %s): keeping %s with its %d clips. Computed artifacts can be used; "
             "spectrograms cannot be recomputed.",
             params.root,
             found,
@@ -196,7 +196,7 @@ def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refres
     raise CorpusError(
         f"{params.root}: expected the corpus `{params.kind}` ({params.layout}), found {found}; and to go on without audio, "
         f"expected its manifest at {path}, found {manifest}. Put the corpus there, or set corpus.root in params.yaml to "
-        f"where it is, or fetch what others have computed from it with `dvc pull`"
+        f"where it is, or fetch artifacts that were computed from it with `dvc pull`"
     )
 
 
@@ -206,7 +206,7 @@ def _holds(path: Path, columns: pa.Table, metadata: dict[str, Any]) -> bool:
 
 
 def _previous(path: Path) -> Table | None:
-    """Open the manifest as the last run left it; a damaged one counts as none, since it can be made again."""
+    """Open the manifest of the last run; return None for a damaged one, since it can be made again."""
     try:
         return open_clips(path)
     except ArtifactError as error:

@@ -1,11 +1,11 @@
-"""Ontology of classes, each with its parents: AudioSet's, or one of your own.
+"""Ontology of classes: AudioSet's, or a table of (parent, child) pairs.
 
 `.json`   AudioSet's form: a list of nodes with `id`, `name` and `child_ids` (Gemmeke et al., 2017)
 `.csv`    columns `parent` and `child`, both names
 
 Conventions: P parent or ancestor, C child or descendant, both (class,) in the order of the class list; classes are found by
-name. A class may have several parents. Nodes that are no classes (AudioSet has 105, such as "Human sounds") are no parents,
-but lead from one class to the next: what is below them is below their ancestors.
+name. A class may have several parents. Nodes that are not classes (AudioSet has 105, such as "Human sounds") are not
+parents, but connect classes: what is below them is below their ancestors.
 """
 
 import json
@@ -22,17 +22,17 @@ from pipeline.errors import CorpusError
 
 @dataclass(frozen=True, eq=False)
 class Ontology:
-    """The classes of a corpus as kinds of each other."""
+    """Parent-child and ancestor-descendant relations of a corpus's classes."""
 
     children: NDArray[np.bool_]  # (P, C): C is a direct child of P
-    descendants: NDArray[np.bool_]  # (P, C): C lies anywhere below P
+    descendants: NDArray[np.bool_]  # (P, C): C is below P at any depth
     unknown: tuple[str, ...]  # classes that the ontology does not have
 
 
 def read_ontology(path: Path, classes: list[str]) -> Ontology:
-    """Read what an ontology says of these classes.
+    """Read the relations that an ontology has between these classes.
 
-    Raises CorpusError when it is no ontology, leads in a circle, or has none of the classes.
+    Raises CorpusError when the file is not an ontology, has a cycle, or has none of the classes.
     """
     if not path.is_file():
         raise CorpusError(f"{path}: expected an ontology (labels.ontology), found no such file")

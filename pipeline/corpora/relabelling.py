@@ -1,6 +1,6 @@
-"""Put labels from a table of their own in the place of published ones, for the training clips of one fold.
+"""Relabelling: replace the published labels of one fold's training clips by those of a table.
 
-What is tested never changes: the table holds training clips alone, and a manifest with its labels serves no other fold.
+Labels of test clips never change: the table holds training clips only, and a manifest with its labels serves no other fold.
 """
 
 import json
@@ -21,18 +21,18 @@ _KEY = "labels"  # in the identity of a corpus
 
 
 class UsedLabels(Params):
-    """What the manifest needs of the section `labels`."""
+    """The key of the section `labels` that the manifest needs."""
 
     model_config = ConfigDict(extra="ignore")
 
-    # A table of labels for training clips; empty, which is None once loaded, = as published.
+    # Table of labels for training clips; empty (None once loaded) = published labels.
     use: Annotated[FilePath | None, BeforeValidator(lambda path: path or None)]
 
 
 def relabelled(columns: pa.Table, classes: list[str], path: Path) -> pa.Table:
     """Return the manifest's columns with the labels of the table at `path`.
 
-    Raises CorpusError when the table is of other classes, or of clips that were published with other labels.
+    Raises CorpusError when the table has other classes, or other published labels than the corpus.
     """
     table = open_labels(path)
     if table.metadata["classes"] != classes:
@@ -45,14 +45,14 @@ def relabelled(columns: pa.Table, classes: list[str], path: Path) -> pa.Table:
     if not published.filter(held).equals(expected):
         ids = columns["clip_id"].filter(held).to_pylist()
         pairs = zip(ids, published.filter(held).to_pylist(), expected.to_pylist(), strict=True)
-        reject(path, {"clips that have been published with other labels since": [i for i, a, b in pairs if a != b]})
+        reject(path, {"clips whose published labels have changed since": [i for i, a, b in pairs if a != b]})
     both = pa.concat_arrays([published, table["labels"].combine_chunks()])
     rows = pc.if_else(held, pc.add(place.cast(pa.int64()), len(columns)), pa.array(range(len(columns)), pa.int64()))
     return columns.set_column(columns.column_names.index("labels"), columns.schema.field("labels"), both.take(rows))
 
 
 def identity_with(identity: str, path: Path | None) -> str:
-    """Return a corpus's identity, with its labels' where they are those of the table at `path`."""
+    """Return a corpus's identity, extended by that of the table of labels at `path`, if any."""
     if path is None:
         return identity
     head = LABELS.read_head(path)
@@ -61,7 +61,7 @@ def identity_with(identity: str, path: Path | None) -> str:
 
 
 def labels_of(clips: Table) -> dict[str, Any] | None:
-    """Return what is known of a manifest's labels where they are not the published ones."""
+    """Return the description of a manifest's labels, or None where they are the published ones."""
     try:
         settings = json.loads(clips.metadata["corpus"])
     except json.JSONDecodeError:

@@ -1,16 +1,16 @@
-"""Training, validation and test clips of a fold, and the proof that nothing leaks between them.
+"""Splits: the role of every clip in a fold (train, validation, test, excluded), and the checks for leaks between roles.
 
-What a corpus publishes is never drawn again. Its `fold` column decides by what it says:
+Published folds and roles are used as they are. The values of the `fold` column decide:
 
 - names of roles (train, validation, test): one fold, called "official", with these roles;
 - any other names: one fold each; its clips are the test clips, all others are for training;
-- nothing: `num_folds` folds are drawn, by group, with every class spread over them as evenly as groups allow.
+- empty: `num_folds` folds are drawn, by group, with every class spread over them as evenly as groups allow.
 
-Beside a fold F stand its parts F-1, F-2 ... F-`num_folds`: its training clips, drawn into that many, of which one is tested
-and the others train; what F tests has no role. The models of all parts together score each training clip of F without
-having seen it, nor a test clip of F (Stone, 1974, on cross-validatory choice).
+A fold F has inner folds F-1, F-2 ... F-`num_folds` (nested cross-validation; Stone, 1974): its training clips are drawn into
+`num_folds` subsets, of which one is tested and the others train; the test clips of F are excluded. The models of all inner
+folds together give out-of-fold scores for every training clip of F, without access to test clips of F.
 
-Clips of one group, and clips with the same audio, are drawn together. Where published roles or folds part clips with the
+Clips of one group, and clips with the same audio, are drawn together. Where published roles or folds separate clips with the
 same audio, the test clip stays and its copies are excluded. Roles follow from the manifest and the seed alone.
 """
 
@@ -53,17 +53,15 @@ Source = Literal["published roles", "published folds", "drawn folds"]
 
 
 class SplitParams(Params):
-    """How a fold's clips get their roles."""
+    """The section `split`: how folds and validation clips are drawn."""
 
-    num_folds: Annotated[
-        int, Field(ge=2)
-    ]  # drawn for a corpus that publishes none; others keep theirs. Also: parts of a fold
+    num_folds: Annotated[int, Field(ge=2)]  # folds drawn where a corpus publishes none, and inner folds of every fold
     validation_fraction: Annotated[NonNegativeFloat, Field(lt=1)]  # of the training clips; 0 = no validation clips
     seed: NonNegativeInt
 
 
 def fold_names(clips: Table, params: SplitParams) -> list[str]:
-    """Return the folds that can be asked for."""
+    """Return the names of the folds of a corpus."""
     match _fold_source(clips):
         case "published roles":
             return [OFFICIAL]
@@ -78,21 +76,21 @@ def fold_names(clips: Table, params: SplitParams) -> list[str]:
 def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
     """Return every clip's role in one fold, in manifest order.
 
-    Raises CorpusError for an unknown fold and for every leak or gap (see `check_roles`), ParamsError where the params
-    ask for validation clips besides published ones.
+    Raises CorpusError for an unknown fold and for every leak or missing class (see `check_roles`), ParamsError where the
+    params ask for validation clips and the corpus publishes some.
     """
     names = fold_names(clips, params)
-    whole, part = part_of(fold, names, params.num_folds)
-    if whole not in names:
+    outer, inner = outer_fold(fold, names, params.num_folds)
+    if outer not in names:
         raise CorpusError(
-            f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}; parts of "
-            f"a fold are called {names[0]}-1 to {names[0]}-{params.num_folds}"
+            f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}; inner "
+            f"folds are called {names[0]}-1 to {names[0]}-{params.num_folds}"
         )
     require_fold(clips, fold)
-    roles = _published_or_drawn(clips, whole, params)
-    if part:
+    roles = _published_or_drawn(clips, outer, params)
+    if inner:
         _exclude_copies(clips, roles)
-        _draw_part(clips, roles, part, params)
+        _draw_inner_fold(clips, roles, inner, params)
     if params.validation_fraction > 0:
         if "validation" in roles:
             raise ParamsError(
@@ -101,31 +99,31 @@ def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
             )
         _draw_validation(clips, roles, fold, params)
     _exclude_copies(clips, roles)
-    check_roles(clips, roles, fold, every_class_tested=not part)
+    check_roles(clips, roles, fold, every_class_tested=not inner)
     return roles
 
 
-def part_names(fold: str, num_parts: int) -> list[str]:
-    """Return what the parts of a fold are called."""
-    return [f"{fold}-{number + 1}" for number in range(num_parts)]
+def inner_fold_names(fold: str, num_inner_folds: int) -> list[str]:
+    """Return the names of a fold's inner folds."""
+    return [f"{fold}-{number + 1}" for number in range(num_inner_folds)]
 
 
-def part_of(fold: str, names: Sequence[str], num_parts: int) -> tuple[str, int]:
-    """Return the fold that `fold` is a part of, and which, from 1; the fold itself and 0 where it is none."""
-    whole, _, number = fold.rpartition("-")
-    if fold in names or not number.isdecimal() or not 1 <= int(number) <= num_parts:
+def outer_fold(fold: str, names: Sequence[str], num_inner_folds: int) -> tuple[str, int]:
+    """Return the outer fold of an inner fold and the inner fold's number, from 1; `fold` itself and 0 for an outer one."""
+    outer, _, number = fold.rpartition("-")
+    if fold in names or not number.isdecimal() or not 1 <= int(number) <= num_inner_folds:
         return fold, 0
-    return whole, int(number)
+    return outer, int(number)
 
 
 def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
-    """Say in words how the roles came about."""
+    """Return a description of how the roles were assigned, for people."""
     rule: str = _fold_source(clips)
     if rule == "drawn folds":
         rule = f"{params.num_folds} folds drawn by group"
-    whole, part = part_of(fold, fold_names(clips, params), params.num_folds)
-    if part:
-        rule += f"; part {part} of the {params.num_folds} that the training clips of fold {whole} are drawn into"
+    outer, inner = outer_fold(fold, fold_names(clips, params), params.num_folds)
+    if inner:
+        rule += f"; inner fold {inner} of {params.num_folds}, drawn from the training clips of fold {outer}"
     if params.validation_fraction > 0:
         rule += f"; {params.validation_fraction:g} of the training clips drawn for validation by group"
     return rule
@@ -134,15 +132,15 @@ def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
 def check_roles(clips: Table, roles: Sequence[Role], fold: str, *, every_class_tested: bool = True) -> None:
     """Raise CorpusError that names every group in two roles, and every class that a role lacks.
 
-    A part of a fold need not test every class: it scores clips, and is no measurement. A class counts as present where a
-    clip of it has its audio: a missing file trains and tests nothing.
+    An inner fold need not test every class, since it only scores clips. A class counts as present where a clip of it has
+    audio.
     """
     codes = pc.index_in(pa.array(roles, pa.string()), pa.array(ROLES, pa.string())).to_numpy().astype(np.int8)
     audible = _audible(clips)
     labels = clips["labels"].combine_chunks()
     owners, targets = pc.list_parent_indices(labels).to_numpy(), labels.flatten().to_numpy()
-    heard = audible[owners]
-    present = {role: set(targets[heard & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
+    present_owners = audible[owners]
+    present = {role: set(targets[present_owners & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
     classes: list[str] = clips.metadata["classes"]
     untested = [name for t, name in enumerate(classes) if t not in present["test"]]
     problems = {
@@ -181,13 +179,13 @@ def _published_or_drawn(clips: Table, fold: str, params: SplitParams) -> list[Ro
     return [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
 
 
-def _draw_part(clips: Table, roles: list[Role], part: int, params: SplitParams) -> None:
-    """Test one part of the training clips and exclude what is not for training, in place."""
+def _draw_inner_fold(clips: Table, roles: list[Role], inner: int, params: SplitParams) -> None:
+    """Make one of the equal subsets of the training clips the test clips, and exclude the outer fold's others, in place."""
     training = np.array([position for position, role in enumerate(roles) if role == "train"], dtype=np.int64)
     roles[:] = ["train" if role == "train" else "excluded" for role in roles]
     units, labels = _units(clips).take(pa.array(training)), clips["labels"].combine_chunks().take(pa.array(training))
     bins = _stratify(units, labels, [1 / params.num_folds] * params.num_folds, named_seed(params.seed, "parts"))
-    for position in training[bins == part - 1].tolist():
+    for position in training[bins == inner - 1].tolist():
         roles[position] = "test"
 
 
@@ -209,7 +207,7 @@ def _draw_validation(clips: Table, roles: list[Role], fold: str, params: SplitPa
 
 
 def _units(clips: Table) -> pa.Array:
-    """Return what each clip must be drawn together with: its group, joined with every group that shares audio with it."""
+    """Return the unit that each clip is drawn with: its group, joined with all groups that share audio with it."""
     groups, contents = clips["group"].combine_chunks(), clips["content"].combine_chunks()
     sharing = pc.is_in(contents, _repeated(contents.filter(pa.array(_audible(clips)))))
     parents: dict[str, str] = {}
@@ -232,9 +230,9 @@ def _units(clips: Table) -> pa.Array:
 def _stratify(units: pa.Array, labels: pa.ListArray, shares: Sequence[float], seed: int) -> np.ndarray:
     """Deal whole units into bins that get their share of every class as nearly as units allow; return each clip's bin.
 
-    A greedy form of iterative stratification (Sechidis et al., 2011, "On the stratification of multi-label data"):
-    units with the rarest class come first, larger before smaller, the seed decides among equals; each goes to the bin
-    that still lacks most of that class.
+    A greedy form of iterative stratification (Sechidis et al., 2011, "On the stratification of multi-label data"): units
+    with the rarest class come first, larger before smaller, ties in random order; each goes to the bin that lacks most of
+    that class.
     """
     names = pc.unique(units)
     unit_of = pc.index_in(units, names).to_numpy()
@@ -243,13 +241,13 @@ def _stratify(units: pa.Array, labels: pa.ListArray, shares: Sequence[float], se
     rank = np.empty(len(class_sizes), dtype=np.int64)  # of each class by its size, the rarest 0
     rank[np.argsort(class_sizes, kind="stable")] = np.arange(len(class_sizes))
     ranks = rank[targets]
-    rarest = np.full(len(names), len(class_sizes))  # of the unit's classes; behind all of them where it has none
+    rarest = np.full(len(names), len(class_sizes))  # of the unit's classes; after all of them where it has none
     np.minimum.at(rarest, unit_of[pc.list_parent_indices(labels).to_numpy()], ranks)
     unit_sizes = np.bincount(unit_of, minlength=len(names))
     draws = np.array([named_seed(seed, name) for name in names.to_pylist()], dtype=np.int64)
     order = np.lexsort((draws, -unit_sizes, rarest))
 
-    # From here on plain lists: the loop takes one value at a time.
+    # Plain lists from here on: the loop takes one value at a time.
     clips_in_order = np.argsort(unit_of, kind="stable").tolist()
     unit_ends = np.cumsum(unit_sizes).tolist()
     wanted, clip_ranks, clip_ends = rarest.tolist(), ranks.tolist(), [0, *ends.tolist()]
@@ -267,13 +265,13 @@ def _stratify(units: pa.Array, labels: pa.ListArray, shares: Sequence[float], se
 
 
 def _audible(clips: Table) -> np.ndarray:
-    """Tell of each clip (clip,) whether its file is there and not empty."""
+    """Return whether each clip's file exists and is not empty: (clip,) bool."""
     silent = pc.is_in(clips["content"], pa.array(_NO_AUDIO, pa.string()))
     return np.asarray(pc.invert(silent).combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _exclude_copies(clips: Table, roles: list[Role]) -> None:
-    """Exclude every clip whose audio also stands in a later role (test after validation after train), in place."""
+    """Exclude, in place, every clip whose audio also occurs in a later role (train < validation < test)."""
     positions = pa.array(np.flatnonzero(_audible(clips)))
     contents = clips["content"].take(positions)
     copied = pc.is_in(contents, _repeated(contents))
@@ -296,7 +294,7 @@ def _repeated(values: pa.ChunkedArray) -> pa.Array:
 
 
 def _straddling(clips: Table, codes: np.ndarray) -> list[str]:
-    """Describe each group whose clips have several roles, by one clip of each role. Excluded clips have none."""
+    """Return a description of each group with several roles, with one clip of each; excluded clips have no role."""
     considered = codes != ROLES.index("excluded")
     keys, ids = (clips[column].filter(pa.array(considered)) for column in ("group", "clip_id"))
     codes = codes[considered]

@@ -1,10 +1,9 @@
-"""Synthesise the demo corpus: ten classes of sound that differ in the order of events in time.
+"""Synthesis of the demo corpus: ten classes of sound that differ in the order of events in time.
 
-The classes come in five pairs. Both classes of a pair draw from one source; the second is the first
-played backwards, *before* the room and the noise are added. What a pair's clips contain is thus the
-same by construction, and a model that ignores order cannot tell the two apart, save for the tail
-that a room leaves behind every event. Phrases repeat within a clip and keep clear of
-its ends, so no class depends on where in the clip a sound begins.
+The classes come in five pairs. Both classes of a pair draw from one source; the second is the first played backwards,
+*before* the room and the noise are added. What a pair's clips contain is thus the same by construction, and a model that
+ignores order cannot separate the two, except by the reverberation after every event. Phrases repeat within a clip and keep
+clear of its ends, so no class depends on where in the clip a sound begins.
 
 Conventions: a waveform is (sample,) in [-1, 1], times are in seconds, frequencies in Hz and levels
 in dB. All randomness of a clip follows from `seed`, its id and its group: clips can be made in any
@@ -23,7 +22,7 @@ from pipeline.seeding import named_generator
 
 NUM_FOLDS = 5
 
-# Phrases are written for a clip of this length: a shorter clip hurries them, a longer repeats more.
+# Phrases are defined for a clip of this length: a shorter clip has faster phrases, a longer one more of them.
 _REFERENCE_DURATION = 2.0  # s
 
 _Waveform = NDArray[np.float64]
@@ -55,7 +54,7 @@ class _Clock(NamedTuple):
 
 
 class _Voice(NamedTuple):
-    """What the sources of one group have in common."""
+    """Timbre shared by the sources of one group."""
 
     register: float  # Hz, the lowest pitch
     rolloff: float  # harmonic h has amplitude h ** -rolloff
@@ -65,7 +64,7 @@ class _Voice(NamedTuple):
 
 
 class _Room(NamedTuple):
-    """Where a group was "recorded"."""
+    """Simulated recording conditions of a group."""
 
     decay_time: float  # s, until the reverberation is 60 dB down
     reverberation: float  # energy of the tail relative to the direct sound, as an amplitude factor
@@ -96,7 +95,7 @@ def synthesise(
     sample_rate: int,
     seed: int,
 ) -> NDArray[np.float32]:
-    """Return the clip as heard in its room: float32 (sample,) in [-1, 1]."""
+    """Return the clip with reverberation and noise: float32 (sample,) in [-1, 1]."""
     clock = _clock(duration, sample_rate)
     room = _draw_room(named_generator(seed, "room", clip.group))
     dry = dry_waveform(clip, duration=duration, sample_rate=sample_rate, seed=seed)
@@ -212,7 +211,7 @@ def _swells(generator: np.random.Generator, voice: _Voice, clock: _Clock) -> _Wa
 
 
 class _Pair(NamedTuple):
-    """Two classes that are each other's reflection in time."""
+    """Two classes that are time reversals of each other."""
 
     forwards: str
     backwards: str
@@ -267,10 +266,10 @@ def _gate(
     ramp: float,
     heights: _Waveform | float = 1.0,
 ) -> _Waveform:
-    """Return an envelope (sample,) that every event opens for its length, to its height.
+    """Return an envelope (sample,) with a raised-cosine gate per event.
 
     Onsets and lengths, in seconds, are (event,); heights are (event,) or one for all. Both flanks
-    are the same raised cosine of `ramp` seconds, so that no event tells its direction.
+    are the same raised cosine of `ramp` seconds, so that an event is symmetric in time.
     """
     envelope = np.zeros(clock.num_samples)
     heights = np.broadcast_to(heights, onsets.shape)
@@ -291,7 +290,7 @@ def _tone(voice: _Voice, frequency: _Waveform, clock: _Clock) -> _Waveform:
     power = 0.0
     for harmonic in range(1, 9):
         amplitude = harmonic**-voice.rolloff * (1.0 if harmonic % 2 else voice.even_harmonics)
-        # Harmonics fade out below the Nyquist frequency: a sweep must not fold back.
+        # Harmonics fade out below the Nyquist frequency, to avoid aliasing of sweeps.
         audible = np.clip((ceiling - harmonic * frequency) / (0.1 * ceiling), 0.0, 1.0)
         if audible.any():
             tone += amplitude * audible * np.sin(harmonic * phase)
@@ -354,8 +353,8 @@ def _bystander(generator: np.random.Generator, clock: _Clock) -> _Waveform:
 def _loudness(waveform: _Waveform) -> float:
     """Return the root mean square of the loudest tenth of the samples.
 
-    The plain RMS of a train of clicks is mostly that of its silences, and would call for far less
-    noise than a sweep of the same strength.
+    The plain RMS of a train of clicks is mostly that of its silences; a noise level derived from it would be far lower than
+    for a sweep of the same strength.
     """
     power = waveform**2
     num_loud = max(1, power.size // 10)
@@ -370,7 +369,7 @@ def _amplitude(level: float) -> float:
 
 
 def _draw_voice(generator: np.random.Generator, sample_rate: int) -> _Voice:
-    # The bounds bite only below 16 kHz, and keep a voice under the Nyquist frequency.
+    # The bounds matter only below 16 kHz, where they keep a voice under the Nyquist frequency.
     register = min(generator.uniform(250.0, 400.0), sample_rate / 20)
     return _Voice(
         register=register,

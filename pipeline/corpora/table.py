@@ -1,4 +1,4 @@
-"""Any corpus that a table describes: one row per clip in CSV, TSV or JSON lines. See docs/corpora.md."""
+"""Table adapter: a corpus described by one row per clip in CSV, TSV or JSON lines. See docs/corpora.md."""
 
 import json
 from pathlib import PurePosixPath
@@ -15,7 +15,7 @@ class Params(AdapterParams):
     path_column: str  # audio file, below root
     labels_column: str
     label_separator: str | None  # between labels; null = a cell is one label. A JSON list is read as such either way
-    label_kind: LabelKind  # one: exactly one label a clip; many: any number
+    label_kind: LabelKind  # one: exactly one label per clip; many: any number
     classes: list[str] | None  # in the order of the targets; null = every label of the table, sorted
     fold_column: str | None  # published fold, or train/validation/test; null = folds are drawn
     group_column: str | None  # clips that must stay together; null = clips of one file
@@ -27,7 +27,7 @@ class Params(AdapterParams):
 
 
 def list_clips(params: Params) -> CorpusListing:
-    """List the table's clips; a clip is called by its path, and by its start where the table has one."""
+    """List the table's clips; a clip's id is its path, with its start where the table has one."""
     optional = (params.fold_column, params.group_column, params.start_column, params.duration_column)
     columns = (params.path_column, params.labels_column, *(name for name in optional if name is not None))
     clips: list[ClipRow] = []
@@ -63,7 +63,7 @@ def list_clips(params: Params) -> CorpusListing:
 
 
 def _split_labels(text: str, separator: str | None) -> tuple[str, ...] | None:
-    """Return the labels of a cell, or None when it begins as a JSON list and is none."""
+    """Return the labels of a cell, or None when it begins like a JSON list but is not one."""
     if not text.startswith("["):
         parts = [text] if separator is None else text.split(separator)
         return tuple(part.strip() for part in parts if part.strip())

@@ -1,8 +1,8 @@
-"""The members of a tar file, one header after the other, trusting none of them.
+"""Iterate over an untrusted tar; every header is validated.
 
-Only plain files come out, each with the place of its bytes. Links, devices, sparse files and names that leave the folder
-are refused by name; a header that cannot be right ends the walk, since nothing behind it can be found. Reads headers and
-seeks over the rest. Understands what tar programs write: ustar, GNU and pax (POSIX.1-2001).
+Yields members with the place of their bytes. Links, devices, sparse files and names that leave the folder are refused; an
+invalid header ends the iteration, since nothing after it can be found. Only headers are read, data is skipped by seeking.
+Formats: ustar, GNU and pax (POSIX.1-2001).
 
 Conventions: offsets and sizes are in bytes; names have forward slashes and no leading `./`.
 """
@@ -21,7 +21,7 @@ _LONGEST_NOTE = 1 << 20  # bytes of a long name or of pax records; a real one ta
 _LONGEST_END = 1 << 20  # bytes of zeros that a tar ends in; programs fill up to 10 KiB
 _FILES, _FOLDER, _WITHOUT_BYTES = b"0\0" + b"7", b"5", b"123456"
 _PAX, _GNU_NAME = b"x", b"L"
-_NOTES = _PAX + _GNU_NAME + b"gK"  # they describe what follows; g (all that follows) and K (a link) tell us nothing
+_NOTES = _PAX + _GNU_NAME + b"gK"  # they describe the next member; g (all following members) and K (a link) are ignored
 _A_FOLDER = "a folder"
 _REFUSED = {
     b"1": "a hard link",
@@ -43,7 +43,7 @@ _UNSAFE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of a tar; `refused` is empty for a plain file that may be read."""
+    """One entry of a tar; `refused` is the reason why it may not be read, empty for a plain file."""
 
     name: str
     offset: int  # of its first byte
@@ -52,14 +52,14 @@ class Member:
 
 
 class _DamageError(Exception):
-    """Why a walk cannot go on; never leaves this module."""
+    """Damage that ends an iteration; caught within this module."""
 
 
 class Walk:
-    """Iterate over a tar's members; afterwards `damage` says where and why the walk had to end early, else is empty.
+    """Iterator over a tar's members; afterwards `damage` says where and why it ended early, or is empty.
 
-    `heads` is a digest over all headers up to that of the member yielded last. Raises CorpusError where the file
-    is no tar at all.
+    `heads` is a digest over all headers up to that of the member yielded last. Raises CorpusError where the file is not a
+    tar.
     """
 
     def __init__(self, file: BinaryIO, path: object) -> None:
@@ -132,13 +132,13 @@ class Walk:
         return Member(name, start, size, refused)
 
     def _without_members(self, head: bytes) -> Exception:
-        """Judge what begins with no header: nothing at all is a download to come, other bytes are no tar."""
+        """Return the error for a file that begins with no header: damage where it holds zeros, else not a tar."""
         if any(head):
             return self._no_tar(head)
         return _DamageError(f"expected a tar file with members, found {self._size} bytes of which the first are zeros")
 
     def _check_end(self, position: int) -> None:
-        """Judge what follows a block of zeros, which ends a tar: some more of them may, and nothing else."""
+        """Check that only a limited number of zeros follow the block of zeros that ends a tar."""
         rest = self._read(position, _LONGEST_END + 1)
         if len(rest) > _LONGEST_END or any(rest):
             more = self._size - position
@@ -156,12 +156,12 @@ class Walk:
 
 
 def _behind(position: int, size: int) -> int:
-    """Return where the next header stands: members are filled up to whole blocks."""
+    """Return the position of the next header: members are padded to whole blocks."""
     return position + _BLOCK + -(-size // _BLOCK) * _BLOCK
 
 
 def _is_header(head: bytes) -> bool:
-    """Tell whether the block's checksum holds: the sum of its bytes, its own eight taken as spaces."""
+    """Return whether the block's checksum holds: the sum of its bytes, with the checksum's own eight as spaces."""
     expected = _number(head[148:156])
     return expected == sum(head) - sum(head[148:156]) + 8 * ord(" ")
 

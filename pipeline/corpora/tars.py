@@ -1,9 +1,9 @@
-"""Index of tar files: every member's place and the digest of its bytes, so that it is read in place.
+"""Index of tar files: place and digest of every member, so that members are read in place.
 
-Indexes are remembered beside the digests of plain files, by path, size and modification time: an unchanged tar is not
-opened again. Of a tar that grew (a download that went on, members appended) only the new members are read, provided
-that all headers before them are what they were: a header holds its member's name, size and time, as much as is trusted
-of a plain file. Members that `tar_walk.py` refuses are named in a warning, and so is the place where a tar was cut.
+Indexes are cached with the digests of plain files, by path, size and modification time: an unchanged tar is not opened
+again. Of a tar that grew (a continued download, appended members) only the new members are read, provided that all headers
+before them are unchanged: a header holds its member's name, size and time, the same evidence as for a plain file. Warnings
+name the members that `tar_walk.py` refuses, and the place where a tar was truncated.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 _THREADS = 4  # tars read at a time
 _PIECE = 1 << 20  # bytes read at a time
-_SECONDS_BETWEEN_SAVES = 30.0  # of reading: what a killed run loses
-_NAMED = 10  # refused members that a warning names before it only counts
+_SECONDS_BETWEEN_SAVES = 30.0  # of reading, which a killed run loses
+_NAMED = 10  # refused members that a warning names; the rest are counted
 
 _ENTRIES = pa.schema(
     {"name": pa.string(), "offset": pa.int64(), "size": pa.int64(), "refused": pa.string(), "digest": pa.string()}
@@ -44,17 +44,17 @@ CREATE TABLE IF NOT EXISTS tars
 
 @dataclass(frozen=True)
 class TarIndex:
-    """What may be read of one tar, and what may not."""
+    """Index of one tar: members that may be read, and those refused."""
 
     members: pa.Table  # name, offset and size in bytes, digest
     refused: list[tuple[str, str]]  # name, why
-    damage: str  # why nothing behind the last member can be found; empty = the tar is whole
+    damage: str  # why nothing after the last member can be found; empty = the tar is whole
     num_read: int  # members whose bytes were read for it
 
 
 @dataclass(frozen=True)
 class _Known:
-    """An index as it is remembered; one that was being made when its run was killed has size 0 and time 0."""
+    """A cached index; an unfinished one, of a killed run, has size 0 and time 0."""
 
     size: int
     mtime_ns: int
@@ -64,9 +64,9 @@ class _Known:
 
 
 def index_tars(paths: Sequence[Path], store_path: Path = STORE_PATH) -> list[TarIndex]:
-    """Return the indexes of tar files in the order asked for; each is remembered as soon as it is made.
+    """Return the indexes of tar files in the order asked for; each is cached as soon as it is made.
 
-    Raises CorpusError where a file is no uncompressed tar, or cannot be read.
+    Raises CorpusError where a file is not an uncompressed tar, or cannot be read.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         indexes = list(pool.map(lambda path: _index(path.absolute(), store_path), paths))
@@ -95,7 +95,7 @@ def _refresh(path: Path, store_path: Path) -> TarIndex:
 
 
 def _read(path: Path, status: os.stat_result, known: _Known | None, store: sqlite3.Connection) -> TarIndex:
-    """Walk the tar and read the bytes of every member that is not known."""
+    """Iterate over the tar and read the bytes of every member that is not cached."""
     entries: list[Member] = []
     digests: list[str] = []
     num_read = 0
@@ -127,7 +127,7 @@ def _read(path: Path, status: os.stat_result, known: _Known | None, store: sqlit
 
 
 def _read_missing(file: BinaryIO, path: Path, entries: list[Member], digests: list[str]) -> int:
-    """Bring `digests` up to `entries`; return how many members were read for it."""
+    """Append the digests of the members that `digests` lacks; return how many were read."""
     todo = entries[len(digests) :]
     digests += ["" if member.refused else _digest(file, path, member) for member in todo]
     return sum(not member.refused for member in todo)

@@ -52,7 +52,7 @@ class ClipAttention:
         mean = rows.mean(axis=0)[self.num_tokens :]
         return np.asarray(mean / mean.mean())
 
-    def over_picture(self, layer: int | None = None) -> np.ndarray:
+    def over_spectrogram(self, layer: int | None = None) -> np.ndarray:
         """Return the attention as a map (frame, mel): the mean over the positions whose patch holds a frame and band.
 
         What no whole patch holds, at the upper and the right edge, is NaN.

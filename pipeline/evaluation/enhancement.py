@@ -31,7 +31,7 @@ from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
 from pipeline.corpora.ontology import Ontology
 from pipeline.corpora.relabelling import UsedLabels, labels_of
-from pipeline.corpora.splitting import part_names
+from pipeline.corpora.splitting import inner_fold_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
 from pipeline.grid import ExperimentParams
@@ -46,7 +46,7 @@ _ROWS = 65_536  # compared at once: bounds the memory that two million clips of 
 class LabelParams(UsedLabels, extra="forbid"):
     """Which labels are trained on, and how tables of others are made."""
 
-    enhance: list[NameParam]  # folds whose training clips' labels are enhanced; their parts must be in experiment.folds
+    enhance: list[NameParam]  # folds whose training labels are enhanced; their inner folds must be in experiment.folds
     models: Annotated[list[str], Field(min_length=1)]  # of the experiment, whose scores are averaged over all seeds
     ontology: TrackedPath
     types: Annotated[list[Literal[1, 2]], Field(min_length=1)]
@@ -60,18 +60,18 @@ class LabelParams(UsedLabels, extra="forbid"):
             )
         return self
 
-    def check_against(self, experiment: ExperimentParams, num_parts: int) -> None:
-        """Raise ParamsError when the experiment lacks a model, or a part of a fold, that enhancement needs."""
+    def check_against(self, experiment: ExperimentParams, num_inner_folds: int) -> None:
+        """Raise ParamsError when the experiment lacks a model, or an inner fold, that enhancement needs."""
         for fold in self.enhance:
             lacking = [model for model in self.models if model not in experiment.models]
             if lacking:
                 known = f"models of the experiment ({', '.join(experiment.models)})"
                 raise ParamsError(f"labels.models: expected {known}, found {', '.join(lacking)}")
-            parts = part_names(fold, num_parts)
-            missing = [part for part in parts if part not in experiment.folds]
+            inner_folds = inner_fold_names(fold, num_inner_folds)
+            missing = [name for name in inner_folds if name not in experiment.folds]
             if missing:
                 expected = (
-                    f"in experiment.folds all parts of fold {fold}, {', '.join(parts)} (as many as split.num_folds)"
+                    f"in experiment.folds all inner folds of fold {fold}, {', '.join(inner_folds)} (split.num_folds)"
                 )
                 raise ParamsError(f"labels.enhance: expected {expected}, found none of {', '.join(missing)}")
 
@@ -141,7 +141,7 @@ def out_of_fold(
     """Gather the scores of a fold's training clips from the predictions of its parts.
 
     Raises CorpusError or ArtifactError when a clip has exactly one label or others than published, and when a clip was
-    trained on by the model that scores it, is tested by several parts or by none, or belongs to what the fold tests.
+    trained on by the model that scores it, is tested by several inner folds or by none, or belongs to what the fold tests.
     """
     if clips.metadata["label_kind"] != "many":
         found = "exactly one, which leaves no room for another"
@@ -150,22 +150,25 @@ def out_of_fold(
         raise CorpusError(
             f"{clips.path}: labels: expected those published, found those of {about['table']}; set labels.use to ''"
         )
-    parts = [part for part in part_names(fold, len(experiment.folds)) if part in experiment.folds]
-    _check_parts(fold, parts, layout)
+    inner_folds = [name for name in inner_fold_names(fold, len(experiment.folds)) if name in experiment.folds]
+    _check_inner_folds(fold, inner_folds, layout)
     models = [model for name in params.models for model in experiment.model_ids if model.name == name]
     members, weights = [], []
-    for part in parts:
+    for inner in inner_folds:
         tables = [
-            open_predictions(layout.prediction(RunId(model, part, seed)))
+            open_predictions(layout.prediction(RunId(model, inner, seed)))
             for model in models
             for seed in experiment.seeds
         ]
         members.append(average_predictions(tables, "test"))
         weights += [str(table.metadata["weights"]) for table in tables]
-        tested = set(clips_of(open_split(layout.split(part)), "test"))
+        tested = set(clips_of(open_split(layout.split(inner)), "test"))
         if trained := [clip for clip in members[-1].clip_ids if clip not in tested]:
             raise PREDICTIONS.error(
-                tables[0].path, f"clip {trained[0]}", expected="one that the part tests", found="one that it does not"
+                tables[0].path,
+                f"clip {trained[0]}",
+                expected="one that the inner fold tests",
+                found="one that it does not",
             )
     clip_ids = tuple(clip for member in members for clip in member.clip_ids)
     targets = np.concatenate([member.targets for member in members]) > 0
@@ -177,24 +180,24 @@ def out_of_fold(
     )
 
 
-def _check_parts(fold: str, parts: Sequence[str], layout: Layout) -> None:
-    """Raise CorpusError unless the parts have the same training clips, and test each of them exactly once."""
+def _check_inner_folds(fold: str, inner_folds: Sequence[str], layout: Layout) -> None:
+    """Raise CorpusError unless the inner folds share their training clips and each of these is tested exactly once."""
     tested: Counter[str] = Counter()
     used: set[str] = set()
     unused: set[str] = set()  # what the fold itself tests, and its copies
-    for part in parts:
-        split = open_split(layout.split(part))
+    for inner in inner_folds:
+        split = open_split(layout.split(inner))
         tested.update(clips_of(split, "test"))
         used.update(clips_of(split, "train", "validation", "test"))
         unused.update(clips_of(split, "excluded"))
     problems = {
-        "training clips that no part tests (put all parts into experiment.folds)": sorted(used - set(tested)),
-        "training clips that several parts test": sorted(clip for clip, count in tested.items() if count > 1),
-        "clips that are excluded from one part, and in another": sorted(used & unused),
+        "training clips that no inner fold tests (put all of them into experiment.folds)": sorted(used - set(tested)),
+        "training clips that several inner folds test": sorted(clip for clip, count in tested.items() if count > 1),
+        "clips that one inner fold excludes and another uses": sorted(used & unused),
     }
-    reject(f"{layout.splits}: {', '.join(parts) or 'no part'} of fold {fold}", problems)
+    reject(f"{layout.splits}: {', '.join(inner_folds) or 'no inner fold'} of fold {fold}", problems)
     if not tested:
-        raise CorpusError(f"{layout.splits}: expected parts of fold {fold} in experiment.folds, found none")
+        raise CorpusError(f"{layout.splits}: expected inner folds of fold {fold} in experiment.folds, found none")
 
 
 def _published(

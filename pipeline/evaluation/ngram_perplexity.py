@@ -53,9 +53,9 @@ def measure_ngram_perplexity(
 def _clip_bits(training: Sequence[np.ndarray], clips: Sequence[np.ndarray], *, size: int, order: int) -> np.ndarray:
     """Return the bits that each clip (codebook, token) takes: (clip,) float64. Each codebook has counts of its own."""
     num_codebooks = len(training[0])
-    heard, new = ([row for clip in part for row in clip] for part in (training, clips))
+    known, new = ([row for clip in part for row in clip] for part in (training, clips))
     books = np.arange(num_codebooks)
-    levels = count_ngrams(heard, np.tile(books, len(training)), num_languages=num_codebooks, size=size, order=order)
+    levels = count_ngrams(known, np.tile(books, len(training)), num_groups=num_codebooks, size=size, order=order)
     bits = -np.log2(token_probabilities(levels, new, np.tile(books, len(clips))))
     return np.asarray(sequence_sums(bits, new).reshape(-1, num_codebooks).sum(axis=1))
 

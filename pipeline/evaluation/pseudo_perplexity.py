@@ -19,7 +19,7 @@ import torch
 
 from pipeline.artifacts.files import replacing
 from pipeline.training.batches import Batches
-from pipeline.training.masked_tokens import fill_in
+from pipeline.training.masked_tokens import predict_masked
 from pipeline.training.token_predictor import TokenPredictor
 
 ALL_CLASSES = "(all)"  # in the place of a class: every clip once
@@ -50,9 +50,9 @@ def measure_surprise(
         block = torch.arange(batch.inputs.shape[2]) // span
         real = torch.ones_like(batch.inputs[:, 0], dtype=torch.bool) if batch.mask is None else batch.mask
         for turn in range(rounds):
-            filled = fill_in(model, model, batch, real & (block % rounds == turn))
-            totals[batch.rows.numpy()] += (filled.losses * filled.counts).numpy()
-            counts[batch.rows.numpy()] += filled.counts.numpy()
+            predicted = predict_masked(model, model, batch, real & (block % rounds == turn))
+            totals[batch.rows.numpy()] += (predicted.losses * predicted.counts).numpy()
+            counts[batch.rows.numpy()] += predicted.counts.numpy()
     return totals / np.maximum(counts, 1), counts
 
 

@@ -1,20 +1,19 @@
-"""Code identity: a digest of the definitions that a result follows from, and of nothing else.
+"""Code identity: a digest of exactly the definitions that a result depends on.
 
-From its roots (functions and classes) names are followed through the project's modules, definition by definition, as a
-compiler that drops dead code would. So a mended filter gives another digest, while an edit elsewhere in the same file, a
-comment, a docstring, a type annotation of a function, a log message or a reformatted line gives the same. A class that an
-annotation names is followed: its methods are called on what is passed. Packages outside the project count by their release,
-those that compute.
+From its roots (functions and classes) names are followed through the project's modules, definition by definition, as in
+dead-code elimination. A changed filter gives another digest; an edit elsewhere in the same file, a comment, a docstring, a
+type annotation of a function, a log message or a reformatted line gives the same. A class named in an annotation is
+followed, since its methods are called on the argument. Of packages outside the project, those that compute count by their
+release.
 
-What a `pipeline.registry.Registry` holds is followed for the kinds that params choose alone. Of a chosen module those
-definitions are followed whose names occur as attributes in what is reached already, since they are called through the
-registry: with `fit` mentioned somewhere, `fit` of the chosen kind is reached.
+Entries of a `pipeline.registry.Registry` are followed only for the kinds that params choose. In a chosen module the
+definitions are followed whose names occur as attributes in reached code, since they are called through the registry: where
+`fit` is mentioned, `fit` of the chosen kind is reached.
 
 Everything that depends on code uses these digests: the stage `code`, the memo store, resumption, Dask workers.
 
-Conventions: a definition is (module, name) at the top level of a module; a class is one definition with all its methods.
-The name "" stands for a module's statements that define nothing, such as a call at import; they belong to all of its
-definitions.
+Conventions: a definition is (module, name) at the top level of a module; a class is one definition with all its methods. The
+name "" stands for a module's other statements, such as a call at import; they belong to all of its definitions.
 """
 
 import ast
@@ -29,8 +28,8 @@ from typing import Any, NamedTuple
 PROJECT = ("pipeline", "stages")  # packages that are followed
 FOLDER = Path(__file__).parents[2]
 
-# What cannot change a result: who is told what while it is computed, what an error is called, and where files lie (a wrong
-# path fails, since DVC asks for the outputs that dvc.yaml names).
+# Modules that cannot change a result: logging and progress, names of errors, and paths (a wrong path fails, since DVC
+# requires the outputs that dvc.yaml names).
 LEFT_OUT = frozenset(
     f"pipeline.{name}"
     for name in (
@@ -64,24 +63,24 @@ Definition = tuple[str, str]  # module, name
 
 
 class _EveryKind(frozenset[str]):
-    """Holds whatever it is asked for."""
+    """Set that contains every kind."""
 
     def __contains__(self, _kind: object) -> bool:
         return True
 
 
-EVERY_KIND = _EveryKind()  # follows all entries of registries, for who does not know what params choose
+EVERY_KIND = _EveryKind()  # follows all entries of registries, where the chosen kinds are not known
 
 
 class Reach(NamedTuple):
-    """What a result follows from."""
+    """Definitions and packages that a result depends on."""
 
     definitions: dict[Definition, str]  # -> digest of its source without comments and layout
     packages: dict[str, str]  # distribution -> release
 
     @property
     def digest(self) -> str:
-        """Return 16 hex digits for the definitions; packages are not in it."""
+        """Return a digest of the definitions, without packages: 16 hex digits."""
         digest = hashlib.sha256()
         for (module, name), text in sorted(self.definitions.items()):
             digest.update(f"{module}\x1f{name}\x1f{text}\x1e".encode())
@@ -89,28 +88,28 @@ class Reach(NamedTuple):
 
 
 def code_version(*roots: Any, kinds: Collection[str] = ()) -> str:
-    """Return 16 hex digits for the code behind functions and classes of the project, packages included.
+    """Return a digest of the code behind functions and classes of the project, with packages: 16 hex digits.
 
-    `kinds` are those that params choose in registries.
+    `kinds` are the entries of registries that params choose.
     """
     names = [(root.__module__, root.__qualname__.split(".")[0]) for root in roots]
     return version_of(project_sources(), names, kinds)
 
 
 def version_of(sources: "Sources", roots: Iterable[Definition], kinds: Collection[str] = ()) -> str:
-    """Return the version for roots given by name, see `code_version`."""
+    """Return the digest for roots given by name; see `code_version`."""
     found = reach(sources, roots, kinds)
     text = "\x1e".join([found.digest, *(f"{name}=={release}" for name, release in sorted(found.packages.items()))])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def reach(sources: "Sources", roots: Iterable[Definition], kinds: Collection[str] = ()) -> Reach:
-    """Return all that roots follow from, with the entries of registries that `kinds` name."""
+    """Return all definitions and packages that roots depend on, with the entries of registries that `kinds` name."""
     return _Walk(sources, kinds).run(roots)
 
 
 def kinds_in(params: Any) -> set[str]:
-    """Return every value of a key `kind` in plain params, at any depth: what they choose of registries."""
+    """Return the values of all keys `kind` in plain params, at any depth: the chosen entries of registries."""
     kinds: set[str] = set()
     if isinstance(params, Mapping):
         kinds |= {params["kind"]} if isinstance(params.get("kind"), str) else set()
@@ -119,22 +118,22 @@ def kinds_in(params: Any) -> set[str]:
 
 
 class Sources:
-    """The project's source files below a folder, each read once, when it is first asked for."""
+    """The project's source files below a folder, each read once, on first access."""
 
     def __init__(self, folder: Path, texts: dict[str, str] | None = None) -> None:
-        """Take the folder; `texts` (path below it -> text) stand for files that may have changed since."""
+        """Set the folder; `texts` (path below it -> text) replaces files that may have changed since."""
         self.folder, self._texts = folder, texts
         self._modules: dict[str, _Module | None] = {}
 
     def module(self, name: str) -> "_Module | None":
-        """Return a module of the project; None for a package or a name that is no module."""
+        """Return a module of the project; None for a package or a name that is not a module."""
         if name not in self._modules:
             text = self.text(f"{name.replace('.', '/')}.py") if name.split(".")[0] in PROJECT else None
             self._modules[name] = None if text is None else _parse(text)
         return self._modules[name]
 
     def text(self, path: str) -> str | None:
-        """Return the text of a file, None where there is none."""
+        """Return the text of a file, or None where it is missing."""
         if self._texts is not None:
             return self._texts.get(path)
         file = self.folder / path
@@ -159,7 +158,7 @@ def _parse(text: str) -> "_Module":
 
 
 class _Walk:
-    """One walk from roots to all that they reach."""
+    """Traversal from roots to all definitions that they reach."""
 
     def __init__(self, sources: Sources, kinds: Collection[str]) -> None:
         self.sources, self.kinds = sources, kinds
@@ -167,7 +166,7 @@ class _Walk:
         self.visited: set[Definition] = set()
         self.packages: set[str] = set()
         self.chosen: set[str] = set()  # modules behind registries
-        self.attributes: set[str] = set()  # names asked of anything
+        self.attributes: set[str] = set()  # names of attributes accessed on any object
         self.todo: list[Definition] = []
 
     def run(self, roots: Iterable[Definition]) -> Reach:
@@ -187,7 +186,7 @@ class _Walk:
         if name in source.registries:
             self._choose(source.registries[name])
             self._follow(source.imports.get("Registry"))
-        if name not in source.definitions:  # imported there, as names are passed on
+        if name not in source.definitions:  # imported there and re-exported
             self._follow(source.imports.get(name))
             return
         found = source.definitions[name]
@@ -215,7 +214,7 @@ class _Walk:
                     self.chosen.add(module)
 
     def _called_through_registries(self) -> list[Definition]:
-        """Return what chosen modules define or pass on under names that are asked for, and was not visited yet."""
+        """Return unvisited definitions of chosen modules, re-exports included, whose names are accessed as attributes."""
         found: list[Definition] = []
         for name, source in ((name, self.sources.module(name)) for name in sorted(self.chosen)):
             asked = {*source.definitions, *source.imports} & self.attributes if source else set()
@@ -223,7 +222,7 @@ class _Walk:
         return found
 
     def _follow(self, imported: str | None, attribute: str = "") -> None:
-        """Visit the definition behind an imported name: `a.b` or `a.b:name`; outside the project, note the package."""
+        """Visit the definition behind an imported name: `a.b` or `a.b:name`; outside the project, record the package."""
         if imported is None:
             return
         module, _, name = imported.partition(":")
@@ -239,7 +238,7 @@ class _Walk:
             self.todo.append((module, name or attribute))
 
     def _add_template(self, module: str, template: str) -> None:
-        """Add a page's template, which lies beside the module that names it, with the templates that it includes."""
+        """Add a page's template, from the folder of the module that names it, with the templates that it includes."""
         path = f"{module.rpartition('.')[0].replace('.', '/')}/{template}"
         text = self.sources.text(path)
         if text is not None and (path, "") not in self.definitions:
@@ -250,7 +249,7 @@ class _Walk:
 
 @cache
 def releases(package: str) -> dict[str, str]:
-    """Return the installed distributions of a package with their releases, without the variant behind a plus."""
+    """Return the installed distributions of a package with their releases, without the local version after a plus."""
     found = {}
     for name in NUMERIC[package]:
         try:
@@ -265,7 +264,7 @@ def _included(template: str) -> list[str]:
 
 
 class _Module:
-    """A parsed module: its definitions, registries, and what its imported names stand for."""
+    """A parsed module: its definitions, registries, and the targets of its imports."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.imports = _imports(iter(tree.body))
@@ -282,7 +281,7 @@ class _Module:
 
 
 class _Parsed:
-    """A definition, looked at when it is first reached."""
+    """A definition, analysed when it is first reached."""
 
     def __init__(self, nodes: list[ast.stmt]) -> None:
         self._nodes = nodes
@@ -293,18 +292,18 @@ class _Parsed:
 
     @cached_property
     def digest(self) -> str:
-        # Annotations name classes whose methods are called, so they are followed, but change no result by themselves.
+        # Annotations name classes whose methods are called, so they are followed, but do not count in the digest.
         untyped = (_Untyped().visit(copy.deepcopy(node)) for node in self._bare)
         return hashlib.sha256("\n".join(map(ast.unparse, untyped)).encode()).hexdigest()
 
     @cached_property
     def mentions(self) -> list[tuple[str, str]]:
-        """Every name, with the attribute asked of it where there is one."""
+        """Every name, with the attribute accessed on it, if any."""
         return [mention for node in self._bare for mention in _mentions(node)]
 
     @cached_property
     def attributes(self) -> set[str]:
-        """The names asked of anything, those in `getattr(x, "name")` included."""
+        """Names of attributes accessed on any object, those in `getattr(x, "name")` included."""
         return {name for node in self._bare for child in ast.walk(node) for name in _asked(child)}
 
     @cached_property
@@ -318,7 +317,7 @@ class _Parsed:
 
 
 class _Bare(ast.NodeTransformer):
-    """Drops strings that stand alone, and log messages."""
+    """Transformer that drops docstrings, other bare strings, and log messages."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
@@ -330,10 +329,10 @@ class _Bare(ast.NodeTransformer):
 
 
 class _Untyped(ast.NodeTransformer):
-    """Drops annotations of functions and of their variables; those of a class's fields stay, which pydantic reads."""
+    """Transformer that drops annotations of functions and their variables; pydantic reads those of class fields."""
 
     def __init__(self) -> None:
-        self._inside = 0  # functions around
+        self._inside = 0  # depth of enclosing functions
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         return self._function(node)
@@ -361,7 +360,7 @@ class _Untyped(ast.NodeTransformer):
 
 
 def _registry(node: ast.stmt) -> dict[str, dict[str, str]]:
-    """Return name -> {kind: target} for an assignment of a `Registry(...)`, which must hold literals; else nothing."""
+    """Return name -> {kind: target} for an assignment of a `Registry(...)` of literals; else an empty mapping."""
     value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
     if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Name) or value.func.id != "Registry":
         return {}
@@ -369,7 +368,7 @@ def _registry(node: ast.stmt) -> dict[str, dict[str, str]]:
 
 
 def _defined(node: ast.stmt) -> list[str]:
-    """Return the names that a top-level statement defines; "" for one that does something else."""
+    """Return the names that a top-level statement defines; "" for any other statement."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [node.name]
     if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):

@@ -1,8 +1,8 @@
-"""Run shards on the workers of a Dask cluster; docs/scaling.md says how to start one.
+"""Dask executor: runs shards on the workers of a cluster; docs/scaling.md says how to start one.
 
-Dask's scheduler hands out the shards and gives those of a lost worker to another. This module keeps a few shards for
-each worker in flight, however many wait, checks that workers see the same files and code, and counts what was lost.
-`distributed` is imported when a cluster is used, and not before: without the extra `cluster` all else works.
+Dask's scheduler assigns shards to workers and reassigns those of lost workers. This module bounds the shards in flight per
+worker, checks that workers see the same files and code, and counts losses. `distributed` is imported only when a cluster is
+used, so that everything else works without the extra `cluster`.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pipeline.errors import SonolexError
 from pipeline.execution.code import project_sources
 from pipeline.execution.stage import StageReport
-from pipeline.execution.worker_failures import Losses
+from pipeline.execution.worker_failures import WorkerFailures
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -32,23 +32,23 @@ log = logging.getLogger(__name__)
 S = TypeVar("S")
 R = TypeVar("R")
 
-_AHEAD = 2  # shards in flight a worker: one computed and one waiting
+_AHEAD = 2  # shards in flight per worker: one computed and one waiting
 _SECONDS_TO_CONNECT = 10.0
-_SECONDS_BETWEEN_LOOKS = 5.0  # at a cluster that has nothing to say
-_SECONDS_BETWEEN_LINES = 60.0  # about a cluster without workers
-_MOST_SUSPECTS = 8  # shards that lost their workers; so many are first tried alone before others are sent
+_SECONDS_BETWEEN_LOOKS = 5.0  # between checks of a cluster without news
+_SECONDS_BETWEEN_LINES = 60.0  # between log lines about a cluster without workers
+_MOST_SUSPECTS = 8  # shards that lost their workers; at this number they are tried alone before others are sent
 _SCHEDULER_PACKAGES = ("dask", "distributed")  # messages depend on them
-_WORKER_PACKAGES = (*_SCHEDULER_PACKAGES, "numpy", "pyarrow", "soundfile", "soxr", "zarr")  # and these make the bytes
+_WORKER_PACKAGES = (*_SCHEDULER_PACKAGES, "numpy", "pyarrow", "soundfile", "soxr", "zarr")  # these determine the bytes
 
 
 def run_on_cluster(
-    compute: Callable[[S], R], specs: Iterator[S], scheduler: str, report: StageReport, losses: Losses
+    compute: Callable[[S], R], specs: Iterator[S], scheduler: str, report: StageReport, failures: WorkerFailures
 ) -> Generator[tuple[S, R], None, None]:
     """Yield every spec with its result, computed by the workers of the Dask scheduler at this address.
 
     Shards of a lost worker are run again by Dask; those for which it has lost too many (its setting `allowed-failures`)
-    are tried once more alone, after the others, and then given up, see `Losses`. Waits for workers as long as there are
-    none. An exception of `compute` is raised once the shards in flight are done and yielded. Raises SonolexError where
+    are tried once more alone, after the others, and then given up, see `WorkerFailures`. Waits as long as there are no
+    workers. An exception of `compute` is raised once the shards in flight are done and yielded. Raises SonolexError where
     the scheduler cannot be reached or is lost, and where workers differ from this process in files, code or packages.
     """
     first = list(islice(specs, 1))
@@ -57,16 +57,16 @@ def run_on_cluster(
     with _connected(scheduler) as client, _site(compute, first[0]) as site:
         from distributed.comm import CommClosedError
 
-        run = _Run(_Cluster(client, losses), compute, site, report)
+        run = _Run(_Cluster(client, failures), compute, site, report)
         try:
             run.cluster.wait_for_workers()
             _require_same_packages(client)
             _require_fitting(client, site)
             yield from run.results(chain(first, specs))
-        # A client whose scheduler is gone, or another one of the same address, has lost all shards in flight.
+        # A client whose scheduler is gone or was replaced at the same address has lost all shards in flight.
         except (CancelledError, CommClosedError):
             raise SonolexError(
-                f"{losses.label}: expected the Dask scheduler to stay until the last shard, found it gone or restarted; "
+                f"{failures.label}: expected the Dask scheduler to stay until the last shard, found it gone or restarted; "
                 "start it again, set execution.scheduler to its address, and run the stage again"
             ) from None
 
@@ -80,7 +80,7 @@ def _connected(scheduler: str) -> Iterator["Client"]:
             "execution.executor: expected the package `distributed` for dask, found none; install it with "
             "`pip install -e '.[cluster]'`, or set execution.executor to local"
         ) from None
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters of it is told here
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # this module reports what matters
     try:
         client = Client(scheduler, timeout=_SECONDS_TO_CONNECT)
     except (OSError, ValueError) as error:
@@ -96,7 +96,7 @@ def _connected(scheduler: str) -> Iterator["Client"]:
 
 @contextlib.contextmanager
 def _site(compute: Callable[..., object], spec: object) -> Iterator["Site"]:
-    """Yield what workers must see: this folder, a mark left in it, the files that a shard names, and the code of it."""
+    """Yield the `Site` that workers must match: this folder, a marker file in it, the files of a shard, and its code."""
     from pipeline.execution.dask_worker import Site, worker_version
 
     named = [getattr(spec, field.name) for field in fields(spec)] if is_dataclass(spec) else []
@@ -164,8 +164,8 @@ def _pack(function: Callable[..., Any], *arguments: object) -> bytes:
 def _by_value() -> Callable[[bytes], Any]:
     """Return the function that workers are sent: it calls what was packed.
 
-    Being local, it is pickled with its code: a scheduler needs no code of Sonolex to pass it on, and a worker without
-    fails in the call, where the error can be told, and not while it reads its messages.
+    A local function is pickled with its code: a scheduler can pass it on without Sonolex's code, and a worker without that
+    code fails in the call, where the error can be reported, and not while it reads its messages.
     """
 
     def call(packed: bytes) -> Any:
@@ -178,10 +178,10 @@ def _by_value() -> Callable[[bytes], Any]:
 
 
 class _Cluster:
-    """The workers that there are now, told by the scheduler's events, and the shards that went with those lost."""
+    """Current workers, from the scheduler's events, and counts of lost workers and their shards."""
 
-    def __init__(self, client: "Client", losses: Losses) -> None:
-        self.client, self.losses = client, losses
+    def __init__(self, client: "Client", failures: WorkerFailures) -> None:
+        self.client, self.failures = client, failures
         self.in_flight: set[str] = set()  # keys of this run, added and removed by `_Run`
         self.workers: set[str] = set()
         client.subscribe_topic("all", self._hear)  # on the client's own thread
@@ -189,7 +189,7 @@ class _Cluster:
         self._last_line = -_SECONDS_BETWEEN_LINES
 
     def wait_for_workers(self) -> None:
-        """Return when there is a worker. Raises CancelledError when the scheduler is lost."""
+        """Wait until there is a worker. Raises CancelledError when the scheduler is lost."""
         while not self.workers:
             if self.client.status != "running":
                 raise CancelledError
@@ -199,14 +199,14 @@ class _Cluster:
         if several:
             log.warning(
                 "%s: %d of %d workers have several threads and will use one: start them with --nthreads 1",
-                *(self.losses.label, several, len(self.workers)),
+                *(self.failures.label, several, len(self.workers)),
             )
 
     def warn_without_workers(self) -> None:
-        """Say, now and then, that the cluster has no worker."""
+        """Log, at intervals, that the cluster has no worker."""
         if not self.workers and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            log.warning("%s: the cluster has no worker; waiting for one", self.losses.label)
+            log.warning("%s: the cluster has no worker; waiting for one", self.failures.label)
 
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
@@ -217,9 +217,9 @@ class _Cluster:
             keys = set(message["processing-tasks"]) | set(message["lost-computed-tasks"])
             lost = len(keys & self.in_flight)
             if lost or not message.get("expected", False):
-                self.losses.workers += 1
-                self.losses.shards += lost
-                log.warning("%s: lost worker %s with %d shards in flight", self.losses.label, message["worker"], lost)
+                self.failures.workers += 1
+                self.failures.shards += lost
+                log.warning("%s: lost worker %s with %d shards in flight", self.failures.label, message["worker"], lost)
 
 
 class _Run(Generic[S, R]):
@@ -231,10 +231,10 @@ class _Run(Generic[S, R]):
         self.cluster, self.compute, self.site, self.report = cluster, compute, site, report
         self._compute_at = compute_at
         self._call = _by_value()
-        self._name = f"{cluster.losses.label}-{uuid.uuid4().hex[:8]}"  # keys are never shared between runs
+        self._name = f"{cluster.failures.label}-{uuid.uuid4().hex[:8]}"  # keys are never shared between runs
         self._sent = 0
         self._running: dict[Future[Answer], S] = {}
-        self._suspects: list[S] = []  # whose workers were lost too often
+        self._suspects: list[S] = []  # shards whose workers were lost too often
         self._failure: BaseException | None = None  # of `compute`
 
     def results(self, specs: Iterator[S]) -> Generator[tuple[S, R], None, None]:
@@ -272,7 +272,7 @@ class _Run(Generic[S, R]):
             if self._failure is not None:
                 raise self._failure
             if self._suspects:
-                self.cluster.losses.give_up(self._suspects.pop())
+                self.cluster.failures.give_up(self._suspects.pop())
 
     def _send(self, spec: S) -> None:
         job = pickle.dumps((self.compute, spec))
@@ -291,14 +291,14 @@ class _Run(Generic[S, R]):
             if future.status == "finished":
                 try:
                     answer = future.result(timeout=_SECONDS_BETWEEN_LOOKS)
-                except TimeoutError:  # its worker was lost, and the result with it: Dask runs it again
+                except TimeoutError:  # its worker was lost with the result: Dask runs it again
                     continue
                 self.report.worker_memory = max(self.report.worker_memory, answer.memory)
                 yield spec, answer.result
             elif isinstance(error := future.exception(), KilledWorker | MemoryError):
                 self._suspects.append(spec)
             elif self._failure is None:
-                joined = isinstance(error, ModuleNotFoundError)  # those that were there before have been asked
+                joined = isinstance(error, ModuleNotFoundError)  # workers present at the start have been checked
                 self._failure = SonolexError(f"a worker that joined: {_sentences(error)[0]}") if joined else error
             del self._running[future]
             self.cluster.in_flight.discard(future.key)
@@ -312,14 +312,14 @@ class _Run(Generic[S, R]):
             self.cluster.warn_without_workers()
             return []
         except CancelledError:
-            self._running.clear()  # there is nothing to wait for
+            self._running.clear()  # nothing to wait for
             raise
         return [future for future in done if future.status in ("finished", "error")]
 
     def _settle(self) -> None:
-        """Wait for what workers still compute, so that none writes into a folder that is about to be removed."""
+        """Wait for shards in flight, so that no worker writes into a folder that is about to be removed."""
         if self._running:
-            log.info("%s: waiting for %d shards in flight", self.cluster.losses.label, len(self._running))
+            log.info("%s: waiting for %d shards in flight", self.cluster.failures.label, len(self._running))
         while self._running and self.cluster.workers:
             for future in self._done():
                 del self._running[future]

@@ -1,7 +1,7 @@
-"""The part of the Dask executor that runs on a worker: look around first, then compute, one shard at a time.
+"""Worker side of the Dask executor: check files and code once, then compute one shard at a time.
 
-A worker is a process that somebody started elsewhere, perhaps weeks ago. It must see the same files as the process that
-sent the shard, and have the same code in memory; `Site` is what it compares with.
+A worker is a long-running process, perhaps on another machine. It must see the same files as the process that sends shards,
+and have the same code in memory; `Site` holds what it compares.
 """
 
 import os
@@ -17,14 +17,14 @@ from pipeline.execution.code import EVERY_KIND, FOLDER, Definition, Sources, sna
 from pipeline.execution.memory import own_peak_memory
 from pipeline.execution.threads import num_threads
 
-_SECONDS_TO_APPEAR = 5.0  # a file written on another machine may take a moment to be seen through a network
+_SECONDS_TO_APPEAR = 5.0  # until a file written on another machine appears in a network file system
 
-# Shards change the folder of the process, and are measured on one thread: those of a worker with more threads take turns.
+# Shards change the folder of the process, and are measured on one thread: a worker with several threads runs one at a time.
 _TURN = threading.Lock()
 
 
-# Taken at import, against the rule that modules read nothing then: a worker outlives edits of the code, and what it has
-# in memory can't be told from the files later.
+# Read at import, against the rule that modules read nothing then: a worker outlives edits of the code, after which the files
+# no longer show what it has in memory.
 _SOURCES = Sources(FOLDER, snapshot())
 
 
@@ -35,24 +35,24 @@ def worker_version(sources: Sources, root: Definition) -> str:
 
 @dataclass(frozen=True)
 class Site:
-    """What the process that sends shards has before it, and a worker must have too."""
+    """Folder, files and code of the process that sends shards, which a worker must match."""
 
-    folder: Path  # where relative paths begin
-    paths: tuple[Path, ...]  # what exists there; the first is new, so that no other disk can have one of its name
-    root: Definition  # the function that does a shard
+    folder: Path  # of relative paths
+    paths: tuple[Path, ...]  # existing paths; the first is a new marker file, which no other disk can have
+    root: Definition  # the function that computes a shard
     code: str  # version of the code behind it, see `pipeline/execution/code.py`
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of one shard, and how large its worker has ever been."""
+    """Result of one shard, and its worker's peak memory."""
 
     result: Any
     memory: int  # bytes, resident
 
 
 def differences(site: Site) -> list[str]:
-    """Return what this process lacks to compute for `site`, one sentence each; none if all is there."""
+    """Return the mismatches of this process with `site`, one sentence each; empty if it can compute for it."""
     found = []
     deadline = time.monotonic() + _SECONDS_TO_APPEAR
     for path in site.paths:
@@ -74,9 +74,9 @@ _agreed: set[Site] = set()
 
 
 def compute_at(site: Site, job: bytes) -> Answer:
-    """Compute a pickled (function, spec) in the folder of `site`. Raises SonolexError if this worker does not fit it."""
+    """Compute a pickled (function, spec) in the folder of `site`. Raises SonolexError if this worker does not match it."""
     with _TURN:
-        if site not in _agreed:  # workers may join at any time
+        if site not in _agreed:  # new workers may join at any time
             found = differences(site)
             if found:
                 raise SonolexError("\n  ".join([f"worker {os.uname().nodename}, process {os.getpid()}:", *found]))

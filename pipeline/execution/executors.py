@@ -1,7 +1,7 @@
-"""Run shards wherever the params say: on processes of this machine, or on the workers of a Dask cluster.
+"""Executors of shards: processes of this machine, or workers of a Dask cluster, as the params say.
 
-One pure function does a shard. It must be importable, bear being repeated, and write what it makes by itself: only its
-spec, which is small, and its result, which is smaller, travel.
+A shard is computed by one importable, idempotent function that writes its output itself: only its small spec and its smaller
+result are sent between processes.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pipeline.execution.local import run_here, run_in_processes
 from pipeline.execution.progress import progress
 from pipeline.execution.stage import StageReport
 from pipeline.execution.threads import num_cores
-from pipeline.execution.worker_failures import Losses
+from pipeline.execution.worker_failures import WorkerFailures
 from pipeline.params import Params, SharedFolder
 
 S = TypeVar("S")
@@ -25,12 +25,12 @@ R = TypeVar("R")
 
 
 class ExecutionParams(Params):
-    """How shards are run. Tracked by no stage: it changes the time taken, never the result."""
+    """The section `execution`: how shards are run. No stage depends on it, since it never changes a result."""
 
     executor: Literal["local", "dask"]
     workers: NonNegativeInt  # local processes; 0 = one for each core that this process may use, fewer for little work
     scheduler: str  # address of a Dask scheduler, such as tcp://host:8786; empty with executor local
-    memo: SharedFolder  # finished shards that all runs and workspaces of the project share
+    memo: SharedFolder  # cache of finished shards, shared by all runs and workspaces of the project
 
     @field_validator("scheduler")
     @classmethod
@@ -54,35 +54,34 @@ def run_shards(
     num_clips: Callable[[S], int],
     worthwhile: int,
 ) -> Iterator[R]:
-    """Yield `compute(spec)` for every spec, in the order in which they finish, and say in `report` who computed it.
+    """Yield `compute(spec)` for every spec, in the order of completion, and record in `report` where they were computed.
 
-    `specs` may be endless: a few for each worker are drawn ahead. Progress is counted in clips, `num_clips` a spec and
-    `total_clips` in all; `worthwhile` bounds the local workers where their number is left to the program. One worker is
-    this process itself. Shards whose worker is lost are run again; those that no worker survives are named by a
-    SonolexError after all others are done. An exception of `compute` ends the run; what had finished by then is
-    yielded first.
+    `specs` is consumed lazily, a few ahead of each worker. Progress is counted in clips, `num_clips(spec)` of `total_clips`;
+    `worthwhile` bounds the number of local workers where the params leave it open. A single worker is this process itself.
+    Shards whose worker is lost are run again; a SonolexError names those that repeatedly lose their worker, after all others
+    are done. An exception of `compute` ends the run, after the results finished by then are yielded.
     """
     waiting = iter(specs)
     report.executor = " ".join(filter(None, (execution.executor, execution.scheduler)))
     if execution.executor == "dask":
-        losses = Losses(label, "give workers more memory, or make shards smaller; their logs may say more")
-        pairs = run_on_cluster(compute, waiting, execution.scheduler, report, losses)
+        failures = WorkerFailures(label, "give workers more memory, or make shards smaller; their logs may say more")
+        pairs = run_on_cluster(compute, waiting, execution.scheduler, report, failures)
     else:
-        losses = Losses(label, "free memory, make shards smaller, or mend the files that they read")
+        failures = WorkerFailures(label, "free memory, make shards smaller, or repair the files that they read")
         wanted = execution.workers or max(1, min(num_cores(), worthwhile))
-        first = list(islice(waiting, wanted))  # no more workers than shards
+        first = list(islice(waiting, wanted))  # at most one worker per shard
         waiting = chain(first, waiting)
         report.workers = max(1, len(first))
         if report.workers == 1:
-            pairs = run_here(compute, waiting, losses)
+            pairs = run_here(compute, waiting, failures)
         else:
-            pairs = run_in_processes(compute, waiting, report.workers, losses, report)
+            pairs = run_in_processes(compute, waiting, report.workers, failures, report)
     try:
         with contextlib.closing(pairs), progress(label, total_clips) as advance:
             for spec, result in pairs:
                 advance(num_clips(spec))
                 yield result
     finally:
-        report.incidents += losses.incidents()
-    if losses.given_up:
-        raise losses.error()
+        report.incidents += failures.incidents()
+    if failures.given_up:
+        raise failures.error()

@@ -1,4 +1,4 @@
-"""Look over the memo store as a whole: how much it holds, what was last of use when, what is damaged or left over."""
+"""Housekeeping of the memo store: size, last use, damaged and leftover entries, and their removal."""
 
 import json
 import shutil
@@ -11,12 +11,12 @@ from typing import Any
 from pipeline.artifacts.files import PARTIAL_SUFFIX
 from pipeline.execution.memo import Entry, damaged, read_entry
 
-_LEFT_OVER = 3600.0  # seconds after which a temporary name counts as left by a killed run
+_LEFT_OVER = 3600.0  # seconds after which a temporary file counts as left by a killed run
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One entry of the memo, for deciding what stays."""
+    """One entry of the memo, with the properties that decide whether it is kept."""
 
     entry: Entry
     stage: str
@@ -26,16 +26,16 @@ class Kept:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a clean-up removes."""
+    """Entries and files that a clean-up removes."""
 
     entries: list[Kept]
-    damaged: list[str]  # files that are not as they were written
+    damaged: list[str]  # files that have changed since they were written
     partials: list[Path]  # of killed runs
     kept_bytes: int
 
     @property
     def freed_bytes(self) -> int:
-        """Return the bytes that no other link holds."""
+        """Return the bytes freed: those without another hard link."""
         return sum(kept.entry.size for kept in self.entries if not kept.shared)
 
 
@@ -49,7 +49,7 @@ def entries(root: Path) -> Iterator[Kept]:
 
 
 def versions(root: Path, stage: str) -> dict[str, dict[str, Any]]:
-    """Return version -> its params and code, for all versions of a stage that the memo has known."""
+    """Return version -> its params and code, for all versions of a stage in the memo."""
     found = {}
     for path in (root / stage).glob("*/about.json"):
         try:
@@ -60,7 +60,7 @@ def versions(root: Path, stage: str) -> dict[str, dict[str, Any]]:
 
 
 def plan_removal(root: Path, *, max_bytes: int | None, max_days: float | None, thorough: bool) -> Removal:
-    """Choose what to remove: what is damaged (`thorough` reads all), what is old, then the longest unused over the bound."""
+    """Choose the entries to remove: damaged (`thorough` reads all), too old, then least recently used above the bound."""
     wrong: list[str] = []
     remove: list[Kept] = []
     keep: list[Kept] = []
@@ -80,7 +80,7 @@ def plan_removal(root: Path, *, max_bytes: int | None, max_days: float | None, t
 
 
 def remove(removal: Removal) -> None:
-    """Carry a removal out. An entry vanishes by rename first, so that a run beside it never links half of one."""
+    """Carry out a removal. An entry is first renamed, so that a concurrent run never links part of one."""
     for kept in removal.entries:
         gone = kept.entry.path.with_name(f".{kept.entry.path.name}{PARTIAL_SUFFIX}")
         try:

@@ -1,7 +1,7 @@
-"""Several processes for one training run: which of them this one is, and how a stage starts them by itself.
+"""Launching of data-parallel training: rank of this process from torchrun's variables, and a stage's own start of torchrun.
 
-`torchrun` starts the processes and tells each its place through environment variables (RANK, WORLD_SIZE, LOCAL_RANK); a
-program run alone has none of them. Imports no torch: a baseline knows without it that another process leads.
+`torchrun` starts the processes and sets RANK, WORLD_SIZE and LOCAL_RANK; they are absent in a single process. Imports no
+torch, so that baselines need not.
 """
 
 import os
@@ -14,42 +14,42 @@ from pipeline.params import Params
 
 
 class LaunchParams(Params):
-    """How a stage is run. Tracked by no stage: it changes the time taken and who is told, not what is meant."""
+    """The section `launch`: processes and trackers of training. No stage depends on it, since it changes no result."""
 
-    train_processes: PositiveInt  # that train one neural model together, on this machine; on GPUs one a GPU
-    trackers: list[Literal["dvclive", "tensorboard", "wandb", "mlflow"]]  # that get a neural model's curves
+    train_processes: PositiveInt  # per neural model, on this machine; with GPUs one per GPU
+    trackers: list[Literal["dvclive", "tensorboard", "wandb", "mlflow"]]  # that receive a neural model's curves
 
 
 def launched() -> bool:
-    """Say whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def num_processes() -> int:
-    """Return how many processes work on this run, on all machines."""
+    """Return the number of processes of this run, on all machines."""
     return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
 def rank() -> int:
-    """Return which of them this one is, from 0."""
+    """Return the rank of this process, from 0."""
     return int(os.environ["RANK"]) if launched() else 0
 
 
 def local_rank() -> int:
-    """Return which of the processes on this machine this one is, from 0."""
+    """Return the rank of this process on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0")) if launched() else 0
 
 
 def is_main_process() -> bool:
-    """Say whether this process is the one that writes."""
+    """Return whether this is the process that writes results."""
     return rank() == 0
 
 
 def start_processes(module: str, processes: int) -> None:
-    """Turn this program, `python -m module ...`, into torchrun with so many of them and the same arguments.
+    """Replace this program, `python -m module ...`, by torchrun with this many processes and the same arguments.
 
-    Returns when it is among them already, or one is enough. torchrun takes this program's place and process id, so signals
-    and the exit status pass between it and whoever started the stage.
+    Returns in a process that torchrun started, or when one process is asked for. torchrun keeps this program's process id,
+    so signals and the exit status pass between it and the caller of the stage.
     """
     if processes > 1 and not launched():
         _become_torchrun(module, processes)
@@ -57,7 +57,7 @@ def start_processes(module: str, processes: int) -> None:
 
 def _become_torchrun(module: str, processes: int) -> NoReturn:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Left to itself, torchrun gives every process one thread, however many cores there are.
+    # By default torchrun gives every process one thread, regardless of the number of cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     sys.stdout.flush()

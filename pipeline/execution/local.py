@@ -1,8 +1,7 @@
-"""Run shards on this machine: one process a worker, each on one thread.
+"""Local executor: runs shards on worker processes of this machine, each on one thread.
 
-One thread a worker because clips are plentiful: threads inside a worker would fight the other workers for the same
-cores, and round otherwise. Processes are spawned, not forked: a fork copies locks that a thread of zarr, tensorstore or
-OpenMP may hold, and hangs.
+One thread per worker, because threads inside workers would compete for the same cores and change rounding. Processes are
+spawned, not forked: a fork copies locks that a thread of zarr, tensorstore or OpenMP may hold, and can deadlock.
 """
 
 import contextlib
@@ -21,45 +20,47 @@ from typing import Generic, TypeVar
 from pipeline.execution.memory import own_peak_memory
 from pipeline.execution.stage import StageReport
 from pipeline.execution.threads import THREAD_VARIABLES, num_threads
-from pipeline.execution.worker_failures import Losses
+from pipeline.execution.worker_failures import WorkerFailures
 
 log = logging.getLogger(__name__)
 
 S = TypeVar("S")
 R = TypeVar("R")
 
-_AHEAD = 2  # shards in flight a worker: one computed and one waiting, so that no worker waits for this process
+_AHEAD = 2  # shards in flight per worker: one computed and one waiting, so that no worker waits for this process
 
 
-def run_here(compute: Callable[[S], R], specs: Iterator[S], losses: Losses) -> Generator[tuple[S, R], None, None]:
-    """Yield every spec with its result, computed in this process; one that memory is too short for is set aside.
+def run_here(
+    compute: Callable[[S], R], specs: Iterator[S], failures: WorkerFailures
+) -> Generator[tuple[S, R], None, None]:
+    """Yield every spec with its result, computed in this process; a shard that raises MemoryError is given up.
 
-    On one thread, as in a worker, so that results are the same to the bit.
+    Computes on one thread, as a worker does, so that results are identical to the bit.
     """
     for spec in specs:
         try:
             with num_threads(1):
                 result = compute(spec)
         except MemoryError:
-            losses.causes.add("MemoryError")
-            losses.give_up(spec)
+            failures.causes.add("MemoryError")
+            failures.give_up(spec)
         else:
             yield spec, result
 
 
 def run_in_processes(
-    compute: Callable[[S], R], specs: Iterator[S], workers: int, losses: Losses, report: StageReport
+    compute: Callable[[S], R], specs: Iterator[S], workers: int, failures: WorkerFailures, report: StageReport
 ) -> Generator[tuple[S, R], None, None]:
     """Yield every spec with its result, computed by `workers` processes, in the order in which they finish.
 
-    When a worker is killed, its pool is lost, and the shards in flight are tried again by themselves, on half as many
-    workers each time (too little memory is the likely cause). One that is lost twice with nothing beside it is given up,
-    see `Losses`, and the others go on with all workers. An exception of `compute` is raised once the shards that had
-    begun are done and yielded.
+    When a worker is killed, its pool is lost, and the shards in flight are tried again, each time on half as many workers
+    (too little memory is the likely cause). A shard that is lost twice while it runs alone is given up, see
+    `WorkerFailures`, and the others continue with all workers. An exception of `compute` is raised after the started shards
+    are done and yielded.
     """
     most = workers
     again: deque[S] = deque()
-    accused: list[S] = []  # the shard that was lost alone, until it has been tried once more
+    accused: list[S] = []  # the shard that was lost while running alone, until its second attempt
     while True:
         pool = _Pool(compute, specs, again, workers, report)
         yield from pool.results()
@@ -67,20 +68,20 @@ def run_in_processes(
             raise pool.failure
         if not pool.lost:
             return
-        losses.workers += 1
-        losses.causes |= pool.causes()
+        failures.workers += 1
+        failures.causes |= pool.causes()
         if pool.alone and accused and accused[0] is pool.lost[0]:
-            losses.give_up(accused.pop())
+            failures.give_up(accused.pop())
             workers = most
             continue
         accused = pool.lost[:1] if pool.alone else []
         workers = workers if pool.alone else max(1, workers // 2)
-        losses.shards += len(pool.lost)
+        failures.shards += len(pool.lost)
         again.extendleft(reversed(pool.lost))
         found = ", ".join(sorted(pool.causes())) or "unknown cause"
         log.warning(
             "%s: a worker was killed (%s); trying %d shards again, workers %d",
-            *(losses.label, found, len(pool.lost), workers),
+            *(failures.label, found, len(pool.lost), workers),
         )
 
 
@@ -95,13 +96,13 @@ class _Pool(Generic[S, R]):
         self.alone = False  # the lost shard was the only one in flight
         self.failure: BaseException | None = None
         self._running: dict[Future[tuple[R, int]], S] = {}
-        self._careful = bool(again)  # nothing runs beside the shards that are tried again
+        self._careful = bool(again)  # shards that are tried again run without others
         self._others = set(multiprocessing.active_children())
         self._children: set[BaseProcess] = set()
         self._out_of_memory = False
 
     def results(self) -> Generator[tuple[S, R], None, None]:
-        """Yield specs with their results; `lost` and `failure` say afterwards why it ended."""
+        """Yield specs with their results; afterwards `lost` and `failure` say why the run ended."""
         pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
         try:
             while True:
@@ -122,7 +123,7 @@ class _Pool(Generic[S, R]):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def causes(self) -> set[str]:
-        """Return how the lost worker ended, once `results` is through: a signal or an exit status."""
+        """Return how the lost worker ended, a signal or an exit status; to be called after `results`."""
         codes = {child.exitcode for child in self._children}
         by_itself = {code for code in codes if code and code != -signal.SIGTERM}  # the pool ends the others by SIGTERM
         causes = {signal.Signals(-code).name if code < 0 else f"exit status {code}" for code in by_itself}
@@ -148,8 +149,8 @@ class _Pool(Generic[S, R]):
             yield from self.specs
 
     def _note(self, spec: S, error: BaseException, *, alone: bool) -> None:
-        """Remember a shard without a result; what has not begun is taken back if the run is to end."""
-        killed = isinstance(error, BrokenProcessPool) and error.__cause__ is None  # else: a result that cannot travel
+        """Record a shard without a result; shards that have not begun are cancelled if the run is to end."""
+        killed = isinstance(error, BrokenProcessPool) and error.__cause__ is None  # else: pickling failed
         if killed or isinstance(error, MemoryError):
             self.lost.append(spec)
             self.alone = alone
@@ -162,13 +163,13 @@ class _Pool(Generic[S, R]):
 
 
 def _measured(compute: Callable[[S], R], spec: S) -> tuple[R, int]:
-    """Return the result, and the most memory in bytes that this worker has held so far."""
+    """Return the result, and this worker's peak memory so far, in bytes."""
     return compute(spec), own_peak_memory()
 
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Set the thread variables that spawned workers inherit; this process has read its own already."""
+    """Set the thread variables that spawned workers inherit, without effect on this process, which has read them."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:

@@ -1,14 +1,14 @@
 """Content-addressed cache of finished shards, kept outside the artifacts.
 
     <memo>/<stage>/<version>/about.json          the stage, its params and the code behind the version
-    <memo>/<stage>/<version>/<shard>/entry.json  the shard's files with their digests, its clips, and what it took
+    <memo>/<stage>/<version>/<shard>/entry.json  the shard's files with their digests, its number of clips, and its time
     <memo>/<stage>/<version>/<shard>/...         the files
 
-A version stands for params and code, a shard's name for its clips, so a shard that is here need not be computed again
-whatever happened in between: a killed run, a changed and restored setting, another experiment. Artifacts are made of hard
-links to these files, which are therefore read-only and never written in place; where links are impossible, of copies.
+A version identifies params and code, a shard's name identifies its clips. A cached shard is therefore valid after a killed
+run, for a setting that was changed and restored, and in another experiment. Artifacts are made of hard links to these files,
+which are therefore read-only and never written in place; where hard links are impossible, of copies.
 
-An entry appears in one step, by rename. Deleting any of it costs time and nothing else.
+An entry appears in one step, by rename. Deleting entries costs only time.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class Memo:
     """The shards of one version of one stage."""
 
     def __init__(self, root: Path, stage: str, *, params: dict[str, Any], code: str) -> None:
-        """Open the version that `params` (plain values) and `code` make; nothing is written before the first entry."""
+        """Open the version of `params` (plain values) and `code`; nothing is written before the first entry."""
         self.about = {"stage": stage, "params": params, "code": code}
         self.version = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
         self.path = root / stage / self.version
@@ -64,7 +64,7 @@ class Memo:
             return set()
 
     def find(self, name: str) -> Entry | None:
-        """Return a finished shard, or None; one whose files are no longer those that were written is dropped."""
+        """Return a finished shard, or None; an entry whose files have changed is removed."""
         entry = read_entry(self.path / name)
         if entry is None:
             return None
@@ -76,7 +76,7 @@ class Memo:
         return entry
 
     def require(self, name: str) -> Entry:
-        """Return a shard that a worker has just finished. Raises SonolexError where this process does not see it."""
+        """Return a shard that a worker has finished. Raises SonolexError where this process does not see it."""
         entry = read_entry(self.path / name)
         if entry is None:
             raise SonolexError(
@@ -86,7 +86,7 @@ class Memo:
         return entry
 
     def forget(self, name: str) -> None:
-        """Remove an entry, if it is there."""
+        """Remove an entry, if it exists."""
         shutil.rmtree(self.path / name, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -108,14 +108,14 @@ class Memo:
             shutil.rmtree(partial, ignore_errors=True)
 
     def mark_used(self, names: Iterable[str]) -> None:
-        """Note that these shards were of use just now: what was not, for long, goes first when space is short."""
+        """Record that these shards were used now; the least recently used are removed first when space is short."""
         for name in names:
             with contextlib.suppress(OSError):
                 os.utime(self.path / name)
 
 
 def read_entry(path: Path) -> Entry | None:
-    """Read what an entry says of itself; None where there is no whole one."""
+    """Read the description of an entry; None where there is no complete one."""
     try:
         found = json.loads((path / _ENTRY).read_text())
         return Entry(path, found["files"], found["clips"], found["computed"], found["seconds"])
@@ -124,9 +124,9 @@ def read_entry(path: Path) -> Entry | None:
 
 
 def damaged(entry: Entry, *, thorough: bool = False) -> str:
-    """Return the name of a file that is not as it was written, or "".
+    """Return the name of a file that has changed since it was written, or "".
 
-    A file whose size and time are those noted is taken for whole; `thorough` reads it all the same.
+    A file with the recorded size and time counts as unchanged; `thorough` checks its digest too.
     """
     for name, noted in entry.files.items():
         path = entry.path / name
@@ -153,7 +153,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def _note_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Make the files of a new entry read-only, and note what they are."""
+    """Make the files of a new entry read-only, and return their sizes, times and digests."""
     files = {}
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         file.chmod(0o444)
@@ -164,7 +164,7 @@ def _note_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _settle(partial: Path, target: Path) -> None:
-    """Put a new entry in its place; one that another run has just put there holds the same, and stays."""
+    """Rename a new entry to its final name; an entry that another run has just finished is equal, and is kept."""
     try:
         partial.rename(target)
     except OSError:

@@ -8,10 +8,10 @@ _STATUS = Path("/proc/self/status")
 
 
 def own_peak_memory() -> int:
-    """Return the most resident memory, in bytes, that this process has held.
+    """Return the peak resident memory of this process, in bytes.
 
-    On Linux by its own high-water mark: `ru_maxrss` is handed down to a program by the process that started it, so a
-    worker of a large process would report that one's memory.
+    On Linux from VmHWM: a program inherits `ru_maxrss` from the process that started it, so a worker of a large process
+    would report that process's memory.
     """
     try:
         marks = [line.split() for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 log = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LINES = 10.0  # away from a terminal
+_SECONDS_BETWEEN_LINES = 10.0  # of the log, without a terminal
 
 
 @contextlib.contextmanager

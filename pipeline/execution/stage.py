@@ -1,11 +1,11 @@
-"""Common frame of the stages: one command line, one log format, errors as messages, and a report for people.
+"""Entry point of all stages: command line, logging, errors as messages, and the stage report.
 
     if __name__ == "__main__":
         stage_main(main)
 
-The report (`results/stages/<stage>.json`, or `<stage>-<item>.json` for an item of a matrix) holds times and memory,
-which differ from run to run: it is read by people and by `sonolex`, and is no output or input of any DVC stage. Artifacts
-hold none of it, so that the same inputs give the same bytes.
+The report (`results/stages/<stage>.json`, or `<stage>-<item>.json` for an item of a matrix) holds times and memory, which
+differ from run to run. People and `sonolex` read it; it is neither an output nor an input of a DVC stage, and artifacts hold
+none of it, so that the same inputs give the same bytes.
 """
 
 import errno
@@ -31,10 +31,10 @@ from pipeline.execution.memory import own_peak_memory
 
 
 def stage_main(main: Callable[..., None]) -> None:
-    """Run `main` as a program: its arguments become the command line, its module's docstring the help text.
+    """Run `main` as a program: its parameters are the command line, its module's docstring is the help text.
 
-    A SonolexError, or a disk that is full or fails, is printed on stderr as a message without a traceback, and the
-    program ends with exit status 1. Any other exception is a fault of the program and keeps its traceback.
+    A SonolexError, or an error of the disk (full, failing), is printed on stderr as a message without a traceback, and the
+    program exits with status 1. Any other exception is a fault of the program and keeps its traceback.
     """
     start_logging()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -56,10 +56,12 @@ def stage_main(main: Callable[..., None]) -> None:
 
 def _storage_advice(number: int, path: Path) -> str:
     if number not in (errno.ENOSPC, errno.EDQUOT):
-        return "see to the disk, then run again"
+        return "check the disk, then run again"
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(folder).free / 2**20
-    return f"{free:.0f} MiB are free without what this run had begun; make room, then run again: what is finished stays"
+    return (
+        f"{free:.0f} MiB are free without this run's unfinished files; make room, then run again: finished work is kept"
+    )
 
 
 def start_logging() -> None:
@@ -67,16 +69,16 @@ def start_logging() -> None:
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S")
-    else:  # rich would fold and pad lines to 80 columns in DVC's and CI's logs
+    else:  # rich would wrap and pad lines to 80 columns in DVC's and CI's logs
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports every build of itself that it tries
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it logs every build of FAISS that it tries
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
 
 
 @dataclass
 class StageReport:
-    """The counters of one run of a stage; time runs from the moment the report is created."""
+    """Counters of one run of a stage; its time starts when the report is created."""
 
     stage: str
     item: str = ""  # of a matrix stage, for example the fold
@@ -88,16 +90,16 @@ class StageReport:
     bytes_written: int = 0
     executor: str = "local"
     workers: int = 1  # processes; 1 = everything ran in this one, unless the executor is a cluster
-    worker_memory: int = 0  # bytes, the most that a worker process has held; 0 when there is none
-    incidents: list[str] = field(default_factory=list)  # what went wrong on the way and was healed, as sentences
-    result: str = ""  # digest of what was written: says whether the report is of an artifact that is found later
+    worker_memory: int = 0  # bytes, peak of the largest worker process; 0 when there is none
+    incidents: list[str] = field(default_factory=list)  # faults that were recovered from, as sentences
+    result: str = ""  # digest of the output, to match the report with an artifact later
     timing: dict[str, Any] = field(default_factory=dict)  # of training: see `time_training`
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     def time_training(self, seconds: float, epochs: Sequence[Mapping[str, float]] = ()) -> None:
-        """Note the seconds of training alone, those before a kill included, and the timing of each epoch.
+        """Record the seconds of training alone, those before a kill included, and the timing of each epoch.
 
-        That is clips_per_second, and input_fraction, the share of the time that was spent waiting for clips.
+        An epoch's timing is clips_per_second and input_fraction, the fraction of the time spent waiting for clips.
         """
         rounded = [{name: round(value, 4) for name, value in epoch.items()} for epoch in epochs]
         self.timing = {"training_seconds": round(seconds, 3), "epochs": rounded}
@@ -117,7 +119,7 @@ class StageReport:
             "shards": self.shards,
             "seconds": round(seconds, 3),
             "clips_per_second": round(self.clips / max(seconds, 1e-9), 1),
-            # An upper bound with several workers: each counts as much as the largest.
+            # An upper bound with several workers: each counts as the largest.
             "peak_memory_bytes": own_peak_memory() + self.workers * self.worker_memory,
             "bytes_written": self.bytes_written,
             "executor": f"{self.executor}, {self.workers} worker{'s' * (self.workers != 1)}",
@@ -131,10 +133,10 @@ class StageReport:
 
 
 def training_seconds(folder: Path, item: str, result: str) -> float | None:
-    """Return how long it took to train what has the digest `result`, by the reports in a folder.
+    """Return the training time of the model with the digest `result`, from the reports in a folder.
 
-    None where this machine has not trained it: reports are no artifacts, so a clone has none, and what DVC took from its
-    cache may have an older one.
+    None where this machine has not trained it: reports are not artifacts, so a clone has none, and the report of a model
+    from DVC's cache may be of another run.
     """
     try:
         found = json.loads((folder / report_name("train", item)).read_text())

@@ -1,12 +1,12 @@
-"""Limits on the threads of numeric libraries, and a map over threads that gives the same on any number of cores.
+"""Limits on the threads of numeric libraries, and a parallel map whose results do not depend on the number of cores.
 
-BLAS and OpenMP spread one product over their threads, and round otherwise with another number of them. What decides the
-numbers of an artifact therefore computes on one thread of these libraries (`single_threaded`), and uses more cores by
-computing independent parts side by side and combining them in a fixed order (`map_threads`). NumPy, SciPy and FAISS release
-Python's lock while they compute.
+BLAS and OpenMP split one product over their threads, and rounding depends on their number. Computations that determine an
+artifact therefore use one thread of these libraries (`single_threaded`), and more cores by computing independent parts in
+parallel and combining them in a fixed order (`map_threads`). NumPy, SciPy and FAISS release Python's lock while they
+compute.
 
-A limit holds for libraries that are loaded by then: import what computes before entering it. `use_threads`, for a whole
-program, reaches those that are loaded later too.
+A limit applies to libraries that are already loaded: import them before entering it. `use_threads`, for a whole program,
+also applies to libraries loaded later.
 """
 
 import os
@@ -22,46 +22,46 @@ from threadpoolctl import get_cached_controller, threadpool_limits
 
 from pipeline.artifacts.settings import SETTINGS
 
-TRAINING_THREADS = "train.num_threads"  # the setting that results of training follow from
-CORES_VARIABLE = "SONOLEX_CORES"  # a stage's share where several run side by side; see tools/repro.py
+TRAINING_THREADS = "train.num_threads"  # the setting that results of training depend on
+CORES_VARIABLE = "SONOLEX_CORES"  # a stage's share of cores where several run in parallel; see tools/repro.py
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _limit: ContextVar[int | None] = ContextVar("limit", default=None)  # of `num_threads`
-_in_pool: ContextVar[bool] = ContextVar("in_pool", default=False)  # this is one of the threads of `map_threads`
+_in_pool: ContextVar[bool] = ContextVar("in_pool", default=False)  # whether this is a thread of `map_threads`
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use: all that it is allowed, or its share, where SONOLEX_CORES gives one."""
+    """Return the number of cores this process may use: its CPU affinity, or the share in SONOLEX_CORES."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = os.environ.get(CORES_VARIABLE, "")
     return max(1, min(cores, int(share))) if share.isdigit() else cores
 
 
 def usable_threads() -> int:
-    """Return on how many threads this process may compute: as in `num_threads`, or OMP_NUM_THREADS, or one for each core."""
+    """Return the number of threads to compute on: the limit of `num_threads`, OMP_NUM_THREADS, or one per core."""
     named = re.match(r"[1-9]\d*", os.environ.get("OMP_NUM_THREADS", ""))
     return _limit.get() or (int(named[0]) if named else num_cores())
 
 
 def use_threads(count: int) -> None:
-    """Compute on `count` threads of BLAS, OpenMP and torch from now on, in this process and those that it starts."""
+    """Set the number of threads of BLAS, OpenMP and torch, in this process and those that it starts."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(count)))  # for libraries that are loaded later
     threadpool_limits(count)
-    if torch := sys.modules.get("torch"):  # else it reads the variables; classical models do without it
+    if torch := sys.modules.get("torch"):  # else it reads the variables when it is loaded
         torch.set_num_threads(count)
 
 
 def trained_threads(metadata: Mapping[str, Any]) -> int:
-    """Return how many threads a stored model was trained on, by its metadata; 1 where it does not say."""
+    """Return the number of threads that a stored model was trained on, from its metadata; 1 where it has none."""
     return int(metadata.get(SETTINGS, {}).get(TRAINING_THREADS, 1))
 
 
 @contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """Compute on at most `count` threads: those of BLAS and OpenMP, or those of `map_threads`."""
+    """Limit the threads of BLAS, OpenMP and `map_threads` to `count` within a context."""
     token = _limit.set(count)
     try:
         with _limit_libraries(count):
@@ -72,15 +72,15 @@ def num_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Compute on one thread of BLAS and OpenMP, while `map_threads` may use as many as before."""
+    """Limit BLAS and OpenMP to one thread within a context; the limit of `map_threads` stays."""
     with _limit_libraries(1):
         yield
 
 
 def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Return `function(item)` of every item, in order, computed side by side, each on one thread of BLAS and OpenMP.
+    """Return `function(item)` of every item, in order, computed in parallel, each on one thread of BLAS and OpenMP.
 
-    Within `function` another map is a plain loop.
+    A nested map is a plain loop.
     """
     items = list(items)
     workers = min(usable_threads(), len(items))
@@ -92,14 +92,14 @@ def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 
 def _enter_pool() -> None:
-    get_cached_controller().limit(limits=1, user_api="openmp")  # each thread of a process has a limit of its own
+    get_cached_controller().limit(limits=1, user_api="openmp")  # OpenMP's limit is per thread
     _in_pool.set(True)
     _limit.set(1)
 
 
 @contextmanager
 def _limit_libraries(count: int) -> Iterator[None]:
-    if _in_pool.get():  # limits of BLAS are the whole process's: those of the thread that opened the pool hold
+    if _in_pool.get():  # BLAS's limit is per process: the one of the thread that opened the pool holds
         yield
     else:
         with get_cached_controller().limit(limits=count):

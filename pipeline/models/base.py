@@ -1,6 +1,6 @@
-"""Contract of all models: the base of their sections of params.yaml, and the metadata of the data that they are built for.
+"""Interface of all models: the base of their sections of params.yaml, and metadata of their input data.
 
-Imports no torch: classical models start without it.
+Imports no torch, which classical models do not need.
 """
 
 from abc import abstractmethod
@@ -10,11 +10,11 @@ from pipeline.params import Params
 
 Reads = Literal["frames", "tokens"]
 
-SMALLEST_STD = 1e-6  # of log-mel values; what varies less is constant
+SMALLEST_STD = 1e-6  # of log-mel values; below it values count as constant
 
 
 class Normalisation(TypedDict):
-    """How log-mel frames are normalised: (x - mean) / (std_scale * std); `clip` takes each clip's own mean and std."""
+    """Normalisation of log-mel frames: (x - mean) / (std_scale * std); `clip` uses each clip's own mean and std."""
 
     kind: str  # corpus, clip, none, or pretrained
     std_scale: float
@@ -23,10 +23,10 @@ class Normalisation(TypedDict):
 
 
 class PretrainedMetadata(TypedDict, total=False):
-    """What a trained model records of the published weights that it started from."""
+    """Record, in a trained model, of the published weights that it was initialised from."""
 
     digest: str  # of the weights file
-    norm_epsilons: list[float]  # of the encoder's layer norms and of the head's; absent where they are the parts' own
+    norm_epsilons: list[float]  # of the encoder's layer norms and of the head's; absent where the defaults hold
 
 
 class InputMetadata(TypedDict, total=False):
@@ -38,22 +38,22 @@ class InputMetadata(TypedDict, total=False):
     vocabulary_size: int  # tokens
     num_codebooks: int  # tokens
     bands: list[list[int]]  # tokens: [first, last) feature of each codebook's codes
-    pretrained: PretrainedMetadata  # networks that started from published weights
+    pretrained: PretrainedMetadata  # networks initialised from published weights
     masked_pretraining: dict[
         str, object
-    ]  # networks that started from masked-token pretraining: metadata of its artifact
+    ]  # networks initialised from masked-token pretraining: metadata of its artifact
 
 
 NOT_NORMALISED = Normalisation(kind="none", std_scale=1.0, mean=0.0, std=1.0)
 
 
 def normalisation_unit(normalisation: Normalisation) -> float:
-    """Return one unit of normalised frames in the front end's units."""
+    """Return the size of one unit of normalised frames, in the front end's units."""
     return normalisation["std_scale"] * max(normalisation["std"], SMALLEST_STD)
 
 
 class VocabularySection(Protocol):
-    """What models ask of a section of `vocabularies`."""
+    """Fields of a section of `vocabularies` that models check."""
 
     @property
     def kind(self) -> str: ...
@@ -82,7 +82,7 @@ class ModelParams(Params):
 
     @property
     def has_attention_maps(self) -> bool:
-        """Whether it attends to frames, so that its attention is a map over time and frequency."""
+        """Whether its attention is a map over time and frequency."""
         return False
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:

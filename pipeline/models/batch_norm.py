@@ -1,8 +1,8 @@
-"""Batch norm (Ioffe and Szegedy, 2015) over the real frames of a batch, wherever the batch's clips are.
+"""Masked, synchronised batch norm (Ioffe and Szegedy, 2015): statistics over the real frames of all processes.
 
-Padding would pull the statistics towards zero, so it is left out of them. Where several processes train together, the
-statistics are those of all their parts: each process normalises as one that held the whole batch would, and its running
-statistics are that one's. torch's SyncBatchNorm does this on GPUs alone, and without a mask.
+Padding would bias the statistics towards zero, so it is excluded. In data-parallel training the statistics are those of the
+whole batch over all processes, and so are the running statistics. torch's SyncBatchNorm works on GPUs only, and without a
+mask.
 
 Conventions: B batch, C channel, T frame, F feature, R row = one real value of each channel.
 """
@@ -14,7 +14,7 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class BatchNorm(nn.BatchNorm2d):
-    # From (B, C, T, F) to (B, T, F, C), and back. A subclass whose time axis is another one has others.
+    # Permutations from (B, C, T, F) to (B, T, F, C), and back; a subclass with another time axis overrides them.
     CHANNEL_LAST, CHANNEL_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -26,7 +26,7 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(h)
         frames = h.permute(self.CHANNEL_LAST)  # (B, T, F, C)
         real = frames if mask is None else frames[mask]  # (..., F, C)
-        # A row for each value: of a permuted view, torch 2.11 returns wrong gradients (LOG.md, 2026-11-21).
+        # Flattened to rows: for a permuted view, torch 2.11 returns wrong gradients (LOG.md, 2026-11-21).
         rows = real.reshape(-1, real.shape[-1])  # (R, C)
         normalised = (
             self._normalise_together(rows.float()).to(h.dtype) if shared else super().forward(rows[:, :, None, None])
@@ -39,7 +39,7 @@ class BatchNorm(nn.BatchNorm2d):
         return normalised.permute(self.CHANNEL_FIRST)
 
     def _normalise_together(self, rows: Tensor) -> Tensor:
-        """Normalise (R, C) by the mean and deviation of the rows of all processes; gradients flow through both."""
+        """Normalise (R, C) by mean and standard deviation of the rows of all processes; gradients flow through both."""
         total = torch.tensor([float(len(rows))], device=rows.device)
         dist.all_reduce(total)
         mean: Tensor = all_reduce(rows.sum(0)) / total  # type: ignore[no-untyped-call]

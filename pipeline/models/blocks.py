@@ -1,4 +1,4 @@
-"""Self-attention, drop path and settings shared by encoders made of attention blocks.
+"""Self-attention, drop path and common settings of attention encoders.
 
 Conventions: B batch, N position, Q query, D width.
 """
@@ -17,7 +17,7 @@ class AttentionEncoderParams(EncoderParams):
     width: PositiveInt
     depth: PositiveInt  # blocks
     heads: PositiveInt
-    mlp_ratio: PositiveFloat  # hidden units of each perceptron of a block over width
+    mlp_ratio: PositiveFloat  # hidden units of the MLP of a block, as a multiple of width
     drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
 
     @property
@@ -26,7 +26,7 @@ class AttentionEncoderParams(EncoderParams):
 
     @property
     def drop_path_rates(self) -> list[float]:
-        """One for each block."""
+        """Drop-path rate of each block."""
         return [self.drop_path * (i + 1) / self.depth for i in range(self.depth)]
 
     @model_validator(mode="after")
@@ -37,7 +37,7 @@ class AttentionEncoderParams(EncoderParams):
 
 
 def key_mask(mask: Tensor | None) -> Tensor | None:
-    """Return the mask (B, N) as `self_attention` takes it: every query attends to the real positions alone."""
+    """Return the mask (B, N) in the form of `self_attention`: queries attend to real positions only."""
     return None if mask is None else mask[:, None, None, :]
 
 
@@ -52,7 +52,7 @@ def self_attention(qkv: Tensor, heads: int, keys: Tensor | None, num_queries: in
 def drop_path(y: Tensor, rate: float, *, training: bool) -> Tensor:
     """Drop a residual branch (B, N, D) of some clips (Huang et al., 2016, "Deep Networks with Stochastic Depth").
 
-    One draw a clip, not an element: cheap, whereas dropout on a CPU costs more than the products beside it.
+    One draw per clip, not per element: dropout on a CPU costs more than the matrix products.
     """
     if not training or rate == 0:
         return y

@@ -1,4 +1,4 @@
-"""A stack of strided convolutions over a feature map, or over its time alone, which padding does not reach.
+"""Stack of masked, strided convolutions over a feature map, in 2D or over time alone.
 
 Conventions: B batch, T frame, F feature, C channel.
 """
@@ -17,7 +17,7 @@ from pipeline.params import Params
 class StackParams(Params):
     channels: list[PositiveInt]  # of each layer
     strides: list[Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]]  # (frames, bands) of each layer
-    kernel: PositiveInt  # odd, both ways
+    kernel: PositiveInt  # odd, along both axes
 
     @model_validator(mode="after")
     def _layers_agree(self) -> "StackParams":
@@ -26,7 +26,7 @@ class StackParams(Params):
 
 
 class TimeStackParams(Params):
-    channels: list[PositiveInt]  # of each layer; a frame's features are the channels of what comes in
+    channels: list[PositiveInt]  # of each layer; a frame's features are the input channels
     strides: list[PositiveInt]  # frames, of each layer
     kernel: PositiveInt  # frames, odd
 
@@ -44,12 +44,12 @@ def _check_layers(channels: Sequence[int], strides: Sequence[object], kernel: in
 
 
 class ConvolutionStack(nn.Module):
-    """Convolution, batch norm and GELU, layer after layer; `channels` and `bands` are those of what comes out."""
+    """Convolution, batch norm and GELU, layer after layer; `channels` and `bands` are those of the output."""
 
     def __init__(self, params: StackParams | TimeStackParams, num_features: int) -> None:
         super().__init__()
         self.over_time = isinstance(params, TimeStackParams)
-        if isinstance(params, TimeStackParams):  # one band, in which each feature is a channel
+        if isinstance(params, TimeStackParams):  # one band, with features as channels
             self.channels, self.bands = num_features, 1
             strides, kernel = [(stride, 1) for stride in params.strides], (params.kernel, 1)
         else:
@@ -66,7 +66,7 @@ class ConvolutionStack(nn.Module):
             self.channels, self.bands = out, -(-self.bands // stride_bands)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Map (B, T, F) and a mask (B, T) to maps (B, C, T', F') and their mask (B, T'); behind a clip's end they are 0."""
+        """Map (B, T, F) and a mask (B, T) to maps (B, C, T', F') and their mask (B, T'); after a clip's end they are 0."""
         h = x.transpose(1, 2)[..., None] if self.over_time else x[:, None]
         h = h.contiguous(memory_format=torch.channels_last)
         if mask is not None:
@@ -76,6 +76,6 @@ class ConvolutionStack(nn.Module):
             if mask is not None:
                 mask = mask[:, ::stride]  # an output is real when the frame at its centre is
             h = nn.functional.gelu(norm(h, mask))
-            if mask is not None:  # what follows the clip is zero again, as the border of an unpadded clip is
+            if mask is not None:  # zero after the clip, like the border of an unpadded clip
                 h = h * mask[:, None, :, None].to(h.dtype)
         return h, mask

@@ -1,4 +1,4 @@
-"""A neural network: input x stem x encoder x head, each chosen by params (`pipeline/models/parts.py`).
+"""Neural network composed of input, stem, encoder and head, each chosen by params (`pipeline/models/parts.py`).
 
 Conventions: B batch, T frame, F feature, N position, D width, S time step, K class; masks (B, T) are bool, True = real, None
 = all real.
@@ -20,14 +20,14 @@ from pipeline.models.registry import CHECKPOINT_FORMATS, ENCODERS, HEADS, INPUTS
 
 
 class NetworkParams(ModelParams):
-    """A section of `models` that names the parts of a network."""
+    """Section of `models` that describes a network by its parts."""
 
     kind: Literal["network"]
     input: Annotated[InputParams, INPUTS.params]
     stem: Annotated[StemParams, STEMS.params]
     encoder: Annotated[EncoderParams, ENCODERS.params]
     head: Annotated[HeadParams, HEADS.params]
-    pretrained: Annotated[CheckpointParams, CHECKPOINT_FORMATS.params] | None  # published weights to start from
+    pretrained: Annotated[CheckpointParams, CHECKPOINT_FORMATS.params] | None  # published weights for initialisation
 
     @property
     def reads(self) -> Reads:
@@ -47,8 +47,8 @@ class NetworkParams(ModelParams):
         self._head_fits()
         if self.stem.pads and self.input.normalises_by_clip:
             raise ValueError(
-                f"input.normalisation: expected one for all clips with stem.kind {self.stem.kind}, which fills up shorter "
-                "clips, found clip: silence has no one value then"
+                f"input.normalisation: expected one for all clips with stem.kind {self.stem.kind}, which pads shorter "
+                "clips with silence, found clip: silence then has no single value"
             )
         return self
 
@@ -58,7 +58,7 @@ class NetworkParams(ModelParams):
             self.pretrained.require_network(self)
         if self.input.normalises_as_pretrained and not (self.pretrained and self.pretrained.has_statistics):
             raise ValueError(
-                "input.normalisation: `pretrained` needs pretrained weights of log-mel frames; take `corpus`"
+                "input.normalisation: `pretrained` needs pretrained weights of log-mel frames; use `corpus`"
             )
         return self
 
@@ -81,7 +81,7 @@ class NetworkParams(ModelParams):
             kinds = [kind for kind in ENCODERS if ENCODERS[kind].has_directions]
             raise ValueError(f"head: last states need one of the encoders {', '.join(kinds)}, {found}")
         if head.needs_fixed_length and not (encoder.keeps_positions and self.stem.pads):
-            raise ValueError(f"head.kind: expected a stem that gives all clips as many positions, {found}")
+            raise ValueError(f"head.kind: expected a stem with a fixed number of positions, {found}")
 
 
 class Network(NeuralModel):
@@ -93,7 +93,7 @@ class Network(NeuralModel):
     Params: ClassVar[type[NetworkParams]] = NetworkParams
 
     def __init__(self, params: NetworkParams, metadata: InputMetadata, num_classes: int) -> None:
-        """Build a network with random weights for data with these metadata."""
+        """Build a network with random weights for data with this metadata."""
         super().__init__()
         self.input = INPUTS[params.input.kind](params.input, metadata)
         self.stem = STEMS[params.stem.kind](params.stem, self.input, params.encoder.input_width)
@@ -130,11 +130,10 @@ class Network(NeuralModel):
         return self.head.supports_time_steps
 
     def classify_time_steps(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map a feature map to logits (B, S, K), and say which time steps (B, S) are the clip's.
+        """Map a feature map to logits (B, S, K) of time steps, and return which time steps (B, S) are real.
 
-        Time step s is centred on frame `encoder.stride` * s + `encoder.centre`. The weights that say of a clip what it is
-        say it of a single step: class tokens have not learned that, means have (a clip's logits are then the mean of its
-        steps').
+        Time step s is centred on frame `encoder.stride` * s + `encoder.centre`. The clip's classifier is applied to each
+        step, which only heads that average over steps have learned (a clip's logits are then the mean of its steps').
         """
         x, positions = self.stem(features, mask)
         real = self._real_time_steps(x, features, mask)
@@ -143,9 +142,9 @@ class Network(NeuralModel):
         return self.head.classify_time_steps(x[:, self.head.num_class_tokens :], self.encoder.num_rows), real
 
     def context(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Map a feature map to the encoder's output at each time step, (B, S, R * D), and say which steps (B, S) are real.
+        """Map a feature map to the encoder's output at each time step, (B, S, R * D), and the mask (B, S) of real steps.
 
-        The rows of a time step lie side by side. The head takes no part.
+        The rows of a time step are concatenated. The head is not used.
         """
         x, positions = self.stem(features, mask)
         real = self._real_time_steps(x, features, mask)
@@ -156,7 +155,7 @@ class Network(NeuralModel):
         self.encoder.activation_checkpointing = on
 
     def load_weights(self, params: NetworkParams, checkpoint: Checkpoint) -> None:
-        """Start from published weights. Raises SonolexError where they do not fit."""
+        """Load published weights. Raises SonolexError where they do not fit."""
         checkpoint.load_into(self, params)
 
     def _real_time_steps(self, positions: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
@@ -166,7 +165,7 @@ class Network(NeuralModel):
 
 
 def open_pretrained_weights(params: NetworkParams, front_end: Mapping[str, object]) -> Checkpoint | None:
-    """Open the published weights that params name, if any; warn where the frames are made by another `front_end`."""
+    """Open the published weights of the params, if any; warn where their front end differs from `front_end`."""
     if params.pretrained is None:
         return None
     checkpoint = CHECKPOINT_FORMATS[params.pretrained.kind](params.pretrained)
@@ -177,7 +176,7 @@ def open_pretrained_weights(params: NetworkParams, front_end: Mapping[str, objec
 def fit_normalisation(
     params: NetworkParams, corpus: Callable[[], Statistics], checkpoint: Checkpoint | None
 ) -> Normalisation:
-    """Return the normalisation of a network's input, from statistics of training clips alone or of published weights."""
+    """Return the normalisation of a network's input, from statistics of training clips or of published weights."""
     return params.input.fit_normalisation(corpus, checkpoint.statistics if checkpoint else None)
 
 

@@ -1,15 +1,15 @@
-"""Contract of a network's four parts: input, stem, encoder, head.
+"""Interfaces of a network's four parts: input, stem, encoder, head.
 
     stored clips --input--> feature map --stem--> positions --encoder--> positions in context --head--> logits
 
 A part is one file and one line of `pipeline/models/registry.py`. It has its section of params.yaml as the attribute
-`Params`, and is built from that section and the parts before it. What it can do is said by attributes: nothing is probed
-for.
+`Params`, and is built from that section and the parts before it. Its capabilities are attributes; nothing is probed with
+`hasattr`.
 
 Conventions: B batch, T frame, F feature, N position, D width, S time step, R row, K class. A feature map is (B, T, F)
 float32. Positions (B, N, D) run through time and, at each time step, through its rows from low bands to high: N = S * R.
 Masks are bool, True = real, from a clip's start to its end; None = all real, which lets fused kernels run without one.
-Padding never leaks: whatever stands behind a clip's end, its logits are the same.
+Padding has no effect: a clip's logits do not depend on what follows its end.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ class InputParams(Params):
 
     @property
     def normalises_by_clip(self) -> bool:
-        """Whether each clip has a normalisation of its own, so that no one value stands for silence."""
+        """Whether each clip has its own normalisation, so that silence has no single value."""
         return False
 
     @property
@@ -48,30 +48,30 @@ class InputParams(Params):
 
 
 class Input(nn.Module, ABC):
-    """Turns stored clips into a feature map, on which augmentation acts."""
+    """Module that maps stored clips to a feature map, which augmentation acts on."""
 
     Params: ClassVar[type[InputParams]]
     reads: ClassVar[Reads]
     num_features: int  # F
-    mask_token: int | None = None  # id in the place of hidden tokens; None where no tokens are read
-    neighbours: Tensor  # (codebook, token, near token); where there is a mask token
-    embedding_rate: float = 1.0  # learning rate of embeddings over that of all other weights
+    mask_token: int | None = None  # id of masked tokens; None where no tokens are read
+    neighbours: Tensor  # (codebook, token, neighbour), of inputs with a mask token
+    embedding_rate: float = 1.0  # learning rate of embeddings relative to other weights
 
     def __init__(self, params: InputParams, metadata: InputMetadata) -> None:
         super().__init__()
 
     @property
     def zero(self) -> float:
-        """A zero of the front end, as the feature map has it."""
+        """Zero in the front end's units, on the feature map's scale."""
         return 0.0
 
     @property
     def silence(self) -> float:
-        """The front end's floor, as the feature map has it."""
+        """The front end's floor, on the feature map's scale."""
         return 0.0
 
     def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
-        """Take the vocabulary's codebooks, each (token, feature), before training; inputs of frames have no use for them."""
+        """Initialise from the codebooks, each (token, feature), before training; inputs of frames ignore them."""
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
@@ -85,26 +85,26 @@ class StemParams(Params):
 
     @property
     def pads(self) -> bool:
-        """Whether shorter clips are filled up, so that all have as many positions."""
+        """Whether shorter clips are padded, so that all have the same number of positions."""
         return False
 
 
 class Stem(nn.Module, ABC):
-    """Turns a feature map into the positions that the encoder reads."""
+    """Module that maps a feature map to the encoder's input positions."""
 
     Params: ClassVar[type[StemParams]]
-    projects: ClassVar[bool] = True  # to the encoder's width; else positions keep the features that they have
+    projects: ClassVar[bool] = True  # to the encoder's width; else positions keep their features
     num_features: int  # D
     num_rows: int = 1  # R
     stride: int = 1  # frames from one time step to the next
     centre: float = 0.0  # frame that the first time step is centred on
-    max_frames: int | None = None  # that are read of a clip, from its start; None = all
-    max_frames_setting: ClassVar[str] = "frames"  # key of the section that sets how many
-    num_positions: int | None = None  # N, where it is the same for all clips
+    max_frames: int | None = None  # read of a clip, from its start; None = all
+    max_frames_setting: ClassVar[str] = "frames"  # key of the section that sets max_frames
+    num_positions: int | None = None  # N, if the same for all clips
     has_position_table: bool = False  # learned positions, for clips of a given length
 
     def __init__(self, params: StemParams, source: Input, width: int | None) -> None:
-        """Take the section, the input before it, and the encoder's width; None where the encoder reads any."""
+        """Build from the section, the input, and the encoder's width; None where the encoder reads any width."""
         super().__init__()
 
     @abstractmethod
@@ -123,26 +123,26 @@ class EncoderParams(Params):
 
     @property
     def input_width(self) -> int | None:
-        """D of the positions that it reads; None where it reads what a stem without projection leaves."""
+        """D of its input positions; None where it reads positions of any width, from a stem without projection."""
         return None
 
 
 class Encoder(nn.Module, ABC):
-    """Turns positions into positions in context."""
+    """Module that maps positions to positions in context."""
 
     Params: ClassVar[type[EncoderParams]]
-    keeps_positions: ClassVar[bool] = True  # as many leave it as enter
+    keeps_positions: ClassVar[bool] = True  # output has the positions of the input
     supports_class_tokens: ClassVar[bool] = False  # every position may attend to every other
-    supports_patchout: ClassVar[bool] = True  # it reads a sequence, of which some may be left out
+    supports_patchout: ClassVar[bool] = True  # it reads a sequence, of which positions may be dropped
     supports_activation_checkpointing: ClassVar[bool] = False  # it runs its blocks through `run_block`
-    supports_pretraining: ClassVar[bool] = False  # hidden tokens can be predicted from what it makes of the others
+    supports_pretraining: ClassVar[bool] = False  # masked tokens can be predicted from its output
     has_attention: ClassVar[bool] = False  # each of `depth` blocks calls scaled_dot_product_attention once
-    has_directions: ClassVar[bool] = False  # features are states of a forward pass and of a backward one, side by side
-    num_features: int  # D of what leaves it
+    has_directions: ClassVar[bool] = False  # features are concatenated states of a forward and a backward pass
+    num_features: int  # D of its output
     activation_checkpointing = False  # set by the training loop
 
     def __init__(self, params: EncoderParams, stem: Stem) -> None:
-        """Take the section and the stem, whose time steps the encoder keeps unless it sets others."""
+        """Build from the section and the stem, whose time steps the encoder keeps unless it sets others."""
         super().__init__()
         self.num_features = stem.num_features
         self.num_rows, self.stride, self.centre = stem.num_rows, stem.stride, stem.centre
@@ -152,7 +152,7 @@ class Encoder(nn.Module, ABC):
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Map (B, N, D) and their mask to positions in context and theirs.
 
-        Of these the first `num_wanted` are read alone, if given: others need not be computed, nor left out.
+        If `num_wanted` is given, only the first `num_wanted` of these are used; others may be left uncomputed.
         """
 
     def run_block(self, block: nn.Module, *inputs: Tensor | int | None) -> Tensor:
@@ -166,7 +166,7 @@ class Encoder(nn.Module, ABC):
         return cast(Tensor, block(*inputs))
 
     def real_time_steps(self, real: Tensor) -> Tensor:
-        """Return which time steps behind the encoder are real, from those before it (B, S)."""
+        """Return which output time steps of the encoder are real, from those of its input (B, S)."""
         return real
 
 
@@ -182,11 +182,11 @@ class HeadParams(Params):
 
 
 class Head(nn.Module, ABC):
-    """Turns positions in context into one vector a clip, and that into logits."""
+    """Module that pools positions in context to one vector per clip, and maps it to logits."""
 
     Params: ClassVar[type[HeadParams]]
-    needs_class_tokens: ClassVar[bool] = False  # it reads tokens of its own, which it puts before the positions
-    needs_fixed_length: ClassVar[bool] = False  # all clips must have as many positions
+    needs_class_tokens: ClassVar[bool] = False  # it reads class tokens, which it prepends to the positions
+    needs_fixed_length: ClassVar[bool] = False  # all clips must have the same number of positions
     supports_patchout: ClassVar[bool] = True
     supports_time_steps: ClassVar[bool] = False  # it has `classify_time_steps`
     num_class_tokens: int = 0
@@ -195,7 +195,7 @@ class Head(nn.Module, ABC):
         super().__init__()
 
     def prepend_class_tokens(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Put the class tokens, if there are any, before the positions (B, N, D) and their mask."""
+        """Prepend the class tokens, if there are any, to the positions (B, N, D) and their mask."""
         return x, mask
 
     @abstractmethod
@@ -203,5 +203,5 @@ class Head(nn.Module, ABC):
         """Map positions in context (B, N, D) and their mask to logits (B, K)."""
 
     def classify_time_steps(self, x: Tensor, num_rows: int) -> Tensor:
-        """Map positions (B, N, D) without class tokens, of `num_rows` a time step, to logits (B, S, K)."""
+        """Map positions (B, N, D) without class tokens, with `num_rows` per time step, to logits (B, S, K)."""
         raise NotImplementedError

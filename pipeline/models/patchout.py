@@ -1,8 +1,8 @@
-"""Patchout: in training the encoder is shown a part of the positions, which is less to compute and varies the clips.
+"""Patchout: random positions are dropped before the encoder in training, for less computation and as augmentation.
 
-After Koutini et al., 2021, "Efficient Training of Audio Transformers with Patchout" (arXiv 2110.05069), unstructured: each
-clip loses positions of its own. They are dropped behind the stem, which has told each where it stands, and before class
-tokens come in front. Those that are left stay in order, for encoders to which it matters.
+After Koutini et al., 2021, "Efficient Training of Audio Transformers with Patchout" (arXiv 2110.05069), unstructured:
+positions are drawn per clip. They are dropped after the stem, which adds position embeddings, and before class tokens are
+prepended. The remaining positions keep their order.
 
 Conventions: B batch, N position, D width; the mask (B, N) is True where a position is real.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def drop_positions(positions: Tensor, mask: Tensor | None, fraction: float) -> tuple[Tensor, Tensor | None]:
-    """Drop this fraction, rounded down, of each clip's real positions (B, N, D), and of all the padding that this frees."""
+    """Drop this fraction, rounded down, of each clip's real positions (B, N, D), and padding that becomes unnecessary."""
     batch, num_positions, width = positions.shape
     order = torch.rand(batch, num_positions).to(positions.device)
     if mask is not None:
@@ -23,5 +23,5 @@ def drop_positions(positions: Tensor, mask: Tensor | None, fraction: float) -> t
         lengths = mask.sum(1, keepdim=True)
         real = torch.arange(kept.shape[1], device=mask.device) < lengths - (lengths * fraction).long()
         kept = kept.where(real, num_positions)
-    kept = kept.sort(dim=1).values.clamp(max=num_positions - 1)  # what is not real stands last, whatever it is
+    kept = kept.sort(dim=1).values.clamp(max=num_positions - 1)  # padding comes last
     return positions.gather(1, kept[:, :, None].expand(-1, -1, width)), real

@@ -1,7 +1,7 @@
-"""Position embeddings.
+"""Position embeddings: sinusoidal, or a learned table.
 
-`sinusoidal` is the table of Vaswani et al., 2017, times a learned gain: any length, nothing to outgrow. `learned` is AST's:
-a row for every patch of clips of a given length, so that published tables fit. A table of another grid is cut or resized.
+`sinusoidal` is the table of Vaswani et al., 2017, times a learned gain, for any length. `learned` is AST's: a row for every
+patch of clips of a given length, so that published tables fit. A table of another grid is cropped or resized.
 
 Conventions: N position, D width; a grid is (row, column, D): rows are bands from low to high, columns time steps.
 """
@@ -23,10 +23,8 @@ class SinusoidalParams(Params):
 
 class LearnedParams(Params):
     kind: Literal["learned"]
-    frames: PositiveInt  # of the clips that the table is made for; of a longer clip the first ones are read
-    shorter: Literal[
-        "mask", "pad"
-    ]  # what stands behind a shorter clip: nothing, or zeros in the front end's units as in AST
+    frames: PositiveInt  # of the table; of a longer clip the first ones are read
+    shorter: Literal["mask", "pad"]  # padding of a shorter clip: none, or zeros in the front end's units as in AST
 
 
 PositionsParams = Annotated[SinusoidalParams | LearnedParams, Field(discriminator="kind")]
@@ -35,7 +33,7 @@ PositionsParams = Annotated[SinusoidalParams | LearnedParams, Field(discriminato
 class SinusoidalPositions(nn.Module):
     """The sinusoidal table times a learned gain.
 
-    The gain starts small, as a learned table does, so that positions do not drown what the stem says of them.
+    The initial gain is small, like the values of a learned table, so that positions do not dominate the stem's output.
     """
 
     def __init__(self, width: int) -> None:
@@ -51,16 +49,16 @@ class SinusoidalPositions(nn.Module):
 
 
 def new_table(*shape: int) -> nn.Parameter:
-    """Return a learned table as AST and ViT start one: normal, deviation 0.02, cut at two units."""
+    """Return a learned table initialised as in AST and ViT: normal, standard deviation 0.02, truncated at 2."""
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
 
 
 def fit_grid(grid: Tensor, rows: int, columns: int) -> Tensor:
-    """Cut or resize a learned grid (row, column, D) to (rows, columns, D), first in time and then in frequency.
+    """Crop or resize a learned grid (row, column, D) to (rows, columns, D), first in time and then in frequency.
 
-    The rule of AST for both of its starts (Gong et al., 2021, section 2.2, and its code): along an axis that gets shorter
-    the middle is kept, from old // 2 - new // 2 on; along one that gets longer it is resized bilinearly. ImageNet's grids
-    are square, AudioSet's is 12 rows of 101 columns.
+    AST's rule for ImageNet's and its own tables (Gong et al., 2021, section 2.2, and its code): along an axis that gets
+    shorter the middle is kept, from old // 2 - new // 2 on; along one that gets longer it is resized bilinearly. ImageNet's
+    grids are square, AudioSet's is 12 rows of 101 columns.
     """
     return _fit_axis(_fit_axis(grid, 1, columns), 0, rows)
 

@@ -1,7 +1,7 @@
-"""Registries of models and of the parts of networks: what a `kind` below `models` may say, and the class behind it.
+"""Registries of models and of the parts of networks: names of `kind` below `models`, and their classes.
 
 A classical model is one file and one line of `BASELINES`; a part of a network one file and one line of its registry. All are
-loaded when asked for, so that a classical model starts without torch.
+loaded on first use, so that a classical model starts without torch.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ BASELINES: "Registry[type[Baseline]]" = Registry(
         "bag_of_tokens": "pipeline.models.baselines.bag_of_tokens:BagOfTokens",
         "ngram": "pipeline.models.baselines.ngram:NgramClassifier",
         "frame_statistics": "pipeline.models.baselines.frame_statistics:FrameStatistics",
-        "texture_statistics": "pipeline.models.baselines.textures:Textures",
+        "texture_statistics": "pipeline.models.baselines.textures:TextureStatistics",
         "majority": "pipeline.models.baselines.majority:Majority",
     },
 )

@@ -12,7 +12,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
 from pipeline.vocabulary.rebuilding import rebuild, token_spectra
 
-_WORDS_PER_BLOCK = 1024  # whose distances to all others are
+_TOKENS_PER_BLOCK = 1024  # whose distances to all others are
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def nearest_tokens(vectors: np.ndarray, count: int) -> np.ndarray:
     count = min(count, size - 1)
     lengths = np.einsum("wf,wf->w", vectors, vectors)
     nearest = np.empty((size, count), dtype=np.int64)
-    for first in range(0, size, _WORDS_PER_BLOCK):
-        rows = np.arange(first, min(first + _WORDS_PER_BLOCK, size))
+    for first in range(0, size, _TOKENS_PER_BLOCK):
+        rows = np.arange(first, min(first + _TOKENS_PER_BLOCK, size))
         distances = lengths - 2 * (vectors[rows] @ vectors.T)
         distances[np.arange(len(rows)), rows] = np.inf
         nearest[rows] = np.argsort(distances, axis=1, kind="stable")[:, :count]

@@ -20,7 +20,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
 
 _CLIPS_PER_BLOCK = 4096  # whose tokens are in memory as int64 at once
-_SPREAD_WORDS = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
+_SPREAD_TOKENS = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def spread_tokens(arrays: Mapping[str, np.ndarray], vocabulary: Vocabulary) -> n
     vocabularies may be compared; a merged token stands for all of its frames.
     """
     arrays = {clip: vocabulary.in_time(tokens) for clip, tokens in arrays.items()}
-    step = max(1, -(-sum(tokens.shape[1] for tokens in arrays.values()) // _SPREAD_WORDS))
+    step = max(1, -(-sum(tokens.shape[1] for tokens in arrays.values()) // _SPREAD_TOKENS))
     chosen, passed = [np.empty((vocabulary.num_codebooks, 0), np.uint16)], 0
     for clip in sorted(arrays):
         chosen.append(arrays[clip][:, -passed % step :: step])

@@ -1,4 +1,4 @@
-"""Frequencies of a front end's mel bands, for the axes of pictures."""
+"""Frequency axis of mel bands: positions and labels of ticks in plots of log-mel frames."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 
 from pipeline.spectrogram.mel import to_mel
 
-TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, to be written at an axis of mel bands
+TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, ticks of an axis of mel bands
 
 
 def band_positions(metadata: dict[str, Any], hertz: Sequence[float]) -> np.ndarray:
-    """Return where frequencies lie among the bands (frequency,), each band's middle a whole number from 0.
+    """Return the positions of frequencies on the axis of bands (frequency,); the centre of band k is at k.
 
-    The middles of the bands are evenly spaced on the mel scale, the first one a step above f_min. `metadata` are the front
+    The centres of the bands are evenly spaced on the mel scale, the first one step above f_min. `metadata` is the front
     end's.
     """
     scale = metadata["params"].get("mel_scale", "htk")
@@ -22,7 +22,7 @@ def band_positions(metadata: dict[str, Any], hertz: Sequence[float]) -> np.ndarr
 
 
 def tick_labels(metadata: dict[str, Any]) -> dict[float, str]:
-    """Return position -> label ("500", "2k") of the frequencies that an axis over the bands has room for."""
+    """Return position -> label ("500", "2k") of the ticks within the range of the bands."""
     num_bands, ticks = metadata["n_mels"], dict[float, str]()
     for hertz, place in zip(TICKS, band_positions(metadata, TICKS), strict=True):
         if -0.5 <= place <= num_bands - 0.5 and place >= max(ticks, default=-np.inf) + num_bands / 14:

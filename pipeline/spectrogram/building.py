@@ -1,8 +1,8 @@
-"""Build a spectrogram shard by shard: link what is known, compute what is not, write the index.
+"""Building of a spectrogram, shard by shard: finished shards come from the memo, others are computed; then the index.
 
-`compute_shard` is a pure function of its spec, small and picklable both ways; the worker writes the shard into the memo
-store, and only counts travel back. A clip of a disturbed shard is copied from where its frames were before; whatever a new
-clip does to its decoder, the shard goes on without it and says why.
+`compute_shard` is a pure function of its spec; spec and result are small and picklable, and the worker itself writes the
+shard into the memo store. Known clips of a changed shard are copied from the entry that holds their frames. A clip that
+cannot be decoded is recorded with the reason, and the shard continues without it.
 """
 
 import logging
@@ -36,17 +36,17 @@ from pipeline.spectrogram.settings import ClipsPerShard, SpectrogramParams
 
 log = logging.getLogger(__name__)
 
-_ARRAY, _ROWS = "frames", "rows.parquet"  # of a memo entry
-_UNSETTLED = ".unsettled"  # ends the name of an entry some of whose clips may be there the next time
+_ARRAY, _ROWS = "frames", "rows.parquet"  # files of a memo entry
+_UNSETTLED = ".unsettled"  # suffix of entries with clips whose failure may be temporary
 
 _ROWS_SCHEMA = INDEX.arrow.append(pa.field("num_clipped", pa.int64(), nullable=False))
 
-_EXAMPLES = 3  # of each reason, when too many clips failed
+_EXAMPLES = 3  # per reason, in the message when too many clips failed
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard before anything is computed."""
+    """Name, clips and position of one shard of the plan."""
 
     name: str
     start: int  # row of the manifest
@@ -55,11 +55,11 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """Everything that one shard follows from, and where it goes."""
+    """Input of `compute_shard`: everything that the content of one shard depends on, and its destination."""
 
     name: str
     clips: tuple[Clip, ...]
-    known: dict[str, dict[str, Any]]  # clip key -> row of another entry of the memo, with the entry's name as `entry`
+    known: dict[str, dict[str, Any]]  # clip key -> row of another memo entry, whose name is in `entry`
     params: SpectrogramParams
     root: Path  # of the corpus
     max_duration: float  # seconds
@@ -71,31 +71,31 @@ class ShardSpec:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of a shard."""
+    """Result of `compute_shard`."""
 
     name: str
-    entry: str  # name of the memo's entry
+    entry: str  # name of the memo entry
     decoded: int  # clips whose frames were computed
     reused: int  # clips that were copied from another entry
 
 
 @dataclass
 class Reuse:
-    """What the memo knows of the shards of a plan."""
+    """Parts of a plan that the memo holds: finished shards, and clips of the others."""
 
-    entries: dict[str, Entry] = field(default_factory=dict)  # shard -> its finished entry
+    entries: dict[str, Entry] = field(default_factory=dict)  # shard -> its entry, if finished
     todo: list[ShardPlan] = field(default_factory=list)
     known: dict[str, dict[str, Any]] = field(default_factory=dict)  # clips of `todo`; see ShardSpec.known
 
 
 def open_memo(root: Path, params: SpectrogramParams, max_duration: float) -> Memo:
-    """Open the memo's version for these params and the code as it is now."""
+    """Open the memo's version for these params and the current code."""
     code = computing_version(build_front_end(params.front_end))
     return Memo(root, "spectrogram", params={"metadata": params.metadata, "max_duration": max_duration}, code=code)
 
 
 def plan_shards(clips: Table, sizes: ClipsPerShard) -> list[ShardPlan]:
-    """Cut the manifest into shards, in its order; boundaries follow from the clip ids, names from what is in the clips."""
+    """Cut the manifest into shards, in its order; boundaries depend on the clip ids, names on the clips' content."""
     ids = clips.list("clip_id")
     plans = []
     for part in cut_shards(ids, minimum=sizes.minimum, average=sizes.average, maximum=sizes.maximum):
@@ -114,7 +114,7 @@ def manifest_clips(clips: Table, start: int, stop: int) -> list[Clip]:
 
 
 def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
-    """Look up in the memo which shards are finished, and for the others, which of their clips stand in other entries."""
+    """Look up in the memo the finished shards, and for the others, which of their clips other entries hold."""
     reuse = Reuse()
     for plan in plans:
         entry = memo.find(plan.name)
@@ -128,7 +128,7 @@ def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
         keys = pa.array(sorted(wanted), pa.string())
         for name in donors:
             rows = _read_rows(memo.find(name))
-            # What failed is tried again where its shard is made anew: its message names the file as it is called now.
+            # Failed clips are tried again with their shard, so that messages name the file by its current path.
             rows = rows.filter(pc.and_(pc.is_in(rows["key"], keys), pc.equal(rows["status"], "ok")))
             reuse.known |= {row["key"]: row | {"entry": name} for row in rows.to_pylist()}
     return reuse
@@ -137,7 +137,7 @@ def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
 def shard_specs(
     clips: Table, reuse: Reuse, params: SpectrogramParams, *, root: Path, max_duration: float, memo: Memo
 ) -> Iterator[ShardSpec]:
-    """Yield the specs of the shards to compute, each only when it is asked for."""
+    """Yield the specs of the shards to compute, lazily."""
     for plan in reuse.todo:
         members = tuple(manifest_clips(clips, plan.start, plan.stop))
         known = {clip.key: reuse.known[clip.key] for clip in members if clip.key in reuse.known}
@@ -147,7 +147,7 @@ def shard_specs(
 def compute_shard(spec: ShardSpec) -> ShardReport:
     """Write the frames of the shard's clips, end to end, into the memo; clips that fail are reported.
 
-    Holds the stored frames of one shard, and one clip beyond them. A shard without a usable clip has no array.
+    Memory: the stored frames of one shard, and one clip. A shard without a usable clip has no array.
     """
     front_end, metadata = build_front_end(spec.params.front_end), spec.params.metadata
     rows: list[dict[str, Any]] = []
@@ -168,7 +168,7 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
             try:
                 frames = compute_clip(clip, front_end, metadata, root=spec.root, max_duration=spec.max_duration)
             except BadClip as error:
-                message = error.message.replace(f"{spec.root}/", "")  # the same wherever the corpus lies
+                message = error.message.replace(f"{spec.root}/", "")  # independent of where the corpus lies
                 row |= {"sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0}
                 row |= {"status": "failed", "reason": error.reason, "message": message}
                 unsettled |= error.reason in PASSING_REASONS and bool(clip.key)
@@ -183,7 +183,7 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
         rows.append(row)
     entry = spec.name + _UNSETTLED * unsettled
     if unsettled:
-        spec.memo.forget(entry)  # what failed then may not be what failed now
+        spec.memo.forget(entry)  # an earlier attempt may have failed on other clips
     with spec.memo.writing(entry, clips=len(rows), computed=num_new) as folder:
         if pieces:
             write_frames(folder, _ARRAY, pieces)
@@ -208,9 +208,9 @@ def assemble(
     metadata: dict[str, Any],
     settings: dict[str, Any],
 ) -> pa.Table:
-    """Lay out the artifact at `path` from finished entries, in the order of the plan, and return its rows.
+    """Assemble the artifact at `path` from finished entries, in the order of the plan, and return its rows.
 
-    `settings` are recorded in it.
+    `settings` is recorded in it.
     """
     FRAMES.create(path / "frames.zarr", metadata)
     shards: dict[str, int] = {}
@@ -234,21 +234,21 @@ def _read_rows(entry: Entry | None) -> pa.Table:
 
 
 def count_failed(rows: pa.Table) -> dict[str, int]:
-    """Return reason -> number of clips that failed for it, the most frequent first."""
+    """Return reason -> number of failed clips, the most frequent first."""
     counts = rows.filter(pc.equal(rows["status"], "failed")).group_by("reason").aggregate([("reason", "count")])
     pairs = zip(counts["reason"].to_pylist(), counts["reason_count"].to_pylist(), strict=True)
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 
 
 def require_few_failed(rows: pa.Table, max_bad_fraction: float) -> None:
-    """Raise CorpusError, with the reasons and examples of each, when too large a part of the clips failed."""
+    """Raise CorpusError, with the reasons and examples of each, when too large a fraction of the clips failed."""
     num_clips, failed = rows.num_rows, count_failed(rows)
     num_failed = sum(failed.values())
     if num_failed <= max_bad_fraction * num_clips:
         return
     lines = [
         f"{num_failed} of {num_clips} clips cannot be used: expected at most the fraction corpus.max_bad_fraction "
-        f"{max_bad_fraction}, found {num_failed / num_clips:.4f}; mend or remove the clips, or raise the limit"
+        f"{max_bad_fraction}, found {num_failed / num_clips:.4f}; repair or remove the clips, or raise the limit"
     ]
     for reason, count in failed.items():
         examples = rows.filter(pc.equal(rows["reason"], reason)).slice(0, _EXAMPLES).to_pylist()

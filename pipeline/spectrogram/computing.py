@@ -1,6 +1,6 @@
-"""Log-mel frames of clips, as they are stored and as arrays: what a spectrogram's content follows from.
+"""Computation of a clip's log-mel frames: decoding, front end, quantisation and writing.
 
-The memo's code version follows from this file (see `pipeline/execution/code.py`): what only arranges the work is elsewhere.
+The memo's code version is derived from this file (see `pipeline/execution/code.py`); scheduling is in `building.py`.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 from pipeline.spectrogram.registry import FrontEnd
 from pipeline.spectrogram.storing import restore, store
 
-# Frames of one chunk, the unit of reading. Shuffled batches of 5 s clips read equally fast, within the noise, with 64 to
-# 512 of them; at 1024 a cold read decompresses too much that was not asked for.
+# Frames of one chunk, the unit of reading. Shuffled batches of 5 s clips read equally fast, within the noise, with 64 to 512
+# of them; at 1024 a cold read decompresses too many frames outside the clip.
 _CHUNK_FRAMES = 256
 
-# Reasons that say something of the moment and not of the clip: the next run tries again.
+# Reasons that may be temporary: the next run tries again.
 PASSING_REASONS = ("missing", "moved")
 
 
 class Clip(NamedTuple):
-    """One clip as the manifest lists it. A tuple: millions of them are made to plan a run."""
+    """One clip as the manifest lists it; a tuple, since planning a run makes millions of them."""
 
     clip_id: str
     source: str  # file below the corpus root
@@ -40,7 +40,7 @@ class Clip(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Return a digest of everything that is read of the clip, whatever it is called; empty when it is missing."""
+        """Return a digest of the audio that is read, independent of file names; empty when the file is missing."""
         if not self.content:
             return ""
         return hashlib.sha256(f"{self.content}\x1f{self.start!r}\x1f{self.duration!r}".encode()).hexdigest()[:32]
@@ -48,7 +48,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """A clip's frames as they are stored, with what the index says of them."""
+    """A clip's stored frames, and their statistics for the index."""
 
     stored: np.ndarray  # (frame, mel)
     sum: float  # of all values, in units
@@ -72,13 +72,13 @@ def compute_clip(
         min_samples=front_end.min_samples,
         member=TarMember(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
     )
-    with np.errstate(over="ignore", invalid="ignore"):  # answered below
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         log_mel = front_end.log_mel(waveform)
     if not np.isfinite(log_mel).all():
         found = f"samples as large as {np.abs(waveform).max():.3g}"
         raise BadClip("not_finite", f"{path}: expected samples about [-1, 1], found {found}")
     stored, num_clipped = store(log_mel, metadata)
-    # Statistics are those of what a reader gets, not of what was lost in storing.
+    # Statistics are of the restored values, as a reader sees them.
     values = restore(stored, metadata).astype(np.float64)
     return ClipFrames(stored, float(values.sum()), float(np.square(values).sum()), num_clipped)
 
@@ -90,5 +90,5 @@ def write_frames(folder: Path, name: str, pieces: Sequence[np.ndarray]) -> None:
 
 
 def computing_version(front_end: FrontEnd) -> str:
-    """Return the code version of all this with one front end."""
+    """Return the code version of this computation with one front end."""
     return code_version(compute_clip, write_frames, type(front_end))

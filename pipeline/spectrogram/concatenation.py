@@ -1,25 +1,25 @@
-"""Concatenative synthesis: a waveform put together from pieces of other recordings, one a frame.
+"""Concatenative synthesis: waveforms joined from pieces of other recordings, one piece per frame.
 
-Conventions: frames (frame, mel) float32 in units in which bands compare; a *unit* is one frame of a recording, with the hop
-before and the hop after its middle; waveforms (sample,) float32.
+Conventions: frames (frame, mel) float32, scaled so that distances weigh bands equally; a *unit* is one frame of a recording,
+with one hop before and one after its centre; waveforms (sample,) float32.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# How much farther (squared) than the nearest unit the one that follows the last in its own recording may be, to be taken:
-# what was recorded in one piece needs no cross-fade.
+# Largest squared distance, relative to the nearest unit's, at which the successor of the last unit is preferred: consecutive
+# units of a recording join without a cross-fade.
 _PATIENCE = 1.5
 _LARGEST_GAIN = 10.0  # 20 dB; more would raise hiss to the level of music
 _UNITS_PER_BLOCK = 1 << 24  # distances in memory at once: 64 MiB
 
 
 def choose_units(targets: np.ndarray, units: np.ndarray, follows: np.ndarray) -> np.ndarray:
-    """Return for each target (frame, mel) which of `units` (unit, mel) to play: (frame,) int64.
+    """Return the index into `units` (unit, mel) for each target (frame, mel): (frame,) int64.
 
-    It is the nearest one, or the one behind the last choice, when that is nearly as near (compare unit selection in speech
-    synthesis; Hunt and Black, 1996). `follows` (unit,) bool: unit u comes right after u - 1 in one recording.
+    The unit is the nearest one, or the successor of the last choice where that is nearly as near (compare unit selection in
+    speech synthesis; Hunt and Black, 1996). `follows` (unit,) bool: unit u follows u - 1 in the same recording.
     """
     offsets = 0.5 * np.einsum("um,um->u", units, units)
     nearest = np.empty(len(targets), dtype=np.int64)
@@ -48,8 +48,8 @@ def join_units(
 ) -> np.ndarray:
     """Return units one hop apart, cross-faded into each other: (sample,).
 
-    Unit t is the stretch of `recordings[t]` around sample `middles[t]`, times `gains[t]`. `before` samples lie before the
-    middle of the first unit, as in the front end's clips.
+    Unit t is the stretch of `recordings[t]` around sample `middles[t]`, times `gains[t]`. The centre of the first unit is at
+    sample `before`, as in the front end.
     """
     fade = 0.5 - 0.5 * np.cos(
         np.pi * np.arange(2 * hop_length) / hop_length
@@ -59,7 +59,7 @@ def join_units(
     )
     pieces = pieces * fade * gains[:, None]
     joined = np.zeros((len(pieces) + 1) * hop_length)
-    for first in (0, 1):  # every other piece: they lie side by side
+    for first in (0, 1):  # every other piece, which do not overlap
         row = pieces[first::2].ravel()
         joined[first * hop_length : first * hop_length + len(row)] += row
     silence = np.zeros(max(0, before - hop_length))
@@ -67,7 +67,7 @@ def join_units(
 
 
 def _around(waveform: np.ndarray, middle: int, reach: int) -> np.ndarray:
-    """Return the 2 `reach` samples around a middle; silence stands beyond the ends."""
+    """Return the 2 `reach` samples around a centre, padded with silence beyond the ends."""
     piece = np.zeros(2 * reach, dtype=np.float32)
     first, last = max(0, middle - reach), min(len(waveform), middle + reach)
     if last > first:

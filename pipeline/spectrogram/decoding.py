@@ -1,8 +1,8 @@
-"""Decoding of audio files to waveforms: one path for building spectrograms and for prediction.
+"""Decoding of audio files to waveforms, for building spectrograms and for prediction alike.
 
-Conventions: a waveform is mono float32, shape (sample,), in [-1, 1] for integer formats; `start` and `duration` are
-seconds of the source. Mono is the mean of the channels. Other sample rates are resampled by soxr at quality HQ, and by
-nothing else: another resampler is another feature.
+Conventions: a waveform is mono float32, shape (sample,), in [-1, 1] for integer formats; `start` and `duration` are seconds
+of the source. Mono is the mean of the channels. Other sample rates are resampled by soxr at quality HQ; another resampler
+would change the features.
 """
 
 import hashlib
@@ -23,20 +23,20 @@ RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 _LOWEST_RATE, _HIGHEST_RATE = 8000, 192000  # Hz
 _BLOCK = (
     1 << 18
-)  # samples a channel; after each block soundfile seeks to where it is, and FLAC then decodes a frame again
+)  # samples per channel; after each block soundfile seeks to its position, and FLAC decodes a frame again
 
-# What libsndfile's log says of a WAV whose data chunk ends after the file; it then reads what there is, silently. A
-# recorder that writes to a pipe cannot know the length and leaves all bits set: such a file is whole.
+# libsndfile's log message for a WAV whose data chunk ends after the file; it reads the rest without an error. A recorder
+# that writes to a pipe cannot know the length and sets all bits: such a file is whole.
 _SHORT_WAV = re.compile(r"^data *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_LENGTHS = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 
-# A member of a tar is read into memory as a whole; ten seconds of the heaviest format take 60 MB.
+# A member of a tar is read into memory as a whole; ten seconds of the largest format take 60 MB.
 _LARGEST_MEMBER = 1 << 30  # bytes
 
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 
 
-class BadClip(Exception):  # noqa: N818 - not a fault of the program: a metadata about a clip
+class BadClip(Exception):  # noqa: N818 - not a fault of the program but a property of a clip
     """A clip that cannot be used: `reason` is one word for counting, `message` is for people."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -49,16 +49,16 @@ class BadClip(Exception):  # noqa: N818 - not a fault of the program: a metadata
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """Where the bytes of a clip lie in a tar file, as the manifest says."""
+    """Place of a clip's bytes in a tar file, from the manifest."""
 
     name: str  # for messages
     offset: int  # bytes
     size: int  # bytes
-    content: str  # digest of the bytes: a tar that was packed anew may hold another clip there
+    content: str  # digest of the bytes, to detect a tar that was packed again
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self | None:
-        """Return the member that a row of the manifest names, or None when its clip has a file of its own."""
+        """Return the member of a manifest row, or None when its clip has a file of its own."""
         return cls(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None
 
 
@@ -75,15 +75,15 @@ def decode(
     """Return the waveform of `duration` seconds from `start` (0 = to the end), shape (sample,) float32 at `sample_rate`.
 
     Reads WAV, FLAC, OGG and MP3 at 8 to 192 kHz, of any depth and number of channels, from a file or a `member` of a tar;
-    only the part asked for is decoded. Raises BadClip with one of the reasons missing, unreadable, empty, truncated,
-    moved (other bytes stand where the member was), too_short (fewer than `min_samples`, one frame of the front end),
+    only the part asked for is decoded. Raises BadClip with one of the reasons missing, unreadable, empty, truncated, moved
+    (the tar has other bytes at the member's place), too_short (fewer than `min_samples`, one frame of the front end),
     too_long (more than `max_duration` seconds), not_finite, silent.
     """
     if not path.is_file():
         raise BadClip("missing", f"{path}: expected a file, found {'a folder' if path.is_dir() else 'none'}")
     encoded: Path | io.BytesIO = path
     if member is not None:
-        encoded, path = _read_member(path, member), path / member.name  # from here on the path is for messages
+        encoded, path = _read_member(path, member), path / member.name  # from here on only for messages
     if _num_bytes(encoded) == 0:
         raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
     try:
@@ -91,7 +91,7 @@ def decode(
             native_rate = file.samplerate
             waveform = _read(file, encoded, path, start, duration, max_duration)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        found = str(error).replace(repr(encoded), repr(str(path)))  # an address in memory is another in every run
+        found = str(error).replace(repr(encoded), repr(str(path)))  # the memory address differs between runs
         raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
     if not np.isfinite(waveform).all():
         bad = int((~np.isfinite(waveform)).sum())
@@ -108,7 +108,7 @@ def decode(
 
 
 def _read_member(path: Path, member: TarMember) -> io.BytesIO:
-    """Return the bytes of a member, proven to be those that the manifest names."""
+    """Return the bytes of a member, checked against the manifest's digest."""
     where = path / member.name
     if member.size > _LARGEST_MEMBER:
         raise BadClip("too_long", f"{where}: expected at most {_LARGEST_MEMBER} bytes, found {member.size}")
@@ -158,7 +158,7 @@ def _read(
         raise BadClip("too_long", f"{path}: expected at most {max_duration} s, found {(last - first) / rate:.1f} s")
     if first >= num_frames:
         raise BadClip("too_short", f"{path}: expected sound at {start} s, found the end at {num_frames / rate:.3f} s")
-    # A cut that ends after the file by less than 1 ms is a rounded table entry; more is a file that lost its end.
+    # A segment that ends less than 1 ms after the file has a rounded end time; more means a truncated file.
     if last > num_frames + rate // 1000:
         raise _truncated(path, f"sound to {last / rate:.3f} s", f"the end at {num_frames / rate:.3f} s")
     last = min(last, num_frames)
@@ -184,7 +184,7 @@ def _read(
 def _mix(block: np.ndarray, mono: np.ndarray) -> None:
     """Write the mean of the channels of `block` (sample, channel) into `mono` (sample,).
 
-    Channel by channel: NumPy's mean over so short an axis takes 20 times as long, half as long as decoding FLAC.
+    Channel by channel, since NumPy's mean over so short an axis takes 20 times as long (half the time of decoding FLAC).
     """
     np.copyto(mono, block[:, 0])
     for channel in range(1, block.shape[1]):
@@ -194,7 +194,7 @@ def _mix(block: np.ndarray, mono: np.ndarray) -> None:
 
 
 def _require_whole(file: soundfile.SoundFile, encoded: Path | io.BytesIO, path: Path) -> None:
-    """Raise BadClip for a cut WAV or OGG, which libsndfile reads to the cut as if nothing were missing."""
+    """Raise BadClip for a truncated WAV or OGG, which libsndfile reads without an error."""
     short = _SHORT_WAV.search(file.extra_info) if file.format in ("WAV", "WAVEX", "RF64") else None
     if short and int(short[1]) not in _UNKNOWN_LENGTHS:
         raise _truncated(path, f"{short[1]} bytes of samples, as its header says", short[2])

@@ -1,6 +1,6 @@
-"""Reading in a forked process, where tensorstore cannot go on (`pipeline/artifacts/forks.py`), with zarr-python.
+"""Reading of stored frames with zarr-python, for forked processes (see `pipeline/artifacts/forks.py`).
 
-A DataLoader is better served by the start methods "forkserver" and "spawn", whose workers read with tensorstore.
+With the start methods "forkserver" and "spawn", workers of a DataLoader read with tensorstore, which is faster.
 
 Conventions: stored values (frame, mel), not yet restored to the front end's units.
 """

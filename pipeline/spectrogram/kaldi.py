@@ -1,4 +1,4 @@
-"""The log-mel filterbank of Kaldi, as the audio spectrogram transformer (Gong et al., 2021) and most speech models read it.
+"""Kaldi's log-mel filterbank, the input of the audio spectrogram transformer (Gong et al., 2021) and many speech models.
 
 Conventions: waveforms (sample,) or (clip, sample) float32 in [-1, 1]; log-mel (frame, mel) or (clip, frame, mel) float32,
 natural log of power. Windows lie wholly within the clip (Kaldi's snip_edges): 1 + (num_samples - win_length) // hop_length.
@@ -7,10 +7,9 @@ Each clip's mean is removed first, as in the AST's loader; then, window by windo
 sample as its own predecessor), symmetric Hann window, power spectrum, triangles of equal width on the mel scale
 1127 ln(1 + f / 700), log with the floor float32 eps.
 
-Equal to `torchaudio.compliance.kaldi.fbank` (htk_compat=True, use_energy=False, window_type="hanning", dither=0) within
-0.01 in the natural log on the clips of ESC-10 (largest difference 0.005), and within 0.01 on anything wherever a band
-holds at least 1e-7 of its frame's loudest. What is left is float32's rounding: torchaudio is as far from its own results
-in float64.
+Equal to `torchaudio.compliance.kaldi.fbank` (htk_compat=True, use_energy=False, window_type="hanning", dither=0) within 0.01
+in the natural log on the clips of ESC-10 (largest difference 0.005), and on any signal where a band has at least 1e-7 of the
+power of its frame's loudest. The rest is float32 rounding: torchaudio's own results in float32 and float64 differ as much.
 """
 
 from typing import Any, Literal, Self
@@ -51,7 +50,7 @@ class KaldiParams(Params):
 
 
 class KaldiFrontEnd:
-    """Turns waveforms into Kaldi's log-mel frames."""
+    """Front end that computes Kaldi's log-mel frames of waveforms."""
 
     Params = KaldiParams
 
@@ -64,7 +63,7 @@ class KaldiFrontEnd:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Return what an artifact of these frames must say of them."""
+        """Return the metadata that artifacts of these frames record."""
         params = self.params
         return {
             "front_end": "kaldi",
@@ -82,7 +81,7 @@ class KaldiFrontEnd:
         }
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames a clip of so many samples has."""
+        """Return the number of frames of a clip of `num_samples`."""
         return num_windows(num_samples, self.params.win_length, self.params.hop_length)
 
     def log_mel(self, waveforms: np.ndarray) -> np.ndarray:
@@ -92,8 +91,8 @@ class KaldiFrontEnd:
         params = self.params
         centred = waveforms.astype(np.float32, copy=False) - np.float32(waveforms.mean(dtype=np.float64))
         log_mel = np.empty((self.num_frames(len(centred)), params.n_mels), dtype=np.float32)
-        # Windows overlap: pre-emphasis over the waveform, not in each window, does its work once. The two agree but at a
-        # window's first sample, which the Hann window makes 0, if the windows' means are removed with it.
+        # Windows overlap, so pre-emphasis is applied once to the waveform and not in each window. The two differ only in a
+        # window's first sample, which the Hann window sets to 0, provided that the windows' means are removed too.
         emphasised = np.empty_like(centred)
         emphasised[:1] = centred[:1]
         np.multiply(centred[:-1], np.float32(-params.pre_emphasis), out=emphasised[1:])
@@ -113,7 +112,7 @@ class KaldiFrontEnd:
 
 
 def mel_filters(params: KaldiParams) -> np.ndarray:
-    """Return Kaldi's triangles (mel, bin), straight on the mel scale; the bin at half the sample rate has no weight."""
+    """Return Kaldi's filters (mel, bin), triangles that are linear in mel; the bin at half the sample rate has weight 0."""
     low, high = _mel(np.array([params.f_min, params.f_max]))
     width = (high - low) / (params.n_mels + 1)
     left = low + width * np.arange(params.n_mels)[:, None]

@@ -1,7 +1,7 @@
-"""The mel spectrogram in dB, as librosa and torchaudio make it: any window, rate, band count, scale and norm.
+"""Mel spectrogram in dB, as in librosa and torchaudio: any window, rate, band count, scale and norm.
 
-Conventions: waveforms (sample,) or (clip, sample) float32 in [-1, 1]; log-mel (frame, mel) or (clip, frame, mel) float32,
-10 log10 of power, relative to a power of 1. Windows are centred: frame t has its middle at sample t * hop_length, and the
+Conventions: waveforms (sample,) or (clip, sample) float32 in [-1, 1]; log-mel (frame, mel) or (clip, frame, mel) float32, 10
+log10 of power, relative to a power of 1. Windows are centred: the centre of frame t is sample t * hop_length, and the
 waveform is reflected at its ends (torchaudio's default; librosa needs pad_mode="reflect"): 1 + num_samples // hop_length.
 
 Equal to `librosa.feature.melspectrogram(power=2, center=True, pad_mode="reflect")` + 10 log10, and to
@@ -45,14 +45,14 @@ class MelParams(Params):
 
 
 class MelFrontEnd:
-    """Turns waveforms into mel spectrograms in dB."""
+    """Front end that computes mel spectrograms in dB of waveforms."""
 
     Params = MelParams
 
     def __init__(self, params: MelParams) -> None:
         self.params = params
-        self.min_samples = params.n_fft // 2 + 1  # to reflect half a window
-        # The periodic Hann window: one point more than symmetric, the last one dropped.
+        self.min_samples = params.n_fft // 2 + 1  # reflection needs half a window
+        # Periodic Hann window: the symmetric one of one more point, without the last.
         hann = np.hanning(params.win_length + 1)[:-1] if params.win_length > 1 else np.ones(1)
         left = (params.n_fft - params.win_length) // 2
         self._window = np.pad(hann, (left, params.n_fft - params.win_length - left)).astype(np.float32)
@@ -61,7 +61,7 @@ class MelFrontEnd:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Return what an artifact of these frames must say of them."""
+        """Return the metadata that artifacts of these frames record."""
         params = self.params
         return {
             "front_end": "mel",
@@ -79,7 +79,7 @@ class MelFrontEnd:
         }
 
     def num_frames(self, num_samples: int) -> int:
-        """Return how many frames a clip of so many samples has; none when it is too short to be reflected."""
+        """Return the number of frames of a clip of `num_samples`; 0 when it is too short to be reflected."""
         if num_samples < self.min_samples:
             return 0
         return num_windows(num_samples + 2 * (self.params.n_fft // 2), self.params.n_fft, self.params.hop_length)
@@ -106,7 +106,7 @@ class MelFrontEnd:
 
 
 def mel_filters(params: MelParams) -> np.ndarray:
-    """Return the triangles (mel, bin), straight in Hz, as `librosa.filters.mel`."""
+    """Return the filters (mel, bin), triangles that are linear in Hz, as `librosa.filters.mel`."""
     low, high = to_mel(np.array([params.f_min, params.f_max]), params.mel_scale)
     corners = _to_hertz(np.linspace(low, high, params.n_mels + 2), params.mel_scale)[:, None]
     bins = np.fft.rfftfreq(params.n_fft, 1 / params.sample_rate)
@@ -122,7 +122,7 @@ _LINEAR, _KNEE, _KNEE_MEL, _LOG_STEP = 200 / 3, 1000.0, 15.0, np.log(6.4) / 27
 
 
 def to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
-    """Return frequencies in Hz on the mel scale `slaney` or `htk`; Kaldi's is htk's, but for its unit."""
+    """Return frequencies in Hz on the mel scale `slaney` or `htk`; Kaldi's is htk's in another unit."""
     if scale == "htk":
         return np.asarray(2595 * np.log10(1 + hertz / 700))
     above = _KNEE_MEL + np.log(np.maximum(hertz, _KNEE) / _KNEE) / _LOG_STEP

@@ -1,4 +1,4 @@
-"""Mean and deviation of a set of clips, from the sums that stand in the index: no frame is read."""
+"""Mean and standard deviation of a set of clips, from the sums in the index, without reading frames."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from pipeline.errors import CorpusError
 def corpus_statistics(spectrogram: Spectrogram, clip_ids: Sequence[str]) -> tuple[float, float]:
     """Return mean and standard deviation over all frames and mel bands of these clips, in the front end's units.
 
-    Clips without frames are passed over. To keep test clips out of the training, ask for training clips only. Raises
-    CorpusError when no clip has frames, ArtifactError for a clip that the index does not know.
+    Clips without frames are skipped. Pass training clips only, so that test clips do not influence training. Raises
+    CorpusError when no clip has frames, ArtifactError for a clip that the index lacks.
     """
     index = spectrogram.index
     rows = {clip_id: row for row, clip_id in enumerate(index.list("clip_id"))}

@@ -1,10 +1,10 @@
-"""Read stored frames, many clips at once and in any order.
+"""Reader of stored frames, many clips at once and in any order.
 
 Conventions: a clip's frames are (frame, mel) float32 in the front end's units (stored values times scale plus offset).
 
-Read with tensorstore: the chunks of a whole batch are fetched and decompressed side by side, where zarr-python goes
-through them one by one. Its threads do not survive a fork; a process forked after a read goes on with zarr-python
-(`pipeline/spectrogram/forked.py`). A reader may be pickled to another process, which opens the shards itself.
+tensorstore fetches and decompresses the chunks of a whole batch in parallel, zarr-python one by one. Its threads do not
+survive a fork; a process forked after a read continues with zarr-python (`pipeline/spectrogram/forked.py`). A reader may be
+pickled; the receiving process opens the shards itself.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _CACHE_BYTES = 128 << 20  # of decompressed chunks, kept between reads
 
 
 class FrameReader:
-    """Reads the frames of the clips of one opened spectrogram."""
+    """Reader of the frames of one opened spectrogram."""
 
     def __init__(self, spectrogram: Spectrogram) -> None:
         self._spectrogram = spectrogram
@@ -38,11 +38,11 @@ class FrameReader:
         self._opening = Lock()
 
     def ok(self, clip_ids: Sequence[str]) -> list[str]:
-        """Return those of the clips that have frames, in the order given."""
+        """Return the clips that have frames, in the order given."""
         return [clip_id for clip_id in clip_ids if clip_id in self._places]
 
     def num_frames(self, clip_id: str) -> int:
-        """Return how many frames a clip has; KeyError for a clip that is unknown or failed."""
+        """Return the number of frames of a clip. Raises KeyError for a clip that is unknown or failed."""
         return int(self._places[clip_id][2])
 
     def read(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
@@ -56,13 +56,13 @@ class FrameReader:
     def read_stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         """Return the values (frame, mel) of each clip as they are stored (see `pipeline/spectrogram/storing.py`).
 
-        Raises as `read` does. Threads may read at once.
+        Raises as `read` does. Several threads may read at once.
         """
         places = [self._places[clip_id] for clip_id in clip_ids]
         if forks.threads_lost():
             return forked.read_stored(self._spectrogram, places)
         pending = [(shard, self._open(shard)[start : start + count].read()) for shard, start, count in places]
-        return [self._wait(shard, future) for shard, future in pending]  # all are fetched at once
+        return [self._wait(shard, future) for shard, future in pending]  # all are fetched in parallel
 
     def _wait(self, shard: str, future: Any) -> np.ndarray:
         try:
@@ -72,7 +72,7 @@ class FrameReader:
         return values
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is open."""
+        """Return the state without open shards."""
         return {"_spectrogram": self._spectrogram, "_places": self._places}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class FrameReader:
             return self._arrays[shard]
 
     def _open_anew(self, shard: str) -> Any:
-        import tensorstore  # here: stages that read the index alone start without it
+        import tensorstore  # here: stages that read only the index start without it
 
         forks.threads_start()
         if self._context is None:
@@ -95,7 +95,7 @@ class FrameReader:
             "driver": "zarr3",
             "kvstore": store,
             "recheck_cached_data": "open",
-            # Else a lost file would read as the fill value: silence.
+            # Otherwise a missing file would read as the fill value: silence.
             "fill_missing_data_reads": False,
         }
         try:

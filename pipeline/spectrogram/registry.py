@@ -1,7 +1,7 @@
 """Registry of the front ends.
 
-A front end is one class that implements `FrontEnd`, has its section of params.yaml as the attribute `Params`, and is built
-from it; and one line here.
+A front end is one class that implements `FrontEnd`, with its section of params.yaml as the attribute `Params`, from which it
+is built; and one line here.
 """
 
 from typing import Annotated, Any, Protocol
@@ -12,9 +12,9 @@ from pipeline.registry import Registry
 
 
 class FrontEnd(Protocol):
-    """Computes log-mel frames of waveforms; see `pipeline/spectrogram/kaldi.py`."""
+    """Interface of front ends, which compute log-mel frames of waveforms; see `pipeline/spectrogram/kaldi.py`."""
 
-    min_samples: int  # fewer make no frame
+    min_samples: int  # of the shortest clip with a frame
     empty_bands: list[int]  # bands without any FFT bin, always at the floor
 
     @property

@@ -1,4 +1,4 @@
-"""The section `spectrogram`: which front end, how its values are stored, and how many clips make a shard."""
+"""The section `spectrogram`: front end, storage of its values, and sizes of shards."""
 
 from typing import Any, Literal, Self
 
@@ -9,7 +9,7 @@ from pipeline.spectrogram.registry import FrontEndParams, build_front_end
 
 
 class ClipsPerShard(Params):
-    """How many clips a shard holds; see `pipeline/execution/shards.py`."""
+    """Sizes of shards in clips; see `pipeline/execution/shards.py`."""
 
     minimum: PositiveInt
     average: PositiveInt
@@ -23,7 +23,7 @@ class ClipsPerShard(Params):
 
 
 class ValueRange(Params):
-    """The values that the 256 steps of uint8 span; values outside are clipped to it, and counted."""
+    """Range of values that the 256 steps of uint8 span; values outside are clipped and counted."""
 
     low: float  # in the units of the front end
     high: float  # in the units of the front end
@@ -45,7 +45,7 @@ class SpectrogramParams(Params):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Return the metadata of the artifact: those of the front end, and how values are stored."""
+        """Return the metadata of the artifact: the front end's, and that of the stored values."""
         scale, offset = 1.0, 0.0
         if self.dtype == "uint8":
             offset, scale = self.uint8_range.low, (self.uint8_range.high - self.uint8_range.low) / 255

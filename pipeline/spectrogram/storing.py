@@ -1,7 +1,7 @@
 """Quantisation of log-mel values for storage, and its inverse: plain floats, or 256 steps over a stated range.
 
-Conventions: `metadata` are those of the artifact: `dtype`, `scale` and `offset`. Stored values times `scale` plus `offset`
-are values in the front end's units.
+Conventions: `metadata` is the artifact's, with `dtype`, `scale` and `offset`. Stored values times `scale` plus `offset` are
+values in the front end's units.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def store(log_mel: np.ndarray, metadata: dict[str, Any]) -> tuple[np.ndarray, int]:
-    """Return log-mel frames as they are stored, and how many values lay outside the range of uint8."""
+    """Return log-mel frames as they are stored, and the number of values clipped to the range of uint8."""
     if metadata["dtype"] != "uint8":
         return log_mel.astype(metadata["dtype"]), 0
     steps = np.rint((log_mel - np.float32(metadata["offset"])) / np.float32(metadata["scale"]))

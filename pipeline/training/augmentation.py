@@ -1,13 +1,13 @@
-"""Batch augmentation: shift, stretch, mix-up, SpecAugment. Vectorised, on one torch generator, seeded by the epoch.
+"""Batch augmentation: shift, stretch, mix-up, SpecAugment. Vectorised, with one torch generator seeded per epoch.
 
-In order: time shift and stretch (circular, within each clip's own length), token noise and token masking (spans become
-the mask token), then on the feature map mix-up of pairs (Zhang et al., 2018) with true soft labels, SpecAugment's
-masks (Park et al., 2019) over frames and bands, filled with zero: the mean of a normalised spectrogram and codebook, and
-noise. Numbers are drawn on the CPU, and moved to where the batch is: every device sees the same ones.
+In order: time shift and stretch (circular, within each clip's own length), token noise and token masking (spans become the
+mask token), then on the feature map mix-up of pairs with soft labels (Zhang et al., 2018), SpecAugment's masks over frames
+and bands (Park et al., 2019), filled with zero, the mean of normalised spectrograms and codebooks, and noise. Numbers are
+drawn on the CPU and moved to the device, so that they are the same on every device.
 
-Mix-up of AST and PSLA mixes waveforms (after Tokozume et al., 2018, arXiv 1711.10282), which are gone here; the power of a
-sum of independent waveforms is the sum of their powers but for cross terms, so `mixup_domain: power` adds up the powers,
-each by the square of its weight, and takes the logarithm again.
+Mix-up of AST and PSLA mixes waveforms (after Tokozume et al., 2018, arXiv 1711.10282), which are not available here. Without
+cross terms, the power of a sum of waveforms is the sum of their powers, so `mixup_domain: power` adds the powers, weighted
+by the squares of the mixing weights, and takes the logarithm.
 
 Conventions: B batch, T frame, F feature, K class.
 """
@@ -24,20 +24,20 @@ Fraction = Field(ge=0, le=1)
 
 
 class MasksParams(Params):
-    count: NonNegativeInt  # spans a clip
+    count: NonNegativeInt  # spans per clip
     width: NonNegativeInt  # each span covers 0 to this many
 
 
 class AugmentationParams(Params):
-    time_shift: float = Fraction  # largest shift as a part of the clip
+    time_shift: float = Fraction  # largest shift as a fraction of the clip
     time_stretch: float = Fraction  # largest change of speed, as a natural logarithm: 0.1 reads 10 % faster or slower
     mixup_probability: float = Fraction
     mixup_alpha: float = Field(gt=0, le=1000)  # of Beta(alpha, alpha)
-    mixup_domain: Literal["log", "power"]  # power: as the mixed waveforms would look, for models that read frames
+    mixup_domain: Literal["log", "power"]  # power: powers are added as in mixed waveforms, for models that read frames
     token_noise: float = Fraction  # probability that a token becomes one of its nearest tokens
     frame_masks: MasksParams  # for tokens these become the mask token, before the embedding
     band_masks: MasksParams
-    noise: float = Fraction  # largest of a clip's noise, uniform from 0 to it, in units of the normalised features
+    noise: float = Fraction  # largest noise of a clip, uniform from 0, in units of the normalised features
 
 
 class Mixed(NamedTuple):
@@ -47,7 +47,7 @@ class Mixed(NamedTuple):
 
 
 def warp_time(inputs: Tensor, mask: Tensor | None, params: AugmentationParams, time_axis: int) -> Tensor:
-    """Read each clip from a random point on, at a random speed, around its own end; padding stays where it is.
+    """Shift and stretch each clip in time by random amounts, circularly within its length; padding stays in place.
 
     `inputs` is (B, T, mel) with time_axis 1, or (B, codebook, T) with time_axis 2.
     """
@@ -65,10 +65,10 @@ def warp_time(inputs: Tensor, mask: Tensor | None, params: AugmentationParams, t
 
 
 def replace_tokens(tokens: Tensor, neighbours: Tensor, probability: float) -> Tensor:
-    """Replace tokens (B, codebook, T) by near tokens, drawn from `neighbours` (codebook, token, near token).
+    """Replace tokens (B, codebook, T), with a probability, by draws from `neighbours` (codebook, token, neighbour).
 
-    A frame near the border of two tokens could have been either: noise that k-means itself would make. Special tokens
-    have no neighbours but themselves.
+    This imitates the noise of k-means itself, by which a frame near the border of two tokens may get either. Special tokens
+    are their own neighbours.
     """
     if probability == 0:
         return tokens
@@ -87,7 +87,7 @@ def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: Mas
 
 
 def mask_features(features: Tensor, frame_masks: MasksParams | None, band_masks: MasksParams) -> Tensor:
-    """Zero spans of frames (None leaves them) and of features of (B, T, F)."""
+    """Zero spans of frames (unless None) and of features of (B, T, F)."""
     if frame_masks is not None:
         frames = _spans(len(features), features.shape[1], frame_masks).to(features.device)
         features = features.masked_fill(frames[:, :, None], 0.0)
@@ -96,7 +96,7 @@ def mask_features(features: Tensor, frame_masks: MasksParams | None, band_masks:
 
 
 def add_noise(features: Tensor, largest: float) -> Tensor:
-    """Add uniform noise to (B, T, F), of another strength in every clip, as AST does for speech commands."""
+    """Add uniform noise to (B, T, F), with a random amplitude per clip, as AST does for speech commands."""
     if largest == 0:
         return features
     strength = torch.rand(len(features), 1, 1) * largest
@@ -106,14 +106,14 @@ def add_noise(features: Tensor, largest: float) -> Tensor:
 def mix(
     features: Tensor, mask: Tensor | None, targets: Tensor, params: AugmentationParams, log_unit: float | None
 ) -> Mixed:
-    """Mix each clip, with the probability given, with another of the batch; targets mix by the same weights.
+    """Mix each clip, with the given probability, with another of the batch; targets are mixed with the same weights.
 
-    `log_unit` is what one unit of the feature map is in natural logarithms of power; None where it is none, as with tokens:
-    such feature maps are mixed as they are, whatever `mixup_domain` says.
+    `log_unit` is the size of one unit of the feature map in natural logarithms of power, or None where it has no such unit
+    (tokens): these feature maps are mixed linearly, whatever `mixup_domain` is.
     """
     if params.mixup_probability == 0 or len(features) < 2:
         return Mixed(features, mask, targets)
-    # Gamma draws make a Beta one; torch's own Beta takes no notice of zero-size shapes and is slower to set up.
+    # Beta draws from Gamma draws; torch's own Beta ignores zero-size shapes and is slower to construct.
     gammas = torch._standard_gamma(torch.full((2, len(features)), params.mixup_alpha))
     weight = gammas[0] / gammas.sum(0).clamp(min=1e-20)
     weight = torch.where(torch.rand(len(features)) < params.mixup_probability, weight, 1.0).to(features.device)
@@ -137,7 +137,7 @@ def mix(
 
 
 def _loudness(features: Tensor, mask: Tensor | None, log_unit: float, share: Tensor) -> Tensor:
-    """Return the logarithm of the power that a share (B, 1, 1) of each waveform has; silence behind its end."""
+    """Return the log power of each waveform scaled by `share` (B, 1, 1), with silence after its end."""
     loudness = features * log_unit + 2 * share.log()
     return loudness if mask is None else loudness.masked_fill(~mask[:, :, None], -torch.inf)
 

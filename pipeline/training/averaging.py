@@ -1,8 +1,8 @@
-"""The mean of the weights over steps or epochs, which is what gets evaluated and stored (Polyak and Juditsky, 1992).
+"""Weight averaging over steps or epochs (Polyak and Juditsky, 1992); the mean is evaluated and stored.
 
-`ema` forgets exponentially, step by step. `last` and `epochs` are the uniform mean of the weights at the end of some epochs
-(Izmailov et al., 2018, arXiv 1803.05407), as AST and PSLA store it: each epoch counts once. PSLA counted the first twice.
-Until such a mean begins, the weights stand for themselves.
+`ema` is an exponential moving average over steps. `last` and `epochs` are the uniform mean of the weights at the end of some
+epochs (Izmailov et al., 2018, arXiv 1803.05407), as in AST and PSLA; each epoch counts once (PSLA counted the first twice).
+Before its first epoch, the mean equals the weights.
 """
 
 from typing import Annotated, Literal
@@ -20,12 +20,12 @@ class NoAverageParams(Params):
 
 class EmaParams(Params):
     kind: Literal["ema"]
-    decay: float = Field(ge=0, lt=1)  # a step
+    decay: float = Field(ge=0, lt=1)  # per step
 
 
 class LastParams(Params):
     kind: Literal["last"]
-    epochs: PositiveInt  # at the end of the run
+    epochs: PositiveInt  # last ones of the run
 
 
 class EpochsParams(Params):
@@ -47,7 +47,7 @@ AverageParams = Annotated[
 
 
 def averaged_epochs(params: AverageParams, num_epochs: int) -> range:
-    """Return the epochs, counted from 1, whose ends are averaged; none with the other kinds."""
+    """Return the epochs, counted from 1, at whose end weights are averaged; empty for the other kinds."""
     if isinstance(params, LastParams):
         return range(num_epochs - params.epochs + 1, num_epochs + 1)
     if isinstance(params, EpochsParams):
@@ -56,10 +56,10 @@ def averaged_epochs(params: AverageParams, num_epochs: int) -> range:
 
 
 class WeightAverage:
-    """The mean, as `params` want it, of every floating-point entry of a model's state, batch-norm statistics included.
+    """Mean of every floating-point entry of a model's state, batch-norm statistics included.
 
-    `values` are at the end of every epoch what would be stored if it were the last; `count` is the number of weights in
-    them. Both go into checkpoints.
+    At the end of every epoch, `values` is the state that would be stored if it were the last; `count` is the number of
+    averaged states. Both go into checkpoints.
     """
 
     def __init__(self, model: nn.Module, params: AverageParams, num_epochs: int) -> None:
@@ -70,13 +70,13 @@ class WeightAverage:
         self.values = {name: t.clone() for name, t in self._live.items()}
 
     def after_step(self) -> None:
-        """Take in the weights after a step. Early on the mean forgets faster, so that it leaves the start behind."""
+        """Update the exponential mean after a step; its decay is smaller at first, to forget the initial weights."""
         if self._decay is not None:
             self.count += 1
             self._move(1 - min(self._decay, self.count / (self.count + 9)))
 
     def after_epoch(self, epoch: int) -> None:
-        """Take in the weights at the end of an epoch, counted from 1."""
+        """Update the uniform mean at the end of an epoch, counted from 1."""
         if self._decay is not None:
             return
         if epoch in self._epochs:
@@ -87,13 +87,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the model's weights with their mean; a second call undoes the first."""
+        """Exchange the model's weights with their mean; a second call reverts the first."""
         for name, live in self._live.items():
             mean = self.values[name].clone()
             self.values[name].copy_(live)
             live.copy_(mean)
 
     @torch.no_grad()
-    def _move(self, part: float) -> None:
-        """Go this part of the way from the mean to the weights."""
-        torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), part)
+    def _move(self, weight: float) -> None:
+        """Move the mean towards the weights by this fraction of their distance."""
+        torch._foreach_lerp_(list(self.values.values()), list(self._live.values()), weight)

@@ -1,12 +1,12 @@
 """Clips as padded, masked torch batches.
 
-Conventions: B batch, T frame. A batch is made as its clips are stored: frames (B, T, mel), tokens (B, codebook, T) padded by
-the padding token. `StoredBatch.to` takes it to a device and makes of it what a network reads: float32 frames, normalised
-and padded with 0, or int64 tokens. The mask is (B, T) bool, True = real, made from clip lengths, never from padded values;
-it is None when no clip of the batch is padded, so that nothing downstream pays for it.
+Conventions: B batch, T frame. A `StoredBatch` holds its clips as they are stored: frames (B, T, mel), or tokens (B,
+codebook, T) padded by the padding token. `StoredBatch.to` moves it to a device and converts it to a network's input: float32
+frames, normalised and padded with 0, or int64 tokens. The mask is (B, T) bool, True = real, made from clip lengths, never
+from padded values; it is None when no clip of the batch is padded, which saves the masking.
 
-There is no DataLoader and no worker process: clips are read by threads of this process, or lie in its memory, so no start
-method can deadlock. What `Inputs` returns may be read in a DataLoader's workers all the same, started in any way.
+There is no DataLoader and no worker process: clips are read by threads of this process, or are in its memory, so no start
+method can deadlock. `Inputs` may also be read in a DataLoader's workers, with any start method.
 """
 
 import math
@@ -24,22 +24,22 @@ from pipeline.models.base import Normalisation, normalisation_unit
 from pipeline.training.inputs import Inputs
 from pipeline.training.normalising import normalise
 
-# Below this many bytes, the clips of a run are kept in memory after the first read, as they are stored.
+# Up to this many bytes, the stored clips of a run are kept in memory after the first read.
 CACHE_BYTES = 2 << 30
-# Batches that are read at once, while training is at work on another: one waits for its chunks while the next asks for its.
+# Batches read in parallel while training computes on another, so that their waits for chunks overlap.
 READ_AHEAD = 2
 
 
 class Batch(NamedTuple):
-    """Clips on a device, as a network reads them."""
+    """Batch of clips on a device, as a network's input."""
 
     inputs: Tensor
     mask: Tensor | None
-    rows: Tensor  # (B,) position of each clip in the list that the batches were made of
+    rows: Tensor  # (B,) position of each clip in the list of clips
 
 
 class StoredBatch(NamedTuple):
-    """Clips in this process's memory, as they are stored."""
+    """Batch of clips in memory, as they are stored."""
 
     inputs: Tensor
     mask: Tensor | None
@@ -48,7 +48,7 @@ class StoredBatch(NamedTuple):
     normalisation: Normalisation | None  # None for tokens
 
     def to(self, device: torch.device) -> Batch:
-        """Take the batch to a device, and make of it there what a network reads."""
+        """Move the batch to a device, and convert it there to a network's input."""
         inputs, mask = self.inputs.to(device), None if self.mask is None else self.mask.to(device)
         if self.normalisation is None:
             return Batch(inputs.to(torch.int64), mask, self.rows)
@@ -67,7 +67,7 @@ class Batches:
         return len(self._clip_ids)
 
     def take(self, rows: Sequence[int]) -> StoredBatch:
-        """Return the batch of these rows, as it is stored. Threads may ask at once."""
+        """Return the batch of these rows, as it is stored. Thread-safe."""
         if self._cache is not None:
             arrays = [self._cache[row] for row in rows]
         else:
@@ -76,18 +76,18 @@ class Batches:
 
     @property
     def log_unit(self) -> float | None:
-        """Say what one unit of the frames is in natural logarithms of power; None if clips differ in it, and for tokens."""
+        """Return the size of one unit of the frames in ln(power); None if it differs between clips, and for tokens."""
         scale = {"ln(power)": 1.0, "dB": math.log(10) / 10}.get(self._inputs.front_end.get("units", ""))
         kind = self._normalisation["kind"]
         if self._inputs.time_axis or scale is None or kind == "clip":
             return None
         return scale if kind == "none" else scale * normalisation_unit(self._normalisation)
 
-    def ahead(self, parts: Iterable[Sequence[int]]) -> Iterator[StoredBatch]:
-        """Yield the batch of each list of rows; the next ones are read meanwhile."""
+    def ahead(self, row_lists: Iterable[Sequence[int]]) -> Iterator[StoredBatch]:
+        """Yield the batch of each list of rows, with read-ahead."""
         with ThreadPoolExecutor(READ_AHEAD) as readers:
             waiting: deque[Future[StoredBatch]] = deque()
-            for rows in parts:
+            for rows in row_lists:
                 waiting.append(readers.submit(self.take, rows))
                 if len(waiting) > READ_AHEAD:
                     yield waiting.popleft().result()
@@ -95,12 +95,12 @@ class Batches:
                 yield waiting.popleft().result()
 
     def in_order(self, size: int, first: int = 0, step: int = 1) -> Iterator[StoredBatch]:
-        """Yield all clips in order, `size` a batch; or, of these batches, every `step`-th from the `first` on."""
+        """Yield all clips in order, in batches of `size`; or every `step`-th of these batches from `first` on."""
         for start in range(0, len(self), size)[first::step]:
             yield self.take(range(start, min(start + size, len(self))))
 
     def _bytes(self) -> int:
-        """Return how many bytes all clips take as they are stored."""
+        """Return the number of bytes of all stored clips."""
         values = sum(self._inputs.num_frames(clip) for clip in self._clip_ids)
         if self._inputs.time_axis:
             return 2 * values * self._inputs.metadata.get("num_codebooks", 1)
@@ -112,7 +112,7 @@ class Batches:
         lengths = np.array([array.shape[axis] for array in arrays])
         longest = int(lengths.max())
         shape = (len(arrays), *(longest if i == axis else size for i, size in enumerate(arrays[0].shape)))
-        # Memory by torch: NumPy asks for huge pages from 4 MB on, and the kernel compacts memory to find them.
+        # Allocated by torch: NumPy requests huge pages from 4 MB on, for which the kernel compacts memory.
         padded = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype)
         before = (slice(None),) * axis
         for target, array, length in zip(padded.numpy(), arrays, lengths, strict=True):

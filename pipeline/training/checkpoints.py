@@ -1,11 +1,11 @@
-"""A run that was killed goes on where its last finished epoch ended, with the result of an undisturbed one.
+"""Checkpoints: a killed run resumes after its last saved epoch, with the result of an uninterrupted run.
 
 A checkpoint is one safetensors file outside DVC's outputs (DVC deletes those before a stage starts), under a key of
-everything that decides the result: params, inputs, and the code that trains. So a checkpoint of other settings is never
-picked up by mistake. Random state needs no saving: every epoch seeds its own streams.
+everything that determines the result: params, inputs, and the code that trains. A checkpoint of other settings is therefore
+never used. Random state is not saved: every epoch seeds its own streams.
 
-Of several processes one writes and all read; between two epochs all hold the same, so a run may go on with another number of
-processes than it was begun with. It then ends as neither would have alone: each number of processes draws its own numbers.
+Of several processes one writes and all read; between epochs all hold the same state, so a run may resume with another number
+of processes. Its result then differs from that of either number, since each draws its own random numbers.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ CHECKPOINTS = Path(".sonolex/checkpoints")
 
 
 class Progress(NamedTuple):
-    """What a run is made of besides its learner, between two epochs."""
+    """State of a run between two epochs, apart from its learner's."""
 
-    best: dict[str, Tensor]  # state of the best epoch so far, when validation chooses; else empty
-    kept: dict[str, Tensor]  # state of the epochs so far that are to be kept, by `epoch/name`
-    predicted: Tensor  # sum of all epochs' scores of the validation clips, (clip, class)
+    best: dict[str, Tensor]  # state of the epoch with the best validation loss so far, with early stopping; else empty
+    kept: dict[str, Tensor]  # state of epochs of the checkpoint ensemble, by `epoch/name`
+    predicted: Tensor  # sum over epochs of the scores of validation clips, (clip, class)
     metadata: dict[str, Any]  # epochs finished, history, timing, seconds: plain JSON
 
 
 def run_key(metadata: Mapping[str, Any], code: str) -> str:
-    """Return the name of a run: a digest of its metadata and of the version of the code that trains."""
+    """Return the key of a run: a digest of its metadata and of the version of the code that trains."""
     return hashlib.sha256(json.dumps([metadata, code], sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None:
-    """Write everything in one step; the previous checkpoint stays whole until the new one is."""
+    """Write a checkpoint atomically, in place of the previous one."""
     tensors: dict[str, Tensor] = {f"model/{name}": t for name, t in learner.model.state_dict().items()}
     tensors |= {f"average/{name}": t for name, t in learner.average.values.items()}
     tensors |= {f"best/{name}": t for name, t in progress.best.items()}
@@ -55,7 +55,7 @@ def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None
 
 
 def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool:
-    """Put a saved run back in place; return False when there is none that can be read."""
+    """Restore a saved run in place; return False when there is no readable checkpoint."""
     if not path.exists():
         return False
     try:
@@ -63,7 +63,7 @@ def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool
             metadata: dict[str, Any] = json.loads(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError):
-        return False  # unreadable: start over rather than stop, nothing else is lost
+        return False  # unreadable: start over rather than stop
     learner.model.load_state_dict(_below(tensors, "model/"))
     for name, value in _below(tensors, "average/").items():
         learner.average.values[name].copy_(value)
@@ -84,8 +84,8 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tens
     for name, value in tensors.items():
         index, key = name.split("/")
         if value.ndim > 1:
-            # torch 2.11's fused AdamW on a CPU goes through memory, not through indices: the moments of a channels-last
-            # weight must lie as the weight does, or each element takes another's.
+            # torch 2.11's fused AdamW on a CPU iterates over memory, not over indices: the moments of a channels-last weight
+            # must have its memory format, or elements are mixed up.
             value = torch.empty_like(parameters[int(index)]).copy_(value)  # noqa: PLW2901
         saved["state"].setdefault(int(index), {})[key] = value
     optimiser.load_state_dict(saved)

@@ -1,4 +1,4 @@
-"""Fit a classical model in one go, on one process."""
+"""Training of classical models: one fit, in one process."""
 
 import time
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def train(
     score: Score,
     trackers: Sequence[str],
 ) -> Fitted | None:
-    """Return the fitted model; None in all processes but the first. A note takes the place of curves."""
+    """Return the fitted model, or None in all processes but the first; write a note in place of curves."""
     if not launch.is_main_process():
         return None
     started, inputs = time.perf_counter(), data.inputs

@@ -1,4 +1,4 @@
-"""Classification of clips as a task: augmentation, the network, and a loss that follows from the label kind."""
+"""Classification task: augmentation, forward pass, and the loss of the corpus's label kind."""
 
 import logging
 from collections.abc import Callable
@@ -31,12 +31,12 @@ class Classification:
         options = self.params.augmentation
         if options.mixup_domain == "power" and options.mixup_probability and self.log_unit is None:
             log.warning(
-                "train.augmentation.mixup_domain: power: expected a model that reads frames which are normalised alike in "
-                "all clips, found one without: no effect"
+                "train.augmentation.mixup_domain: power: expected a model that reads frames with the same normalisation in "
+                "all clips, found another: no effect"
             )
 
     def forward(self, model: Network) -> Callable[..., Tensor]:
-        """Return the network from feature map (batch, frame, feature) and mask to logits."""
+        """Return the function from feature map (batch, frame, feature) and mask to logits."""
         return model.classify
 
     def loss(

@@ -1,4 +1,4 @@
-"""torch.compile where it works, the plain function where it does not: compiling makes a run faster and never stops it."""
+"""torch.compile with a fallback to the plain function, so that a failure to compile never stops a run."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function compiled, at its first call; after a failure to compile it is called plainly, with a warning."""
+    """Return the function, compiled at its first call; after a failure to compile, the plain one, with a warning."""
     fast: Callable[P, R] | None = torch.compile(function)
 
     def call(*arguments: P.args, **options: P.kwargs) -> R:

@@ -1,17 +1,17 @@
-"""The process group of a training or prediction run, and the device of each process; a single process pays nothing.
+"""Data-parallel training and prediction: the process group, its collectives, and the device of each process.
 
-Every process holds the whole model and takes its part of every batch; the gradients of the parts are added up, so that all
-take the same step, the step that one process would have taken with the whole batch, to the rounding: batch norms see all
-parts (pipeline/models/batch_norm.py). What differs from one process is noise: each draws its own random numbers for
-augmentation and dropout, and mixes clips of its own part.
+Every process holds the whole model and computes a slice of every batch; gradients are summed over processes, so that all
+take the same step as one process with the whole batch would, up to rounding: batch norm uses the statistics of all slices
+(pipeline/models/batch_norm.py). Random numbers differ: each process draws its own for augmentation and dropout, and mixes
+clips within its slice.
 
-The gradients travel in one message a step, after the backward pass, and not through DistributedDataParallel. That one hides
-the transfer behind the backward pass, but it weights all parts alike whatever their size, wants the model called as a whole
-where training calls its halves (`embed`, `classify`) with mix-up between them, and regroups its messages after the first
-step, so that a resumed run of three or more processes would differ in the last bits from an undisturbed one.
+Gradients are reduced in one message per step, after the backward pass, and not by DistributedDataParallel. That overlaps
+communication with the backward pass, but weights all slices equally whatever their size, requires the model to be called as
+a whole where training calls `embed` and `classify` with mix-up between them, and regroups its messages after the first step,
+so that a resumed run of three or more processes would differ in the last bits from an uninterrupted one.
 
-Device: `cuda:LOCAL_RANK` where torch finds a GPU, the CPU elsewhere; `CUDA_VISIBLE_DEVICES=` (empty) chooses the CPU.
-Messages go through NCCL for what lies on a GPU, through gloo for the rest. On GPUs torch's deterministic kernels are used.
+Device: `cuda:LOCAL_RANK` where torch finds a GPU, the CPU elsewhere; `CUDA_VISIBLE_DEVICES=` (empty) chooses the CPU. The
+backend is NCCL for tensors on GPUs, gloo for others. On GPUs torch's deterministic kernels are used.
 """
 
 import logging
@@ -30,13 +30,13 @@ from pipeline.execution import launch
 
 log = logging.getLogger(__name__)
 
-# How long a process waits for another before it gives up; longer than any wait that is no fault.
+# Timeout of collectives; longer than any wait in a run without faults.
 PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The place of one process among those of its run."""
+    """Rank, number of processes and device of this process, with the collectives of its run."""
 
     rank: int
     size: int
@@ -45,15 +45,15 @@ class DistributedContext:
 
     @property
     def is_main_process(self) -> bool:
-        """Say whether this process is the one that writes, logs and draws progress."""
+        """Return whether this is the process that writes, logs and shows progress."""
         return self.rank == 0
 
-    def part(self, rows: Tensor) -> Tensor:
-        """Return this process's part of the rows of a batch; all parts together are the batch, and none overlap."""
+    def local_rows(self, rows: Tensor) -> Tensor:
+        """Return this process's slice of the rows of a batch; the slices of all processes partition it."""
         return torch.tensor_split(rows, self.size)[self.rank]
 
     def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all processes, in one message. All must be float32 on one device."""
+        """Replace each tensor by its sum over all processes, in one message; all must be float32 on one device."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -63,18 +63,19 @@ class DistributedContext:
             tensor.copy_(total.view(tensor.shape))
 
     def gather(self, value: int) -> list[int]:
-        """Return this number of every process, in order of rank."""
+        """Return the values of all processes, in order of rank."""
         values = torch.zeros(self.size)
         values[self.rank] = value
         self.all_reduce_sum([values])
         return [int(number) for number in values]
 
     def assemble(self, rows: Tensor, values: Tensor, count: int) -> Tensor:
-        """Return an array (row, value) float32 of `count` rows, on every process, from the rows that each one holds.
+        """Return an array (row, value) float32 of `count` rows, on every process, from the rows that each holds.
 
-        `rows` (held,) says where those of `values` (held, value) belong. Every row must be held by exactly one process.
+        `rows` (held,) are the positions of the rows of `values` (held, value). Every row must be held by exactly one
+        process.
         """
-        width = max(self.gather(values.shape[1]))  # a process without rows does not know it
+        width = max(self.gather(values.shape[1]))  # unknown in a process without rows
         whole = torch.zeros(count, 1 + width)
         if len(rows):
             whole.index_add_(0, rows, torch.cat([torch.ones(len(rows), 1), values], dim=1))
@@ -86,11 +87,11 @@ class DistributedContext:
         return whole[:, 1:]
 
     def require_launcher(self) -> None:
-        """Stop when torchrun has been killed: nobody waits for the result, and a second run may have been started."""
+        """Raise SonolexError when torchrun has been killed, since a second run may have been started meanwhile."""
         if self.size > 1 and os.getppid() != self.launcher:
             raise SonolexError(
                 f"training process {self.rank} of {self.size}: expected torchrun (process {self.launcher}) to be running, "
-                "found it gone; run the stage again, it goes on from its last checkpoint"
+                "found it gone; run the stage again, which resumes from the last checkpoint"
             )
 
 
@@ -99,9 +100,9 @@ ALONE = DistributedContext(0, 1, torch.device("cpu"))
 
 @contextmanager
 def init_distributed() -> Iterator[DistributedContext]:
-    """Find this process's place and device, and meet the other processes if there are any. The leader alone keeps its log.
+    """Set up this process's context and join the process group, if there is one; only the main process logs.
 
-    On an error nobody is waited for: this process ends, and torchrun ends the others.
+    On an error this process ends without waiting for others, and torchrun ends them.
     """
     size, rank = launch.num_processes(), launch.rank()
     device = _device()
@@ -122,8 +123,8 @@ def _device() -> torch.device:
     if launch.local_rank() >= torch.cuda.device_count():
         raise SonolexError(
             f"training process {launch.rank()}: expected a GPU for each process on this machine, found "
-            f"{torch.cuda.device_count()}; lower launch.train_processes (or torchrun's --nproc-per-node), or take the CPU "
-            "by setting CUDA_VISIBLE_DEVICES to nothing"
+            f"{torch.cuda.device_count()}; lower launch.train_processes (or torchrun's --nproc-per-node), or use the CPU "
+            "by setting CUDA_VISIBLE_DEVICES to an empty string"
         )
     _choose_deterministic_kernels()
     torch.cuda.set_device(launch.local_rank())

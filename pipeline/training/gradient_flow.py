@@ -1,8 +1,8 @@
-"""Gradient flow: the mean and the largest absolute gradient of every layer, at a few epochs of a run.
+"""Gradient flow: mean and largest absolute gradient of every layer, in a few epochs of a run.
 
-A layer that gets none does not learn, one that gets far more than the others makes the run unstable (plots by layer as in
-Glorot and Bengio, 2010). They are those that every step has anyway, of the whole batch and before they are clipped, so that
-looking changes nothing. A layer is a weight of two axes or more: matrices, kernels, tables.
+A layer without gradients does not learn, one with far larger ones than the others makes training unstable (plots by layer as
+in Glorot and Bengio, 2010). The gradients are those of the training steps, of the whole batch and before clipping, so
+measuring does not change the run. A layer is a weight of two or more axes: matrices, kernels, embedding tables.
 """
 
 import csv
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.files import replacing
 
-NUM_EPOCHS = 5  # that are looked at: the first, the last, and some between
+NUM_EPOCHS = 5  # that are measured: the first, the last, and some between
 
-TABLE, PICTURE = "gradients.csv", "gradients.png"
+TABLE, FIGURE = "gradients.csv", "gradients.png"
 
 
 class LayerGradient(TypedDict):
-    """A row of the table."""
+    """Gradient of one layer in one epoch: a row of the table."""
 
     epoch: int  # from 1
     layer: str
@@ -30,7 +30,7 @@ class LayerGradient(TypedDict):
 
 
 class GradientFlow:
-    """Looks at a model's gradients after backward passes, in the epochs that are watched."""
+    """Recorder of a model's gradients after backward passes, in the measured epochs."""
 
     def __init__(self, model: nn.Module, num_epochs: int) -> None:
         self.epochs = {round(i * (num_epochs - 1) / (NUM_EPOCHS - 1)) for i in range(NUM_EPOCHS)}  # from 0
@@ -43,7 +43,7 @@ class GradientFlow:
 
     @torch.no_grad()
     def look(self) -> None:
-        """Take in the gradients of a step, unless some are no numbers: such a step is not taken."""
+        """Record the gradients of a step, unless some are not finite: such a step is skipped."""
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self._layers.values()]
         sums, largest = (torch.stack(torch._foreach_norm(gradients, order)) for order in (1, torch.inf))
         found = torch.stack([sums, largest])
@@ -51,7 +51,7 @@ class GradientFlow:
             self._steps.append(found)
 
     def rows(self, epoch: int) -> list[LayerGradient]:
-        """Return the table's rows of an epoch, from 1, in the order of the layers, and forget its steps."""
+        """Return the rows of an epoch (from 1), in the order of the layers, and clear its steps."""
         if not self._steps:
             return []
         steps = torch.stack(self._steps).double().cpu()
@@ -64,16 +64,16 @@ class GradientFlow:
 
 
 def write_gradients(folder: Path, rows: Sequence[LayerGradient]) -> None:
-    """Write the table, and the picture of it, into a folder."""
+    """Write the table and its figure into a folder."""
     with replacing(folder / TABLE) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["epoch", "layer", "mean", "largest"])
         writer.writerows([row["epoch"], row["layer"], f"{row['mean']:.6g}", f"{row['largest']:.6g}"] for row in rows)
-    _draw(folder / PICTURE, rows)
+    _draw(folder / FIGURE, rows)
 
 
 def _draw(path: Path, rows: Sequence[LayerGradient]) -> None:
-    """Draw a line an epoch over the layers, from input to output; a gap is a layer without any gradient."""
+    """Draw a line per epoch over the layers, from input to output; a gap is a layer without gradient."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

@@ -1,6 +1,6 @@
-"""Inputs of a model: frames or tokens of clips by id, behind one small interface. Imports no torch.
+"""Inputs of models: frames or tokens of clips by id, behind one interface. Imports no torch.
 
-Conventions: `arrays(ids)` returns one array a clip, time not padded: frames (frame, mel) float32 in the front end's units,
+Conventions: `arrays(ids)` returns one array per clip, without padding: frames (frame, mel) float32 in the front end's units,
 or tokens (codebook, frame) uint16.
 """
 
@@ -29,25 +29,25 @@ log = logging.getLogger(__name__)
 
 
 class Inputs(Protocol):
-    """The clips of one artifact, for training and for prediction alike."""
+    """Interface to the clips of one artifact, for training and prediction."""
 
-    metadata: InputMetadata  # what a model is built for; stored with it
+    metadata: InputMetadata  # of the data that a model is built for; stored with it
     front_end: FrontEndMetadata
     frame_rate: float  # Hz, along an array's time axis
     source: str  # digest of the vocabulary behind tokens, empty for frames
     time_axis: int  # of an array
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
-        """Return those clips that the artifact holds, in order."""
+        """Return the clips that the artifact holds, in order."""
 
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
-        """Return one array a clip."""
+        """Return one array per clip."""
 
     def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
-        """Return one array a clip as it is stored: for frames, what `front_end` says of `dtype`, `scale` and `offset`."""
+        """Return one array per clip as it is stored: frames with `dtype`, `scale` and `offset` of `front_end`."""
 
     def num_frames(self, clip_id: str) -> int:
-        """Return a clip's length along the time axis: frames, or tokens of each codebook."""
+        """Return a clip's length along the time axis: frames, or tokens per codebook."""
 
     def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
         """Return mean and standard deviation over all values of these clips; (0, 1) for tokens."""
@@ -83,7 +83,7 @@ class FrameInputs:
 
 
 class TokenInputs:
-    """Token sequences of one fold's vocabulary, all in memory: 2 bytes a token, 4 GB for all of AudioSet."""
+    """Token sequences of one fold's vocabulary, all in memory: 2 bytes per token, 4 GB for all of AudioSet."""
 
     time_axis = 1
 
@@ -115,13 +115,13 @@ class TokenInputs:
         return 0.0, 1.0
 
     def require_vocabulary(self, digest: str) -> None:
-        """Raise ArtifactError unless the token sequences are of the vocabulary with this digest."""
+        """Raise ArtifactError unless the token sequences were made with the vocabulary of this digest."""
         if self.source != digest:
             raise TOKENS.error(self._path, "metadata vocabulary", expected=digest, found=self.source)
 
 
 def input_artifacts(layout: Layout, model: ModelId, fold: str) -> list[tuple[Schema, Path]]:
-    """Return the artifacts that a model reads clips from, for `require_current`."""
+    """Return the artifacts that a model reads, for `require_current`."""
     if not model.vocabulary:
         return [(INDEX, layout.spectrogram_index)]
     return [
@@ -131,7 +131,7 @@ def input_artifacts(layout: Layout, model: ModelId, fold: str) -> list[tuple[Sch
 
 
 def open_inputs(reads: Reads, source: Path, vocabulary: Vocabulary | None) -> FrameInputs | TokenInputs:
-    """Open what a model that reads "frames" or "tokens" is trained on."""
+    """Open the inputs of a model that reads "frames" or "tokens"."""
     if reads == "frames":
         return FrameInputs(open_spectrogram(source))
     if vocabulary is None:
@@ -140,14 +140,14 @@ def open_inputs(reads: Reads, source: Path, vocabulary: Vocabulary | None) -> Fr
 
 
 def open_sequences(path: Path, vocabulary: Vocabulary) -> TokenInputs:
-    """Open the token sequences of a fold, and refuse those of another vocabulary."""
+    """Open the token sequences of a fold. Raises ArtifactError where they are of another vocabulary."""
     tokens = TokenInputs(path, vocabulary.metadata["front_end"], vocabulary.bands)
     tokens.require_vocabulary(vocabulary.digest())
     return tokens
 
 
 def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs:
-    """Open the artifact that a trained model predicts from, and refuse one that it was not trained on."""
+    """Open the input of a trained model. Raises ArtifactError where it differs from the input of its training."""
     if model.metadata["reads"] == "tokens":
         tokens = TokenInputs(path, model.metadata["front_end"], model.metadata["input"]["bands"])
         tokens.require_vocabulary(model.metadata["source"])
@@ -161,11 +161,11 @@ def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs
 
 
 def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], stem: "Stem") -> None:
-    """Warn when clips are longer than what a network's stem reads of them."""
+    """Log a warning when clips are longer than a network's stem reads."""
     limit = stem.max_frames
     longer = 0 if limit is None else sum(inputs.num_frames(clip) > limit for clip in clip_ids)
     if longer:
         log.warning(
-            "%d of %d clips have more than %d frames: the model reads the first ones; stem.%s sets how many",
+            "%d of %d clips have more than %d frames: the model reads the first ones; stem.%s sets their number",
             longer, len(clip_ids), limit, stem.max_frames_setting,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Logits of a model for clips, without augmentation."""
+"""Prediction of logits by a network, without augmentation."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from pipeline.training.distributed import ALONE, DistributedContext
 def predict_logits(model: nn.Module, batches: Batches, batch_size: int, context: DistributedContext = ALONE) -> Tensor:
     """Return logits (clip, class), on the CPU, in the order of the batches' clips.
 
-    Several processes take turns by whole batches, and each gets all the logits: the very ones of a process alone.
+    Several processes share the batches, and each gets all logits, identical to those of a single process.
     """
     model.eval()
     rows, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, 0)]

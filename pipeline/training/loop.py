@@ -1,7 +1,7 @@
-"""The training loop: epochs of steps over the training clips of a fold, on a schedule decided beforehand.
+"""Training loop: epochs of steps over the training clips of a fold, with a fixed schedule, checkpoints and validation.
 
-Without validation clips (the K-fold default) every epoch runs and the averaged weights at the end are the model: nothing is
-chosen. With them, and `early_stop_patience` above 0, the epoch of lowest validation loss is kept.
+Without validation clips (the default with K folds) all epochs are run and the averaged weights at the end are the model.
+With them, and `early_stop_patience` above 0, the weights of the epoch with the lowest validation loss are kept.
 """
 
 import logging
@@ -31,30 +31,30 @@ from pipeline.training.validation import Examples
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS = 20.0  # between two checkpoints: what a kill may cost
+CHECKPOINT_SECONDS = 20.0  # between two checkpoints, the most that a kill loses
 
 
 class Timing(NamedTuple):
-    """How long a run took, the time before a kill included. Differs from run to run, so no artifact holds it."""
+    """Duration of a run, time before a kill included. Not reproducible, so not part of any artifact."""
 
     seconds: float
-    epochs: list[dict[str, float]]  # clips_per_second, and input_fraction: the share of time spent waiting for clips
+    epochs: list[dict[str, float]]  # clips_per_second, and input_fraction: the fraction of time spent waiting for clips
 
 
 class Trained(NamedTuple):
-    """What a run leaves, besides the model's weights."""
+    """Result of a run, apart from the model's weights."""
 
-    history: list[dict[str, float]]  # one row an epoch; follows from the inputs alone
+    history: list[dict[str, float]]  # one row per epoch; reproducible
     clips_seen: int
     timing: Timing
-    gradients: list[LayerGradient]  # of the epochs looked at, if any
+    gradients: list[LayerGradient]  # of the measured epochs, if any
     kept: dict[int, dict[str, Tensor]]  # state of the epochs of `checkpoint_ensemble`
 
 
 class Measured(Protocol[M_contra]):
-    """What says after every epoch how the averaged weights fare on clips that are not trained on."""
+    """Interface of validation: metrics of the averaged weights on clips that are not trained on, after every epoch."""
 
-    total: Tensor  # grows from epoch to epoch, and goes into checkpoints
+    total: Tensor  # accumulated over epochs, and saved in checkpoints
 
     def measure(
         self, model: M_contra, average: WeightAverage, epoch: int, context: DistributedContext
@@ -79,7 +79,7 @@ def train(
     Resumes from `checkpoint` if there is one.
 
     In a `context` of several processes each calls this with the same arguments, the model on its device, and ends with the
-    same weights; the leader alone writes checkpoints.
+    same weights; only the main process writes checkpoints.
 
     `on_epoch` is called once for every epoch, those before a resume included, with its row of the history and its timing.
     A row has: loss, learning_rate (of the last step), gradient_norm (mean over the steps, of those that did not overflow),
@@ -116,7 +116,7 @@ def train(
 
 
 class _Run(Generic[M]):
-    """A learner on its way through the epochs, and what of it a checkpoint holds."""
+    """State and steps of one training run, and its checkpoints."""
 
     def __init__(
         self, learner: Learner[M], examples: Examples, validation: Measured[M] | None, seed: int, checkpoint: Path
@@ -133,23 +133,23 @@ class _Run(Generic[M]):
 
     @property
     def epoch(self) -> int:
-        """Return how many epochs are done."""
+        """Return the number of finished epochs."""
         return int(self.progress.metadata["epoch"])
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """Return the rows of the epochs that are done."""
+        """Return the rows of the finished epochs."""
         rows: list[dict[str, float]] = self.progress.metadata["history"]
         return rows
 
     @property
     def timing(self) -> list[dict[str, float]]:
-        """Return the timing of the epochs that are done, see `Timing`."""
+        """Return the timing of the finished epochs, see `Timing`."""
         rows: list[dict[str, float]] = self.progress.metadata["timing"]
         return rows
 
     def resume(self) -> None:
-        """Go on from the checkpoint, if there is one that can be read."""
+        """Resume from the checkpoint, if there is a readable one."""
         if checkpoints.load_checkpoint(self.checkpoint, self.learner, self.progress):
             log.info("resuming after epoch %d of %d", self.epoch, self.learner.params.epochs)
             self._saved_epoch = self.epoch
@@ -158,11 +158,11 @@ class _Run(Generic[M]):
         if len(set(epochs)) > 1:
             raise SonolexError(
                 f"{self.checkpoint}: expected every process to resume after the same epoch, found {epochs} by rank; the "
-                "processes need one folder .sonolex/checkpoints in common"
+                "processes need a shared folder .sonolex/checkpoints"
             )
 
     def do_epoch(self) -> dict[str, float]:
-        """Train for an epoch, measure it, and return its row of the history."""
+        """Train for an epoch, validate, and return its row of the history."""
         learner, flow = self.learner, self._flow
         learner.on_gradients = flow.look if flow and self.epoch in flow.epochs else None
         row = self._steps()
@@ -181,18 +181,20 @@ class _Run(Generic[M]):
         return row
 
     def _steps(self) -> dict[str, float]:
-        """Take an epoch's steps; all its random numbers follow from (seed, epoch, rank), so a resumed run draws the same."""
+        """Run an epoch's steps; random numbers are seeded by (seed, epoch, rank), so a resumed run draws the same."""
         learner, context, params = self.learner, self.learner.context, self.learner.params
         torch.manual_seed(named_seed(self.seed, "epoch", self.epoch))
-        order = sampling.draw_rows(self.examples.targets, params.sampling)  # the same for all; what follows is not
+        order = sampling.draw_rows(self.examples.targets, params.sampling)  # the same in all processes
         if context.size > 1:
             torch.manual_seed(named_seed(self.seed, "epoch", self.epoch, "rank", context.rank))
         learner.model.train()
         started = time.perf_counter()
         steps = math.ceil(len(order) / params.batch_size)
         batches = torch.tensor_split(order, steps)
-        parts = [part for rows in batches for part in torch.tensor_split(context.part(rows), params.accumulate)]
-        reader = _Reader(self.examples, parts)
+        micro_batches = [
+            micro for rows in batches for micro in torch.tensor_split(context.local_rows(rows), params.accumulate)
+        ]
+        reader = _Reader(self.examples, micro_batches)
         losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
             step = self.epoch * steps + index
@@ -216,13 +218,13 @@ class _Run(Generic[M]):
         }
 
     def _stopped(self, fault: NotFiniteError, step: int, rate: float, rows: Tensor) -> SonolexError:
-        """Say where the numbers ended, and what is left."""
+        """Build the error for a loss or gradient that is not finite, with the place, the clips, and the last checkpoint."""
         names, section = self.examples.clip_ids, self.learner.task.section
         batch = fault.batch or self.examples.batches.take(rows.tolist())
         broken = [
             names[row] for row, clip in zip(batch.rows.tolist(), batch.inputs, strict=True) if not clip.isfinite().all()
         ]
-        culprits = f"; frames that are no numbers: {', '.join(broken)}" if broken else ""
+        culprits = f"; clips with non-finite frames: {', '.join(broken)}" if broken else ""
         kept = (
             f"the state after epoch {self._saved_epoch} is kept in {self.checkpoint}"
             if self._saved_epoch
@@ -241,7 +243,7 @@ class _Run(Generic[M]):
             self._saved_at, self._saved_epoch = time.perf_counter(), self.epoch
 
     def kept(self) -> dict[int, dict[str, Tensor]]:
-        """Return the weights that were kept, by epoch: those that would have been stored had it been the last."""
+        """Return the kept weights by epoch: those that would be stored if it were the last."""
         epochs: dict[int, dict[str, Tensor]] = {epoch: {} for epoch in self.learner.params.checkpoint_ensemble}
         for key, tensor in self.progress.kept.items():
             epoch, name = key.split("/")
@@ -249,7 +251,7 @@ class _Run(Generic[M]):
         return epochs
 
     def finish(self) -> None:
-        """Leave the averaged or best weights in the model, and no checkpoint."""
+        """Set the model to the averaged or best weights, and remove the checkpoint."""
         average = self.learner.average
         average.values.update(self.progress.best)
         average.swap()
@@ -258,15 +260,15 @@ class _Run(Generic[M]):
 
 
 class _Reader:
-    """An epoch's batches with their targets, and how long training has waited for them."""
+    """Reader of an epoch's micro-batches with their targets, which measures the time that training waits."""
 
-    def __init__(self, examples: Examples, parts: Sequence[Tensor]) -> None:
+    def __init__(self, examples: Examples, micro_batches: Sequence[Tensor]) -> None:
         self.waited = 0.0
         self._targets = examples.targets
-        self._batches = examples.batches.ahead(rows.tolist() for rows in parts)
+        self._batches = examples.batches.ahead(rows.tolist() for rows in micro_batches)
 
     def take(self, count: int) -> Iterator[tuple[StoredBatch, Tensor]]:
-        """Yield the next `count`."""
+        """Yield the next `count` micro-batches."""
         for _ in range(count):
             started = time.perf_counter()
             batch = next(self._batches)
@@ -275,7 +277,7 @@ class _Reader:
 
 
 def _best(history: Sequence[dict[str, float]]) -> int:
-    """Return the position of the last of the rows with the lowest validation loss."""
+    """Return the position of the last row with the lowest validation loss."""
     losses = [row["validation_loss"] for row in history]
     return len(losses) - 1 - losses[::-1].index(min(losses))
 
@@ -299,17 +301,17 @@ def _require_a_clip_each(params: TrainParams, examples: Examples, context: Distr
     num_clips = len(examples.clip_ids)
     smallest = num_clips // math.ceil(num_clips / params.batch_size)  # of the batches, which differ by one at most
     if smallest // context.size < params.accumulate:
-        parts = f" for {params.accumulate} parts" if params.accumulate > 1 else ""
+        micro = f" for each of {params.accumulate} micro-batches of" if params.accumulate > 1 else ""
         raise SonolexError(
-            f"{section}.batch_size: expected a clip{parts} for each of {context.size} processes in every batch, found a "
-            f"batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with fewer "
-            f"processes{', or lower train.accumulate' if parts else ''}"
+            f"{section}.batch_size: expected a clip{micro or ' for'} each of {context.size} processes in every batch, found "
+            f"a batch of {smallest} ({num_clips} training clips in batches of at most {params.batch_size}); train with "
+            f"fewer processes{', or lower train.accumulate' if micro else ''}"
         )
 
 
 @contextmanager
 def training_options(model: NeuralModel, params: TrainParams) -> Iterator[None]:
-    """Have a model trained with patchout and activation checkpointing as the settings say, until the context ends."""
+    """Set a model's patchout and activation checkpointing by the settings, within a context."""
     if model.supports_activation_checkpointing:
         model.set_activation_checkpointing(params.activation_checkpointing)
     if model.supports_patchout:

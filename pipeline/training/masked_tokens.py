@@ -1,13 +1,13 @@
-"""Masked-token prediction: span masking, the loss of a batch, and the score of a unigram model.
+"""Masked-token prediction task: span masking, loss and accuracy, and the unigram baseline.
 
-Every token sequence is cut into blocks of `span` tokens, from a random point on; each block is hidden with the probability
-`share`, and at least one of every clip is. Tokens of all codebooks are hidden together: one would tell the others. All
-hidden tokens become the mask token, as in HuBERT; BERT's random and unchanged ones among them are for inputs that are later
-never masked, and `train.augmentation.frame_masks` masks them.
+Every token sequence is cut into blocks of `span` tokens, from a random point on; each block is masked with the probability
+`share`, and at least one in every clip. Tokens of all codebooks of a frame are masked together, since one predicts the
+others. All masked tokens become the mask token, as in HuBERT. BERT also keeps some and replaces some at random, because its
+later inputs have no masks; here `train.augmentation.frame_masks` masks them.
 
-Conventions: B batch, T frame, M hidden place; tokens (B, codebook, T) int64, mask and hidden (B, T) bool. A clip's loss is
-the mean cross entropy, in nats, over its hidden tokens of all codebooks, its accuracy the part of them that is ranked first;
-a batch's are the means over its clips, so that the parts of a batch add up.
+Conventions: B batch, T frame, M masked position; tokens (B, codebook, T) int64; mask (real frames) and masked (B, T) bool. A
+clip's loss is the mean cross entropy, in nats, over its masked tokens of all codebooks, its accuracy the fraction of them
+that is ranked first; a batch's are the means over its clips, so that micro-batches add up.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _VALIDATION_SEED = 0  # of the masks of validation clips, the same in every epoc
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """Fill in the hidden tokens of token sequences; targets are not looked at."""
+    """Task of predicting the masked tokens of token sequences; class targets are ignored."""
 
     share: float
     span: int
@@ -38,29 +38,29 @@ class MaskedTokens:
     measures: tuple[str, ...] = ("masked_accuracy",)
 
     def forward(self, model: TokenPredictor) -> Forward:
-        """Return the model's way from tokens and mask to vectors."""
+        """Return the function from tokens and mask to vectors."""
         return model.forward
 
     def loss(
         self, model: TokenPredictor, forward: Forward, batch: Batch, _targets: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss of a batch whose tokens are hidden at random, and its accuracy."""
-        hidden = draw_hidden(lengths_of(batch), batch.inputs.shape[2], self.share, self.span)
-        filled = fill_in(model, forward, batch, hidden.to(batch.inputs.device))
-        return filled.losses.mean(), [filled.hits.mean()]
+        """Mask tokens at random; return the loss and the accuracy of a batch."""
+        masked = draw_masked(lengths_of(batch), batch.inputs.shape[2], self.share, self.span)
+        predicted = predict_masked(model, forward, batch, masked.to(batch.inputs.device))
+        return predicted.losses.mean(), [predicted.hits.mean()]
 
 
 def lengths_of(batch: Batch | StoredBatch) -> Tensor:
-    """Return how many frames each clip has, (B, 1), on the CPU."""
+    """Return the number of frames of each clip, (B, 1), on the CPU."""
     if batch.mask is None:
         return torch.full((len(batch.inputs), 1), batch.inputs.shape[2])
     return batch.mask.sum(1, keepdim=True).cpu()
 
 
-def draw_hidden(
+def draw_masked(
     lengths: Tensor, num_frames: int, share: float, span: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw which tokens of clips of some lengths (B, 1) are hidden: (B, `num_frames`) bool, on the CPU."""
+    """Draw the masked positions of clips of `lengths` (B, 1): (B, `num_frames`) bool, on the CPU."""
     batch = len(lengths)
     start = torch.randint(0, span, (batch, 1), generator=generator)
     frames = torch.arange(num_frames)
@@ -72,18 +72,18 @@ def draw_hidden(
     return chosen.gather(1, block) & (frames < lengths)
 
 
-class Filled(NamedTuple):
-    """What became of the hidden places of each clip that the model answers for; a clip without any has 0 for all."""
+class MaskedPrediction(NamedTuple):
+    """Loss and accuracy over the masked positions of each clip that the model predicts; 0 for a clip without any."""
 
     losses: Tensor  # (B,)
     hits: Tensor  # (B,) accuracy
-    counts: Tensor  # (B,) places
+    counts: Tensor  # (B,) positions
 
 
-def fill_in(model: TokenPredictor, forward: Forward, batch: Batch, hidden: Tensor) -> Filled:
-    """Hide tokens, and compare what the model says of them with what they are; `forward` is its own, or made of it."""
-    vectors, asked = forward(batch.inputs.masked_fill(hidden[:, None], model.mask_token), batch.mask)
-    places: Tensor = hidden & asked
+def predict_masked(model: TokenPredictor, forward: Forward, batch: Batch, masked: Tensor) -> MaskedPrediction:
+    """Mask tokens, predict them, and compare; `forward` is the model's own, or compiled from it."""
+    vectors, asked = forward(batch.inputs.masked_fill(masked[:, None], model.mask_token), batch.mask)
+    places: Tensor = masked & asked
     clips, tokens = places.nonzero()[:, 0], batch.inputs.transpose(1, 2)[places]  # (M,), (M, codebook)
     scores = model.scores(vectors[places].float())
     losses = torch.stack([F.cross_entropy(s, w, reduction="none") for s, w in zip(scores, tokens.T, strict=True)])
@@ -94,14 +94,14 @@ def fill_in(model: TokenPredictor, forward: Forward, batch: Batch, hidden: Tenso
         totals: Tensor = torch.zeros(len(batch.inputs), device=values.device).index_add(0, clips, values.mean(0))
         return totals / counts.clamp(min=1)
 
-    return Filled(by_clip(losses), by_clip(hits), counts)
+    return MaskedPrediction(by_clip(losses), by_clip(hits), counts)
 
 
 class Unigrams:
-    """The tokens' frequencies, which are what a model knows that looks at no context."""
+    """Unigram model: token frequencies, the baseline without context."""
 
     def __init__(self, sequences: Sequence[np.ndarray], size: int) -> None:
-        """Count the tokens of token sequences, each (codebook, frame), with one added to every count."""
+        """Count the tokens of sequences (codebook, frame), with add-one smoothing."""
         counts = np.ones((len(sequences[0]), size))
         for sequence in sequences:
             for book, tokens in enumerate(sequence):
@@ -109,7 +109,7 @@ class Unigrams:
         self.frequencies = counts / counts.sum(axis=1, keepdims=True)  # (codebook, token)
 
     def losses(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """Return each token sequence's loss over all of its tokens, as `fill_in` counts it: (clip,)."""
+        """Return each sequence's mean cross entropy over all of its tokens, as in `predict_masked`: (clip,)."""
         surprise, rows = -np.log(self.frequencies), np.arange(len(self.frequencies))[:, None]
         return np.array([surprise[rows, sequence].mean() for sequence in sequences])
 
@@ -120,7 +120,7 @@ class Unigrams:
 
 
 class MaskedValidation:
-    """How the averaged weights fill in tokens of clips that are not trained on, hidden at the same places every time."""
+    """Validation of masked-token prediction by the averaged weights, with the same masks in every epoch."""
 
     def __init__(self, task: MaskedTokens, batches: Batches, batch_size: int) -> None:
         self.total = torch.zeros(0, 0)
@@ -130,16 +130,16 @@ class MaskedValidation:
     def measure(
         self, model: TokenPredictor, average: WeightAverage, _epoch: int, context: DistributedContext
     ) -> dict[str, float]:
-        """Return validation_loss and validation_accuracy; every process measures all clips."""
+        """Return validation_loss and validation_accuracy; every process computes them on all clips."""
         generator = torch.Generator().manual_seed(_VALIDATION_SEED)
         average.swap()
         model.eval()
         measured = []
         for batch in self._batches.in_order(self._batch_size):
             lengths, frames = lengths_of(batch), batch.inputs.shape[2]
-            hidden = draw_hidden(lengths, frames, self._task.share, self._task.span, generator).to(context.device)
-            filled = fill_in(model, model, batch.to(context.device), hidden)
-            measured.append(torch.stack([filled.losses, filled.hits]))
+            masked = draw_masked(lengths, frames, self._task.share, self._task.span, generator).to(context.device)
+            predicted = predict_masked(model, model, batch.to(context.device), masked)
+            measured.append(torch.stack([predicted.losses, predicted.hits]))
         average.swap()
         loss, accuracy = torch.cat(measured, dim=1).mean(1).tolist()
         return {"validation_loss": loss, "validation_accuracy": accuracy}

@@ -1,7 +1,7 @@
-"""Training of a network on a fold's clips: builds, normalises, trains, logs.
+"""Training of networks on a fold's clips: construction, normalisation, training loop and curves.
 
-Every epoch is a row of `epochs.csv` (`pipeline/artifacts/curves.py`) and goes to the trackers asked for, as `train/loss`,
-`train/learning_rate` ... Of several processes the leader alone writes.
+Every epoch is a row of `epochs.csv` (`pipeline/artifacts/curves.py`) and goes to the chosen trackers, as `train/loss`,
+`train/learning_rate` ... Of several processes only the main one writes.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ def train(
     score: Score,
     trackers: Sequence[str],
 ) -> Fitted | None:
-    """Train by the section `train` of params.yaml and return the model; None in all processes but the leading one."""
+    """Train by the section `train` of params.yaml and return the model, or None in all processes but the main one."""
     with init_distributed() as context:
         weights, kept, input_metadata, trained = train_model(
             params, load_params(TrainParams, "train"), data,
@@ -68,13 +68,14 @@ def train_model(
 ) -> tuple[Weights, dict[int, Weights], InputMetadata, Trained]:
     """Train and return the weights, those of kept epochs, the metadata of the input, and the run's history.
 
-    With weights from masked-token pretraining all weights but the head's start there. `score` measures validation clips,
-    if there are any, in every epoch. All random numbers follow from `seed`. `curves_path` ends in model, fold and seed.
+    With pretrained weights all weights but the head's are initialised from them. `score` computes metrics of validation
+    clips, if there are any, in every epoch. All random numbers are derived from `seed`. `curves_path` ends in model, fold
+    and seed.
     """
     assert isinstance(params, NetworkParams)
     inputs, training, validation = data.inputs, data.training, data.validation
     keep_freed_memory()
-    torch.set_flush_denormal(True)  # averaged weights drift into denormals, which a CPU computes a hundred times slower
+    torch.set_flush_denormal(True)  # averaged weights become denormal, a hundred times slower on a CPU
     torch.manual_seed(named_seed(seed, "weights"))
     checkpoint = open_pretrained_weights(params, inputs.front_end)
     normalisation = fit_normalisation(params, lambda: inputs.statistics(training.clip_ids), checkpoint)
@@ -139,9 +140,9 @@ def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
 def curves(
     path: Path, context: DistributedContext, trackers: Sequence[str], params: dict[str, Any]
 ) -> Iterator[Callable[[dict[str, float], dict[str, float]], None]]:
-    """Yield a function that takes an epoch's numbers, and its timing, to the table and the trackers; nowhere if not leading.
+    """Yield a function that writes an epoch's numbers and timing to the table and the trackers; in other processes a no-op.
 
-    The trackers get the timing too; the table does not, since it is an artifact.
+    The timing goes to the trackers only, since the table is an artifact.
     """
     if not context.is_main_process:
         yield lambda row, timing: None

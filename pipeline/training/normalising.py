@@ -1,9 +1,9 @@
 """Dequantise and normalise a batch on the device.
 
-A clip travels as it is stored, a byte or two a value, and becomes float32 where it is used: reading does not wait for the
-conversion, and half or a quarter of the bytes cross the bus.
+Clips are moved as they are stored, one or two bytes per value, and become float32 on the device: reading does not wait for
+the conversion, and half or a quarter of the bytes are transferred.
 
-Conventions: B batch, T frame. A normalisation stands in the metadata `input` of a model.
+Conventions: B batch, T frame. A normalisation is part of the metadata `input` of a model.
 """
 
 import torch
@@ -14,10 +14,10 @@ from pipeline.models.base import SMALLEST_STD, Normalisation, normalisation_unit
 
 
 def normalise(stored: Tensor, mask: Tensor | None, front_end: FrontEndMetadata, normalisation: Normalisation) -> Tensor:
-    """Return (B, T, mel) stored values as float32, in the front end's units and then normalised; 0 behind a clip's end."""
+    """Return stored values (B, T, mel) restored to the front end's units and normalised, as float32; 0 in padding."""
     frames = stored.to(torch.float32)
     if frames is stored:
-        frames = stored.clone()  # what follows works in place
+        frames = stored.clone()  # the following operations work in place
     if front_end.get("dtype") == "uint8":
         frames.mul_(front_end["scale"]).add_(front_end["offset"])
     if normalisation["kind"] == "clip":

@@ -4,7 +4,7 @@
 class tokens. `adam` adds the decay to the gradient of every weight (Kingma and Ba, 2015, with L2), as the published
 recipes do. All run fused: one kernel for all weights, on GPUs and CPUs.
 
-Embeddings may have another learning rate; groups carry it as `factor`.
+Embeddings may have another learning rate, stored as `factor` of their group.
 """
 
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ from torch import nn
 from pipeline.params import Params
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Betas = Annotated[tuple[Beta, Beta], Field(strict=False)]  # of the gradient's mean and of its square's
+Betas = Annotated[tuple[Beta, Beta], Field(strict=False)]  # of the running means of the gradient and of its square
 Decay = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -51,7 +51,7 @@ OptimiserParams = Annotated[AdamWParams | AdamParams | SgdParams, Field(discrimi
 def build_optimiser(
     model: nn.Module, params: OptimiserParams, learning_rate: float, *, embedding_rate: float
 ) -> torch.optim.Optimizer:
-    """Build the optimiser of a model that lies on its device already; `embedding_rate` is over that of the other weights."""
+    """Build the optimiser of a model that is on its device; `embedding_rate` is a factor on the learning rate."""
     decayed, plain, embeddings = _kinds_of_weights(model)
     elsewhere = params.weight_decay if isinstance(params, AdamParams) else 0.0
     groups = [
@@ -74,7 +74,7 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def _kinds_of_weights(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Return the matrices; norms, biases and class tokens; and the embeddings."""
     tables = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    # An LSTM's are called weight_ih_l0 and so on.
+    # Weights of an LSTM are named weight_ih_l0 and so on.
     names = {id(p): name.rpartition(".")[2] for name, p in model.named_parameters()}
     bare = {key for key, name in names.items() if not name.startswith(("weight", "bias"))}
     decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in tables | bare]

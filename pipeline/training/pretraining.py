@@ -1,4 +1,4 @@
-"""Masked-token pretraining of a network on a fold's token sequences, without any label."""
+"""Masked-token pretraining of a network on a fold's token sequences, without labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,11 +36,11 @@ def pretrain(
     context: DistributedContext,
     trackers: Sequence[str] = (),
 ) -> tuple[dict[str, np.ndarray], Trained]:
-    """Learn to fill in hidden tokens of these clips; return the weights by name and the run's history.
+    """Train to predict masked tokens of these clips; return the weights by name and the run's history.
 
-    `settings` are `masking.settings(...)`. The rows of the history have, besides what `train` puts there, the task's
-    masked_accuracy, and unigram_loss and unigram_accuracy: what the tokens' frequencies alone score on the same clips. With
-    validation clips, which are not learned from, they have all of these of them too.
+    `settings` is `masking.settings(...)`. In addition to the columns of `train`, the rows of the history have
+    masked_accuracy, and unigram_loss and unigram_accuracy, those of token frequencies alone on the same clips; with
+    validation clips also the same metrics of these.
     """
     torch.set_flush_denormal(True)  # see `train_model`
     torch.manual_seed(named_seed(seed, "weights"))

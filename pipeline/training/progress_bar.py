@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def progress_bar(epochs: int, done: int, num_clips: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that takes an epoch's numbers."""
+    """Yield a function that shows an epoch's numbers."""
     columns = (
         TextColumn("train"),
         BarColumn(),

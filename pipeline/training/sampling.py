@@ -1,14 +1,14 @@
-"""Samplers: the clips that an epoch visits, and their order.
+"""Samplers of training clips: shuffled, or class-balanced with replacement.
 
-`shuffled` visits every training clip once. `balanced` draws as many clips, with replacement, a clip's probability in
-proportion to the sum over its labels of 1 / (training clips with that label), as PSLA and AST do (Gong, Chung and Glass,
-2021, arXiv 2102.01243). The labels are the manifest's, of this fold's training clips, counted here: the originals read the
-weights from a file beside the list of clips, which may be of another list.
+`shuffled` visits every training clip once. `balanced` draws the same number of clips with replacement, a clip's probability
+in proportion to the sum over its labels of 1 / (training clips with that label), as PSLA and AST do (Gong, Chung and Glass,
+2021, arXiv 2102.01243). The weights are computed here, from the manifest's labels of this fold's training clips; the
+originals read them from a separate file, which may belong to another list of clips.
 
-What balance means: with one label a clip, every class comes equally often. With several, a class comes oftener than that by
-what the other labels of its clips weigh, so a class that accompanies many rare ones stays ahead. Clips without a label count
-as a class of their own; the original weight of such a clip is 0, and it is never seen.
-Balance helps a test set that is balanced itself, and may hurt one as skewed as the training clips (arXiv 2307.00079).
+With one label per clip, all classes are drawn equally often. With several, a class is drawn more often by the weights of the
+other labels of its clips, so classes that occur together with rare ones stay more frequent. Clips without a label count as a
+class of their own; in the original their weight is 0 and they are never drawn. Balanced sampling helps on balanced test
+sets, and may hurt on those with the class distribution of the training clips (arXiv 2307.00079).
 
 Conventions: targets (clip, class) 0-1 float32. Draws come from torch's global generator, which training seeds by epoch, so
 every process of a run draws the same rows and a resumed run draws them again.
@@ -23,18 +23,18 @@ Sampling = Literal["shuffled", "balanced"]
 
 
 def draw_rows(targets: Tensor, sampling: Sampling) -> Tensor:
-    """Return the rows (clip,) int64 of one epoch, as many as there are clips."""
+    """Return the rows (clip,) int64 of one epoch, of the same number as there are clips."""
     num_clips = len(targets)
     if sampling == "shuffled":
         return torch.randperm(num_clips)
-    # By hand, since torch.multinomial takes 2^24 clips at most.
+    # Not torch.multinomial, which takes at most 2^24 clips.
     ends = clip_weights(targets).cumsum(0)
     places = torch.rand(num_clips, dtype=torch.float64) * ends[-1]
     return torch.searchsorted(ends, places, right=True).clamp(max=num_clips - 1)
 
 
 def clip_weights(targets: Tensor) -> Tensor:
-    """Return how likely each clip is to be drawn, up to one factor: (clip,) float64, all above 0."""
+    """Return the sampling weight of each clip, unnormalised: (clip,) float64, all above 0."""
     weights = (targets @ (1 / targets.sum(0).clamp(min=1))).double()
     unlabelled = weights == 0
     return weights.masked_fill(unlabelled, 1 / max(1, int(unlabelled.sum())))

@@ -1,10 +1,10 @@
-"""Learning-rate schedules: factors on the peak rate, by step.
+"""Learning-rate schedules: factor on the peak rate at each step.
 
 `cosine` warms up linearly and falls along half a cosine to 0 (Loshchilov and Hutter, 2017, arXiv 1608.03983). `steps` is the
-schedule of AST and PSLA (Gong et al., 2021): the rate is held for some epochs, then multiplied by a factor every few. Its
-warm-up is a factor too, so that it hides no decay that falls into it; theirs overwrote the decays, and gave the first 50
-steps a rate of 0. `one_cycle` rises and falls along half a cosine each (Smith and Topin, 2018, arXiv 1708.07120), as
-torch's OneCycleLR; betas and momentum stay.
+schedule of AST and PSLA (Gong et al., 2021): the rate is held for some epochs, then multiplied by a factor every few. The
+warm-up is a factor too and does not hide decays within it; the original overwrote these decays, and gave the first 50 steps
+a rate of 0. `one_cycle` rises and falls along half a cosine each (Smith and Topin, 2018, arXiv 1708.07120), as torch's
+OneCycleLR; betas and momentum are constant.
 
 Conventions: steps and epochs count from 0; a factor lies in 0 to 1.
 """
@@ -16,12 +16,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline.params import Params
 
-Part = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class CosineParams(Params):
     kind: Literal["cosine"]
-    warmup: Part  # of all steps
+    warmup: Fraction  # of all steps
 
 
 class ConstantParams(Params):
@@ -39,9 +39,9 @@ class StepsParams(Params):
 
 class OneCycleParams(Params):
     kind: Literal["one_cycle"]
-    rise: float = Field(gt=0, lt=1)  # part of all steps
-    start: Part  # of the peak, at the first step; torch's default is 1 / 25
-    end: Part  # of the peak, at the last step; torch's default is 1 / 250,000
+    rise: float = Field(gt=0, lt=1)  # fraction of all steps
+    start: Fraction  # of the peak, at the first step; torch's default is 1 / 25
+    end: Fraction  # of the peak, at the last step; torch's default is 1 / 250,000
 
 
 ScheduleParams = Annotated[
@@ -79,6 +79,6 @@ def _one_cycle(step: int, num_steps: int, params: OneCycleParams) -> float:
     return _between(1.0, params.end, (step - peak) / max(1e-9, num_steps - 1 - peak))
 
 
-def _between(start: float, end: float, part: float) -> float:
-    """Go from start to end along half a cosine, as `part` goes from 0 to 1."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * part))
+def _between(start: float, end: float, progress: float) -> float:
+    """Interpolate from start to end along half a cosine; `progress` lies in 0 to 1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

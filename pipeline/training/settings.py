@@ -1,4 +1,4 @@
-"""The sections `train` and `pretrain`: how neural models learn. docs/training.md says what each setting is for."""
+"""The sections `train` and `pretrain`: settings of training networks. docs/training.md explains each."""
 
 from typing import Literal
 
@@ -17,33 +17,31 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class TrainParams(Params):
     epochs: PositiveInt
     sampling: Sampling  # of an epoch's clips: each once, or balanced by class with replacement
-    batch_size: PositiveInt  # clips a step, over all processes together
-    accumulate: PositiveInt  # parts that a process computes its clips of a batch in, one after the other
+    batch_size: PositiveInt  # clips per step, over all processes together
+    accumulate: PositiveInt  # micro-batches per batch and process, computed one after the other
     learning_rate: PositiveFloat = Field(le=1)  # at the peak
     schedule: ScheduleParams
     optimiser: OptimiserParams
     gradient_clip: float | None = Field(gt=0, allow_inf_nan=False)  # largest norm; null = none
     label_smoothing: float = Field(ge=0, lt=1)
     average: AverageParams
-    checkpoint_ensemble: list[
-        PositiveInt
-    ]  # counted from 1, whose weights are stored too and predict together; empty = none
+    checkpoint_ensemble: list[PositiveInt]  # epochs (from 1) whose checkpoints predict together; empty = none
     early_stop_patience: NonNegativeInt  # epochs without a better validation loss; 0 = never stop
-    num_threads: PositiveInt  # of the processor, in each process; results follow from it, the time taken does too
-    precision: Precision  # of activations and products; weights and their gradients are float32
+    num_threads: PositiveInt  # of the CPU, in each process; results depend on it, as does the time
+    precision: Precision  # of activations and matrix products; weights and gradients are float32
     compile: bool  # the model's arithmetic, by torch.compile
     activation_checkpointing: (
         bool  # compute the encoder's activations again in the backward pass, instead of keeping them
     )
-    patchout: float = Field(ge=0, lt=1)  # fraction of the positions that the encoder is not shown in training
+    patchout: float = Field(ge=0, lt=1)  # fraction of the positions dropped before the encoder in training
     augmentation: AugmentationParams
-    gradient_flow: bool  # write the gradients of every layer, at a few epochs, beside the curves
+    gradient_flow: bool  # write the gradients of every layer, in a few epochs, beside the curves
 
     @model_validator(mode="after")
     def _batches_can_be_cut(self) -> "TrainParams":
         if self.accumulate > self.batch_size:
             raise ValueError(
-                f"accumulate: expected at most batch_size {self.batch_size}, a clip a part, found {self.accumulate}"
+                f"accumulate: expected at most batch_size {self.batch_size}, a clip per micro-batch, found {self.accumulate}"
             )
         return self
 
@@ -77,21 +75,21 @@ class TrainParams(Params):
 
 
 class PretrainParams(Params):
-    """How the models of `experiment.pretrained_models` learn from token sequences before they are trained."""
+    """The section `pretrain`: masked-token pretraining of the models of `experiment.pretrained_models`."""
 
     epochs: PositiveInt
-    batch_size: PositiveInt  # clips a step, over all processes together
+    batch_size: PositiveInt  # clips per step, over all processes together
     learning_rate: PositiveFloat = Field(le=1)  # at the peak
     schedule: ScheduleParams
-    mask_share: float = Field(gt=0, lt=1)  # part of the tokens that are hidden
-    mask_span: PositiveInt  # tokens that are hidden together
+    mask_share: float = Field(gt=0, lt=1)  # fraction of the tokens that are masked
+    mask_span: PositiveInt  # length of a masked span, in tokens
 
     def settings(self, train: TrainParams) -> TrainParams:
-        """Return what the training loop takes: these values, and `train`'s for what has no section of its own.
+        """Return the settings of the training loop: these values, and those of `train` for all other keys.
 
-        Raises ParamsError where the two do not go together.
+        Raises ParamsError where the two are inconsistent.
         """
         own = self.model_dump(include={"epochs", "batch_size", "learning_rate", "schedule"})
-        other = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0}  # of classifying alone
+        other = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0}  # for classification only
         other |= {"gradient_flow": False, "checkpoint_ensemble": []}
         return validate_params(TrainParams, train.model_dump() | other | own, "pretrain")

@@ -1,12 +1,11 @@
-"""One step: a batch in parts, each forward and backward, one update of the weights.
+"""Training step: forward and backward pass of each micro-batch, then one update of the weights.
 
-The gradients of the parts add up, weighted by their clips, to those of the whole batch, over the parts that one process
-computes in turn (`accumulate`) as over those of several processes. Batch norm sees one turn at a time.
+The gradients of micro-batches, weighted by their clips, add up to those of the whole batch, both over the micro-batches of
+one process (`accumulate`) and over processes. Batch norm sees one micro-batch at a time.
 
 Precision: with bfloat16 and float16 the model's arithmetic runs under torch's autocast; augmentation, the loss, gradients,
-weights and their average are float32. float16 has so few exponents that gradients vanish: the loss is scaled up before the
-backward pass, as far as they do not overflow (Micikevicius et al., 2018, arXiv 1710.03740); a step that overflows is left
-out.
+weights and their average are float32. In float16 small gradients underflow: the loss is scaled up before the backward pass
+(Micikevicius et al., 2018, arXiv 1710.03740), and a step that overflows is skipped.
 
 Conventions: targets (clip, class) float32, in the order of the batches' clips.
 """
@@ -26,44 +25,44 @@ from pipeline.training.distributed import DistributedContext
 from pipeline.training.optimiser import build_optimiser, set_rate
 from pipeline.training.settings import TrainParams
 
-SMALLEST_SCALE = 1.0  # of a float16 loss; gradients that overflow even so are no matter of scale
+SMALLEST_SCALE = 1.0  # of a float16 loss; gradients that overflow at this scale are a fault
 
 
 M = TypeVar("M", bound=NeuralModel)
 M_contra = TypeVar("M_contra", bound=NeuralModel, contravariant=True)
 
-Forward = Callable[..., Any]  # a part of a model, compiled or in half precision where that is asked for
+Forward = Callable[..., Any]  # part of a model's forward pass, perhaps compiled or in half precision
 
 
 class Task(Protocol[M_contra]):
-    """What a model is trained to do."""
+    """Interface of training tasks: the loss of a batch."""
 
     @property
     def section(self) -> str:
-        """Name the section of params.yaml that sets rate and batches, for messages."""
+        """Return the section of params.yaml with learning rate and batch size, for messages."""
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Name what is measured of a batch beside its loss."""
+        """Return the names of a batch's measures other than the loss."""
 
     def forward(self, model: M_contra) -> Forward:
-        """Return the part of the model that may be compiled, and run in half precision."""
+        """Return the part of the model that may be compiled and run in half precision."""
 
     def loss(self, model: M_contra, forward: Forward, batch: Batch, targets: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss of a batch, and its measures: means over the batch's clips, so that parts add up."""
+        """Return the loss of a batch, and its measures: means over clips, so that micro-batches add up."""
 
 
 class NotFiniteError(Exception):
-    """A loss, or the norm of a step's gradients, is no number."""
+    """Raised where a loss, or the norm of a step's gradients, is not finite."""
 
     def __init__(self, what: str, found: float, batch: StoredBatch | None) -> None:
         super().__init__(what)
         self.what, self.found = what, found
-        self.batch = batch  # the part of the batch that it was met in; None = the whole batch
+        self.batch = batch  # the micro-batch in which it occurred; None = the whole batch
 
 
 class Learner(Generic[M]):
-    """A model on its device, and everything that changes with it from step to step."""
+    """A model on its device with its optimiser, weight average and gradient scaler."""
 
     def __init__(self, model: M, params: TrainParams, task: Task[M], context: DistributedContext) -> None:
         self.model, self.params, self.task, self.context = model, params, task, context
@@ -77,21 +76,23 @@ class Learner(Generic[M]):
         self._forward = _in_precision(compiled(forward) if params.compile else forward, params, context.device)
         self.on_gradients: Callable[[], None] | None = None  # called in every step, before gradients are clipped
 
-    def step(self, parts: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float) -> tuple[float, float]:
+    def step(
+        self, micro_batches: Iterable[tuple[StoredBatch, Tensor]], num_clips: int, rate: float
+    ) -> tuple[float, float]:
         """Train on a batch of `num_clips` in all processes together; return its loss and the norm of its gradients.
 
-        `parts` are this process's, with their targets. The norm of a step that overflowed in float16 is infinite.
+        `micro_batches` are this process's, with their targets. The norm of a step that overflowed in float16 is infinite.
         Raises NotFiniteError before any weight has changed.
         """
         set_rate(self.optimiser, rate)
         self.optimiser.zero_grad(set_to_none=True)
         totals = torch.zeros(1 + len(self.measured), device=self.context.device)
-        for batch, targets in parts:
+        for batch, targets in micro_batches:
             on_device = batch.to(self.context.device)
             loss, measures = self.task.loss(self.model, self._forward, on_device, targets.to(self.context.device))
             if not torch.isfinite(loss):
                 raise NotFiniteError("loss", loss.item(), batch)
-            share = len(targets) / num_clips  # of means over clips, so that the parts add up to the batch's
+            share = len(targets) / num_clips  # of means over clips, so that micro-batches add up to the batch
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             totals += torch.stack([loss, *measures]).detach() * share
         self.context.all_reduce_sum([totals, *(p.grad for p in self.model.parameters() if p.grad is not None)])

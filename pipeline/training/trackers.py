@@ -1,9 +1,9 @@
-"""Trackers: the curves of a run for those who look at runs in DVCLive, TensorBoard, W&B or MLflow.
+"""Experiment trackers: curves of a run in DVCLive, TensorBoard, W&B or MLflow.
 
-`epochs.csv` in the run's folder holds the curves in any case (`pipeline/artifacts/curves.py`); `launch.trackers` names who
-gets them besides, with the timing of each epoch. Their packages are no part of the project and are imported when a tracker
-is asked for. All write to this machine, below .sonolex/ (DVCLive below dvclive/, where `dvc plots` may look), and reach a
-server only when the tracker's own variable of the environment says so: WANDB_MODE, MLFLOW_TRACKING_URI.
+`epochs.csv` in the run's folder holds the curves in any case (`pipeline/artifacts/curves.py`); `launch.trackers` names the
+trackers that also get them, with the timing of each epoch. Their packages are optional and are imported when a tracker is
+used. All write to this machine, below .sonolex/ (DVCLive below dvclive/, for `dvc plots`), and contact a server only if the
+tracker's own environment variable says so: WANDB_MODE, MLFLOW_TRACKING_URI.
 """
 
 import importlib
@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 from pipeline.errors import SonolexError
 
 FOLDER = Path(".sonolex")
-PROJECT = "sonolex"  # WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME name another
+PROJECT = "sonolex"  # default; WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME override it
 
-# Takes metrics by name, and the epoch from 1 that they are of.
+# Function of metrics by name, and their epoch (from 1).
 Log = Callable[[dict[str, float], int], None]
 
 
 class TrackedRun(NamedTuple):
-    """What a tracker is told of a run before its first epoch."""
+    """Name and params of a run, for trackers."""
 
     name: str  # model/fold/seed
     params: dict[str, Any]  # plain values, in mappings and lists
@@ -33,7 +33,7 @@ class TrackedRun(NamedTuple):
 
 @contextmanager
 def open_trackers(names: Sequence[str], run: TrackedRun) -> Iterator[Log]:
-    """Yield a function that hands metrics to each of the trackers. Raises SonolexError where a package is missing."""
+    """Yield a function that passes metrics to each of the trackers. Raises SonolexError where a package is missing."""
     with ExitStack() as stack:
         logs = [stack.enter_context(_TRACKERS[name](run)) for name in names]
 
@@ -47,7 +47,7 @@ def open_trackers(names: Sequence[str], run: TrackedRun) -> Iterator[Log]:
 @contextmanager
 def _dvclive(run: TrackedRun) -> Iterator[Log]:
     dvclive = _import("dvclive.live", "dvclive")
-    # No experiment, no entry in dvc.yaml, no report: the pipeline has its own.
+    # No experiment, entry in dvc.yaml or report, since the pipeline has its own.
     options = {"dvcyaml": None, "save_dvc_exp": False, "report": None, "cache_images": False}
     with dvclive.Live(str(Path("dvclive") / run.name), **options) as live:
 
@@ -62,7 +62,7 @@ def _dvclive(run: TrackedRun) -> Iterator[Log]:
 @contextmanager
 def _tensorboard(run: TrackedRun) -> Iterator[Log]:
     tensorboard = _import("torch.utils.tensorboard", "tensorboard")
-    # A folder for each time that a run is made: curves in one folder are drawn as one.
+    # A folder per start of a run, since curves in one folder are drawn as one.
     folder = FOLDER / "tensorboard" / run.name / time.strftime("%Y%m%d-%H%M%S")
     writer = tensorboard.SummaryWriter(str(folder))
     writer.add_text("params", f"```\n{json.dumps(run.params, indent=1)}\n```")
@@ -81,7 +81,7 @@ def _tensorboard(run: TrackedRun) -> Iterator[Log]:
 def _wandb(run: TrackedRun) -> Iterator[Log]:
     mode = os.environ.get("WANDB_MODE", "offline")
     if mode != "online":
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; reports go to W&B's makers
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read at import; error reports would go to W&B
     wandb = _import("wandb", "wandb")
     FOLDER.mkdir(exist_ok=True)
     project = os.environ.get("WANDB_PROJECT", PROJECT)
@@ -96,7 +96,7 @@ def _wandb(run: TrackedRun) -> Iterator[Log]:
 
 @contextmanager
 def _mlflow(run: TrackedRun) -> Iterator[Log]:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import; since 3.2 it is on by itself
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at import; telemetry is on by default since 3.2
     mlflow = _import("mlflow", "mlflow")
     if "MLFLOW_TRACKING_URI" not in os.environ:
         FOLDER.mkdir(exist_ok=True)
@@ -121,12 +121,12 @@ def _import(module: str, package: str) -> Any:
     except ImportError as error:
         raise SonolexError(
             f"launch.trackers: expected the package {package} for the tracker of this name, found none ({error}); "
-            f"pip install {package}, or take it out of launch.trackers"
+            f"pip install {package}, or remove it from launch.trackers"
         ) from None
 
 
 def _leaves(params: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted names and values: MLflow cuts long ones."""
+    """Yield (dotted name, value) of nested params, since MLflow truncates long values."""
     for key, value in params.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{path}{key}.")

@@ -1,7 +1,7 @@
-"""Registry of the ways to train a model on one fold: networks by gradient descent, classical models in one fit.
+"""Registry of trainers: networks by gradient descent, classical models by one fit.
 
-A way is chosen by `way_of`, and code identity follows the chosen one alone: a mended schedule reruns no classical model.
-Imports no torch: classical models are fitted without it.
+`way_of` chooses the trainer of a model, and code identity follows only that one: a changed schedule reruns no classical
+model. Imports no torch: classical models are fitted without it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,21 +37,21 @@ class Examples(NamedTuple):
 
 
 class TrainingData(NamedTuple):
-    """What a model is trained on."""
+    """Clips and vocabulary that a model is trained on."""
 
     inputs: Inputs
     training: Examples
     validation: Examples  # may be empty
     label_kind: LabelKind
-    vocabulary: Vocabulary | None  # behind tokens
-    pretrained: Pretrained | None  # weights from masked-token pretraining, to start from
+    vocabulary: Vocabulary | None  # of tokens
+    pretrained: Pretrained | None  # initial weights from masked-token pretraining
 
 
 class Fitted(NamedTuple):
-    """A trained model before it is written, and what training took."""
+    """A trained model before it is written, with training statistics."""
 
     weights: Weights
-    kept_epochs: Mapping[int, Weights]  # weights of the epochs that predict together, if any
+    kept_epochs: Mapping[int, Weights]  # weights of the checkpoint ensemble, if any
     input_metadata: InputMetadata
     clips_seen: int  # repeats counted
     num_processes: int
@@ -60,5 +60,5 @@ class Fitted(NamedTuple):
 
 
 def way_of(kind: str) -> Literal["network", "classical"]:
-    """Return the way to train models of a kind, and to predict by them."""
+    """Return the trainer of models of a kind, which also names their predictor."""
     return "classical" if kind in BASELINES else "network"

@@ -1,8 +1,8 @@
-"""Validation of a model in training, epoch by epoch. Test clips have no part in it.
+"""Validation of a model after every epoch of training, on validation clips only.
 
-What is measured is the averaged weights, those that would be stored. Beside each epoch's numbers stand those of the mean
-prediction of all epochs so far (`cumulative_...`), AST's and PSLA's ensemble of checkpoints. The loss is that of the logits;
-theirs took the sigmoid of them twice, and could not fall below 0.69.
+The averaged weights are measured, those that would be stored. Each epoch has also the metrics of the mean prediction of all
+epochs so far (`cumulative_...`), AST's and PSLA's ensemble of checkpoints. The loss is computed from logits; the original
+applied the sigmoid twice, so its loss could not fall below 0.69.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from pipeline.training.losses import classification_loss
 
 CUMULATIVE = ("accuracy", "mAP", "auc")
 
-# Metrics by name from scores and targets, both (clip, class); they lie in a wing above, whoever trains hands them in.
+# Metrics by name from scores and targets, both (clip, class); passed in, since they are in a higher package.
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
@@ -32,7 +32,7 @@ class Examples(NamedTuple):
 
 
 class Validation:
-    """The validation clips, and the sum of what all epochs so far have said of them."""
+    """Validation clips, and the sum of their scores over all epochs so far."""
 
     def __init__(self, examples: Examples, label_kind: LabelKind, score: Score | None, batch_size: int) -> None:
         self.total = torch.zeros(len(examples.targets), examples.targets.shape[1], dtype=torch.float64)
@@ -41,7 +41,7 @@ class Validation:
     def measure(
         self, model: nn.Module, average: WeightAverage, epoch: int, context: DistributedContext
     ) -> dict[str, float]:
-        """Return validation_loss and, where metrics were handed in, those of this epoch (from 1) and of all so far."""
+        """Return validation_loss and, if metrics were passed in, those of this epoch (from 1) and of all epochs so far."""
         average.swap()
         logits = predict_logits(model, self._examples.batches, self._batch_size, context)
         average.swap()

@@ -19,7 +19,7 @@ from pipeline.artifacts.merges import token_parts
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
 from pipeline.errors import CorpusError, SonolexError
 
-MOST_WORDS = 2**16 - NUM_SPECIAL_TOKENS  # ids are stored as uint16
+MAX_TOKENS = 2**16 - NUM_SPECIAL_TOKENS  # ids are stored as uint16
 
 _FIRST = 0xF0000  # of a plane of 65,534 characters that Unicode leaves to private use
 _LEAST_COUNT = 2  # a pair that occurs once says nothing about the next clip
@@ -51,10 +51,10 @@ def learn_merges(sequences: Iterable[np.ndarray], *, num_base: int, size: int) -
     The same token sequences in any order give the same merges: of pairs that are equally frequent, the one with the lower
     ids comes first. Raises CorpusError when no pair occurs twice any more before there are `size` tokens.
     """
-    if not num_base < size <= MOST_WORDS:
+    if not num_base < size <= MAX_TOKENS:
         raise CorpusError(
             f"vocabularies.*.bpe.num_tokens: expected more tokens than the {num_base} that are merged (all codebooks "
-            f"together), and at most {MOST_WORDS}, found {size}; change it, or vocabularies.*.num_tokens"
+            f"together), and at most {MAX_TOKENS}, found {size}; change it, or vocabularies.*.num_tokens"
         )
     from tokenizers import Tokenizer, models, trainers  # here, as in `Merger`: most who import this merge nothing
 

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.artifacts.vocabulary import FeatureSpace
 
 _SHORTEST = 1e-6  # a frame that is this close to flat has no shape; it stays at the origin
-_WORDS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
+_TOKENS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
 
 
 def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarray:
@@ -27,8 +27,10 @@ def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarra
     first = filled = 0
     for clip in clips:
         tokens = np.arange(space.num_tokens(len(clip)))
-        for start in range(0, len(tokens), _WORDS_PER_BLOCK):
-            places = window_places(tokens[start:][:_WORDS_PER_BLOCK], len(clip), stack=space.stack, deltas=space.deltas)
+        for start in range(0, len(tokens), _TOKENS_PER_BLOCK):
+            places = window_places(
+                tokens[start:][:_TOKENS_PER_BLOCK], len(clip), stack=space.stack, deltas=space.deltas
+            )
             features[filled : filled + len(places)] = window_features(space, z[first + places])
             filled += len(places)
         first += len(clip)

@@ -29,7 +29,7 @@ from pipeline.vocabulary.statistics import distortion, summarise
 
 # In ln(power) or dB. A mel filter so narrow that no FFT bin falls into it gives one number for ever (128 mel bins at
 # n_fft 512 and 16 kHz have one); dividing by its deviation would blow rounding noise up to the size of music.
-SMALLEST_DEVIATION = 1e-3
+SMALLEST_STD = 1e-3
 
 _SMALLEST_VARIANCE = 1e-9  # of a component, over that of the first; below it is rounding noise
 _ROWS_PER_BLOCK = 1 << 14  # bounds the float64 copies
@@ -102,7 +102,7 @@ def check_frames(sample: FrameSample) -> None:
             f"vocabulary sample: expected finite frames, found {bad} of {len(frames)} with NaN or infinity; the front end "
             "floors the logarithm, so the stored frames are damaged: rerun the stage spectrogram"
         )
-    if (np.ptp(frames, axis=0) <= SMALLEST_DEVIATION).all():
+    if (np.ptp(frames, axis=0) <= SMALLEST_STD).all():
         raise CorpusError(
             f"vocabulary sample: expected frames that differ, found {len(frames)} equal ones (digital silence?); look at "
             "the training clips with `sonolex why CLIP`"
@@ -117,8 +117,8 @@ def fit_normalisation(frames: np.ndarray, normalisation: str) -> tuple[np.ndarra
     mean = frames.mean(axis=0, dtype=np.float64)
     if normalisation == "l2":  # one scale for all bands, or a gain would change the direction of z
         return mean.astype(np.float32), np.ones(num_mels, np.float32)
-    deviation = frames.std(axis=0, dtype=np.float64)
-    return mean.astype(np.float32), np.where(deviation > SMALLEST_DEVIATION, deviation, 1.0).astype(np.float32)
+    std = frames.std(axis=0, dtype=np.float64)
+    return mean.astype(np.float32), np.where(std > SMALLEST_STD, std, 1.0).astype(np.float32)
 
 
 def normalise_windows(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ def _fit_delta_scale(slope: np.ndarray, normalisation: str) -> np.ndarray:
     if normalisation == "l2":
         square = np.full(num_mels, square.sum())
     size = np.sqrt(square)
-    return np.where(size > SMALLEST_DEVIATION, size, 1.0).astype(np.float32)
+    return np.where(size > SMALLEST_STD, size, 1.0).astype(np.float32)
 
 
 def fit_pca(features: np.ndarray, num_components: int) -> tuple[np.ndarray, np.ndarray]:

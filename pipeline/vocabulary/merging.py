@@ -20,7 +20,7 @@ from pipeline.vocabulary.settings import CommonParams
 
 # Whole clips, since pairs are what counts. They are held as strings while merges are counted, at some 100 bytes a token;
 # 5,000 clips of ten seconds at 100 frames a second with one codebook.
-_MOST_BASE_WORDS = 5_000_000
+_MOST_BASE_TOKENS = 5_000_000
 
 
 def fit_merges(params: CommonParams, fit: Fit, reader: ClipFrames, clip_ids: Sequence[str]) -> Merges:
@@ -33,7 +33,7 @@ def fit_merges(params: CommonParams, fit: Fit, reader: ClipFrames, clip_ids: Seq
     space, codebooks = fit.space, fit.codebooks
     num_codebooks, size = codebooks.codes.shape[:2]
     lengths = {clip_id: reader.num_frames(clip_id) for clip_id in reader.ok(clip_ids)}
-    most = min(params.sample_frames, _MOST_BASE_WORDS * space.stack // num_codebooks)
+    most = min(params.sample_frames, _MOST_BASE_TOKENS * space.stack // num_codebooks)
     chosen = choose_clips(lengths, most=most, seed=params.seed)
     sequences: list[np.ndarray] = []
     for batch in clip_batches(chosen, lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH):

@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
-_WORDS_PER_BLOCK = 1 << 20  # bounds what is looked up at once
+_TOKENS_PER_BLOCK = 1 << 20  # bounds what is looked up at once
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,19 @@ class Level:
 
 
 def count_ngrams(
-    sequences: Sequence[np.ndarray], languages: Sequence[int] | np.ndarray, *, num_languages: int, size: int, order: int
+    sequences: Sequence[np.ndarray], groups: Sequence[int] | np.ndarray, *, num_groups: int, size: int, order: int
 ) -> list[Level]:
     """Count grams of up to `order` tokens of sequences (position,), one language each. Levels come shortest first."""
-    tokens, spoken, places = _end_to_end(sequences, languages)
+    tokens, group_of, places = _end_to_end(sequences, groups)
     levels: list[Level] = []
     grams = np.empty(0, dtype=np.int64)  # of the level before, that end at each position; -1 for none
     for length in range(1, order + 1):
         at = np.flatnonzero(places >= length - 1)
-        contexts = grams[at - 1] if levels else spoken[at]
+        contexts = grams[at - 1] if levels else group_of[at]
         keys, first, inverse, counts = np.unique(
             contexts * size + tokens[at], return_index=True, return_inverse=True, return_counts=True
         )
-        num_contexts = num_languages
+        num_contexts = num_groups
         if levels:  # each gram is one more token that its tail occurs behind
             num_contexts = len(levels[-1].keys)
             behind = np.bincount(grams[at[first]], minlength=num_contexts)
@@ -93,7 +93,7 @@ def count_ngrams(
 def token_probabilities(
     levels: Sequence[Level],
     sequences: Sequence[np.ndarray],
-    languages: Sequence[int] | np.ndarray,
+    groups: Sequence[int] | np.ndarray,
     base: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the probability of every token of the token sequences in their languages: (token,) float64, never 0.
@@ -101,20 +101,20 @@ def token_probabilities(
     `base` (token,) is what the single token is interpolated with: another model's probabilities; None = all tokens alike.
     """
     ends = np.cumsum([0, *map(len, sequences)])
-    blocks = np.searchsorted(ends, np.arange(_WORDS_PER_BLOCK, ends[-1], _WORDS_PER_BLOCK))
+    blocks = np.searchsorted(ends, np.arange(_TOKENS_PER_BLOCK, ends[-1], _TOKENS_PER_BLOCK))
     found = [np.empty(0)]
     for start, stop in pairwise(np.unique([0, *blocks, len(sequences)]).tolist()):
         lower = (
             np.full(ends[stop] - ends[start], 1 / levels[0].size) if base is None else base[ends[start] : ends[stop]]
         )
-        found.append(_block_probabilities(levels, sequences[start:stop], languages[start:stop], lower))
+        found.append(_block_probabilities(levels, sequences[start:stop], groups[start:stop], lower))
     return np.concatenate(found)
 
 
 def _block_probabilities(
-    levels: Sequence[Level], sequences: Sequence[np.ndarray], languages: Sequence[int] | np.ndarray, lower: np.ndarray
+    levels: Sequence[Level], sequences: Sequence[np.ndarray], groups: Sequence[int] | np.ndarray, lower: np.ndarray
 ) -> np.ndarray:
-    tokens, contexts, places = _end_to_end(sequences, languages)
+    tokens, contexts, places = _end_to_end(sequences, groups)
     for length, level in enumerate(levels, 1):
         lower = level.interpolate(contexts, tokens, lower)
         contexts = np.where(places >= length, np.roll(level.find(contexts, tokens), 1), -1)
@@ -129,11 +129,11 @@ def sequence_sums(values: np.ndarray, sequences: Sequence[np.ndarray]) -> np.nda
 
 
 def _end_to_end(
-    sequences: Sequence[np.ndarray], languages: Sequence[int] | np.ndarray
+    sequences: Sequence[np.ndarray], groups: Sequence[int] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return all tokens, the language of each, and its place in its token sequence: (token,) int64 each."""
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     tokens = np.concatenate([np.empty(0, np.int64), *sequences]).astype(np.int64)
     starts = np.cumsum(lengths) - lengths
     places = np.arange(len(tokens), dtype=np.int64) - np.repeat(starts, lengths)
-    return tokens, np.repeat(np.asarray(languages, dtype=np.int64), lengths), places
+    return tokens, np.repeat(np.asarray(groups, dtype=np.int64), lengths), places

@@ -1,7 +1,7 @@
-"""Bag of tokens: which tokens a clip holds and how often, not where.
+"""Bag-of-tokens classifier: logistic regression on token counts, without their order.
 
 Counts over all codebooks -> TF-IDF at unit length (Salton and Buckley, 1988) -> logistic regression: multinomial for one
-label a clip, one regression a class for many. scikit-learn fits; prediction is plain NumPy.
+label per clip, one binary regression per class for many. scikit-learn fits; prediction is plain NumPy.
 
 Conventions: inputs are clips' tokens (codebook, frame) uint16; features (clip, codebook * token).
 """
@@ -18,7 +18,7 @@ from pipeline.models.baselines.base import UNSEEN_LOGIT, Baseline, Setting, Weig
 
 class BagOfTokensParams(ModelParams):
     kind: Literal["bag_of_tokens"]
-    sublinear: bool  # 1 + ln(count) instead of count: a token that lasts twice as long does not say twice as much
+    sublinear: bool  # 1 + ln(count) instead of count, so that repetitions of a token count less
     regularisation: PositiveFloat  # scikit-learn's C: larger is weaker
     iterations: PositiveInt  # of L-BFGS, at most
 
@@ -34,7 +34,7 @@ class BagOfTokens(Baseline):
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
         """Return `idf` (codebook, token), `coefficients` (class, codebook * token) and `intercepts` (class,).
 
-        Nothing is drawn from the seed.
+        The fit is deterministic.
         """
         from sklearn.linear_model import LogisticRegression
 
@@ -54,7 +54,7 @@ class BagOfTokens(Baseline):
             else:
                 regression.fit(features, classes)
                 weights, biases = regression.coef_, regression.intercept_
-                if len(seen) == 2:  # scikit-learn keeps the difference of the two logits alone
+                if len(seen) == 2:  # scikit-learn stores only the difference of the two logits
                     weights, biases = np.stack([-weights[0], weights[0]]) / 2, np.array([-biases[0], biases[0]]) / 2
                 coefficients[seen], intercepts[seen] = weights, biases
         else:
@@ -75,7 +75,7 @@ class BagOfTokens(Baseline):
 
 
 def _count(inputs: Sequence[np.ndarray], num_codebooks: int, size: int) -> np.ndarray:
-    """Return how often each clip holds each token, (clip, codebook, token) float64."""
+    """Return the token counts of each clip, (clip, codebook, token) float64."""
     counts = np.zeros((len(inputs), num_codebooks, size))
     for clip, tokens in enumerate(inputs):
         for codebook, ids in enumerate(tokens):
@@ -84,7 +84,7 @@ def _count(inputs: Sequence[np.ndarray], num_codebooks: int, size: int) -> np.nd
 
 
 def _features(counts: np.ndarray, idf: np.ndarray, *, sublinear: bool) -> np.ndarray:
-    """Return TF-IDF of counts at unit length, (clip, codebook * token); zeros for a clip without frames."""
+    """Return L2-normalised TF-IDF of counts, (clip, codebook * token); zeros for a clip without frames."""
     frequency = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0) if sublinear else counts
     features = (frequency * idf).reshape(len(counts), idf.size)
     length = np.linalg.norm(features, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""Contract of classical models, which are fitted in one go.
+"""Interface of classical models, which are fitted without epochs.
 
 A classical model is one file with one class, and one line of `pipeline/models/registry.py`. `fit` may use scikit-learn;
-`predict` uses the arrays that `fit` returned alone, since weights are stored as safetensors and never as a pickle.
+`predict` uses only the arrays that `fit` returned, since weights are stored as safetensors and not as a pickle.
 """
 
 from abc import ABC, abstractmethod
@@ -15,21 +15,21 @@ from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.base import InputMetadata, ModelParams, Reads
 
-# Logit of a class that no training clip has: sigmoid and softmax both make it 0 beside any class that was seen. Its negative
-# is that of a class which all of them have.
+# Logit of a class that no training clip has: sigmoid and softmax both map it to about 0. Its negative is the logit of a
+# class that all training clips have.
 UNSEEN_LOGIT = -30.0
 
 Weights = dict[str, np.ndarray]  # by name
 
 
 class Setting(NamedTuple):
-    """What `fit` is told besides training clips and their targets."""
+    """Arguments of `fit` other than training clips and their targets."""
 
     input_metadata: InputMetadata
     front_end: FrontEndMetadata  # of the front end behind the frames or tokens
-    label_kind: LabelKind  # "one" or "many" labels a clip
+    label_kind: LabelKind  # "one" or "many" labels per clip
     seed: int
-    vocabulary: Vocabulary | None = None  # behind tokens
+    vocabulary: Vocabulary | None = None  # of tokens
 
 
 class Baseline(ABC):
@@ -43,12 +43,12 @@ class Baseline(ABC):
 
     @property
     def reads(self) -> Reads:
-        """The artifact that clips come from: frames (frame, mel) float32, or tokens (codebook, frame) uint16."""
+        """The input: frames (frame, mel) float32, or tokens (codebook, frame) uint16, per clip."""
         return self.params.reads
 
     @abstractmethod
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Fit on training clips, one array each, with `targets` (clip, class) 0-1. All randomness follows from the seed."""
+        """Fit on training clips, one array each, with `targets` (clip, class) 0-1. All randomness comes from the seed."""
 
     @abstractmethod
     def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:

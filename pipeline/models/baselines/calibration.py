@@ -1,7 +1,7 @@
-"""Temperature scaling of baseline logits: one number, so that probabilities mean what they say.
+"""Temperature scaling of baseline logits.
 
-Ensembles average probabilities, and what is never sure counts for nothing beside what always is. The scale is fitted on
-training clips, each judged by what was fitted on others (Platt, 1999, with the slope alone).
+Ensembles average probabilities, in which an underconfident model has no weight next to an overconfident one. The scale is
+fitted on training clips, each scored by a model fitted on others (Platt, 1999, with the slope only).
 
 Conventions: logits (clip, class); wanted (clip, class) bool.
 """
@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-SMALLEST_SCALE, LARGEST_SCALE = 0.1, 1000.0  # classes that nothing confuses would ask for ever more
+SMALLEST_SCALE, LARGEST_SCALE = 0.1, 1000.0  # for perfectly separated classes the optimum is infinite
 _BLOCKS = 16
 
 
 def halves(num_clips: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return twice which clips to fit on and which to judge: neighbours, often of one recording, mostly stay together."""
+    """Return the (fit, held-out) clips of two halves; neighbours, often of one recording, mostly stay together."""
     second = (np.arange(num_clips) * min(_BLOCKS, num_clips) // max(num_clips, 1)) % 2 == 1
     return [(np.flatnonzero(second != half), np.flatnonzero(second == half)) for half in (False, True)]
 
 
 def fit_scale(logits_at: Callable[[float], np.ndarray], wanted: np.ndarray, label_kind: str) -> float:
-    """Return the scale under which the clips' labels are likeliest; `logits_at` returns the logits under a scale."""
+    """Return the maximum-likelihood scale for the clips' labels; `logits_at` returns the logits under a scale."""
     from scipy.optimize import minimize_scalar
     from scipy.special import log_expit, log_softmax
 

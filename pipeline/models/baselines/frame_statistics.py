@@ -1,4 +1,4 @@
-"""Frame statistics and a support vector machine: how far a clip's average spectrum goes without any order in time.
+"""Frame-statistics classifier: support vector machines on per-band statistics, without order in time.
 
 Each mel band's mean, standard deviation, maximum and mean absolute change from frame to frame, standardised on the training
 clips -> `pipeline/models/baselines/kernel_classifier.py`, for one label or many.
@@ -19,7 +19,7 @@ from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, score, 
 
 class FrameStatisticsParams(ModelParams):
     kind: Literal["frame_statistics"]
-    penalty: PositiveFloat  # scikit-learn's C: what a clip on the wrong side costs
+    penalty: PositiveFloat  # scikit-learn's C: the cost of margin violations
     kernel_width: PositiveFloat  # kernel exp(-|x - y|^2 * kernel_width / number of features); 1 = scikit-learn's "auto"
 
     @property
@@ -32,7 +32,7 @@ class FrameStatistics(Baseline):
     params: FrameStatisticsParams
 
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Return what `fit_one_vs_rest` does; nothing is drawn from the seed."""
+        """Return the arrays of `fit_one_vs_rest`; the fit is deterministic."""
         return fit_one_vs_rest(
             extract_features(inputs),
             np.arange(len(targets)),
@@ -47,7 +47,7 @@ class FrameStatistics(Baseline):
 
 
 def extract_features(inputs: Sequence[np.ndarray]) -> np.ndarray:
-    """Return mean, deviation, maximum and mean absolute change of each mel band, (clip, 4 * mel) float64."""
+    """Return mean, standard deviation, maximum and mean absolute change of each band, (clip, 4 * mel) float64."""
     rows = []
     for frames in inputs:
         x = frames.astype(np.float64)

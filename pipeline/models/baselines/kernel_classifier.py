@@ -1,13 +1,13 @@
-"""Kernel classifiers over features of clips: one a class, against the rest, with a radial kernel.
+"""Kernel classifiers of features: one versus the rest, with a radial basis function (RBF) kernel.
 
-Two solvers: support vector machines (Cortes and Vapnik, 1995), and least squares with a ridge (Rifkin, Yeo and
-Poggio, 2003), which solves all classes at once and takes memory with the square of the rows. One against the rest gives
-every class a logit of its own; scikit-learn's vote of class pairs gives none. scikit-learn fits; prediction is plain NumPy.
+Two solvers: support vector machines (Cortes and Vapnik, 1995), and kernel ridge regression (regularised least squares;
+Rifkin, Yeo and Poggio, 2003), which solves all classes at once in memory quadratic in the rows. One versus the rest gives a
+logit per class, which scikit-learn's one-versus-one vote does not. scikit-learn fits; prediction is plain NumPy.
 
-Conventions: features (row, feature), where a clip may have several rows; margins (row, class) lie on the two sides of 0, at
-1 and -1 where a classifier would have its training rows; logits are margins times the scale of
+Conventions: features (row, feature), where a clip may have several rows; margins (row, class) are positive for the class and
+negative for the rest, with training targets 1 and -1; logits are margins times the scale of
 `pipeline/models/baselines/calibration.py`. The kernel is exp(-|x - y|^2 * kernel_width / number of features), of features
-standardised by their own mean and deviation.
+standardised by their mean and standard deviation.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from pipeline.errors import ParamsError
 from pipeline.models.baselines.base import UNSEEN_LOGIT, Weights
 from pipeline.models.baselines.calibration import fit_scale, halves
 
-SMALLEST_DEVIATION = 1e-3  # in the features' units; below it a feature is constant, and stays unscaled
+SMALLEST_STD = 1e-3  # in the features' units; a feature below it counts as constant and is not scaled
 MOST_ROWS = 25_000  # of least squares: a kernel of 5 GB, and a copy
 
 _CACHE = 500  # MB of kernel that scikit-learn keeps
 _ROWS_PER_BLOCK = 4096  # bounds the kernel of predictions
-_SURE = 3.0  # margin at which one row of a clip stops outweighing the others
+_SURE = 3.0  # largest margin of a row, so that one row of a clip does not outweigh the others
 
 # (rows (row, feature) float32, wanted (row, class) bool, gamma) -> dual (class, row), intercepts (class,)
 Solver = Callable[[np.ndarray, np.ndarray, float], tuple[np.ndarray, np.ndarray]]
@@ -39,14 +39,14 @@ def fit_one_vs_rest(
     kernel_width: float,
     label_kind: LabelKind,
 ) -> Weights:
-    """Fit on features of which row r is of clip `clips[r]`, a row of `targets` (clip, class) 0-1.
+    """Fit classifiers on features; row r belongs to clip `clips[r]`, a row of `targets` (clip, class) 0-1.
 
     Returns `mean` and `scale` (feature,), `support` (vector, feature) standardised, `dual` (class, vector), and `intercepts`
     (class,), all float32.
     """
     wanted = targets > 0.5
     weights = _fit(features, wanted[clips], solver, kernel_width)
-    margins = np.full(targets.shape, -1.0)  # of a class that nobody has in the other half
+    margins = np.full(targets.shape, -1.0)  # of a class without clips in the other half
     for own, others in halves(len(targets)):
         rows = np.isin(clips, own)
         if rows.any() and len(others):
@@ -74,8 +74,8 @@ def support_vectors(penalty: float) -> Solver:
 
         dual, intercepts = np.zeros((wanted.shape[1], len(rows))), np.zeros(wanted.shape[1])
         for number, own in enumerate(wanted.T):
-            machine = SVC(C=penalty, kernel="rbf", gamma=gamma, cache_size=_CACHE).fit(rows.astype(np.float64), own)
-            dual[number, machine.support_], intercepts[number] = machine.dual_coef_[0], machine.intercept_[0]
+            classifier = SVC(C=penalty, kernel="rbf", gamma=gamma, cache_size=_CACHE).fit(rows.astype(np.float64), own)
+            dual[number, classifier.support_], intercepts[number] = classifier.dual_coef_[0], classifier.intercept_[0]
         return dual, intercepts
 
     return solve
@@ -89,14 +89,14 @@ def least_squares(ridge: float) -> Solver:
 
         values = np.where(wanted, np.float32(1), np.float32(-1))
         means = values.mean(axis=0)
-        machine = KernelRidge(alpha=ridge, kernel="rbf", gamma=gamma).fit(rows.astype(np.float64), values - means)
-        return machine.dual_coef_.T, means
+        classifier = KernelRidge(alpha=ridge, kernel="rbf", gamma=gamma).fit(rows.astype(np.float64), values - means)
+        return classifier.dual_coef_.T, means
 
     return solve
 
 
 def require_room(num_rows: int, where: str) -> None:
-    """Raise ParamsError, which says `where`, when least squares on so many rows would take more than 10 GB."""
+    """Raise ParamsError, which says `where`, when least squares on `num_rows` rows would take more than 10 GB."""
     if num_rows > MOST_ROWS:
         raise ParamsError(
             f"{where}: expected at most {MOST_ROWS:,} training clips, copies and mixtures in all, since the kernel takes "
@@ -121,17 +121,17 @@ def score(weights: Weights, features: np.ndarray, *, kernel_width: float) -> np.
 
 def _fit(features: np.ndarray, wanted: np.ndarray, solver: Solver, kernel_width: float) -> Weights:
     """Return the weights of classifiers whose logits are margins; `wanted` (row, class) bool."""
-    mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-    scale = np.where(deviation > SMALLEST_DEVIATION, deviation, 1.0)
-    # Rounded first to what is stored, so that the stored vectors are exactly those that were fitted on.
+    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    scale = np.where(std > SMALLEST_STD, std, 1.0)
+    # Rounded to the stored precision first, so that the stored vectors are exactly those of the fit.
     mean, scale = mean.astype(np.float32), scale.astype(np.float32)
     rows = ((features - mean) / scale).astype(np.float32)
     everyone, nobody = wanted.all(axis=0), ~wanted.any(axis=0)
-    learnt = ~(everyone | nobody)
+    fitted = ~(everyone | nobody)
     dual = np.zeros((wanted.shape[1], len(rows)))
     intercepts = np.where(everyone, -UNSEEN_LOGIT, UNSEEN_LOGIT)
-    if learnt.any():
-        dual[learnt], intercepts[learnt] = solver(rows, wanted[:, learnt], kernel_width / rows.shape[1])
+    if fitted.any():
+        dual[fitted], intercepts[fitted] = solver(rows, wanted[:, fitted], kernel_width / rows.shape[1])
     used = np.flatnonzero(dual.any(axis=0))
     weights = {"support": rows[used], "dual": dual[:, used], "intercepts": intercepts, "mean": mean, "scale": scale}
     return {name: values.astype(np.float32) for name, values in weights.items()}

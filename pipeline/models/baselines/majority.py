@@ -1,4 +1,4 @@
-"""Majority: how common each class is among the training clips, whatever a clip sounds like; what every model must beat."""
+"""Majority baseline: the class frequencies of the training clips, for every clip."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -21,8 +21,8 @@ class Majority(Baseline):
     Params = MajorityParams
 
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Return `logits` (class,) of the classes' shares; no input and no seed enters."""
-        share = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)  # a class that nobody has is not impossible
+        """Return `logits` (class,) of the class frequencies; inputs and seed are not used."""
+        share = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)  # smoothed, so that no class has probability 0
         one = setting.label_kind == "one"
         return {"logits": (np.log(share) if one else np.log(share / (1 - share))).astype(np.float32)}
 

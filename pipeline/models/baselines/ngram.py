@@ -1,9 +1,9 @@
-"""N-gram classifier: a language model for each class; between a bag of tokens and models that read all of a clip.
+"""N-gram classifier: one n-gram model of token sequences per class.
 
-The language model of a class is an n-gram model of its training clips; a clip belongs to the class under which it is
-likeliest, as languages of text are told apart (Dunning, 1994). Each codebook has models of its own. Frames repeat each
-other, so the sum over a clip's tokens would be far too sure of itself: their mean is scaled, by a number fitted on training
-clips of which each is scored by models of the other half. `pipeline/vocabulary/ngrams.py` says what an n-gram model is.
+A class's model is fitted on its training clips, and a clip is assigned to the class under which it is most likely, as in
+language identification of text (Dunning, 1994). Each codebook has separate models. Neighbouring frames are correlated, so
+the sum over a clip's tokens would be overconfident: their mean is scaled by a temperature that is fitted on training clips,
+each scored by models of the other half. The n-gram models are those of `pipeline/vocabulary/ngrams.py`.
 
 Conventions: inputs are clips' tokens (codebook, frame) uint16; evidence (clip, class) is the mean over a clip's tokens of
 ln p(token | model of the class) - ln p(token | model of all training clips).
@@ -38,11 +38,11 @@ class NgramClassifier(Baseline):
     params: NgramParams
 
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Return the counts of the language models, and the scale and biases of their evidence.
+        """Return the counts of the n-gram models, and the scale and biases of their evidence.
 
         These are `scale` (1,) and `biases` (class,), `shape` (codebooks, classes, tokens), and of each level of the models
-        of the classes and of the common one `keys` and `counts`. Memory grows with the tokens of the training clips. Nothing
-        is drawn from the seed.
+        of the classes and of the common one `keys` and `counts`. Memory grows with the tokens of the training clips. The fit
+        is deterministic.
         """
         size = setting.input_metadata["vocabulary_size"]
         wanted = targets > 0.5
@@ -66,19 +66,19 @@ def _count(order: int, inputs: Sequence[np.ndarray], wanted: np.ndarray, size: i
     for tokens in inputs:
         everyone += [(row, book) for book, row in enumerate(tokens)]
     weights = {"shape": shape}
-    for name, spoken, num_languages in (
+    for name, rows, num_groups in (
         ("class", classes, num_classes * num_codebooks),
         ("all", everyone, num_codebooks),
     ):
-        sequences, languages = [row for row, _ in spoken], [language for _, language in spoken]
-        levels = count_ngrams(sequences, languages, num_languages=num_languages, size=size, order=order)
+        sequences, groups = [row for row, _ in rows], [group for _, group in rows]
+        levels = count_ngrams(sequences, groups, num_groups=num_groups, size=size, order=order)
         for length, level in enumerate(levels, 1):
             weights |= {f"{name}_keys_{length}": level.keys, f"{name}_counts_{length}": level.counts}
     return weights
 
 
 def _levels(weights: Weights, name: str) -> list[Level]:
-    """Return the levels that `_count` put among the weights under a name."""
+    """Return the levels that `_count` stored in the weights under a name."""
     num_codebooks, num_classes, size = weights["shape"].tolist()
     num_contexts = num_codebooks * (num_classes if name == "class" else 1)
     levels: list[Level] = []
@@ -108,7 +108,7 @@ def _evidence(weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
 def _cross_evidence(
     order: int, inputs: Sequence[np.ndarray], wanted: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return evidence (clip, class) of training clips from the languages of other ones, and which clips these are."""
+    """Return evidence (clip, class) of training clips under models of the other half, and the positions of these clips."""
     scored = np.unique(np.linspace(0, len(inputs) - 1, min(len(inputs), _CALIBRATING_CLIPS)).astype(np.int64))
     evidence = np.zeros((len(scored), wanted.shape[1]))
     for half in (0, 1):
@@ -120,7 +120,7 @@ def _cross_evidence(
 
 
 def _prior_logits(wanted: np.ndarray, label_kind: LabelKind) -> np.ndarray:
-    """Return how likely each class is before its clip is read, as a logit (class,) float32."""
+    """Return the prior logit of each class, (class,) float32."""
     present = wanted.sum(axis=0)
     if label_kind == "one":
         logits = np.log(np.maximum(present, 1) / len(wanted))

@@ -1,4 +1,4 @@
-"""Frames that texture statistics are computed of: those of the spectrogram, or those that tokens stand for."""
+"""Inputs of the texture-statistics classifier: frames of the spectrogram, or frames decoded from tokens."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class TextureInputParams(Params):
 
 
 class TextureInput(ABC):
-    """Returns clips as frames (frame, mel) in the front end's units."""
+    """Interface of inputs that return clips as frames (frame, mel) in the front end's units."""
 
     Params: ClassVar[type[TextureInputParams]]
     reads: ClassVar[Reads]
@@ -42,7 +42,7 @@ class FramesParams(TextureInputParams):
 
 
 class Frames(TextureInput):
-    """Log-mel frames as they are."""
+    """Log-mel frames of the spectrogram."""
 
     Params = FramesParams
     reads = "frames"
@@ -62,15 +62,15 @@ class TokensParams(TextureInputParams):
 
 
 class DecodedTokens(TextureInput):
-    """Frames that tokens (codebook, token) stand for: sums of a table of frames, which is stored with the model."""
+    """Frames decoded from tokens (codebook, token), as sums over a table of frames that is stored with the model."""
 
     Params = TokensParams
     reads = "tokens"
 
     def fit(self, setting: Setting) -> Weights:
-        """Return `tokens` (codebook, token, frame, mel), what each token adds to its frames, and `silence` (frame, mel).
+        """Return `tokens` (codebook, token, frame, mel), each token's share of its frames, and `silence` (frame, mel).
 
-        Raises ParamsError where frames are no such sums.
+        Raises ParamsError for a vocabulary whose frames are not such sums.
         """
         vocabulary = setting.vocabulary
         assert vocabulary is not None  # the stage opens it for all that read tokens

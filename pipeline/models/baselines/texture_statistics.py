@@ -1,15 +1,16 @@
-"""Texture statistics of a clip: of its mel bands over time, without when anything happens.
+"""Texture statistics of a clip: time-averaged statistics of its mel bands; and augmented copies and mixtures of clips.
 
-McDermott and Simoncelli (2011, "Sound Texture Perception via Statistics of the Auditory Periphery") find that listeners know
-rain, fire and engines by such statistics of band envelopes: their marginal distributions, their power at each rate of
-modulation, and how bands vary together. To these come how sharply bands rise and fall, the cepstrum's mean and deviation,
-and how periodic onsets are.
+McDermott and Simoncelli (2011, "Sound Texture Perception via Statistics of the Auditory Periphery") find that listeners
+recognise rain, fire and engines by such statistics of band envelopes: marginal distributions, modulation power by rate, and
+correlations between bands. Added here are the slopes of bands, mean and standard deviation of the cepstrum, and the
+periodicity of onsets.
 
-`augmented_copies` of a clip are what it would be had it been cut, played faster or slower, moved to other bands, louder or
-of another colour; `mixture` adds two clips. Fitted on these too, a classifier need not learn from few clips that they change
-nothing (virtual examples; DeCoste and Schölkopf, 2002).
+`augmented_copies` of a clip are cut, faster or slower, shifted in frequency, louder or softer, or spectrally tilted;
+`mixture` adds two clips. Fitting on these makes a classifier invariant to such changes (virtual examples; DeCoste and
+Schölkopf, 2002).
 
-Conventions: frames (frame, mel) float32, natural logarithm of power; features (feature,) float32, as many for any clip.
+Conventions: frames (frame, mel) float32, natural logarithm of power; features (feature,) float32, of the same number for all
+clips.
 """
 
 from collections.abc import Iterator
@@ -21,36 +22,36 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from pipeline.params import Params
 
-# Groups of mel bands, and cepstral coefficients; fewer bands give fewer.
+# Numbers of groups of mel bands, and of cepstral coefficients; at most the number of bands.
 FINE, COARSE, QUARTERS, CEPSTRA = 32, 16, 4, 30
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-RATES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # Hz, borders of the bands of modulation
-PERIODS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)  # s, borders of the ranges of lags in which onsets may recur
+RATES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # Hz, edges of the modulation bands
+PERIODS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)  # s, edges of the ranges of lags of onsets' autocorrelation
 
-_SMALLEST_MODULATION = 0.1  # power that is added before the logarithm, in squared nats: less is not heard
-_SMALLEST_VARIANCE = 0.05  # of a band that correlates with others, likewise
+_SMALLEST_MODULATION = 0.1  # power added before the logarithm, in squared nats: an inaudible amount
+_SMALLEST_VARIANCE = 0.05  # added to the variances of bands in correlations
 _SMALLEST_ONSET = 1e-3
 
 
 class CopiesParams(Params):
-    """How far the augmented copies of a clip lie from it, in both directions; 0 leaves a kind of copy out."""
+    """Strengths of augmented copies, in both directions; 0 leaves a kind of copy out."""
 
-    cut: float = Field(ge=0, lt=1)  # part of the clip that is left out: at its end, half at either side, at its start
+    cut: float = Field(ge=0, lt=1)  # fraction cut off a clip: at its end, half at either side, at its start
     speed: float = Field(ge=0, lt=0.5)  # natural logarithm
     bands: NonNegativeInt  # mel bands up and down
     gain: NonNegativeFloat  # natural logarithm of power
-    tilt: NonNegativeFloat  # the same, at the highest band; as much the other way at the lowest
+    tilt: NonNegativeFloat  # the same, at the highest band; its negative at the lowest
 
     @property
     def count(self) -> int:
-        """How many copies a clip has, itself among them."""
+        """Number of copies of a clip, itself included."""
         return 1 + 3 * bool(self.cut) + 2 * sum(map(bool, (self.speed, self.bands, self.gain, self.tilt)))
 
 
 def extract_features(frames: np.ndarray, *, floor: float, frame_rate: float) -> np.ndarray:
     """Return the statistics of a clip, whose values below `floor` count as the floor; `frame_rate` in Hz."""
     x = np.maximum(frames, np.float32(floor))
-    if len(x) < 2:  # nothing changes
+    if len(x) < 2:  # no change between frames
         x = np.repeat(x if len(x) else np.full((1, x.shape[1]), floor, np.float32), 2, axis=0)
     fine, coarse, cepstrum = np.split(x @ _projection(x.shape[1]), _ends(x.shape[1]), axis=1)
     change = np.diff(coarse, axis=0)
@@ -70,7 +71,7 @@ def extract_features(frames: np.ndarray, *, floor: float, frame_rate: float) -> 
 
 
 def augmented_copies(frames: np.ndarray, params: CopiesParams) -> Iterator[np.ndarray]:
-    """Yield the clip as it is, and then the copies that `params` ask for, each (frame, mel)."""
+    """Yield the clip itself, and then the copies of `params`, each (frame, mel)."""
     yield frames
     length, num_mels = frames.shape
     if params.cut:
@@ -89,9 +90,9 @@ def augmented_copies(frames: np.ndarray, params: CopiesParams) -> Iterator[np.nd
 
 
 def mixture(frames: np.ndarray, other: np.ndarray, generator: np.random.Generator, *, gain: float) -> np.ndarray:
-    """Return a clip with another one laid over it, from a random point of it on, and as often as it takes.
+    """Return a clip mixed with another one, which starts at a random point and is repeated as needed.
 
-    Each is louder or softer by up to `gain` nats of power than the other; powers add up, as those of independent waveforms.
+    Their levels differ by up to `gain` nats of power; powers add up, as those of independent waveforms.
     """
     start, level = int(generator.integers(max(len(other), 1))), np.float32(generator.uniform(-gain, gain))
     again = other[(np.arange(len(frames)) + start) % max(len(other), 1)] if len(other) else frames
@@ -100,17 +101,17 @@ def mixture(frames: np.ndarray, other: np.ndarray, generator: np.random.Generato
 
 
 def _ends(num_bands: int) -> tuple[int, int]:
-    """Return where in the columns of `_projection` the fine groups end, and where the coarse ones do."""
+    """Return the columns of `_projection` at which the fine groups end and the coarse ones end."""
     fine, coarse = min(FINE, num_bands), min(COARSE, num_bands)
     return fine, fine + coarse
 
 
 @cache
 def _projection(num_bands: int) -> np.ndarray:
-    """Return what makes bands into fine groups, coarse groups and cepstral coefficients, side by side: (band, column).
+    """Return the projection of bands to fine groups, coarse groups and cepstral coefficients: (band, column).
 
-    Groups are means of neighbouring bands, as many in each as can be. The cepstrum is the discrete cosine transform of type
-    II, orthonormal.
+    Groups are means of neighbouring bands, of equal size as far as possible. The cepstrum is the discrete cosine transform
+    of type II, orthonormal.
     """
     from scipy.fft import dct
 
@@ -121,7 +122,7 @@ def _projection(num_bands: int) -> np.ndarray:
 
 @cache
 def _groups(num_bands: int, count: int) -> np.ndarray:
-    """Return what makes bands into the means of `count` groups, or as many as there are bands: (band, group)."""
+    """Return the projection of bands to the means of `count` groups, at most one per band: (band, group)."""
     starts = np.linspace(0, num_bands, min(count, num_bands) + 1).astype(int)
     sizes = np.diff(starts)
     members: np.ndarray = np.repeat(np.eye(len(sizes), dtype=np.float32) / sizes.astype(np.float32), sizes, axis=0)
@@ -129,7 +130,7 @@ def _groups(num_bands: int, count: int) -> np.ndarray:
 
 
 def _modulation(groups: np.ndarray, frame_rate: float) -> list[np.ndarray]:
-    """Return the logarithm of the mean power of each group at each range of rates below half the frame rate."""
+    """Return the log mean modulation power of each group in each range of rates below half the frame rate."""
     from scipy.fft import next_fast_len, rfft
 
     length = len(groups)
@@ -142,16 +143,16 @@ def _modulation(groups: np.ndarray, frame_rate: float) -> list[np.ndarray]:
 
 
 def _correlations(groups: np.ndarray) -> np.ndarray:
-    """Return the correlation of every two groups, (pair,)."""
+    """Return the correlations of all pairs of groups, (pair,)."""
     centred = groups - groups.mean(axis=0)
     covariance = centred.T @ centred / len(groups)
-    deviation = np.sqrt(np.diag(covariance) + _SMALLEST_VARIANCE)
-    pairs: np.ndarray = (covariance / np.outer(deviation, deviation))[np.triu_indices(len(covariance), 1)]
+    std = np.sqrt(np.diag(covariance) + _SMALLEST_VARIANCE)
+    pairs: np.ndarray = (covariance / np.outer(std, std))[np.triu_indices(len(covariance), 1)]
     return pairs
 
 
 def _onsets(change: np.ndarray) -> np.ndarray:
-    """Return what rises from frame to frame in all groups together, and in each quarter of them: (frame, 1 + quarter)."""
+    """Return onset strength (rectified change), over all groups and in each quarter of them: (frame, 1 + quarter)."""
     rising = np.maximum(change, 0)
     num_groups = change.shape[1]
     onsets: np.ndarray = rising @ np.concatenate([_groups(num_groups, 1), _groups(num_groups, QUARTERS)], axis=1)

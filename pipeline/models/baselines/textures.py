@@ -1,9 +1,9 @@
-"""Texture-statistics classifier: kernel ridge regression on training clips, their augmented copies, and mixtures.
+"""Texture-statistics classifier: kernel ridge regression on augmented clips.
 
-Features: `pipeline/models/baselines/texture_statistics.py`; classifiers: `pipeline/models/baselines/kernel_classifier.py`. A
-mixture is of two clips with the same labels, which are its own: two rains are rain. A clip's logits are the means over its
-copies. With `input: {kind: tokens}` the frames are those that tokens stand for, so that the difference is what the
-vocabulary loses.
+Features: `pipeline/models/baselines/texture_statistics.py`; classifiers: `pipeline/models/baselines/kernel_classifier.py`.
+Training rows are the clips, their augmented copies, and same-class mixtures, of two clips with the same labels. A clip's
+logits are the means over its copies. With `input: {kind: tokens}` frames are decoded from tokens, so that the difference in
+accuracy shows the loss of the vocabulary.
 
 Conventions: frames (frame, mel) float32 in the front end's units.
 """
@@ -24,17 +24,17 @@ from pipeline.models.registry import TEXTURE_INPUTS
 from pipeline.seeding import named_seed
 
 WHERE = "models.*.kind texture_statistics"  # of settings, for messages
-_FLOOR_FRAMES = 1 << 16  # of all training clips, evenly, that the floor is taken from
+_FLOOR_FRAMES = 1 << 16  # sampled evenly from all training clips, to estimate the floor
 
 
-class TexturesParams(ModelParams):
+class TextureStatisticsParams(ModelParams):
     kind: Literal["texture_statistics"]
     input: Annotated[TextureInputParams, TEXTURE_INPUTS.params]
-    floor: float = Field(ge=0, lt=1)  # fraction of the training frames' values that are silence: the largest of them
+    floor: float = Field(ge=0, lt=1)  # quantile of the training frames' values: the floor, below which is silence
     augmented_copies: CopiesParams
-    mixtures: NonNegativeInt  # of every training clip with another one of the same labels, each time anew
-    mixture_gain: NonNegativeFloat  # natural logarithm of power: how much louder or softer each of the two may be
-    ridge: PositiveFloat  # scikit-learn's alpha: how far training rows may be missed
+    mixtures: NonNegativeInt  # per training clip, each with another clip of the same labels
+    mixture_gain: NonNegativeFloat  # natural logarithm of power, largest level difference of the two clips
+    ridge: PositiveFloat  # scikit-learn's alpha, the strength of regularisation
     kernel_width: PositiveFloat  # kernel exp(-|x - y|^2 * kernel_width / number of features)
 
     @property
@@ -45,19 +45,19 @@ class TexturesParams(ModelParams):
         self.input.require_vocabulary(vocabulary)
 
 
-class Textures(Baseline):
-    Params = TexturesParams
-    params: TexturesParams
+class TextureStatistics(Baseline):
+    Params = TextureStatisticsParams
+    params: TextureStatisticsParams
 
-    def __init__(self, params: TexturesParams) -> None:
+    def __init__(self, params: TextureStatisticsParams) -> None:
         super().__init__(params)
         self._input = TEXTURE_INPUTS[params.input.kind]()
 
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Return what `fit_one_vs_rest` and the input do, and `floor`, `frame_rate` and `log_unit`, (1,) each.
+        """Return the arrays of `fit_one_vs_rest` and of the input, and `floor`, `frame_rate` and `log_unit`, (1,) each.
 
-        The floor is in natural logarithms of power, the frame rate in Hz, and the unit is one of the front end in natural
-        logarithms. The seed draws mixtures.
+        The floor is in ln(power), the frame rate in Hz; the unit is one unit of the front end in ln(power). Mixtures are
+        drawn with the seed.
         """
         params, decoding = self.params, self._input.fit(setting)
         clips = self._input.frames(decoding, inputs)
@@ -114,7 +114,7 @@ def _floor(clips: Sequence[np.ndarray], fraction: float) -> float:
 
 
 def _same_labels(targets: np.ndarray) -> list[np.ndarray]:
-    """Return for each clip which clips have its labels, itself among them."""
+    """Return, for each clip, the clips with the same labels, itself included."""
     _, groups = np.unique(targets > 0.5, axis=0, return_inverse=True)
     members = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
     return [members[group] for group in groups.ravel().tolist()]

@@ -1,9 +1,10 @@
-"""Weights of a published audio spectrogram transformer in any of its formats, and how they get into a network.
+"""Published weights of the audio spectrogram transformer in any of their formats: checks, conversion and loading.
 
-Nothing is loaded in part without a token. Every tensor of the file must be one that a network of our sizes has in that
-format, with the same shape; a head for another number of classes is left new, with a warning. The position table is cut or
-resized to our clips and mel bands, but not to other strides: the rule cuts the middle out of a table with more columns, and
-at another stride fewer columns cover the same seconds, so that every patch would get the position of some other time.
+Weights are never loaded partially without a message. Every tensor of the file must be one of a network of the given sizes in
+that format, with the same shape; a head for another number of classes keeps its random weights, with a warning. The position
+table is cropped or resized to other clip lengths and numbers of mel bands, but not to other strides: cropping keeps the
+middle of a table with more columns, and at another stride fewer columns cover the same seconds, so that every patch would
+get the position of another time.
 """
 
 import logging
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 N_MELS = 128  # of every published AST
 _HEAD_WIDTH = 64  # of an attention head, of every DeiT and every AST
 _PREFIX = "module."  # of the authors' files
-# What the log-mel frames of every published AST were made with; those of Kaldi, at AST's settings.
+# Front-end settings of all published ASTs: Kaldi's filterbank.
 _FRONT_END = {
     "front_end": "kaldi",
     "sample_rate": 16000,
@@ -45,7 +46,7 @@ _FRONT_END = {
 
 
 class AstForm(NamedTuple):
-    """Sections of a network of the published form."""
+    """Sections of a network with AST's architecture."""
 
     stem: PatchesParams
     positions: LearnedParams
@@ -53,7 +54,7 @@ class AstForm(NamedTuple):
 
 
 def ast_form(network: "NetworkParams") -> AstForm | None:
-    """Return the sections of a network that is a published AST in all but its sizes; None for any other."""
+    """Return the sections of a network with AST's architecture, of any size; None for any other network."""
     stem, encoder, head = network.stem, network.encoder, network.head
     if (
         network.reads == "frames"
@@ -68,9 +69,9 @@ def ast_form(network: "NetworkParams") -> AstForm | None:
 
 
 class Stated(NamedTuple):
-    """A setting that a file states, and that our params must agree with."""
+    """A setting stated in a file, with which the params must agree."""
 
-    where: str  # in which file, under which name
+    where: str  # file and name of the setting
     value: object
 
 
@@ -90,14 +91,14 @@ def _parts(network: "NetworkParams") -> dict[str, InputParams | StemParams | Enc
 
 
 class AstCheckpoint(Checkpoint):
-    """A format sets what its files say, and converts weights both ways; each direction is the other's inverse."""
+    """Base of AST's formats: a format reads its files, and converts weights in both directions, inverse to each other."""
 
-    signature: ClassVar[str]  # name of a tensor that tells the format
+    signature: ClassVar[str]  # name of a tensor that identifies the format
     positions: ClassVar[str]  # name of the position table
-    classes: ClassVar[str | None]  # name of the matrix of classes, None where there is none
-    tensors: dict[str, Tensor]  # what a network uses: without prefix, without dead heads
-    input_size: tuple[int, int] | None = None  # mel bands and frames of the position table; None = a square photograph
-    stated: Mapping[str, Stated] = {}  # key of our params, dotted -> what a file says
+    classes: ClassVar[str | None]  # name of the classifier's matrix, None where there is none
+    tensors: dict[str, Tensor]  # those that a network uses: without prefix and unused heads
+    input_size: tuple[int, int] | None = None  # mel bands and frames of the position table; None = a square image
+    stated: Mapping[str, Stated] = {}  # dotted key of our params -> setting stated in a file
     norm_epsilons: tuple[float, float] = (
         NORM_EPSILON,
         HEAD_NORM_EPSILON,
@@ -106,7 +107,7 @@ class AstCheckpoint(Checkpoint):
     @staticmethod
     @abstractmethod
     def to_format(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return our weights as the format has them."""
+        """Return our weights in the format."""
 
     @staticmethod
     @abstractmethod
@@ -114,7 +115,7 @@ class AstCheckpoint(Checkpoint):
         """Return tensors of the format as our weights; `grid` is (rows, columns) of the position table."""
 
     def check(self, params: AstCheckpointParams) -> None:
-        """Raise SonolexError unless the opened file has the digest that params say and is of this format."""
+        """Raise SonolexError unless the opened file has the digest in the params and is of this format."""
         self.require_digest(params.digest)
         if self.signature in self.tensors:
             return
@@ -142,7 +143,7 @@ class AstCheckpoint(Checkpoint):
 
     def load_into(self, network: "Network", params: "NetworkParams") -> None:
         form = ast_form(params)
-        assert form is not None  # NetworkParams has seen to it
+        assert form is not None  # checked by NetworkParams
         self._require_stated(params)
         weights = network.state_dict()
         grid = self._grid(form)
@@ -153,7 +154,7 @@ class AstCheckpoint(Checkpoint):
         kept = self.classes is not None
         if kept and read["head.classify.weight"].shape != weights["head.classify.weight"].shape:
             log.warning(
-                "pretrained: %s: its head is for %d classes, this corpus has %d: the head starts new",
+                "pretrained: %s: its head is for %d classes, this corpus has %d: the head keeps its random weights",
                 self.where, len(read["head.classify.weight"]), len(weights["head.classify.weight"]),
             )  # fmt: skip
             read = {
@@ -171,7 +172,7 @@ class AstCheckpoint(Checkpoint):
             if found != expected:
                 raise SonolexError(
                     f"pretrained: {self.where}: {where}: expected {expected}, as {key} of the model says, found {found}; "
-                    f"set {key} to {found}, or take other weights"
+                    f"set {key} to {found}, or use other weights"
                 )
 
     def _grid(self, form: AstForm) -> tuple[int, int]:
@@ -185,7 +186,7 @@ class AstCheckpoint(Checkpoint):
         return (n_mels - stem.bands) // stem.stride_bands + 1, (frames - stem.frames) // stem.stride_frames + 1
 
     def _require_shapes(self, weights: Mapping[str, Tensor], grid: tuple[int, int]) -> None:
-        """Raise SonolexError unless the file holds what a network of our sizes has in its format, head and table apart."""
+        """Raise SonolexError unless the file has the tensors of a network of these sizes, except head and position table."""
         ours = {name: tensor.to("meta") for name, tensor in weights.items()}
         ours["stem.table"] = torch.empty(*grid, weights["stem.table"].shape[2], device="meta")
         expected = {name: tuple(tensor.shape) for name, tensor in self.to_format(ours).items()}
@@ -207,7 +208,7 @@ class AstCheckpoint(Checkpoint):
         )
         if name == self.positions:
             remedy = (
-                "set stem.stride_frames and stem.stride_bands to those of the weights (a table is not refitted to other "
+                "set stem.stride_frames and stem.stride_bands to those of the weights (a table is not resized to other "
                 "strides), or pretrained.frames to the frames they were trained on"
             )
         else:
@@ -222,7 +223,7 @@ class AstCheckpoint(Checkpoint):
         )
 
     def _warn_of_attention_heads(self, form: AstForm) -> None:
-        """Warn of a number of heads that no published model has; but for config.json, nothing in the weights shows it."""
+        """Warn of a number of attention heads that no published model has; only config.json states it, not the weights."""
         width, heads = form.encoder.width, form.encoder.heads
         usual = width // _HEAD_WIDTH
         if "encoder.heads" not in self.stated and width % _HEAD_WIDTH == 0 and heads != usual:
@@ -233,7 +234,7 @@ class AstCheckpoint(Checkpoint):
 
 
 def front_end_differences(front_end: Mapping[str, object], n_mels: int) -> list[str]:
-    """Return in what the frames of a run differ from those of every published AST."""
+    """Return the differences between the frames of a run and those of published ASTs, for messages."""
     differences = []
     for key, expected in (_FRONT_END | {"n_mels": n_mels}).items():
         if front_end.get(key, expected) != expected:

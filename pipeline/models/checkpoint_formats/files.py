@@ -1,7 +1,7 @@
-"""Files of published weights, read without running code: local ones, or those of the Hugging Face hub by name.
+"""Reading of weights files without running code: local ones, or those of the Hugging Face hub by name.
 
-Reading runs nothing: safetensors hold numbers alone, and a `.pth` or `.bin` is read by torch's own reader of weights
-(`weights_only`), which refuses any pickle that would call something.
+safetensors hold only numbers; `.pth` and `.bin` are read with torch's `weights_only`, which refuses pickles that would call
+a function.
 """
 
 import pickle
@@ -27,7 +27,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise SonolexError(f"pretrained: {path}: expected safetensors, found {error}; fetch the file again") from None
     if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
-        loaded = loaded["model"]  # as DeiT's authors wrote theirs
+        loaded = loaded["model"]  # as in DeiT's files
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         found = type(loaded).__name__ if not isinstance(loaded, dict) else f"a mapping of {', '.join(map(str, loaded))}"
         raise SonolexError(
@@ -39,16 +39,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def hub_file(repository: str, names: Sequence[str], *, source: str) -> Path:
     """Return the local copy of the first of these files that a repository of the hub has, downloaded if need be.
 
-    `source` is what the user has written, for the message of the SonolexError where there is no network and no copy.
+    `source` is the user's setting, for the message of the SonolexError where there is neither a network nor a copy.
     """
-    import huggingface_hub  # only who names weights of the hub needs it
+    import huggingface_hub  # here: only weights from the hub need it
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     last: Exception | None = None
     for name in names:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, name))
-        except LocalEntryNotFoundError as error:  # no network; one kind of the next
+        except LocalEntryNotFoundError as error:  # no network; a subclass of the next exception
             last = error
             break
         except EntryNotFoundError as error:
@@ -75,7 +75,7 @@ def _load_pth(path: Path) -> object:
             f"pretrained: {path}: expected weights alone, found a pickle that would run code or is damaged "
             f"({reason.strip()[:200]}); it was not run; take weights from whoever published them, best as safetensors"
         ) from None
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:  # not a zip file, nor a pickle
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:  # neither a zip file nor a pickle
         raise SonolexError(
             f"pretrained: {path}: expected a file of weights written by torch, found {type(error).__name__}: "
             f"{str(error)[:200]}; fetch the file again"

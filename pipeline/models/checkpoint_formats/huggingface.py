@@ -1,7 +1,7 @@
 """Checkpoint format of transformers' ASTForAudioClassification: weights, config.json and preprocessor_config.json.
 
-Its layer norms, that of the head included, have one epsilon: `layer_norm_eps` of config.json, 1e-12 in all published ones
-where the authors' own program has 1e-6 and 1e-5. Queries, keys and values are matrices of their own.
+All its layer norms, the head's included, have one epsilon: `layer_norm_eps` of config.json, 1e-12 in all published ones,
+where the authors' program has 1e-6 and 1e-5. Queries, keys and values have separate matrices.
 """
 
 import json
@@ -79,7 +79,7 @@ class HuggingFaceCheckpoint(AstCheckpoint):
         self.where, self.digest, self.tensors = str(weights), file_digest(weights), read_tensors(weights)
         self.input_size = (config["num_mel_bins"], config["max_length"])
         self.stated = _stated(config)
-        # A preprocessor that does not normalise: frames enter as they are, which mean 0 and twice a half stand for.
+        # A preprocessor without normalisation corresponds to mean 0 and 2 * 0.5.
         normalises = preprocessor["do_normalize"]
         self.statistics = (preprocessor["mean"], preprocessor["std"]) if normalises else (0.0, 0.5)
         self.norm_epsilons = (config["layer_norm_eps"], config["layer_norm_eps"])
@@ -106,7 +106,7 @@ class HuggingFaceCheckpoint(AstCheckpoint):
 
 
 def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: str, epsilon: float) -> dict[str, object]:
-    """Return config.json of a network of ours."""
+    """Return config.json of one of our networks."""
     problem = "single_label_classification" if label_kind == "one" else "multi_label_classification"
     return {
         "architectures": ["ASTForAudioClassification"],
@@ -133,7 +133,7 @@ def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: st
 
 
 def preprocessor_of(form: AstForm, n_mels: int, sample_rate: int, normalisation: Normalisation) -> dict[str, object]:
-    """Return preprocessor_config.json: it divides by twice its `std`, whatever our `std_scale` is."""
+    """Return preprocessor_config.json; the format divides by 2 * `std`, whatever our `std_scale` is."""
     return {
         "feature_extractor_type": "ASTFeatureExtractor",
         "do_normalize": normalisation["kind"] != "none",
@@ -150,7 +150,7 @@ def preprocessor_of(form: AstForm, n_mels: int, sample_rate: int, normalisation:
 
 
 def _stated(config: Mapping[str, object]) -> dict[str, Stated]:
-    """Return what config.json says of settings that the shapes of tensors do not show, or not plainly."""
+    """Return the settings stated in config.json that the shapes of tensors do not determine."""
     keys = {
         "stem.stride_frames": "time_stride",
         "stem.stride_bands": "frequency_stride",
@@ -163,7 +163,7 @@ def _stated(config: Mapping[str, object]) -> dict[str, Stated]:
 
 def _file(source: str, names: Sequence[str]) -> Path:
     folder = input_path(source)
-    if folder.is_file():  # one of the folder's files was named
+    if folder.is_file():  # a file of the folder
         folder = folder.parent
     if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         return hub_file(source, names, source=source)

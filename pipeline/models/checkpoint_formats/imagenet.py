@@ -1,7 +1,7 @@
-"""Checkpoint format of DeiT's distilled models, as timm has them (Touvron et al., 2021): AST's start from photographs.
+"""Checkpoint format of timm's distilled DeiT (Touvron et al., 2021): ImageNet weights, from which AST is initialised.
 
-The names are those inside the AST authors' `v.`. Photographs have three channels: the projection of patches is summed over
-them (AST, section 2.2). The heads are for other classes, and dropped. Norms have timm's epsilon, 1e-6.
+The names are those below `v.` in the AST authors' files. The patch projection of three colour channels is summed over them
+(AST, section 2.2). The heads are for other classes and are dropped. Norms have timm's epsilon, 1e-6.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class ImageNetParams(AstCheckpointParams):
 
 
 class ImageNetCheckpoint(AstCheckpoint):
-    """Its position table is for square photographs, and it has no statistics of log-mel frames."""
+    """ImageNet weights, with a position table for square images and without statistics of log-mel frames."""
 
     Params = ImageNetParams
     signature = NAMES.class_token.removeprefix(_INSIDE)
@@ -44,7 +44,7 @@ class ImageNetCheckpoint(AstCheckpoint):
 
     @staticmethod
     def to_format(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return our weights as the format has them; each channel gets a third, so that their sum is what it was."""
+        """Return our weights in the format; each channel gets a third, so that the sum over channels is kept."""
         tensors = {
             name.removeprefix(_INSIDE): tensor
             for name, tensor in OriginalCheckpoint.to_format(weights).items()
@@ -55,13 +55,13 @@ class ImageNetCheckpoint(AstCheckpoint):
 
     @staticmethod
     def from_format(tensors: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[str, Tensor]:
-        """Return tensors of the format as our weights, those of the head excepted."""
+        """Return tensors of the format as our weights, without the head."""
         inside = dict(tensors) | {_PROJECTION: tensors[_PROJECTION].sum(1, keepdim=True)}
         return OriginalCheckpoint.from_format({f"{_INSIDE}{name}": tensor for name, tensor in inside.items()}, grid)
 
 
 def _timm_repository(name: str) -> str:
-    import timm  # takes seconds, and only who starts from its weights needs it
+    import timm  # here: takes seconds, and only its weights need it
 
     known = timm.list_models("deit*distilled*")
     if name not in known:

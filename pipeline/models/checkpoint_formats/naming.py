@@ -1,10 +1,10 @@
-"""Renaming of an AST's weights between Sonolex and other programs: one table, read both ways.
+"""Renaming of AST weights between Sonolex and other programs, in both directions, by one table.
 
-What is no renaming is the same in every format: the class and the distillation token stand alone, their positions are the
+Other differences are the same in every format: class and distillation token are separate tensors, their positions are the
 first rows of the position table, and a patch is (band, frame) where ours is (frame, band).
 
-Conventions: D width; the table of another program is (1, 2 + rows * columns, D), time running fastest; ours is a grid (row,
-column, D).
+Conventions: D width; the table of another program is (1, 2 + rows * columns, D), with time as the fastest axis; ours is a
+grid (row, column, D).
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ _BLOCKS = "encoder.blocks."
 
 
 class Names(NamedTuple):
-    """Names that another program has for our modules."""
+    """Another program's names of our modules."""
 
     modules: Mapping[str, str]  # outside the blocks
-    blocks: str  # in front of a block's number
+    blocks: str  # prefix of a block's number
     block_modules: Mapping[str, str]
     class_token: str
     distillation_token: str
@@ -29,7 +29,7 @@ class Names(NamedTuple):
 
 
 def to_names(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Return our weights under the names, and in the form, of another program."""
+    """Return our weights with the names and shapes of another program."""
     renamed = {}
     special = {"head.tokens", "head.token_positions", "stem.table", "stem.project.weight"}
     for name, tensor in weights.items():

@@ -1,8 +1,8 @@
-"""Checkpoint format of AST's authors: a torch state dict, every name behind `module.`, 159 tensors for twelve blocks.
+"""Checkpoint format of AST's authors: a torch state dict with the prefix `module.`, 159 tensors for twelve blocks.
 
-Four of them are the heads for ImageNet's classes, which nothing reads: dropped, and written as zeros. The file says neither
-strides nor the frames and the statistics it was trained with, so params do. Norms have the epsilons of timm (1e-6) and of
-torch (1e-5, before the classes).
+Four of them are unused heads for ImageNet's classes: dropped on reading, and written as zeros. The file states neither the
+strides nor the frames and statistics of its training, so params do. Norms have the epsilons of timm (1e-6) and of torch
+(1e-5, before the classes).
 """
 
 from collections.abc import Mapping
@@ -46,8 +46,8 @@ NAMES = Names(
 
 class OriginalParams(AstCheckpointParams):
     kind: Literal["original"]  # `source` is the .pth file
-    frames: PositiveInt  # that it was trained on: 1024 for AudioSet, 128 for Speech Commands
-    mean: float  # of the log-mel values that it was trained on
+    frames: PositiveInt  # of clips in its training: 1024 for AudioSet, 128 for Speech Commands
+    mean: float  # of the log-mel values in its training
     std: PositiveFloat
 
     @property
@@ -72,7 +72,7 @@ class OriginalCheckpoint(AstCheckpoint):
 
     @staticmethod
     def to_format(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return our weights as the format has them, without prefix and dead heads."""
+        """Return our weights in the format, without prefix and unused heads."""
         return to_names(weights, NAMES)
 
     @staticmethod
@@ -81,7 +81,7 @@ class OriginalCheckpoint(AstCheckpoint):
 
 
 def to_file(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the authors' program expects in its file, dead heads and prefix included."""
+    """Return the tensors of a file for the authors' program, unused heads and prefix included."""
     tensors = OriginalCheckpoint.to_format(weights)
     width = weights["head.tokens"].shape[1]
     for name, size in _DEAD.items():

@@ -1,7 +1,7 @@
-"""Checkpoint format of timm's convolutional networks: weights of the encoder, trained on photographs.
+"""Checkpoint format of timm's convolutional networks: ImageNet weights of the encoder.
 
-A network for RGB reads a feature map of one channel when its first convolution is summed over the colours. The weights of
-its classifier are left out.
+The first convolution is summed over the colour channels, for a feature map of one channel. The classifier's weights are
+dropped.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 class TimmWeightsParams(CheckpointParams):
     kind: Literal["timm"]
-    source: str = Field(min_length=1)  # a name of timm's weights, such as tf_efficientnet_b2.aa_in1k, or a file
+    source: str = Field(min_length=1)  # name of timm's weights, such as tf_efficientnet_b2.aa_in1k, or a file
 
     def require_network(self, network: "NetworkParams") -> None:
         if network.encoder.kind != "timm":
@@ -68,7 +68,7 @@ def _repository(name: str) -> str:
 
 
 def _require_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Raise SonolexError unless the tensors are the network's, by name and shape; old files lack counters of batches."""
+    """Raise SonolexError unless the tensors are the network's, by name and shape; old files may lack num_batches_tracked."""
     wrong = [f"{name} missing" for name in expected if name not in found and not name.endswith("num_batches_tracked")]
     wrong += [f"{name} unknown" for name in found if name not in expected]
     wrong += [
@@ -79,5 +79,5 @@ def _require_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor],
     if wrong:
         raise SonolexError(
             f"pretrained: {where}: expected the {len(expected)} tensors of the encoder, found {len(wrong)} that differ "
-            f"({', '.join(wrong[:3])}); set encoder.network to the network that the weights are of, or take other weights"
+            f"({', '.join(wrong[:3])}); set encoder.network to the weights' network, or use other weights"
         )

@@ -1,6 +1,6 @@
-"""Convolutional encoder: strided convolutions over time and features, whose every value along both is a position.
+"""Convolutional encoder: strided 2D convolutions over time and features; each output cell is a position.
 
-With the mean and the largest value of each channel as the head, it is the baseline for transformers on a few hundred clips.
+With a head that pools mean and maximum, it is the baseline for transformers on a few hundred clips.
 """
 
 import math
@@ -17,7 +17,7 @@ class CnnParams(EncoderParams, StackParams):
 
 
 class Cnn(Encoder):
-    """Reads the feature map (B, T, F); its rows are what the strides leave of the features."""
+    """Encoder of the feature map (B, T, F); its rows are the features after the strides."""
 
     Params = CnnParams
     keeps_positions = supports_patchout = False

@@ -1,9 +1,9 @@
 """Conformer encoder: self-attention and convolution in every block (Gulati et al., 2020, arXiv 2005.08100).
 
 A block is half a step of feed-forward, self-attention, a convolution over neighbouring positions, and half a step of
-feed-forward. Other than in the paper: positions are those of the stem instead of relative ones inside the attention; the
-depthwise convolution is followed by a layer norm instead of a batch norm, so that a block does the same when it is run twice
-for activation checkpointing; and drop path takes the place of dropout.
+feed-forward. Differences from the paper: position embeddings are the stem's instead of relative ones in the attention; a
+layer norm instead of a batch norm follows the depthwise convolution, so that recomputing a block for activation
+checkpointing has no side effects; and drop path replaces dropout.
 
 Conventions: B batch, N position, D width; masks (B, N) are bool, True = real.
 """
@@ -83,7 +83,7 @@ class ConvolutionModule(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         y = F.glu(self.expand(self.norm(x)), dim=2)
-        if mask is not None:  # what follows the clip is zero, as the border of an unpadded clip is
+        if mask is not None:  # zero after the clip, like the border of an unpadded clip
             y = y.masked_fill(~mask[:, :, None], 0.0)
         y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
         out: Tensor = self.project(F.silu(self.depthwise_norm(y)))

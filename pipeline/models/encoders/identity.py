@@ -1,4 +1,4 @@
-"""No encoder: positions stay without a context."""
+"""Identity encoder: positions without context."""
 
 from typing import Literal
 

@@ -1,11 +1,11 @@
-"""Bidirectional LSTM (Hochreiter and Schmidhuber, 1997; Graves and Schmidhuber, 2005).
+"""Bidirectional LSTM encoder (Hochreiter and Schmidhuber, 1997; Graves and Schmidhuber, 2005).
 
-Padding does not reach it: the forward direction meets it after the clip, and the backward one is given every clip turned
-around within its own length. This is what packed sequences are for; PyTorch's take nearly seven times as long to train on a
-processor (LOG.md, 2026-11-22).
+Padding has no effect: it comes after the clip in the forward direction, and the backward direction reads every clip reversed
+within its own length. Packed sequences would do the same; PyTorch's take nearly seven times as long to train on a CPU
+(LOG.md, 2026-11-22).
 
-Conventions: B batch, N position, D width, of which the first half are forward states and the second backward ones. A mask
-(B, N) is True from a clip's start to its end.
+Conventions: B batch, N position, D width, the first half forward states, the second half backward states. A mask (B, N) is
+True from a clip's start to its end.
 """
 
 from typing import Literal
@@ -19,9 +19,9 @@ from pipeline.models.parts import Encoder, EncoderParams, Stem
 
 class LstmParams(EncoderParams):
     kind: Literal["lstm"]
-    width: PositiveInt  # of what comes in and of what goes out, half of it for each direction
+    width: PositiveInt  # of input and output, half of it for each direction
     depth: PositiveInt  # layers
-    dropout: float = Field(ge=0, lt=1)  # between layers and behind the last one
+    dropout: float = Field(ge=0, lt=1)  # between layers and after the last one
 
     @property
     def input_width(self) -> int:
@@ -36,7 +36,7 @@ class LstmParams(EncoderParams):
 
 
 class Lstm(Encoder):
-    """Behind a clip's end its states are 0."""
+    """Encoder whose states are 0 after a clip's end."""
 
     Params = LstmParams
     has_directions = supports_pretraining = True
@@ -50,7 +50,7 @@ class Lstm(Encoder):
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
         places = _turned_places(mask, x.shape[1], x.device)
-        with torch.autocast("cpu", enabled=False):  # oneDNN has no LSTM of half precision that can learn; cuDNN does
+        with torch.autocast("cpu", enabled=False):  # oneDNN cannot train an LSTM in half precision; cuDNN can
             x = x.float()
             for ahead, back in zip(self.forwards, self.backwards, strict=True):
                 behind = _turn(back(_turn(x, places))[0], places)
@@ -59,7 +59,7 @@ class Lstm(Encoder):
 
 
 def _turned_places(mask: Tensor | None, length: int, device: torch.device) -> Tensor:
-    """Return where each position of a clip lies when it is read from its end, (B, N) or (1, N); padding stays in place."""
+    """Return the position order that reverses each clip within its length, (B, N) or (1, N); padding stays in place."""
     places = torch.arange(length, device=device)[None]
     if mask is None:
         return places.flip(1)

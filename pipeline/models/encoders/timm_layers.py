@@ -1,9 +1,9 @@
-"""Layers of timm's convolutional networks that padding does not reach.
+"""Masked layers for timm's convolutional networks, so that padding has no effect.
 
-The networks are timm's own in names, order of weights and first values, so that weights trained on ImageNet fit. Layers
-through which padding would act are replaced: batch norm takes its statistics from real frames and leaves zeros behind a
-clip's end, which is all that the next convolution sees there; squeeze-and-excitation averages over real frames. TensorFlow's
-"same" convolutions, which pad by the image's size, pad as they do at multiples of the stride.
+The networks are timm's in names, order of weights and initial values, so that weights trained on ImageNet fit. Layers that
+padding would affect are replaced: batch norm takes its statistics from real frames and sets the output after a clip's end to
+zero, the input of the next convolution there; squeeze-and-excitation averages over real frames. TensorFlow's "same"
+convolutions, whose padding depends on the image's size, pad as for multiples of the stride.
 
 Conventions: B batch, T frame, F feature (mel band), C channel; maps are (B, C, F, T), frequency as the image's height.
 """
@@ -21,27 +21,27 @@ from pipeline.models.batch_norm import BatchNorm
 
 
 class Padding:
-    """Which positions along time are real, at each resolution of a network, found by how many there are.
+    """Masks of real positions along time at each resolution of a network, looked up by length.
 
-    It keeps the last batch's masks: activation checkpointing computes layers anew during the backward pass.
+    The last batch's masks are kept, since activation checkpointing computes layers again in the backward pass.
     """
 
     def __init__(self) -> None:
         self._masks: dict[int, Tensor] = {}
 
     def set(self, mask: Tensor | None) -> None:
-        """Take the mask (B, T) of the feature map that comes next."""
+        """Set the mask (B, T) of the next feature map."""
         self._masks = {}
         while mask is not None and mask.shape[1] not in self._masks:
             self._masks[mask.shape[1]] = mask
-            mask = mask[:, ::2]  # an output of stride 2 is real when the one at its centre is
+            mask = mask[:, ::2]  # an output of stride 2 is real when the input at its centre is
 
     def mask(self, positions: int) -> Tensor | None:
         """Return the mask (B, positions), or None where nothing is padded."""
         return self._masks[positions] if self._masks else None
 
     def clear(self, maps: Tensor) -> Tensor:
-        """Return the maps with zeros behind each clip's end."""
+        """Return the maps with zeros after each clip's end."""
         mask = self.mask(maps.shape[3])
         return maps if mask is None else maps * mask[:, None, None, :].to(maps.dtype)
 
@@ -54,7 +54,7 @@ def build_network(name: str, drop_path: float, padding: Padding) -> tuple[nn.Mod
 
 
 class _BatchNorm(BatchNorm):
-    """A batch norm of timm's, and the activation that some carry, over the real frames of maps (B, C, F, T)."""
+    """timm's batch norm, with its activation if it has one, over the real frames of maps (B, C, F, T)."""
 
     CHANNEL_LAST, CHANNEL_FIRST = (0, 3, 2, 1), (0, 3, 2, 1)  # to (B, T, F, C), and back
 
@@ -79,14 +79,14 @@ class _SqueezeExcite(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         means, mask = h.mean((2, 3), keepdim=True), self.padding.mask(h.shape[3])
-        if mask is not None:  # padding is zero, and only makes the sum's divisor too large
+        if mask is not None:  # padding is zero and affects only the divisor of the mean
             means = means * (h.shape[3] / mask.sum(1))[:, None, None, None].to(h.dtype)
         gates: Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(means))))
         return h * gates
 
 
 class _SameConvolution(nn.Conv2d):
-    """TensorFlow's "same" convolution, with the padding before the first row or column that even sizes get."""
+    """TensorFlow's "same" convolution, with the padding before the first row or column of even sizes."""
 
     def __init__(self, convolution: Conv2dSame) -> None:
         kernel: Any = convolution.kernel_size

@@ -1,8 +1,7 @@
-"""A convolutional network of timm as the encoder: reads the feature map as an image of one channel, as PSLA does.
+"""Encoder that is a convolutional network of timm, with the feature map as an image of one channel, as in PSLA.
 
-PSLA: Gong, Chung and Glass, 2021, arXiv 2102.01243. How padding is kept out of the network's layers, and how weights for
-photographs fit: `pipeline/models/encoders/timm_layers.py`. That module imports timm, which takes longer than torch; params
-are checked without it.
+PSLA: Gong, Chung and Glass, 2021, arXiv 2102.01243. `pipeline/models/encoders/timm_layers.py` masks padding in the network's
+layers. It imports timm, which takes longer than torch, so params are checked without it.
 
 Conventions: B batch, T frame, F feature, S time step (T / 32), C channel.
 """
@@ -30,7 +29,7 @@ _STAGES = 5  # each halves the feature map
 
 class TimmParams(EncoderParams):
     kind: Literal["timm"]
-    network: str  # its name in timm
+    network: str  # name in timm
     drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
 
     @field_validator("network")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.models.blocks import AttentionEncoderParams, drop_path, key_mask, self_attention
 from pipeline.models.parts import Encoder, Stem
 
-NORM_EPSILON = 1e-6  # of every layer norm, as in ViT and DeiT; published weights may bring their own
+NORM_EPSILON = 1e-6  # of every layer norm, as in ViT and DeiT; published weights may have another
 
 
 class TransformerParams(AttentionEncoderParams):
@@ -28,9 +28,9 @@ class Transformer(Encoder):
         self.norm = nn.LayerNorm(params.width, eps=NORM_EPSILON)
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """With `num_wanted` the last block computes little else than keys and values of the others.
+        """Encode positions; with `num_wanted` the last block computes only keys and values of the other positions.
 
-        That is about a twelfth of AST's work less, for the same output.
+        This saves about a twelfth of AST's computation, for the same output.
         """
         keys = key_mask(mask)
         for block in self.blocks:

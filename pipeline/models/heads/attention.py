@@ -1,8 +1,8 @@
-"""Attention pooling over time steps, as in PSLA (Gong, Chung and Glass, 2021, arXiv 2102.01243).
+"""Attention pooling head over time steps, as in PSLA (Gong, Chung and Glass, 2021, arXiv 2102.01243).
 
-Each position is scored for each class; a head's attention, normalised over the positions for each class, weighs the scores
-into a probability, and heads are averaged by learned weights. What comes out is the logit of that probability, computed from
-logarithms alone, so that losses which take logits are right, and no probability of 0 or 1 has to be cut off.
+Each position has a probability for each class; an attention head's weights, normalised over positions for each class,
+average these, and heads are averaged by learned weights. The output is the logit of that probability, computed in the log
+domain, so that losses that take logits apply, and probabilities of 0 or 1 need no clipping.
 
 Conventions: B batch, N position, D width, H head, K class.
 """
@@ -31,7 +31,7 @@ class AttentionPooling(Head):
         outputs = max(heads, 1) * num_classes
         self.score = nn.Linear(features, outputs)
         self.attend = nn.Linear(features, outputs) if heads else None
-        # Logarithms of the heads' weights. What these add up to cancels out of the logit, so it is that of an average.
+        # Logarithms of the heads' weights; their sum cancels in the logit, so the result is an average.
         self.head_weights = nn.Parameter(torch.zeros(heads)) if heads > 1 else None
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -39,7 +39,7 @@ class AttentionPooling(Head):
         weights = F.logsigmoid(self._by_head(self.attend(x))) if self.attend is not None else torch.zeros_like(scores)
         if mask is not None:
             weights = weights.masked_fill(~mask[:, :, None, None], -torch.inf)
-        weights = weights.log_softmax(dim=1)  # a part of the attention: over the sum, over time, of the sigmoids
+        weights = weights.log_softmax(dim=1)  # normalised by the sum of the sigmoids over time
         if self.head_weights is not None:
             weights = weights + self.head_weights[:, None]
         present = torch.logsumexp(weights + F.logsigmoid(scores), dim=(1, 2))
@@ -47,6 +47,6 @@ class AttentionPooling(Head):
         return present - absent
 
     def _by_head(self, outputs: Tensor) -> Tensor:
-        """Return (B, N, H * K) as (B, N, H, K), in float32 at least: logarithms of small probabilities need it."""
+        """Return (B, N, H * K) as (B, N, H, K), in at least float32, for logarithms of small probabilities."""
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return precise.reshape(*precise.shape[:2], -1, self.num_classes)

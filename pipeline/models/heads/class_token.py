@@ -1,7 +1,6 @@
-"""Head: a linear classifier of ViT's class token, or of the pair of class and distillation token of DeiT and AST, averaged.
+"""Class-token head: a linear classifier of ViT's class token, or of the mean of class and distillation token (DeiT, AST).
 
-The tokens come before the positions, and take in by attention what the clip is (Dosovitskiy et al., 2021; Touvron et al.,
-2021).
+The tokens are prepended to the positions and aggregate them by attention (Dosovitskiy et al., 2021; Touvron et al., 2021).
 
 Conventions: B batch, N position, D width, S time step, K class.
 """
@@ -14,16 +13,16 @@ from torch import Tensor, nn
 from pipeline.models.parts import Encoder, Head, HeadParams, Stem
 from pipeline.models.positions import new_table
 
-NORM_EPSILON = 1e-5  # of AST's norm before the classes; published weights may bring their own
+NORM_EPSILON = 1e-5  # of AST's norm before the classifier; published weights may have another
 
 
 class ClassTokenParams(HeadParams):
     kind: Literal["class_token"]
-    distillation_token: bool  # a second token, as DeiT and AST have
+    distillation_token: bool  # a second token, as in DeiT and AST
 
 
 class ClassToken(Head):
-    """Where positions have a learned table the tokens have learned positions too, as ViT's."""
+    """Head that reads class tokens; with a stem of learned positions they have learned positions too, as in ViT."""
 
     Params = ClassTokenParams
     needs_class_tokens = supports_time_steps = True

@@ -1,7 +1,6 @@
-"""Head: a multilayer perceptron on all positions of a clip side by side, so that every clip must have as many.
+"""Flattening head: a multilayer perceptron on the concatenated positions of a clip, for clips of one length.
 
-Nothing is shared along time: what it has learned of a sound at one second it does not know at the next, which makes it the
-baseline for all that share.
+No weights are shared along time, which makes it the baseline for models that share them.
 """
 
 from itertools import pairwise
@@ -16,7 +15,7 @@ from pipeline.models.parts import Encoder, Head, HeadParams, Stem
 class FlattenParams(HeadParams):
     kind: Literal["flatten"]
     hidden: list[PositiveInt]  # units of each layer before the classifier
-    dropout: float = Field(ge=0, lt=1)  # behind each of them
+    dropout: float = Field(ge=0, lt=1)  # after each of them
 
 
 class Flatten(Head):
@@ -26,7 +25,7 @@ class Flatten(Head):
 
     def __init__(self, params: FlattenParams, stem: Stem, encoder: Encoder, num_classes: int) -> None:
         super().__init__(params, stem, encoder, num_classes)
-        assert encoder.num_positions is not None  # NetworkParams has seen to it
+        assert encoder.num_positions is not None  # checked by NetworkParams
         widths = [encoder.num_positions * encoder.num_features, *params.hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):

@@ -1,7 +1,7 @@
-"""Head: a linear classifier of positions that are pooled over the clip.
+"""Pooling head: a linear classifier of positions pooled over the clip.
 
-`mean` and `mean_max` pool over the real positions; `last` joins the states in which the two directions of a recurrent
-encoder leave the clip.
+`mean` and `mean_max` pool over the real positions; `last` concatenates the final states of the two directions of a recurrent
+encoder.
 
 Conventions: B batch, N position, D width, S time step, K class.
 """
@@ -24,7 +24,7 @@ class PooledParams(HeadParams):
 
 
 class Pooled(Head):
-    """No norm before the classes: how large a mean is says how sure it is."""
+    """Head without a norm before the classifier, since the magnitude of a mean carries confidence."""
 
     Params = PooledParams
     supports_time_steps = True

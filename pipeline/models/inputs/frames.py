@@ -1,4 +1,4 @@
-"""Input of log-mel frames, which is the feature map as it is: normalisation has been done by `pipeline/training`."""
+"""Input of log-mel frames: normalised frames (`pipeline/training/normalising.py`) are the feature map."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -14,7 +14,7 @@ class FramesParams(InputParams):
     kind: Literal["frames"]
     # corpus: mean and std of the fold's training clips; clip: each clip's own; pretrained: those of the published weights
     normalisation: Literal["corpus", "clip", "none", "pretrained"]
-    std_scale: PositiveFloat  # how many standard deviations make one unit; AST takes 2
+    std_scale: PositiveFloat  # standard deviations per unit; 2 in AST
 
     @property
     def normalises_by_clip(self) -> bool:
@@ -34,7 +34,7 @@ class FramesParams(InputParams):
         if self.normalisation == "corpus":
             mean, std = corpus()
         elif self.normalisation == "pretrained":
-            assert pretrained is not None  # NetworkParams has seen to it
+            assert pretrained is not None  # checked by NetworkParams
             mean, std = pretrained
         else:
             mean, std = 0.0, 1.0
@@ -42,7 +42,7 @@ class FramesParams(InputParams):
 
 
 class Frames(Input):
-    """Hands normalised frames (B, T, mel) on."""
+    """Input that returns normalised frames (B, T, mel) unchanged."""
 
     Params = FramesParams
     reads: ClassVar[Literal["frames"]] = "frames"
@@ -64,7 +64,7 @@ class Frames(Input):
         return inputs
 
     def _normalised(self, value: float) -> float:
-        """Return a value of the front end as the feature map has it; NetworkParams allows no `clip` where this is asked."""
+        """Return a value of the front end on the feature map's scale; NetworkParams excludes `clip` where this is used."""
         normalisation = self._metadata.get("normalisation", NOT_NORMALISED)
         if normalisation["kind"] in ("none", "clip"):
             return value

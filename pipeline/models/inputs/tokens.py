@@ -1,9 +1,9 @@
-"""Input of tokens: each becomes a vector, and a clip's vectors are its feature map.
+"""Input of tokens: an embedding table per codebook; a clip's embeddings are its feature map.
 
-With `embedding: centroids` the table starts as the vocabulary's codebook, so that tokens which sound alike look alike, and
-moves by a small part of the learning rate (`embedding_rate`; at the full rate the table overfits, LOG.md 2026-11-21), or
-stays as it is (0). Each codebook has features of its own, and codebooks that share features, as residual ones do, add up
-there: the feature map is the decoded clip, normalised. With `random` the tables start from noise and all codebooks add up.
+With `embedding: centroids` the table is initialised with the vocabulary's codebook, so that similar tokens have similar
+embeddings. It is trained with a fraction of the learning rate (`embedding_rate`; at the full rate it overfits, LOG.md
+2026-11-21), or kept (0). Each codebook has separate features, and codebooks that share features, such as residual ones, add
+up: the feature map is the decoded clip, normalised. With `random` the tables are random and all codebooks add up.
 """
 
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
 from pipeline.models.base import InputMetadata
 from pipeline.models.parts import Input, InputParams
 
-NUM_NEIGHBOURS = 8  # tokens that token noise chooses among
+NUM_NEIGHBOURS = 8  # nearest tokens that token noise draws from
 
-_TOKENS_AT_ONCE = 4096  # whose distances to all others are in memory: 256 MiB with 16,384 tokens
+_TOKENS_AT_ONCE = 4096  # rows of the distance matrix in memory: 256 MiB with 16,384 tokens
 
 
 class TokensParams(InputParams):
     kind: Literal["tokens"]
     embedding: Literal["centroids", "random"]
-    embedding_rate: float = Field(ge=0, le=1)  # learning rate of the table over that of the rest; 0 keeps it
-    embedding_width: PositiveInt  # of a random table; centroids bring their own
+    embedding_rate: float = Field(ge=0, le=1)  # learning rate of the table relative to the rest; 0 = not trained
+    embedding_width: PositiveInt  # of random tables; centroids have their own
 
 
 class Tokens(Input):
-    """Embeds tokens (B, codebook, T) as a feature map (B, T, F)."""
+    """Embedding of tokens (B, codebook, T) as a feature map (B, T, F)."""
 
     Params = TokensParams
     reads: ClassVar[Literal["tokens"]] = "tokens"
@@ -44,7 +44,7 @@ class Tokens(Input):
         self.mask_token: int = size + 1
         if params.embedding == "random":
             bands = [[0, params.embedding_width]] * len(bands)
-        # The padding row stays zero for good: `padding_idx` takes it out of the gradient.
+        # The padding row stays zero: `padding_idx` excludes it from the gradient.
         rows = size + NUM_SPECIAL_TOKENS
         self.tables = nn.ModuleList(
             nn.Embedding(rows, stop - start, padding_idx=self.padding_token) for start, stop in bands
@@ -55,7 +55,7 @@ class Tokens(Input):
         self.embedding_rate = params.embedding_rate
         self.tables.requires_grad_(params.embedding_rate > 0)
         itself = torch.arange(rows)[None, :, None].repeat(len(bands), 1, 1)
-        self.register_buffer("neighbours", itself, persistent=False)  # (codebook, token, near token)
+        self.register_buffer("neighbours", itself, persistent=False)  # (codebook, token, neighbour)
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -64,9 +64,9 @@ class Tokens(Input):
 
     @torch.no_grad()
     def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
-        """Find each token's neighbours in the codebooks, and start the tables there.
+        """Compute each token's neighbours in the codebooks, and initialise the tables with them.
 
-        Random tables stay as they are. The special rows of the others start at zero: an average frame.
+        Random tables are not changed. Rows of special tokens are initialised with zeros, the mean frame.
         """
         near = []
         for weight, codebook in zip(self.weights, codebooks, strict=True):
@@ -89,7 +89,7 @@ class Tokens(Input):
 
 
 def _shared_spans(bands: Sequence[Sequence[int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
-    """Cut the features where a codebook begins or ends; return [from, to) and the codebooks there, each with its start."""
+    """Return the spans [from, to) of features between codebook borders, with the codebooks there and their starts."""
     edges = sorted({edge for band in bands for edge in band})
     spans = []
     for left, right in pairwise(edges):
@@ -100,7 +100,7 @@ def _shared_spans(bands: Sequence[Sequence[int]]) -> list[tuple[int, int, list[t
 
 
 def _nearest_tokens(vectors: Tensor) -> Tensor:
-    """Return for each token of (token, feature) the ids (token, near token) of those nearest to it but itself."""
+    """Return the ids (token, neighbour) of the nearest other tokens of each token of (token, feature)."""
     count = min(NUM_NEIGHBOURS + 1, len(vectors))
     blocks = [vectors[first : first + _TOKENS_AT_ONCE] for first in range(0, len(vectors), _TOKENS_AT_ONCE)]
     return torch.cat([torch.cdist(block, vectors).topk(count, largest=False).indices[:, 1:] for block in blocks])

@@ -1,8 +1,8 @@
 """Stems of strided convolutions: `convolution` over time and features, `convolution_1d` over time alone.
 
-With a few hundred clips, locality at the input is worth more than depth behind it (Xiao et al., 2021, "Early Convolutions
-Help Transformers See Better"). `convolution_1d` takes a frame's features as its channels: for tokens without a place among
-bands, and for sequence models. All of a time step's channels and bands are projected to one position.
+With a few hundred clips, locality at the input is worth more than depth after it (Xiao et al., 2021, "Early Convolutions
+Help Transformers See Better"). `convolution_1d` takes a frame's features as its channels, for tokens whose features have no
+order along frequency, and for sequence models. All of a time step's channels and bands are projected to one position.
 """
 
 import math
@@ -26,7 +26,7 @@ class TimeConvolutionParams(StemParams, TimeStackParams):
 class _Convolution(Stem):
     def __init__(self, params: ConvolutionParams | TimeConvolutionParams, source: Input, width: int | None) -> None:
         super().__init__(params, source, width)
-        assert width is not None  # NetworkParams has seen to it, since time steps are projected
+        assert width is not None  # checked by NetworkParams, since time steps are projected
         self.stack = ConvolutionStack(params, source.num_features)
         self.stride, self.num_features = math.prod(self.stack.strides), width
         self.project = nn.Linear(self.stack.channels * self.stack.bands, width)

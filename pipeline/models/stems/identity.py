@@ -1,4 +1,4 @@
-"""Stems without weights: each frame is a position that does not know where it stands."""
+"""Stems without weights: each frame is a position, without position embeddings."""
 
 from typing import Literal
 
@@ -23,7 +23,7 @@ class FixedLengthParams(StemParams):
 
 
 class Identity(Stem):
-    """Hands the feature map on: for encoders that read it as an image, and for those that look at frames one by one."""
+    """Stem that returns the feature map unchanged, for encoders that read it as an image or frame by frame."""
 
     Params = IdentityParams
     projects = False
@@ -37,7 +37,7 @@ class Identity(Stem):
 
 
 class FixedLength(Stem):
-    """Cuts longer clips, and fills shorter ones up with silence, the front end's floor."""
+    """Stem that crops longer clips, and pads shorter ones with silence, the front end's floor."""
 
     Params = FixedLengthParams
     projects = False

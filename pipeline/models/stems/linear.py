@@ -1,4 +1,4 @@
-"""Linear stem: each frame becomes a position, projected to the encoder's width."""
+"""Linear stem: each frame is projected to the encoder's width."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ class Linear(Stem):
 
     def __init__(self, params: LinearParams, source: Input, width: int | None) -> None:
         super().__init__(params, source, width)
-        assert width is not None  # NetworkParams has seen to it, since frames are projected
+        assert width is not None  # checked by NetworkParams, since frames are projected
         self.num_features = width
         self.project = nn.Linear(source.num_features, width)
         self.positions = SinusoidalPositions(width)

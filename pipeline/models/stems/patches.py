@@ -1,4 +1,4 @@
-"""Stem of patches, AST's (Gong et al., 2021): one convolution over the feature map, kernel = patch, with any stride."""
+"""Patch stem of AST (Gong et al., 2021): one convolution over the feature map, kernel = patch, with any stride."""
 
 from typing import Literal
 
@@ -33,14 +33,14 @@ class PatchesParams(StemParams):
 
 
 class Patches(Stem):
-    """With a learned table it reads at most `max_frames` frames, and with `pad` always as many."""
+    """Stem of patches; with a learned table it reads at most `max_frames` frames, with padding exactly that many."""
 
     Params = PatchesParams
     max_frames_setting = "positions.frames"
 
     def __init__(self, params: PatchesParams, source: Input, width: int | None) -> None:
         super().__init__(params, source, width)
-        assert width is not None  # NetworkParams has seen to it, since patches are projected
+        assert width is not None  # checked by NetworkParams, since patches are projected
         if params.bands > source.num_features:
             raise ValueError(
                 f"stem.bands {params.bands}: expected at most the {source.num_features} features of a frame"
@@ -50,7 +50,7 @@ class Patches(Stem):
         self.num_features = width
         self.project = nn.Conv2d(1, width, size, stride)
         self.num_rows = (source.num_features - params.bands) // params.stride_bands + 1
-        self.fill: float | None = None  # of a shorter clip, up to the table's frames; None = it stays short
+        self.fill: float | None = None  # padding value of shorter clips, up to the table's frames; None = no padding
         if isinstance(params.positions, LearnedParams):
             self.max_frames, self.has_position_table = params.positions.frames, True
             columns = (self.max_frames - self.frames) // self.stride + 1
@@ -65,33 +65,33 @@ class Patches(Stem):
         x = features
         if self.max_frames is not None:
             x, mask = self._fit(x, mask, self.max_frames)
-        if x.shape[1] < self.frames:  # a clip shorter than a patch still makes one
+        if x.shape[1] < self.frames:  # a clip shorter than a patch is padded to one
             x = nn.functional.pad(x, (0, 0, 0, self.frames - x.shape[1]))
         if mask is not None:
             x = x * _as(mask, x)
         grid = self.project(x[:, None]).permute(0, 2, 3, 1)  # (B, time step, row, D)
         if self.max_frames is None:
             grid = grid + self.rows + self.positions(grid.shape[1])[:, None]
-        else:  # a shorter clip takes the first time steps, where published weights have met it before its padding
+        else:  # a shorter clip gets the first time steps' positions, as in the training of published weights
             grid = grid + self.table[:, : grid.shape[1]].transpose(0, 1)
         if mask is not None:
             mask = self.real_time_steps(mask, grid.shape[1]).repeat_interleave(self.num_rows, dim=1)
         return grid.flatten(1, 2), mask
 
     def real_time_steps(self, mask: Tensor, num_time_steps: int) -> Tensor:
-        """Return which time steps are the clip's: patches inside it, that have seen no padding."""
+        """Return which time steps are real: those of patches without padding."""
         counts = ((mask.sum(1) - self.frames).clamp(min=0) // self.stride) + 1
         return torch.arange(num_time_steps, device=mask.device) < counts[:, None]
 
     def _fit(self, x: Tensor, mask: Tensor | None, frames: int) -> tuple[Tensor, Tensor | None]:
         if self.fill is not None:
             return fit_frames(x, mask, frames, self.fill), None
-        if x.shape[1] > frames:  # asked, because a graph that is exported cannot cut to a length it does not know
+        if x.shape[1] > frames:  # tested, because an exported graph cannot crop to an unknown length
             x, mask = x[:, :frames], None if mask is None else mask[:, :frames]
         return x, mask
 
 
 def _as(mask: Tensor, x: Tensor) -> Tensor:
-    """Return the mask as numbers (B, T, 1), padded like x."""
+    """Return the mask as floats (B, T, 1), padded like x."""
     grown = nn.functional.pad(mask, (0, x.shape[1] - mask.shape[1]))
     return grown[:, :, None].to(x.dtype)
