@@ -158,7 +158,7 @@ NO_RESULT: dict[str, Any] = {
     "launch.trackers": ["dvclive"],
 }
 
-# What changes no number but is recorded with the model, as all settings of its kind are: training runs again, to the same weights.
+# Recorded with the model, as all settings of its kind are, without changing a number: training runs again, to the same weights.
 RECORDED: dict[str, Any] = {
     "train.activation_checkpointing": True,
     "models.token_transformer.input.embedding_width": 32,  # of a random embedding
@@ -172,7 +172,7 @@ UNTRIED = {
     "labels.use": "needs a table of enhanced labels: test_enhancement.py",
     "labels.enhance": "needs inner folds: test_enhancement.py",
     "labels.ontology": "a file",
-    "spectrogram.clips_per_shard.maximum": "fifty clips make no shard so large: test_dask.py",
+    "spectrogram.clips_per_shard.maximum": "fifty clips make no shard so large: test_shards.py",
     "spectrogram.front_end.kind": "its keys are others': test_mel.py",
     "vocabularies.kmeans.kind": "its keys are others': test_kinds.py",
     "pretrain.schedule.kind": "no model is pretrained",
