@@ -158,7 +158,7 @@ NO_RESULT: dict[str, Any] = {
     "launch.trackers": ["dvclive"],
 }
 
-# Recorded with the model, as all settings of its kind are, without changing a number: training runs again, to the same weights.
+# Recorded with the model, as all settings of its kind are, without changing a number: training runs again, to equal weights.
 RECORDED: dict[str, Any] = {
     "train.activation_checkpointing": True,
     "models.token_transformer.input.embedding_width": 32,  # of a random embedding
