@@ -39,7 +39,7 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
     import faiss
     import torch
 
-    from pipeline.vocabulary.assignment import nearest_codes
+    from pipeline.vocabulary.nearest import nearest_codes
 
     faiss.omp_set_num_threads(threads)
     torch.set_num_threads(threads)
@@ -58,7 +58,7 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
             found: dict[str, np.ndarray] = {}
 
             def ours(codes: np.ndarray = codes, found: dict[str, np.ndarray] = found) -> None:
-                found["ours"] = nearest_codes(z, codes[None], [[0, features]])[0]
+                found["ours"] = nearest_codes(z, codes)[0]
 
             def theirs(index: Any = index, found: dict[str, np.ndarray] = found) -> None:
                 found["faiss"] = index.search(z, 1)[1][:, 0]
@@ -132,7 +132,9 @@ def _vocabulary(rng: np.random.Generator, num_codebooks: int, size: int, feature
     codes = rng.standard_normal((num_codebooks, size, width), dtype=np.float32)
     bands = [[start, start + width] for start in starts]
     counts = np.zeros((num_codebooks, size), np.int64)
-    return Vocabulary(Path("noise.zarr"), space, codes, none, counts, {"bands": bands})
+    return Vocabulary(
+        Path("noise.zarr"), space, codes, none, counts, {"kind": "bands" if groups > 1 else "residual", "bands": bands}
+    )
 
 
 def _multiply(z: np.ndarray, codes: np.ndarray, num_scores: int, *, search: bool = False) -> None:

@@ -37,7 +37,7 @@ def run(
     sample, fit = learn(params, reader, training_clips)
     merges = fit_merges(params, fit, reader, training_clips)
     metadata = write_vocabulary(
-        vocabulary_path, fit, sample, merges, params, name=name, kind=params.kind, fold=fold, spectrogram=spectrogram
+        vocabulary_path, fit, sample, merges, params, name=name, fold=fold, spectrogram=spectrogram
     )
     log.info(
         "%s, fold %s: %d x %d tokens from %d of %d frames of %d clips; perplexity %.0f, %d dead",

@@ -70,13 +70,14 @@ def _spectrogram(path: Path, index: dict[str, Any] | None = None, metadata: dict
 def _vocabulary(path: Path, **metadata: Any) -> Path:
     head = {
         "kind": "kmeans",
+        "additive": True,
         "num_tokens": 3,
         "num_codebooks": 1,
         "normalisation": "standardise",
         "features": {"deltas": 0, "stack": 1, "groups": 1},
         "bands": [[0, 4]],
         "bpe": {},
-        "ranks": [],
+        "own": {},
         **special_tokens(3),
         "fold": "1",
         "role": "train",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_features import make_space
 
-from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.artifacts.vocabulary import Codebooks, Vocabulary
 from pipeline.errors import CorpusError
-from pipeline.vocabulary import assignment, device
-from pipeline.vocabulary.assignment import assign, nearest_codes
+from pipeline.vocabulary import assignment, device, nearest, residual
+from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.features import clip_features
 
 GENERATOR = np.random.default_rng(0)
@@ -25,6 +25,7 @@ def make_vocabulary(
     space = make_space(n_mels, normalisation=normalisation, stack=stack, groups=bands, mean=mean, scale=scale)
     width = space.num_features // bands
     metadata: dict[str, Any] = {
+        "kind": "bands",
         "num_tokens": size,
         "num_codebooks": bands,
         "bands": [[start, start + width] for start in range(0, space.num_features, width)],
@@ -56,7 +57,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary, frames = make_vocabulary(), GENERATOR.normal(-6, 4, (1000, 16)).astype(np.float32)
     clips = np.split(frames, 4)
     whole = assign(vocabulary, clips)
-    monkeypatch.setattr(assignment, "_SCORES_PER_BLOCK", 1)
+    monkeypatch.setattr(nearest, "_SCORES_PER_BLOCK", 1)
     monkeypatch.setattr(assignment, "_FRAMES_PER_BLOCK", 300)
     assert np.array_equal(assign(vocabulary, clips), whole)
 
@@ -102,7 +103,7 @@ def test_normalising_leaves_its_input_alone() -> None:
 def test_overlapping_codebooks_encode_what_is_left() -> None:
     coarse, fine = np.array([[0.0, 0], [10, 10]]), np.array([[-1.0, 0], [1, 0]])
     z = np.array([[9, 10], [1, 0], [11, 10], [-1, 0]], np.float32)
-    tokens = nearest_codes(z, np.stack([coarse, fine]).astype(np.float32), [[0, 2], [0, 2]])
+    tokens = residual.encode(Codebooks(np.stack([coarse, fine]).astype(np.float32), [[0, 2], [0, 2]]), z)
     assert tokens.tolist() == [[1, 0, 1, 0], [0, 1, 1, 0]]
     assert z[0].tolist() == [9, 10]  # not written to
 
@@ -113,7 +114,8 @@ def test_torch_finds_the_same_codes(monkeypatch: pytest.MonkeyPatch, block: int)
     vocabulary, frames = make_vocabulary(bands=2), GENERATOR.normal(-6, 4, (1000, 16)).astype(np.float32)
     by_numpy = assign(vocabulary, [frames])
     asked: list[int] = []
-    monkeypatch.setattr(assignment, "choose_device", lambda num_scores: asked.append(num_scores) or "cpu")
+    for module in (assignment, nearest):
+        monkeypatch.setattr(module, "choose_device", lambda num_scores: asked.append(num_scores) or "cpu")
     monkeypatch.setattr(device, "_SCORES_PER_BLOCK", block)
     assert np.array_equal(assign(vocabulary, [frames]), by_numpy)
     assert asked == [50 * 1000] * 3  # of the batch, and of each codebook

@@ -31,7 +31,7 @@ from pipeline.reporting.atlas_sounds import Occurrences, log_mel_distance, neare
 from pipeline.reporting.atlas_tokens import class_rates, nearest_tokens
 from pipeline.reporting.pictures import peaks, sound_address
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
-from pipeline.vocabulary.registry import validate_vocabulary_params
+from pipeline.vocabulary.registry import KINDS, validate_vocabulary_params
 from stages import atlas, tokenize, vocabulary
 
 CLASSES = ("tone", "noise", "<clicks>")  # the last one must be escaped
@@ -74,6 +74,7 @@ def write_artifacts(data: Path, audio: Path, **tokens: Any) -> None:
         | {"num_tokens": 12, "sample_frames": 1000}
         | tokens
     )
+    section = {key: value for key, value in section.items() if key in KINDS[section["kind"]].Params.model_fields}
     params = validate_vocabulary_params("kmeans", section)
     vocabulary.run(params, data / "spectrogram", data / "splits/1.parquet", data / "vocabulary/kmeans/1.zarr", fold="1")
     execution = ExecutionParams(executor="local", workers=1, scheduler="", memo=data / "memo")
@@ -227,12 +228,17 @@ def test_tokens_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> N
         ),
         ({"kind": "residual", "codebooks": 2, "num_tokens": 6}, [(0, 32)] * 2, [False, True]),
         (
+            {"kind": "random_projection", "codebooks": 2, "codebook_dim": 8, "num_tokens": 6},
+            [(0, 32)] * 2,
+            [False, True],
+        ),
+        (
             {"kind": "kmeans", "num_tokens": 6, "normalisation": "l2", "features": {"deltas": 0, "stack": 3, "pca": 8}},
             [(0, 32)],
             [False],
         ),
     ],
-    ids=["patches of bands", "residual", "level-blind stacks"],
+    ids=["patches of bands", "residual", "random projections", "level-blind stacks"],
 )
 def test_every_kind_has_an_atlas(
     tmp_path: Path, tokens: dict[str, Any], bands: list[tuple[int, int]], changes: list[bool]

@@ -1,5 +1,6 @@
 """A vocabulary with byte-pair encoding, from the stage that learns it to the model that reads its tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from test_kinds import OWN
 from test_vocabulary_stages import EXECUTION, fit, make_frames
 
 from pipeline.artifacts.tokens import open_tokens, token_arrays
-from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary, open_vocabulary
+from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
 from pipeline.errors import ArtifactError, CorpusError, ParamsError, SonolexError
 from pipeline.models.network import Network
 from pipeline.training.inputs import open_inputs
@@ -26,7 +27,13 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the memo store goes there
 
 
-SIZES = {"kmeans": 9, "bands": 30, "residual": 24, "soft": 24}  # more than six tokens a codebook
+SIZES = {
+    "kmeans": 9,
+    "bands": 30,
+    "residual": 24,
+    "soft_kmeans": 24,
+    "random_projection": 24,
+}  # more than six tokens a codebook
 
 
 def fit_merged(folder: Path, kind: str = "bands", size: int = 0, **changes: Any) -> tuple[Path, Path]:
@@ -42,9 +49,7 @@ def test_merged_tokens_say_what_the_base_tokens_say(tmp_path: Path, kind: str, f
     vocabulary = open_vocabulary(path)
     assert (vocabulary.num_tokens, vocabulary.num_codebooks, vocabulary.padding_token) == (SIZES[kind], 1, SIZES[kind])
     clips = list(make_frames().values())
-    plain = Vocabulary(
-        path, vocabulary.space, vocabulary.codebooks, vocabulary.levels, vocabulary.counts, vocabulary.metadata
-    )
+    plain = replace(vocabulary, merges=np.empty((0, 2), np.int32))
     for merged, base in zip(assign(vocabulary, clips), assign(plain, clips), strict=True):
         assert merged.dtype == np.uint16
         assert merged.shape[0] == 1
@@ -143,7 +148,7 @@ def test_tokens_that_a_vocabulary_does_not_have_are_named(tmp_path: Path) -> Non
     vocabulary = open_vocabulary(fit_merged(tmp_path)[1])
     with pytest.raises(SonolexError, match=r"expected tokens from 0 to 29, found 3 to 30"):
         rebuild(vocabulary, np.array([[3, 30]], np.uint16))
-    with pytest.raises(SonolexError, match=r"expected whole frames of 4 codebooks with 6 tokens"):
+    with pytest.raises(SonolexError, match=r"expected whole frames of 4 codebooks with 6 each"):
         rebuild(vocabulary, np.array([[6, 0]], np.uint16))
 
 
@@ -153,7 +158,7 @@ def test_sizes_that_cannot_be_are_named(tmp_path: Path) -> None:
     ):
         fit_merged(tmp_path / "a", "bands", size=24)
     with pytest.raises(
-        CorpusError, match=r"vocabularies\.\*\.bpe.num_tokens: expected pairs of tokens .* for 5000 tokens, found"
+        CorpusError, match=r"vocabularies\.\*\.bpe.num_tokens: expected pairs of tokens .* for 5000, found"
     ):
         fit_merged(tmp_path / "b", "bands", size=5000)
     with pytest.raises(ParamsError, match="bpe"):

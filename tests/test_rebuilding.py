@@ -1,5 +1,6 @@
 """What tokens stand for, as frames again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from test_features import windowed
 from test_kinds import OWN, make_params, noise
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.vocabulary import kmeans
 from pipeline.vocabulary.assignment import assign
+from pipeline.vocabulary.base import sum_codes
 from pipeline.vocabulary.features import normalise_frames
-from pipeline.vocabulary.fitting import token_levels
+from pipeline.vocabulary.fitting import fit_vocabulary, token_levels
 from pipeline.vocabulary.rebuilding import rebuild, token_spectra
-from pipeline.vocabulary.registry import fit_vocabulary
 from pipeline.vocabulary.statistics import distortion
 
 
@@ -22,14 +24,15 @@ def fit(frames: np.ndarray, **changes: Any) -> Vocabulary:
     params = make_params(**changes)
     sample = windowed(frames, stack=params.features.stack, deltas=params.features.deltas)
     fitted = fit_vocabulary(params, sample)
-    codes, bands = fitted.codebooks.codes, fitted.codebooks.bands
-    metadata = {"num_tokens": codes.shape[1], "num_codebooks": len(codes), "bands": bands}
+    codes, own = fitted.codebooks.codes, fitted.codebooks.own
+    metadata = {"kind": fitted.kind, "additive": params.additive, "bands": fitted.codebooks.bands}
+    metadata |= {"num_tokens": codes.shape[1], "num_codebooks": len(codes)}
     counts = np.zeros(codes.shape[:2], np.int64)
-    vocabulary = Vocabulary(Path(), fitted.space, codes, np.empty(0), counts, metadata)
+    vocabulary = Vocabulary(Path(), fitted.space, codes, np.empty(0), counts, metadata, own=own)
     (tokens,) = assign(vocabulary, [frames])
     counts = np.stack([np.bincount(row, minlength=codes.shape[1]) for row in tokens])
     levels = token_levels(fitted.space, sample, tokens, counts)
-    return Vocabulary(Path(), fitted.space, codes, levels, counts, metadata)
+    return replace(vocabulary, levels=levels, counts=counts)
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -50,6 +53,13 @@ def test_rebuilt_frames_lose_what_the_distortion_says(kind: str, features: dict[
         for x in (frames, rebuilt[:400])
     )
     assert 0.05 < distortion(z, decoded) < 0.97
+
+
+def test_frames_are_what_the_kind_decodes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = fit(noise(400), num_tokens=16, normalisation="none")
+    monkeypatch.setattr(kmeans, "decode", lambda codebooks, tokens: 2 * sum_codes(codebooks, tokens))
+    tokens = np.arange(16, dtype=np.uint16)[None]
+    np.testing.assert_array_equal(rebuild(vocabulary, tokens), 2 * vocabulary.codebooks[0])
 
 
 def test_enough_tokens_rebuild_everything() -> None:

@@ -154,7 +154,7 @@ def write_tokens(data: Path, fold: str, generator: np.random.Generator, merges: 
         "normalisation": "standardise",
         "bands": [[0, N_MELS]],
     }
-    metadata |= {"ranks": []}
+    metadata |= {"additive": True, "own": {}}
     metadata["features"] = {"deltas": 0, "stack": 1, "groups": 1}
     metadata |= special_tokens(size) | {
         "bpe": bpe,

@@ -149,6 +149,13 @@ def test_a_new_part_moves_nothing(before: dict[str, str]) -> None:
     )
 
 
+def test_a_new_vocabulary_kind_moves_nothing(before: dict[str, str]) -> None:
+    registry, kind = "pipeline/vocabulary/registry.py", "pipeline/vocabulary/random_projection.py"
+    line = '        "random_projection": "pipeline.vocabulary.random_projection",\n'
+    assert TEXTS[registry].count(line) == 1
+    assert moved(before, **{registry: TEXTS[registry].replace(line, ""), kind: ""}) == set()
+
+
 def test_pretraining_reads_of_train_what_it_has_no_setting_of_its_own_for() -> None:
     keys = set(read_settings(DOCUMENT, "pretrain", "token_transformer"))
     assert {"train.gradient_clip", "train.num_threads", "train.optimiser.kind"} <= keys
@@ -202,7 +209,16 @@ MUTATIONS = [
     ),
     ("spectrogram/mel.py", "np.hanning(", "np.hamming(", set()),  # a front end that nobody chose
     ("vocabulary/clustering.py", "min_points_per_centroid=1", "min_points_per_centroid=2", {"vocabulary/kmeans"}),
-    ("vocabulary/assignment.py", "-0.5 * np", "-0.4 * np", {"vocabulary/kmeans", "tokenize/kmeans"}),
+    ("vocabulary/assignment.py", "axis=1)", "axis=0)", {"vocabulary/kmeans", "tokenize/kmeans"}),
+    # `encode` is a method of strings too, so what only decodes follows it as well.
+    (
+        "vocabulary/nearest.py",
+        "-0.5 * np",
+        "-0.4 * np",
+        {"vocabulary/kmeans", "tokenize/kmeans", "atlas/kmeans", "report"},
+    ),
+    ("vocabulary/kmeans.py", '("kmeans", 0)', '("kmeans", 1)', {"vocabulary/kmeans"}),
+    ("vocabulary/residual.py", "rest -= codes", "rest += codes", set()),  # a kind that nobody chose
     ("training/schedules.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", TRAIN_NETWORKS),
     ("training/augmentation.py", "min=1e-20", "min=1e-10", TRAIN_NETWORKS),
     ("training/masked_tokens.py", "2.0", "3.0", set()),  # no model is pretrained

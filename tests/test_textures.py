@@ -1,6 +1,7 @@
 """Texture statistics know modulation, period and correlation, not moments; and the classifiers on them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 from test_baselines import FRONT_END, one_hot
+from test_kinds import make_params
 from test_rebuilding import fit as fit_tokens
 
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
 from pipeline.models.baselines import textures
 from pipeline.models.baselines.base import Setting
+from pipeline.models.baselines.texture_inputs import TokensParams
 from pipeline.models.baselines.texture_statistics import (
     COARSE,
     PERIODS,
@@ -241,6 +244,8 @@ def test_mixtures_are_of_clips_with_the_same_labels(monkeypatch: pytest.MonkeyPa
         {},
         {"kind": "bands", "bands": 4},
         {"kind": "residual", "codebooks": 2},
+        {"kind": "soft_kmeans", "nearest": 2},
+        {"kind": "random_projection", "codebooks": 2, "stack": 2},
         {"stack": 3, "deltas": 1},
         {"stack": 2, "pca": 5},
         {"normalisation": "l2", "stack": 2},
@@ -274,7 +279,7 @@ def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_comput
     ("experiment", "change", "found"),
     [
         ("kmeans", "vocabularies.kmeans.bpe={num_tokens: 600}", "merged tokens"),
-        ("bands", "vocabularies.bands.normalisation=l2", "kind bands with l2"),
+        ("bands", "vocabularies.bands.normalisation=l2", "kind bands with l2 and 8 codebooks"),
     ],
 )
 def test_such_tokens_are_refused_before_they_are_learned(
@@ -291,8 +296,19 @@ def test_such_tokens_are_refused_before_they_are_learned(
     assert re.search(expected, str(caught.value))
 
 
-def test_tokens_whose_frames_are_no_sums_are_refused_by_name() -> None:
-    vocabulary = fit_tokens(make_frames(600), num_tokens=16, kind="residual", codebooks=2, normalisation="l2")
+def test_a_kind_whose_codes_do_not_add_up_is_refused_before_it_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = make_params(kind="random_projection", codebooks=1)
+    TokensParams(kind="tokens").require_vocabulary(params)
+    monkeypatch.setattr(type(params), "additive", False)
+    with pytest.raises(ValueError, match="found kind random_projection, whose codes do not add up"):
+        TokensParams(kind="tokens").require_vocabulary(params)
+
+
+@pytest.mark.parametrize("additive", [True, False])
+def test_tokens_whose_frames_are_no_sums_are_refused_by_name(additive: bool) -> None:
+    changes = {"kind": "residual", "codebooks": 2, "normalisation": "l2"} if additive else {}
+    vocabulary = fit_tokens(make_frames(600), num_tokens=16, **changes)
+    vocabulary = replace(vocabulary, metadata=vocabulary.metadata | {"additive": additive})
     tokens = assign(vocabulary, [make_frames(50)])
     with pytest.raises(
         ParamsError, match=r"texture_statistics: expected a vocabulary of plain tokens.*experiment\.vocab"

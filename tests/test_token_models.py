@@ -45,7 +45,12 @@ def test_the_feature_map_is_what_the_tokens_stand_for(bands: list[list[int]]) ->
     codebooks = generator.standard_normal((len(bands), SIZE, 8)).astype(np.float32)
     mean, scale = generator.standard_normal(8).astype(np.float32), np.linspace(0.5, 2, 8, dtype=np.float32)
     vocabulary = Vocabulary(
-        Path(), make_space(8, mean=mean, scale=scale), codebooks, np.empty(0), np.empty(0), {"bands": bands}
+        Path(),
+        make_space(8, mean=mean, scale=scale),
+        codebooks,
+        np.empty(0),
+        np.empty(0),
+        {"kind": "residual", "bands": bands},
     )
     tokens = generator.integers(0, SIZE, (len(bands), 11)).astype(np.uint16)
 

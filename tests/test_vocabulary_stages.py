@@ -1,27 +1,37 @@
 """The stages vocabulary and tokenize on artifacts that are known by construction."""
 
+import ast
+import re
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_spectrogram
+from conftest import REPOSITORY, make_spectrogram
 from rich.console import Console
-from test_kinds import OWN, make_params
+from test_kinds import OWN, PARAMS, make_params
 
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.check_params import load_experiment
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.execution.code import project_sources, reach
 from pipeline.execution.executors import ExecutionParams
+from pipeline.params import read_params
+from pipeline.reporting.atlas_tokens import token_patterns
 from pipeline.vocabulary import sequences
 from pipeline.vocabulary.assignment import assign
+from pipeline.vocabulary.rebuilding import rebuild, separable_frames
+from pipeline.vocabulary.registry import KINDS
 from stages import tokenize, vocabulary
 from tools import stability
+from tools.compose import dump
 
 EXECUTION = ExecutionParams.model_construct(executor="local", scheduler="", workers=1, memo=Path("memo"))
 ROLES = {"a": "train", "b": "train", "c": "validation", "d": "test", "e": "train", "broken": "train"}
@@ -135,14 +145,57 @@ def test_another_fold_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_version_of_sequences_covers_their_features() -> None:
-    definitions = reach(project_sources(), [("pipeline.vocabulary.assignment", "assign")]).definitions
+    roots = [("pipeline.vocabulary.assignment", "assign")]
+    definitions = reach(project_sources(), roots, {"random_projection"}).definitions
     assert {
         ("pipeline.artifacts.vocabulary", "FeatureSpace"),
         ("pipeline.vocabulary.features", "window_places"),
         ("pipeline.vocabulary.features", "slopes"),
-        ("pipeline.vocabulary.assignment", "nearest_codes"),
+        ("pipeline.vocabulary.nearest", "nearest_codes"),
+        ("pipeline.vocabulary.random_projection", "encode"),
     } <= set(definitions)
-    assert not {name for name in definitions if "fitting" in name[0]}
+    assert ("pipeline.vocabulary.random_projection", "fit") not in definitions
+    assert not {name for name in definitions if "fitting" in name[0] or "kmeans" in name[0]}
+
+
+def test_the_kind_that_the_docs_add_goes_through_all_that_reads_kinds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/vocabularies.md, word for word: one file and one line of the registry."""
+    section = (REPOSITORY / "docs/vocabularies.md").read_text().partition("## Adding a kind")[2]
+    source, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    ((kind, target),) = ast.literal_eval(f"{{{line}}}").items()
+    module = ModuleType(target)
+    monkeypatch.setitem(sys.modules, target, module)
+    exec(compile(source, target, "exec"), module.__dict__)
+    monkeypatch.setitem(KINDS.targets, kind, target)
+    monkeypatch.setitem(OWN, kind, {"range": 2.0})
+
+    spectrogram, path = fit(tmp_path, kind=kind, stack=2)
+    tokenize.run(EXECUTION, spectrogram, path, tmp_path / "1.parquet", fold="1")
+    fitted, sequences_of_clips = open_vocabulary(path), token_arrays(open_tokens(tmp_path / "1.parquet"))
+    frames = make_frames()["a"]
+    z = (frames - fitted.space.mean) / fitted.space.scale
+    means = z.reshape(-1, 2 * 8).mean(axis=1)
+    levels = np.linspace(-2, 2, 6, dtype=np.float32)
+    assert np.array_equal(sequences_of_clips["a"][0], np.abs(means[:, None] - levels).argmin(axis=1))
+    rebuilt = (rebuild(fitted, sequences_of_clips["a"]) - fitted.space.mean) / fitted.space.scale
+    np.testing.assert_allclose(
+        rebuilt, np.repeat(levels[sequences_of_clips["a"][0]], 2)[:, None].repeat(8, 1), atol=1e-5
+    )
+
+    assert separable_frames(fitted) is not None
+    assert len(token_patterns(fitted, fitted.counts)) == 1
+    _, merged = fit(tmp_path / "merged", kind=kind, bpe={"num_tokens": 8}, sample_frames=10000)
+    assert open_vocabulary(merged).num_tokens == 8
+    split = make_split(tmp_path / "1.parquet")
+    rows = stability.measure(make_params(kind=kind, num_tokens=6), spectrogram, split, [0, 1], Console())
+    assert rows[0].agreement > 0.9  # it draws nothing
+    document = read_params(REPOSITORY / "params.yaml")
+    params = PARAMS | {"kind": kind, "range": 2.0}
+    document["vocabularies"] = {"kmeans": params}
+    (tmp_path / "params.yaml").write_text(dump(document))
+    assert load_experiment(tmp_path / "params.yaml").vocabularies["kmeans"].kind == kind
 
 
 def test_the_artifact_tells_what_all_frames_changed(tmp_path: Path) -> None:

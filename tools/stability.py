@@ -28,7 +28,7 @@ from pipeline.vocabulary.assignment import base_tokens
 from pipeline.vocabulary.features import normalise_frames
 from pipeline.vocabulary.fitting import Fit
 from pipeline.vocabulary.learning import learn
-from pipeline.vocabulary.rebuilding import decode
+from pipeline.vocabulary.rebuilding import decode_frames
 from pipeline.vocabulary.registry import VocabularyParams, load_vocabulary_params
 from pipeline.vocabulary.sampling import choose_clips
 from pipeline.vocabulary.statistics import agreement, distortion, perplexity
@@ -85,16 +85,17 @@ def _agreements(tokens: Sequence[np.ndarray]) -> list[float]:
 
 
 def _tokens(fit: Fit, frames: Sequence[np.ndarray], path: Path) -> list[np.ndarray]:
-    books = fit.codebooks
-    return base_tokens(fit.space, books.codes, books.bands, books.ranks, frames, what=f"frames of {path}")
+    return base_tokens(fit.space, fit.kind, fit.codebooks, frames, what=f"frames of {path}")
 
 
 def _lost(fit: Fit, frames: Sequence[np.ndarray], tokens: Sequence[np.ndarray]) -> float:
     """Return the distortion of clips (frame, mel) by their tokens, without the padding of the last stack."""
-    space, books = fit.space, fit.codebooks
+    space = fit.space
     z = [normalise_frames(clip, space.mean, space.scale, space.normalisation) for clip in frames]
-    decoded = [decode(space, books.codes, books.bands, row)[: len(clip)] for row, clip in zip(tokens, z, strict=True)]
-    return distortion(np.concatenate(z), np.concatenate(decoded))
+    decoded = (
+        decode_frames(space, fit.kind, fit.codebooks, row)[: len(clip)] for row, clip in zip(tokens, z, strict=True)
+    )
+    return distortion(np.concatenate(z), np.concatenate(list(decoded)))
 
 
 def run(rows: Sequence[SeedRow], title: str, console: Console) -> None:

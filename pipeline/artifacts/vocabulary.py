@@ -6,9 +6,9 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to tok
   frames, without overlap; a clip's last frame is repeated to fill its last stack. A token's features are ordered by group
   (`groups` equal groups of mel bands), within a group by frame, within a frame z before slopes.
 - With PCA the features become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
-- Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes. Where bands overlap, each codebook
-  quantises the residual of those before it; or, with `ranks`, all are one codebook with different weights, for the nearest,
-  second nearest ... of its codes.
+- Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes, vectors of these features. Where
+  `additive`, tokens stand for the sum of their codes. The vocabulary's kind encodes, see `pipeline/vocabulary/base.py`, with
+  the arrays of its own that it may need (`own_<name>`).
 
 With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) the codes are base tokens, and a clip is one sequence
 of tokens merged from them. Attributes of `Vocabulary` refer to merged tokens, its metadata to the codebooks.
@@ -19,10 +19,11 @@ so padding is never a real token.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,9 +33,11 @@ from pipeline.artifacts.spectrogram import Spectrogram
 
 NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order after the tokens
 
+_OWN = "own_"  # before the names of arrays of the kind's own, in the store
+
 VOCABULARY = GroupSchema(
     name="vocabulary",
-    version=4,
+    version=5,
     stage="vocabulary",
     arrays={
         "codebooks": ArraySchema(("codebook", "code", "feature"), ("float32",), "normalised log-mel"),
@@ -49,12 +52,13 @@ VOCABULARY = GroupSchema(
     },
     metadata={
         "kind": str,
+        "additive": bool,  # whether tokens stand for the sum of their codes
         "num_tokens": int,
         "num_codebooks": int,
         "normalisation": str,  # standardise, l2 or none
         "features": dict,  # deltas, stack, groups
         "bands": list,  # [from, to) of each codebook
-        "ranks": list,  # weight of each codebook where these are ranks, else empty; see Vocabulary.ranks
+        "own": dict,  # name -> axes of each array that the kind alone reads
         "bpe": dict,  # size after merging, sample that merges were learned on, reduction in length; empty without BPE
         "padding_token": int,
         "mask_token": int,
@@ -67,6 +71,32 @@ VOCABULARY = GroupSchema(
         "fit": dict,  # objective by iteration, usage, perplexity, dead codes
     },
 )
+
+
+class NamedArray(NamedTuple):
+    """An array with the names of its axes."""
+
+    dims: tuple[str, ...]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Codebooks:
+    """What a kind of vocabulary fits, and all that its encoding and decoding follow from."""
+
+    codes: np.ndarray  # (codebook, code, feature) float32; narrower codebooks are padded
+    bands: list[list[int]]  # [from, to) of the features that each codebook covers; together they cover all
+    objective: list[float] = field(default_factory=list)  # by iteration of the fit: mean squared distance to the codes
+    own: Mapping[str, NamedArray] = field(default_factory=dict)  # float32, read by the kind alone
+
+    @property
+    def num_features(self) -> int:
+        return max(stop for _, stop in self.bands)
+
+    @property
+    def vectors(self) -> list[np.ndarray]:
+        """The codes of each codebook in the features that it covers, (code, feature)."""
+        return [codes[:, : stop - start] for codes, (start, stop) in zip(self.codes, self.bands, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -110,6 +140,22 @@ class Vocabulary:
     counts: np.ndarray  # (codebook, code) int64, over the sample
     metadata: dict[str, Any]
     merges: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int32))  # (merge, 2) int32
+    own: Mapping[str, NamedArray] = field(default_factory=dict)  # arrays that the kind alone reads
+
+    @property
+    def kind(self) -> str:
+        """Which entry of `pipeline.vocabulary.registry.KINDS` encodes and decodes."""
+        return str(self.metadata["kind"])
+
+    @property
+    def additive(self) -> bool:
+        """Whether tokens stand for the sum of their codes."""
+        return bool(self.metadata["additive"])
+
+    @cached_property
+    def fitted(self) -> Codebooks:
+        """The codebooks as the kind fitted them: of base tokens, before any merging."""
+        return Codebooks(self.codebooks, self.metadata["bands"], own=self.own)
 
     @property
     def merged(self) -> bool:
@@ -138,12 +184,6 @@ class Vocabulary:
         return [[0, max(stop for _, stop in bands)]] if self.merged else bands
 
     @property
-    def ranks(self) -> list[float]:
-        """Weights by rank in soft assignment: the token of codebook r is a frame's r-th nearest code; else empty."""
-        ranks: list[float] = self.metadata.get("ranks", [])
-        return ranks
-
-    @property
     def padding_token(self) -> int:
         return int(self.metadata["padding_token"])
 
@@ -162,9 +202,8 @@ class Vocabulary:
 
         The vector of a merged token is the mean over time of its base tokens.
         """
-        bands = self.metadata["bands"]
-        codebooks = [codebook[:, : stop - start] for codebook, (start, stop) in zip(self.codebooks, bands, strict=True)]
-        return [merged_vectors(self.parts, codebooks, bands)] if self.merged else codebooks
+        vectors = self.fitted.vectors
+        return [merged_vectors(self.parts, vectors, self.fitted.bands)] if self.merged else vectors
 
     def in_time(self, tokens: np.ndarray) -> np.ndarray:
         """Return tokens (codebook, token) on the time axis of base tokens: merged tokens repeated once per base token."""
@@ -177,7 +216,8 @@ class Vocabulary:
         digest = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
         space = self.space
         fitted = (space.mean, space.scale, space.delta_scale, space.centre, space.components)
-        for values in (self.codebooks, *fitted, self.merges):
+        own = (values for _, (_, values) in sorted(self.own.items()))
+        for values in (self.codebooks, *fitted, self.merges, *own):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()[:32]
 
@@ -194,9 +234,25 @@ def special_tokens(size: int) -> dict[str, int]:
     return {"padding_token": size, "mask_token": size + 1, "class_token": size + 2}
 
 
+def write_vocabulary_store(
+    path: Path, arrays: Mapping[str, np.ndarray], own: Mapping[str, NamedArray], metadata: Mapping[str, Any]
+) -> None:
+    """Write the arrays of every vocabulary, those of its kind's own, and the metadata but for `own`, which follows."""
+    axes = {name: list(dims) for name, (dims, _) in own.items()}
+    values = {**arrays, **{_OWN + name: values for name, (_, values) in own.items()}}
+    _schema(axes).write(path, values, {**metadata, "own": axes})
+
+
+def _schema(axes: Mapping[str, list[str]]) -> GroupSchema:
+    """Return the schema of a store with own arrays of its kind: name -> axes."""
+    own = {_OWN + name: ArraySchema(tuple(dims), ("float32",), "as the kind's") for name, dims in axes.items()}
+    return replace(VOCABULARY, arrays={**VOCABULARY.arrays, **own})
+
+
 def open_vocabulary(path: Path) -> Vocabulary:
     """Open a vocabulary and check sizes and ids against each other, and that it was fitted on training clips."""
-    arrays, metadata = VOCABULARY.open(path)
+    axes = VOCABULARY.read_metadata(path)["own"]
+    arrays, metadata = _schema(axes).open(path)
     size = metadata["bpe"].get("num_tokens", metadata["num_tokens"])
     for name, expected in special_tokens(size).items():
         if metadata[name] != expected:
@@ -214,7 +270,8 @@ def open_vocabulary(path: Path) -> Vocabulary:
     )
     _check_arrays(path, arrays, metadata, space)
     named = {name: arrays[name] for name in ("codebooks", "levels", "counts", "merges")}
-    vocabulary = Vocabulary(path, space, metadata=metadata, **named)
+    own = {name: NamedArray(tuple(dims), arrays[_OWN + name]) for name, dims in axes.items()}
+    vocabulary = Vocabulary(path, space, metadata=metadata, own=own, **named)
     _check_merges(vocabulary)
     return vocabulary
 
@@ -237,6 +294,7 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str,
     for name, shape in expected_shapes.items():
         if list(arrays[name].shape) != shape:
             raise VOCABULARY.error(path, f"shape of {name}", expected=shape, found=list(arrays[name].shape))
+    for name in arrays:
         if not np.isfinite(arrays[name]).all():
             raise VOCABULARY.error(path, name, expected="finite numbers", found="NaN or infinity")
     for name in ("scale", "delta_scale"):

@@ -4,22 +4,29 @@ A token stands for what happens in one part of the spectrum, whatever happens in
 patch of the spectrogram, so many bands wide and so many frames long.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import PositiveInt, model_validator
 
+from pipeline.artifacts.vocabulary import Codebooks
+from pipeline.vocabulary.base import sum_codes
 from pipeline.vocabulary.clustering import Task, cluster_each
-from pipeline.vocabulary.fitting import Codebooks
-from pipeline.vocabulary.settings import CommonParams
+from pipeline.vocabulary.nearest import nearest_codes
+from pipeline.vocabulary.settings import ClusteringParams
 
 
-class Params(CommonParams):
+class Params(ClusteringParams):
     kind: Literal["bands"]
     bands: PositiveInt  # groups of mel bands, a divisor of the front end's n_mels
 
     @property
     def groups(self) -> int:
+        return self.bands
+
+    @property
+    def num_codebooks(self) -> int:
         return self.bands
 
     @model_validator(mode="after")
@@ -43,3 +50,12 @@ def fit(params: Params, features: np.ndarray) -> Codebooks:
     fitted = cluster_each(params, tasks)
     objective = np.sum([objective for _, objective in fitted], axis=0)
     return Codebooks(np.stack([codes for codes, _ in fitted]), bands, objective.tolist())
+
+
+def encode(codebooks: Codebooks, features: np.ndarray, ends: Sequence[int] = ()) -> np.ndarray:
+    """Return the nearest centroid of each group's features, (codebook, token)."""
+    groups = zip(codebooks.vectors, codebooks.bands, strict=True)
+    return np.concatenate([nearest_codes(features[:, start:stop], codes, ends) for codes, (start, stop) in groups])
+
+
+decode = sum_codes

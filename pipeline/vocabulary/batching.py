@@ -1,4 +1,4 @@
-"""Cut a list of clips into batches that hold a bounded number of frames, whatever the clips' lengths."""
+"""Batches of clips with a bounded number of frames, whatever the clips' lengths."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar

@@ -4,8 +4,8 @@ After Gage (1994) and Sennrich, Haddow and Birch (2016); Hugging Face `tokenizer
 token is one character of a private alphabet and a clip one unbroken string: sounds have no spaces to stop at.
 
 Conventions: tokens (codebook, frame) uint16 are base tokens by codebook. A *token sequence* (position,) holds a clip's base
-tokens as one sequence: frame by frame, in a frame codebook by codebook, shifted as in `pipeline/artifacts/merges.py`, where
-stands what `merges` (merge, 2) are. Where a token stands for several frames, "frame" means all of them.
+tokens as one sequence: frame by frame, in a frame codebook by codebook, shifted as in `pipeline/artifacts/merges.py`,
+which defines `merges` (merge, 2). Where a token stands for several frames, "frame" means all of them.
 """
 
 import json
@@ -85,7 +85,7 @@ class Merger:
         self._parts, self._num_base = token_parts(merges, num_base), num_base
         spelling = [_spell(parts) for parts in self._parts]
         pairs = [(spelling[left], spelling[right]) for left, right in merges.tolist()]
-        ids = {text: word for word, text in enumerate(spelling)}
+        ids = {text: token for token, text in enumerate(spelling)}
         self.lengths = np.array([len(parts) for parts in self._parts], dtype=np.int64)  # (token,) in base tokens
         self._model = models.BPE(ids, pairs, cache_capacity=0)  # of clips, of which no two are alike
 
@@ -118,7 +118,7 @@ def _spell(tokens: Sequence[int] | np.ndarray) -> str:
 
 
 def _checked(tokens: np.ndarray, size: int) -> np.ndarray:
-    """Return the tokens; raise SonolexError unless all are below `size`: the library would drop others without a token."""
+    """Return the tokens; raise SonolexError unless all are below `size`: the library would silently drop others."""
     if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
         raise SonolexError(
             f"token sequence of {tokens.size} tokens: expected tokens from 0 to {size - 1}, found {int(tokens.min())} to "

@@ -1,6 +1,6 @@
 """Codebooks from features, by k-means (Lloyd, 1982) as FAISS computes it. Only fitting imports FAISS.
 
-FAISS rounds otherwise on another number of threads, and near ties then fall the other way. Here every run is computed on
+FAISS rounds differently on another number of threads, and near ties then fall the other way. Here every run is computed on
 one, and several runs, of other codebooks or from other starting points, side by side.
 
 Conventions: features (token, feature) float32; codes (code, feature) float32.
@@ -16,25 +16,25 @@ import numpy as np
 from pipeline.errors import CorpusError
 from pipeline.execution.threads import map_threads
 from pipeline.seeding import named_seed
-from pipeline.vocabulary.settings import CommonParams
+from pipeline.vocabulary.settings import ClusteringParams
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one codebook is fitted on."""
+    """Data and random stream of one codebook's fit."""
 
     features: np.ndarray  # (token, feature); a slice of columns is copied when its turn comes
     stream: tuple[str, int]  # with the seed, what the starting points follow from
     where: str  # for messages
 
 
-def cluster(params: CommonParams, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def cluster_one(params: ClusteringParams, task: Task) -> tuple[np.ndarray, np.ndarray]:
     """Return one codebook: see `cluster_each`."""
     (found,) = cluster_each(params, [task])
     return found
 
 
-def cluster_each(params: CommonParams, tasks: Sequence[Task]) -> list[tuple[np.ndarray, np.ndarray]]:
+def cluster_each(params: ClusteringParams, tasks: Sequence[Task]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return each task's codes (code, feature), and the mean squared distance to them by iteration: (iteration,) float64.
 
     Raises CorpusError, which says where, when there are fewer distinct rows than tokens.
@@ -48,7 +48,7 @@ def cluster_each(params: CommonParams, tasks: Sequence[Task]) -> list[tuple[np.n
     return [min(results, key=lambda result: result[1][-1]) for results in of_tasks]  # the first of equals
 
 
-def _run_kmeans(params: CommonParams, task: Task, restart: int) -> tuple[np.ndarray, np.ndarray]:
+def _run_kmeans(params: ClusteringParams, task: Task, restart: int) -> tuple[np.ndarray, np.ndarray]:
     """Return codes and objective of one run. Not FAISS's own `nredo`: it strings the histories of several together."""
     import faiss
 
@@ -68,7 +68,7 @@ def _run_kmeans(params: CommonParams, task: Task, restart: int) -> tuple[np.ndar
     return np.array(kmeans.centroids, dtype=np.float32), history / num_rows
 
 
-def _require_distinct(params: CommonParams, task: Task) -> None:
+def _require_distinct(params: ClusteringParams, task: Task) -> None:
     distinct = count_distinct(task.features)
     if distinct < params.num_tokens:
         raise CorpusError(

@@ -1,8 +1,8 @@
 """Nearest codes by PyTorch, for machines with a GPU: one matrix product and one argmax a block of frames.
 
 Conventions: features (frame, feature) and codes (code, feature) float32. In full float32: TF32 keeps ten bits, and frames
-between two codes would change sides. What rounding is left may still part frames that lie equally far from two codes
-otherwise than NumPy does.
+between two codes would change sides. Rounding may still decide
+otherwise than NumPy's for frames that lie equally far from two codes.
 """
 
 from pathlib import Path

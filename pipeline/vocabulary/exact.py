@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.artifacts.vocabulary import Codebooks
 from pipeline.execution.threads import single_threaded
-from pipeline.vocabulary.assignment import nearest_codes
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.features import clip_features
-from pipeline.vocabulary.fitting import Codebooks, Fit
+from pipeline.vocabulary.fitting import Fit
+from pipeline.vocabulary.registry import KINDS
 from pipeline.vocabulary.sampling import ClipFrames
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _pass_over(fit: Fit, codebooks: Codebooks, reader: ClipFrames, clips: Sequen
     found = _Pass(np.zeros(codes.shape), np.zeros(codes.shape[:2], np.int64), np.zeros(fit.space.num_features))
     for batch in clip_batches(clips, reader.num_frames, frames_per_batch=FRAMES_PER_BATCH):
         features = clip_features(fit.space, reader.read(batch))
-        tokens = nearest_codes(features, codes, codebooks.bands)
+        tokens = KINDS[fit.kind].encode(codebooks, features)
         rest = features.astype(np.float64)
         found.num_tokens += len(rest)
         found.total += rest.sum(axis=0)

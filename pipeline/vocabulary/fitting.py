@@ -1,9 +1,9 @@
-"""Common steps of fitting any kind of vocabulary: checks of the sample, its features, and the artifact.
+"""Fit of any kind of vocabulary: checks of the sample, its features, the kind's codebooks, and the artifact.
 
 Conventions: frames (frame, mel) float32 in the front end's units; see `pipeline/artifacts/vocabulary.py` for the rest.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import numpy as np
 
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
-from pipeline.artifacts.vocabulary import VOCABULARY, FeatureSpace, special_tokens
+from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, special_tokens, write_vocabulary_store
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.threads import single_threaded
-from pipeline.vocabulary.assignment import nearest_codes
 from pipeline.vocabulary.features import (
     frame_levels,
     normalise_frames,
@@ -22,12 +21,13 @@ from pipeline.vocabulary.features import (
     stack_windows,
     window_features,
 )
-from pipeline.vocabulary.rebuilding import decode
+from pipeline.vocabulary.rebuilding import decode_frames
+from pipeline.vocabulary.registry import KINDS, VocabularyParams
 from pipeline.vocabulary.sampling import FrameSample
 from pipeline.vocabulary.settings import CommonParams
 from pipeline.vocabulary.statistics import distortion, summarise
 
-# In ln(power) or dB. A mel filter so narrow that no FFT bin falls into it gives one number for ever (128 mel bins at
+# In ln(power) or dB. A mel filter so narrow that no FFT bin falls into it gives a constant (128 mel bins at
 # n_fft 512 and 16 kHz have one); dividing by its deviation would blow rounding noise up to the size of music.
 SMALLEST_STD = 1e-3
 
@@ -36,38 +36,42 @@ _ROWS_PER_BLOCK = 1 << 14  # bounds the float64 copies
 
 
 @dataclass(frozen=True)
-class Codebooks:
-    """What a kind of vocabulary fits."""
-
-    codes: np.ndarray  # (codebook, code, feature) float32
-    bands: list[list[int]]  # [from, to) of the features that each codebook covers
-    objective: list[float]  # at each iteration: mean over tokens of the squared distance to their codes
-    ranks: list[float] = field(default_factory=list)  # weights of a frame's nearest codes, see Vocabulary.ranks
-
-
-@dataclass(frozen=True)
 class Fit:
     """A vocabulary as it comes out of fitting."""
 
     space: FeatureSpace
+    kind: str  # of `KINDS`, that encodes and decodes
     codebooks: Codebooks
     exact: dict[str, Any] | None = None  # what Lloyd's algorithm over all training frames changed, where it was run
 
 
 @dataclass(frozen=True)
 class Merges:
-    """What `pipeline/vocabulary/merging.py` learns on top of a fit."""
+    """Byte-pair merges learnt on top of a fit, see `pipeline/vocabulary/merging.py`."""
 
     pairs: np.ndarray  # (merge, 2) int32; empty without BPE
     metadata: dict[str, Any]  # how much was merged, and what on; empty without BPE
+
+
+@single_threaded()
+def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
+    """Fit the kind of vocabulary that `params` describe on frames of training clips.
+
+    Raises ParamsError where params and frames do not go together, and CorpusError when frames are not finite, all alike, or
+    fewer distinct ones than tokens where these are clustered.
+    """
+    space, features = fit_space(params, sample)
+    return Fit(space, params.kind, KINDS[params.kind].fit(params, features))
 
 
 def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, np.ndarray]:
     """Fit normalisation, scale of the slopes, and PCA, and return them with the sample's features (token, feature)."""
     num_mels = sample.windows.shape[2]
     if num_mels % params.groups:
+        divisors = ", ".join(str(number) for number in range(1, num_mels + 1) if num_mels % number == 0)
         raise ParamsError(
-            f"vocabularies.*.bands: expected a divisor of the front end's n_mels {num_mels}, found {params.groups}"
+            f"vocabularies.*: kind {params.kind}: expected a number of groups that divides the front end's n_mels "
+            f"{num_mels}, found {params.groups}; choose one of {divisors}"
         )
     check_frames(sample)
     mean, scale = fit_normalisation(sample.frames, params.normalisation)
@@ -176,7 +180,6 @@ def write_vocabulary(
     params: CommonParams,
     *,
     name: str,
-    kind: str,
     fold: str,
     spectrogram: Spectrogram,
 ) -> dict[str, Any]:
@@ -186,24 +189,24 @@ def write_vocabulary(
     """
     space, codebooks = fit.space, fit.codebooks
     windows = normalise_windows(space, sample.windows)
-    tokens = nearest_codes(window_features(space, windows), codebooks.codes, codebooks.bands, codebooks.ranks)
+    tokens = KINDS[fit.kind].encode(codebooks, window_features(space, windows))
     z = windows[:, space.deltas : space.deltas + space.stack].reshape(-1, windows.shape[2])
     size = codebooks.codes.shape[1]
     counts = np.stack([np.bincount(row, minlength=size) for row in tokens]).astype(np.int64)
     metadata_of_fit = {
         "objective": [round(value, 6) for value in codebooks.objective],
-        "distortion": round(distortion(z, decode(space, codebooks.codes, codebooks.bands, tokens)), 6),
+        "distortion": round(distortion(z, decode_frames(space, fit.kind, codebooks, tokens)), 6),
         **summarise(counts, frame_rate=spectrogram.frame_rate / space.stack),
         **({"exact": fit.exact} if fit.exact else {}),
     }
     metadata = {
-        "kind": kind,
+        "kind": fit.kind,
+        "additive": params.additive,
         "num_tokens": size,
         "num_codebooks": len(codebooks.codes),
         "normalisation": space.normalisation,
         "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
         "bands": codebooks.bands,
-        "ranks": codebooks.ranks,
         "bpe": merges.metadata,
         **special_tokens(merges.metadata["num_tokens"] if merges.metadata else size),
         "fold": fold,
@@ -217,7 +220,7 @@ def write_vocabulary(
     arrays = {name: getattr(space, name) for name in ("mean", "scale", "delta_scale", "centre", "components")}
     levels = token_levels(space, sample, tokens, counts)
     arrays |= {"codebooks": codebooks.codes, "levels": levels, "counts": counts, "merges": merges.pairs}
-    VOCABULARY.write(path, arrays, metadata)
+    write_vocabulary_store(path, arrays, codebooks.own, metadata)
     return metadata_of_fit
 
 

@@ -1,10 +1,10 @@
-"""Fit of a vocabulary on training clips: the sample, the fit on it, and Lloyd's algorithm over all frames if asked."""
+"""Fit of a vocabulary on training clips: the sample, the fit on it, and Lloyd's algorithm over all frames where `exact`."""
 
 from collections.abc import Sequence
 
 from pipeline.vocabulary.exact import refine
-from pipeline.vocabulary.fitting import Fit
-from pipeline.vocabulary.registry import VocabularyParams, fit_vocabulary
+from pipeline.vocabulary.fitting import Fit, fit_vocabulary
+from pipeline.vocabulary.registry import VocabularyParams
 from pipeline.vocabulary.sampling import ClipFrames, FrameSample, draw_sample
 
 
@@ -22,6 +22,6 @@ def learn(params: VocabularyParams, reader: ClipFrames, training_clips: Sequence
         deltas=params.features.deltas,
     )
     fit = fit_vocabulary(params, sample)
-    if params.exact:
-        fit = refine(fit, reader, training_clips, iterations=params.iterations)
+    if params.exact_iterations:
+        fit = refine(fit, reader, training_clips, iterations=params.exact_iterations)
     return sample, fit

@@ -1,4 +1,4 @@
-"""Learn the merges of a fitted vocabulary, on token sequences of training clips.
+"""Byte-pair merges of a fitted vocabulary, learnt on token sequences of training clips.
 
 Conventions: frames (frame, mel) float32 in the front end's units; a token sequence is a clip's base tokens as in
 `pipeline/vocabulary/bpe.py`.
@@ -37,9 +37,7 @@ def fit_merges(params: CommonParams, fit: Fit, reader: ClipFrames, clip_ids: Seq
     chosen = choose_clips(lengths, most=most, seed=params.seed)
     sequences: list[np.ndarray] = []
     for batch in clip_batches(chosen, lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH):
-        tokens = base_tokens(
-            space, codebooks.codes, codebooks.bands, codebooks.ranks, reader.read(batch), what="training clips"
-        )
+        tokens = base_tokens(space, fit.kind, codebooks, reader.read(batch), what="training clips")
         sequences += [interleave(clip, size) for clip in tokens]
     pairs = learn_merges(sequences, num_base=num_codebooks * size, size=params.bpe.num_tokens)
     return Merges(

@@ -4,9 +4,9 @@ Interpolated Kneser-Ney smoothing (Kneser and Ney, 1995; in the form of Chen and
 discount, and what was given up is dealt out by the model of one token less. Lower orders count behind how many different
 tokens a token occurred, not how often. Discounts are estimated from the counts themselves (Ney, Essen and Kneser, 1994).
 
-Conventions: a token sequence (position,) holds tokens 0 .. size - 1 and speaks one of several languages, each with counts of
+Conventions: a token sequence (position,) holds tokens 0 .. size - 1 and belongs to one of several groups, each with counts of
 its own. Grams of k tokens are level k of a tree. They are numbered in the order of their keys: number of the gram without
-its last token (at level 1: of the language) * size + last token. A clip is cut out of a longer sound, so nothing marks where
+its last token (at level 1: of the group) * size + last token. A clip is cut out of a longer sound, so nothing marks where
 it begins: its first tokens are predicted from what tokens there are. Functions that take token sequences return values for
 their tokens end to end.
 """
@@ -36,7 +36,7 @@ class Level:
     def discount(self) -> float:
         """What every count gives up, 0 to 1: n1 / (n1 + 2 n2) of the grams counted once and twice.
 
-        Half a gram is added above and one below: without any that are rare, unheard tokens keep a little probability.
+        Half a gram is added above and one below: without any that are rare, unseen tokens keep a little probability.
         """
         once, twice = (int((self.counts == times).sum()) for times in (1, 2))
         return (once + 0.5) / (once + 2 * twice + 1)

@@ -5,30 +5,29 @@ token stands for `stack` frames, so a token sequence gives a multiple of that, t
 end.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
+from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, Vocabulary
 from pipeline.vocabulary.bpe import merger_of, separate
 from pipeline.vocabulary.features import unstack_features
+from pipeline.vocabulary.registry import KINDS
 
-SEPARABLE = "plain tokens (bpe: null), of one codebook if normalisation is l2"
+SEPARABLE = "plain tokens (bpe: null) of a kind whose codes add up, and of one codebook if normalisation is l2"
 
 
 def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
-    """Return the frames (frame, mel) that tokens (codebook, token) stand for: the sum of their codes, each in its band.
+    """Return the frames (frame, mel) that tokens (codebook, token) stand for: what their kind decodes them to.
 
     Slopes are dropped, and what PCA left out is its mean. With normalisation "l2" a frame has the mean level and length of
-    its tokens in the sample: how loud it was, no token says. Merged tokens stand for all frames of theirs; SonolexError when
-    a token sequence of them does not give whole frames.
+    its tokens in the sample, since no token tells how loud it was. Merged tokens stand for all frames of theirs;
+    raises SonolexError when a token sequence of them does not give whole frames.
     """
     space = vocabulary.space
     if vocabulary.merged:
         num_codebooks, size = vocabulary.codebooks.shape[:2]
         base = merger_of(vocabulary.merges, num_codebooks * size).split(tokens[0])
         tokens = separate(base, num_codebooks, size)
-    z = decode(space, vocabulary.codebooks, vocabulary.metadata["bands"], tokens)
+    z = decode_frames(space, vocabulary.kind, vocabulary.fitted, tokens)
     if space.normalisation == "l2":
         levels = np.stack([levels[row] for levels, row in zip(vocabulary.levels, tokens, strict=True)]).mean(axis=0)
         level, length = np.repeat(levels, space.stack, axis=0).T[:, :, None]
@@ -37,14 +36,9 @@ def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
     return frames
 
 
-def decode(
-    space: FeatureSpace, codebooks: np.ndarray, bands: Sequence[Sequence[int]], tokens: np.ndarray
-) -> np.ndarray:
-    """Return the normalised frames (frame, mel) that tokens stand for; `codebooks` and `bands` as in a vocabulary."""
-    features = np.zeros((tokens.shape[1], space.num_features), dtype=np.float32)
-    for row, codebook, (start, stop) in zip(tokens, codebooks, bands, strict=True):
-        features[:, start:stop] += codebook[row, : stop - start]
-    return unstack_features(space, features)
+def decode_frames(space: FeatureSpace, kind: str, codebooks: Codebooks, tokens: np.ndarray) -> np.ndarray:
+    """Return the normalised frames (frame, mel) that tokens (codebook, token) of a kind stand for."""
+    return unstack_features(space, KINDS[kind].decode(codebooks, tokens))
 
 
 def separable_frames(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray] | None:
@@ -54,15 +48,15 @@ def separable_frames(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray] | 
     """
     space, (num_codebooks, size) = vocabulary.space, vocabulary.codebooks.shape[:2]
     levelled = space.normalisation == "l2"
-    if vocabulary.merged or (levelled and num_codebooks > 1):
+    if vocabulary.merged or not vocabulary.additive or (levelled and num_codebooks > 1):
         return None
     centre = unstack_features(space, np.zeros((1, space.num_features), np.float32))  # (frame, mel)
     tokens = np.empty((num_codebooks, size, *centre.shape), dtype=np.float32)
-    for number, (codebook, (start, stop)) in enumerate(
-        zip(vocabulary.codebooks, vocabulary.metadata["bands"], strict=True)
+    for number, (codes, (start, stop)) in enumerate(
+        zip(vocabulary.fitted.vectors, vocabulary.fitted.bands, strict=True)
     ):
         features = np.zeros((size, space.num_features), dtype=np.float32)
-        features[:, start:stop] = codebook[:, : stop - start]
+        features[:, start:stop] = codes
         tokens[number] = unstack_features(space, features).reshape(size, *centre.shape) - centre
     if levelled:
         level, length = vocabulary.levels[0].T[:, :, None, None]
@@ -73,8 +67,8 @@ def separable_frames(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray] | 
 def token_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
     """Return what each token of a codebook stands for by itself, (token, mel): the mean over its frames, in its own bands.
 
-    In the front end's units. A later codebook of residual tokens says what it adds to the mean spectrum. Merged tokens have
-    the mean spectrum in bands that they say nothing of.
+    In the front end's units. Tokens of a codebook that codes what others left over have what they add to the mean
+    spectrum. Merged tokens have the mean spectrum in bands that they do not cover.
     """
     space, (start, stop) = vocabulary.space, vocabulary.bands[codebook]
     features = np.zeros((vocabulary.num_tokens, space.num_features), dtype=np.float32)

@@ -1,27 +1,25 @@
-"""The registry of vocabularies: what `kind` of an entry of `vocabularies` may say, and the module behind each.
+"""The registry of vocabulary kinds: what `kind` of an entry of `vocabularies` may say, and the module behind each.
 
-A kind is one file with `Params` (`CommonParams` with `kind` and its own keys) and `fit(params, features) -> Codebooks`, and
-a line in `KINDS`. It is imported when an entry asks for it. Assigning needs nothing of the kind: see
-`pipeline/vocabulary/assignment.py`.
+A kind is one file, with what `VocabularyKind` in `pipeline/vocabulary/base.py` asks for, and a line in `KINDS`. It is
+imported when params or an artifact name it.
 """
 
 from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.errors import ParamsError
-from pipeline.execution.threads import single_threaded
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.registry import Registry
-from pipeline.vocabulary.fitting import Fit, fit_space
-from pipeline.vocabulary.sampling import FrameSample
+from pipeline.vocabulary.base import VocabularyKind
 
-KINDS = Registry(
+KINDS: "Registry[VocabularyKind]" = Registry(
     "vocabulary",
     {
         "kmeans": "pipeline.vocabulary.kmeans",
         "bands": "pipeline.vocabulary.bands",
         "residual": "pipeline.vocabulary.residual",
         "soft_kmeans": "pipeline.vocabulary.soft_kmeans",
+        "random_projection": "pipeline.vocabulary.random_projection",
     },
 )
 
@@ -43,14 +41,3 @@ def validate_vocabulary_params(name: str, value: Any, path: Path = PARAMS_PATH) 
     if kind not in KINDS:
         raise ParamsError(f"{path}: vocabularies.{name}.kind: expected one of {', '.join(KINDS)}, found {kind!r}")
     return validate_params(KINDS[kind].Params, value, f"vocabularies.{name}", path)
-
-
-@single_threaded()
-def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
-    """Fit the kind of vocabulary that `params` describe on frames of training clips.
-
-    Raises ParamsError where params and frames do not go together, and CorpusError when frames are not finite, all alike, or
-    fewer distinct ones than tokens.
-    """
-    space, features = fit_space(params, sample)
-    return Fit(space, KINDS[params.kind].fit(params, features))

@@ -1,8 +1,8 @@
-"""The frames that a vocabulary is fitted on: chosen by hash, so that the choice is a metadata of the clips and the seed.
+"""Sample of the frames that a vocabulary is fitted on, chosen by a hash of clip, position and seed.
 
 Conventions: a clip's key is a 64-bit hash of its id and the seed, a frame's key a 64-bit hash of its clip's key and its
 position. The sample is every frame when they fit, else the frames with the smallest keys. Neither the order of the clips
-nor anything else in the corpus enters, and FAISS, which cuts large samples down without a token, is never given the choice.
+nor anything else in the corpus enters, and FAISS, which subsamples large samples silently, is never given the choice.
 Where a token stands for several frames, what is drawn is tokens, each with all that its features are made of.
 """
 

@@ -1,4 +1,4 @@
-"""Rewrite clips as token sequences shard by shard: those of known shards and clips are taken from the memo.
+"""Token sequences of clips, shard by shard: those of known shards and clips are taken from the memo.
 
 `compute_sequences` is a pure function of its spec, small and picklable both ways; the worker writes the shard's token
 sequences into the memo store. A shard is one of the spectrogram's.
@@ -53,7 +53,7 @@ class SequencesReport:
 def open_memo(root: Path, vocabulary: Vocabulary, spectrogram: Spectrogram) -> Memo:
     """Open the memo's version for this vocabulary, these frames, and the code as it is now."""
     params = {"vocabulary": vocabulary.digest(), "frames": spectrogram.index.metadata["version"]}
-    return Memo(root, "tokenize", params=params, code=code_version(assign, tokens_column))
+    return Memo(root, "tokenize", params=params, code=code_version(assign, tokens_column, kinds={vocabulary.kind}))
 
 
 def plan_sequences(spectrogram: Spectrogram) -> dict[str, Spectrogram]:

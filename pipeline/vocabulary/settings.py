@@ -1,6 +1,6 @@
-"""Settings common to all kinds of vocabulary, besides those of the kind itself."""
+"""Settings of vocabularies: those of all kinds, and those of the kinds that cluster."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -17,7 +17,7 @@ class FeatureParams(Params):
 
 
 class BpeParams(Params):
-    """Tokens that follow each other often become one."""
+    """Byte-pair encoding: tokens that follow each other often become one."""
 
     num_tokens: int = Field(
         ge=3, le=2**16 - NUM_SPECIAL_TOKENS
@@ -25,22 +25,45 @@ class BpeParams(Params):
 
 
 class CommonParams(Params):
-    """The keys of all kinds; a kind adds `kind` and its own."""
+    """The keys of all kinds, and what a kind is capable of; a kind narrows `kind` and adds its own keys."""
 
+    # Whether tokens decode to the sum of their codes (`sum_codes`), which texture classifiers rely on.
+    additive: ClassVar[bool] = True
+
+    kind: str
     num_tokens: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # tokens in each codebook; ids are stored as uint16
     normalisation: Literal["standardise", "l2", "none"]
     features: FeatureParams
     bpe: BpeParams | None  # null = no merging
     sample_frames: PositiveInt  # at most this many frames are drawn; and again, in whole clips, to learn merges on
-    iterations: PositiveInt  # of Lloyd's algorithm
-    restarts: PositiveInt  # runs from other starting points, of which the best is kept
-    exact: bool  # go on from the sample's codes over all training frames, for as many iterations
-    seed: NonNegativeInt  # of the draw and of the starting points
+    seed: NonNegativeInt  # of the draw, and of what the kind draws
 
     @property
     def groups(self) -> int:
         """How many equal groups of mel bands have their features side by side."""
         return 1
+
+    @property
+    def num_codebooks(self) -> int:
+        """Tokens that each frame, or stack of frames, has before any merging."""
+        return 1
+
+    @property
+    def exact_iterations(self) -> int:
+        """Most updates of Lloyd's algorithm over all training frames; 0 = the fit on the sample is final."""
+        return 0
+
+
+class ClusteringParams(CommonParams):
+    """The keys of kinds whose codebooks are clustered by k-means."""
+
+    iterations: PositiveInt  # of Lloyd's algorithm
+    restarts: PositiveInt  # runs from other starting points, of which the best is kept
+    exact: bool  # go on from the sample's codes over all training frames, for as many iterations
+
+    @property
+    def exact_iterations(self) -> int:
+        return self.iterations if self.exact else 0
 
     @model_validator(mode="after")
     def _enough_frames(self) -> Self:

@@ -55,9 +55,14 @@ class TokensParams(TextureInputParams):
     kind: Literal["tokens"]
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
-        several = vocabulary.normalisation == "l2" and vocabulary.kind != "kmeans"
-        if vocabulary.bpe is not None or several:
-            found = "merged tokens" if vocabulary.bpe is not None else f"kind {vocabulary.kind} with l2"
+        found = None
+        if vocabulary.bpe is not None:
+            found = "merged tokens"
+        elif not vocabulary.additive:
+            found = f"kind {vocabulary.kind}, whose codes do not add up"
+        elif vocabulary.normalisation == "l2" and vocabulary.num_codebooks > 1:
+            found = f"kind {vocabulary.kind} with l2 and {vocabulary.num_codebooks} codebooks"
+        if found is not None:
             raise ValueError(f"expected {SEPARABLE}, found {found}")
 
 
