@@ -18,9 +18,10 @@ Conventions: B batch, T frame, M predicted position, F feature; tokens (B, codeb
 import torch
 from torch import Tensor, nn
 
+from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.errors import SonolexError
-from pipeline.models.base import InputMetadata, ModelParams
+from pipeline.models.base import ModelParams
 from pipeline.models.inputs.tokens import Tokens
 from pipeline.models.network import Network, NetworkParams
 from pipeline.models.neural_model import NeuralModel
