@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_waveform
 
+from pipeline.spectrogram.front_end import Inversion
 from pipeline.spectrogram.inversion import Inverter
 from pipeline.spectrogram.kaldi import KaldiParams
 from pipeline.spectrogram.mel import MelParams
@@ -70,3 +71,19 @@ def test_the_same_seed_gives_the_same_samples(params: FrontEndParams) -> None:
     first, second, other = (Inverter(build_front_end(params)).waveform(frames, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
+
+
+def test_a_front_end_says_itself_how_it_is_inverted(params: FrontEndParams) -> None:
+    front_end = build_front_end(params)
+    inversion = front_end.inversion
+    assert inversion.filters.shape == (params.n_mels, params.n_fft // 2 + 1)
+    assert inversion.window.shape == (params.win_length,)
+
+    class Decimal(type(front_end)):
+        @property
+        def inversion(self) -> Inversion:
+            return super().inversion._replace(log_base=10.0, before=7)
+
+    inverter = Inverter(Decimal(params))
+    np.testing.assert_allclose(inverter.band_powers(np.full((1, 2), 2.0, np.float32)), 100.0, rtol=1e-6)
+    assert inverter.middle(3) == 7 + 3 * params.hop_length

@@ -3,8 +3,14 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, TypedDict
 
+import pyarrow as pa
 import pytest
+
+from pipeline.artifacts.settings import Metadata
+from pipeline.artifacts.tables import TableSchema, metadata_types
+from pipeline.errors import ArtifactError
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for folder in ("pipeline", "stages", "tools") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -66,3 +72,49 @@ def test_nothing_is_probed_for_attributes() -> None:
         and isinstance(node.args[1], ast.Constant)
     }
     assert found == PROBED
+
+
+class Nested(TypedDict):
+    low: float
+
+
+class Example(Metadata):
+    name: str
+    kind: Literal["one", "many"]
+    rows: list[int]
+    inner: Nested
+    share: float
+
+
+def test_metadata_are_checked_by_the_class_that_types_them() -> None:
+    assert metadata_types(Example) == {"name": str, "kind": str, "rows": list, "inner": dict, "share": float}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"share": 1, "settings": {"train.epochs": 3}}, ""),
+        ({"name": 1}, "metadata name: expected str, found int 1"),
+        ({"inner": [0.5]}, "metadata inner: expected dict, found list"),
+        ({"share": True}, "metadata share: expected float, found bool True"),
+        ({"colour": "red"}, "metadata colour: expected only name, kind, rows, inner, share"),
+    ],
+)
+def test_a_table_whose_metadata_are_not_those_of_its_class_is_neither_written_nor_opened(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    schema = TableSchema("example", 1, "split", {"clip_id": pa.string()}, Example)
+    loose = TableSchema("example", 1, "split", {"clip_id": pa.string()}, Metadata)
+    values = {"name": "a", "kind": "one", "rows": [1], "inner": {"low": 0.5}, "share": 0.5} | changes
+    path = tmp_path / "example.parquet"
+    if not message:
+        schema.write(path, {"clip_id": ["a"]}, values)
+        assert schema.open(path).metadata == values
+        return
+    with pytest.raises(ArtifactError, match=message):
+        schema.write(path, {"clip_id": ["a"]}, values)
+    assert not path.exists()
+    loose.write(path, {"clip_id": ["a"]}, {})
+    with pytest.raises(ArtifactError, match="metadata name: expected str, found nothing"):
+        schema.open(path)

@@ -71,6 +71,11 @@ class Input(nn.Module, ABC):
         """The front end's floor, on the feature map's scale."""
         return 0.0
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The table of each codebook, (token, feature), special tokens last; none where no tokens are read."""
+        return []
+
     def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
         """Initialise from the codebooks, each (token, feature), before training; inputs of frames ignore them."""
 

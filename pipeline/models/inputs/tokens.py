@@ -59,7 +59,6 @@ class Tokens(Input):
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """The table of each codebook, (token, feature); special tokens come last."""
         return [cast(nn.Parameter, table.weight) for table in self.tables]
 
     @torch.no_grad()
