@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import socket
-import sqlite3
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +63,7 @@ def storage_fault(error: BaseException) -> int | None:
     Python, zarr and pyarrow set `errno`; safetensors has the number in its message, and SQLite has its own error codes.
     """
     number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+    if number is None and getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
         number = errno.ENOSPC
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(match[1])
