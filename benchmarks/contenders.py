@@ -8,9 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.base import NOT_NORMALISED, InputMetadata
+from benchmarks.features import FRONT_END
+from pipeline.artifacts.model import InputMetadata
+from pipeline.artifacts.spectrogram import SpectrogramMetadata
+from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.network import Network, NetworkParams
 from pipeline.params import validate_params
+from pipeline.spectrogram.kaldi import KaldiFrontEnd
 from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.augmentation import AugmentationParams, MasksParams
 from pipeline.training.averaging import NoAverageParams
@@ -88,7 +92,10 @@ class BenchmarkLearner(Learner[Network]):
         context = DistributedContext(0, 1, device)
         super().__init__(_build(shape).to(device).train(), params, Classification(params, "one", 1, None), context)
         inputs, classes = _clips(shape)
-        batch = StoredBatch(inputs.to(device), None, torch.arange(shape.batch), {}, NOT_NORMALISED)
+        front_end: SpectrogramMetadata = {
+            **KaldiFrontEnd(FRONT_END).metadata, "dtype": "float32", "scale": 1.0, "offset": 0.0
+        }  # fmt: skip
+        batch = StoredBatch(inputs.to(device), None, torch.arange(shape.batch), front_end, NOT_NORMALISED)
         self._part = batch, F.one_hot(classes, shape.classes).float().to(device)
 
     def one_step(self) -> None:

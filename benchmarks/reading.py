@@ -22,8 +22,8 @@ import zarr
 
 from benchmarks.frames import write_spectrogram
 from benchmarks.measuring import interleave, report, seconds_of, summary
+from pipeline.artifacts.model import Normalisation
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
-from pipeline.models.base import Normalisation
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs
 

@@ -22,7 +22,7 @@ from benchmarks.manifest_scale import pretend_tars, write_tables
 from benchmarks.workspace import make_repository, run_in
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
+from pipeline.artifacts.spectrogram import FRAMES, INDEX, SpectrogramMetadata, open_spectrogram
 from pipeline.corpora.content import STORE_PATH
 
 N_MELS = 128
@@ -70,7 +70,7 @@ def main(
 def write_spectrogram(path: Path, clips_path: Path, clips_per_shard: int) -> None:
     """Write a valid spectrogram of all clips of a manifest, with one frame of zeros for each."""
     clip_ids = open_clips(clips_path).list("clip_id")
-    metadata = {
+    metadata: SpectrogramMetadata = {
         "front_end": "kaldi", "units": "ln(power)", "sample_rate": 16000, "n_fft": 512, "win_length": 400,
         "hop_length": 160, "n_mels": N_MELS, "f_min": 20.0, "f_max": 8000.0, "log_floor": -16.0, "frame_rate": 100.0,
         "params": {}, "dtype": "uint8", "scale": 1.0, "offset": 0.0,

@@ -29,8 +29,8 @@ import typer
 from benchmarks.contenders import BASE, CONTENDERS, TINY, Shape, make_learner
 from benchmarks.frames import write_spectrogram
 from benchmarks.measuring import interleave, report, seconds_of
+from pipeline.artifacts.model import Normalisation
 from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.models.base import Normalisation
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import FrameInputs
 from pipeline.training.loop import train

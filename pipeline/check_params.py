@@ -5,11 +5,13 @@ the stages before it. All mistakes are reported together.
 """
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast, get_type_hints
 
+from pipeline.artifacts.model import Reads
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import SplitParams
 from pipeline.errors import ParamsError
@@ -17,7 +19,7 @@ from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.grid import ExperimentParams
-from pipeline.models.base import ModelParams, Reads, VocabularySection
+from pipeline.models.base import ModelParams, VocabularySection
 from pipeline.models.registry import ENCODERS, validate_model_params
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.reporting.atlas_settings import AtlasParams
@@ -26,19 +28,24 @@ from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.vocabulary.registry import validate_vocabulary_params
 
-SECTIONS: dict[str, Any] = {
-    "experiment": ExperimentParams,
-    "corpus": CorpusParams,
-    "labels": LabelParams,
-    "split": SplitParams,
-    "spectrogram": SpectrogramParams,
-    "pretrain": PretrainParams,
-    "train": TrainParams,
-    "report": ReportParams,
-    "atlas": AtlasParams,
-    "execution": ExecutionParams,
-    "launch": LaunchParams,
-}
+
+class Sections(TypedDict):
+    """Every section but `models` and `vocabularies`."""
+
+    experiment: ExperimentParams
+    corpus: CorpusParams
+    labels: LabelParams
+    split: SplitParams
+    spectrogram: SpectrogramParams
+    pretrain: PretrainParams
+    train: TrainParams
+    report: ReportParams
+    atlas: AtlasParams
+    execution: ExecutionParams
+    launch: LaunchParams
+
+
+SECTIONS = get_type_hints(Sections, include_extras=True)  # section -> its Params
 
 _MAPPINGS = ("vocabularies", "models")  # sections whose entries experiments name
 
@@ -47,7 +54,7 @@ _MAPPINGS = ("vocabularies", "models")  # sections whose entries experiments nam
 class Experiment:
     """All sections of a params file, validated."""
 
-    sections: dict[str, Any]  # section -> its Params
+    sections: Sections
     models: dict[str, ModelParams]  # entry of `models` -> its section
     vocabularies: dict[str, VocabularySection]  # entry of `vocabularies` -> its Params
 
@@ -102,10 +109,10 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             )
     if mistakes:
         raise ParamsError("\n".join(mistakes))
-    return Experiment(sections, models, vocabularies)
+    return Experiment(cast(Sections, sections), models, vocabularies)
 
 
-def _unknown_sections(document: dict[str, Any], path: Path) -> list[str]:
+def _unknown_sections(document: Mapping[str, object], path: Path) -> list[str]:
     known = [*SECTIONS, *_MAPPINGS]
     mistakes = []
     for name in document:

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 
 class SonolexError(ValueError):
@@ -33,7 +32,7 @@ class ArtifactError(SonolexError):
             f"`dvc checkout --force {path}`"
         )
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle with all fields: by default an exception is rebuilt from its message alone."""
         values = {"expected": str(self.expected), "found": str(self.found), "stage": self.stage}
         return partial(type(self), self.path, self.field, **values), ()

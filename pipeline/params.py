@@ -81,7 +81,7 @@ def load_params(kind: type[T], section: str, path: Path = PARAMS_PATH) -> T:
 
     Raises ParamsError that names every wrong key of the section at once.
     """
-    value: Any = read_params(path)
+    value: object = read_params(path)
     for depth, key in enumerate(section.split("."), start=1):
         if not isinstance(value, dict) or key not in value:
             known = ", ".join(value) if isinstance(value, dict) else type(value).__name__
@@ -100,7 +100,7 @@ def validate_params(kind: type[T], value: object, section: str, path: Path = PAR
         raise ParamsError("\n".join(lines)) from None
 
 
-def _describe(kind: Any, error: ErrorDetails, section: str) -> str:
+def _describe(kind: object, error: ErrorDetails, section: str) -> str:
     keys, names = _locate(kind, error["loc"])
     where = ".".join(part for part in (section, *keys) if part)
     if error["type"] == "extra_forbidden":
@@ -114,7 +114,7 @@ def _describe(kind: Any, error: ErrorDetails, section: str) -> str:
     return f"{message}, found {'no value' if error['type'] == 'missing' else repr(error['input'])}"
 
 
-def _locate(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+def _locate(kind: object, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
     """Return the keys of an error's location as in the file, and the known names at the level of the last one.
 
     Pydantic puts the tag of a discriminated union's chosen member into the location, where the file has no key.
@@ -128,28 +128,33 @@ def _locate(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], list
             kind = tagged[0]
             continue
         keys.append(str(part))
-        fields: dict[str, FieldInfo] = getattr(members[0], "model_fields", {}) if len(members) == 1 else {}
+        fields = _fields(members[0]) if len(members) == 1 else {}
         names = list(fields)
         if part in fields:
             field = fields[str(part)]
             notes = [note for note in field.metadata if isinstance(note, RegistryParams)]
             kind = Annotated[(field.annotation, *notes)] if notes else field.annotation
         else:  # the values of a mapping or a list share one type, the last argument
-            kind = (get_args(members[0]) or (Any,))[-1]
+            kind = (get_args(members[0]) or (object,))[-1]
     return keys, names
 
 
-def _members(kind: Any) -> list[Any]:
+def _members(kind: object) -> list[object]:
     """Return the types behind an annotation: the members of a union, or the type itself."""
     if get_origin(kind) is Annotated:
         chosen = [note for note in get_args(kind)[1:] if isinstance(note, RegistryParams)]
-        return chosen[0].members if chosen else _members(get_args(kind)[0])
+        return [*chosen[0].members] if chosen else _members(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
         return [m for argument in get_args(kind) for m in _members(argument) if m is not type(None)]
     return [kind]
 
 
-def _tags(member: Any) -> tuple[Any, ...]:
+def _fields(member: object) -> dict[str, FieldInfo]:
+    """Return the fields of a section's class; those of any other type are none."""
+    return dict(member.model_fields) if isinstance(member, type) and issubclass(member, BaseModel) else {}
+
+
+def _tags(member: object) -> tuple[object, ...]:
     """Return the values of a union member's discriminator, the field `kind` or `name`."""
-    fields: dict[str, FieldInfo] = getattr(member, "model_fields", {})
+    fields = _fields(member)
     return tuple(tag for key in ("kind", "name") if key in fields for tag in get_args(fields[key].annotation))

@@ -13,16 +13,24 @@ and reruns no stage.
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeVar
 
-T = TypeVar("T", default=Any)
+T_co = TypeVar("T_co", covariant=True, default=Any)
 
 
-class Registry(Mapping[str, T]):
+class HasParams(Protocol):
+    """An entry that a section of params.yaml chooses by its `kind`."""
+
+    @property
+    def Params(self) -> type[BaseModel]:  # noqa: N802 - a class
+        """The class of the section."""
+
+
+class Registry(Mapping[str, T_co]):
     """Mapping from kind to the target `package.module` or `package.module:Name`, loaded on access.
 
     Targets are literals in the call, since code identity reads them from the source. An annotation states their type:
@@ -34,10 +42,10 @@ class Registry(Mapping[str, T]):
         """Set the name of the registered things, for messages, and kind -> target."""
         self.what, self.targets = what, dict(targets)
 
-    def __getitem__(self, kind: str) -> T:
+    def __getitem__(self, kind: str) -> T_co:
         module, _, name = self.targets[kind].partition(":")
         loaded: Any = importlib.import_module(module)
-        entry: T = getattr(loaded, name) if name else loaded
+        entry: T_co = getattr(loaded, name) if name else loaded
         return entry
 
     def __contains__(self, kind: object) -> bool:
@@ -50,7 +58,7 @@ class Registry(Mapping[str, T]):
         return len(self.targets)
 
     @property
-    def params(self) -> "RegistryParams":
+    def params(self: "Registry[HasParams]") -> "RegistryParams":
         """Return the annotation of a section that chooses an entry by its key `kind`."""
         return RegistryParams(self)
 
@@ -59,14 +67,14 @@ class Registry(Mapping[str, T]):
 class RegistryParams:
     """Pydantic annotation of a section that is validated by the `Params` of the entry that its `kind` names."""
 
-    registry: Registry
+    registry: Registry[HasParams]
 
     @property
-    def members(self) -> list[Any]:
+    def members(self) -> list[type[BaseModel]]:
         """Return the Params class of every entry."""
         return [self.registry[kind].Params for kind in self.registry]
 
-    def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, _source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices = {kind: handler.generate_schema(self.registry[kind].Params) for kind in self.registry}
         return core_schema.tagged_union_schema(choices, discriminator="kind")
 

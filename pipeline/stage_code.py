@@ -9,9 +9,9 @@ augmentation does not retrain a bag of tokens.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.settings import leaves
@@ -28,6 +28,14 @@ class StageCode(NamedTuple):
     sections: tuple[str, ...] = ()  # of params.yaml, whose kinds choose registry entries; {entry} is the file's entry
     lists: tuple[str, ...] = ()  # of params.yaml, with dots: one file per entry of these lists; empty = one file
     trains: bool = False  # depends on the settings of `train` that the entry's kind reads
+
+
+class CodeFile(TypedDict):
+    """What a file of the stage `code` holds, as JSON."""
+
+    code: str  # digest of the definitions
+    packages: dict[str, str]  # distribution -> release
+    settings: NotRequired[dict[str, object]]  # of `train`, by their keys with dots; of stages that train
 
 
 _TOKEN_LISTS = ("experiment.token_models", "experiment.pretrained_models")
@@ -67,7 +75,7 @@ _OF_PRETRAINING = (
 )
 
 
-def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[str, Any]:
+def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[str, object]:
     """Return the settings of `train` that a stage reads for an entry of `models`: key with dots -> value."""
     wanted = dict(leaves({"train": document["train"]}))
     if stage == "pretrain":
@@ -86,14 +94,14 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
         for entry in _entries(document, about):
             sections = [section.format(entry=entry) for section in about.sections]
             found = reach(sources, [(f"stages.{stage}", "main")], chosen_kinds(document, sections))
-            content: dict[str, Any] = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
+            content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             if about.trains:
                 content["settings"] = read_settings(document, stage, entry)
             files[f"{stage}/{entry}" if about.lists else stage] = json.dumps(content, indent=1) + "\n"
     return files
 
 
-def write_stage_code(document: Mapping[str, Any], check: Any, folder: Path, kept: Path) -> bool:
+def write_stage_code(document: Mapping[str, Any], check: Callable[[], object], folder: Path, kept: Path) -> bool:
     """Write all files of `document` into `folder`; `kept` caches the outcomes of earlier runs.
 
     Calls `check`, which raises on a mistake in the params, before computing. Returns whether anything was computed.
@@ -115,12 +123,12 @@ def write_stage_code(document: Mapping[str, Any], check: Any, folder: Path, kept
     return not known
 
 
-def find_earlier(kept: Path, name: str, digest: str | None) -> dict[str, Any] | None:
+def find_earlier(kept: Path, name: str, digest: str | None) -> CodeFile | None:
     """Return the content of a file with this MD5 digest (DVC's) from earlier outcomes, or None."""
     for outcome in kept.glob("*.json"):
         content = (_read(outcome) or {}).get(name, "")
         if content and hashlib.md5(content.encode(), usedforsecurity=False).hexdigest() == digest:
-            found: dict[str, Any] = json.loads(content)
+            found: CodeFile = json.loads(content)
             return found
     return None
 
@@ -148,7 +156,7 @@ def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
     return kinds | {way_of(kind) for kind in kinds if kind in BASELINES}
 
 
-def _digest(texts: Mapping[str, str], document: Mapping[str, Any]) -> str:
+def _digest(texts: Mapping[str, str], document: Mapping[str, object]) -> str:
     """Return the key of an outcome: a digest of sources, params, and releases of packages."""
     digest = hashlib.sha256()
     for path, text in texts.items():

@@ -11,13 +11,12 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.attention import ATTENTION, ROLLOUT
+from pipeline.artifacts.attention import ATTENTION, ROLLOUT, AttentionMetadata
 from pipeline.artifacts.layout import Layout, ModelId, RunId
 from pipeline.artifacts.model import MODEL, TrainedModel, open_model, predicting_digest
-from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX
-from pipeline.artifacts.tables import Table
 from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.choosing import choose_shown, score_experiment
 from pipeline.evaluation.experiment_predictions import open_experiment_predictions
@@ -49,14 +48,14 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
         columns["clip_id"] += clips
         columns["fold"] += [fold] * len(clips)
         columns["map"] += [reader.read(clip).over_spectrogram().tolist() for clip in clips]
-    metadata = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
+    metadata: AttentionMetadata = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
     ATTENTION.write(layout.attention(entry), columns, metadata)
     log.info("%s: attention in %d clips -> %s", entry, len(shown), layout.attention(entry))
     report.clips = len(shown)
     report.write()
 
 
-def _require_predicting(model: TrainedModel, predictions: Table) -> str:
+def _require_predicting(model: TrainedModel, predictions: PredictionTable) -> str:
     """Return the digest of a model's weights. Raises ArtifactError unless the predictions are of these weights."""
     digest = predicting_digest(model.metadata)
     if predictions.metadata["weights"] != digest:

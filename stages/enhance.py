@@ -14,7 +14,7 @@ import typer
 
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.files import file_digest
-from pipeline.artifacts.labels import LABELS
+from pipeline.artifacts.labels import LABELS, LabelledClass, LabelsMetadata
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.corpora.ontology import read_ontology
@@ -45,7 +45,7 @@ def run(
         "labels": [np.flatnonzero(enhanced.labels[row]).tolist() for row in order],
     }
     added = {kind: enhanced.added.get(kind, np.zeros(len(classes), dtype=np.int64)) for kind in (1, 2)}
-    per_class = [
+    per_class: list[LabelledClass] = [
         {
             "class": name,
             "positives": int(scored.labels[:, position].sum()),
@@ -55,7 +55,7 @@ def run(
         }
         for position, (name, threshold) in enumerate(zip(classes, enhanced.thresholds, strict=True))
     ]
-    metadata = {
+    metadata: LabelsMetadata = {
         "fold": fold,
         "corpus": clips.metadata["corpus"],
         "classes": classes,

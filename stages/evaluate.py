@@ -16,7 +16,7 @@ import typer
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import MODEL, open_model, predicting_digest
-from pipeline.artifacts.predictions import PREDICTIONS
+from pipeline.artifacts.predictions import PREDICTIONS, PredictionsMetadata
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tokens import TOKENS
@@ -56,14 +56,17 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
     seconds = time.perf_counter() - started
     if not launch.is_main_process():
         return
-    metadata = {
+    metadata: PredictionsMetadata = {
         "model": name,
         "fold": fold,
         "seed": seed,
         "classes": clips.metadata["classes"],
         "label_kind": clips.metadata["label_kind"],
         "weights": predicting_digest(model.metadata),
-        **{name: model.metadata[name] for name in ("reads", "params", "num_parameters", "clips_seen")},
+        "reads": model.metadata["reads"],
+        "params": model.metadata["params"],
+        "num_parameters": model.metadata["num_parameters"],
+        "clips_seen": model.metadata["clips_seen"],
         SETTINGS: model.metadata.get(SETTINGS, {}),
     }
     columns = {"clip_id": ids, "role": roles, "logits": logits.tolist(), "targets": class_targets(clips, ids).tolist()}

@@ -11,12 +11,12 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
 from pipeline.artifacts.layout import Layout, RunId
-from pipeline.artifacts.pretrained import PRETRAINED
+from pipeline.artifacts.pretrained import PRETRAINED, PretrainingMetadata
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
@@ -56,7 +56,7 @@ def run(
     fold: str,
     seed: int,
     trackers: tuple[str, ...] = (),
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    settings: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     use_threads(train.num_threads)
     report = StageReport("pretrain", f"{model}/{fold}/{seed}")
@@ -73,7 +73,7 @@ def run(
     if not context.is_main_process:
         return
     last = trained.history[-1]
-    metadata = {
+    metadata: PretrainingMetadata = {
         "model": model,
         "params": params.model_dump(mode="json"),
         "pretrain": masking.model_dump(mode="json"),

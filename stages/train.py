@@ -11,14 +11,14 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 from pydantic import PositiveInt
 
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.layout import Layout, RunId
-from pipeline.artifacts.model import count_predicting, predicting_digest, read_card, write_model
+from pipeline.artifacts.model import ModelMetadata, count_predicting, predicting_digest, read_card, write_model
 from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
@@ -34,7 +34,7 @@ from pipeline.params import load_params, read_params
 from pipeline.stage_code import read_settings
 from pipeline.training.inputs import input_artifacts, open_inputs
 from pipeline.training.targets import class_targets
-from pipeline.training.trainers import TRAINERS, Examples, Fitted, TrainingData, way_of
+from pipeline.training.trainers import TRAINERS, Examples, TrainingData, way_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run(
     seed: int,
     num_threads: int = 1,
     trackers: tuple[str, ...] = (),
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    settings: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     report = StageReport("train", f"{model}/{fold}/{seed}")
     use_threads(num_threads)
@@ -73,7 +73,7 @@ def run(
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
     training, validation = (Examples(ids, class_targets(clips, ids)) for ids in roles.values())
     label_kind = clips.metadata["label_kind"]
-    fitted: Fitted | None = TRAINERS[way_of(params.kind)].train(
+    fitted = TRAINERS[way_of(params.kind)].train(
         params,
         TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained),
         seed=seed,
@@ -83,9 +83,14 @@ def run(
     )
     if fitted is None:
         return  # another process writes
-    metadata = {"model": model, "fold": fold, "seed": seed, "reads": params.reads} | {
+    metadata: ModelMetadata = {
+        "model": model,
+        "fold": fold,
+        "seed": seed,
+        "reads": params.reads,
         "params": params.model_dump(mode="json"),
-        **{key: clips.metadata[key] for key in ("classes", "label_kind")},
+        "classes": clips.metadata["classes"],
+        "label_kind": label_kind,
         "input": fitted.input_metadata,
         "clips_seen": fitted.clips_seen,
         "source": inputs.source,

@@ -33,10 +33,14 @@ STEMS: dict[str, dict[str, Any]] = {
 }
 
 
+def section_of(stem: str, head: str = "mean", encoder: str = "transformer") -> Section:
+    small = {"encoder__width": 16, "encoder__heads": 2, "encoder__mlp_ratio": 1.0}
+    return network("frames", stem, encoder, head, **small) | {"stem": STEMS[stem]}
+
+
 def make_model(folder: Path, stem: str, head: str = "mean", encoder: str = "transformer") -> Path:
     """Write an untrained model whose attention is far from even."""
-    small = {"encoder__width": 16, "encoder__heads": 2, "encoder__mlp_ratio": 1.0}
-    section = network("frames", stem, encoder, head, **small) | {"stem": STEMS[stem]}
+    section = section_of(stem, head, encoder)
     model = build(section, {"n_mels": N_MELS}, 3)
     for name, values in model.named_parameters():
         if "qkv" in name:
@@ -92,7 +96,8 @@ def test_logits_are_the_models_own_while_weights_are_kept(
 
 
 def known(stem: str, weights: np.ndarray, num_tokens: int) -> ClipAttention:
-    return ClipAttention(np.zeros(3), weights.astype(np.float32), num_tokens, STEMS[stem], NUM_FRAMES, N_MELS)
+    part = build(section_of(stem), {"n_mels": N_MELS}, 3).stem
+    return ClipAttention(np.zeros(3), weights.astype(np.float32), num_tokens, part, NUM_FRAMES, N_MELS)
 
 
 def test_class_tokens_speak_for_the_clip_and_are_no_part_of_the_picture() -> None:

@@ -3,6 +3,7 @@ import re
 import shutil
 import sys
 import wave
+from inspect import signature
 from pathlib import Path
 from subprocess import Popen, run
 from typing import Any, get_args
@@ -60,6 +61,7 @@ def test_registry_and_files_agree() -> None:
         assert len(lines) < 80
         assert issubclass(adapter.Params, AdapterParams)
         assert adapter.Params.layout
+        assert list(signature(adapter.list_clips).parameters) == ["params"]  # as `CorpusAdapter` has it
 
 
 def test_a_misspelt_key_and_an_unknown_kind_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_waveform
 
+from pipeline.spectrogram.front_end import Inversion
 from pipeline.spectrogram.inversion import Inverter
 from pipeline.spectrogram.kaldi import KaldiParams
 from pipeline.spectrogram.mel import MelParams
@@ -27,7 +28,7 @@ def params(request: pytest.FixtureRequest) -> FrontEndParams:
 @pytest.mark.parametrize("frequency", [440.0, 3000.0])
 def test_a_tone_comes_back_at_its_pitch_and_its_level(params: FrontEndParams, frequency: float) -> None:
     tone = make_waveform("tone", 0.5, frequency=frequency)
-    again = Inverter(params).waveform(build_front_end(params).log_mel(tone), seed=0)
+    again = Inverter(build_front_end(params)).waveform(build_front_end(params).log_mel(tone), seed=0)
     spectrum = np.abs(np.fft.rfft(again[1600:6400] * np.hanning(4800)))
     # No nearer than the band is broad: 64 bands tell 440 from 480 Hz.
     assert np.argmax(spectrum) * 16000 / 4800 == pytest.approx(frequency, rel=0.05)
@@ -39,7 +40,7 @@ def test_frames_come_back_where_they_were(params: FrontEndParams) -> None:
     front_end, waveform = build_front_end(params), np.zeros(8000, dtype=np.float32)
     waveform[2500:5000] = make_waveform("noise", 2500 / 16000)
     frames = front_end.log_mel(waveform)
-    again = front_end.log_mel(Inverter(params).waveform(frames, seed=0))
+    again = front_end.log_mel(Inverter(build_front_end(params)).waveform(frames, seed=0))
     assert again.shape == frames.shape
     loud = frames > frames.max() - (40 if params.kind == "mel" else 40 / 4.34)
     decibels = (again - frames)[loud] * (1 if params.kind == "mel" else 4.34)
@@ -48,7 +49,7 @@ def test_frames_come_back_where_they_were(params: FrontEndParams) -> None:
 
 
 def test_bins_hold_the_power_of_their_bands_and_are_never_negative(params: FrontEndParams) -> None:
-    inverter = Inverter(params)
+    inverter = Inverter(build_front_end(params))
     frames = build_front_end(params).log_mel(make_waveform("noise", 0.2))
     bins = inverter.bin_powers(frames)
     assert bins.shape == (len(frames), 257)
@@ -60,13 +61,29 @@ def test_bins_hold_the_power_of_their_bands_and_are_never_negative(params: Front
 
 def test_silence_stays_silent(params: FrontEndParams) -> None:
     frames = np.full((40, 64), build_front_end(params).metadata["log_floor"], dtype=np.float32)
-    again = Inverter(params).waveform(frames, seed=0)
+    again = Inverter(build_front_end(params)).waveform(frames, seed=0)
     assert np.isfinite(again).all()
     assert np.abs(again).max() < 1e-3
 
 
 def test_the_same_seed_gives_the_same_samples(params: FrontEndParams) -> None:
     frames = build_front_end(params).log_mel(make_waveform("noise", 0.1))
-    first, second, other = (Inverter(params).waveform(frames, seed=seed) for seed in (0, 0, 1))
+    first, second, other = (Inverter(build_front_end(params)).waveform(frames, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
+
+
+def test_a_front_end_says_itself_how_it_is_inverted(params: FrontEndParams) -> None:
+    front_end = build_front_end(params)
+    inversion = front_end.inversion
+    assert inversion.filters.shape == (params.n_mels, params.n_fft // 2 + 1)
+    assert inversion.window.shape == (params.win_length,)
+
+    class Decimal(type(front_end)):
+        @property
+        def inversion(self) -> Inversion:
+            return super().inversion._replace(log_base=10.0, before=7)
+
+    inverter = Inverter(Decimal(params))
+    np.testing.assert_allclose(inverter.band_powers(np.full((1, 2), 2.0, np.float32)), 100.0, rtol=1e-6)
+    assert inverter.middle(3) == 7 + 3 * params.hop_length

@@ -151,7 +151,7 @@ def _changes_form(old: CommentedMap, new: CommentedMap) -> bool:
     return any(tag in new and tag in old and new[tag] != old[tag] for tag in _TAGS)
 
 
-def _put(base: CommentedMap, key: str, value: Any) -> None:
+def _put(base: CommentedMap, key: str, value: object) -> None:
     """Set a value without losing the comment above the next key.
 
     ruamel.yaml attaches a comment to the last value *before* it, at any depth: replacing or appending the last value of a
@@ -185,7 +185,7 @@ def _swap_tail(container: Any, key: Any, heading: str) -> str:
     return tail
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _leaves(node: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield every setting as (dotted key, value as YAML); a list is one setting."""
     if isinstance(node, CommentedMap) and node:
         for key, value in node.items():
@@ -194,7 +194,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, _spell(node)
 
 
-def _spell(value: Any) -> str:
+def _spell(value: object) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.width = True, 4096
     stream = io.StringIO()
@@ -202,7 +202,7 @@ def _spell(value: Any) -> str:
     return stream.getvalue().removesuffix("...\n").strip()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value without ruamel's formatting information."""
     if isinstance(value, CommentedSeq):
         return [_plain(item) for item in value]

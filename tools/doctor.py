@@ -5,14 +5,13 @@ A row is `broken` when a run would fail, `note` when it would work but could be 
 
 import importlib
 import importlib.metadata
-import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import psutil
 import pyarrow.compute as pc
@@ -22,12 +21,16 @@ from rich.table import Table as Grid
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.spectrogram import INDEX
-from pipeline.artifacts.tables import Table
+from pipeline.artifacts.tables import Table, TableSchema
 from pipeline.check_params import Experiment, load_experiment
 from pipeline.errors import ArtifactError, ParamsError
+from pipeline.execution.threads import allowed_cores
 
 Verdict = Literal["ok", "note", "broken"]
+
+M = TypeVar("M", bound=Metadata)
 
 LOCK_PATH = Path("requirements.lock")
 PYTHONS = ((3, 11), (3, 13))
@@ -107,7 +110,7 @@ def read_lock(path: Path) -> dict[str, str]:
 
 def check_machine() -> Iterator[Row]:
     """Check cores, memory and GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     memory = psutil.virtual_memory()
     yield Row("cores", f"{cores} usable of {psutil.cpu_count()}")
     scarce = memory.available < cores << 30
@@ -199,8 +202,7 @@ def check_space(experiment: Experiment, layout: Layout, cache: Cache | None) -> 
     if seconds is None:
         return Row("disk space", f"{_size(_free(Path.cwd()))} free", source)
     frames = experiment.sections["spectrogram"]
-    front_end = frames.front_end
-    needed = seconds * front_end.sample_rate / front_end.hop_length * front_end.n_mels * _BYTES[frames.dtype]
+    needed = seconds * frames.metadata["frame_rate"] * frames.metadata["n_mels"] * _BYTES[frames.dtype]
     needed += _SLACK
     found = f"{_size(needed)} needed for {seconds / 3600:,.1f} h of sound ({source})"
     places = {Path.cwd(): needed * 2 if cache and cache.copies and cache.same_device else needed}
@@ -227,12 +229,11 @@ def corpus_seconds(experiment: Experiment, layout: Layout) -> tuple[float | None
     return sum(durations), "manifest, at most"
 
 
-def _open(schema: Any, path: Path) -> Table | None:
+def _open(schema: TableSchema[M], path: Path) -> Table[M] | None:
     try:
-        table: Table = schema.open(path)
+        return schema.open(path)
     except ArtifactError:
         return None
-    return table
 
 
 def _check_gpu() -> Row:
@@ -245,7 +246,7 @@ def _check_gpu() -> Row:
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     import faiss
 
-    count = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    count = faiss.get_num_gpus()
     advice = "" if count else "faiss sees none: vocabularies are fitted on the CPU"
     return Row(
         "gpu", f"{', '.join(names)} (CUDA {torch.version.cuda}); faiss: {count}", advice, "ok" if count else "note"

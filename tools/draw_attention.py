@@ -7,7 +7,7 @@ The default fold is the one that tests the clip. Without a layer, attention roll
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -18,6 +18,7 @@ from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import TrainedModel, open_model
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.evaluation.attention import AttentionReader, ClipAttention
@@ -53,14 +54,14 @@ def run(clip_id: str, model_path: Path, layout: Layout, figure_path: Path, *, la
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"]) or "no class"
     title = f"{clip_id}: {labels}\n{_describe(model, attention)}"
     (frames,) = inputs.arrays([clip_id])
-    figure = draw(title, frames, attention.over_spectrogram(layer), dict(inputs.front_end), layer=layer)
+    figure = draw(title, frames, attention.over_spectrogram(layer), inputs.front_end, layer=layer)
     with replacing(figure_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return attention
 
 
 def draw(
-    title: str, frames: np.ndarray, attention: np.ndarray, metadata: dict[str, Any], *, layer: int | None
+    title: str, frames: np.ndarray, attention: np.ndarray, metadata: FrontEndMetadata, *, layer: int | None
 ) -> Figure:
     """Draw frames (frame, mel), and below them the attention (frame, mel) over the frames in grey."""
     figure = Figure(figsize=_INCHES, layout="constrained")

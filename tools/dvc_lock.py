@@ -12,9 +12,8 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-from dvc.stage import PipelineStage
+from dvc.stage import PipelineStage, Stage
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml
 
@@ -26,7 +25,7 @@ _HEAD = ["schema: '2.0'", "stages:"]
 _KEY = re.compile(r"  (?P<name>[^\s#?].*):")  # of a stage; its content is indented further
 
 
-def record(stage: Any, later: Collection[str]) -> None:
+def record(stage: Stage, later: Collection[str]) -> None:
     """Write a stage's entry into its dvc.lock; the caller holds DVC's lock.
 
     `later` are the names of the stages that follow it. A file that is not in DVC's format is rewritten by DVC.

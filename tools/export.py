@@ -9,7 +9,7 @@ units, or tokens.
 
 import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.artifacts.files import replacing
-from pipeline.artifacts.model import TrainedModel, open_model
+from pipeline.artifacts.model import InputMetadata, Normalisation, TrainedModel, open_model
 from pipeline.errors import SonolexError
 from pipeline.evaluation.network_prediction import build_network
 from pipeline.evaluation.prediction import describe_model
-from pipeline.models.base import SMALLEST_STD, InputMetadata, Normalisation, normalisation_unit
+from pipeline.models.base import SMALLEST_STD, normalisation_unit
 from pipeline.models.checkpoint_formats import huggingface, original
 from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstForm, ast_form, front_end_differences
 from pipeline.models.network import Network, NetworkParams
@@ -47,11 +47,11 @@ def run(model_path: Path, target: Target, out: Path) -> Export:
         return _to_onnx(model, out)
     params, form = _published_form(model)
     network = build_network(model)
-    metadata: InputMetadata = model.metadata["input"]
+    metadata = model.metadata["input"]
     normalisation = metadata["normalisation"]
     epsilons = metadata.get("pretrained", {}).get("norm_epsilons", list(AstCheckpoint.norm_epsilons))
     remarks = []
-    section: dict[str, Any] = {"kind": target, "source": str(out), "digest": None}
+    section: dict[str, object] = {"kind": target, "source": str(out), "digest": None}
     if target == "original":
         section |= {
             "frames": form.positions.frames,
@@ -148,7 +148,7 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
     axis = examples[0].ndim - (2 if model.metadata["reads"] == "frames" else 1)
     dynamic = {0: torch.export.Dim.DYNAMIC, axis: torch.export.Dim.DYNAMIC}
     name = model.metadata["reads"]
-    program: Any = torch.onnx.export(
+    program = torch.onnx.export(
         whole,
         (examples[0],),
         dynamo=True,
@@ -157,6 +157,7 @@ def _to_onnx(model: TrainedModel, out: Path) -> Export:
         output_names=["logits"],
         verbose=False,
     )
+    assert program is not None  # as with dynamo=False alone
     program.model.metadata_props["classes"] = json.dumps(model.metadata["classes"])
     program.model.metadata_props["front_end"] = json.dumps(model.metadata["front_end"])
     with replacing(out) as partial:
@@ -192,10 +193,8 @@ class _Whole(nn.Module):
 
 def _noise(model: TrainedModel, network: Network, clips: int) -> Tensor:
     """Return a batch of noise for the model; the length of clips depends on the size of the batch."""
-    metadata, stem = model.metadata["input"], model.metadata["params"]["stem"]
-    frames = (network.stem.max_frames or 100) - 2 * clips
-    if stem["kind"] == "patches":
-        frames = max(frames, stem["frames"] + clips)
+    metadata, stem = model.metadata["input"], network.stem
+    frames = max((stem.max_frames or 100) - 2 * clips, stem.min_frames + clips)
     if model.metadata["reads"] == "frames":
         normalisation = metadata["normalisation"]
         frames_of_noise: Tensor = torch.randn(clips, frames, metadata["n_mels"])

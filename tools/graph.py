@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
 
 from dvc.dvcfile import load_file
 from dvc.exceptions import DvcException
-from dvc.parsing import EntryDefinition
+from dvc.parsing import EntryDefinition, ForeachDefinition, MatrixDefinition
 from dvc.parsing.interpolate import to_str
 from dvc.repo import Repo
+from dvc.stage import Stage
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -33,7 +33,7 @@ class Group:
 
     name: str
     axes: dict[str, list[str]] = field(default_factory=dict)  # of its matrix: name -> values
-    items: list[Any] = field(default_factory=list)  # DVC's stages; none where an axis of the matrix is empty
+    items: list[Stage] = field(default_factory=list)  # DVC's; none where an axis of the matrix is empty
     needs: set[str] = field(default_factory=set)  # groups, without indirect dependencies
     states: Counter[str] = field(default_factory=Counter)
 
@@ -59,7 +59,7 @@ def run(*, status: bool, mermaid: bool, console: Console) -> None:
         console.print(line, width=width, markup=False, highlight=False)
 
 
-def load_groups(repo: Any) -> dict[str, Group]:
+def load_groups(repo: Repo) -> dict[str, Group]:
     """Return the groups by name, in the order of dvc.yaml; then each stage of other files as a group."""
     with repo.lock:
         graph = repo.index.graph
@@ -92,11 +92,11 @@ def _reduce(groups: Mapping[str, Group], order: Mapping[str, int]) -> None:
         groups[name].needs = needs - through
 
 
-def add_states(repo: Any, groups: Mapping[str, Group]) -> None:
+def add_states(repo: Repo, groups: Mapping[str, Group]) -> None:
     """Count the states of each group's items; dependents of items that are not up to date have the state `follows`."""
     status = repo.status()
     graph = repo.index.graph
-    states: dict[Any, str] = {}
+    states: dict[Stage, str] = {}
     for stage in TopologicalSorter({stage: list(graph.successors(stage)) for stage in graph}).static_order():
         reasons = [reason for reason in status.get(stage.addressing, []) if reason != "always changed"]
         if not any(out.hash_info for out in stage.outs):
@@ -181,11 +181,11 @@ def _rows(groups: Mapping[str, Group]) -> Iterator[tuple[Group, str, str]]:
     yield from walk("", "")
 
 
-def _axes(definition: Any) -> dict[str, list[str]]:
+def _axes(definition: EntryDefinition | ForeachDefinition | MatrixDefinition) -> dict[str, list[str]]:
     if isinstance(definition, EntryDefinition):
         return {}
     items = definition.normalized_iterable
-    if not hasattr(definition, "matrix_data"):  # foreach
+    if isinstance(definition, ForeachDefinition):
         return {"item": list(items)}
     axes: dict[str, list[str]] = {axis: [] for axis in definition.resolved_iterable}
     for item in items.values():
@@ -196,7 +196,7 @@ def _axes(definition: Any) -> dict[str, list[str]]:
     return axes
 
 
-def _group_name(stage: Any) -> str:
+def _group_name(stage: Stage) -> str:
     return str(stage.addressing).partition("@")[0]
 
 

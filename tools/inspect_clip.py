@@ -6,7 +6,7 @@ Frames and tokens come from the artifacts, the waveform from the corpus; a messa
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,12 +14,11 @@ import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import ClipRecord, ClipTable, open_clips
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.tables import Table
-from pipeline.artifacts.tokens import open_tokens, token_arrays
+from pipeline.artifacts.spectrogram import FrontEndMetadata, open_spectrogram
+from pipeline.artifacts.tokens import TokensMetadata, open_tokens, token_arrays
 from pipeline.corpora.base import AudioParams
 from pipeline.errors import ArtifactError, CorpusError
 from pipeline.execution.stage import stage_main
@@ -57,9 +56,9 @@ def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: P
     return left_out
 
 
-def manifest_row(clips: Table, clip_id: str) -> dict[str, Any]:
+def manifest_row(clips: ClipTable, clip_id: str) -> ClipRecord:
     """Return the manifest's row of a clip. Raises CorpusError when it has no such clip."""
-    rows: list[dict[str, Any]] = clips.columns.filter(pc.equal(clips["clip_id"], clip_id)).to_pylist()
+    rows: list[ClipRecord] = clips.columns.filter(pc.equal(clips["clip_id"], clip_id)).to_pylist()
     if not rows:
         raise CorpusError(
             f"{clips.path}: clip_id: no clip {clip_id!r}; `sonolex why {clip_id}` names those close to it"
@@ -72,8 +71,8 @@ def draw(
     waveform: np.ndarray | None,
     frames: np.ndarray,
     tokens: np.ndarray | None,
-    metadata: dict[str, Any],
-    token_metadata: dict[str, Any],
+    metadata: FrontEndMetadata,
+    token_metadata: TokensMetadata | None,
 ) -> Figure:
     """Draw a waveform (sample,), frames (frame, mel) and tokens (codebook, token) above each other on one time axis.
 
@@ -91,7 +90,7 @@ def draw(
         axes["waveform"].plot(np.arange(len(waveform)) / metadata["sample_rate"], waveform, linewidth=0.4)
         axes["waveform"].set_ylabel("waveform")
     draw_frames(axes["frames"], frames, metadata, figure)
-    if tokens is not None:
+    if tokens is not None and token_metadata is not None:
         times = (np.arange(tokens.shape[1]) + 0.5) / token_metadata["frame_rate"]
         vocabulary_size = token_metadata["vocabulary_size"]
         for number, row in enumerate(tokens):
@@ -109,7 +108,7 @@ def draw(
 def draw_frames(
     axes: Axes,
     frames: np.ndarray,
-    metadata: dict[str, Any],
+    metadata: FrontEndMetadata,
     figure: Figure,
     *,
     colours: str = "magma",
@@ -136,14 +135,12 @@ def draw_frames(
         figure.colorbar(image, ax=axes, label=f"log-mel, {metadata['units']}", pad=0.01)
 
 
-def axes_extent(frames: np.ndarray, metadata: dict[str, Any]) -> tuple[float, float, float, float]:
+def axes_extent(frames: np.ndarray, metadata: FrontEndMetadata) -> tuple[float, float, float, float]:
     """Return left, right (seconds), bottom and top (bands, centred at whole numbers) of an image of frames."""
     return 0.0, len(frames) / metadata["frame_rate"], -0.5, frames.shape[1] - 0.5
 
 
-def _waveform(
-    row: dict[str, Any], root: Path, sample_rate: int, seconds: float, left_out: list[str]
-) -> np.ndarray | None:
+def _waveform(row: ClipRecord, root: Path, sample_rate: int, seconds: float, left_out: list[str]) -> np.ndarray | None:
     """Decode the clip; a file longer than its frames by more than a second counts as another file."""
     try:
         return decode(
@@ -159,12 +156,12 @@ def _waveform(
         return None
 
 
-def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray | None, dict[str, Any]]:
+def _tokens(clip_id: str, path: Path, left_out: list[str]) -> tuple[np.ndarray | None, TokensMetadata | None]:
     try:
         tokens = open_tokens(path)
     except ArtifactError as error:
         left_out.append(f"tokens: {error}")
-        return None, {}
+        return None, None
     found = token_arrays(tokens).get(clip_id)
     if found is None:
         left_out.append(f"tokens: {path} does not hold the clip")

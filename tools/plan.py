@@ -8,18 +8,17 @@ import json
 import shutil
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import ClipTable, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.check_params import Experiment, load_experiment
 from pipeline.corpora.manifest import refresh_manifest
@@ -100,7 +99,7 @@ def run(params_path: Path, console: Console) -> None:
     )
 
 
-def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> Table | None:
+def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> ClipTable | None:
     """Return the manifest that the stage corpus would write now; None where there is no corpus yet."""
     params = experiment.sections["corpus"]
     if params.makes_audio and not params.root.is_dir():
@@ -111,7 +110,7 @@ def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> Table | 
     return open_clips(scratch)
 
 
-def _same_clips(clips: Table | None, path: Path) -> bool:
+def _same_clips(clips: ClipTable | None, path: Path) -> bool:
     try:
         return clips is not None and open_clips(path).columns.equals(clips.columns)
     except SonolexError:
@@ -124,7 +123,7 @@ def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[s
 
     code.run(Layout())  # as `dvc repro` does first: stages depend on its output
     with Repo() as repo:
-        status: dict[str, Any] = repo.status()
+        status: dict[str, list[object]] = repo.status()
         recorded = {
             stage.addressing: {dep.def_path: dep.hash_info.value for dep in stage.deps} for stage in repo.index.stages
         }
@@ -160,7 +159,7 @@ def _depth(name: str, before: dict[str, set[str]]) -> int:
     return 1 + max((_depth(dep, before) for dep in before[name]), default=0)
 
 
-def _classify(found: list[Any], recorded: dict[str, str | None]) -> set[str]:
+def _classify(found: Sequence[object], recorded: dict[str, str | None]) -> set[str]:
     """Return why DVC considers a stage changed: code, a package, input, a parameter by name, output, or new.
 
     `recorded` are the MD5 digests of the stage's dependencies in its last run.
@@ -214,7 +213,7 @@ def _last_seconds(path: Path) -> float | None:
         return None
 
 
-def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: Table) -> None:
+def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: ClipTable) -> None:
     params, corpus = experiment.sections["spectrogram"], experiment.sections["corpus"]
     root = experiment.sections["execution"].memo
     memo = building.open_memo(root, params, corpus.max_duration)

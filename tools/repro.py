@@ -23,12 +23,12 @@ from heapq import heappop, heappush
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
-from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.progress import Tqdm
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+from dvc.stage import Stage
 from rich.console import Console
 from rich.markup import escape
 
@@ -48,7 +48,7 @@ _TAIL = 20  # lines shown of the output of a failed stage
 class Graph:
     """The stages that a run visits, in the order of `dvc repro`, and what each needs among them."""
 
-    stages: dict[str, Any]  # name -> DVC's stage
+    stages: dict[str, Stage]  # DVC's, by name
     needs: Mapping[str, frozenset[str]]
 
     def later(self, name: str) -> set[str]:
@@ -94,7 +94,7 @@ def run(targets: Sequence[str], *, jobs: int | None, force: bool, dry: bool, con
         raise SonolexError(f"dvc: {error}") from None
 
 
-def _run(repo: Any, targets: Sequence[str], jobs: int, force: bool, console: Console) -> int:
+def _run(repo: Repo, targets: Sequence[str], jobs: int, force: bool, console: Console) -> int:
     started = time.monotonic()
     graph = load_graph(repo, targets)
     repo.close()  # each process opens its databases again

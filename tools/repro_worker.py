@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import dvc.logger
 import dvc.stage.run
@@ -29,7 +28,8 @@ import dvc.utils.serialize._yaml
 import psutil
 from dvc.exceptions import DvcException
 from dvc.lock import LockError, make_lock
-from dvc.repo import lock_repo
+from dvc.repo import Repo, lock_repo
+from dvc.stage import Stage
 
 from tools.dvc_lock import record
 
@@ -44,7 +44,7 @@ class TurnLock:
     DVC polls its lock twice a second, so a lock that many processes need for milliseconds would be idle most of the time.
     """
 
-    def __init__(self, repo: Any) -> None:
+    def __init__(self, repo: Repo) -> None:
         folder, hardlink = repo.tmp_dir, repo.config["core"].get("hardlink_lock", False)
         self._inner = make_lock(f"{folder}/lock", tmp_dir=folder, hardlink_lock=hardlink, wait=True)
         self._path = Path(folder) / "sonolex-turn.lock"
@@ -94,9 +94,9 @@ class StageLog:
 def parse_once() -> None:
     """Cache DVC's parsing of YAML: it parses params.yaml four times per stage, at 0.1 s and more each."""
     parse = dvc.utils.serialize._yaml.parse_yaml
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
 
-    def parse_yaml(text: str, path: object, typ: str = "safe") -> Any:
+    def parse_yaml(text: str, path: object, typ: str = "safe") -> object:
         if typ != "safe":
             return parse(text, path, typ)
         if text not in known:
@@ -111,7 +111,7 @@ class Stopped(Exception):  # noqa: N818 - not an error
 
 
 def work(
-    stage: Any,
+    stage: Stage,
     later: Collection[str],
     connection: Connection,
     siblings: Iterable[Connection],
@@ -159,7 +159,12 @@ def work(
 
 
 def _outcome(
-    stage: Any, later: Collection[str], connection: Connection, stop: threading.Event, stage_log: StageLog, force: bool
+    stage: Stage,
+    later: Collection[str],
+    connection: Connection,
+    stop: threading.Event,
+    stage_log: StageLog,
+    force: bool,
 ) -> tuple[str, str]:
     """Reproduce the stage by DVC, and retry while another DVC process holds its paths."""
     ran = False
@@ -188,7 +193,7 @@ def _outcome(
             return ("unchanged" if not changed else "ran" if ran or not stage.cmd or stage.frozen else "restored"), ""
 
 
-def _reproduce(stage: Any, later: Collection[str], stop: threading.Event, force: bool) -> bool:
+def _reproduce(stage: Stage, later: Collection[str], stop: threading.Event, force: bool) -> bool:
     """Do what `dvc repro --single-item` does; return whether the stage changed."""
     with lock_repo(stage.repo), stage.repo.scm_context(quiet=True):
         if stop.is_set():
@@ -202,7 +207,7 @@ def _reproduce(stage: Any, later: Collection[str], stop: threading.Event, force:
 def _call_before_commands(begin: Callable[[], None]) -> None:
     run_command = dvc.stage.run.cmd_run
 
-    def cmd_run(*args: Any, **kwargs: Any) -> None:
+    def cmd_run(*args: object, **kwargs: object) -> None:
         begin()
         run_command(*args, **kwargs)
 

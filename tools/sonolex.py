@@ -15,7 +15,7 @@ from pipeline.errors import SonolexError
 class _Commands(TyperGroup):
     """Command group that prints a SonolexError as a message, without a traceback."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> object:  # typer's own Context, or click's, by its release
         try:
             return super().invoke(ctx)
         except SonolexError as error:

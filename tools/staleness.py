@@ -1,8 +1,7 @@
 """Check whether the artifacts on disk have the settings of params.yaml, for notes of tools that show them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.layout import Layout
@@ -17,16 +16,17 @@ from pipeline.params import PARAMS_PATH, read_params
 _NAMED = 6  # settings that a note names; the rest are counted
 
 
-def differing(layout: Layout, document: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differing(layout: Layout, document: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """Return key -> (value in params.yaml, recorded value) over all existing artifacts of the experiment."""
-    found: dict[str, tuple[Any, Any]] = {}
+    found: dict[str, tuple[object, object]] = {}
     for schema, path in _artifacts(layout):
         try:
-            settings = schema.read_metadata(path).get(SETTINGS, {})
+            settings = schema.read_metadata(path).get(SETTINGS)
         except ArtifactError:  # a damaged one is reported where it is needed
             continue
         # Entries that params.yaml no longer has belong to earlier experiments, which no table shows.
-        known = {key: value for key, value in settings.items() if _has(document, key)}
+        recorded = settings.items() if isinstance(settings, Mapping) else ()
+        known = {key: value for key, value in recorded if _has(document, key)}
         found |= {key: (now, was) for key, now, was in differences(known, document)}
     return found
 
@@ -52,10 +52,10 @@ def _artifacts(layout: Layout) -> Iterator[tuple[Schema, Path]]:
         yield from ((schema, path) for path in sorted(paths) if path.exists())
 
 
-def _has(document: dict[str, Any], key: str) -> bool:
-    value: Any = document
+def _has(document: Mapping[str, object], key: str) -> bool:
+    value: object = document
     for name in key.split("."):
-        if not isinstance(value, dict) or name not in value:
+        if not isinstance(value, Mapping) or name not in value:
             return False
         value = value[name]
     return True

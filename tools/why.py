@@ -7,27 +7,29 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.clips import CLIPS, ClipTable
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.predictions import PREDICTIONS
-from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable
+from pipeline.artifacts.settings import Metadata
+from pipeline.artifacts.spectrogram import INDEX, IndexMetadata
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tables import Table, TableSchema
-from pipeline.artifacts.tokens import TOKENS
+from pipeline.artifacts.tokens import TOKENS, TokenTable
 from pipeline.errors import ArtifactError, CorpusError
 
 _TOKENS_SHOWN = 12
 _MATCHES_SHOWN = 5
 _TESTED = "role test"
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # column -> value; one row of any table
+M = TypeVar("M", bound=Metadata)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def findings_table(clip_id: str, findings: list[Finding]) -> Grid:
     return grid
 
 
-def _look(path: Path, schema: TableSchema, clip_id: str, describe: Callable[[Table, Row], tuple[str, bool]]) -> Finding:
+def _look(
+    path: Path, schema: TableSchema[M], clip_id: str, describe: Callable[[Table[M], Row], tuple[str, bool]]
+) -> Finding:
     try:
         table = schema.open(path)
     except ArtifactError as error:
@@ -91,9 +95,9 @@ def _look(path: Path, schema: TableSchema, clip_id: str, describe: Callable[[Tab
 def _look_at_all(
     paths: list[Path],
     folder: Path,
-    schema: TableSchema,
+    schema: TableSchema[M],
     clip_id: str,
-    describe: Callable[[Table, Row], tuple[str, bool]],
+    describe: Callable[[Table[M], Row], tuple[str, bool]],
 ) -> list[Finding]:
     if not paths:
         return [Finding(folder, "missing", wrong=True)]
@@ -108,7 +112,7 @@ def _reject_unknown(clip_id: str, path: Path) -> None:
     raise CorpusError(f"{path}: clip_id: expected the id of a clip, found {clip_id!r}; {hint}")
 
 
-def _describe_clip(clips: Table, row: Row) -> tuple[str, bool]:
+def _describe_clip(clips: ClipTable, row: Row) -> tuple[str, bool]:
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"]) or "no class"
     source = f"{row['source']} in which {row['member']}" if row["member"] else row["source"]
     end = f"{row['start'] + row['duration']:g} s" if row["duration"] else "its end"
@@ -122,7 +126,7 @@ def _describe_role(_: Table, row: Row) -> tuple[str, bool]:
     return f"role {row['role']}", False
 
 
-def _describe_frames(index: Table, row: Row) -> tuple[str, bool]:
+def _describe_frames(index: Table[IndexMetadata], row: Row) -> tuple[str, bool]:
     if row["status"] != "ok":
         return f"failed, {row['reason']}: {row['message']}", True
     metadata = index.metadata["front_end"]
@@ -133,7 +137,7 @@ def _describe_frames(index: Table, row: Row) -> tuple[str, bool]:
     return f"{place}: {count} frames, {seconds:.2f} s, mean {mean:.2f} {metadata['units']}", False
 
 
-def _describe_tokens(tokens: Table, row: Row) -> tuple[str, bool]:
+def _describe_tokens(tokens: TokenTable, row: Row) -> tuple[str, bool]:
     codebooks = row["tokens"]
     size = tokens.metadata["vocabulary_size"]
     books = []
@@ -143,7 +147,7 @@ def _describe_tokens(tokens: Table, row: Row) -> tuple[str, bool]:
     return "; ".join(books), not any(codebooks)
 
 
-def _describe_prediction(predictions: Table, row: Row) -> tuple[str, bool]:
+def _describe_prediction(predictions: PredictionTable, row: Row) -> tuple[str, bool]:
     """Rank 1 is the class with the highest logit; ties get the worst rank, so that a tie does not count as a hit."""
     classes = predictions.metadata["classes"]
     logits, targets = np.array(row["logits"]), np.array(row["targets"])

@@ -10,19 +10,22 @@ metadata (JSON, Unicode, unknown codecs, wrong types), hence the wide `except` a
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import zarr
+from typing_extensions import TypeVar
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from pipeline.artifacts import forks
 from pipeline.artifacts.files import replacing
-from pipeline.artifacts.tables import check_metadata, metadata_digest
+from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
 from pipeline.errors import ArtifactError
+
+M = TypeVar("M", bound=Mapping[str, object], default=dict[str, Any])  # metadata of one kind of store
 
 
 @dataclass(frozen=True)
@@ -59,24 +62,24 @@ class ArraySchema:
 
 
 @dataclass(frozen=True)
-class GroupSchema:
+class GroupSchema(Generic[M]):
     """Schema of one kind of Zarr store: its arrays and metadata. The key `*` of `arrays` stands for any number of arrays."""
 
     name: str
     version: int
     stage: str
     arrays: Mapping[str, ArraySchema]
-    metadata: Mapping[str, type] = field(default_factory=dict)
+    metadata: type[M] | Mapping[str, type]  # a TypedDict; or key -> class of its value
 
-    def write(self, path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    def write(self, path: Path, arrays: Mapping[str, np.ndarray], metadata: M) -> None:
         """Write the whole store in one step (temporary folder, then rename)."""
-        check_metadata(self.metadata, metadata, lambda key, **found: self.error(path, key, **found))
+        self._check_metadata(path, metadata)
         with replacing(path) as partial:
             group = self.create(partial, metadata)
             for name, values in arrays.items():
                 self.arrays[name].write(group, name, values)
 
-    def create(self, path: Path, metadata: Mapping[str, Any]) -> zarr.Group:
+    def create(self, path: Path, metadata: M) -> zarr.Group:
         """Create an empty store with its metadata."""
         head = {
             "artifact": self.name,
@@ -86,7 +89,7 @@ class GroupSchema:
         }
         return zarr.create_group(path, attributes={"sonolex": head})
 
-    def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def open(self, path: Path) -> tuple[dict[str, np.ndarray], M]:
         """Read every array of a small store, checked, and its metadata."""
         group, metadata = self.open_group(path)
         arrays = {}
@@ -98,7 +101,7 @@ class GroupSchema:
                 raise self.error(path, name, expected="chunks as written", found=str(error)) from None
         return arrays, metadata
 
-    def open_group(self, path: Path) -> tuple[zarr.Group, dict[str, Any]]:
+    def open_group(self, path: Path) -> tuple[zarr.Group, M]:
         """Open the store itself and check its metadata."""
         if not path.exists():
             raise self.error(path, "store", expected=f"a {self.name} store", found="nothing")
@@ -114,13 +117,13 @@ class GroupSchema:
                 raise self.error(path, key, expected=expected, found=head.get(key))
         if not isinstance(head.get("metadata"), dict):
             raise self.error(path, "attributes", expected="metadata", found=head.get("metadata"))
-        check_metadata(self.metadata, head["metadata"], lambda key, **found: self.error(path, key, **found))
+        self._check_metadata(path, head["metadata"])
         digest = metadata_digest(head["metadata"])
         if digest != head.get("digest"):
             raise self.error(path, "metadata", expected=f"digest {head.get('digest')} as written", found=digest)
         return group, head["metadata"]
 
-    def read_metadata(self, path: Path) -> dict[str, Any]:
+    def read_metadata(self, path: Path) -> M:
         """Read the metadata alone, without the arrays."""
         return self.open_group(path)[1]
 
@@ -149,6 +152,10 @@ class GroupSchema:
     def error(self, path: Path, field_name: str, *, expected: object, found: object) -> ArtifactError:
         """Build the error for a store of this kind."""
         return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)
+
+    def _check_metadata(self, path: Path, metadata: Mapping[str, object]) -> None:
+        expected = self.metadata if isinstance(self.metadata, Mapping) else metadata_types(self.metadata)
+        check_metadata(expected, metadata, lambda key, **found: self.error(path, key, **found))
 
 
 def _fill(path: Path, values: np.ndarray) -> None:

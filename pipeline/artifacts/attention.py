@@ -9,9 +9,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 ROLLOUT = "rollout"  # attention rollout: the product over all layers
+
+
+class AttentionMetadata(Metadata):
+    """Metadata of a model's attention maps."""
+
+    model: str
+    seed: int
+    layer: str  # ROLLOUT; see pipeline/evaluation/attention.py
+    weights: dict[str, str]  # fold -> digest of the weights, as in predictions
+
+
+AttentionTable = Table[AttentionMetadata]
 
 ATTENTION = TableSchema(
     name="attention",
@@ -22,16 +35,11 @@ ATTENTION = TableSchema(
         "fold": pa.string(),
         "map": pa.list_(pa.list_(pa.float32())),  # (frame, mel)
     },
-    metadata={
-        "model": str,
-        "seed": int,
-        "layer": str,  # ROLLOUT; see pipeline/evaluation/attention.py
-        "weights": dict,  # fold -> digest of the weights, as in predictions
-    },
+    metadata=AttentionMetadata,
 )
 
 
-def open_attention(path: Path) -> Table:
+def open_attention(path: Path) -> AttentionTable:
     """Open a model's maps and check that all frames of a map have the same number of bands."""
     table = ATTENTION.open(path)
     for clip, values in zip(table.list("clip_id"), table.list("map"), strict=True):

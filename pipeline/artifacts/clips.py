@@ -1,14 +1,43 @@
 """Manifest of a corpus: one row per clip, with the place of its audio, labels, group, fold and content digest."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 LabelKind = Literal["one", "many"]  # exactly one class per clip, or any number of them
+
+
+class ClipsMetadata(Metadata):
+    """Metadata of the manifest."""
+
+    corpus: str  # identity: the settings that choose its clips, as JSON
+    classes: list[str]
+    label_kind: LabelKind
+    licence: str
+
+
+class ClipRecord(TypedDict):
+    """One row of the manifest; see the columns below."""
+
+    clip_id: str
+    source: str
+    member: str
+    offset: int
+    size: int
+    start: float
+    duration: float
+    labels: list[int]
+    group: str
+    fold: str
+    content: str
+
+
+ClipTable = Table[ClipsMetadata]
 
 CLIPS = TableSchema(
     name="clips",
@@ -27,11 +56,11 @@ CLIPS = TableSchema(
         "fold": pa.string(),  # published fold or split ("train", "test"); empty = none published
         "content": pa.string(),  # digest of the encoded audio, in a tar or not; empty = the file is missing
     },
-    metadata={"corpus": str, "classes": list, "label_kind": str, "licence": str},
+    metadata=ClipsMetadata,
 )
 
 
-def open_clips(path: Path) -> Table:
+def open_clips(path: Path) -> ClipTable:
     """Open the manifest and check that ids are unique and labels lie inside the class list."""
     clips = CLIPS.open(path)
     ids = clips["clip_id"]

@@ -62,7 +62,7 @@ def storage_fault(error: BaseException) -> int | None:
 
     Python, zarr and pyarrow set `errno`; safetensors has the number in its message, and SQLite has its own error codes.
     """
-    number = getattr(error, "errno", None)
+    number = error.errno if isinstance(error, OSError) else None
     if number is None and getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
         number = errno.ENOSPC
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):

@@ -8,30 +8,73 @@ metadata and normalisation.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.settings import Metadata
+from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.tables import metadata_digest
-from pipeline.artifacts.weights import EPOCHS, WeightsSchema
+from pipeline.artifacts.weights import EPOCHS, WeightsCard, WeightsSchema
+
+Reads = Literal["frames", "tokens"]  # the artifact that a model's clips come from
+
+
+class Normalisation(TypedDict):
+    """Normalisation of log-mel frames: (x - mean) / (std_scale * std); `clip` uses each clip's own mean and std."""
+
+    kind: str  # corpus, clip, none, or pretrained
+    std_scale: float
+    mean: float
+    std: float
+
+
+class PretrainedMetadata(TypedDict, total=False):
+    """Record, in a trained model, of the published weights that it was initialised from."""
+
+    digest: str  # of the weights file
+    norm_epsilons: list[float]  # of the encoder's layer norms and of the head's; absent where the defaults hold
+
+
+class InputMetadata(TypedDict, total=False):
+    """Metadata of the data that a model is built for; stored with it."""
+
+    n_mels: int  # frames
+    log_floor: float  # frames: the front end's smallest value
+    normalisation: Normalisation  # networks
+    vocabulary_size: int  # tokens
+    num_codebooks: int  # tokens
+    bands: list[list[int]]  # tokens: [first, last) feature of each codebook's codes
+    pretrained: PretrainedMetadata  # networks initialised from published weights
+    masked_pretraining: dict[str, object]  # networks initialised from it: metadata of its artifact
+
+
+class ModelMetadata(Metadata):
+    """Metadata of a trained model, without what names its weights."""
+
+    model: str
+    params: dict[str, Any]  # the model's own section, as validated
+    classes: list[str]
+    label_kind: LabelKind
+    reads: Reads
+    input: InputMetadata  # of the data that it was built for
+    source: str  # digest of the vocabulary (tokens), or empty
+    front_end: SpectrogramMetadata  # behind the input
+    fold: str
+    seed: int
+    num_parameters: int
+    clips_seen: int
+
+
+class ModelCard(ModelMetadata, WeightsCard):
+    """What `model.json` holds, but for its own digest."""
+
 
 MODEL = WeightsSchema(
     card="model.json",
     stage="train_*",
-    metadata={
-        "model": str,
-        "params": dict,  # the model's own section, as validated
-        "classes": list,
-        "label_kind": str,
-        "reads": str,  # frames or tokens
-        "input": dict,  # of its input: n_mels and normalisation, or vocabulary size; see pipeline/models
-        "source": str,  # digest of the vocabulary (tokens), or empty
-        "front_end": dict,  # metadata of the front end behind the input
-        "fold": str,
-        "seed": int,
-        "num_parameters": int,
-        "clips_seen": int,
-    },
+    metadata=ModelCard,
 )
 
 
@@ -41,13 +84,13 @@ class TrainedModel:
 
     path: Path
     weights: dict[str, np.ndarray]
-    metadata: dict[str, Any]
+    metadata: ModelCard
 
 
 def write_model(
     path: Path,
     weights: Mapping[str, np.ndarray],
-    metadata: Mapping[str, Any],
+    metadata: ModelMetadata,
     epochs: Mapping[int, Mapping[str, np.ndarray]] | None = None,
 ) -> None:
     """Write a model folder in one step, with the weights of `epochs` of an ensemble; `metadata` is without digests."""
@@ -74,11 +117,11 @@ def count_predicting(weights: Mapping[str, np.ndarray], epochs: Mapping[int, Map
     return sum(array.size for member in members for array in member.values() if array.dtype.kind == "f")
 
 
-def predicting_digest(metadata: Mapping[str, Any]) -> str:
+def predicting_digest(metadata: WeightsCard) -> str:
     """Return the digest of the weights that predict: of their file, or of the digests of all kept epochs."""
     return metadata_digest(metadata[EPOCHS]) if EPOCHS in metadata else str(metadata["weights"])
 
 
-def read_card(path: Path) -> dict[str, Any]:
+def read_card(path: Path) -> ModelCard:
     """Read the metadata of a model folder without its weights, and check its digest."""
     return MODEL.read_card(path)

@@ -1,11 +1,33 @@
 """Predictions of one trained model for one fold's clips, with their targets; all metrics are computed from them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.model import Reads
+from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
+
+
+class PredictionsMetadata(Metadata):
+    """Metadata of predictions: those of the model too, so that whoever compares predictions needs no model."""
+
+    model: str
+    fold: str
+    seed: int
+    classes: list[str]
+    label_kind: LabelKind
+    reads: Reads
+    params: dict[str, Any]  # the model's own section, as validated
+    num_parameters: int
+    clips_seen: int
+    weights: str  # digest of those that predict
+
+
+PredictionTable = Table[PredictionsMetadata]
 
 PREDICTIONS = TableSchema(
     name="predictions",
@@ -17,23 +39,11 @@ PREDICTIONS = TableSchema(
         "logits": pa.list_(pa.float32()),  # one per class, before softmax (label kind one) or sigmoid (many)
         "targets": pa.list_(pa.float32()),  # one per class, 0 or 1
     },
-    metadata={
-        "model": str,
-        "fold": str,
-        "seed": int,
-        "classes": list,
-        "label_kind": str,
-        # Repeated from the model (`pipeline/artifacts/model.py`), so that predictions can be compared without it.
-        "reads": str,  # frames or tokens
-        "params": dict,
-        "num_parameters": int,
-        "clips_seen": int,
-        "weights": str,  # digest of the weights that predict
-    },
+    metadata=PredictionsMetadata,
 )
 
 
-def open_predictions(path: Path) -> Table:
+def open_predictions(path: Path) -> PredictionTable:
     """Open predictions and check that each clip has one finite logit and one 0-1 target per class."""
     predictions = PREDICTIONS.open(path)
     num_classes = len(predictions.metadata["classes"])

@@ -11,22 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts.weights import WeightsSchema
+from pipeline.artifacts.model import InputMetadata
+from pipeline.artifacts.settings import Metadata
+from pipeline.artifacts.weights import WeightsCard, WeightsSchema
+
+
+class PretrainingMetadata(Metadata):
+    """Metadata of pretrained weights, without what names them."""
+
+    model: str
+    params: dict[str, Any]  # the model's own section, as validated
+    pretrain: dict[str, Any]  # the section of that name
+    input: InputMetadata  # vocabulary_size, num_codebooks, bands
+    source: str  # digest of the vocabulary
+    fold: str
+    seed: int
+    clips_seen: int
+    measures: dict[str, float]  # of the last epoch: see pipeline/training/masked_tokens.py
+
+
+class PretrainingCard(PretrainingMetadata, WeightsCard):
+    """What `pretrained.json` holds, but for its own digest."""
+
 
 PRETRAINED = WeightsSchema(
     card="pretrained.json",
     stage="pretrain",
-    metadata={
-        "model": str,
-        "params": dict,  # the model's own section, as validated
-        "pretrain": dict,  # the section of that name
-        "input": dict,  # vocabulary_size, num_codebooks, bands
-        "source": str,  # digest of the vocabulary
-        "fold": str,
-        "seed": int,
-        "clips_seen": int,
-        "measures": dict,  # of the last epoch: see pipeline/training/masked_tokens.py
-    },
+    metadata=PretrainingCard,
 )
 
 
@@ -36,7 +47,7 @@ class Pretrained:
 
     path: Path
     weights: dict[str, np.ndarray]
-    metadata: dict[str, Any]
+    metadata: PretrainingCard
 
     def require_shapes(self, prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ArtifactError unless the weights below a prefix have exactly these names and shapes."""
@@ -56,7 +67,11 @@ def open_pretrained(path: Path, *, fold: str, source: str) -> Pretrained:
     `source`.
     """
     opened = Pretrained(path, *PRETRAINED.open(path))
-    for key, what, expected in (("fold", "fold", fold), ("source", "vocabulary", source)):
-        if opened.metadata[key] != expected:
-            raise PRETRAINED.error(path, f"metadata {key} ({what})", expected=expected, found=opened.metadata[key])
+    card = opened.metadata
+    for field, expected, found in (
+        ("metadata fold (fold)", fold, card["fold"]),
+        ("metadata source (vocabulary)", source, card["source"]),
+    ):
+        if found != expected:
+            raise PRETRAINED.error(path, field, expected=expected, found=found)
     return opened

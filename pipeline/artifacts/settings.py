@@ -6,26 +6,32 @@ DVC reruns a stage whose params changed; this is a second check, on the artifact
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Final, NotRequired, Protocol, TypedDict
 
 from pipeline.errors import ArtifactError
 
-SETTINGS = "settings"  # name of the metadata entry
+SETTINGS: Final = "settings"  # name of the metadata entry
 
 _ABSENT = "nothing"
+
+
+class Metadata(TypedDict):
+    """Base of the metadata of every kind of table and of weights."""
+
+    settings: NotRequired[dict[str, object]]  # SETTINGS
 
 
 class Schema(Protocol):
     """Interface of artifact schemas: reading metadata, and building errors."""
 
-    def read_metadata(self, path: Path) -> dict[str, Any]:
+    def read_metadata(self, path: Path) -> Mapping[str, object]:
         """Read the metadata of an artifact without its content."""
 
     def error(self, path: Path, field_name: str, /, *, expected: object, found: object) -> ArtifactError:
         """Build the error for an artifact of this kind."""
 
 
-def leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
     """Yield (key with dots, value) of every leaf of nested mappings; an empty mapping under a key is a leaf."""
     if isinstance(value, Mapping) and (value or not key):
         for name, inner in value.items():
@@ -34,7 +40,7 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def differences(settings: Mapping[str, Any], document: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(settings: object, document: Mapping[str, object]) -> list[tuple[str, object, object]]:
     """Return (key, value in params.yaml, recorded value) for every recorded setting that differs from params.yaml."""
     now = dict(leaves(document))
     return [
@@ -44,7 +50,7 @@ def differences(settings: Mapping[str, Any], document: Mapping[str, Any]) -> lis
     ]
 
 
-def require_current(document: Mapping[str, Any], *artifacts: tuple[Schema, Path]) -> None:
+def require_current(document: Mapping[str, object], *artifacts: tuple[Schema, Path]) -> None:
     """Raise ArtifactError, naming the first differing setting, where an artifact was made with other settings."""
     for schema, path in artifacts:
         found = differences(schema.read_metadata(path).get(SETTINGS, {}), document)
@@ -54,6 +60,6 @@ def require_current(document: Mapping[str, Any], *artifacts: tuple[Schema, Path]
             raise schema.error(path, key, expected=f"{now}, as in params.yaml", found=f"{value}{others}")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value as JSON stores it: tuples as lists; whole floats equal integers, as in Python."""
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

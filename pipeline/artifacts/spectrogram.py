@@ -7,20 +7,20 @@ Conventions: time first. Stored values times `scale` plus `offset` are log-mel v
 used stands in the index with status "failed", a reason, and no frames.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, get_origin, get_type_hints
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.artifacts.arrays import ArraySchema, GroupSchema
+from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 
-class FrontEndMetadata(TypedDict, total=False):
-    """Metadata of the front end behind stored frames; a spectrogram has all keys, other artifacts repeat those they need."""
+class FrontEndMetadata(TypedDict):
+    """Metadata of a front end: what its log-mel frames are."""
 
     front_end: str  # kaldi or mel
     units: str  # "ln(power)" or "dB"
@@ -33,15 +33,39 @@ class FrontEndMetadata(TypedDict, total=False):
     f_max: float  # Hz
     log_floor: float  # smallest value, in units
     frame_rate: float  # frames per second = sample_rate / hop_length
-    params: dict[str, object]  # all of the front end's, enough to build it again
+    params: dict[str, Any]  # all of the front end's, enough to build it again
+
+
+class SpectrogramMetadata(FrontEndMetadata):
+    """Metadata of stored frames: their front end's, and how values are stored."""
+
     dtype: str  # as stored
     scale: float
     offset: float
 
 
-FRONT_END_FACTS: Mapping[str, type] = {
-    name: get_origin(kind) or kind for name, kind in get_type_hints(FrontEndMetadata).items()
-}
+class IndexMetadata(Metadata):
+    """Metadata of the index."""
+
+    shards: dict[str, int]  # name -> frames in it
+    front_end: SpectrogramMetadata  # again
+    version: str  # what params and code made the frames, as one digest
+
+
+class FrameRecord(TypedDict):
+    """One row of the index; see its columns below."""
+
+    clip_id: str
+    key: str
+    shard: str
+    start: int
+    num_frames: int
+    sum: float
+    sum_of_squares: float
+    status: str
+    reason: str
+    message: str
+
 
 # Not compressed: training reads every clip again in every epoch, and zstd makes the file of noisy log-mel frames 18 %
 # smaller (uint8, float16 14 %; ESC-10, with its padding, 28 %), but each read of a shuffled batch 1.8 times as long.
@@ -54,7 +78,7 @@ FRAMES = GroupSchema(
     version=1,
     stage="spectrogram",
     arrays={"*": FRAMES_ARRAY},
-    metadata=FRONT_END_FACTS,
+    metadata=SpectrogramMetadata,
 )
 
 INDEX = TableSchema(
@@ -73,18 +97,17 @@ INDEX = TableSchema(
         "reason": pa.string(),  # one word for counting, empty when ok
         "message": pa.string(),  # for people, empty when ok
     },
-    # Shard name -> frames in it; the front end's metadata; one digest of the params and the code that made the frames.
-    metadata={"shards": dict, "front_end": dict, "version": str},
+    metadata=IndexMetadata,
 )
 
 
 @dataclass(frozen=True)
 class Spectrogram:
-    """An opened spectrogram: its index and its front end's metadata. `pipeline.spectrogram.reader` reads the frames."""
+    """An opened spectrogram: its index and its frames' metadata. `pipeline.spectrogram.reader` reads the frames."""
 
     path: Path
-    index: Table
-    metadata: dict[str, Any]
+    index: Table[IndexMetadata]
+    metadata: SpectrogramMetadata
 
     @property
     def frames_path(self) -> Path:
@@ -134,7 +157,7 @@ def open_spectrogram(path: Path) -> Spectrogram:
     return Spectrogram(path, index, metadata)
 
 
-def _check_index(path: Path, index: Table) -> None:
+def _check_index(path: Path, index: Table[IndexMetadata]) -> None:
     """Check that the clips of each shard fill it without gap or overlap."""
     status = np.array(index.list("status"), dtype=object)
     if set(status) - {"ok", "failed"}:

@@ -9,21 +9,31 @@ from typing import Literal
 
 import pyarrow as pa
 
+from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 Role = Literal["train", "validation", "test", "excluded"]
 ROLES: tuple[Role, ...] = ("train", "validation", "test", "excluded")
+
+
+class SplitMetadata(Metadata):
+    """Metadata of a fold's roles."""
+
+    fold: str
+    seed: int
+    rule: str  # where the roles come from, for people
+
 
 SPLIT = TableSchema(
     name="split",
     version=2,
     stage="split",
     columns={"clip_id": pa.string(), "role": pa.string()},
-    metadata={"fold": str, "seed": int, "rule": str},
+    metadata=SplitMetadata,
 )
 
 
-def open_split(path: Path) -> Table:
+def open_split(path: Path) -> Table[SplitMetadata]:
     """Open the table of a fold's roles and check that every role is known."""
     split = SPLIT.open(path)
     unknown = sorted(set(split["role"].unique().to_pylist()) - set(ROLES))

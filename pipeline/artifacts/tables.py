@@ -9,28 +9,46 @@ import builtins
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    Protocol,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import Buffer, TypeVar
 
 from pipeline.artifacts.files import replacing
-from pipeline.artifacts.settings import SETTINGS
+from pipeline.artifacts.settings import SETTINGS, Metadata
 from pipeline.errors import ArtifactError
 
 _KEY, _DIGEST_KEY = b"sonolex", b"sonolex.digest"
 _DIGEST_ROWS = 4096  # hashed at a time; the digest depends on it
 
+M = TypeVar("M", bound=Metadata)  # of one kind of table
+M_co = TypeVar("M_co", bound=Metadata, covariant=True, default=Metadata)
+
 
 @dataclass(frozen=True)
-class Table:
-    """An opened table: `columns` (pyarrow) and the metadata that holds for all of it."""
+class Table(Generic[M_co]):
+    """An opened table: `columns` (pyarrow) and the metadata that holds for all of it.
+
+    `Table[ClipsMetadata]` is the manifest; a plain `Table` is one of which only the columns are read.
+    """
 
     path: Path
     columns: pa.Table
-    metadata: dict[str, Any]
+    metadata: M_co
 
     def __len__(self) -> int:
         return int(self.columns.num_rows)
@@ -44,26 +62,33 @@ class Table:
         return values
 
 
+class _Head(NamedTuple, Generic[M]):
+    """What a file says of itself before its columns are read."""
+
+    metadata: M
+    digest: str  # over metadata and columns
+
+
 @dataclass(frozen=True)
-class TableSchema:
+class TableSchema(Generic[M]):
     """Schema of one kind of table: columns, metadata, and the stage that writes it."""
 
     name: str
     version: int
     stage: str  # the stage that writes it, for error messages
     columns: Mapping[str, pa.DataType]  # none of them may hold nulls
-    metadata: Mapping[str, type] = field(default_factory=dict)
+    metadata: type[M]  # a TypedDict
 
     @property
     def arrow(self) -> pa.Schema:
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in self.columns.items()])
 
-    def write(self, path: Path, columns: Mapping[str, Sequence[Any]] | pa.Table, metadata: Mapping[str, Any]) -> str:
+    def write(self, path: Path, columns: Mapping[str, Sequence[object]] | pa.Table, metadata: M) -> str:
         """Write the table in one step (temporary file, then rename) and return its digest."""
         table = columns if isinstance(columns, pa.Table) else pa.table(dict(columns), schema=self.arrow)
         return self.write_parts(path, [table], metadata)
 
-    def write_parts(self, path: Path, parts: Iterable[pa.Table], metadata: Mapping[str, Any]) -> str:
+    def write_parts(self, path: Path, parts: Iterable[pa.Table], metadata: M) -> str:
         """Write a table that comes in parts, one in memory at a time; see `write`."""
         self._check_metadata(path, metadata)
         head = {"artifact": self.name, "version": self.version, "metadata": dict(metadata)}
@@ -80,7 +105,7 @@ class TableSchema:
                 writer.add_key_value_metadata({_DIGEST_KEY.decode(): value})
         return value
 
-    def open(self, path: Path) -> Table:
+    def open(self, path: Path) -> Table[M]:
         """Open and check a table. Raises ArtifactError that names the file, the field, and the stage to rerun."""
         head = self.read_head(path)
         try:
@@ -94,13 +119,13 @@ class TableSchema:
         for name in self.columns:
             if table[name].null_count:
                 raise self.error(path, name, expected="no nulls", found=f"{table[name].null_count} nulls")
-        digest = _digest(table, head["metadata"])
-        if digest != head.get("digest"):
-            expected = f"{head.get('digest')} as written"
+        digest = _digest(table, head.metadata)
+        if digest != head.digest:
+            expected = f"{head.digest} as written"
             raise self.error(path, "digest", expected=expected, found=f"{digest}: edited afterwards")
-        return Table(path, table, head["metadata"])
+        return Table(path, table, head.metadata)
 
-    def read_head(self, path: Path) -> dict[str, Any]:
+    def read_head(self, path: Path) -> _Head[M]:
         """Read the metadata and the digest without the columns."""
         if not path.exists():
             raise self.error(path, "file", expected=f"a {self.name} table", found="no file")
@@ -112,8 +137,8 @@ class TableSchema:
         if _KEY not in stored or not names:
             raise self.error(path, "metadata", expected="Sonolex metadata", found="none: written by another program")
         try:
-            head: dict[str, Any] = json.loads(stored[_KEY])
-            head["digest"] = stored.get(_DIGEST_KEY, b"none").decode()
+            head = json.loads(stored[_KEY])
+            digest = stored.get(_DIGEST_KEY, b"none").decode()
         except ValueError as error:
             raise self.error(path, "metadata", expected="Sonolex metadata as JSON", found=str(error)) from None
         for key, expected in (("artifact", self.name), ("version", self.version)):
@@ -122,22 +147,42 @@ class TableSchema:
         if not isinstance(head.get("metadata"), dict):
             raise self.error(path, "metadata", expected="metadata", found=head.get("metadata"))
         self._check_metadata(path, head["metadata"])
-        return head
+        return _Head(head["metadata"], digest)
 
-    def read_metadata(self, path: Path) -> dict[str, Any]:
+    def read_metadata(self, path: Path) -> M:
         """Read the metadata alone, without the columns."""
-        metadata: dict[str, Any] = self.read_head(path)["metadata"]
-        return metadata
+        return self.read_head(path).metadata
 
     def error(self, path: Path, field_name: str, *, expected: object, found: object) -> ArtifactError:
         """Build the error for a table of this kind."""
         return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)
 
-    def _check_metadata(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        check_metadata(self.metadata, metadata, lambda key, **found: self.error(path, key, **found))
+    def _check_metadata(self, path: Path, metadata: Mapping[str, object]) -> None:
+        check_metadata(metadata_types(self.metadata), metadata, lambda key, **found: self.error(path, key, **found))
 
 
-def check_metadata(expected: Mapping[str, type], found: Mapping[str, Any], error: Any) -> None:
+class _Error(Protocol):
+    """Builds the error of one artifact."""
+
+    def __call__(self, field: str, /, *, expected: object, found: object) -> ArtifactError: ...
+
+
+def metadata_types(kind: type) -> dict[str, type]:
+    """Return key -> class of its value as JSON has it, for the required keys of a TypedDict of metadata."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {key: _json_type(hint) for key, hint in hints.items() if get_origin(hint) is not NotRequired}
+
+
+def _json_type(hint: object) -> type:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return type(get_args(hint)[0])
+    kind = dict if is_typeddict(hint) else origin or hint
+    assert isinstance(kind, type), f"{hint}: expected a TypedDict, a class or a Literal as the type of metadata"
+    return kind
+
+
+def check_metadata(expected: Mapping[str, type], found: Mapping[str, object], error: _Error) -> None:
     """Raise `error(key, expected=, found=)` unless `found` has the expected keys and types (int passes as float).
 
     No other key is allowed but `settings`, which any artifact may have.
@@ -158,7 +203,7 @@ def _spell(columns: Mapping[str, pa.DataType]) -> str:
     return ", ".join(f"{name}: {kind}" for name, kind in columns.items())
 
 
-def metadata_digest(metadata: Mapping[str, Any]) -> str:
+def metadata_digest(metadata: Mapping[str, object]) -> str:
     """Hash metadata in its JSON form, which is the same before writing and after reading."""
     plain = json.loads(json.dumps(metadata))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
@@ -167,7 +212,7 @@ def metadata_digest(metadata: Mapping[str, Any]) -> str:
 class _Digest:
     """Running digest of metadata and columns, independent of how the rows are cut into parts."""
 
-    def __init__(self, schema: pa.Schema, metadata: Mapping[str, Any]) -> None:
+    def __init__(self, schema: pa.Schema, metadata: Mapping[str, object]) -> None:
         self.closed = False  # part of the file interface
         self._sha256 = hashlib.sha256(metadata_digest(metadata).encode())
         self._writer = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), schema)
@@ -193,16 +238,16 @@ class _Digest:
         # `take` makes new buffers: those of slices and of concatenated columns differ in their padding.
         self._writer.write_table(rows.combine_chunks().take(pa.array(range(rows.num_rows), pa.int64())))
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Buffer) -> int:
         """Hash what the stream writes, in place of a file."""
         self._sha256.update(data)
-        return len(data)
+        return memoryview(data).nbytes
 
     def flush(self) -> None:
         """Do nothing, as a file without a buffer does."""
 
 
-def _digest(table: pa.Table, metadata: Mapping[str, Any]) -> str:
+def _digest(table: pa.Table, metadata: Mapping[str, object]) -> str:
     digest = _Digest(table.schema.remove_metadata(), metadata)
     digest.update(table)
     return digest.value()

@@ -12,18 +12,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
+
+
+class TokensMetadata(Metadata):
+    """Metadata of a fold's token sequences."""
+
+    fold: str
+    vocabulary: str  # digest
+    vocabulary_size: int  # tokens of each codebook
+    num_codebooks: int
+    frame_rate: float  # tokens a second in each codebook
+
+
+TokenTable = Table[TokensMetadata]
 
 TOKENS = TableSchema(
     name="tokens",
     version=1,
     stage="tokenize",
     columns={"clip_id": pa.string(), "tokens": pa.list_(pa.list_(pa.uint16()))},
-    metadata={"fold": str, "vocabulary": str, "vocabulary_size": int, "num_codebooks": int, "frame_rate": float},
+    metadata=TokensMetadata,
 )
 
 
-def open_tokens(path: Path) -> Table:
+def open_tokens(path: Path) -> TokenTable:
     """Open a fold's token sequences and check the number of codebooks, equal lengths, and the range of tokens."""
     tokens = TOKENS.open(path)
     clips = tokens["tokens"].combine_chunks()
@@ -50,7 +64,7 @@ def tokens_column(clips: Sequence[np.ndarray]) -> pa.ListArray:
     return pa.ListArray.from_arrays(outer, pa.ListArray.from_arrays(inner, pa.array(values, pa.uint16())))
 
 
-def token_arrays(tokens: Table) -> dict[str, np.ndarray]:
+def token_arrays(tokens: TokenTable) -> dict[str, np.ndarray]:
     """Return clip_id -> tokens, shape (codebook, token), uint16; slices of one buffer."""
     clips = tokens["tokens"].combine_chunks()
     num_codebooks = tokens.metadata["num_codebooks"]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final, Generic, NotRequired, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -16,28 +16,39 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.artifacts.files import file_digest, replacing
 from pipeline.artifacts.layout import address_of
-from pipeline.artifacts.tables import check_metadata, metadata_digest
+from pipeline.artifacts.settings import Metadata
+from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
 from pipeline.errors import ArtifactError
 
 WEIGHTS = "weights.safetensors"
-EPOCHS = "epochs"  # folder of the checkpoint ensemble, and its entry on the card: epoch -> digest
+EPOCHS: Final = "epochs"  # folder of the checkpoint ensemble, and its entry on the card: epoch -> digest
 
 _DIGEST = "digest"  # entry of the card: digest of all other metadata
 
 
+class WeightsCard(Metadata):
+    """Base of what a card holds: what `write` adds to the metadata that it is given."""
+
+    weights: str  # digest of the file
+    epochs: NotRequired[dict[str, str]]  # EPOCHS
+
+
+C = TypeVar("C", bound=WeightsCard)
+
+
 @dataclass(frozen=True)
-class WeightsSchema:
+class WeightsSchema(Generic[C]):
     """Schema of one kind of folder `<anywhere>/<model>/<fold>/<seed>`: card, metadata, and the stage that writes it."""
 
     card: str  # name of the file
     stage: str  # that writes it, for error messages; a pattern where there are several
-    metadata: Mapping[str, type]  # without `weights`, the digest, which is added on writing
+    metadata: type[C]  # a TypedDict: of the card
 
     def write(
         self,
         path: Path,
         weights: Mapping[str, np.ndarray],
-        metadata: Mapping[str, Any],
+        metadata: Mapping[str, object],
         epochs: Mapping[int, Mapping[str, np.ndarray]] | None = None,
     ) -> None:
         """Write a folder in one step; `metadata` without the weights' digest. Those of epochs get a file each."""
@@ -51,21 +62,21 @@ class WeightsSchema:
             card |= {_DIGEST: metadata_digest(card)}
             (partial / self.card).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
-    def open(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def open(self, path: Path) -> tuple[dict[str, np.ndarray], C]:
         """Return arrays by name and the metadata; check the metadata and the digest of the weights."""
         metadata = self.read_card(path)
         return self._read(path, path / WEIGHTS, metadata["weights"]), metadata
 
-    def open_epoch(self, path: Path, metadata: Mapping[str, Any], epoch: int) -> dict[str, np.ndarray]:
+    def open_epoch(self, path: Path, metadata: C, epoch: int) -> dict[str, np.ndarray]:
         """Return the arrays of a kept epoch, by name, and check their digest."""
         return self._read(path, _epoch_path(path, epoch), metadata[EPOCHS][str(epoch)])
 
-    def read_card(self, path: Path) -> dict[str, Any]:
+    def read_card(self, path: Path) -> C:
         """Read the metadata of a folder without its weights, and check its digest."""
         if not (path / self.card).exists():
             raise self.error(path, self.card, expected="a file", found="none")
         try:
-            metadata: dict[str, Any] = json.loads((path / self.card).read_text())
+            metadata = json.loads((path / self.card).read_text())
         except ValueError as error:  # not JSON, or not even UTF-8
             raise self.error(path, self.card, expected="JSON", found=str(error)) from None
         written = metadata.pop(_DIGEST, None)
@@ -73,9 +84,10 @@ class WeightsSchema:
         if written != found:
             raise self.error(path, self.card, expected=f"metadata of digest {written} as written", found=found)
         self._check(path, metadata)
-        return metadata
+        card: C = metadata
+        return card
 
-    def read_metadata(self, path: Path) -> dict[str, Any]:
+    def read_metadata(self, path: Path) -> C:
         """Read the metadata alone, without the weights."""
         return self.read_card(path)
 
@@ -96,8 +108,8 @@ class WeightsSchema:
             raise self.error(folder, field, expected="safetensors", found=str(error)) from None
         return weights
 
-    def _check(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        expected = {**self.metadata, "weights": str} | ({EPOCHS: dict} if EPOCHS in metadata else {})
+    def _check(self, path: Path, metadata: Mapping[str, object]) -> None:
+        expected = metadata_types(self.metadata) | ({EPOCHS: dict} if EPOCHS in metadata else {})
         check_metadata(expected, metadata, lambda key, **found: self.error(path, key, **found))
 
 

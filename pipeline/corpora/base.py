@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
@@ -37,9 +37,11 @@ class AudioParams(Params):
 
 
 class AdapterParams(AudioParams):
-    """Base of adapters' params: keys common to all corpora; an adapter adds `kind` and its own."""
+    """Base of adapters' params: keys common to all corpora; an adapter narrows `kind` and adds its own."""
 
     model_config = ConfigDict(extra="forbid")
+
+    kind: str
 
     layout: ClassVar[str]  # expected content of `root`, for error messages
     makes_audio: ClassVar[bool] = False  # True: the adapter writes missing audio itself
@@ -48,12 +50,12 @@ class AdapterParams(AudioParams):
         """Return the corpus's identity: the settings that choose its clips, independent of where its files lie."""
         return json.dumps(self._choosing(), sort_keys=True, ensure_ascii=False, default=lambda path: path.name)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Return the settings without paths, by their key in params.yaml, as the manifest records them."""
         return {f"corpus.{key}": value for key, value in self._choosing().items() if not _holds_path(value)}
 
-    def _choosing(self) -> dict[str, Any]:
-        return {key: value for key, value in self if key not in AdapterParams.model_fields}
+    def _choosing(self) -> dict[str, object]:
+        return {key: value for key, value in self if key not in AudioParams.model_fields}
 
 
 def _holds_path(value: object) -> bool:
@@ -121,6 +123,18 @@ class CorpusListing:
             return self.clips.select(CLIP_COLUMNS.names).cast(CLIP_COLUMNS)
         columns = {name: [getattr(clip, name) for clip in self.clips] for name in CLIP_COLUMNS.names}
         return pa.table(columns, schema=CLIP_COLUMNS)
+
+
+class CorpusAdapter(Protocol):
+    """What the module of a corpus defines; `pipeline/corpora/registry.py` names it."""
+
+    Params: type[AdapterParams]
+
+    def list_clips(self, params: AdapterParams, /) -> CorpusListing:
+        """List the clips of the corpus, given its section, which is one of `Params`.
+
+        Reads the corpus's tables, and no audio. Raises CorpusError that names the file and the line, or all that is wrong.
+        """
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

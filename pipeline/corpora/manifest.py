@@ -8,15 +8,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.clips import CLIPS, ClipsMetadata, ClipTable, open_clips
 from pipeline.artifacts.settings import SETTINGS
-from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import CorpusListing, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
 from pipeline.corpora.registry import ADAPTERS, CorpusParams
@@ -55,7 +53,7 @@ def refresh_manifest(
     identity = identity_with(params.identity(), labels_path)
     if not params.root.is_dir() and not params.makes_audio:
         return _keep(params, path, identity, found="no such folder")
-    listing: CorpusListing = ADAPTERS[params.kind].list_clips(params)
+    listing = ADAPTERS[params.kind].list_clips(params)
     columns, contents = manifest_columns(listing, params.root, store_path)
     there = pc.not_equal(columns["content"], "")
     num_clips, num_missing = len(columns), len(columns) - (pc.sum(there).as_py() or 0)
@@ -77,7 +75,7 @@ def refresh_manifest(
         columns = columns.filter(there)
     if labels_path is not None:
         columns = relabelled(columns, list(listing.classes), labels_path)
-    metadata = {
+    metadata: ClipsMetadata = {
         "corpus": identity,
         "classes": list(listing.classes),
         "label_kind": listing.label_kind,
@@ -200,12 +198,12 @@ def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refres
     )
 
 
-def _holds(path: Path, columns: pa.Table, metadata: dict[str, Any]) -> bool:
+def _holds(path: Path, columns: pa.Table, metadata: ClipsMetadata) -> bool:
     previous = _previous(path)
     return previous is not None and previous.metadata == metadata and previous.columns.equals(columns)
 
 
-def _previous(path: Path) -> Table | None:
+def _previous(path: Path) -> ClipTable | None:
     """Open the manifest of the last run; return None for a damaged one, since it can be made again."""
     try:
         return open_clips(path)

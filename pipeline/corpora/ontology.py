@@ -11,7 +11,6 @@ parents, but connect classes: what is below them is below their ancestors.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +54,7 @@ def read_ontology(path: Path, classes: list[str]) -> Ontology:
 def _read_json(path: Path) -> dict[str, list[str]]:
     """Return name -> names of its children."""
     try:
-        nodes: Any = json.loads(path.read_text(encoding="utf-8"))
+        nodes = json.loads(path.read_text(encoding="utf-8"))
         names = {node["id"]: node["name"] for node in nodes}
         return {node["name"]: [names[child] for child in node["child_ids"]] for node in nodes}
     except (ValueError, TypeError, KeyError) as error:

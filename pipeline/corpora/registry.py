@@ -1,14 +1,14 @@
 """Registry of the corpora that Sonolex reads.
 
-An adapter is one module with `Params` (`AdapterParams` with `kind` and its own keys) and `list_clips(params) ->
-CorpusListing`, and one line here.
+An adapter is one module, which defines what `CorpusAdapter` says, and one line here.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
+from pipeline.corpora.base import AdapterParams, CorpusAdapter
 from pipeline.registry import Registry
 
-ADAPTERS = Registry(
+ADAPTERS: Registry[CorpusAdapter] = Registry(
     "corpus",
     {
         "audioset": "pipeline.corpora.audioset",
@@ -18,4 +18,4 @@ ADAPTERS = Registry(
     },
 )
 
-CorpusParams = Annotated[Any, ADAPTERS.params]  # AdapterParams of one kind
+CorpusParams = Annotated[AdapterParams, ADAPTERS.params]  # those of one kind

@@ -5,19 +5,27 @@ Labels of test clips never change: the table holds training clips only, and a ma
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, ConfigDict
 
+from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.labels import LABELS, open_labels
-from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
 from pipeline.errors import CorpusError
 from pipeline.params import FilePath, Params
 
 _KEY = "labels"  # in the identity of a corpus
+
+
+class LabelSource(TypedDict):
+    """Which table a manifest's labels are from, as the corpus's identity has it."""
+
+    table: str  # name of the file
+    fold: str  # whose training clips it is for
+    digest: str
 
 
 class UsedLabels(Params):
@@ -56,20 +64,21 @@ def identity_with(identity: str, path: Path | None) -> str:
     if path is None:
         return identity
     head = LABELS.read_head(path)
-    about = {"table": path.name, "fold": head["metadata"]["fold"], "digest": head["digest"]}
+    about: LabelSource = {"table": path.name, "fold": head.metadata["fold"], "digest": head.digest}
     return json.dumps(json.loads(identity) | {_KEY: about}, sort_keys=True, ensure_ascii=False)
 
 
-def labels_of(clips: Table) -> dict[str, Any] | None:
+def labels_of(clips: ClipTable) -> LabelSource | None:
     """Return the description of a manifest's labels, or None where they are the published ones."""
     try:
         settings = json.loads(clips.metadata["corpus"])
     except json.JSONDecodeError:
         return None
-    return settings.get(_KEY) if isinstance(settings, dict) else None
+    source: LabelSource | None = settings.get(_KEY) if isinstance(settings, dict) else None
+    return source
 
 
-def require_fold(clips: Table, fold: str) -> None:
+def require_fold(clips: ClipTable, fold: str) -> None:
     """Raise CorpusError when the manifest's labels are those of another fold's training clips."""
     about = labels_of(clips)
     if about is not None and about["fold"] != fold:

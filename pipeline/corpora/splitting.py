@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.splits import ROLES, Role
-from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
 from pipeline.corpora.relabelling import require_fold
 from pipeline.errors import CorpusError, ParamsError
@@ -60,7 +60,7 @@ class SplitParams(Params):
     seed: NonNegativeInt
 
 
-def fold_names(clips: Table, params: SplitParams) -> list[str]:
+def fold_names(clips: ClipTable, params: SplitParams) -> list[str]:
     """Return the names of the folds of a corpus."""
     match _fold_source(clips):
         case "published roles":
@@ -73,7 +73,7 @@ def fold_names(clips: Table, params: SplitParams) -> list[str]:
             return [str(number + 1) for number in range(params.num_folds)]
 
 
-def assign_roles(clips: Table, fold: str, params: SplitParams) -> list[Role]:
+def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]:
     """Return every clip's role in one fold, in manifest order.
 
     Raises CorpusError for an unknown fold and for every leak or missing class (see `check_roles`), ParamsError where the
@@ -116,7 +116,7 @@ def outer_fold(fold: str, names: Sequence[str], num_inner_folds: int) -> tuple[s
     return outer, int(number)
 
 
-def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
+def describe_rule(clips: ClipTable, params: SplitParams, fold: str = "") -> str:
     """Return a description of how the roles were assigned, for people."""
     rule: str = _fold_source(clips)
     if rule == "drawn folds":
@@ -129,7 +129,7 @@ def describe_rule(clips: Table, params: SplitParams, fold: str = "") -> str:
     return rule
 
 
-def check_roles(clips: Table, roles: Sequence[Role], fold: str, *, every_class_tested: bool = True) -> None:
+def check_roles(clips: ClipTable, roles: Sequence[Role], fold: str, *, every_class_tested: bool = True) -> None:
     """Raise CorpusError that names every group in two roles, and every class that a role lacks.
 
     An inner fold need not test every class, since it only scores clips. A class counts as present where a clip of it has
@@ -151,7 +151,7 @@ def check_roles(clips: Table, roles: Sequence[Role], fold: str, *, every_class_t
     reject(f"{clips.path}, fold {fold}", problems)
 
 
-def _fold_source(clips: Table) -> Source:
+def _fold_source(clips: ClipTable) -> Source:
     counted = pc.value_counts(clips["fold"])
     found = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
     if set(found) == {""}:
@@ -168,7 +168,7 @@ def _fold_source(clips: Table) -> Source:
     return "published folds"
 
 
-def _published_or_drawn(clips: Table, fold: str, params: SplitParams) -> list[Role]:
+def _published_or_drawn(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]:
     source = _fold_source(clips)
     folds = _draw_folds(clips, params) if source == "drawn folds" else clips["fold"]
     values = pc.unique(folds)
@@ -179,7 +179,7 @@ def _published_or_drawn(clips: Table, fold: str, params: SplitParams) -> list[Ro
     return [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
 
 
-def _draw_inner_fold(clips: Table, roles: list[Role], inner: int, params: SplitParams) -> None:
+def _draw_inner_fold(clips: ClipTable, roles: list[Role], inner: int, params: SplitParams) -> None:
     """Make one of the equal subsets of the training clips the test clips, and exclude the outer fold's others, in place."""
     training = np.array([position for position, role in enumerate(roles) if role == "train"], dtype=np.int64)
     roles[:] = ["train" if role == "train" else "excluded" for role in roles]
@@ -189,14 +189,14 @@ def _draw_inner_fold(clips: Table, roles: list[Role], inner: int, params: SplitP
         roles[position] = "test"
 
 
-def _draw_folds(clips: Table, params: SplitParams) -> pa.Array:
+def _draw_folds(clips: ClipTable, params: SplitParams) -> pa.Array:
     shares = [1 / params.num_folds] * params.num_folds
     labels = clips["labels"].combine_chunks()
     bins = _stratify(_units(clips), labels, shares, named_seed(params.seed, "folds"))
     return pa.array([str(number + 1) for number in bins.tolist()], pa.string())
 
 
-def _draw_validation(clips: Table, roles: list[Role], fold: str, params: SplitParams) -> None:
+def _draw_validation(clips: ClipTable, roles: list[Role], fold: str, params: SplitParams) -> None:
     """Turn some of the training clips into validation clips, in place."""
     training = np.array([position for position, role in enumerate(roles) if role == "train"], dtype=np.int64)
     shares = [1 - params.validation_fraction, params.validation_fraction]
@@ -206,7 +206,7 @@ def _draw_validation(clips: Table, roles: list[Role], fold: str, params: SplitPa
         roles[position] = "validation"
 
 
-def _units(clips: Table) -> pa.Array:
+def _units(clips: ClipTable) -> pa.Array:
     """Return the unit that each clip is drawn with: its group, joined with all groups that share audio with it."""
     groups, contents = clips["group"].combine_chunks(), clips["content"].combine_chunks()
     sharing = pc.is_in(contents, _repeated(contents.filter(pa.array(_audible(clips)))))
@@ -264,13 +264,13 @@ def _stratify(units: pa.Array, labels: pa.ListArray, shares: Sequence[float], se
     return bins
 
 
-def _audible(clips: Table) -> np.ndarray:
+def _audible(clips: ClipTable) -> np.ndarray:
     """Return whether each clip's file exists and is not empty: (clip,) bool."""
     silent = pc.is_in(clips["content"], pa.array(_NO_AUDIO, pa.string()))
     return np.asarray(pc.invert(silent).combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _exclude_copies(clips: Table, roles: list[Role]) -> None:
+def _exclude_copies(clips: ClipTable, roles: list[Role]) -> None:
     """Exclude, in place, every clip whose audio also occurs in a later role (train < validation < test)."""
     positions = pa.array(np.flatnonzero(_audible(clips)))
     contents = clips["content"].take(positions)
@@ -293,7 +293,7 @@ def _repeated(values: pa.ChunkedArray) -> pa.Array:
     return counted.field("values").filter(pc.greater(counted.field("counts"), 1))
 
 
-def _straddling(clips: Table, codes: np.ndarray) -> list[str]:
+def _straddling(clips: ClipTable, codes: np.ndarray) -> list[str]:
     """Return a description of each group with several roles, with one clip of each; excluded clips have no role."""
     considered = codes != ROLES.index("excluded")
     keys, ids = (clips[column].filter(pa.array(considered)) for column in ("group", "clip_id"))

@@ -12,7 +12,7 @@ Conventions: Q query, K key, both positions with the class tokens first; positio
 through the bands. A map is (frame, mel), in units of even attention: 1 is what each position would get of equal parts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
 from pipeline.evaluation.network_prediction import build_network
 from pipeline.evaluation.prediction import describe_model
+from pipeline.models.parts import Stem
 from pipeline.models.registry import validate_model_params
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import Inputs
@@ -38,7 +39,7 @@ class ClipAttention:
     logits: np.ndarray  # (class,) float32
     layers: np.ndarray  # (layer, Q, K) float32, mean over heads; each row sums to 1
     num_tokens: int  # class tokens in front; 0 where positions are pooled
-    stem: Mapping[str, Any]  # params
+    stem: Stem
     num_frames: int
     n_mels: int
 
@@ -58,8 +59,8 @@ class ClipAttention:
         What no whole patch holds, at the upper and the right edge, is NaN.
         """
         values = self.over_positions(layer)
-        grid = values.reshape(-1, self._num_rows())
-        frames, bands = self._spans(len(grid))
+        grid = values.reshape(-1, self.stem.num_rows)
+        frames, bands = self.stem.frames_of(len(grid), self.num_frames), self.stem.bands_of(self.n_mels)
         total = frames.T.astype(np.float64) @ grid @ bands
         count = frames.T.astype(np.float64) @ np.ones_like(grid) @ bands
         return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
@@ -69,27 +70,6 @@ class ClipAttention:
         for weights in self.layers:
             product = 0.5 * (weights @ product + product)
         return product
-
-    def _num_rows(self) -> int:
-        if self.stem["kind"] != "patches":
-            return 1
-        return int((self.n_mels - self.stem["bands"]) // self.stem["stride_bands"] + 1)
-
-    def _spans(self, num_time_steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return which frames each time step stands for (time step, frame), and which bands each row (row, mel)."""
-        frame, band = np.arange(self.num_frames), np.arange(self.n_mels)
-        if self.stem["kind"] == "patches":
-            starts = np.arange(num_time_steps)[:, None] * self.stem["stride_frames"]
-            rows = np.arange(self._num_rows())[:, None] * self.stem["stride_bands"]
-            return (
-                (frame >= starts) & (frame < starts + self.stem["frames"]),
-                (band >= rows) & (band < rows + self.stem["bands"]),
-            )
-        # Convolutions: a time step is centred on every so many frames, and stands for those nearer to it than to others.
-        strides = self.stem.get("strides", [1])
-        stride = int(np.prod([np.atleast_1d(stride)[0] for stride in strides]))  # the first of a pair is that of time
-        nearest = np.minimum((frame + stride // 2) // stride, num_time_steps - 1)
-        return nearest == np.arange(num_time_steps)[:, None], np.ones((1, self.n_mels), dtype=np.bool_)
 
 
 class AttentionReader:
@@ -122,7 +102,7 @@ class AttentionReader:
             logits=logits[0].numpy(),
             layers=torch.stack(kept.layers).numpy(),
             num_tokens=self._network.head.num_class_tokens,
-            stem=params["stem"],
+            stem=self._network.stem,
             num_frames=self._inputs.num_frames(clip_id),
             n_mels=self._model.metadata["input"]["n_mels"],
         )
@@ -142,12 +122,18 @@ class _KeptAttention(TorchFunctionMode):
         super().__init__()
         self.layers: list[Tensor] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         return self._attend(*args, **(kwargs or {}))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: object) -> Tensor:
         unknown = {name: value for name, value in options.items() if value not in (None, 0, 0.0, False)}
         if unknown:
             raise SonolexError(f"attention: expected scaled_dot_product_attention without options, found {unknown}")

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import clips_of, open_split
-from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
 from pipeline.corpora.ontology import Ontology
 from pipeline.corpora.relabelling import UsedLabels, labels_of
@@ -135,7 +135,7 @@ def out_of_fold(
     params: LabelParams,
     experiment: ExperimentParams,
     fold: str,
-    clips: Table,
+    clips: ClipTable,
     layout: Layout,
 ) -> OutOfFold:
     """Gather the scores of a fold's training clips from the predictions of its parts.
@@ -201,7 +201,7 @@ def _check_inner_folds(fold: str, inner_folds: Sequence[str], layout: Layout) ->
 
 
 def _published(
-    clips: Table, clip_ids: Sequence[str], targets: NDArray[np.bool_], predictions_path: Path
+    clips: ClipTable, clip_ids: Sequence[str], targets: NDArray[np.bool_], predictions_path: Path
 ) -> NDArray[np.bool_]:
     """Return `targets`, which the predictions hold, if they are still the manifest's labels."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))

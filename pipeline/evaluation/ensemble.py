@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.artifacts.predictions import PREDICTIONS, matrix
+from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, matrix
 from pipeline.artifacts.splits import Role
-from pipeline.artifacts.tables import Table
 from pipeline.evaluation.metric_functions import to_scores
 
 
@@ -35,7 +34,7 @@ class ScoredClips:
     targets: NDArray[np.float32]  # (clip, class) 0 or 1
 
 
-def score_clips(predictions: Table, role: Role) -> ScoredClips:
+def score_clips(predictions: PredictionTable, role: Role) -> ScoredClips:
     """Return the clips of one role with their scores. Raises ArtifactError when there is none."""
     rows = np.flatnonzero(np.array(predictions.list("role"), dtype=object) == role)
     if not rows.size:
@@ -52,7 +51,7 @@ def score_clips(predictions: Table, role: Role) -> ScoredClips:
     )
 
 
-def average_predictions(tables: Sequence[Table], role: Role) -> ScoredClips:
+def average_predictions(tables: Sequence[PredictionTable], role: Role) -> ScoredClips:
     """Average the probabilities of several models' predictions for the same clips of one fold, clip by clip.
 
     Rows are matched by clip_id and come in the first table's order. Raises ArtifactError, naming the table that differs
@@ -77,7 +76,9 @@ def average_predictions(tables: Sequence[Table], role: Role) -> ScoredClips:
     return ScoredClips(first.fold, first.classes, first.label_kind, first.clip_ids, total / len(members), first.targets)
 
 
-def _rows_of(first: ScoredClips, member: ScoredClips, first_table: Table, table: Table) -> list[int]:
+def _rows_of(
+    first: ScoredClips, member: ScoredClips, first_table: PredictionTable, table: PredictionTable
+) -> list[int]:
     """Return where each clip of `first` stands in `member`."""
     rows = {clip: row for row, clip in enumerate(member.clip_ids)}
     missing = [clip for clip in first.clip_ids if clip not in rows]

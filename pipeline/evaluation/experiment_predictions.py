@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.artifacts.layout import Layout, RunId
-from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
-from pipeline.artifacts.tables import Table
+from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, open_predictions
 from pipeline.evaluation.ensemble import ScoredClips, average_predictions
 from pipeline.grid import ExperimentParams
 
@@ -18,7 +17,7 @@ class ExperimentPredictions:
     """
 
     params: ExperimentParams
-    tables: dict[RunId, Table]
+    tables: dict[RunId, PredictionTable]
 
     @property
     def ensembles(self) -> dict[str, list[str]]:
@@ -50,16 +49,25 @@ def open_experiment_predictions(params: ExperimentParams, layout: Layout) -> Exp
     tables = {run: _open(layout, run) for run in runs}
     first = tables[runs[0]]
     for table in tables.values():
-        for key in ("classes", "label_kind"):
-            if table.metadata[key] != first.metadata[key]:
-                expected = f"{first.metadata[key]}, as {first.path}"
-                raise PREDICTIONS.error(table.path, f"metadata {key}", expected=expected, found=table.metadata[key])
+        for key, expected, found in (
+            ("classes", first.metadata["classes"], table.metadata["classes"]),
+            ("label_kind", first.metadata["label_kind"], table.metadata["label_kind"]),
+        ):
+            if found != expected:
+                raise PREDICTIONS.error(
+                    table.path, f"metadata {key}", expected=f"{expected}, as {first.path}", found=found
+                )
     return ExperimentPredictions(params, tables)
 
 
-def _open(layout: Layout, run: RunId) -> Table:
+def _open(layout: Layout, run: RunId) -> PredictionTable:
     table = open_predictions(layout.prediction(run))
-    for key, expected in (("model", run.model.name), ("fold", run.fold), ("seed", run.seed)):
-        if table.metadata[key] != expected:
-            raise PREDICTIONS.error(table.path, f"metadata {key}", expected=expected, found=table.metadata[key])
+    metadata = table.metadata
+    for key, expected, found in (
+        ("model", run.model.name, metadata["model"]),
+        ("fold", run.fold, metadata["fold"]),
+        ("seed", run.seed, metadata["seed"]),
+    ):
+        if found != expected:
+            raise PREDICTIONS.error(table.path, f"metadata {key}", expected=expected, found=found)
     return table

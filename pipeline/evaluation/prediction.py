@@ -5,6 +5,7 @@ Imports no torch: classical models predict without it.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +18,15 @@ from pipeline.training.trainers import way_of
 
 CLIPS_PER_BATCH = 64
 
-PREDICTORS = Registry(
+
+class Predictor(Protocol):
+    """What the module of a way of predicting defines."""
+
+    def predict(self, model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
+        """Return logits (clip, class) float32 for these clips, in order."""
+
+
+PREDICTORS: Registry[Predictor] = Registry(
     "way of predicting",
     {
         "network": "pipeline.evaluation.network_prediction",
@@ -28,8 +37,7 @@ PREDICTORS = Registry(
 
 def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
     """Return logits (clip, class) float32 for these clips, in order."""
-    logits: np.ndarray = PREDICTORS[way_of(params_of(model).kind)].predict(model, inputs, clip_ids)
-    return logits
+    return PREDICTORS[way_of(params_of(model).kind)].predict(model, inputs, clip_ids)
 
 
 def describe_model(model: TrainedModel) -> str:

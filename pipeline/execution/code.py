@@ -20,10 +20,10 @@ import ast
 import copy
 import hashlib
 import importlib.metadata
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 PROJECT = ("pipeline", "stages")  # packages that are followed
 FOLDER = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ class Reach(NamedTuple):
         return digest.hexdigest()[:16]
 
 
-def code_version(*roots: Any, kinds: Collection[str] = ()) -> str:
+def code_version(*roots: Callable[..., object], kinds: Collection[str] = ()) -> str:
     """Return a digest of the code behind functions and classes of the project, with packages: 16 hex digits.
 
     `kinds` are the entries of registries that params choose.
@@ -108,7 +108,7 @@ def reach(sources: "Sources", roots: Iterable[Definition], kinds: Collection[str
     return _Walk(sources, kinds).run(roots)
 
 
-def kinds_in(params: Any) -> set[str]:
+def kinds_in(params: object) -> set[str]:
     """Return the values of all keys `kind` in plain params, at any depth: the chosen entries of registries."""
     kinds: set[str] = set()
     if isinstance(params, Mapping):

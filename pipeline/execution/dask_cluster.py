@@ -131,7 +131,7 @@ def _require_same_packages(client: "Client") -> None:
         )
 
 
-def _of_interest(versions: Any, packages: tuple[str, ...]) -> dict[str, str | None]:
+def _of_interest(versions: dict[str, Any], packages: tuple[str, ...]) -> dict[str, str | None]:
     python = ".".join(versions["host"]["python"].split(".")[:2])
     return {"python": python} | {name: versions["packages"].get(name) for name in packages}
 
@@ -157,18 +157,18 @@ def _sentences(answer: list[str] | BaseException) -> list[str]:
     return answer
 
 
-def _pack(function: Callable[..., Any], *arguments: object) -> bytes:
+def _pack(function: Callable[..., object], *arguments: object) -> bytes:
     return pickle.dumps((function, arguments))
 
 
-def _by_value() -> Callable[[bytes], Any]:
+def _by_value() -> Callable[[bytes], object]:
     """Return the function that workers are sent: it calls what was packed.
 
     A local function is pickled with its code: a scheduler can pass it on without Sonolex's code, and a worker without that
     code fails in the call, where the error can be reported, and not while it reads its messages.
     """
 
-    def call(packed: bytes) -> Any:
+    def call(packed: bytes) -> object:
         import pickle
 
         function, arguments = pickle.loads(packed)  # noqa: S301 - from the process that the worker serves

@@ -6,10 +6,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts.files import PARTIAL_SUFFIX
-from pipeline.execution.memo import Entry, damaged, read_entry
+from pipeline.execution.memo import About, Entry, damaged, read_entry
 
 _LEFT_OVER = 3600.0  # seconds after which a temporary file counts as left by a killed run
 
@@ -48,7 +47,7 @@ def entries(root: Path) -> Iterator[Kept]:
             yield Kept(entry, path.parts[-3], path.stat().st_mtime, max(links, default=1) > 1)
 
 
-def versions(root: Path, stage: str) -> dict[str, dict[str, Any]]:
+def versions(root: Path, stage: str) -> dict[str, About]:
     """Return version -> its params and code, for all versions of a stage in the memo."""
     found = {}
     for path in (root / stage).glob("*/about.json"):

@@ -10,6 +10,7 @@ from typing import Literal, NoReturn
 
 from pydantic import PositiveInt
 
+from pipeline.execution.threads import allowed_cores
 from pipeline.params import Params
 
 
@@ -56,9 +57,8 @@ def start_processes(module: str, processes: int) -> None:
 
 
 def _become_torchrun(module: str, processes: int) -> NoReturn:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # By default torchrun gives every process one thread, regardless of the number of cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, allowed_cores() // processes)))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     sys.stdout.flush()
     sys.stderr.flush()

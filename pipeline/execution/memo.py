@@ -18,10 +18,10 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline.artifacts.files import partial_name, replacing
 from pipeline.errors import SonolexError
@@ -31,12 +31,28 @@ log = logging.getLogger(__name__)
 _ABOUT, _ENTRY = "about.json", "entry.json"
 
 
+class FileRecord(TypedDict):
+    """A file of an entry as it was written."""
+
+    size: int  # bytes
+    mtime_ns: int
+    sha256: str
+
+
+class About(TypedDict):
+    """What a version stands for."""
+
+    stage: str
+    params: Mapping[str, object]  # plain values
+    code: str  # version
+
+
 @dataclass(frozen=True)
 class Entry:
     """One finished shard."""
 
     path: Path
-    files: dict[str, dict[str, Any]]  # path below the entry -> size, mtime_ns, sha256
+    files: dict[str, FileRecord]  # by path below the entry
     clips: int
     computed: int  # clips that were computed, not copied from another entry
     seconds: float  # that it took
@@ -50,9 +66,9 @@ class Entry:
 class Memo:
     """The shards of one version of one stage."""
 
-    def __init__(self, root: Path, stage: str, *, params: dict[str, Any], code: str) -> None:
+    def __init__(self, root: Path, stage: str, *, params: Mapping[str, object], code: str) -> None:
         """Open the version of `params` (plain values) and `code`; nothing is written before the first entry."""
-        self.about = {"stage": stage, "params": params, "code": code}
+        self.about: About = {"stage": stage, "params": params, "code": code}
         self.version = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:16]
         self.path = root / stage / self.version
 
@@ -100,7 +116,7 @@ class Memo:
         try:
             partial.mkdir()
             yield partial
-            entry = {"clips": clips, "computed": computed, "files": _note_files(partial)}
+            entry: dict[str, object] = {"clips": clips, "computed": computed, "files": _note_files(partial)}
             entry["seconds"] = round(time.perf_counter() - started, 4)
             (partial / _ENTRY).write_text(json.dumps(entry) + "\n")
             _settle(partial, self.path / name)
@@ -152,14 +168,15 @@ def link_tree(source: Path, target: Path) -> None:
                 shutil.copyfile(file, place)
 
 
-def _note_files(folder: Path) -> dict[str, dict[str, Any]]:
+def _note_files(folder: Path) -> dict[str, FileRecord]:
     """Make the files of a new entry read-only, and return their sizes, times and digests."""
     files = {}
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         file.chmod(0o444)
         status = file.stat()
-        noted = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": _sha256(file)}
-        files[str(file.relative_to(folder))] = noted
+        files[str(file.relative_to(folder))] = FileRecord(
+            size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=_sha256(file)
+        )
     return files
 
 

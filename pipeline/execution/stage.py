@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -49,7 +48,7 @@ def stage_main(main: Callable[..., None]) -> None:
         number = storage_fault(error)
         if number is None:
             raise
-        where = getattr(error, "filename", None) or "output"
+        where = (isinstance(error, OSError) and error.filename) or "output"
         sys.stderr.write(f"error: {where}: {STORAGE_FAULTS[number]}; {_storage_advice(number, Path(where))}\n")
         sys.exit(1)
 
@@ -93,7 +92,7 @@ class StageReport:
     worker_memory: int = 0  # bytes, peak of the largest worker process; 0 when there is none
     incidents: list[str] = field(default_factory=list)  # faults that were recovered from, as sentences
     result: str = ""  # digest of the output, to match the report with an artifact later
-    timing: dict[str, Any] = field(default_factory=dict)  # of training: see `time_training`
+    timing: dict[str, object] = field(default_factory=dict)  # of training: see `time_training`
     started: float = field(default_factory=time.perf_counter, repr=False)
 
     def time_training(self, seconds: float, epochs: Sequence[Mapping[str, float]] = ()) -> None:

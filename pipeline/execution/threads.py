@@ -12,15 +12,15 @@ also applies to libraries loaded later.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from threadpoolctl import get_cached_controller, threadpool_limits
 
-from pipeline.artifacts.settings import SETTINGS
+from pipeline.artifacts.settings import SETTINGS, Metadata
 
 TRAINING_THREADS = "train.num_threads"  # the setting that results of training depend on
 CORES_VARIABLE = "SONOLEX_CORES"  # a stage's share of cores where several run in parallel; see tools/repro.py
@@ -33,9 +33,14 @@ _limit: ContextVar[int | None] = ContextVar("limit", default=None)  # of `num_th
 _in_pool: ContextVar[bool] = ContextVar("in_pool", default=False)  # whether this is a thread of `map_threads`
 
 
+def allowed_cores() -> int:
+    """Return how many cores the system lets this process use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def num_cores() -> int:
     """Return the number of cores this process may use: its CPU affinity, or the share in SONOLEX_CORES."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     share = os.environ.get(CORES_VARIABLE, "")
     return max(1, min(cores, int(share))) if share.isdigit() else cores
 
@@ -54,9 +59,11 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def trained_threads(metadata: Mapping[str, Any]) -> int:
+def trained_threads(metadata: Metadata) -> int:
     """Return the number of threads that a stored model was trained on, from its metadata; 1 where it has none."""
-    return int(metadata.get(SETTINGS, {}).get(TRAINING_THREADS, 1))
+    count = metadata.get(SETTINGS, {}).get(TRAINING_THREADS, 1)
+    assert isinstance(count, int)
+    return count
 
 
 @contextmanager

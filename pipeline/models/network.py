@@ -11,7 +11,8 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from pipeline.models.base import InputMetadata, ModelParams, Normalisation, Reads
+from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
+from pipeline.models.base import ModelParams
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.neural_model import NeuralModel
 from pipeline.models.parts import EncoderParams, HeadParams, InputParams, Statistics, StemParams

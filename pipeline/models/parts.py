@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.base import NOT_NORMALISED, InputMetadata, Normalisation, Reads
+from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
+from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import Params
 
 Statistics = tuple[float, float]  # mean and standard deviation
@@ -70,6 +71,11 @@ class Input(nn.Module, ABC):
         """The front end's floor, on the feature map's scale."""
         return 0.0
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The table of each codebook, (token, feature), special tokens last; none where no tokens are read."""
+        return []
+
     def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
         """Initialise from the codebooks, each (token, feature), before training; inputs of frames ignore them."""
 
@@ -97,6 +103,7 @@ class Stem(nn.Module, ABC):
     num_features: int  # D
     num_rows: int = 1  # R
     stride: int = 1  # frames from one time step to the next
+    min_frames: int = 1  # that a time step is made of
     centre: float = 0.0  # frame that the first time step is centred on
     max_frames: int | None = None  # read of a clip, from its start; None = all
     max_frames_setting: ClassVar[str] = "frames"  # key of the section that sets max_frames
@@ -114,6 +121,15 @@ class Stem(nn.Module, ABC):
     def real_time_steps(self, mask: Tensor, num_time_steps: int) -> Tensor:
         """Return which of a clip's time steps (B, S) lie within it, from the mask (B, T)."""
         return mask[:, :: self.stride]
+
+    def frames_of(self, num_time_steps: int, num_frames: int) -> np.ndarray:
+        """Return which frames each time step stands for, (S, T) bool: those nearer to its centre than to others'."""
+        nearest = np.minimum((np.arange(num_frames) + self.stride // 2) // self.stride, num_time_steps - 1)
+        return np.asarray(nearest == np.arange(num_time_steps)[:, None])
+
+    def bands_of(self, num_features: int) -> np.ndarray:
+        """Return which features of a frame each row stands for, (R, F) bool."""
+        return np.ones((self.num_rows, num_features), dtype=np.bool_)
 
 
 class EncoderParams(Params):

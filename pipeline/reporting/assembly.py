@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.attention import ATTENTION, attention_maps, open_attention
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import ClipTable, open_clips
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.ngram_perplexity import read_ngram_perplexity
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
-from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.evaluation.choosing import choose_shown, score_experiment
@@ -72,7 +71,7 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
     )
 
 
-def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: Table, layout: Layout) -> TokenUse:
+def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: ClipTable, layout: Layout) -> TokenUse:
     """Read the tokens that a vocabulary `name` has in every fold, one fold after the other, and say what there is to say."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
     counts, joint, spread, merged_lengths = {}, {}, {}, {}

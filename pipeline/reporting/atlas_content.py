@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import ClipTable, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
-from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.evaluation.choosing import choose_in_turn, order_by_hash
@@ -62,7 +61,7 @@ class AtlasContent:
     """Everything that the atlas shows. Counts are (codebook, token), by class (codebook, token, class)."""
 
     params: AtlasParams
-    clips: Table
+    clips: ClipTable
     spectrogram: Spectrogram
     vocabulary: Vocabulary
     token_rate: float  # tokens a second in each codebook
@@ -91,8 +90,8 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
         raise SPLIT.error(
             paths.split, "metadata fold", expected=vocabulary.metadata["fold"], found=split.metadata["fold"]
         )
-    front_end_params = _front_end_params(spectrogram)
-    front_end, inverter = build_front_end(front_end_params), Inverter(front_end_params)
+    front_end = build_front_end(_front_end_params(spectrogram))
+    inverter = Inverter(front_end)
     unit = decibels(spectrogram.metadata)
 
     classes = clips.metadata["classes"]
@@ -143,9 +142,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
 
 def _front_end_params(spectrogram: Spectrogram) -> FrontEndParams:
     """Return what the front end of an opened spectrogram is built from."""
-    metadata: dict[str, Any] = spectrogram.metadata["params"]
-    params: FrontEndParams = validate_params(FrontEndParams, metadata, "metadata params", spectrogram.frames_path)
-    return params
+    return validate_params(FrontEndParams, spectrogram.metadata["params"], "metadata params", spectrogram.frames_path)
 
 
 def _find_snippets(

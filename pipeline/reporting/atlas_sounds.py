@@ -17,9 +17,9 @@ from pipeline.errors import CorpusError
 from pipeline.reporting.atlas_tokens import CodebookPatterns, token_places
 from pipeline.reporting.recordings import Recordings
 from pipeline.spectrogram.concatenation import choose_units, join_units, match_gains
+from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.inversion import Inverter
 from pipeline.spectrogram.reader import FrameReader
-from pipeline.spectrogram.registry import FrontEnd
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.rebuilding import rebuild
 

@@ -9,10 +9,11 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
 
 NUM_MODEL_COLOURS = 8
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # the second of each from the ninth model on
@@ -32,7 +33,7 @@ def apart(position: int, styles: Sequence[str]) -> str:
     return styles[position // NUM_MODEL_COLOURS % len(styles)]
 
 
-def rectangle(x: float, y: float, side: float, colour: str, strength: float) -> Any:
+def rectangle(x: float, y: float, side: float, colour: str, strength: float) -> "Rectangle":
     """Return a square without an edge, as strong as 0 to 1."""
     from matplotlib.patches import Rectangle
 
@@ -47,8 +48,7 @@ def spell(name: str) -> str:
 def explain(axis: "Axes", names: Sequence[str]) -> None:
     """Set the legend of an axis above its figure, in as many columns as `names` leave room for."""
     handles, labels = axis.get_legend_handles_labels()
-    figure: Any = axis.figure
-    figure.legend(handles, labels, loc="outside upper center", ncols=_legend_columns(names))
+    axis.figure.legend(handles, labels, loc="outside upper center", ncols=_legend_columns(names))
 
 
 def _legend_columns(names: Sequence[str]) -> int:

@@ -6,10 +6,10 @@ Conventions: frames are (frame, mel), tokens (codebook, frame); see `pipeline/re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.clips import ClipRecord
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
@@ -60,7 +60,7 @@ class ClipCard:
 class GallerySources:
     """Where the things shown of a clip come from."""
 
-    clips: Mapping[str, Mapping[str, Any]]  # clip_id -> row of the manifest
+    clips: Mapping[str, ClipRecord]  # by clip id
     classes: Sequence[str]
     spectrogram: Spectrogram
     vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.layout import RunId
 from pipeline.artifacts.spectrogram import Spectrogram
-from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.evaluation.ngram_perplexity import ORDERS, over_folds
@@ -47,7 +47,7 @@ class PageContent:
     """What goes onto the page, besides what follows from the experiment."""
 
     experiment: Experiment
-    clips: Table
+    clips: ClipTable
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
     tokens: Mapping[str, TokenUse]  # name of the vocabulary -> what there is to say of its tokens

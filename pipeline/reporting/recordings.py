@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from pipeline.artifacts.clips import ClipRecord
 
 _LONGEST_SECONDS = 3600.0  # of a clip that is decoded for a page
 _KEPT = 256  # clips that are in memory, the last ones asked for
@@ -13,7 +14,7 @@ _KEPT = 256  # clips that are in memory, the last ones asked for
 class Recordings:
     """Decodes clips of the manifest at one sample rate, and keeps some."""
 
-    def __init__(self, clips: Mapping[str, Mapping[str, Any]], audio_path: Path, sample_rate: int) -> None:
+    def __init__(self, clips: Mapping[str, ClipRecord], audio_path: Path, sample_rate: int) -> None:
         """Take rows of the manifest by clip id, the corpus root, which may be missing, and a rate in Hz."""
         self._clips, self._audio_path, self._sample_rate = clips, audio_path, sample_rate
         self._kept: dict[str, tuple[np.ndarray, str]] = {}

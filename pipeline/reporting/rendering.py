@@ -4,14 +4,15 @@ The pages share their look (`look.css.j2`) and how numbers are spelled.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline.artifacts.files import replacing
 
 
-def write_html(path: Path, template: str, values: Mapping[str, Any], filters: Mapping[str, Any]) -> None:
+def write_html(
+    path: Path, template: str, values: Mapping[str, object], filters: Mapping[str, Callable[..., str]]
+) -> None:
     """Render a template of this folder with `values`, and `filters` beside the common ones, and write it in one step."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.ngram_perplexity import NgramPerplexity
-from pipeline.artifacts.tables import Table
-from pipeline.artifacts.tokens import TOKENS, token_arrays
+from pipeline.artifacts.tokens import TOKENS, TokenTable, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
 
@@ -49,14 +48,14 @@ class TokenUse:
     perplexity: Mapping[str, Sequence[NgramPerplexity]]  # fold -> rows; see `pipeline/artifacts/ngram_perplexity.py`
 
 
-def require_tokens_of(tokens: Table, vocabulary: Vocabulary) -> None:
+def require_tokens_of(tokens: TokenTable, vocabulary: Vocabulary) -> None:
     """Raise ArtifactError unless opened tokens are tokens of this vocabulary."""
     if tokens.metadata["vocabulary"] != vocabulary.digest():
         expected = f"{vocabulary.digest()}, as {vocabulary.path}"
         raise TOKENS.error(tokens.path, "metadata vocabulary", expected=expected, found=tokens.metadata["vocabulary"])
 
 
-def count_tokens(tokens: Table) -> np.ndarray:
+def count_tokens(tokens: TokenTable) -> np.ndarray:
     """Count how often each token stands in all clips of opened tokens: (codebook, code) int64."""
     num_codebooks, size = tokens.metadata["num_codebooks"], tokens.metadata["vocabulary_size"]
     sequences = tokens["tokens"].combine_chunks().flatten()
@@ -79,7 +78,7 @@ def compression(shares: np.ndarray) -> float:
     return float(shares @ np.arange(len(shares)))
 
 
-def count_by_class(tokens: Table, labels: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
+def count_by_class(tokens: TokenTable, labels: Mapping[str, Sequence[int]], num_classes: int) -> np.ndarray:
     """Count the tokens of the clips in `labels` (clip_id -> classes) by class: (codebook, token, class) int64.
 
     A clip of several classes counts for each of them, one without a class for none.

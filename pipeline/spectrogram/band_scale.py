@@ -1,16 +1,16 @@
 """Frequency axis of mel bands: positions and labels of ticks in plots of log-mel frames."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.spectrogram.mel import to_mel
 
 TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, ticks of an axis of mel bands
 
 
-def band_positions(metadata: dict[str, Any], hertz: Sequence[float]) -> np.ndarray:
+def band_positions(metadata: FrontEndMetadata, hertz: Sequence[float]) -> np.ndarray:
     """Return the positions of frequencies on the axis of bands (frequency,); the centre of band k is at k.
 
     The centres of the bands are evenly spaced on the mel scale, the first one step above f_min. `metadata` is the front
@@ -21,7 +21,7 @@ def band_positions(metadata: dict[str, Any], hertz: Sequence[float]) -> np.ndarr
     return np.asarray((np.array(wanted) - low) / (high - low) * (metadata["n_mels"] + 1) - 1)
 
 
-def tick_labels(metadata: dict[str, Any]) -> dict[float, str]:
+def tick_labels(metadata: FrontEndMetadata) -> dict[float, str]:
     """Return position -> label ("500", "2k") of the ticks within the range of the bands."""
     num_bands, ticks = metadata["n_mels"], dict[float, str]()
     for hertz, place in zip(TICKS, band_positions(metadata, TICKS), strict=True):

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zarr
 
+from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.settings import SETTINGS
-from pipeline.artifacts.spectrogram import FRAMES, INDEX
-from pipeline.artifacts.tables import Table
+from pipeline.artifacts.spectrogram import FRAMES, INDEX, FrameRecord, IndexMetadata, SpectrogramMetadata
 from pipeline.errors import CorpusError
 from pipeline.execution.memo import Entry, Memo, link_tree
 from pipeline.execution.shards import cut_shards, shard_name
@@ -44,6 +44,29 @@ _ROWS_SCHEMA = INDEX.arrow.append(pa.field("num_clipped", pa.int64(), nullable=F
 _EXAMPLES = 3  # per reason, in the message when too many clips failed
 
 
+class ShardRecord(FrameRecord):
+    """One row of a memo entry: a clip's row of the index, and how many of its values were clipped."""
+
+    num_clipped: int
+
+
+class KnownRecord(ShardRecord):
+    """A row of another entry of the memo."""
+
+    entry: str  # name
+
+
+class _Outcome(TypedDict):
+    """What becomes of a clip, whatever its place in the shard."""
+
+    sum: float
+    sum_of_squares: float
+    num_clipped: int
+    status: str
+    reason: str
+    message: str
+
+
 @dataclass(frozen=True)
 class ShardPlan:
     """Name, clips and position of one shard of the plan."""
@@ -59,7 +82,7 @@ class ShardSpec:
 
     name: str
     clips: tuple[Clip, ...]
-    known: dict[str, dict[str, Any]]  # clip key -> row of another memo entry, whose name is in `entry`
+    known: dict[str, KnownRecord]  # by clip key
     params: SpectrogramParams
     root: Path  # of the corpus
     max_duration: float  # seconds
@@ -85,7 +108,7 @@ class Reuse:
 
     entries: dict[str, Entry] = field(default_factory=dict)  # shard -> its entry, if finished
     todo: list[ShardPlan] = field(default_factory=list)
-    known: dict[str, dict[str, Any]] = field(default_factory=dict)  # clips of `todo`; see ShardSpec.known
+    known: dict[str, KnownRecord] = field(default_factory=dict)  # clips of `todo`, by clip key
 
 
 def open_memo(root: Path, params: SpectrogramParams, max_duration: float) -> Memo:
@@ -94,7 +117,7 @@ def open_memo(root: Path, params: SpectrogramParams, max_duration: float) -> Mem
     return Memo(root, "spectrogram", params={"metadata": params.metadata, "max_duration": max_duration}, code=code)
 
 
-def plan_shards(clips: Table, sizes: ClipsPerShard) -> list[ShardPlan]:
+def plan_shards(clips: ClipTable, sizes: ClipsPerShard) -> list[ShardPlan]:
     """Cut the manifest into shards, in its order; boundaries depend on the clip ids, names on the clips' content."""
     ids = clips.list("clip_id")
     plans = []
@@ -105,7 +128,7 @@ def plan_shards(clips: Table, sizes: ClipsPerShard) -> list[ShardPlan]:
     return plans
 
 
-def manifest_clips(clips: Table, start: int, stop: int) -> list[Clip]:
+def manifest_clips(clips: ClipTable, start: int, stop: int) -> list[Clip]:
     """Return the clips of some rows of the manifest."""
     rows = clips.columns.slice(start, stop - start)
     names = ("clip_id", "source", "start", "duration", "content", "member", "offset", "size")
@@ -113,7 +136,7 @@ def manifest_clips(clips: Table, start: int, stop: int) -> list[Clip]:
     return list(map(Clip._make, zip(*columns, strict=True)))
 
 
-def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
+def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: ClipTable) -> Reuse:
     """Look up in the memo the finished shards, and for the others, which of their clips other entries hold."""
     reuse = Reuse()
     for plan in plans:
@@ -135,7 +158,7 @@ def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: Table) -> Reuse:
 
 
 def shard_specs(
-    clips: Table, reuse: Reuse, params: SpectrogramParams, *, root: Path, max_duration: float, memo: Memo
+    clips: ClipTable, reuse: Reuse, params: SpectrogramParams, *, root: Path, max_duration: float, memo: Memo
 ) -> Iterator[ShardSpec]:
     """Yield the specs of the shards to compute, lazily."""
     for plan in reuse.todo:
@@ -150,35 +173,38 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
     Memory: the stored frames of one shard, and one clip. A shard without a usable clip has no array.
     """
     front_end, metadata = build_front_end(spec.params.front_end), spec.params.metadata
-    rows: list[dict[str, Any]] = []
+    rows: list[ShardRecord] = []
     pieces: list[np.ndarray] = []
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, zarr.Array[Any]] = {}
     start = decoded = reused = 0
     unsettled = False
     num_new = sum(clip.key not in spec.known for clip in spec.clips)
     for clip in spec.clips:
-        row: dict[str, Any] = {"clip_id": clip.clip_id, "key": clip.key, "start": 0, "num_frames": 0, "shard": ""}
         known = spec.known.get(clip.key)
+        outcome: _Outcome
         if known:
             reused += 1
-            row |= {name: known[name] for name in ("sum", "sum_of_squares", "num_clipped")}
-            row |= {"status": "ok", "reason": "", "message": ""}
+            outcome = _usable(known["sum"], known["sum_of_squares"], known["num_clipped"])
             pieces.append(_copy_frames(spec.memo, known, arrays))
         else:
             try:
                 frames = compute_clip(clip, front_end, metadata, root=spec.root, max_duration=spec.max_duration)
             except BadClip as error:
                 message = error.message.replace(f"{spec.root}/", "")  # independent of where the corpus lies
-                row |= {"sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0}
-                row |= {"status": "failed", "reason": error.reason, "message": message}
+                outcome = {
+                    "sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0,
+                    "status": "failed", "reason": error.reason, "message": message,
+                }  # fmt: skip
                 unsettled |= error.reason in PASSING_REASONS and bool(clip.key)
             else:
                 decoded += 1
-                row |= {"sum": frames.sum, "sum_of_squares": frames.sum_of_squares, "num_clipped": frames.num_clipped}
-                row |= {"status": "ok", "reason": "", "message": ""}
+                outcome = _usable(frames.sum, frames.sum_of_squares, frames.num_clipped)
                 pieces.append(frames.stored)
+        row: ShardRecord = {
+            "clip_id": clip.clip_id, "key": clip.key, "shard": "", "start": 0, "num_frames": 0, **outcome
+        }  # fmt: skip
         if row["status"] == "ok":
-            row |= {"shard": spec.name, "start": start, "num_frames": len(pieces[-1])}
+            row["shard"], row["start"], row["num_frames"] = spec.name, start, len(pieces[-1])
             start += len(pieces[-1])
         rows.append(row)
     entry = spec.name + _UNSETTLED * unsettled
@@ -191,13 +217,18 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
     return ShardReport(spec.name, entry, decoded, reused)
 
 
-def _copy_frames(memo: Memo, row: dict[str, Any], arrays: dict[str, Any]) -> np.ndarray:
+def _usable(total: float, squares: float, num_clipped: int) -> _Outcome:
+    return {
+        "sum": total, "sum_of_squares": squares, "num_clipped": num_clipped, "status": "ok", "reason": "", "message": ""
+    }  # fmt: skip
+
+
+def _copy_frames(memo: Memo, row: KnownRecord, arrays: dict[str, zarr.Array[Any]]) -> np.ndarray:
     """Return a clip's stored frames from another entry of the memo."""
     name = row["entry"]
     if name not in arrays:
         arrays[name] = zarr.open_array(memo.path / name / _ARRAY, mode="r")
-    frames: np.ndarray = arrays[name][row["start"] : row["start"] + row["num_frames"]]
-    return frames
+    return np.asarray(arrays[name][row["start"] : row["start"] + row["num_frames"]])
 
 
 def assemble(
@@ -205,8 +236,8 @@ def assemble(
     plans: Sequence[ShardPlan],
     entries: dict[str, Entry],
     memo: Memo,
-    metadata: dict[str, Any],
-    settings: dict[str, Any],
+    metadata: SpectrogramMetadata,
+    settings: dict[str, object],
 ) -> pa.Table:
     """Assemble the artifact at `path` from finished entries, in the order of the plan, and return its rows.
 
@@ -224,7 +255,9 @@ def assemble(
             shards[plan.name] = num_frames
     table = pa.concat_tables(rows)
     index = table.select(INDEX.arrow.names)
-    about = {"shards": shards, "front_end": metadata, "version": memo.version, SETTINGS: settings}
+    about: IndexMetadata = {
+        "shards": shards, "front_end": metadata, "version": memo.version, SETTINGS: settings
+    }  # fmt: skip
     INDEX.write(path / "index.parquet", index, about)
     return table
 

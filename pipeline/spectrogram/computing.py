@@ -7,15 +7,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import zarr
 
-from pipeline.artifacts.spectrogram import FRAMES_ARRAY
+from pipeline.artifacts.spectrogram import FRAMES_ARRAY, SpectrogramMetadata
 from pipeline.execution.code import code_version
 from pipeline.spectrogram.decoding import BadClip, TarMember, decode
-from pipeline.spectrogram.registry import FrontEnd
+from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.storing import restore, store
 
 # Frames of one chunk, the unit of reading. Shuffled batches of 5 s clips read equally fast, within the noise, with 64 to 512
@@ -57,7 +57,7 @@ class ClipFrames:
 
 
 def compute_clip(
-    clip: Clip, front_end: FrontEnd, metadata: dict[str, Any], *, root: Path, max_duration: float
+    clip: Clip, front_end: FrontEnd, metadata: SpectrogramMetadata, *, root: Path, max_duration: float
 ) -> ClipFrames:
     """Decode a clip and compute its frames. Raises BadClip where it cannot be used."""
     path = root / clip.source

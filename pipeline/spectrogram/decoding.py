@@ -9,14 +9,15 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import soundfile
 import soxr
+
+from pipeline.artifacts.clips import ClipRecord
 
 RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 
@@ -57,7 +58,7 @@ class TarMember:
     content: str  # digest of the bytes, to detect a tar that was packed again
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Self | None:
+    def of(cls, row: ClipRecord) -> Self | None:
         """Return the member of a manifest row, or None when its clip has a file of its own."""
         return cls(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None
 

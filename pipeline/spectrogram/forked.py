@@ -6,12 +6,13 @@ Conventions: stored values (frame, mel), not yet restored to the front end's uni
 """
 
 from collections.abc import Sequence
-from typing import Any
+
+import numpy as np
 
 from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
 
 
-def read_stored(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int]]) -> list[Any]:
+def read_stored(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int]]) -> list[np.ndarray]:
     """Return the stored frames of each (shard, start, number of frames). Raises ArtifactError that names the shard."""
     path = spectrogram.frames_path
     group, _ = FRAMES.open_group(path)
@@ -19,7 +20,7 @@ def read_stored(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int]]
     stored = []
     for shard, start, num_frames in places:
         try:
-            stored.append(arrays[shard][start : start + num_frames])
+            stored.append(np.asarray(arrays[shard][start : start + num_frames]))
         except (ValueError, RuntimeError) as error:
             message = str(error).splitlines()[0]
             raise FRAMES.error(path / shard, "chunk", expected="frames as written", found=message) from None

@@ -15,9 +15,7 @@ import math
 
 import numpy as np
 
-from pipeline.spectrogram import kaldi, mel
-from pipeline.spectrogram.kaldi import KaldiParams
-from pipeline.spectrogram.mel import MelParams
+from pipeline.spectrogram.front_end import FrontEnd
 
 # Measured on 12 clips of ESC-10 (5 s, Kaldi, 128 bands), one thread: with 8, 16 and 32 iterations the log-mel of the result
 # is 1.5, 1.2 and 1.0 dB (root mean square, within 60 dB of the clip's loudest) from the given one; 32 take 0.2 s per clip.
@@ -29,32 +27,22 @@ _SMALLEST = 1e-20  # of a power; keeps divisions finite
 class Inverter:
     """Converter from log-mel frames of one front end to waveforms."""
 
-    def __init__(self, params: KaldiParams | MelParams) -> None:
-        """Build the filters from the front end's params, as recorded in the metadata of its artifacts."""
-        self._params = params
-        # `filters` (mel, bin) float32
-        if isinstance(params, KaldiParams):
-            self.filters = kaldi.mel_filters(params).astype(np.float32)
-            self._window = np.hanning(params.win_length)
-            self._base, self._pre_emphasis = math.e, params.pre_emphasis
-            self.before = params.win_length // 2  # samples before the centre of the first window
-        else:
-            self.filters = mel.mel_filters(params).astype(np.float32)
-            self._window = np.hanning(params.win_length + 1)[:-1]
-            self._base, self._pre_emphasis = 10 ** (1 / 10), 0.0
-            self.before = 0
+    def __init__(self, front_end: FrontEnd) -> None:
+        self._metadata, inversion = front_end.metadata, front_end.inversion
+        self.filters, self.before = inversion.filters, inversion.before
+        self._window, self._base, self._pre_emphasis = inversion.window, inversion.log_base, inversion.pre_emphasis
 
     @property
     def sample_rate(self) -> int:
-        return self._params.sample_rate
+        return self._metadata["sample_rate"]
 
     @property
     def hop_length(self) -> int:
-        return self._params.hop_length
+        return self._metadata["hop_length"]
 
     def middle(self, frame: float) -> float:
         """Return the sample at the centre of a frame; fractional frames are allowed."""
-        return self.before + frame * self._params.hop_length
+        return self.before + frame * self.hop_length
 
     def band_powers(self, log_mel: np.ndarray) -> np.ndarray:
         """Return the band powers (frame, mel) of log-mel frames."""
@@ -81,17 +69,17 @@ class Inverter:
         import torchaudio.functional
         from scipy.signal import lfilter
 
-        params = self._params
-        around = -(-params.n_fft // (2 * params.hop_length))  # frames, so that the first and last window end inside
+        n_fft, hop_length = self._metadata["n_fft"], self.hop_length
+        around = -(-n_fft // (2 * hop_length))  # frames, so that the first and last window end inside
         magnitudes = np.sqrt(np.pad(self.bin_powers(log_mel), ((around, around), (0, 0)), mode="edge"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             emphasised = torchaudio.functional.griffinlim(
                 torch.from_numpy(np.ascontiguousarray(magnitudes.T)),
                 torch.from_numpy(self._window.astype(np.float32)),
-                n_fft=params.n_fft,
-                hop_length=params.hop_length,
-                win_length=params.win_length,
+                n_fft=n_fft,
+                hop_length=hop_length,
+                win_length=self._metadata["win_length"],
                 power=1.0,
                 n_iter=_ITERATIONS,
                 momentum=0.99,
@@ -99,9 +87,9 @@ class Inverter:
                 rand_init=True,
             ).numpy()
         plain = lfilter([1.0], [1.0, -self._pre_emphasis], emphasised) if self._pre_emphasis else emphasised
-        start = around * params.hop_length - self.before
+        start = around * hop_length - self.before
         return np.asarray(plain[start : start + self.num_samples(len(log_mel))], dtype=np.float32)
 
     def num_samples(self, num_frames: int) -> int:
         """Return the smallest number of samples of a clip of `num_frames`."""
-        return (num_frames - 1) * self._params.hop_length + max(1, 2 * self.before)
+        return (num_frames - 1) * self.hop_length + max(1, 2 * self.before)

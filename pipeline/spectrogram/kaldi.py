@@ -12,18 +12,20 @@ in the natural log on the clips of ESC-10 (largest difference 0.005), and on any
 power of its frame's loudest. The rest is float32 rounding: torchaudio's own results in float32 and float64 differ as much.
 """
 
-from typing import Any, Literal, Self
+import math
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.params import Params
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.spectrogram.filterbank import FilterBank, num_windows, sliding_windows
+from pipeline.spectrogram.front_end import FrontEnd, FrontEndSection, Inversion
 
 _FLOOR = float(np.finfo(np.float32).eps)  # of a band's power
 
 
-class KaldiParams(Params):
+class KaldiParams(FrontEndSection):
     """Settings of the Kaldi filterbank; 16 kHz, 400, 160, 512, 128, 20 Hz to 8 kHz and 0.97 are those of the AST."""
 
     kind: Literal["kaldi"]
@@ -49,7 +51,7 @@ class KaldiParams(Params):
         return self
 
 
-class KaldiFrontEnd:
+class KaldiFrontEnd(FrontEnd):
     """Front end that computes Kaldi's log-mel frames of waveforms."""
 
     Params = KaldiParams
@@ -62,7 +64,7 @@ class KaldiFrontEnd:
         self.empty_bands = self._filters.empty_bands  # without any FFT bin: they stay at the floor
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> FrontEndMetadata:
         """Return the metadata that artifacts of these frames record."""
         params = self.params
         return {
@@ -79,6 +81,17 @@ class KaldiFrontEnd:
             "frame_rate": params.sample_rate / params.hop_length,
             "params": params.model_dump(),
         }
+
+    @property
+    def inversion(self) -> Inversion:
+        params = self.params
+        return Inversion(
+            filters=mel_filters(params).astype(np.float32),
+            window=np.hanning(params.win_length),
+            log_base=math.e,
+            pre_emphasis=params.pre_emphasis,
+            before=params.win_length // 2,
+        )
 
     def num_frames(self, num_samples: int) -> int:
         """Return the number of frames of a clip of `num_samples`."""

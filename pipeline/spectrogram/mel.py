@@ -9,16 +9,17 @@ Equal to `librosa.feature.melspectrogram(power=2, center=True, pad_mode="reflect
 a millionth of the clip's loudest band; below, all three differ by the rounding of float32.
 """
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.params import Params
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.spectrogram.filterbank import FilterBank, num_windows, sliding_windows
+from pipeline.spectrogram.front_end import FrontEnd, FrontEndSection, Inversion
 
 
-class MelParams(Params):
+class MelParams(FrontEndSection):
     """Settings of the mel spectrogram."""
 
     kind: Literal["mel"]
@@ -44,7 +45,7 @@ class MelParams(Params):
         return self
 
 
-class MelFrontEnd:
+class MelFrontEnd(FrontEnd):
     """Front end that computes mel spectrograms in dB of waveforms."""
 
     Params = MelParams
@@ -60,7 +61,7 @@ class MelFrontEnd:
         self.empty_bands = self._filters.empty_bands  # without any FFT bin: they stay at the floor
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> FrontEndMetadata:
         """Return the metadata that artifacts of these frames record."""
         params = self.params
         return {
@@ -77,6 +78,16 @@ class MelFrontEnd:
             "frame_rate": params.sample_rate / params.hop_length,
             "params": params.model_dump(),
         }
+
+    @property
+    def inversion(self) -> Inversion:
+        return Inversion(
+            filters=mel_filters(self.params).astype(np.float32),
+            window=np.hanning(self.params.win_length + 1)[:-1],
+            log_base=10 ** (1 / 10),
+            pre_emphasis=0.0,
+            before=0,
+        )
 
     def num_frames(self, num_samples: int) -> int:
         """Return the number of frames of a clip of `num_samples`; 0 when it is too short to be reflected."""

@@ -9,7 +9,7 @@ pickled; the receiving process opens the shards itself.
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from pipeline.artifacts import forks
 from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
 from pipeline.spectrogram import forked
 from pipeline.spectrogram.storing import restore
+
+if TYPE_CHECKING:
+    import tensorstore
 
 _CACHE_BYTES = 128 << 20  # of decompressed chunks, kept between reads
 
@@ -33,8 +36,8 @@ class FrameReader:
             for clip_id, shard, start, num_frames, status in zip(*columns, strict=True)
             if status == "ok"
         }
-        self._arrays: dict[str, Any] = {}
-        self._context: Any = None
+        self._arrays: dict[str, tensorstore.TensorStore] = {}
+        self._context: tensorstore.Context | None = None
         self._opening = Lock()
 
     def ok(self, clip_ids: Sequence[str]) -> list[str]:
@@ -64,27 +67,27 @@ class FrameReader:
         pending = [(shard, self._open(shard)[start : start + count].read()) for shard, start, count in places]
         return [self._wait(shard, future) for shard, future in pending]  # all are fetched in parallel
 
-    def _wait(self, shard: str, future: Any) -> np.ndarray:
+    def _wait(self, shard: str, future: "tensorstore.Future[np.ndarray]") -> np.ndarray:
         try:
-            values: np.ndarray = future.result()
+            values = future.result()
         except ValueError as error:
             raise self._damaged(shard, error) from None
         return values
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the state without open shards."""
         return {"_spectrogram": self._spectrogram, "_places": self._places}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__ |= state | {"_arrays": {}, "_context": None, "_opening": Lock()}
 
-    def _open(self, shard: str) -> Any:
+    def _open(self, shard: str) -> "tensorstore.TensorStore":
         with self._opening:
             if shard not in self._arrays:
                 self._arrays[shard] = self._open_anew(shard)
             return self._arrays[shard]
 
-    def _open_anew(self, shard: str) -> Any:
+    def _open_anew(self, shard: str) -> "tensorstore.TensorStore":
         import tensorstore  # here: stages that read only the index start without it
 
         forks.threads_start()

@@ -1,9 +1,10 @@
 """The section `spectrogram`: front end, storage of its values, and sizes of shards."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
+from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.params import Params
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
 
@@ -44,9 +45,9 @@ class SpectrogramParams(Params):
     clips_per_shard: ClipsPerShard
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> SpectrogramMetadata:
         """Return the metadata of the artifact: the front end's, and that of the stored values."""
         scale, offset = 1.0, 0.0
         if self.dtype == "uint8":
             offset, scale = self.uint8_range.low, (self.uint8_range.high - self.uint8_range.low) / 255
-        return build_front_end(self.front_end).metadata | {"dtype": self.dtype, "scale": scale, "offset": offset}
+        return {**build_front_end(self.front_end).metadata, "dtype": self.dtype, "scale": scale, "offset": offset}

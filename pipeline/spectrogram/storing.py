@@ -4,12 +4,12 @@ Conventions: `metadata` is the artifact's, with `dtype`, `scale` and `offset`. S
 values in the front end's units.
 """
 
-from typing import Any
-
 import numpy as np
 
+from pipeline.artifacts.spectrogram import SpectrogramMetadata
 
-def store(log_mel: np.ndarray, metadata: dict[str, Any]) -> tuple[np.ndarray, int]:
+
+def store(log_mel: np.ndarray, metadata: SpectrogramMetadata) -> tuple[np.ndarray, int]:
     """Return log-mel frames as they are stored, and the number of values clipped to the range of uint8."""
     if metadata["dtype"] != "uint8":
         return log_mel.astype(metadata["dtype"]), 0
@@ -17,7 +17,7 @@ def store(log_mel: np.ndarray, metadata: dict[str, Any]) -> tuple[np.ndarray, in
     return np.clip(steps, 0, 255).astype(np.uint8), int(((steps < 0) | (steps > 255)).sum())
 
 
-def restore(stored: np.ndarray, metadata: dict[str, Any]) -> np.ndarray:
+def restore(stored: np.ndarray, metadata: SpectrogramMetadata) -> np.ndarray:
     """Return stored frames as float32 log-mel values in the front end's units."""
     values = stored.astype(np.float32)
     if metadata["dtype"] == "uint8":

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.spectrogram import FrontEndMetadata
-from pipeline.models.base import Normalisation, normalisation_unit
+from pipeline.artifacts.model import Normalisation
+from pipeline.artifacts.spectrogram import SpectrogramMetadata
+from pipeline.models.base import normalisation_unit
 from pipeline.training.inputs import Inputs
 from pipeline.training.normalising import normalise
 
@@ -44,7 +45,7 @@ class StoredBatch(NamedTuple):
     inputs: Tensor
     mask: Tensor | None
     rows: Tensor
-    front_end: FrontEndMetadata
+    front_end: SpectrogramMetadata
     normalisation: Normalisation | None  # None for tokens
 
     def to(self, device: torch.device) -> Batch:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +20,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.artifacts.files import replacing
+from pipeline.training.gradient_flow import LayerGradient
 from pipeline.training.step import Learner, M
 
 CHECKPOINTS = Path(".sonolex/checkpoints")
+
+
+class RunMetadata(TypedDict):
+    """How far a run has come; plain JSON."""
+
+    epoch: int  # epochs finished
+    history: list[dict[str, float]]  # a row for each of them
+    timing: list[dict[str, float]]  # likewise
+    seconds: float
+    gradients: NotRequired[list[LayerGradient]]  # with train.gradient_flow
 
 
 class Progress(NamedTuple):
@@ -31,10 +42,10 @@ class Progress(NamedTuple):
     best: dict[str, Tensor]  # state of the epoch with the best validation loss so far, with early stopping; else empty
     kept: dict[str, Tensor]  # state of epochs of the checkpoint ensemble, by `epoch/name`
     predicted: Tensor  # sum over epochs of the scores of validation clips, (clip, class)
-    metadata: dict[str, Any]  # epochs finished, history, timing, seconds: plain JSON
+    metadata: RunMetadata
 
 
-def run_key(metadata: Mapping[str, Any], code: str) -> str:
+def run_key(metadata: Mapping[str, object], code: str) -> str:
     """Return the key of a run: a digest of its metadata and of the version of the code that trains."""
     return hashlib.sha256(json.dumps([metadata, code], sort_keys=True, default=str).encode()).hexdigest()[:24]
 
@@ -48,7 +59,7 @@ def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None
     for index, state in learner.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{index}/{name}": t for name, t in state.items() if t is not None}
     tensors["predicted"] = progress.predicted
-    metadata = progress.metadata | {"average_count": learner.average.count, "scaler": learner.scaler.state_dict()}
+    metadata = {**progress.metadata, "average_count": learner.average.count, "scaler": learner.scaler.state_dict()}
     with replacing(path) as partial:
         contiguous = {name: t.detach().clone().contiguous() for name, t in tensors.items()}
         save_file(contiguous, partial, metadata={"progress": json.dumps(metadata)})
@@ -60,7 +71,7 @@ def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool
         return False
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads(file.metadata()["progress"])
+            metadata = json.loads(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, KeyError):
         return False  # unreadable: start over rather than stop

@@ -7,18 +7,17 @@ or tokens (codebook, frame) uint16.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pipeline.artifacts.layout import Layout, ModelId
-from pipeline.artifacts.model import TrainedModel
+from pipeline.artifacts.model import InputMetadata, Reads, TrainedModel
 from pipeline.artifacts.settings import Schema
-from pipeline.artifacts.spectrogram import INDEX, FrontEndMetadata, Spectrogram, open_spectrogram
+from pipeline.artifacts.spectrogram import INDEX, Spectrogram, SpectrogramMetadata, open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
 from pipeline.errors import ArtifactError, SonolexError
-from pipeline.models.base import InputMetadata, Reads
 from pipeline.spectrogram.normalisation import corpus_statistics
 from pipeline.spectrogram.reader import FrameReader
 
@@ -32,7 +31,7 @@ class Inputs(Protocol):
     """Interface to the clips of one artifact, for training and prediction."""
 
     metadata: InputMetadata  # of the data that a model is built for; stored with it
-    front_end: FrontEndMetadata
+    front_end: SpectrogramMetadata
     frame_rate: float  # Hz, along an array's time axis
     source: str  # digest of the vocabulary behind tokens, empty for frames
     time_axis: int  # of an array
@@ -62,7 +61,7 @@ class FrameInputs:
     def __init__(self, spectrogram: Spectrogram) -> None:
         self._spectrogram = spectrogram
         self._reader = FrameReader(spectrogram)
-        self.front_end = cast(FrontEndMetadata, spectrogram.metadata)
+        self.front_end = spectrogram.metadata
         self.frame_rate = spectrogram.frame_rate
         self.metadata = InputMetadata(n_mels=spectrogram.n_mels, log_floor=spectrogram.metadata["log_floor"])
 
@@ -87,7 +86,7 @@ class TokenInputs:
 
     time_axis = 1
 
-    def __init__(self, path: Path, front_end: FrontEndMetadata, bands: list[list[int]]) -> None:
+    def __init__(self, path: Path, front_end: SpectrogramMetadata, bands: list[list[int]]) -> None:
         table = open_tokens(path)
         self._path, self._arrays = path, token_arrays(table)
         self.front_end = front_end

@@ -8,13 +8,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline.artifacts.curves import writing_epochs
+from pipeline.artifacts.model import InputMetadata
 from pipeline.execution.code import code_version, kinds_in
-from pipeline.models.base import InputMetadata, ModelParams
+from pipeline.models.base import ModelParams
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
 from pipeline.params import load_params
 from pipeline.seeding import named_seed
@@ -138,7 +138,7 @@ def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
 
 @contextmanager
 def curves(
-    path: Path, context: DistributedContext, trackers: Sequence[str], params: dict[str, Any]
+    path: Path, context: DistributedContext, trackers: Sequence[str], params: dict[str, object]
 ) -> Iterator[Callable[[dict[str, float], dict[str, float]], None]]:
     """Yield a function that writes an epoch's numbers and timing to the table and the trackers; in other processes a no-op.
 

@@ -9,11 +9,14 @@ Conventions: B batch, T frame. A normalisation is part of the metadata `input` o
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.spectrogram import FrontEndMetadata
-from pipeline.models.base import SMALLEST_STD, Normalisation, normalisation_unit
+from pipeline.artifacts.model import Normalisation
+from pipeline.artifacts.spectrogram import SpectrogramMetadata
+from pipeline.models.base import SMALLEST_STD, normalisation_unit
 
 
-def normalise(stored: Tensor, mask: Tensor | None, front_end: FrontEndMetadata, normalisation: Normalisation) -> Tensor:
+def normalise(
+    stored: Tensor, mask: Tensor | None, front_end: SpectrogramMetadata, normalisation: Normalisation
+) -> Tensor:
     """Return stored values (B, T, mel) restored to the front end's units and normalised, as float32; 0 in padding."""
     frames = stored.to(torch.float32)
     if frames is stored:

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -12,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def progress_bar(epochs: int, done: int, num_clips: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+def progress_bar(epochs: int, done: int, num_clips: int) -> Iterator[Callable[[dict[str, float]], None]]:
     """Yield a function that shows an epoch's numbers."""
     columns = (
         TextColumn("train"),
@@ -24,7 +23,7 @@ def progress_bar(epochs: int, done: int, num_clips: int) -> Iterator[Callable[[d
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("train", total=epochs, completed=done, loss=math.nan, rate=math.nan)
 
-        def advance(row: dict[str, Any]) -> None:
+        def advance(row: dict[str, float]) -> None:
             bar.update(task, advance=1, loss=row["loss"], rate=row["clips_per_second"])
             finished = int(bar.tasks[0].completed)
             if not bar.console.is_terminal and finished % max(1, epochs // 5) == 0:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.artifacts.tables import Table
+from pipeline.artifacts.clips import ClipTable
 
 
-def class_targets(clips: Table, clip_ids: Sequence[str]) -> np.ndarray:
+def class_targets(clips: ClipTable, clip_ids: Sequence[str]) -> np.ndarray:
     """Return 0-1 targets (clip, class) float32 for these clips, in order."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
     targets = np.zeros((len(clip_ids), len(clips.metadata["classes"])), dtype=np.float32)

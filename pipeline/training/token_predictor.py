@@ -18,10 +18,10 @@ Conventions: B batch, T frame, M predicted position, F feature; tokens (B, codeb
 import torch
 from torch import Tensor, nn
 
+from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.errors import SonolexError
-from pipeline.models.base import InputMetadata, ModelParams
-from pipeline.models.inputs.tokens import Tokens
+from pipeline.models.base import ModelParams
 from pipeline.models.network import Network, NetworkParams
 from pipeline.models.neural_model import NeuralModel
 from pipeline.models.registry import validate_model_params
@@ -38,7 +38,7 @@ class TokenPredictor(NeuralModel):
 
     def __init__(self, reader: Network, frequencies: Tensor) -> None:
         super().__init__()
-        assert isinstance(reader.input, Tokens)  # checked by `ModelParams.supports_pretraining`
+        assert reader.input.mask_token is not None  # checked by `ModelParams.supports_pretraining`
         self.reader, self.mask_token = reader, reader.input.mask_token
         self.widths = [weights.shape[1] for weights in reader.input.weights]
         self.biases = nn.Parameter(frequencies.log())
@@ -63,7 +63,6 @@ class TokenPredictor(NeuralModel):
 
     def scores(self, vectors: Tensor) -> list[Tensor]:
         """Map vectors (M, F) to logits (M, token), one per codebook."""
-        assert isinstance(self.reader.input, Tokens)
         parts = zip(torch.split(vectors, self.widths, dim=1), self.reader.input.weights, self.biases, strict=True)
         return [part @ weights[: len(bias)].T + bias for part, weights, bias in parts]
 

@@ -28,7 +28,7 @@ class TrackedRun(NamedTuple):
     """Name and params of a run, for trackers."""
 
     name: str  # model/fold/seed
-    params: dict[str, Any]  # plain values, in mappings and lists
+    params: dict[str, object]  # plain values, in mappings and lists
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def _import(module: str, package: str) -> Any:
         ) from None
 
 
-def _leaves(params: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(params: dict[str, object], path: str = "") -> Iterator[tuple[str, object]]:
     """Yield (dotted name, value) of nested params, since MLflow truncates long values."""
     for key, value in params.items():
         if isinstance(value, dict):

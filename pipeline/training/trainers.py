@@ -5,14 +5,16 @@ model. Imports no torch: classical models are fitted without it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.models.base import InputMetadata
+from pipeline.models.base import ModelParams
 from pipeline.models.registry import BASELINES
 from pipeline.registry import Registry
 from pipeline.training.inputs import Inputs
@@ -20,7 +22,24 @@ from pipeline.training.inputs import Inputs
 Weights = dict[str, np.ndarray]  # by name
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of an epoch, from scores and targets (clip, class)
 
-TRAINERS = Registry(
+
+class Trainer(Protocol):
+    """What the module of a way of training defines."""
+
+    def train(
+        self,
+        params: ModelParams,
+        data: "TrainingData",
+        *,
+        seed: int,
+        curves_path: Path,
+        score: Score,
+        trackers: Sequence[str],
+    ) -> "Fitted | None":
+        """Train a model of the section `params`, and write its curves; None in all processes but the leading one."""
+
+
+TRAINERS: Registry[Trainer] = Registry(
     "way of training",
     {
         "network": "pipeline.training.neural",

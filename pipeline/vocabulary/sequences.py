@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.tables import Table
-from pipeline.artifacts.tokens import TOKENS, tokens_column
+from pipeline.artifacts.tokens import TOKENS, TokensMetadata, tokens_column
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.execution.code import code_version
 from pipeline.execution.memo import Entry, Memo
@@ -131,7 +131,7 @@ def write_sequences(
     path: Path, names: Sequence[str], entries: dict[str, Entry], spectrogram: Spectrogram, vocabulary: Vocabulary
 ) -> None:
     """Write the artifact from finished entries, one at a time, in the order of `names`."""
-    metadata = {
+    metadata: TokensMetadata = {
         "fold": vocabulary.metadata["fold"],
         "vocabulary": vocabulary.digest(),
         "vocabulary_size": vocabulary.num_tokens,

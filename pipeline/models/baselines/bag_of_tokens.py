@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
-from pipeline.models.base import ModelParams, Reads
+from pipeline.artifacts.model import Reads
+from pipeline.models.base import ModelParams
 from pipeline.models.baselines.base import UNSEEN_LOGIT, Baseline, Setting, Weights
 
 

@@ -11,9 +11,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.model import InputMetadata, Reads
 from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.models.base import InputMetadata, ModelParams, Reads
+from pipeline.models.base import ModelParams
 
 # Logit of a class that no training clip has: sigmoid and softmax both map it to about 0. Its negative is the logit of a
 # class that all training clips have.

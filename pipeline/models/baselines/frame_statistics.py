@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from pydantic import PositiveFloat
 
-from pipeline.models.base import ModelParams, Reads
+from pipeline.artifacts.model import Reads
+from pipeline.models.base import ModelParams
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, score, support_vectors
 

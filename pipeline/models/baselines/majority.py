@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.models.base import ModelParams, Reads
+from pipeline.artifacts.model import Reads
+from pipeline.models.base import ModelParams
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.models.base import ModelParams, Reads
+from pipeline.artifacts.model import Reads
+from pipeline.models.base import ModelParams
 from pipeline.models.baselines.base import UNSEEN_LOGIT, Baseline, Setting, Weights
 from pipeline.models.baselines.calibration import fit_scale
 from pipeline.vocabulary.ngrams import Level, count_ngrams, sequence_sums, token_probabilities

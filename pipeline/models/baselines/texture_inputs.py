@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pipeline.artifacts.model import Reads
 from pipeline.errors import ParamsError
-from pipeline.models.base import Reads, VocabularySection
+from pipeline.models.base import VocabularySection
 from pipeline.models.baselines.base import Setting, Weights
 from pipeline.params import Params
 from pipeline.vocabulary.rebuilding import SEPARABLE, separable_frames

@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from pipeline.models.base import ModelParams, Reads, VocabularySection
+from pipeline.artifacts.model import Reads
+from pipeline.models.base import ModelParams, VocabularySection
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, require_room, score
 from pipeline.models.baselines.texture_inputs import TextureInputParams

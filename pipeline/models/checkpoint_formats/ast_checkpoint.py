@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.model import PretrainedMetadata
 from pipeline.errors import SonolexError
-from pipeline.models.base import PretrainedMetadata
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.encoders.transformer import NORM_EPSILON, TransformerParams
 from pipeline.models.heads.class_token import NORM_EPSILON as HEAD_NORM_EPSILON

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from pipeline.artifacts.model import PretrainedMetadata
 from pipeline.errors import SonolexError
-from pipeline.models.base import PretrainedMetadata
 from pipeline.models.parts import Statistics
 from pipeline.params import Params
 

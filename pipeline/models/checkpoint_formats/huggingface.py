@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.model import Normalisation
 from pipeline.errors import SonolexError
-from pipeline.models.base import Normalisation
 from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstCheckpointParams, AstForm, Stated
 from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
 from pipeline.models.checkpoint_formats.naming import Names, from_names, to_names

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
-from pipeline.models.base import NOT_NORMALISED, InputMetadata, Normalisation, normalisation_unit
+from pipeline.artifacts.model import InputMetadata, Normalisation
+from pipeline.models.base import NOT_NORMALISED, normalisation_unit
 from pipeline.models.parts import Input, InputParams, Statistics
 
 

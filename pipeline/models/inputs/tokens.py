@@ -15,8 +15,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
-from pipeline.models.base import InputMetadata
 from pipeline.models.parts import Input, InputParams
 
 NUM_NEIGHBOURS = 8  # nearest tokens that token noise draws from
@@ -59,7 +59,6 @@ class Tokens(Input):
 
     @property
     def weights(self) -> list[nn.Parameter]:
-        """The table of each codebook, (token, feature); special tokens come last."""
         return [cast(nn.Parameter, table.weight) for table in self.tables]
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ class Patches(Stem):
             raise ValueError(
                 f"stem.bands {params.bands}: expected at most the {source.num_features} features of a frame"
             )
-        self.frames, self.stride, self.centre = params.frames, params.stride_frames, (params.frames - 1) / 2
+        self.min_frames, self.stride, self.centre = params.frames, params.stride_frames, (params.frames - 1) / 2
+        self.bands, self.stride_bands = params.bands, params.stride_bands
         size, stride = (params.frames, params.bands), (params.stride_frames, params.stride_bands)
         self.num_features = width
         self.project = nn.Conv2d(1, width, size, stride)
@@ -53,7 +55,7 @@ class Patches(Stem):
         self.fill: float | None = None  # padding value of shorter clips, up to the table's frames; None = no padding
         if isinstance(params.positions, LearnedParams):
             self.max_frames, self.has_position_table = params.positions.frames, True
-            columns = (self.max_frames - self.frames) // self.stride + 1
+            columns = (self.max_frames - self.min_frames) // self.stride + 1
             if params.pads:
                 self.fill, self.num_positions = source.zero, self.num_rows * columns
             self.table = new_table(self.num_rows, columns, width)
@@ -65,8 +67,8 @@ class Patches(Stem):
         x = features
         if self.max_frames is not None:
             x, mask = self._fit(x, mask, self.max_frames)
-        if x.shape[1] < self.frames:  # a clip shorter than a patch is padded to one
-            x = nn.functional.pad(x, (0, 0, 0, self.frames - x.shape[1]))
+        if x.shape[1] < self.min_frames:  # a clip shorter than a patch is padded to one
+            x = nn.functional.pad(x, (0, 0, 0, self.min_frames - x.shape[1]))
         if mask is not None:
             x = x * _as(mask, x)
         grid = self.project(x[:, None]).permute(0, 2, 3, 1)  # (B, time step, row, D)
@@ -80,8 +82,18 @@ class Patches(Stem):
 
     def real_time_steps(self, mask: Tensor, num_time_steps: int) -> Tensor:
         """Return which time steps are real: those of patches without padding."""
-        counts = ((mask.sum(1) - self.frames).clamp(min=0) // self.stride) + 1
+        counts = ((mask.sum(1) - self.min_frames).clamp(min=0) // self.stride) + 1
         return torch.arange(num_time_steps, device=mask.device) < counts[:, None]
+
+    def frames_of(self, num_time_steps: int, num_frames: int) -> np.ndarray:
+        """Return which frames each time step's patches hold, (S, T) bool."""
+        frame, starts = np.arange(num_frames), np.arange(num_time_steps)[:, None] * self.stride
+        return np.asarray((frame >= starts) & (frame < starts + self.min_frames))
+
+    def bands_of(self, num_features: int) -> np.ndarray:
+        """Return which features each row's patches hold, (R, F) bool."""
+        band, starts = np.arange(num_features), np.arange(self.num_rows)[:, None] * self.stride_bands
+        return np.asarray((band >= starts) & (band < starts + self.bands))
 
     def _fit(self, x: Tensor, mask: Tensor | None, frames: int) -> tuple[Tensor, Tensor | None]:
         if self.fill is not None:

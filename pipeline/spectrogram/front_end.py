@@ -1,0 +1,59 @@
+"""Interface of front ends, which compute log-mel frames of waveforms.
+
+A front end is one file with one class, and one line of `pipeline/spectrogram/registry.py`.
+
+Conventions: waveforms (sample,) or (clip, sample) float32 in [-1, 1]; log-mel (frame, mel) or (clip, frame, mel) float32.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from pipeline.artifacts.spectrogram import FrontEndMetadata
+from pipeline.params import Params
+
+
+class FrontEndSection(Params):
+    """Base of the sections of front ends."""
+
+    kind: str
+
+
+class Inversion(NamedTuple):
+    """What a front end does to a waveform, for the way back from log-mel frames (`pipeline/spectrogram/inversion.py`)."""
+
+    filters: np.ndarray  # (mel, bin) float32
+    window: np.ndarray  # (sample,) float64, of win_length
+    log_base: float  # log-mel values are logarithms of power to this base
+    pre_emphasis: float  # coefficient; 0 = none
+    before: int  # samples of the clip before the middle of its first window
+
+
+class FrontEnd(ABC):
+    """Computes log-mel frames of waveforms."""
+
+    Params: ClassVar[type[FrontEndSection]]
+    min_samples: int  # of the shortest clip with a frame
+    empty_bands: list[int]  # bands without any FFT bin, always at the floor
+
+    @abstractmethod
+    def __init__(self, params: FrontEndSection) -> None: ...
+
+    @property
+    @abstractmethod
+    def metadata(self) -> FrontEndMetadata:
+        """Return what an artifact of these frames must say of them."""
+
+    @property
+    @abstractmethod
+    def inversion(self) -> Inversion:
+        """Return what it takes to make a waveform of frames."""
+
+    @abstractmethod
+    def num_frames(self, num_samples: int) -> int:
+        """Return how many frames a clip of so many samples has."""
+
+    @abstractmethod
+    def log_mel(self, waveforms: np.ndarray) -> np.ndarray:
+        """Return log-mel frames (frame, mel) float32 of a waveform (sample,), or (clip, frame, mel) of (clip, sample)."""
