@@ -655,7 +655,7 @@ def test_the_page_fits_a_desk_and_a_phone_and_players_know_their_duration(attend
             scrolled = "n => n.checkVisibility() && n.scrollWidth > n.clientWidth + 1"
             assert page.run(f"[...document.querySelectorAll('.scroll, figure')].filter({scrolled}).length") == 0
             smallest = page.run(
-                """Math.min(...[...document.querySelectorAll('svg text')].filter(text => text.checkVisibility()).map(text => {
+                """Math.min(...[...document.querySelectorAll('svg text')].filter(n => n.checkVisibility()).map(text => {
                 const svg = text.ownerSVGElement, scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
                 return parseFloat(getComputedStyle(text).fontSize) * scale; }))"""
             )
