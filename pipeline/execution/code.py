@@ -8,8 +8,8 @@ release.
 
 Entries of a `pipeline.registry.Registry` are followed only for the kinds that params choose. In a chosen module the
 definitions are followed whose names occur as attributes in reached code, since they are called through the registry: where
-`fit` is mentioned, `fit` of the chosen kind is reached. Definitions that
-`pipeline.registry.collect` finds are followed in all modules of the package.
+`fit` is mentioned, `fit` of the chosen kind is reached. What `pipeline.registry.collect` finds is followed in all modules of
+the package.
 
 Everything that depends on code uses these digests: the stage `code`, the memo store, resumption, Dask workers.
 
