@@ -11,6 +11,7 @@ and reruns no stage.
 """
 
 import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -80,3 +81,24 @@ class RegistryParams:
 
     def __hash__(self) -> int:
         return id(self.registry)
+
+
+def collect(package: str, name: str, *, first: str) -> dict[str, Any]:
+    """Return module -> what it defines as `name`, for every module of a package: the one called `first`, then by alphabet.
+
+    For what every run uses, so that no params choose: a new file in the package is found without an entry anywhere. The
+    package and the name are literals in the call, since code identity follows these definitions of all modules.
+    """
+    folder = importlib.import_module(package).__path__
+    modules = sorted(
+        (found.name for found in pkgutil.iter_modules(folder)), key=lambda module: (module != first, module)
+    )
+    collected = {}
+    for module in (f"{package}.{module}" for module in modules):
+        try:
+            collected[module] = getattr(importlib.import_module(module), name)
+        except AttributeError:
+            raise AttributeError(
+                f"{module}: expected a definition of {name}, found none; see {package}.{first}"
+            ) from None
+    return collected

@@ -1,6 +1,7 @@
 """Builders of small things that are known by construction; tests import them with `from conftest import ...`."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,14 @@ def make_spectrogram(
     shards = {shard: len(values) for shard, values in arrays.items()}
     INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": metadata, "version": "test"})
     return path
+
+
+def documented_metric() -> tuple[str, str]:
+    """Return path and source of the metric that docs/extending.md adds."""
+    section = (REPOSITORY / "docs" / "extending.md").read_text().partition("## A metric")[2]
+    found = re.search(r"write `([\w/.]+)`:\n\n```python\n(.*?)```", section, re.DOTALL)
+    assert found is not None
+    return found[1], found[2]
 
 
 @pytest.fixture

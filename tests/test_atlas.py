@@ -204,7 +204,7 @@ def test_without_audio_the_page_has_no_sound_and_says_so(root: Path, tmp_path: P
         PARAMS, AtlasPaths.of(Layout(root), "kmeans", "1", audio=tmp_path / "gone"), tmp_path / "a.html", fold="1"
     )
     page = (tmp_path / "a.html").read_text()
-    assert "Audio not on this machine: the atlas has no sound." in page
+    assert "Audio not on this machine: this page has no audio." in page
     assert data_of(page)["sounds"] == []
     assert '<section id="clips">' not in page
     assert report.incidents == ["no sound: audio not on this machine"]

@@ -220,6 +220,31 @@ def test_registries_are_followed_for_chosen_kinds_and_called_names(
     assert (before != after) is moves
 
 
+def test_what_is_collected_from_a_package_is_followed_in_all_of_its_modules(tmp_path: Path) -> None:
+    texts = {
+        "pipeline/found.py": (
+            "from pipeline.registry import collect\n\ndef run():\n    return collect('pipeline.some', 'ITEMS')\n"
+        ),
+        "pipeline/some/__init__.py": "",
+        "pipeline/some/one.py": "def used():\n    return 1\n\n\ndef unused():\n    return 1\n\n\nITEMS = (used,)\n",
+        "pipeline/some/inner/two.py": "ITEMS = (2,)\n",  # of a package inside it
+    }
+    root = [("pipeline.found", "run")]
+    before = version_of(Sources(tmp_path, texts), root)
+    three = {"pipeline/some/three.py": "ITEMS = (3,)\n"}
+    assert version_of(Sources(tmp_path, texts | three), root) != before  # a new file counts by itself
+    for name, old, new, moves in (("one", "return 1", "return 2", True), ("inner/two", "2", "3", False)):
+        path = f"pipeline/some/{name}.py"
+        edited = texts | {path: texts[path].replace(old, new, 1)}
+        assert (version_of(Sources(tmp_path, edited), root) != before) is moves
+    unused = texts["pipeline/some/one.py"].replace("unused():\n    return 1", "unused():\n    return 3")
+    assert version_of(Sources(tmp_path, texts | {"pipeline/some/one.py": unused}), root) == before
+    for path, text in texts.items():  # and from files
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert version_of(Sources(tmp_path), root) == before
+
+
 def test_a_class_behind_a_registry_is_followed_whole_and_every_kind_where_none_is_known(project: Path) -> None:
     root = [("pipeline.kinds", "learn")]
     assert ("pipeline.exact", "Exact") in reach(Sources(project), root, {"exact"}).definitions

@@ -59,7 +59,7 @@ def test_an_ensemble_of_one_model_is_that_model(tmp_path: Path) -> None:
     table = write(tmp_path / "x.parquet", CLIPS, LOGITS, TARGETS)
     alone, twice = score_clips(table, "test"), average_predictions([table, table], "test")
     np.testing.assert_array_equal(alone.scores, twice.scores)
-    assert evaluate_clips(alone).to_dict() == evaluate_clips(twice).to_dict()
+    assert evaluate_clips(alone).values == evaluate_clips(twice).values
 
 
 def test_only_clips_of_the_role_count(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_two_wrong_members_can_be_right_together(tmp_path: Path) -> None:
     # Each is sure of its own wrong class and second-best about the truth.
     logits = [np.array([[2.0, 2.1, -9.0]]), np.array([[2.0, -9.0, 2.1]])]
     tables = [write(tmp_path / f"{i}.parquet", ["a"], values, np.eye(3)[[0]]) for i, values in enumerate(logits)]
-    assert [evaluate_clips(score_clips(table, "test")).accuracy for table in tables] == [0.0, 0.0]
-    assert evaluate_clips(average_predictions(tables, "test")).accuracy == 1.0
+    assert [evaluate_clips(score_clips(table, "test")).values["accuracy"] for table in tables] == [0.0, 0.0]
+    assert evaluate_clips(average_predictions(tables, "test")).values["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import documented_metric
 from ruamel.yaml import YAML
 from workspace import FOLDS, ROOT, artifacts, change_params, run, stage, stages_run
 
@@ -77,10 +78,13 @@ def test_new_unused_kinds_rerun_nothing(copied: Path) -> None:
 
 def test_a_metric_of_the_report_reruns_the_report_alone(copied: Path) -> None:
     before = artifacts(copied)
-    edit(copied, "pipeline/reporting/summary.py", 'METRICS = ("accuracy",', 'METRICS = ("num_clips", "accuracy",')
+    path, source = documented_metric()
+    (copied / path).write_text(source)
     assert rerun(copied) == {"report"}
     after = artifacts(copied)
-    assert {path for path in after if after[path] != before.get(path)} <= {"report/index.html", "results/summary.csv"}
+    expected = {"report/index.html", "results/summary.csv", "results/metrics.json"}
+    assert {path for path in after if after[path] != before.get(path)} == expected
+    assert "cross_entropy" in (copied / "results/metrics.json").read_text()
 
 
 def test_a_change_of_a_head_reruns_networks_and_what_follows_and_its_undoing_nothing(copied: Path) -> None:

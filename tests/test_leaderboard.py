@@ -34,7 +34,7 @@ def test_models_climb_and_say_what_they_cost(reported: Path) -> None:
         "300",
         "",
     ]  # a token a frame, the bits of the fit, not trained here
-    assert sources["tokens"].num_bytes == sum(
+    assert sources["kmeans"].num_bytes == sum(
         (reported / f"data/tokens/kmeans/{fold}.parquet").stat().st_size // 2 for fold in "12"
     )
 

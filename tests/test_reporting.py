@@ -19,20 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
-from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from browser import CHROMIUM, browse
+from conftest import REPOSITORY, documented_metric, make_clips, make_spectrogram, make_waveform
 from networks import build, network, params_of
 from PIL import Image
 
 from pipeline.artifacts.attention import ROLLOUT, attention_maps, open_attention
+from pipeline.artifacts.clips import CLIPS as CLIPS_SCHEMA
+from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.curves import write_fitted, writing_epochs
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import MODEL, open_model, read_card, write_model
 from pipeline.artifacts.ngram_perplexity import ALL_CLASSES, NgramPerplexity, write_ngram_perplexity
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.splits import SPLIT, open_split
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.check_params import load_experiment
@@ -40,12 +44,15 @@ from pipeline.errors import ArtifactError, ParamsError
 from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.ensemble import average_predictions
 from pipeline.evaluation.intervals import wilson_interval
+from pipeline.evaluation.metric_definition import Interval, reported_metrics
 from pipeline.evaluation.metrics import evaluate_clips
 from pipeline.execution.stage import StageReport
 from pipeline.grid import EnsembleParams, ExperimentParams
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import validate_params
 from pipeline.reporting import figures
+from pipeline.reporting.assembly import held_out
+from pipeline.reporting.model_styles import SHIPPED, model_styles
 from pipeline.reporting.plots import TrainingCurve
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.summary import (
@@ -272,9 +279,10 @@ def test_a_list_leads_to_the_atlas_of_every_vocabulary(reported: Path) -> None:
 def test_the_page_shows_the_perplexity_of_each_class(reported: Path) -> None:
     page = (reported / "report" / "index.html").read_text()
     figure = page.partition('aria-label="N-gram perplexity of the tokens of each class"')[2].partition("</figure>")[0]
-    for name in (ALL_CLASSES, "given 2 before", "perplexity of test clips, all folds"):
+    for name in (ALL_CLASSES, "order 3", "n-gram perplexity"):
         assert f">{name}</text>" in figure
-    assert "<td>4</td><td>2.0</td><td>4.0</td><td>8.0</td><td>300</td>" in figure  # bits add up over folds
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", figure)
+    assert cells[:5] == ["4", "2.0", "4.0", "8.0", "300"]  # bits add up over folds
 
 
 def test_lengths_of_tokens_by_hand(tmp_path: Path) -> None:
@@ -289,28 +297,29 @@ def test_lengths_of_tokens_by_hand(tmp_path: Path) -> None:
 def test_the_page_says_how_long_merged_tokens_are(reported: Path, tmp_path: Path) -> None:
     write_experiment(tmp_path, merges=[(0, 1), (SIZE, 0)])
     page = report(tmp_path)
-    assert f"until there are {SIZE + 2} in all" in page
-    assert "a token stands for 1.50 on average in the training clips" in page
+    assert f"merged by byte-pair encoding, to {SIZE + 2} tokens in all" in page
+    assert "a token stands for 1.50 base tokens on average in the training clips" in page
     sequences = token_arrays(open_tokens(tmp_path / "data" / "tokens" / "kmeans" / "1.parquet"))
     test = [sequences[clip].size for clip in CLIPS[0::2]]  # of fold 1
     assert f"and for {6 * 28 / sum(test):.2f} in test clips, in fold 2" in page
-    assert ">base tokens in a token</text>" in page
-    assert ">base tokens in a token</text>" not in (reported / "report" / "index.html").read_text()
+    assert ">length of a token, base tokens</text>" in page
+    assert ">length of a token, base tokens</text>" not in (reported / "report" / "index.html").read_text()
 
 
 def test_the_page_draws_the_rate_and_the_gradients_beside_the_loss(reported: Path) -> None:
     page = (reported / "report" / "index.html").read_text()
     figure = page[page.index('<section id="training">') :].partition("</section>")[0]
-    for label in ("training loss", "learning rate", "norm of the gradients"):
+    for label in ("training loss", "learning rate", "gradient norm"):
         assert f">{label}</text>" in figure
 
 
 def test_models_of_one_colour_differ_in_their_lines() -> None:
     curve = TrainingCurve([1, 2, 3], [3.0, 2, 1], [3.0, 2, 1], [3.0, 2, 1], [1, 1, 1])
     curves = {f"m{number}": dict.fromkeys(("loss", "learning_rate", "gradient_norm"), curve) for number in range(9)}
-    eight, nine = (figures.training_figure(dict(list(curves.items())[:number])) for number in (8, 9))
+    shown = [dict(list(curves.items())[:number]) for number in (8, 9)]
+    eight, nine = (figures.training_figure(some, model_styles(some)) for some in shown)
     assert "stroke-dasharray" not in eight
-    assert nine.count("stroke-dasharray") == 4  # three axes and the legend
+    assert nine.count("stroke-dasharray") == 2 * 4  # three axes and the legend, at two widths
 
 
 def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
@@ -334,7 +343,7 @@ def test_page_stands_alone_and_shows_what_was_run(reported: Path) -> None:
     assert "&lt;saw&gt;" in page
     assert "<saw>" not in page
     assert ">gone</summary>" in page
-    assert "without epochs: bag of tokens-kmeans." in page
+    assert "without epochs: bag_of_tokens-kmeans." in page
     images = re.findall(r"<img[^>]*>", page)
     assert images
     assert all('alt="' in image for image in images)
@@ -504,7 +513,157 @@ def test_a_vocabulary_that_no_model_reads_is_shown(tmp_path: Path) -> None:
     unread = EXPERIMENT.model_copy(update={"token_models": [], "ensembles": []})
     page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread)
     assert '<section id="vocabulary">' in page
-    assert "As tokens of fold" in page
+    assert "Token sequence</span>" in page
+
+
+def copy_with_metric(root: Path) -> Path:
+    """Copy the sources, and add the metric of docs/extending.md as it stands there."""
+    path, source = documented_metric()
+    for top in ("pipeline", "stages", "tools"):
+        shutil.copytree(REPOSITORY / top, root / top, ignore=shutil.ignore_patterns("__pycache__"))
+    assert not (root / path).exists()
+    (root / path).write_text(source)
+    return root
+
+
+def python(root: Path, *arguments: str) -> str:
+    """Run Python on the sources of a copy and return what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(root), "COLUMNS": "250"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("label_kind", ["one", "many"])
+def test_a_metric_of_one_file_is_everywhere(tmp_path: Path, label_kind: str) -> None:
+    root = copy_with_metric(tmp_path)
+    write_experiment(root, label_kind=label_kind, audio=False)
+    program = f"""
+        from pathlib import Path
+        from stages.report import ExperimentParams, Layout, ReportParams, run
+        params, experiment = ReportParams(**{PARAMS.model_dump()}), ExperimentParams(**{EXPERIMENT.model_dump()})
+        run(params, experiment, Layout(Path(".")), audio=Path("audio"))
+    """
+    python(root, "-c", textwrap.dedent(program))
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    table, page = python(root, "-m", "tools.sonolex", "results"), (root / "report/index.html").read_text()
+    metrics = json.loads((root / "results/metrics.json").read_text())["ast"]
+    values = [float(row["cross_entropy"]) for row in rows(root / "results/summary.csv")]
+    holds = label_kind == "one"  # for others it is undefined, and shown nowhere
+    assert [math.isfinite(value) for value in values] == [holds] * len(values)
+    assert ("Cross-entropy" in table, ">Cross-entropy</button>" in page) == (holds, holds)
+    assert ({"cross_entropy", "cross_entropy_deviation"} <= set(metrics)) is holds
+    if holds:
+        # ast is right everywhere with a logit 6 above the others, but for one of twelve clips, 12 below.
+        right, wrong = math.log(1 + 2 * math.exp(-6)), math.log(1 + math.exp(12) + 1)
+        assert metrics["cross_entropy"] == pytest.approx((11 * right + wrong) / 12, abs=1e-3)
+        assert "Cross-entropy is the mean over clips of −ln of the probability" in page
+        assert "in nats; lower is better." in page
+        section = page[page.index('<section id="results">') :]
+        best = re.search(r'class="best" data-label="Cross-entropy" data-value="([\d.]+)"', section)
+        assert best is not None
+        means = re.findall(r'data-label="Cross-entropy" data-value="([\d.]+)"', section)
+        assert float(best[1]) == min(map(float, means))
+
+
+def test_two_metrics_of_one_name_are_refused(tmp_path: Path) -> None:
+    folder = copy_with_metric(tmp_path) / "pipeline/evaluation/reported"
+    shutil.copy(folder / "cross_entropy.py", folder / "again.py")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    program = "from pipeline.evaluation.metric_definition import reported_metrics; reported_metrics()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert "cross_entropy: METRICS: expected names of their own, found 'cross_entropy' a second time" in done.stderr
+
+
+def test_shipped_models_keep_their_colours_whatever_stands_beside_them() -> None:
+    alone = {name: model_styles([name])[name] for name in SHIPPED}
+    assert model_styles(["mine", *SHIPPED, "ensemble2"]) | alone == model_styles(["mine", *SHIPPED, "ensemble2"])
+    assert len(set(SHIPPED.values())) == len(SHIPPED)
+    document, _ = compose("demo", [], REPOSITORY / "recipes")
+    demo = ExperimentParams(**document["experiment"])
+    shown = [*demo.models, *(ensemble.name for ensemble in demo.ensembles)]
+    assert set(shown) <= set(SHIPPED)
+    assert len({SHIPPED[name].colour for name in shown}) == len(shown)
+
+
+def test_other_models_have_a_colour_by_name_and_none_that_is_taken() -> None:
+    first = model_styles(["mine"])["mine"]
+    assert model_styles(["mine", "ast", "cnn"])["mine"] == first  # of another colour by chance
+    assert model_styles(["cnn", "mine", "ast"])["mine"] == first  # in any order
+    many = [f"model{number}" for number in range(32)]
+    styles = model_styles(many)
+    assert len(set(styles.values())) == 32
+    assert len({style.colour for style in model_styles(many[:8]).values()}) == 8
+    assert model_styles([*many[:3], "ast"])["ast"] == SHIPPED["ast"]
+
+
+def test_folds_say_which_speakers_they_hold_out(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    path = tmp_path / "data" / "clips.parquet"
+    for groups, expected in (
+        (["anna", "ben"], {"1": "anna", "2": "ben"}),
+        (["anna", "ben", "carl", "dora"], {"1": "anna, carl", "2": "ben, dora"}),
+        (list("abcdefghij"), {"1": "5 groups of clips", "2": "5 groups of clips"}),
+        (CLIPS, {"1": "", "2": ""}),  # every clip by itself
+    ):
+        table = open_clips(path)
+        group = pa.array([groups[number % len(groups)] for number in range(len(table))])
+        columns = table.columns.set_column(table.columns.schema.get_field_index("group"), "group", group)
+        CLIPS_SCHEMA.write(path, columns, table.metadata)
+        found = {
+            fold: held_out(open_clips(path), open_split(tmp_path / f"data/splits/{fold}.parquet")) for fold in FOLDS
+        }
+        assert found == expected
+        if groups == ["anna", "ben"]:
+            page = report(tmp_path)
+            assert 'Fold 1<br><span class="pm">6 test clips; anna</span>' in page
+            assert re.search(r'class="id">clip\d\d · fold 1 \(anna\)</p>', page)
+            assert "<dt>Folds</dt><dd>1 (anna), 2 (ben)</dd>" in page
+
+
+def test_names_of_models_can_be_copied_from_the_page(reported: Path) -> None:
+    page = (reported / "report/index.html").read_text().replace("<wbr>", "")
+    text = re.sub(r"data:[^\"]*|<[^>]*>", " ", page)
+    for model in (*MODELS, "ast_seeds"):
+        assert model in text
+        assert model.replace("_", " ") not in text.replace(model, "") or "_" not in model
+
+
+def test_headings_are_those_of_the_field(reported: Path) -> None:
+    page = (reported / "report/index.html").read_text()
+    for heading in ("Confusion matrix", "Per-class average precision", "Perplexity of the next token"):
+        assert re.search(rf"<h[23][^>]*>{heading}</h[23]>", page)
+    for head in (
+        "Top token share",
+        "Bit rate (bit/s)",
+        "Unexplained variance",
+        "Mutual information with the class (bits)",
+    ):
+        assert re.search(rf'<th scope="col"[^>]*>{re.escape(head)}</th>', page)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_the_page_fits_a_desk_and_a_phone_and_players_know_their_duration(attended: Path, tmp_path: Path) -> None:
+    report(attended, ATTENTIVE)
+    with browse(attended / "report/index.html", tmp_path) as page:
+        for width in (1280, 390):
+            page.resize(width, 900)
+            assert page.run("document.documentElement.scrollWidth") <= width
+            scrolled = "n => n.checkVisibility() && n.scrollWidth > n.clientWidth + 1"
+            assert page.run(f"[...document.querySelectorAll('.scroll, figure')].filter({scrolled}).length") == 0
+            smallest = page.run(
+                """Math.min(...[...document.querySelectorAll('svg text')].filter(n => n.checkVisibility()).map(text => {
+                const svg = text.ownerSVGElement, scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+                return parseFloat(getComputedStyle(text).fontSize) * scale; }))"""
+            )
+            assert smallest > 9  # CSS pixels
+        players = "[...document.querySelectorAll('audio')]"
+        page.wait(f"{players}.every(player => player.readyState > 0)")
+        assert page.run(f"{players}.map(player => player.duration)") == pytest.approx([0.3] * 5, abs=0.01)
+        assert page.errors == []
 
 
 def test_a_single_fold_has_intervals_in_table_and_page(tmp_path: Path) -> None:
@@ -578,7 +737,7 @@ def refit_vocabulary(root: Path) -> None:
         (remove_curves, r"ast/1/0/epochs\.csv: file: expected a row for each epoch.* 'train_\*'"),
         (drop_epoch, r"ast/1/0/epochs\.csv: columns: expected gradient_norm, found epoch, loss, learning_rate"),
         (break_curves, r"ast/1/0/epochs\.csv: epoch: expected 1, 2, \.\.\. in order, found \[1\.0, 3\.0\]"),
-        (remove_perplexity, r"tokens/2\.csv: file: expected a row for each class.*single-item ngram_perplexity"),
+        (remove_perplexity, r"kmeans/2\.csv: file: expected a row for each class.*single-item ngram_perplexity"),
         (refit_vocabulary, r"tokens/kmeans/1\.parquet: metadata vocabulary: expected"),
     ],
 )
@@ -632,11 +791,11 @@ def test_experiment_params_name_the_mistake(change: dict[str, object], message: 
 
 
 def make_run(model: str, fold: str, seed: int, accuracy: float, d_prime: float = 1.0) -> Run:
-    metrics = dict.fromkeys(("macro_precision", "macro_recall", "macro_f1", "micro_f1"), 0.5)
-    limits = dict.fromkeys(("accuracy_low", "accuracy_high", "mAP_low", "mAP_high"), accuracy)
+    values = dict.fromkeys(reported_metrics(), 0.5) | {"accuracy": accuracy, "mAP": accuracy, "d_prime": d_prime}
+    intervals = dict.fromkeys(("accuracy", "mAP"), Interval(accuracy, accuracy))
     return Run(
-        model=model, reads="frames", fold=fold, seed=str(seed), num_clips=10, num_present_classes=3, accuracy=accuracy,
-        mAP=accuracy, AUC=0.8, d_prime=d_prime, num_parameters=7, clips_seen=70, weights="w", **metrics, **limits,
+        model=model, reads="frames", fold=fold, seed=str(seed), num_clips=10, num_present_classes=3, values=values,
+        intervals=intervals, num_parameters=7, clips_seen=70, weights="w",
     )  # fmt: skip
 
 
@@ -672,7 +831,7 @@ def test_an_ensemble_averages_every_seed_of_every_model(reported: Path) -> None:
     assert [(run.fold, run.seed) for run in runs] == [(fold, ALL_SEEDS) for fold in FOLDS]
     paths = [reported / f"predictions/{model}/1/{seed}.parquet" for model in EXPERIMENT.models[:2] for seed in SEEDS]
     expected = evaluate_clips(average_predictions([open_predictions(path) for path in paths], "test"))
-    assert runs[0].mAP == pytest.approx(expected.mean_average_precision, abs=1e-6)
+    assert runs[0].values["mAP"] == pytest.approx(expected.values["mAP"], abs=1e-6)
     assert runs[0].num_parameters == 4 * 1234
 
 

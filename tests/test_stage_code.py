@@ -156,6 +156,11 @@ def test_a_new_vocabulary_kind_moves_nothing(before: dict[str, str]) -> None:
     assert moved(before, **{registry: TEXTS[registry].replace(line, ""), kind: ""}) == set()
 
 
+def test_a_new_metric_is_one_file_and_moves_the_report_alone(before: dict[str, str]) -> None:
+    text = TEXTS["pipeline/evaluation/reported/standard.py"]
+    assert moved(before, **{"pipeline/evaluation/reported/mine.py": text}) == {"report"}
+
+
 def test_pretraining_reads_of_train_what_it_has_no_setting_of_its_own_for() -> None:
     keys = set(read_settings(DOCUMENT, "pretrain", "token_transformer"))
     assert {"train.gradient_clip", "train.num_threads", "train.optimiser.kind"} <= keys

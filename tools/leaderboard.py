@@ -71,7 +71,7 @@ def rows(
         rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.tokens_per_second, source.bits_per_second)]
         seconds = times.get(summary.model)
         speed = f"{summary.clips_seen / seconds:,.0f}" if seconds else ""
-        spreads = [spread(summary, metric, percent=True) for metric in ("accuracy", "mAP")]
+        spreads = [spread(summary, metric) for metric in ("accuracy", "mAP")]
         stored = "" if source.num_bytes is None else f"{source.num_bytes / 1e6:,.2f} MB"
         cells.append([summary.model, *spreads, f"{summary.num_parameters:,}", *rates, speed, stored])
     return cells

@@ -10,12 +10,11 @@ many clips (LOG.md, 2026-11-25, has its coverage). Conventions: scores and targe
 `pipeline/evaluation/metric_functions.py`.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.evaluation.metric_functions import Bools, Floats, validate
+from pipeline.evaluation.metric_definition import Interval
+from pipeline.evaluation.metric_functions import Bools, Floats, accuracy, validate
 
 RESAMPLES = 1000
 
@@ -26,17 +25,17 @@ _BLOCK = 100  # resamples at once: 8 MB of weights for the 20,000 clips of Audio
 _SEED = 0
 
 
-class Interval(NamedTuple):
-    low: float
-    high: float
-
-
 def wilson_interval(share: float, count: int) -> Interval:
     """Return the interval of a share of `count` clips."""
     centre = share + _Z**2 / (2 * count)
     half = _Z * (share * (1 - share) / count + _Z**2 / (4 * count**2)) ** 0.5
     scale = 1 + _Z**2 / count
     return Interval(max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+
+def accuracy_interval(decisions: Bools, targets: Bools) -> Interval:
+    """Return Wilson's interval of the accuracy of decisions, both (clip, class)."""
+    return wilson_interval(accuracy(decisions, targets), len(decisions))
 
 
 def map_interval(scores: ArrayLike, targets: ArrayLike) -> Interval:

@@ -1,8 +1,8 @@
 """Accuracy, average precision, ROC AUC, d-prime, precision, recall and F1: one function each, from scores and targets.
 
 Training measures validation clips with these (`pipeline/evaluation/epoch_scores.py`), and the report all test clips
-(`pipeline/evaluation/metrics.py`). They stand by themselves, so that a metric that is added to the report retrains nothing:
-code identity follows functions, not files.
+(`pipeline/evaluation/reported/standard.py`). They stand by themselves, so that a metric that is added to the report retrains
+nothing: code identity follows functions, not files.
 
 Conventions
 -----------
@@ -113,6 +113,12 @@ def precision_recall_f1(decisions: Bools, positives: Bools) -> ClassDecisions:
         recall=ratio(true_positives, num_positives, empty=math.nan),
         f1=np.where(present, ratio(2 * true_positives, num_decided + num_positives, empty=0.0), np.nan),
     )
+
+
+def micro_f1(decisions: Bools, positives: Bools) -> float:
+    """Return F1 over all decisions (clip, class) together: 0 where nothing is decided and nothing is positive."""
+    num_true, num_decided, num_positives = (decisions & positives).sum(), decisions.sum(), positives.sum()
+    return float(ratio(2 * num_true, num_decided + num_positives, empty=0.0))
 
 
 def average_precision(scores: ArrayLike, targets: ArrayLike) -> Floats:

@@ -8,7 +8,8 @@ release.
 
 Entries of a `pipeline.registry.Registry` are followed only for the kinds that params choose. In a chosen module the
 definitions are followed whose names occur as attributes in reached code, since they are called through the registry: where
-`fit` is mentioned, `fit` of the chosen kind is reached.
+`fit` is mentioned, `fit` of the chosen kind is reached. What `pipeline.registry.collect` finds is followed in all modules of
+the package.
 
 Everything that depends on code uses these digests: the stage `code`, the memo store, resumption, Dask workers.
 
@@ -132,6 +133,15 @@ class Sources:
             self._modules[name] = None if text is None else _parse(text)
         return self._modules[name]
 
+    def modules_of(self, package: str) -> list[str]:
+        """Return the modules of a package, those of packages inside it apart."""
+        path = package.replace(".", "/")
+        paths = (
+            self._texts if self._texts is not None else [f"{path}/{f.name}" for f in (self.folder / path).glob("*.py")]
+        )
+        inside = (file for file in map(Path, paths) if file.suffix == ".py" and file.stem != "__init__")
+        return sorted(f"{package}.{file.stem}" for file in inside if file.parent.as_posix() == path)
+
     def text(self, path: str) -> str | None:
         """Return the text of a file, or None where it is missing."""
         if self._texts is not None:
@@ -196,6 +206,8 @@ class _Walk:
         self.attributes |= found.attributes
         for template in found.templates:
             self._add_template(module, template)
+        for package, asked in found.collected:
+            self.todo += [(name, asked) for name in self.sources.modules_of(package)]
         for mentioned, attribute in found.mentions:
             if mentioned in found.imports:
                 self._follow(found.imports[mentioned], attribute)
@@ -309,6 +321,13 @@ class _Parsed:
     @cached_property
     def imports(self) -> dict[str, str]:
         return _imports(child for node in self._nodes for child in ast.walk(node))
+
+    @cached_property
+    def collected(self) -> list[tuple[str, str]]:
+        """The package and the name of every call of `collect`, which must be literals."""
+        calls = (child for node in self._bare for child in ast.walk(node) if isinstance(child, ast.Call))
+        named = (call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "collect")
+        return [(ast.literal_eval(call.args[0]), ast.literal_eval(call.args[1])) for call in named]
 
     @cached_property
     def templates(self) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artifacts.attention import ATTENTION, attention_maps, open_attention
 from pipeline.artifacts.clips import ClipTable, open_clips
@@ -11,6 +13,7 @@ from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.ngram_perplexity import read_ngram_perplexity
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
+from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.evaluation.choosing import choose_shown, score_experiment
@@ -30,6 +33,8 @@ from pipeline.reporting.token_use import (
     token_statistics,
 )
 
+_NAMED_GROUPS = 3  # that a fold holds out
+
 
 def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *, audio: Path) -> PageContent:
     """Open everything that the page shows; `audio` is the corpus root and may be missing.
@@ -44,6 +49,7 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         own = {fold: open_vocabulary(layout.vocabulary(name, fold)) for fold in experiment.params.folds}
         vocabularies |= {(name, fold): vocabulary for fold, vocabulary in own.items()}
         tokens[name] = describe_tokens(name, own, clips, layout)
+    splits = {fold: open_split(layout.split(fold)) for fold in experiment.params.folds}
     scores = score_experiment(experiment)
     shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst)
     sources = GallerySources(
@@ -58,6 +64,8 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
     one = clips.metadata["label_kind"] == "one"
     return PageContent(
         experiment=experiment,
+        folds={fold: held_out(clips, split) for fold, split in splits.items()},
+        fold_rules=list(dict.fromkeys(split.metadata["rule"] for split in splits.values())),
         clips=clips,
         spectrogram=spectrogram,
         vocabularies=vocabularies,
@@ -69,6 +77,18 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         examples=clip_cards(shown.examples, scores, sources),
         mistakes=clip_cards(shown.mistakes, scores, sources),
     )
+
+
+def held_out(clips: ClipTable, split: Table) -> str:
+    """Name the groups of a fold's test clips, such as recordings or speakers, or count them where they are many.
+
+    Returns "" where every test clip is a group of its own.
+    """
+    test = clips["group"].filter(pc.is_in(clips["clip_id"], pa.array(clips_of(split, "test"), pa.string())))
+    groups = sorted(set(test.to_pylist()))
+    if len(groups) == len(test):
+        return ""
+    return ", ".join(groups) if len(groups) <= _NAMED_GROUPS else f"{len(groups)} groups of clips"
 
 
 def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: ClipTable, layout: Layout) -> TokenUse:

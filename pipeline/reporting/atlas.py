@@ -111,26 +111,32 @@ def _usage(content: AtlasContent, counts: np.ndarray) -> TokenStatistics:
 
 
 def _explanation(content: AtlasContent) -> tuple[str, str, str]:
-    """Return what one sees, in three token sequences."""
+    """Return what the page shows, in three sentences."""
     number, size = content.counts.shape
     tokens = f"the nearest of {size} tokens" if number == 1 else f"a token from each of {number} codebooks of {size}"
     return (
         f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become {tokens}, "
-        f"learnt from the training clips of fold {content.vocabulary.metadata['fold']} alone.",
-        "Each token is shown with what it stands for, the classes that it occurs in, the tokens most like it, and the real "
-        "snippets that come nearest to it.",
-        "Whole clips, resynthesised from their tokens alone, let you hear what a token sequence keeps of the original.",
+        f"fitted on the training clips of fold {content.vocabulary.metadata['fold']}.",
+        "Each token is shown with its spectrum, its distribution over classes, its nearest tokens, and training snippets "
+        "near it.",
+        "Whole clips are resynthesised from their tokens, so that what the tokens retain can be heard.",
     )
 
 
 def _curve(content: AtlasContent) -> str:
-    """Return what a token's picture shows."""
+    """Return a sentence about the picture of a token."""
     low, high = _range(content, 0)
     if content.codebooks[0].patterns.shape[1] > 1:
-        return "The patch is what the token stands for: time to the right, frequency upwards, bright is loud."
-    changes = " (of later codebooks: what it adds to the mean of their tokens)" if content.codebooks[-1].change else ""
+        return (
+            "The patch is the log-mel spectrogram of the token: time to the right, frequency upwards, bright is loud."
+        )
+    changes = (
+        " (of later codebooks: the residual, relative to the mean over their tokens)"
+        if content.codebooks[-1].change
+        else ""
+    )
     scale = f"{low:.0f} to {high:.0f} dB" if len(content.codebooks) == 1 else "the range of its codebook"
-    return f"The curve is what the token stands for{changes}, over Hz; its height is {scale.replace('-', '−')}."
+    return f"The curve is the spectrum of the token{changes} over Hz; its height is {scale.replace('-', '−')}."
 
 
 def _range(content: AtlasContent, number: int) -> tuple[float, float]:
@@ -140,20 +146,20 @@ def _range(content: AtlasContent, number: int) -> tuple[float, float]:
 
 
 def _tiles(content: AtlasContent, usage: TokenStatistics, averages: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Return name, figure and remark of the page's first numbers."""
+    """Return label, value and remark of the page's first numbers."""
     span, mels = content.vocabulary.space.stack, content.spectrogram.n_mels
     frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"
     tiles = [
-        ("A token spans", f"{1000 / content.token_rate:.0f} ms", frames),
+        ("Duration of a token", f"{1000 / content.token_rate:.0f} ms", frames),
         (
-            "Token sequences say",
-            f"{usage.bits_per_second:.0f} bits/s",
+            "Bit rate",
+            f"{usage.bits_per_second:.0f} bit/s",
             f"perplexity {usage.perplexity:.0f} of {content.counts.shape[1]}",
         ),
     ]
     if averages:
-        remark = f"and with every frame's own log-mel {averages['log_mel']:.1f} dB"
-        tiles.append(("Resynthesis is off by", f"{averages['tokens']:.1f} dB", remark))
+        remark = f"from the clips' own log-mel frames {averages['log_mel']:.1f} dB"
+        tiles.append(("Resynthesis error", f"{averages['tokens']:.1f} dB", remark))
     return tiles
 
 
@@ -216,7 +222,7 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         "total": int(content.counts[0].sum()),
         "classesOf": _class_bars(content, num_classes),
         "still": _still(content),
-        "foremost": [[int(row.argmax()), round(1000 * float(row.max()))] for row in rates],
+        "dominant": [[int(row.argmax()), round(1000 * float(row.max()))] for row in rates],
         "brightness": [round(float(value), 3) for book in content.codebooks for value in book.brightness],
         "neighbours": neighbours.reshape(-1, neighbours.shape[2]).tolist(),
         "snippets": {
@@ -250,7 +256,7 @@ def _snippet(snippet: Snippet, numbers: Sequence[int], clip_numbers: dict[str, i
 
 
 def _class_bars(content: AtlasContent, num_classes: int) -> list[list[list[int]]]:
-    """Return each token's foremost classes, with per mille of its occurrences in all clips and in training."""
+    """Return each token's most frequent classes, with per mille of its occurrences in all clips and in training."""
     counts, training = (
         1000 * by_class.reshape(-1, num_classes) / np.maximum(total.reshape(-1, 1), 1)
         for by_class, total in (

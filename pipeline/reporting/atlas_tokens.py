@@ -32,7 +32,7 @@ class CodebookPatterns:
 
 
 def token_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookPatterns]:
-    """Rebuild every token with the other codebooks at their commonest tokens; `counts` are (codebook, token) occurrences.
+    """Rebuild every token with the other codebooks at their most frequent tokens; `counts` are (codebook, token).
 
     Where an earlier codebook has coded the same bands already, as in residual vocabularies, a pattern is the
     change against the mean over the codebook's tokens. A merged token's pattern is its mean over time.

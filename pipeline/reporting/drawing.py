@@ -1,8 +1,8 @@
-"""Drawing of the report's charts: matplotlib's SVG, made to take its colours and its font from the page.
+"""Drawing of the report's charts: matplotlib's SVG, with colours and font of the page.
 
-Conventions: a figure is a string with one `<svg>` element, to stand inside an HTML page. matplotlib draws with placeholder
-colours, which become CSS variables afterwards (`--ink`, `--line`, `--model-0` ...), so that one drawing serves the light and
-the dark page. The same data give the same bytes: no date, and ids that follow from the figure's name.
+Conventions: a figure is a string with an `<svg>` element, or two for two widths, to stand inside an HTML page. matplotlib
+draws with placeholder colours, which become CSS variables afterwards (`--ink`, `--line`, `--model-0` ...), so one drawing
+serves the light and the dark page. The same data give the same bytes: no date, and ids follow from the figure's name.
 """
 
 import io
@@ -11,54 +11,52 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from pipeline.reporting.model_styles import NUM_COLOURS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Rectangle
 
-NUM_MODEL_COLOURS = 8
-LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # the second of each from the ninth model on
+LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")  # by `ModelStyle.shape`
 INK, LINE = "#fe0001", "#fe0002"
-WIDTH = 9.4  # inches, of a figure as wide as the page
+WIDTH, NARROW = 9.4, 3.3  # inches, of a figure as wide as the page, and as a phone
 _LEGEND_LINE = 0.22  # inches
-_MODEL = "#fd00{:02x}"
+_COLOUR = "#fd00{:02x}"
 
 
-def model_colour(position: int) -> str:
-    """Return the placeholder colour of the model at a position."""
-    return _MODEL.format(position % NUM_MODEL_COLOURS)
+def colour(number: int) -> str:
+    """Return the placeholder of a colour of the page."""
+    return _COLOUR.format(number % NUM_COLOURS)
 
 
-def apart(position: int, styles: Sequence[str]) -> str:
-    """Return what tells the model at a position from those of its colour."""
-    return styles[position // NUM_MODEL_COLOURS % len(styles)]
-
-
-def rectangle(x: float, y: float, side: float, colour: str, strength: float) -> "Rectangle":
-    """Return a square without an edge, as strong as 0 to 1."""
+def rectangle(x: float, y: float, side: float, face: str, opacity: float) -> "Rectangle":
+    """Return a square without an edge, of an opacity from 0 to 1."""
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x, y), side, side, facecolor=colour, alpha=strength, linewidth=0)
+    return Rectangle((x, y), side, side, facecolor=face, alpha=opacity, linewidth=0)
 
 
-def spell(name: str) -> str:
-    """Return a name as people write it."""
+def class_label(name: str) -> str:
+    """Return the name of a class with spaces for underscores."""
     return name.replace("_", " ")
 
 
-def explain(axis: "Axes", names: Sequence[str]) -> None:
-    """Set the legend of an axis above its figure, in as many columns as `names` leave room for."""
+def add_legend(axis: "Axes") -> None:
+    """Set the legend of an axis above its figure, in as many columns as there is room for."""
     handles, labels = axis.get_legend_handles_labels()
-    axis.figure.legend(handles, labels, loc="outside upper center", ncols=_legend_columns(names))
+    figure = axis.get_figure(root=True)
+    assert figure is not None
+    figure.legend(handles, labels, loc="outside upper center", ncols=_legend_columns(labels, figure.get_figwidth()))
 
 
-def _legend_columns(names: Sequence[str]) -> int:
+def _legend_columns(names: Sequence[str], width: float) -> int:
     widest = 0.5 + 0.08 * max(map(len, names), default=0)  # inches: a handle with its margins, and letters of 9 points
-    return max(1, min(6, int(WIDTH / widest), len(names)))
+    return max(1, min(6, int(width / widest), len(names)))
 
 
-def legend_height(names: Sequence[str]) -> float:
-    """Return the height of a legend, inches."""
-    return _LEGEND_LINE * -(-len(names) // _legend_columns(names))
+def legend_height(names: Sequence[str], width: float = WIDTH) -> float:
+    """Return the height of a legend in a figure of a width, both in inches."""
+    return _LEGEND_LINE * -(-len(names) // _legend_columns(names, width))
 
 
 def render(
@@ -68,13 +66,32 @@ def render(
     size: tuple[float, float],
     columns: int = 1,
     share_rows: bool = False,
+    narrow: float | None = None,
 ) -> str:
-    """Draw a figure of `size` inches on `columns` axes and return it as SVG for the page."""
+    """Draw a figure of `size` inches on `columns` axes and return it as SVG for the page.
+
+    With `narrow`, a height in inches, it is drawn a second time for phones, NARROW inches wide, with its axes one below the
+    other: scaled down, its text would be too small to read. The page shows one of the two.
+    """
+    if narrow is None:
+        return _draw(name, draw, size, (1, columns), share_rows)
+    wide = _draw(name, draw, size, (1, columns), share_rows)
+    stacked = _draw(f"{name}-narrow", draw, (NARROW, narrow), (columns, 1), False)
+    return f'<div class="wide">{wide}</div><div class="narrow">{stacked}</div>'
+
+
+def _draw(
+    name: str,
+    draw: Callable[[Sequence["Axes"]], None],
+    size: tuple[float, float],
+    grid: tuple[int, int],
+    share_rows: bool,
+) -> str:
     from matplotlib.figure import Figure
 
     with _style(name):
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False, sharey=share_rows)[0]
+        axes: list[Axes] = figure.subplots(*grid, squeeze=False, sharey=share_rows).ravel().tolist()
         draw(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -121,6 +138,6 @@ def _for_page(svg: str, name: str) -> str:
     svg = re.sub(r'id="([\w.]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)([\w.]+)', rf"\1{name}-\2", svg)
     svg = svg.replace(INK, "var(--ink)").replace(LINE, "var(--line)")
-    for position in range(NUM_MODEL_COLOURS):
-        svg = svg.replace(model_colour(position), f"var(--model-{position})")
+    for number in range(NUM_COLOURS):
+        svg = svg.replace(colour(number), f"var(--model-{number})")
     return svg

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.evaluation.ensemble import ScoredClips, score_clips
 from pipeline.evaluation.experiment_predictions import ExperimentPredictions, open_experiment_predictions
-from pipeline.evaluation.intervals import map_interval, wilson_interval
-from pipeline.evaluation.metrics import Scores, evaluate_clips
+from pipeline.evaluation.metrics import Scores, evaluate_clips, evaluate_intervals
 from pipeline.grid import ExperimentParams
 from pipeline.reporting.summary import ALL_SEEDS, Run
 
@@ -45,8 +44,6 @@ def open_experiment(params: ExperimentParams, headline: Sequence[str], layout: L
 def _add(experiment: Experiment, name: str, seed: str, members: Sequence[RunId], clips: ScoredClips) -> None:
     """Add a run of a model or an ensemble; its costs are its members' together."""
     metadata, scores = [experiment.tables[member].metadata for member in members], evaluate_clips(clips)
-    accuracy = wilson_interval(scores.accuracy, scores.num_clips)
-    mean_ap = map_interval(clips.scores, clips.targets)
     experiment.scores.setdefault((name, clips.fold), []).append(scores)
     experiment.runs.append(
         Run(
@@ -56,18 +53,8 @@ def _add(experiment: Experiment, name: str, seed: str, members: Sequence[RunId],
             seed=seed,
             num_clips=scores.num_clips,
             num_present_classes=scores.num_present_classes,
-            accuracy=scores.accuracy,
-            accuracy_low=accuracy.low,
-            accuracy_high=accuracy.high,
-            mAP=scores.mean_average_precision,
-            mAP_low=mean_ap.low,
-            mAP_high=mean_ap.high,
-            AUC=scores.mean_auc,
-            d_prime=scores.d_prime,
-            macro_precision=scores.macro_precision,
-            macro_recall=scores.macro_recall,
-            macro_f1=scores.macro_f1,
-            micro_f1=scores.micro_f1,
+            values=scores.values,
+            intervals=evaluate_intervals(clips),
             num_parameters=sum(own["num_parameters"] for own in metadata),
             clips_seen=sum(own["clips_seen"] for own in metadata),
             weights="" if seed == ALL_SEEDS else metadata[0]["weights"],

@@ -12,6 +12,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,24 @@ from pipeline.artifacts.layout import RunId
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
+from pipeline.evaluation.metric_definition import reported_metrics
 from pipeline.evaluation.ngram_perplexity import ORDERS, over_folds
 from pipeline.reporting import figures
-from pipeline.reporting.drawing import NUM_MODEL_COLOURS
 from pipeline.reporting.gallery import ClipCard
 from pipeline.reporting.measuring import Experiment
+from pipeline.reporting.model_styles import model_styles
+from pipeline.reporting.pictures import AUDIO_SECONDS
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.rendering import write_html
-from pipeline.reporting.summary import ModelSummary, spread, spread_parts, summarise, uncertainty
+from pipeline.reporting.summary import (
+    ModelSummary,
+    spell_seed_deviation,
+    spread,
+    spread_parts,
+    summarise,
+    table_metrics,
+    uncertainty,
+)
 from pipeline.reporting.token_use import TokenUse, compression
 from pipeline.vocabulary.rebuilding import token_spectra
 
@@ -47,6 +58,8 @@ class PageContent:
     """What goes onto the page, besides what follows from the experiment."""
 
     experiment: Experiment
+    folds: Mapping[str, str]  # fold -> which groups of clips it holds out; "" where every clip is a group of its own
+    fold_rules: Sequence[str]  # how clips got their folds
     clips: ClipTable
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
@@ -69,7 +82,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
     experiment = content.experiment
     summaries = summarise(experiment.runs)
     classes = content.clips.metadata["classes"]
-    settings = _settings(content)
+    settings, styles = _settings(content), model_styles(experiment.models)
     metadata = next(iter(experiment.tables.values())).metadata
     return {
         "corpus": corpus_name(content.clips.metadata["corpus"]),
@@ -78,10 +91,13 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "classes": classes,
         "num_clips": len(content.clips),
         "params": experiment.params,
-        "colours": {model: f"var(--model-{i % NUM_MODEL_COLOURS})" for i, model in enumerate(experiment.models)},
+        "styles": styles,
+        "folds": content.folds,
+        "metrics": table_metrics(summaries),
         "summaries": summaries,
         "spread": spread,
         "spread_parts": spread_parts,
+        "seed_deviation": spell_seed_deviation,
         "uncertainty": uncertainty(summaries[0]),
         "best": _best(summaries),
         "tiles": [s for s in summaries if s.model in experiment.headline or s.ensemble],
@@ -89,19 +105,22 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "ensembles": experiment.ensembles,
         "chance": 1 / len(classes) if metadata["label_kind"] == "one" else math.nan,
         "num_present_classes": min(run.num_present_classes for run in experiment.runs),
-        "fold_table": _fold_table(experiment),
-        "results_figure": figures.results_figure(summaries, experiment.runs),
-        "training_figure": figures.training_figure(content.curves) if any(content.curves.values()) else "",
+        "fold_heads": _fold_heads(content),
+        "fold_rows": _fold_rows(experiment),
+        "fold_rules": content.fold_rules,
+        "results_figure": figures.results_figure(summaries, experiment.runs, styles),
+        "training_figure": figures.training_figure(content.curves, styles) if any(content.curves.values()) else "",
         "fitted": [model for model, curves in content.curves.items() if curves is None],
         "confusions": [
             (model, figures.confusion_figure(model, counts, classes), _largest_confusions(counts, classes))
             for model, counts in content.confusions.items()
         ],
-        "class_figure": figures.class_figure(content.class_rows),
+        "class_figure": figures.class_figure(content.class_rows, styles),
         "class_rows": content.class_rows,
         "class_table": list(zip(*content.class_rows.values(), strict=True)),
         "tokens": _tokens(content),
         "attentive": content.attentive,
+        "audio_seconds": AUDIO_SECONDS,
         "examples": content.examples,
         "mistakes": content.mistakes,
         "failures": _failures(content.spectrogram),
@@ -113,25 +132,33 @@ def page_values(content: PageContent) -> dict[str, Any]:
 
 
 def _best(summaries: Sequence[ModelSummary]) -> dict[str, float]:
-    """Return the highest mean of each metric, to be set in bold."""
-    metrics = summaries[0].mean
-    return {
-        metric: max((s.mean[metric] for s in summaries if not math.isnan(s.mean[metric])), default=math.nan)
-        for metric in metrics
-    }
+    """Return the best mean of each metric, to be set in bold; NaN where none is defined."""
+    best = {}
+    for name, metric in reported_metrics().items():
+        defined = [summary.mean[name] for summary in summaries if not math.isnan(summary.mean[name])]
+        best[name] = (max if metric.higher_is_better else min)(defined, default=math.nan)
+    return best
 
 
-def _fold_table(experiment: Experiment) -> list[tuple[str, int, list[tuple[float, float]]]]:
-    """Return fold, test clips, and (accuracy, mAP) of each model, seeds averaged."""
-    rows = []
-    for fold in experiment.params.folds:
-        cells, num_clips = [], 0
-        for model in experiment.models:
-            runs = [run for run in experiment.runs if run.model == model and run.fold == fold]
-            cells.append((sum(r.accuracy for r in runs) / len(runs), sum(r.mAP for r in runs) / len(runs)))
-            num_clips = runs[0].num_clips
-        rows.append((fold, num_clips, cells))
-    return rows
+def _fold_heads(content: PageContent) -> list[tuple[str, int, str]]:
+    """Return every fold, its test clips, and what it holds out."""
+    runs = {run.fold: run.num_clips for run in content.experiment.runs}
+    return [(fold, runs[fold], content.folds[fold]) for fold in content.experiment.params.folds]
+
+
+def _fold_rows(experiment: Experiment) -> list[tuple[str, list[tuple[str, float, float, bool]]]]:
+    """Return every model with (fold, accuracy, mAP, whether the accuracy is the fold's highest), seeds averaged."""
+    means: dict[tuple[str, str], tuple[float, float]] = {}
+    for model, fold in product(experiment.models, experiment.params.folds):
+        runs = [run for run in experiment.runs if run.model == model and run.fold == fold]
+        accuracy, average = (sum(run.values[metric] for run in runs) / len(runs) for metric in ("accuracy", "mAP"))
+        means[model, fold] = accuracy, average
+    folds = experiment.params.folds
+    highest = {fold: max(means[model, fold][0] for model in experiment.models) for fold in folds}
+    return [
+        (model, [(fold, *means[model, fold], means[model, fold][0] == highest[fold]) for fold in folds])
+        for model in experiment.models
+    ]
 
 
 def _largest_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -184,7 +211,7 @@ def _merged(content: PageContent, name: str) -> dict[str, Any]:
 
 
 def _failures(spectrogram: Spectrogram) -> list[tuple[str, int, list[tuple[str, str]]]]:
-    """Return reason, clips, and the first of them with their messages; the commonest reason first."""
+    """Return reason, clips, and the first of them with their messages; the most frequent reason first."""
     index = spectrogram.index
     rows = zip(*(index.list(name) for name in ("clip_id", "status", "reason", "message")), strict=True)
     failed = [(clip, reason, message) for clip, status, reason, message in rows if status == "failed"]

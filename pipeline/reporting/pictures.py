@@ -15,7 +15,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
 from pipeline.vocabulary.rebuilding import token_spectra
 
-_AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
+AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
 _MP3_COMPRESSION = 0.2  # of 0 (largest) to 1
 _WAVE_POINTS = 240  # of the waveform's outline
 
@@ -71,7 +71,7 @@ def picture(colours: np.ndarray) -> str:
 
 def wav_address(waveform: np.ndarray, sample_rate: int) -> str:
     """Return a waveform (sample,) in [-1, 1] as the `data:` address of a 16-bit WAV file, at most 12 seconds of it."""
-    samples = np.clip(waveform[: round(_AUDIO_SECONDS * sample_rate)], -1, 1)
+    samples = np.clip(waveform[: round(AUDIO_SECONDS * sample_rate)], -1, 1)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)

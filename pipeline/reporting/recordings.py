@@ -20,7 +20,7 @@ class Recordings:
         self._kept: dict[str, tuple[np.ndarray, str]] = {}
 
     def read(self, clip: str) -> tuple[np.ndarray, str]:
-        """Return a clip's waveform (sample,), or an empty one and the reason as tokens for people."""
+        """Return a clip's waveform (sample,), or an empty one and the reason in words."""
         if clip not in self._kept:
             if len(self._kept) >= _KEPT:
                 del self._kept[next(iter(self._kept))]

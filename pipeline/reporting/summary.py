@@ -1,4 +1,4 @@
-"""Results as tables: one row a run, means over folds, and at most twelve scalars for DVC.
+"""Results as tables: one row a run, means over folds, and a few scalars for DVC.
 
 Conventions: a *run* is one model on one fold with one seed, measured on the fold's test clips. Means and deviations are
 over folds: the seeds of a fold are averaged first, so a deviation says how much folds differ, and it is the sample
@@ -15,28 +15,27 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts.files import replacing
 from pipeline.errors import ArtifactError
-from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.metric_definition import Interval, Metric, reported_metrics
 from pipeline.execution.stage import training_seconds
 
 if TYPE_CHECKING:
     import rich.table
 
 ALL_SEEDS = "all"  # in the place of a seed: an ensemble's run
-INTERVALS = ("accuracy", "mAP")  # metrics with an interval over the test clips of a fold
-METRICS = ("accuracy", "mAP", "AUC", "d_prime", "macro_precision", "macro_recall", "macro_f1", "micro_f1")
+LIMITS = Interval._fields
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row of `summary.csv`."""
+    """One row of `summary.csv`; a metric has a column of its name, and with an interval two more: NAME_low, NAME_high."""
 
     model: str
     reads: str  # frames, tokens, or both (an ensemble)
@@ -44,18 +43,8 @@ class Run:
     seed: str  # a number, or ALL_SEEDS
     num_clips: int  # test clips measured
     num_present_classes: int  # that mAP is the mean of
-    accuracy: float
-    accuracy_low: float  # 95 % interval over the test clips
-    accuracy_high: float
-    mAP: float  # noqa: N815 - the name that everybody knows
-    mAP_low: float  # noqa: N815
-    mAP_high: float  # noqa: N815
-    AUC: float
-    d_prime: float
-    macro_precision: float
-    macro_recall: float
-    macro_f1: float
-    micro_f1: float
+    values: dict[str, float]  # by metric
+    intervals: dict[str, Interval]  # 95 % over the test clips, of the metrics that have one
     num_parameters: int
     clips_seen: int  # in training, repeats counted
     weights: str  # digest of those that predict; empty = an ensemble
@@ -73,7 +62,7 @@ class ModelSummary:
     num_clips: int  # test clips of all folds together
     mean: dict[str, float]  # by metric
     deviation: dict[str, float]  # between folds
-    interval: dict[str, Interval]  # of INTERVALS, with a single fold; else empty
+    interval: dict[str, Interval]  # of the metrics that have one, with a single fold; else empty
     seed_deviation: dict[str, float]  # between seeds
     num_parameters: int
     clips_seen: int  # a run, mean
@@ -87,11 +76,11 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
         folds = {fold: [run for run in own if run.fold == fold] for fold in dict.fromkeys(run.fold for run in own)}
         seeds = {seed: [run for run in own if run.seed == seed] for seed in dict.fromkeys(run.seed for run in own)}
         mean, deviation, seed_deviation = {}, {}, {}
-        for metric in METRICS:
-            values = [_mean([getattr(run, metric) for run in fold]) for fold in folds.values()]
+        for metric in own[0].values:
+            values = [_mean([run.values[metric] for run in fold]) for fold in folds.values()]
             mean[metric], deviation[metric] = _mean(values), _deviation(values)
             seed_deviation[metric] = _deviation(
-                [_mean([getattr(run, metric) for run in runs]) for runs in seeds.values()]
+                [_mean([run.values[metric] for run in runs]) for runs in seeds.values()]
             )
         summaries.append(
             ModelSummary(
@@ -103,7 +92,7 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
                 num_clips=sum(fold[0].num_clips for fold in folds.values()),
                 mean=mean,
                 deviation=deviation,
-                interval={metric: _interval(own, metric) for metric in INTERVALS} if len(folds) == 1 else {},
+                interval={metric: _interval(own, metric) for metric in own[0].intervals} if len(folds) == 1 else {},
                 seed_deviation=seed_deviation,
                 num_parameters=max(run.num_parameters for run in own),
                 clips_seen=round(statistics.fmean(run.clips_seen for run in own)),
@@ -113,22 +102,36 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
 
 
 def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return at most twelve scalars for `dvc metrics` and `dvc exp show`, with 4 decimals; undefined ones are left out."""
+    """Return the scalars for `dvc metrics` and `dvc exp show`, with 4 decimals; undefined ones are left out.
+
+    These are, of the metrics with `Metric.headline`, means and deviations of the models `headline`, and means of the first
+    ensemble: with the standard metrics at most twelve numbers.
+    """
     by_model = {summary.model: summary for summary in summaries}
+    names = [metric.name for metric in reported_metrics().values() if metric.headline]
     metrics: dict[str, dict[str, float]] = {}
     for model in headline:
         summary = by_model[model]
         metrics[model] = {}
-        for name in ("accuracy", "mAP"):
+        for name in names:
             metrics[model][name] = summary.mean[name]
             metrics[model][f"{name}_deviation"] = summary.deviation[name]
         metrics[model]["num_clips"] = summary.num_clips  # the ensemble's, too
     for summary in [summary for summary in summaries if summary.ensemble][:1]:
-        metrics[summary.model] = {name: summary.mean[name] for name in ("accuracy", "mAP")}
+        metrics[summary.model] = {name: summary.mean[name] for name in names}
     return {
         model: {name: round(value, 4) for name, value in values.items() if math.isfinite(value)}
         for model, values in metrics.items()
     }
+
+
+def table_metrics(summaries: Sequence[ModelSummary]) -> list[Metric]:
+    """Return the metrics that tables show, but for those that are undefined for every model, as of another label kind."""
+    return [
+        metric
+        for metric in reported_metrics().values()
+        if metric.in_tables and not all(math.isnan(summary.mean[metric.name]) for summary in summaries)
+    ]
 
 
 def write_metrics(path: Path, metrics: dict[str, dict[str, float]]) -> None:
@@ -139,27 +142,61 @@ def write_metrics(path: Path, metrics: dict[str, dict[str, float]]) -> None:
 
 def write_summary(path: Path, runs: Sequence[Run]) -> None:
     """Write one row a run as CSV, floats with 6 decimals, undefined values as `nan`."""
-    names = [field.name for field in fields(Run)]
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer = csv.DictWriter(file, _columns(), lineterminator="\n")
         writer.writeheader()
         for run in runs:
-            row = {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in asdict(run).items()}
-            writer.writerow(row)
+            row = asdict(run) | run.values
+            for metric, interval in run.intervals.items():
+                row |= {f"{metric}_{limit}": value for limit, value in interval._asdict().items()}
+            cells = {name: row[name] for name in _columns()}
+            writer.writerow({n: f"{value:.6f}" if isinstance(value, float) else value for n, value in cells.items()})
 
 
 def read_summary(path: Path) -> list[Run]:
     """Read `summary.csv` again. Raises ArtifactError when it is missing or has other columns."""
-    names = [field.name for field in fields(Run)]
     if not path.exists():
         raise ArtifactError(path, "file", expected="the table of runs", found="no file", stage="report")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    if reader.fieldnames != names:
-        raise ArtifactError(path, "columns", expected=", ".join(names), found=reader.fieldnames, stage="report")
-    kinds: dict[str, Callable[[str], Any]] = {f.name: {str: str, int: int, float: float}[f.type] for f in fields(Run)}  # type: ignore[index]
-    return [Run(**{name: kinds[name](text) for name, text in row.items()}) for row in rows]
+    if reader.fieldnames != _columns():
+        expected = ", ".join(_columns())
+        raise ArtifactError(path, "columns", expected=expected, found=reader.fieldnames, stage="report")
+    return [_run(row) for row in rows]
+
+
+def _columns() -> list[str]:
+    """Return the columns of `summary.csv`: those of metrics stand in the place of the two fields that hold them."""
+    names = [field.name for field in fields(Run)]
+    place = names.index("values")
+    metrics = [
+        column
+        for metric in reported_metrics().values()
+        for column in (metric.name, *(f"{metric.name}_{limit}" for limit in LIMITS if metric.interval))
+    ]
+    return [*names[:place], *metrics, *names[place + 2 :]]
+
+
+def _run(row: Mapping[str, str]) -> Run:
+    metrics = reported_metrics()
+    return Run(
+        model=row["model"],
+        reads=row["reads"],
+        fold=row["fold"],
+        seed=row["seed"],
+        num_clips=int(row["num_clips"]),
+        num_present_classes=int(row["num_present_classes"]),
+        values={name: float(row[name]) for name in metrics},
+        intervals={
+            name: Interval(*(float(row[f"{name}_{limit}"]) for limit in LIMITS))
+            for name, metric in metrics.items()
+            if metric.interval
+        },
+        num_parameters=int(row["num_parameters"]),
+        clips_seen=int(row["clips_seen"]),
+        weights=row["weights"],
+    )
 
 
 def training_times(runs: Sequence[Run], reports_path: Path) -> dict[str, float]:
@@ -194,28 +231,28 @@ def results_table(runs: Sequence[Run], times: Mapping[str, float] = MappingProxy
         title_style="bold",
         caption_style="dim",
     )
-    several = first.num_seeds > 1
-    for name in ("model", "reads"):
+    several, metrics = first.num_seeds > 1, table_metrics(summaries)
+    for name in ("Model", "Reads"):
         table.add_column(name)
-    seeds_column = ("± seeds",) if several else ()
-    for name in ("accuracy", *seeds_column, "mAP", *seeds_column, "AUC", "d'", "parameters", "clips seen", "train"):
+    for metric in metrics:
+        for name in (metric.label, *(["± seeds"] if several and metric.headline else [])):
+            table.add_column(name, justify="right", no_wrap=True)
+    for name in ("Parameters", "Clips seen", "Training time"):
         table.add_column(name, justify="right", no_wrap=True)
     best = max(summary.mean["accuracy"] for summary in summaries)
     for summary, before in zip(summaries, [None, *summaries], strict=False):
         if summary.ensemble and before and not before.ensemble:
             table.add_section()
         cells = []
-        for metric in ("accuracy", "mAP"):
-            cells.append(spread(summary, metric, percent=True))
-            if several:
-                between = summary.seed_deviation[metric]
-                cells.append(f"{100 * between:.1f} %" if math.isfinite(between) else "")
+        for metric in metrics:
+            cells.append(spread(summary, metric.name))
+            if several and metric.headline:
+                between = spell_seed_deviation(summary, metric.name)
+                cells.append(f"{between}{' %' * metric.percent}" if between else "")
         table.add_row(
             summary.model,
             summary.reads,
             *cells,
-            spread(summary, "AUC"),
-            spread(summary, "d_prime", digits=2),
             f"{summary.num_parameters:,}",
             f"{summary.clips_seen:,}",
             duration(times[summary.model]) if summary.model in times else "",
@@ -224,25 +261,34 @@ def results_table(runs: Sequence[Run], times: Mapping[str, float] = MappingProxy
     return table
 
 
-def spread(summary: ModelSummary, metric: str, *, percent: bool = False, digits: int = 3) -> str:
-    """Spell a mean and its uncertainty: `93.2 ± 1.1 %`, `93.2 [90.1, 95.4] %`, `0.981 ± 0.004` (`digits`), `∞`, or `n/a`."""
-    return " ".join(
-        filter(None, (*spread_parts(summary, metric, percent=percent, digits=digits), "%" if percent else ""))
-    )
+def spread(summary: ModelSummary, metric: str) -> str:
+    """Spell a mean and its uncertainty: `93.2 ± 1.1 %`, `93.2 [90.1, 95.4] %`, `0.981 ± 0.004`, `∞`, or `n/a`."""
+    unit = "%" if reported_metrics()[metric].percent else ""
+    return " ".join(filter(None, (*spread_parts(summary, metric), unit)))
 
 
-def spread_parts(summary: ModelSummary, metric: str, *, percent: bool = False, digits: int = 3) -> tuple[str, str]:
+def spread_parts(summary: ModelSummary, metric: str) -> tuple[str, str]:
     """Spell a mean, and its uncertainty by itself: the deviation between folds, or the interval of the only one."""
-    mean, deviation, interval = summary.mean[metric], summary.deviation[metric], summary.interval.get(metric)
-    factor, digits = (100, 1) if percent else (1, digits)
+    about, mean, interval = reported_metrics()[metric], summary.mean[metric], summary.interval.get(metric)
     if math.isnan(mean):
         return "n/a", ""
     if math.isinf(mean):
         return ("∞" if mean > 0 else "-∞"), ""
-    tail = f"± {factor * deviation:.{digits}f}" if math.isfinite(deviation) else ""
+    deviation = _spell(summary.deviation[metric], about)
+    tail = f"± {deviation}" if deviation else ""
     if interval and all(map(math.isfinite, interval)):
-        tail = f"[{factor * interval.low:.{digits}f}, {factor * interval.high:.{digits}f}]"
-    return f"{factor * mean:.{digits}f}", tail
+        tail = f"[{_spell(interval.low, about)}, {_spell(interval.high, about)}]"
+    return _spell(mean, about), tail
+
+
+def spell_seed_deviation(summary: ModelSummary, metric: str) -> str:
+    """Spell the deviation between seeds: `1.1`, or "" where there is none."""
+    return _spell(summary.seed_deviation[metric], reported_metrics()[metric])
+
+
+def _spell(value: float, metric: Metric) -> str:
+    """Spell a value as its metric is shown, without the unit; "" where it is not finite."""
+    return f"{(100 if metric.percent else 1) * value:.{metric.digits}f}" if math.isfinite(value) else ""
 
 
 def uncertainty(summary: ModelSummary) -> str:
@@ -269,7 +315,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _interval(runs: Sequence[Run], metric: str) -> Interval:
     """Return the mean limits of the runs of one fold."""
-    return Interval(*(_mean([getattr(run, f"{metric}_{limit}") for run in runs]) for limit in Interval._fields))
+    return Interval(*(_mean(limits) for limits in zip(*(run.intervals[metric] for run in runs), strict=True)))
 
 
 def _deviation(values: Sequence[float]) -> float:

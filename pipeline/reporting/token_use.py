@@ -30,7 +30,7 @@ class TokenStatistics:
     num_tokens: int  # over all codebooks
     num_unused: int
     perplexity: float
-    top_share: float  # part of them that the commonest token takes, mean over codebooks
+    top_share: float  # part of them that the most frequent token takes, mean over codebooks
     zipf_slope: float  # NaN with too few tokens in use
     bits_per_second: float
     distortion: float  # of the sample's normalised frames, part of their variance that the tokens lose

@@ -4,8 +4,8 @@ Interpolated Kneser-Ney smoothing (Kneser and Ney, 1995; in the form of Chen and
 discount, and what was given up is dealt out by the model of one token less. Lower orders count behind how many different
 tokens a token occurred, not how often. Discounts are estimated from the counts themselves (Ney, Essen and Kneser, 1994).
 
-Conventions: a token sequence (position,) holds tokens 0 .. size - 1 and belongs to one of several groups, each with counts of
-its own. Grams of k tokens are level k of a tree. They are numbered in the order of their keys: number of the gram without
+Conventions: a token sequence (position,) holds tokens 0 .. size - 1 and belongs to one of several groups with counts of its
+own. Grams of k tokens are level k of a tree. They are numbered in the order of their keys: number of the gram without
 its last token (at level 1: of the group) * size + last token. A clip is cut out of a longer sound, so nothing marks where
 it begins: its first tokens are predicted from what tokens there are. Functions that take token sequences return values for
 their tokens end to end.

@@ -1,0 +1,69 @@
+"""Definition of a metric of the report: its name, its function, and how its values are shown.
+
+Every module of `pipeline/evaluation/reported/` defines a tuple METRICS; `reported_metrics` finds all of them. So a new
+metric is one new file there: it gets a column in `results/summary.csv`, in the table of `sonolex results` and on the page,
+and a number in `results/metrics.json`. Training and `evaluate` do not depend on these definitions: a new one reruns `report`
+alone.
+
+Conventions: scores and targets are (clip, class), as in `pipeline/evaluation/metric_functions.py`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+from numpy.typing import NDArray
+
+from pipeline.artifacts.clips import LabelKind
+from pipeline.evaluation.metric_functions import Bools
+from pipeline.registry import collect
+
+
+class Interval(NamedTuple):
+    """Limits of a 95 % interval over the test clips of one fold."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for the test clips of one fold; NaN where it is not defined.
+
+    `function` and `interval` take scores (float64) or decisions (bool), as `takes` says, and targets (bool), each of shape
+    (clip, class).
+    """
+
+    name: str  # in summary.csv and metrics.json
+    label: str  # head of its column
+    description: str  # for the note below the table: `LABEL is DESCRIPTION.`
+    function: Callable[[NDArray[Any], Bools], float]
+    takes: Literal["scores", "decisions"] = "scores"
+    interval: Callable[[NDArray[Any], Bools], Interval] | None = None
+    percent: bool = False  # the value is a share, shown in percent
+    digits: int = 3  # shown after the decimal point
+    higher_is_better: bool = True
+    label_kinds: tuple[LabelKind, ...] = ("one", "many")  # that it is defined for; NaN for others
+    in_tables: bool = True  # a column in `sonolex results` and on the page; summary.csv has every metric
+    headline: bool = True  # in metrics.json, and with the deviation between seeds in the tables
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z]\w*", self.name):
+            raise ValueError(f"Metric.name: expected letters, digits and underscores, found {self.name!r}")
+
+
+@cache
+def reported_metrics() -> dict[str, Metric]:
+    """Return every metric of `pipeline/evaluation/reported/` by its name: the standard ones, then those of other modules.
+
+    Raises ValueError when two have one name.
+    """
+    metrics: dict[str, Metric] = {}
+    for module, defined in collect("pipeline.evaluation.reported", "METRICS", first="standard").items():
+        for metric in defined:
+            if metric.name in metrics:
+                raise ValueError(f"{module}: METRICS: expected names of their own, found {metric.name!r} a second time")
+            metrics[metric.name] = metric
+    return metrics
