@@ -75,7 +75,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 		echo "error: expected Python 3.11, 3.12 or 3.13, found '$(PYTHON)'; name one: make $(or $(MAKECMDGOALS),run) PYTHON=..." >&2; \
 		exit 1; }
 	@[ -x $(VENV)/bin/python ] || "$(PYTHON)" -m venv $(VENV)
-	@echo "Installing into $(VENV) what requirements.lock names: about 6 GB, some minutes, once"
+	@echo "Installing into $(VENV) what requirements.lock names: 6.3 GB, some minutes, once"
 	@python -m pip install -qq --require-hashes -r <(awk '/^[a-z]/ { uv = /^uv==/ } uv' requirements.lock)
 	@uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes -r requirements.lock || { \
 		echo "uv could not; pip, which follows its own configuration, tries now"; \
@@ -83,7 +83,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Versions stay as they are where they can; LOCK_FLAGS=--upgrade takes the newest, `--upgrade-package NAME` one of them.
+# Versions stay as they are where they can; LOCK_FLAGS=--upgrade takes the newest, `--upgrade-package NAME` one of them. The
+# newest torch may be built for another CUDA release than the newest torchaudio: a test says so once they are installed, and
+# LOCK_FLAGS="--upgrade --upgrade-package 'torch<2.15'" holds it back.
 .PHONY: lock
 lock: $(INSTALLED) ## write requirements.lock and requirements-bench.lock anew from pyproject.toml
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --fork-strategy fewest \

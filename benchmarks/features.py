@@ -173,8 +173,8 @@ def run(clips: int, peer_clips: int, repeats: int, dtype: str, processes: list[i
                     "net clips/s": nets["best"],
                     "median": nets["median"],
                     "whole clips/s": wholes["best"],
-                    "of the floor": round(nets["best"] / rate, 3),
-                    "sonolex is faster by": round(net_of[count] / nets["best"], 2),
+                    "of the floor": nets["best"] / rate,
+                    "sonolex is faster by": net_of[count] / nets["best"],
                 }
             )
     rows += [{"what": f"{name}: not installed (requirements-bench.lock)"} for name in sorted(absent)]

@@ -54,11 +54,11 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     known = [value for value in values if not np.isnan(value)]
     if not known:
         return {"best": float("nan"), "median": float("nan")}
-    return {"best": round(float(np.max(known)), 2), "median": round(float(np.median(known)), 2)}
+    return {"best": float(np.max(known)), "median": float(np.median(known))}
 
 
 def report(name: str, title: str, rows: Sequence[Mapping[str, Any]], *, json_path: Path | None = None) -> None:
-    """Print rows as a table and, when asked, write them with the machine as JSON."""
+    """Print rows as a table and, when asked, write them with the machine as JSON. Only the table is rounded."""
     table = Table(title=title)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:

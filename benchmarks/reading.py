@@ -56,7 +56,7 @@ def run(clips: int, batch: int, batches: int, repeats: int) -> list[dict[str, An
             for name, rates in times.items():
                 best = summary(rates)
                 row = {"what": name, "clip": f"{length} x 128 {dtype}", "clips/s": best["best"]}
-                rows.append(row | {"median": best["median"], "sonolex / this": round(ours / best["best"], 2)})
+                rows.append(row | {"median": best["median"], "sonolex / this": ours / best["best"]})
     return rows
 
 

@@ -73,9 +73,9 @@ def run(clips: int, parts: list[float]) -> list[dict[str, Any]]:
                     "sample": f"{frames:,} frames, {100 * part:g} %",
                     "store, MB": size / 1e6,
                     "read, MB": read / 1e6,
-                    "of the store": round(read / size, 4),
+                    "of the store": read / size,
                     "visited, MB": least / 1e6,
-                    "read / visited": round(read / least, 2),
+                    "read / visited": read / least,
                 }
             )
     return rows

@@ -73,8 +73,8 @@ def run(frames: int, sizes: list[int], features: int, threads: int, repeats: int
                     "sonolex, M frames/s": best["sonolex"],
                     "FAISS": best["faiss"],
                     "GEMM": best["gemm"],
-                    "of FAISS": round(best["sonolex"] / best["faiss"], 2),
-                    "of GEMM": round(best["sonolex"] / best["gemm"], 2),
+                    "of FAISS": best["sonolex"] / best["faiss"],
+                    "of GEMM": best["sonolex"] / best["gemm"],
                     "differ": f"{int((found['ours'] != found['faiss']).sum())} of {frames}",
                 }
             )
@@ -150,7 +150,7 @@ def _multiply(z: np.ndarray, codes: np.ndarray, num_scores: int, *, search: bool
 
 def _median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return the median over rounds of our rate over theirs."""
-    return round(float(np.median([one / other for one, other in zip(ours, theirs, strict=True)])), 2)
+    return float(np.median([one / other for one, other in zip(ours, theirs, strict=True)]))
 
 
 def _rate(frames: int, work: Callable[[], object], clock: Clock = time.perf_counter) -> float:

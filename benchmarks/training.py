@@ -98,7 +98,7 @@ def run(shape: Shape, names: list[str], repeats: int, threads: int) -> list[dict
 
 def _ratio(theirs: list[float], ours: list[float]) -> float:
     """Return the median ratio over rounds, in which other load affects both alike."""
-    return round(statistics.median(their / our for their, our in zip(theirs, ours, strict=True)), 2)
+    return statistics.median(their / our for their, our in zip(theirs, ours, strict=True))
 
 
 def waiting(shape: Shape, clips: int, threads: int) -> list[dict[str, Any]]:
@@ -144,7 +144,7 @@ def utilisation(shape: Shape, device: torch.device, repeats: int, *, fast: bool 
         "clips/s": shape.batch / step_seconds,
         "TFLOP/s": rate,
         "bf16 product, TFLOP/s": best,
-        "of it": round(rate / best, 3),
+        "of it": rate / best,
     }
 
 

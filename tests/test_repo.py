@@ -68,6 +68,18 @@ def test_imports_run_downward(path: Path) -> None:
     assert {_layer(name) for name in imported} <= allowed | shared
 
 
+@pytest.mark.parametrize("folder", ["pipeline", "stages"])
+def test_what_dvc_runs_imports_no_dvc(folder: str) -> None:
+    """Of the project, `tools` alone knows DVC's classes; DVCLive is imported where `launch.trackers` names it."""
+    found = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {(path.name, name) for name in names if name.split(".")[0] in ("dvc", "dvclive")}
+    assert found == set()
+
+
 RUN = RunId.of("${item.model}", "${item.fold}", 0, vocabulary="${item.vocabulary}")
 FRAMES = RunId.of("${item.model}", "${item.fold}", 0)
 PRETRAINED = RunId.of("${item.model}", "${item.fold}", 0, vocabulary="${item.vocabulary}", pretrained=True)

@@ -203,12 +203,51 @@ def test_the_time_axis_is_that_of_the_frames() -> None:
 
 @pytest.mark.parametrize(
     ("torch", "torchaudio", "advice"),
-    [("2.13.0+cpu", "2.11.0", "same minor version"), ("2.11.0", "", "make install"), ("", "2.11.0", "make install")],
+    [
+        ("2.15.0+cu132", "2.11.0+cu130", "--torch-backend cu130"),
+        ("2.13.0+cpu", "2.11.0+cu130", "--torch-backend cpu"),
+        ("2.11.0+rocm7.1", "2.11.0+cu130", "built for cu130, and torch for rocm7.1: `make clean install`"),
+        ("2.14.1+cu130", "2.11.0+cu130", ""),
+        ("2.11.0+cu130", "2.11.0+cpu", ""),
+        ("2.14.1", "2.11.0", ""),  # as conda names them: whether they fit, importing says
+    ],
 )
-def test_doctor_flags_a_torch_that_is_not_torchaudios(torch: str, torchaudio: str, advice: str) -> None:
-    row = doctor.check_torch(torch, torchaudio)
-    assert row.verdict == "broken"
+def test_doctor_compares_what_torch_and_torchaudio_are_built_for(torch: str, torchaudio: str, advice: str) -> None:
+    row = doctor.check_extension("torchaudio", torchaudio, torch, {"torchaudio": "2.11.0"})
+    assert row.verdict == ("broken" if advice else "ok")
     assert advice in row.advice
+
+
+def test_doctor_tells_what_an_extension_says_that_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As torchaudio and torchvision do, beside a torch of another CUDA release."""
+    (tmp_path / "misfit").mkdir()
+    (tmp_path / "misfit/__init__.py").write_text("raise RuntimeError('compiled with different CUDA versions')")
+    (tmp_path / "misfit/version.py").write_text(
+        "from typing import Any\n__version__: Any = '2.11.0+cu130'\ncuda = '13.0'"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = doctor.built_version("misfit")
+    assert found == "2.11.0+cu130"  # without importing it
+    row = doctor.check_extension("misfit", found, "2.14.1", {})
+    assert row.verdict == "broken"
+    assert row.advice == "`make clean install`; importing it says: compiled with different CUDA versions"
+
+
+def test_doctor_names_what_is_missing_and_what_the_lock_has_otherwise() -> None:
+    missing = doctor.check_extension("no_such_package", doctor.built_version("no_such_package"), "2.11.0+cpu", {})
+    assert (missing.verdict, missing.found) == ("broken", "missing")
+    assert missing.advice.startswith("`make -B install`")
+    other = doctor.check_extension("torchaudio", "2.11.0+cu130", "2.11.0+cu130", {"torchaudio": "2.12.0"})
+    assert (other.verdict, other.advice) == ("note", "the lock has 2.12.0: `make -B install`")
+
+
+def test_torch_and_what_is_compiled_against_it_fit_here() -> None:
+    """The lock cannot say what packages are built for: fails where `make lock` has chosen such as do not fit."""
+    torch = doctor.built_version("torch")
+    rows = [doctor.check_extension(name, doctor.built_version(name), torch, {}) for name in doctor.TORCH_EXTENSIONS]
+    assert [(row.check, row.verdict) for row in rows] == [(name, "ok") for name in doctor.TORCH_EXTENSIONS], rows
 
 
 @pytest.mark.parametrize(
@@ -255,8 +294,9 @@ def test_doctor_ends_with_1_when_something_is_broken(tmp_path: Path) -> None:
 
 def test_every_package_that_doctor_asks_for_is_in_the_lock() -> None:
     locked = doctor.read_lock(REPOSITORY / "requirements.lock")
-    assert {*doctor.PACKAGES, "torch", "torchaudio", "faiss-cpu", "setuptools", "pytest", "uv"} <= set(locked)
-    assert locked["torch"].rpartition(".")[0] == locked["torchaudio"].rpartition(".")[0] == "2.11"
+    assert {*doctor.PACKAGES, *doctor.TORCH_EXTENSIONS, "torch", "faiss-cpu", "setuptools", "pytest", "uv"} <= set(
+        locked
+    )
 
 
 def test_the_lock_names_no_place_to_fetch_from() -> None:

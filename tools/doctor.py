@@ -5,6 +5,7 @@ A row is `broken` when a run would fail, `note` when it would work but could be 
 
 import importlib
 import importlib.metadata
+import importlib.util
 import re
 import shutil
 import sys
@@ -35,6 +36,10 @@ M = TypeVar("M", bound=Metadata)
 LOCK_PATH = Path("requirements.lock")
 PYTHONS = ((3, 11), (3, 13))
 PACKAGES = ("numpy", "zarr", "tensorstore", "pyarrow", "dvc", "soundfile", "soxr", "scikit-learn")
+TORCH_EXTENSIONS = ("torchaudio", "torchvision")  # compiled against torch; timm imports the second
+
+_FROM_LOCK = "`make -B install`"  # -B: make takes an environment for up to date whatever was installed into it since
+_ANEW = "`make clean install`"  # installers take any build of the right version for the right one
 
 # File systems with reflinks (copies that share blocks), where DVC's default, `reflink,copy`, takes no space.
 _REFLINK = ("xfs", "btrfs", "apfs", "bcachefs")
@@ -83,22 +88,43 @@ def check_packages(lock_path: Path) -> Iterator[Row]:
     found = f"{version.major}.{version.minor}.{version.micro}"
     yield Row("python", found, "" if right else f"expected {low} to {high}", "ok" if right else "broken")
     locked = read_lock(lock_path)
-    torch, torchaudio = _version("torch"), _version("torchaudio")
-    yield check_torch(torch, torchaudio)
+    torch = built_version("torch")
+    yield _check_version("torch", torch, locked)
+    for name in TORCH_EXTENSIONS:
+        yield check_extension(name, built_version(name), torch, locked)
     faiss = "faiss-gpu" if _version("faiss-gpu") else "faiss-cpu"
     yield _check_import("faiss", faiss, locked)
     for name in PACKAGES:
         yield _check_version(name, _version(name), locked)
 
 
-def check_torch(torch: str, torchaudio: str) -> Row:
-    """Check that torch and torchaudio are a pair: torchaudio is compiled against one minor version of torch."""
-    found = f"torch {torch or 'missing'}, torchaudio {torchaudio or 'missing'}"
-    if not torch or not torchaudio:
-        return Row("torch", found, "`make install`", "broken")
-    if _minor(torch) != _minor(torchaudio):
-        return Row("torch", found, "expected the same minor version of both: `make install`", "broken")
-    return _check_import("torchaudio", "torch", {}, found)
+def built_version(package: str) -> str:
+    """Return a package's version with what it was built for (`2.11.0+cu130`, `2.11.0+cpu`); empty where it is missing.
+
+    The module says so, and is not imported for it: one that does not fit cannot be. The package's metadata may leave it out.
+    """
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+    text = path.read_text(encoding="utf-8") if path and path.exists() else ""
+    named = re.search(r"^__version__\b[^=]*= *['\"](.+?)['\"]", text, flags=re.MULTILINE)
+    return named[1] if named else _version(package)
+
+
+def check_extension(package: str, found: str, torch: str, locked: dict[str, str]) -> Row:
+    """Check that a package compiled against torch can be loaded beside it.
+
+    Built for CUDA, it must be for the CUDA release that torch is built for; built for the processor, it loads beside any.
+    Versions need not be equal: torchaudio, from 2.11 on, keeps to the part of torch that stays (its stable ABI).
+    """
+    variant, expected = (version.partition("+")[2] for version in (found, torch))
+    if variant and expected and variant not in ("cpu", expected):
+        target = expected if expected == "cpu" else variant
+        advice = (
+            f"built for {variant}, and torch for {expected}: {_ANEW}, or all for one: `uv pip install --torch-backend "
+            f"{target} --reinstall torch {' '.join(TORCH_EXTENSIONS)}`"
+        )
+        return Row(package, found, advice, "broken")
+    return _check_import(package, package, locked, found)
 
 
 def read_lock(path: Path) -> dict[str, str]:
@@ -240,7 +266,7 @@ def _check_gpu() -> Row:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Row("gpu", f"unknown: {error}", "`make install`", "broken")
+        return Row("gpu", f"unknown: {error}", _ANEW, "broken")
     if not torch.cuda.is_available():
         return Row("gpu", "none that torch can use", "training runs on the CPU")
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -254,21 +280,23 @@ def _check_gpu() -> Row:
 
 
 def _check_import(module: str, package: str, locked: dict[str, str], found: str = "") -> Row:
+    found = found or _version(package)
     try:
         importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: a shared library is missing or incompatible
-        return Row(package, found or "missing", f"`make install`; importing it says: {error}", "broken")
-    return Row(package, found) if found else _check_version(package, _version(package), locked)
+    # OSError: a shared library is missing or incompatible; RuntimeError: an extension reports another build of torch.
+    except (ImportError, OSError, RuntimeError) as error:
+        advice = f"{_ANEW if found else _FROM_LOCK}; importing it says: {error}"
+        return Row(package, found or "missing", advice, "broken")
+    return _check_version(package, found, locked)
 
 
 def _check_version(package: str, found: str, locked: dict[str, str]) -> Row:
     if not found:
-        return Row(package, "missing", "`make install`", "broken")
-    expected = locked.get(package, found)
-    differs = found.partition("+")[0] != expected
-    return Row(
-        package, found, f"the lock has {expected}: `make install`" if differs else "", "note" if differs else "ok"
-    )
+        return Row(package, "missing", _FROM_LOCK, "broken")
+    expected = locked.get(package, found).partition("+")[0]
+    if found.partition("+")[0] != expected:
+        return Row(package, found, f"the lock has {expected}: {_FROM_LOCK}", "note")
+    return Row(package, found)
 
 
 def _version(package: str) -> str:
@@ -276,10 +304,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
 
 
 def _existing(path: Path) -> Path:
