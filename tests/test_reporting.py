@@ -52,7 +52,7 @@ from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import validate_params
 from pipeline.reporting import figures
 from pipeline.reporting.assembly import held_out
-from pipeline.reporting.model_styles import SHIPPED, model_styles
+from pipeline.reporting.model_styles import NUM_COLOURS, SHIPPED, model_styles
 from pipeline.reporting.plots import TrainingCurve
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.summary import (
@@ -591,8 +591,11 @@ def test_shipped_models_keep_their_colours_whatever_stands_beside_them() -> None
 
 def test_other_models_have_a_colour_by_name_and_none_that_is_taken() -> None:
     first = model_styles(["mine"])["mine"]
-    assert model_styles(["mine", "ast", "cnn"])["mine"] == first  # of another colour by chance
-    assert model_styles(["cnn", "mine", "ast"])["mine"] == first  # in any order
+    assert first == SHIPPED["cnn"]  # by chance, so that it moves where both are shown, whatever their order
+    assert model_styles(["mine", "ast", "frame_textures"])["mine"] == first
+    moved = model_styles(["mine", "cnn"])
+    assert moved == model_styles(["cnn", "mine"])
+    assert (moved["cnn"], moved["mine"].colour) == (first, (first.colour + 1) % NUM_COLOURS)
     many = [f"model{number}" for number in range(32)]
     styles = model_styles(many)
     assert len(set(styles.values())) == 32
