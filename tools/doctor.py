@@ -44,7 +44,7 @@ _ANEW = "`make clean install`"  # installers take any build of the right version
 # File systems with reflinks (copies that share blocks), where DVC's default, `reflink,copy`, takes no space.
 _REFLINK = ("xfs", "btrfs", "apfs", "bcachefs")
 _STYLES: dict[Verdict, str] = {"ok": "green", "note": "yellow", "broken": "bold red"}
-_SLACK = 2 << 30  # bytes: models, logs and plots besides the frames
+_SLACK = 2 << 30  # bytes: for models, logs and plots, in addition to frames
 _BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 
 

@@ -45,7 +45,9 @@ VOCABULARY = GroupSchema(
         "scale": ArraySchema(("mel",), ("float32",), "as the front end's"),
         "delta_scale": ArraySchema(("mel",), ("float32",), "normalised log-mel a frame"),
         "centre": ArraySchema(("feature",), ("float32",), "normalised log-mel"),  # empty without PCA
-        "components": ArraySchema(("component", "feature"), ("float32",), "1 over normalised log-mel"),  # likewise
+        "components": ArraySchema(
+            ("component", "feature"), ("float32",), "1 over normalised log-mel"
+        ),  # empty without PCA
         "levels": ArraySchema(("codebook", "code", "level"), ("float32",), "as the front end's"),
         "counts": ArraySchema(("codebook", "code"), ("int64",), "tokens of the sample"),
         "merges": ArraySchema(("merge", "part"), ("int32",), "token"),  # empty without BPE
