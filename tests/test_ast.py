@@ -213,7 +213,7 @@ def test_positions_matter() -> None:
         ({"head": CLASS_TOKEN}, r"pretrained: weights of an AST need .* class_token with distillation_token true"),
         (
             {"input.normalisation": "pretrained"},
-            r"input\.normalisation: `pretrained` needs pretrained weights of log-mel frames; take",
+            r"input\.normalisation: `pretrained` needs pretrained weights of log-mel frames; use",
         ),
         (
             {"pretrained": {"kind": "imagnet"}},

@@ -138,7 +138,7 @@ def test_an_artifact_of_other_settings_is_refused_by_name(copied: Path) -> None:
     )
     assert expected in done.stderr
     shown = run(copied, "sonolex", "results").stdout
-    assert "of other settings than params.yaml's: vocabularies.kmeans.num_tokens 16 (params.yaml: 20)" in shown
+    assert "results have other settings than params.yaml: vocabularies.kmeans.num_tokens 16 (params.yaml: 20)" in shown
 
 
 @pytest.mark.exhaustive

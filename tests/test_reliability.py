@@ -132,7 +132,7 @@ def test_a_file_that_may_not_grow_is_a_message_and_leaves_the_old_result(
     done = run_stage(folder, name, tmp_path, max_file=600)
     assert done.returncode == 1, done.stderr
     assert f"error: {tmp_path}/" in done.stderr
-    assert "expected room for the file, found the largest size that is allowed reached" in done.stderr
+    assert "expected room for the file, found that it would exceed the largest allowed size" in done.stderr
     assert "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
