@@ -222,7 +222,7 @@ def test_positions_matter() -> None:
         ({"pretrained": {"kind": "imagenet", "source": "x"}}, r"models\.tested\.pretrained\.digest: field required"),
         (
             {"pretrained": None, "input.normalisation": "clip", "stem.positions.shorter": "pad"},
-            r"input\.normalisation: expected one for all clips with stem\.kind patches, which fills up shorter clips, found",
+            r"input\.normalisation: expected one for all clips with stem\.kind patches, which pads shorter clips .*, found",
         ),
         ({"stem.positions.frames": 15}, r"models\.tested\.stem: positions\.frames 15 must be at least frames 16"),
     ],
