@@ -5,9 +5,9 @@
 `recipes/base.yaml` is complete and commented; a recipe holds only differences, and several can be combined. Mappings are
 merged key by key; all other values, lists included, are replaced. Comments of the base are kept.
 
-A new mapping with a `kind` has the defaults of its kind (`recipes/defaults.yaml`) in every key that it does not give. Where the
-`kind` of a mapping changes, keys that both kinds have with one default keep their values, other keys of the old kind go, and
-defaults fill in the rest. All settings given by hand are one overlay: their order does not matter.
+A new mapping with a `kind` has the defaults of its kind (`recipes/defaults.yaml`) in every key that it does not give. Where
+the `kind` of a mapping changes, keys that both kinds have with one default keep their values, other keys of the old kind go,
+and defaults fill in the rest. All settings given by hand are one overlay: their order does not matter.
 """
 
 import copy
@@ -116,7 +116,7 @@ def _describe_unknown(name: str, known: list[str], recipes_path: Path) -> str:
     """Say that a recipe is none, and what was probably meant."""
     hint = ""
     if name.lower().replace("-", "") == "esc10":
-        hint = "; ESC-10 is read as ESC-50, from its own table: `sonolex compose esc50 corpus.root=PATH corpus.table=meta/esc10.csv`"
+        hint = "; ESC-10 is a table of ESC-50: `sonolex compose esc50 corpus.root=PATH corpus.table=meta/esc10.csv`"
     elif "=" in name:
         hint = f"; name a recipe before the settings: `sonolex compose demo {name}`"
     return f"recipe: expected one of {', '.join(known)} (in {recipes_path}), found {name!r}{hint}"
