@@ -76,10 +76,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 		exit 1; }
 	@[ -x $(VENV)/bin/python ] || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing into $(VENV) what requirements.lock names: 6.3 GB, some minutes, once"
+	@echo "1 of 3: uv, which installs the rest"
 	@python -m pip install -qq --require-hashes -r <(awk '/^[a-z]/ { uv = /^uv==/ } uv' requirements.lock)
-	@uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes -r requirements.lock || { \
+	@echo "2 of 3: $$(grep -c '^[a-z]' requirements.lock) packages"
+	@uv pip install --compile-bytecode --python $(VENV)/bin/python --require-hashes -r requirements.lock || { \
 		echo "uv could not; pip, which follows its own configuration, tries now"; \
-		python -m pip install -qq --require-hashes -r requirements.lock; }
+		python -m pip install --require-hashes -r requirements.lock; }
+	@echo "3 of 3: sonolex itself"
 	@python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 

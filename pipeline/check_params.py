@@ -14,7 +14,7 @@ from typing import Any, TypedDict, cast, get_type_hints
 from pipeline.artifacts.model import Reads
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import SplitParams
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, spell
 from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
@@ -66,6 +66,18 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
     sections: dict[str, Any] = {}
     models: dict[str, ModelParams] = {}
     vocabularies: dict[str, VocabularySection] = {}
+    for name, value in _entries(document, "models").items():
+        try:
+            models[name] = validate_model_params(name, value, path)
+        except ParamsError as error:
+            mistakes.append(str(error))
+    for name, value in _entries(document, "vocabularies").items():
+        try:
+            vocabularies[name] = validate_vocabulary_params(name, value, path)
+        except ParamsError as error:
+            mistakes.append(str(error))
+    # Before the section's own rules: an ensemble of a model whose name is misspelt is not what is wrong.
+    mistakes += _grid_mistakes(document, models, path)
     for name, kind in SECTIONS.items():
         if name not in document:
             mistakes.append(f"{path}: {name}: expected this section, found none")
@@ -74,18 +86,7 @@ def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
             sections[name] = validate_params(kind, document[name], name, path)
         except ParamsError as error:
             mistakes.append(str(error))
-    for name, value in (document.get("models") or {}).items():
-        try:
-            models[name] = validate_model_params(name, value, path)
-        except ParamsError as error:
-            mistakes.append(str(error))
-    for name, value in (document.get("vocabularies") or {}).items():
-        try:
-            vocabularies[name] = validate_vocabulary_params(name, value, path)
-        except ParamsError as error:
-            mistakes.append(str(error))
     if "experiment" in sections:
-        mistakes += _grid_mistakes(sections["experiment"], document, models, path)
         mistakes += _reading_mistakes(sections["experiment"], models, vocabularies, path)
     if {"experiment", "labels", "split", "report"} <= set(sections):
         experiment = sections["experiment"]
@@ -120,27 +121,38 @@ def _unknown_sections(document: Mapping[str, object], path: Path) -> list[str]:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean `{close[0]}`? " if close else ""
             mistakes.append(f"{path}: {name}: unknown section; {hint}known sections: {', '.join(known)}")
+    mistakes += [f"{path}: {name}: expected this section, found none" for name in _MAPPINGS if name not in document]
     return mistakes + [
-        f"{path}: {name}: expected this section, found none" for name in _MAPPINGS if name not in document
+        f"{path}: {name}: expected entries, as recipes/base.yaml has them, found {spell(document[name])}"
+        for name in _MAPPINGS
+        if not isinstance(document.get(name) or {}, dict)
     ]
 
 
-def _grid_mistakes(
-    experiment: ExperimentParams, document: dict[str, Any], models: dict[str, ModelParams], path: Path
-) -> list[str]:
+def _entries(document: Mapping[str, object], section: str) -> dict[str, object]:
+    entries = document.get(section)
+    return entries if isinstance(entries, dict) else {}
+
+
+def _names(document: Mapping[str, object], key: str) -> list[str]:
+    """Return the names that a list of `experiment` holds, as far as it is one."""
+    names = _entries(document, "experiment").get(key)
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _grid_mistakes(document: Mapping[str, object], models: dict[str, ModelParams], path: Path) -> list[str]:
     """Return a message for each model or vocabulary of the grid that has no section, and each model in a wrong list."""
-    listed = document.get("models") or {}
-    vocabularies = document.get("vocabularies") or {}
+    listed, vocabularies = _entries(document, "models"), _entries(document, "vocabularies")
     mistakes = [
         f"{path}: experiment.vocabularies: expected entries of `vocabularies`, found {name}, but vocabularies has only: "
         f"{', '.join(vocabularies)}"
-        for name in experiment.vocabularies
+        for name in _names(document, "vocabularies")
         if name not in vocabularies
     ]
     lists: list[tuple[str, Reads, list[str]]] = [
-        ("frame_models", "frames", experiment.frame_models),
-        ("token_models", "tokens", experiment.token_models),
-        ("pretrained_models", "tokens", experiment.pretrained_models),
+        ("frame_models", "frames", _names(document, "frame_models")),
+        ("token_models", "tokens", _names(document, "token_models")),
+        ("pretrained_models", "tokens", _names(document, "pretrained_models")),
     ]
     for key, reads, names in lists:
         for name in names:
@@ -148,10 +160,11 @@ def _grid_mistakes(
                 found = f"found {name}, but models has only: {', '.join(listed)}"
                 mistakes.append(f"{path}: experiment.{key}: expected entries of `models`, {found}")
             elif name in models and models[name].reads != reads:
-                other = next(other for other, wanted, _ in lists if wanted != reads)
+                other, there = next((other, there) for other, wanted, there in lists if wanted != reads)
+                advice = "take it out, it stands" if name in there else "list it"
                 mistakes.append(
                     f"{path}: experiment.{key}: expected models that read {reads}, found {name}, which reads "
-                    f"{models[name].reads}; list it under experiment.{other}"
+                    f"{models[name].reads}; {advice} under experiment.{other}"
                 )
             elif key == "pretrained_models" and name in models and not models[name].supports_pretraining:
                 kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].supports_pretraining)

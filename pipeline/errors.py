@@ -1,7 +1,17 @@
 """Errors that a user can cause; a message says where, what was expected, what was found, and what to do."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+
+
+def spell(value: object) -> str:
+    """Return a value as a message shows it: of a mapping its keys, whatever they hold."""
+    if isinstance(value, Mapping):
+        return f"a mapping with {', '.join(map(str, value)) or 'no keys'}"
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        return f"a list of {len(value)}"
+    return "null" if value is None else repr(value)
 
 
 class SonolexError(ValueError):
@@ -24,6 +34,8 @@ class ArtifactError(SonolexError):
 
     def __init__(self, path: Path, field: str, *, expected: object, found: object, stage: str) -> None:
         self.path, self.field, self.expected, self.found, self.stage = path, field, expected, found, stage
+        if isinstance(found, Mapping):
+            found = spell(found)
         found = " ".join(str(found).split())  # libraries' messages may have several lines
         target = f"--glob '{stage}'" if "*" in stage else stage
         super().__init__(

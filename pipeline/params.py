@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, spell
 from pipeline.paths import expand_home, input_path, shared_path
 from pipeline.registry import RegistryParams
 
@@ -101,51 +101,70 @@ def validate_params(kind: type[T], value: object, section: str, path: Path = PAR
 
 
 def _describe(kind: object, error: ErrorDetails, section: str) -> str:
-    keys, names = _locate(kind, error["loc"])
+    keys, names, place = _locate(kind, error["loc"])
     where = ".".join(part for part in (section, *keys) if part)
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(keys[-1], names, n=1)
         hint = f"did you mean `{close[0]}`? " if close else ""
         return f"{where}: unknown key; {hint}known keys: {', '.join(names)}"
+    found = error["input"]
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = ", ".join(str(tag) for form in members(place) for tag in _tags(form))
+        found = found.get("kind") if isinstance(found, dict) else found
+        return f"{where}.kind: expected one of {kinds}, found {'none' if found is None else spell(found)}"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{where}: expected a mapping of keys, as recipes/base.yaml has it, found {spell(found)}"
     message = error["msg"].removeprefix("Value error, ")
     message = f"{where}: {message[0].lower()}{message[1:]}"
-    if error["type"] == "value_error" and isinstance(error["input"], dict):
+    if error["type"] == "value_error" and isinstance(found, dict):
         return message  # of a rule between keys, which includes the value found
-    return f"{message}, found {'no value' if error['type'] == 'missing' else repr(error['input'])}"
+    if error["type"] == "missing":
+        return f"{message}, found no value; give it one, here or with `sonolex compose RECIPE {where}=VALUE`"
+    if error["type"] == "string_type" and isinstance(found, int | float) and isinstance(error["loc"][-1], int):
+        whole = where.rpartition(".")[0]
+        return (
+            f'{where}: expected text, found the number {found}; put it in quotes, ["{found}"], and on a command line the '
+            f"whole setting too: '{whole}=[\"{found}\"]'"
+        )
+    return f"{message}, found {spell(found)}"
 
 
-def _locate(kind: object, location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """Return the keys of an error's location as in the file, and the known names at the level of the last one.
+def _locate(kind: object, location: tuple[int | str, ...]) -> tuple[list[str], list[str], object]:
+    """Return the keys of an error's location as in the file, the known names at the level of the last one, and its type.
 
     Pydantic puts the tag of a discriminated union's chosen member into the location, where the file has no key.
     """
     keys: list[str] = []
     names: list[str] = []
     for part in location:
-        members = _members(kind)
-        tagged = [member for member in members if len(members) > 1 and part in _tags(member)]
+        forms = members(kind)
+        tagged = [form for form in forms if len(forms) > 1 and part in _tags(form)]
         if tagged:
             kind = tagged[0]
             continue
         keys.append(str(part))
-        fields = _fields(members[0]) if len(members) == 1 else {}
+        fields = _fields(forms[0]) if len(forms) == 1 else {}
         names = list(fields)
         if part in fields:
-            field = fields[str(part)]
-            notes = [note for note in field.metadata if isinstance(note, RegistryParams)]
-            kind = Annotated[(field.annotation, *notes)] if notes else field.annotation
+            kind = field_annotation(fields[str(part)])
         else:  # the values of a mapping or a list share one type, the last argument
-            kind = (get_args(members[0]) or (object,))[-1]
-    return keys, names
+            kind = (get_args(forms[0]) or (object,))[-1]
+    return keys, names, kind
 
 
-def _members(kind: object) -> list[object]:
+def field_annotation(field: FieldInfo) -> object:
+    """Return the annotation of a field, with the registry that its kinds come from if it has one."""
+    notes = [note for note in field.metadata if isinstance(note, RegistryParams)]
+    return Annotated[(field.annotation, *notes)] if notes else field.annotation
+
+
+def members(kind: object) -> list[object]:
     """Return the types behind an annotation: the members of a union, or the type itself."""
     if get_origin(kind) is Annotated:
         chosen = [note for note in get_args(kind)[1:] if isinstance(note, RegistryParams)]
-        return [*chosen[0].members] if chosen else _members(get_args(kind)[0])
+        return [*chosen[0].members] if chosen else members(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
-        return [m for argument in get_args(kind) for m in _members(argument) if m is not type(None)]
+        return [m for argument in get_args(kind) for m in members(argument) if m is not type(None)]
     return [kind]
 
 

@@ -1,17 +1,24 @@
-"""Composing params.yaml: what merging does to values and comments, and that every recipe is right."""
+"""Composing params.yaml: what merging does to values and comments, what defaults fill in, and that every recipe is right."""
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from conftest import REPOSITORY
 from rich.console import Console
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
-from tools.compose import compose, describe_recipe, dump, list_recipes, run
+from pipeline.params import field_annotation, members, read_params, validate_params
+from tools.compose import compose, describe_recipe, dump, list_recipes, open_composer, run
+from tools.kind_defaults import CHOICES, EVERY_KIND, KIND, PLACES, find_choice
 
 RECIPES = REPOSITORY / "recipes"
+QUIET = Console(quiet=True)
 
 BASE = """\
 # All settings.
@@ -36,12 +43,27 @@ report:
   examples: 3
 """
 
+DEFAULTS = """\
+# What each kind has.
+corpora:
+  demo:
+    seed: 0
+  esc50:
+    table: meta.csv # below root
+
+# The next section.
+schedules:
+  constant:
+    warmup_steps: 0
+"""
+
 
 @pytest.fixture
 def recipes(tmp_path: Path) -> Path:
     folder = tmp_path / "recipes"
     folder.mkdir()
     (folder / "base.yaml").write_text(BASE)
+    (folder / "defaults.yaml").write_text(DEFAULTS)
     (folder / "demo.yaml").write_text("# The base as it is.\n")
     (folder / "wide.yaml").write_text("# Wider.\ncorpus:\n  kind: esc50\n  table: a.csv\n\n# of the recipe\n")
     return folder
@@ -62,10 +84,10 @@ def test_an_override_changes_its_own_line_alone(recipes: Path) -> None:
     assert changed == BASE.replace("epochs: 20", "epochs: 80")
 
 
-def test_a_mapping_whose_kind_changes_is_replaced_and_the_next_heading_stays(recipes: Path) -> None:
+def test_a_mapping_whose_kind_changes_keeps_what_both_have_and_the_next_heading_stays(recipes: Path) -> None:
     text = _text("wide", [], recipes)
     start, end = text.index("corpus:"), text.index("\n# How a model learns.\ntrain:")
-    assert text[start:end] == "corpus:\n  kind: esc50\n  table: a.csv\n"
+    assert text[start:end] == "corpus:\n  kind: esc50\n  root: data/demo\n  table: a.csv # below root\n"
     assert text[end:] == BASE[BASE.index("\n# How a model learns.") :]
 
 
@@ -116,7 +138,7 @@ def test_overrides_that_cannot_be_read_are_all_named(recipes: Path) -> None:
 def test_recipes_are_stacked_in_order(recipes: Path) -> None:
     (recipes / "low.yaml").write_text("corpus: {kind: esc50, table: b.csv}\n")
     document, _ = compose("wide+low", [], recipes)
-    assert document["corpus"] == {"kind": "esc50", "table": "b.csv"}
+    assert document["corpus"] == {"kind": "esc50", "root": "data/demo", "table": "b.csv"}
     with pytest.raises(ParamsError, match=r"expected one of demo, low, wide .* found 'lwo'"):
         compose("wide+lwo", [], recipes)
 
@@ -179,3 +201,138 @@ def test_what_changed_is_printed(tmp_path: Path) -> None:
     assert "nothing changed" in same
     assert "1 of" in changed
     assert line.split() == ["vocabularies.kmeans.seed", "0", "->", "17"]
+
+
+# Defaults of kinds
+
+# Keys without a default: the person has them, or they follow from another setting. (section, kind or * for all) -> keys.
+GIVEN: dict[tuple[str, str], dict[str, Any]] = {
+    ("corpora", EVERY_KIND): {"root": "audio"},
+    ("corpora", "table"): {"table": "clips.csv"},
+    ("checkpoint_formats", EVERY_KIND): {"source": "weights.pth"},
+    ("averages", "epochs"): {"first": 2, "last": 3},
+}
+DOCUMENT = read_params(RECIPES / "defaults.yaml")
+
+
+def _kinds(section: str) -> Mapping[str, Mapping[str, Any]]:
+    choice = find_choice(CHOICES[section])
+    assert choice
+    assert choice.section == section
+    return choice.kinds
+
+
+@pytest.mark.parametrize(("section", "kind"), [(section, kind) for section in CHOICES for kind in _kinds(section)])
+def test_every_kind_has_defaults_that_are_right(section: str, kind: str) -> None:
+    filled = open_composer(RECIPES).complete(CommentedMap({KIND: kind}), CHOICES[section])
+    given = GIVEN.get((section, EVERY_KIND), {}) | GIVEN.get((section, kind), {})
+    assert not given.keys() & filled.keys(), "a default that the person must give"
+    validate_params(CHOICES[section], {**filled, **given}, section)
+
+
+def test_every_default_is_of_a_key_that_its_kind_has() -> None:
+    assert set(DOCUMENT) == set(CHOICES)
+    for section, kinds in DOCUMENT.items():
+        known = _kinds(section)
+        assert set(kinds) - {EVERY_KIND} == set(known), section
+        for kind, defaults in kinds.items():
+            for name in known if kind == EVERY_KIND else [kind]:
+                assert defaults.keys() <= known[name].keys(), f"{section}: {name}"
+
+
+def test_every_choice_of_params_has_a_section_of_defaults() -> None:
+    left, chosen = list(PLACES.values()), set()
+    while left:
+        place = left.pop()
+        for form in members(place):
+            fields: dict[str, Any] = getattr(form, "model_fields", {})
+            if KIND in fields:
+                choice = find_choice(place)
+                assert choice, form
+                chosen.add(choice.section)
+            left += [field_annotation(field) for field in fields.values()] or get_args(form)
+    assert chosen == set(CHOICES)
+
+
+def _compose(*overrides: str, recipe: str = "demo") -> Any:
+    return YAML(typ="safe").load(_text(recipe, list(overrides), RECIPES))
+
+
+def test_a_new_entry_has_the_defaults_of_the_kind_that_entries_have() -> None:
+    document = _compose("vocabularies.small.num_tokens=64", "models.mine.encoder.kind=conformer")
+    assert document["vocabularies"]["small"] == document["vocabularies"]["kmeans"] | {"num_tokens": 64}
+    assert document["models"]["mine"] == document["models"]["conformer"]
+
+
+def test_a_table_corpus_needs_its_root_and_its_table() -> None:
+    corpus = _compose("corpus.root=W", "corpus.table=W/clips.csv", recipe="table")["corpus"]
+    assert (corpus["root"], corpus["table"], corpus["label_kind"]) == ("W", "W/clips.csv", "one")
+    assert corpus == _compose("corpus.kind=table", "corpus.root=W", "corpus.table=W/clips.csv")["corpus"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place", "kept", "gone"),
+    [
+        (["corpus.kind=esc50"], "corpus", {"root": "audio/demo", "max_bad_fraction": 0.2}, {"seed", "duration"}),
+        (["spectrogram.front_end.kind=mel"], "spectrogram.front_end", {"n_mels": 40}, {"pre_emphasis"}),
+        (["vocabularies.kmeans.kind=bands"], "vocabularies.kmeans", {"num_tokens": 32}, set()),
+        (["models.ast.encoder.kind=lstm"], "models.ast.encoder", {"width": 96}, {"heads", "mlp_ratio"}),
+        # `channels` and `frames` mean something else there: the kinds' defaults differ
+        (["models.ast.stem.kind=convolution_1d"], "models.ast.stem", {"channels": [128], "strides": [2]}, set()),
+        (["models.mlp.stem.kind=patches"], "models.mlp.stem", {"frames": 16}, set()),
+        (["models.ast.kind=texture_statistics"], "models.ast", {"input": {"kind": "frames"}}, {"stem", "head"}),
+    ],
+)
+def test_another_kind_keeps_what_means_the_same(
+    overrides: list[str], place: str, kept: dict[str, Any], gone: set[str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(RECIPES, tmp_path / "recipes")
+    (folder / "mine.yaml").write_text(
+        "# Other values than the defaults'.\n"
+        "corpus: {max_bad_fraction: 0.2}\nspectrogram: {front_end: {n_mels: 40}}\n"
+        "vocabularies: {kmeans: {num_tokens: 32}}\nmodels: {ast: {encoder: {width: 96}}}\n"
+    )
+    section: Any = YAML(typ="safe").load(_text("mine", overrides, folder))
+    for key in place.split("."):
+        section = section[key]
+    assert {key: section[key] for key in kept} == kept
+    assert not gone & section.keys()
+
+
+def test_settings_by_hand_may_come_in_any_order() -> None:
+    overrides = [
+        "corpus.kind=table",
+        "corpus.table=t.csv",
+        "corpus.max_bad_fraction=0.3",
+        "models.ast.encoder.kernel=9",
+    ]
+    overrides += ["models.ast.encoder.kind=conformer"]
+    document = _compose(*overrides)
+    assert document == _compose(*reversed(overrides))
+    assert document["corpus"]["max_bad_fraction"] == 0.3
+    assert document["models"]["ast"]["encoder"]["kernel"] == 9
+
+
+def test_defaults_bring_their_comments_and_given_values_theirs(recipes: Path) -> None:
+    (recipes / "own.yaml").write_text("# Own.\ncorpus: # where they are\n  kind: esc50\n  root: a # here\n")
+    text = _text("own", [], recipes)
+    assert (
+        "\ncorpus: # where they are\n  kind: esc50\n  root: a # here\n  table: meta.csv # below root\n\n# How" in text
+    )
+
+
+def test_weights_to_start_from_are_never_guessed(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"models\.ast\.pretrained"):
+        run("demo", ["models.ast.pretrained.source=x"], recipes_path=RECIPES, params_path=tmp_path / "p", console=QUIET)
+
+
+@pytest.mark.parametrize("name", ["esc10", "ESC-10"])
+def test_esc10_is_said_to_be_a_table_of_esc50(name: str) -> None:
+    with pytest.raises(ParamsError, match=r"`sonolex compose esc50 corpus\.root=PATH corpus\.table=meta/esc10\.csv`"):
+        compose(name, [], RECIPES)
+
+
+def test_a_folder_without_recipes_is_named(tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").touch()
+    with pytest.raises(ParamsError, match=r"base\.yaml: expected a file, found none"):
+        compose("demo", [], tmp_path)

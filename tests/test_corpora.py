@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import shutil
 import sys
 import wave
@@ -14,6 +15,7 @@ from conftest import REPOSITORY, WAV_CLASSES
 from ruamel.yaml import YAML
 
 from pipeline.artifacts.clips import open_clips
+from pipeline.check_params import load_experiment
 from pipeline.corpora import demo, esc50, table
 from pipeline.corpora.base import AdapterParams, corpus_name, read_rows
 from pipeline.corpora.manifest import manifest_columns, refresh_manifest
@@ -21,6 +23,7 @@ from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.splitting import SplitParams, assign_roles, fold_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
+from tools.compose import compose, dump
 
 LIMITS = {"max_bad_fraction": 0.01, "max_duration": 60.0}
 
@@ -311,8 +314,14 @@ def test_own_audio_end_to_end(tmp_path: Path, wav_corpus: Path) -> None:
 def test_the_worked_example_of_the_guide_reads_as_the_guide_says(tmp_path: Path) -> None:
     guide = (REPOSITORY / "docs" / "corpora.md").read_text()
     write_csv(tmp_path, next(re.finditer(r"```\n(file,start.*?)```", guide, re.DOTALL))[1], "calls.csv")
-    example = YAML(typ="safe").load(next(re.finditer(r"```yaml\n(.*?)```", guide, re.DOTALL))[1])
-    validate_params(SplitParams, example["split"], "split")
+    command = next(re.finditer(r"sonolex compose (table .*?)\nsonolex check", guide, re.DOTALL))[1]
+    recipe, *overrides = shlex.split(command.replace("\\\n", ""))
+    document, mistakes = compose(recipe, overrides, REPOSITORY / "recipes")
+    assert not mistakes
+    (tmp_path / "params.yaml").write_text(dump(document))
+    load_experiment(tmp_path / "params.yaml")
+    example = YAML(typ="safe").load(dump(document))
+    assert example["experiment"]["folds"] == ["1", "2", "3"]
     settings = example["corpus"] | {"root": str(tmp_path), "table": str(tmp_path / "calls.csv")}
     listing = table.list_clips(validate_params(table.Params, settings, "corpus"))
     columns = manifest_columns(listing, tmp_path, tmp_path / "content.sqlite")[0].to_pydict()

@@ -57,8 +57,40 @@ def test_names_every_mistake_at_once_with_its_key(tmp_path: Path) -> None:
 
 def test_names_the_known_kinds(tmp_path: Path) -> None:
     path = _write(tmp_path, "drawing: {shape: {kind: circle}, rate: 1}")
-    with pytest.raises(ParamsError, match=r"drawing\.shape: .*'disc', 'square'"):
+    with pytest.raises(ParamsError, match=r"drawing\.shape\.kind: expected one of disc, square, found 'circle'$"):
         load_params(Drawing, "drawing", path)
+
+
+@pytest.mark.parametrize(
+    ("drawing", "expected"),
+    [
+        ("{shape: {side: 3}, rate: 1}", "drawing.shape.kind: expected one of disc, square, found none"),
+        ("{shape: 3, rate: 1}", "drawing.shape: expected a mapping of keys, as recipes/base.yaml has it, found 3"),
+        ("{shape: {kind: disc, radius: {a: 1}}, rate: 1}", "drawing.shape.radius: .* found a mapping with a"),
+        ("{shape: {kind: disc, radius: [[1], [2]]}, rate: 1}", "drawing.shape.radius: .* found a list of 2"),
+        ("{shape: {kind: disc, radius: [1, 2]}, rate: 1}", r"drawing.shape.radius: .* found \[1, 2\]"),
+        (
+            "{shape: {kind: disc}, rate: 1}",
+            "drawing.shape.radius: .*`sonolex compose RECIPE drawing.shape.radius=VALUE`",
+        ),
+        ("[1]", r"drawing: expected a mapping of keys, as recipes/base.yaml has it, found \[1\]"),
+    ],
+)
+def test_no_message_ends_in_a_dumped_mapping(drawing: str, expected: str, tmp_path: Path) -> None:
+    path = _write(tmp_path, f"drawing: {drawing}")
+    with pytest.raises(ParamsError, match=f"{expected}$"):
+        load_params(Drawing, "drawing", path)
+
+
+def test_a_number_where_text_is_listed_shows_how_to_write_it(tmp_path: Path) -> None:
+    class Grid(Params):
+        folds: list[str]
+
+    path = _write(tmp_path, "experiment: {folds: [9]}")
+    with pytest.raises(
+        ParamsError, match=r"""experiment\.folds\.0: .* in quotes, \["9"\], .*'experiment.folds=\["9"\]'$"""
+    ):
+        load_params(Grid, "experiment", path)
 
 
 def test_strict_about_types(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ from pipeline.check_params import load_experiment
 from pipeline.corpora.relabelling import UsedLabels
 from pipeline.corpora.splitting import assign_roles
 from pipeline.params import validate_params
-from tools.compose import BASE, compose, dump
+from tools.compose import compose, dump, list_recipes
 
 RECIPES = REPOSITORY / "recipes"
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != BASE)
+NAMES = list_recipes(RECIPES)
 
 # The largest value that a setting of this name keeps, wherever it stands; lists are cut value by value.
 LARGEST: dict[str, int] = {
@@ -140,6 +140,13 @@ def write_fsd50k(root: Path) -> None:
             csv.writer(file).writerows(rows)
 
 
+def write_table(root: Path) -> None:
+    rows = [(f"{label}/{number}.wav", label) for label in ("tone", "noise") for number in range(6)]
+    for number, (name, label) in enumerate(rows):
+        write_sound(root / name, number, label)
+    (root / "clips.csv").write_text("file,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+
+
 @pytest.fixture(scope="session")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder `audio` of a project that has every corpus, with the tables that docs/corpora.md writes."""
@@ -148,6 +155,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_audioset(project / "audio" / "AudioSet")
     write_speech_commands(project / "audio" / "speech_commands_v0.02")
     write_fsd50k(project / "audio" / "FSD50K")
+    write_table(project / "audio" / "table")
     guide = (REPOSITORY / "docs" / "corpora.md").read_text()
     program = re.search(r"```python\n(import csv\n.*?)```", guide, re.DOTALL)
     assert program

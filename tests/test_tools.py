@@ -3,15 +3,18 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import OF_A_MODEL, REPOSITORY, make_clips, make_spectrogram, make_waveform
 from matplotlib.image import imread
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from pipeline.artifacts.layout import Layout
@@ -19,6 +22,8 @@ from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.check_params import load_experiment
+from pipeline.corpora.esc50 import Params
+from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import CorpusError
 from pipeline.params import read_params
 from tools import doctor, inspect_clip
@@ -155,10 +160,98 @@ def test_check_names_all_mistakes_at_once(tmp_path: Path) -> None:
         assert expected in result.output
 
 
+def _write_params(folder: Path, **sections: Any) -> Path:
+    """Write the committed params with some keys of some sections changed, and return their path."""
+    document = read_params(REPOSITORY / "params.yaml")
+    for name, changes in sections.items():
+        document[name] = document[name] | changes
+    path = folder / "params.yaml"
+    YAML(typ="safe").dump(document, path)
+    return path
+
+
+@pytest.fixture
+def esc50(tmp_path: Path) -> dict[str, Any]:
+    """Return the section of a corpus in ESC-50's layout that has the folds 1 and 2, without its audio."""
+    (tmp_path / "meta").mkdir()
+    rows = "".join(f"{fold}-a.wav,{fold},0,dog,a{fold}\n" for fold in (1, 2))
+    (tmp_path / "meta" / "esc50.csv").write_text("filename,fold,target,category,src_file\n" + rows)
+    common = {"root": str(tmp_path), "max_bad_fraction": 0.0, "max_duration": 60.0}
+    return common | {"kind": "esc50", "table": "meta/esc50.csv"}
+
+
+def _check(path: Path) -> str:
+    """Return what `sonolex check` has to say against params; nothing where it ends well."""
+    result = CliRunner().invoke(app, ["check", "--params", str(path)])
+    assert result.exit_code == (1 if result.output.startswith("error: ") else 0)
+    return result.output if result.exit_code else ""
+
+
+def _replace_corpus(path: Path, corpus: dict[str, Any]) -> Path:
+    document = read_params(path)
+    YAML(typ="safe").dump(document | {"corpus": corpus}, path)
+    return path
+
+
+@pytest.mark.parametrize("fold", ["9", "1-9"])
+def test_check_and_doctor_name_a_fold_that_the_corpus_has_not(
+    fold: str, esc50: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for corpus in (esc50, None):  # a listing is read, and the demo is asked without being made
+        path = _write_params(tmp_path, experiment={"folds": ["1", fold]})
+        if corpus:
+            path = _replace_corpus(path, corpus)
+        expected = rf"expected one of the folds 1, 2(, 3, 4, 5)? in experiment\.folds, found {fold};"
+        assert re.search(expected, _check(path))
+        row = doctor.check_corpus(load_experiment(path), Layout(tmp_path), path)
+        assert row.verdict == "broken"
+        assert re.search(expected, row.found)
+    assert not (tmp_path / "audio").exists()
+
+
+def test_check_and_doctor_name_a_missing_root(
+    esc50: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = _replace_corpus(_write_params(tmp_path), esc50 | {"root": str(tmp_path / "nowhere")})
+    expected = f"corpus.root: expected the folder of the corpus ({Params.layout}), found none at {tmp_path}/nowhere"
+    assert expected in _check(path)
+    assert expected in doctor.check_corpus(load_experiment(path), Layout(tmp_path), path).found
+    assert _check(_replace_corpus(path, esc50)) == ""
+    assert doctor.check_corpus(load_experiment(path), Layout(tmp_path), path).verdict == "ok"
+
+
+def test_a_pulled_manifest_stands_for_audio_that_is_not_here(
+    esc50: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = _replace_corpus(_write_params(tmp_path), esc50)
+    params = load_experiment(path).sections["corpus"]
+    (tmp_path / "audio").mkdir()
+    for fold in (1, 2):
+        soundfile.write(tmp_path / "audio" / f"{fold}-a.wav", make_waveform("noise", 0.1), 16000)
+    refresh_manifest(params, Layout(tmp_path).clips, tmp_path / "content.sqlite")
+    path = _replace_corpus(path, esc50 | {"root": str(tmp_path / "nowhere")})
+    assert _check(path) == ""
+    assert "its manifest is here" in doctor.check_corpus(load_experiment(path), Layout(tmp_path), path).found
+
+
+def test_the_plan_names_no_temporary_path(
+    esc50: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = _replace_corpus(_write_params(tmp_path), esc50 | {"root": str(tmp_path / "nowhere")})
+    result = CliRunner().invoke(app, ["plan", "--params", str(path)])
+    assert result.exit_code == 1
+    assert "expected its manifest at data/clips.parquet, found none" in result.output
+    assert "/tmp/tmp" not in result.output
+
+
 def test_results_without_a_run_say_what_to_do(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["results", "--summary", str(tmp_path / "summary.csv")])
     assert result.exit_code == 1
-    assert "report" in result.output
+    assert "found none; `dvc repro` runs the experiment" in result.output
 
 
 def test_a_picture_shows_waveform_frames_and_tokens(workspace: Path, tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
     recipes/base.yaml + recipes/<recipe>.yaml + key=value ... -> params.yaml
 
 `recipes/base.yaml` is complete and commented; a recipe holds only differences, and several can be combined. Mappings are
-merged key by key, except that one whose `kind` or `name` changes is replaced as a whole, since kinds have different keys.
-All other values, lists included, are replaced. Comments of the base are kept.
+merged key by key; all other values, lists included, are replaced. Comments of the base are kept.
+
+A new mapping with a `kind` has the defaults of its kind (`recipes/defaults.yaml`) in every key that it does not give. Where
+the `kind` of a mapping changes, keys that both kinds have with one default keep their values, other keys of the old kind go,
+and defaults fill in the rest. All settings given by hand are one overlay: their order does not matter.
 """
 
+import copy
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,10 +27,11 @@ from ruamel.yaml.tokens import CommentToken
 from pipeline.artifacts.files import replacing
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
+from tools.kind_defaults import KIND, PLACES, Choice, Defaults, find_choice, place_below
 
 BASE = "base"
+DEFAULTS = "defaults"
 
-_TAGS = ("kind", "name")  # discriminators of a mapping
 _ABSENT = "(none)"
 
 
@@ -61,23 +66,29 @@ def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[
     `recipe` may be several, such as `esc50+ast_tiny224`, merged from left to right.
     """
     known = list_recipes(recipes_path)
-    document = _load(recipes_path / f"{BASE}.yaml")
+    document, composer = _load(recipes_path / f"{BASE}.yaml"), open_composer(recipes_path)
     for name in recipe.split("+"):
         if name not in known:
-            raise ParamsError(f"recipe: expected one of {', '.join(known)} (in {recipes_path}), found {name!r}")
-        _merge(document, _load(recipes_path / f"{name}.yaml"))
-    mistakes = []
+            raise ParamsError(_describe_unknown(name, known, recipes_path))
+        composer.merge(document, _load(recipes_path / f"{name}.yaml"), PLACES)
+    mistakes, by_hand = [], CommentedMap()
     for override in overrides:
         try:
-            _merge(document, _parse_override(override))
+            composer.merge(by_hand, _parse_override(override), None)
         except ParamsError as error:
             mistakes.append(str(error))
+    composer.merge(document, by_hand, PLACES)
     return document, mistakes
 
 
+def open_composer(recipes_path: Path) -> "Composer":
+    """Return what merges with the defaults of a folder of recipes."""
+    return Composer(Defaults(_load(recipes_path / f"{DEFAULTS}.yaml")))
+
+
 def list_recipes(recipes_path: Path) -> list[str]:
-    """Return the names of all recipes, without the base."""
-    return sorted(path.stem for path in recipes_path.glob("*.yaml") if path.stem != BASE)
+    """Return the names of all recipes; neither the base nor the defaults are one."""
+    return sorted(path.stem for path in recipes_path.glob("*.yaml") if path.stem not in (BASE, DEFAULTS))
 
 
 def print_recipes(recipes_path: Path, console: Console) -> None:
@@ -101,6 +112,16 @@ def dump(document: CommentedMap) -> str:
     return stream.getvalue()
 
 
+def _describe_unknown(name: str, known: list[str], recipes_path: Path) -> str:
+    """Say that a recipe is none, and what was probably meant."""
+    hint = ""
+    if name.lower().replace("-", "") == "esc10":
+        hint = "; ESC-10 is a table of ESC-50: `sonolex compose esc50 corpus.root=PATH corpus.table=meta/esc10.csv`"
+    elif "=" in name:
+        hint = f"; name a recipe before the settings: `sonolex compose demo {name}`"
+    return f"recipe: expected one of {', '.join(known)} (in {recipes_path}), found {name!r}{hint}"
+
+
 def _yaml() -> YAML:
     yaml = YAML()  # round trip, YAML 1.2: keeps comments, quotes and the spelling of numbers; 1e-4 is a number
     yaml.Representer = _Representer
@@ -111,6 +132,10 @@ def _yaml() -> YAML:
 
 
 def _load(path: Path) -> CommentedMap:
+    if not path.is_file():
+        raise ParamsError(
+            f"{path}: expected a file, found none; run in the project's folder, or name one with --recipes"
+        )
     try:
         document = _yaml().load(path)
     except YAMLError as error:
@@ -138,17 +163,80 @@ def _parse_override(override: str) -> CommentedMap:
     return value  # type: ignore[no-any-return]
 
 
-def _merge(base: CommentedMap, overlay: CommentedMap) -> None:
-    for key, value in overlay.items():
-        old = base.get(key)
-        if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _changes_form(old, value):
-            _merge(old, value)
-        else:
-            _put(base, key, value)
+class Composer:
+    """Lays mappings over others, and completes those of a kind from its defaults."""
+
+    def __init__(self, defaults: Defaults) -> None:
+        self.defaults = defaults
+
+    def merge(self, base: CommentedMap, overlay: CommentedMap, place: Any) -> None:
+        """Lay `overlay` over `base`, in place. `place` says what both are, see `tools/kind_defaults.py`."""
+        for key, value in overlay.items():
+            old, below = base.get(key), place_below(place, base, key)
+            if not isinstance(value, CommentedMap):
+                _put(base, key, value)
+            elif isinstance(old, CommentedMap) and not _changes_kind(old, value, below):
+                self.merge(old, value, below)
+            else:
+                _put(base, key, completed := self.complete(value, below, old))
+                if completed is not value:
+                    _copy_remark(base, key, overlay)
+
+    def complete(self, given: CommentedMap, place: Any, old: Any = None) -> CommentedMap:
+        """Return a mapping with all keys of its kind: those given, those kept of an `old` one, and defaults."""
+        choice = find_choice(place)
+        kind = given.get(KIND, self.defaults.kind(choice)) if choice else None
+        if choice and isinstance(kind, str) and kind in choice.kinds and not choice.kinds[kind].keys() <= given.keys():
+            filled = self._defaults(choice, kind, place)
+            if isinstance(old, CommentedMap):
+                self._lay(filled, self._kept(choice, kind, place, old), choice, place)
+            self._lay(filled, given, choice, place)
+            return filled
+        for key, value in given.items():
+            if isinstance(value, CommentedMap):
+                given[key] = self.complete(value, place_below(place, given, key))
+        return given
+
+    def _defaults(self, choice: Choice, kind: str, place: Any) -> CommentedMap:
+        """Return a mapping of one kind with all of its defaults, its parts' too, and their comments."""
+        filled = CommentedMap({KIND: kind})
+        for source, key in self.defaults.items(choice, kind):
+            filled[key] = copy.deepcopy(source[key])
+            _copy_remark(filled, key, source)
+            if isinstance(filled[key], CommentedMap):
+                filled[key] = self.complete(filled[key], place_below(place, filled, key))
+        return filled
+
+    def _kept(self, choice: Choice, kind: str, place: Any, old: CommentedMap) -> CommentedMap:
+        """Return those values of an `old` mapping that mean the same in another kind: both have one default, or none."""
+        before = str(old.get(KIND))
+        if before not in choice.kinds:
+            return CommentedMap()
+        was, now = self._defaults(choice, before, place), self._defaults(choice, kind, place)
+        shared = choice.kinds[before].keys() & choice.kinds[kind].keys() & old.keys() - {KIND}
+        return CommentedMap(
+            {key: value for key, value in old.items() if key in shared and was.get(key) == now.get(key)}
+        )
+
+    def _lay(self, filled: CommentedMap, given: CommentedMap, choice: Choice, place: Any) -> None:
+        """Lay what is given over defaults, each key where its kind has it, with what is remarked of it."""
+        order = list(choice.kinds[filled[KIND]])
+        for key, value in given.items():
+            if key in order and key not in filled:
+                filled.insert(sum(other in filled for other in order[: order.index(key)]), key, None)
+            self.merge(filled, CommentedMap({key: value}), place)
+            _copy_remark(filled, key, given)
 
 
-def _changes_form(old: CommentedMap, new: CommentedMap) -> bool:
-    return any(tag in new and tag in old and new[tag] != old[tag] for tag in _TAGS)
+def _changes_kind(old: CommentedMap, new: CommentedMap, place: Any) -> bool:
+    return KIND in new and new[KIND] != old.get(KIND) and find_choice(place) is not None
+
+
+def _copy_remark(container: CommentedMap, key: str, source: CommentedMap) -> None:
+    """Give the value at `key` the remark that stands on its first line in `source`, if any."""
+    tokens = source.ca.items.get(key)
+    if tokens and tokens[2] and (remark := tokens[2].value.partition("\n")[0]):
+        container.ca.items[key] = [None, None, CommentToken(f"{remark}\n", CommentMark(0)), None]
 
 
 def _put(base: CommentedMap, key: str, value: object) -> None:

@@ -28,6 +28,7 @@ from pipeline.artifacts.tables import Table, TableSchema
 from pipeline.check_params import Experiment, load_experiment
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.execution.threads import allowed_cores
+from tools.corpus_check import corpus_mistakes
 
 Verdict = Literal["ok", "note", "broken"]
 
@@ -64,6 +65,7 @@ def run(params_path: Path, layout: Layout, console: Console) -> bool:
     experiment, row = check_params(params_path)
     rows.append(row)
     if experiment:
+        rows.append(check_corpus(experiment, layout, params_path))
         rows.append(check_space(experiment, layout, cache))
     console.print(rows_table(rows))
     return any(row.verdict == "broken" for row in rows)
@@ -220,6 +222,18 @@ def check_params(path: Path) -> tuple[Experiment | None, Row]:
     grid = experiment.sections["experiment"]
     size = f"{len(grid.models)} models x {len(grid.folds)} folds x {len(grid.seeds)} seeds"
     return experiment, Row("params", f"{path}: corpus {experiment.sections['corpus'].kind}, {size}")
+
+
+def check_corpus(experiment: Experiment, layout: Layout, params_path: Path) -> Row:
+    """Check that the corpus is here and has the experiment's folds; see `tools/corpus_check.py`."""
+    mistakes = corpus_mistakes(experiment, layout, params_path)
+    root = experiment.sections["corpus"].root
+    if mistakes:
+        return Row("corpus", "\n".join(mistakes), "a run would stop here", "broken")
+    if root.is_dir():
+        return Row("corpus", str(root))
+    makes_audio = experiment.sections["corpus"].makes_audio
+    return Row("corpus", f"{root}: not yet made" if makes_audio else f"no audio at {root}; its manifest is here")
 
 
 def check_space(experiment: Experiment, layout: Layout, cache: Cache | None) -> Row:

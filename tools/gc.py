@@ -13,14 +13,16 @@ from rich.table import Table
 from pipeline.errors import ParamsError
 from pipeline.execution.housekeeping import plan_removal, remove
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def parse_size(text: str) -> int:
-    """Return a size such as `500M` or `20G` in bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    """Return a size such as `500M` or `20G` in bytes; only 0 needs no unit."""
+    if text.strip() == "0":
+        return 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])B?", text.strip().upper())
     if not match:
-        raise ParamsError(f"--max-size: expected a number with K, M, G or T, such as 20G, found {text!r}")
+        raise ParamsError(f"--max-size: expected a number with a unit, K, M, G or T, such as 20G, found {text!r}")
     return int(float(match[1]) * _UNITS[match[2]])
 
 

@@ -78,7 +78,7 @@ def rows(
 
 
 def run(layout: Layout, experiment: ExperimentParams, console: Console, *, markdown: bool) -> None:
-    """Print the leaderboard of the last run. Raises ArtifactError while there is none."""
+    """Print the leaderboard of the last run. Raises SonolexError while there is none."""
     runs = read_summary(layout.summary)
     times = training_times(runs, layout.stage_reports)
     cells = rows(summarise(runs), open_sources(layout, experiment), experiment.reads, times)

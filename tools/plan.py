@@ -5,7 +5,6 @@ are cached; the corpus is compared in its current state. Times are those of earl
 """
 
 import json
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -104,10 +103,8 @@ def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> ClipTabl
     params = experiment.sections["corpus"]
     if params.makes_audio and not params.root.is_dir():
         return None
-    if path.exists():
-        shutil.copy(path, scratch)
-    refresh_manifest(params, scratch, labels_path=experiment.sections["labels"].use)
-    return open_clips(scratch)
+    refresh = refresh_manifest(params, path, labels_path=experiment.sections["labels"].use, written_to=scratch)
+    return open_clips(scratch if refresh.written else path)
 
 
 def _same_clips(clips: ClipTable | None, path: Path) -> bool:

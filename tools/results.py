@@ -11,7 +11,7 @@ from tools.staleness import note
 
 
 def run(summary_path: Path, page_path: Path, reports_path: Path, console: Console) -> None:
-    """Print the table of results. Raises ArtifactError while there are none.
+    """Print the table of results. Raises SonolexError while there are none.
 
     Training times are those of this machine's stage reports below `reports_path`, if there are any.
     """
@@ -22,5 +22,5 @@ def run(summary_path: Path, page_path: Path, reports_path: Path, console: Consol
     console.print(table)
     if stale := note(Layout()):
         console.print(escape(stale), soft_wrap=True, style="yellow")
-    there = page_path.resolve() if page_path.exists() else f"missing: expected {page_path}; rerun with `dvc repro`"
+    there = page_path.resolve() if page_path.exists() else f"missing: expected {page_path}; `dvc repro` writes it"
     console.print(f"report: {escape(str(there))}", soft_wrap=True)

@@ -56,10 +56,14 @@ def compose(
 
 @app.command()
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
-    """Check params.yaml, and report all mistakes at once."""
+    """Check params.yaml, the corpus and its folds, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
+    from tools.corpus_check import corpus_mistakes
 
-    sections = load_experiment(params).sections
+    loaded = load_experiment(params)
+    if mistakes := corpus_mistakes(loaded, Layout(), params):
+        raise SonolexError("\n".join(mistakes))
+    sections = loaded.sections
     experiment = sections["experiment"]
     runs = len(experiment.models) * len(experiment.folds) * len(experiment.seeds)
     typer.echo(f"{params}: no mistakes; corpus {sections['corpus'].kind}, {runs} models to train")
@@ -118,7 +122,7 @@ def graph(
 @app.command()
 def gc(
     max_size: Annotated[
-        str | None, typer.Option(help="size to keep, such as 20G; least recently used entries are removed")
+        str | None, typer.Option(help="size to keep, such as 500M or 20G; least recently used entries are removed")
     ] = None,
     max_days: Annotated[float | None, typer.Option(help="days without use after which an entry is removed")] = None,
     verify: Annotated[bool, typer.Option(help="read every file and remove damaged entries")] = False,

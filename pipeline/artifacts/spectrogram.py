@@ -139,9 +139,10 @@ def open_spectrogram(path: Path) -> Spectrogram:
         raise FRAMES.error(frames_path, "f_max", expected=expected, found=metadata["f_max"])
     index = INDEX.open(index_path)
     if index.metadata["front_end"] != metadata:
-        raise INDEX.error(
-            index_path, "front_end", expected=f"as in {frames_path}: {metadata}", found=index.metadata["front_end"]
-        )
+        recorded = index.metadata["front_end"]
+        differing = [key for key in {**metadata, **recorded} if metadata.get(key) != recorded.get(key)]
+        found = f"other values of {', '.join(differing)}"
+        raise INDEX.error(index_path, "front_end", expected=f"as in {frames_path}", found=found)
     _check_index(index_path, index)
     shards: dict[str, int] = index.metadata["shards"]
     present = {entry.name for entry in frames_path.iterdir() if entry.is_dir()}

@@ -31,6 +31,9 @@ class Params(AdapterParams):
 
     layout: ClassVar[str] = "<set>*.tar, or folders <set>/<first two letters>/<video>.flac"
 
+    def published_folds(self) -> list[str]:
+        return sorted({role for name, role in _ROLES.items() if self.tables.get(name) is not None})
+
 
 def list_clips(params: Params) -> CorpusListing:
     """List the segments of the tables and the places of their audio; a video of two training sets is listed once."""

@@ -54,6 +54,13 @@ class AdapterParams(AudioParams):
         """Return the settings without paths, by their key in params.yaml, as the manifest records them."""
         return {f"corpus.{key}": value for key, value in self._choosing().items() if not _holds_path(value)}
 
+    def published_folds(self) -> list[str] | None:
+        """Return the folds, or the roles, that the clips have where params tell; None where listing the clips tells.
+
+        An adapter whose `list_clips` takes long, or writes, overrides it: the folds of params.yaml are checked by it.
+        """
+        return None
+
     def _choosing(self) -> dict[str, object]:
         return {key: value for key, value in self if key not in AudioParams.model_fields}
 

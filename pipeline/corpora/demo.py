@@ -29,6 +29,11 @@ class Params(AdapterParams):
     layout: ClassVar[str] = "nothing: missing files are synthesised"
     makes_audio: ClassVar[bool] = True
 
+    def published_folds(self) -> list[str]:
+        from pipeline.corpora import synthesis  # see list_clips
+
+        return [str(number + 1) for number in range(min(synthesis.NUM_FOLDS, self.clips_per_class))]
+
 
 def list_clips(params: Params) -> CorpusListing:
     """List the demo's clips and synthesise those whose file is missing."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import CLIPS, ClipsMetadata, ClipTable, open_clips
 from pipeline.artifacts.settings import SETTINGS
-from pipeline.corpora.base import CorpusListing, reject
+from pipeline.corpora.base import CorpusListing, corpus_name, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
 from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.relabelling import identity_with, relabelled
@@ -40,9 +40,16 @@ class Refresh:
 
 
 def refresh_manifest(
-    params: CorpusParams, path: Path, store_path: Path = STORE_PATH, *, labels_path: Path | None = None
+    params: CorpusParams,
+    path: Path,
+    store_path: Path = STORE_PATH,
+    *,
+    labels_path: Path | None = None,
+    written_to: Path | None = None,
 ) -> Refresh:
     """Bring the manifest at `path` up to date with the corpus; an unchanged corpus leaves the file untouched.
+
+    With `written_to` a changed manifest is written there, and the one at `path` is left untouched.
 
     With `labels_path` training clips get that table's labels, see `pipeline/corpora/relabelling.py`.
 
@@ -84,7 +91,7 @@ def refresh_manifest(
     }
     written = not _holds(path, columns, metadata)
     if written:
-        CLIPS.write(path, columns, metadata)
+        CLIPS.write(written_to or path, columns, metadata)
     return Refresh(len(columns), num_missing, contents.num_hashed, written, listing.left_out)
 
 
@@ -190,7 +197,7 @@ def _keep(params: CorpusParams, path: Path, identity: str, found: str) -> Refres
             len(previous),
         )
         return Refresh(len(previous), previous.list("content").count(""), 0, written=False)
-    manifest = "none" if previous is None else f"that of another corpus, {previous.metadata['corpus']}"
+    manifest = "none" if previous is None else f"that of another corpus, {corpus_name(previous.metadata['corpus'])}"
     raise CorpusError(
         f"{params.root}: expected the corpus `{params.kind}` ({params.layout}), found {found}; and to go on without audio, "
         f"expected its manifest at {path}, found {manifest}. Put the corpus there, or set corpus.root in params.yaml to "

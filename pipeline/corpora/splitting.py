@@ -17,6 +17,7 @@ same audio, the test clip stays and its copies are excluded. Roles follow from t
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -62,13 +63,17 @@ class SplitParams(Params):
 
 def fold_names(clips: ClipTable, params: SplitParams) -> list[str]:
     """Return the names of the folds of a corpus."""
-    match _fold_source(clips):
+    return folds_of(clips["fold"], params, clips.path)
+
+
+def folds_of(published: pa.ChunkedArray, params: SplitParams, where: Path) -> list[str]:
+    """Return the names of the folds, from the published fold or role of each clip ("" = none). `where` is for messages."""
+    match _fold_source(published, where):
         case "published roles":
             return [OFFICIAL]
         case "published folds":
-            return sorted(
-                clips["fold"].unique().to_pylist(), key=lambda name: (not name.isdecimal(), name.zfill(9), name)
-            )
+            names = pc.unique(published).to_pylist()
+            return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(9), name))
         case "drawn folds":
             return [str(number + 1) for number in range(params.num_folds)]
 
@@ -80,12 +85,8 @@ def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]
     params ask for validation clips and the corpus publishes some.
     """
     names = fold_names(clips, params)
+    require_known(fold, names, params, clips.path)
     outer, inner = outer_fold(fold, names, params.num_folds)
-    if outer not in names:
-        raise CorpusError(
-            f"{clips.path}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}; inner "
-            f"folds are called {names[0]}-1 to {names[0]}-{params.num_folds}"
-        )
     require_fold(clips, fold)
     roles = _published_or_drawn(clips, outer, params)
     if inner:
@@ -103,6 +104,15 @@ def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]
     return roles
 
 
+def require_known(fold: str, names: Sequence[str], params: SplitParams, where: Path) -> None:
+    """Raise CorpusError unless `fold` is one of the corpus's folds `names`, or an inner fold of one."""
+    if outer_fold(fold, names, params.num_folds)[0] not in names:
+        raise CorpusError(
+            f"{where}: expected one of the folds {', '.join(names)} in experiment.folds, found {fold}; inner "
+            f"folds are called {names[0]}-1 to {names[0]}-{params.num_folds}"
+        )
+
+
 def inner_fold_names(fold: str, num_inner_folds: int) -> list[str]:
     """Return the names of a fold's inner folds."""
     return [f"{fold}-{number + 1}" for number in range(num_inner_folds)]
@@ -118,7 +128,7 @@ def outer_fold(fold: str, names: Sequence[str], num_inner_folds: int) -> tuple[s
 
 def describe_rule(clips: ClipTable, params: SplitParams, fold: str = "") -> str:
     """Return a description of how the roles were assigned, for people."""
-    rule: str = _fold_source(clips)
+    rule: str = _fold_source(clips["fold"], clips.path)
     if rule == "drawn folds":
         rule = f"{params.num_folds} folds drawn by group"
     outer, inner = outer_fold(fold, fold_names(clips, params), params.num_folds)
@@ -151,8 +161,8 @@ def check_roles(clips: ClipTable, roles: Sequence[Role], fold: str, *, every_cla
     reject(f"{clips.path}, fold {fold}", problems)
 
 
-def _fold_source(clips: ClipTable) -> Source:
-    counted = pc.value_counts(clips["fold"])
+def _fold_source(published: pa.ChunkedArray, where: Path) -> Source:
+    counted = pc.value_counts(published)
     found = dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
     if set(found) == {""}:
         return "drawn folds"
@@ -162,14 +172,14 @@ def _fold_source(clips: ClipTable) -> Source:
     if roles or "" in found:
         spelled = ", ".join(f"{name or 'nothing'} ({found[name]} clips)" for name in sorted(found))
         raise CorpusError(
-            f"{clips.path}: fold: expected for all clips roles ({', '.join(PUBLISHED_ROLES)}), or for all clips the name of "
+            f"{where}: fold: expected for all clips roles ({', '.join(PUBLISHED_ROLES)}), or for all clips the name of "
             f"a fold, or nothing for all, found {spelled}"
         )
     return "published folds"
 
 
 def _published_or_drawn(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]:
-    source = _fold_source(clips)
+    source = _fold_source(clips["fold"], clips.path)
     folds = _draw_folds(clips, params) if source == "drawn folds" else clips["fold"]
     values = pc.unique(folds)
     roles_of: list[Role] = [

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts.files import replacing
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, SonolexError
 from pipeline.evaluation.metric_definition import Interval, Metric, reported_metrics
 from pipeline.execution.stage import training_seconds
 
@@ -154,9 +154,9 @@ def write_summary(path: Path, runs: Sequence[Run]) -> None:
 
 
 def read_summary(path: Path) -> list[Run]:
-    """Read `summary.csv` again. Raises ArtifactError when it is missing or has other columns."""
+    """Read `summary.csv` again. Raises SonolexError before the first run, and ArtifactError for other columns."""
     if not path.exists():
-        raise ArtifactError(path, "file", expected="the table of runs", found="no file", stage="report")
+        raise SonolexError(f"{path}: expected the results of a run, found none; `dvc repro` runs the experiment")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         rows = list(reader)

@@ -1,0 +1,58 @@
+"""Checks that the corpus of params.yaml is on this machine, and that it has the folds of the experiment."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.tables import Table
+from pipeline.check_params import Experiment
+from pipeline.corpora.registry import ADAPTERS, CorpusParams
+from pipeline.corpora.relabelling import identity_with
+from pipeline.corpora.splitting import folds_of, require_known
+from pipeline.errors import ArtifactError, CorpusError
+
+
+def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -> list[str]:
+    """Name what would stop a run: a root that is not there, a table that cannot be read, a fold that the corpus has not.
+
+    Without its audio, a corpus whose manifest is here (`dvc pull`) can be used, and is no mistake.
+    """
+    params, split = experiment.sections["corpus"], experiment.sections["split"]
+    manifest = _manifest(experiment, layout)
+    if manifest is None and not params.makes_audio and not params.root.is_dir():
+        return [
+            f"{params_path}: corpus.root: expected the folder of the corpus ({params.layout}), found none at {params.root}; "
+            "set it, as in `sonolex compose RECIPE corpus.root=PATH`"
+        ]
+    try:
+        published = _published(params) if manifest is None else manifest["fold"]
+        names = folds_of(published, split, layout.clips)
+    except CorpusError as error:
+        return [str(error)]
+    mistakes = []
+    for fold in experiment.sections["experiment"].folds:
+        try:
+            require_known(fold, names, split, params_path)
+        except CorpusError as error:
+            mistakes.append(str(error))
+    return mistakes
+
+
+def _manifest(experiment: Experiment, layout: Layout) -> Table | None:
+    """Return the manifest of the experiment's corpus as the last run left it, if there is one."""
+    try:
+        manifest = open_clips(layout.clips)
+        identity = identity_with(experiment.sections["corpus"].identity(), experiment.sections["labels"].use)
+    except (ArtifactError, CorpusError):
+        return None
+    return manifest if manifest.metadata["corpus"] == identity else None
+
+
+def _published(params: CorpusParams) -> pa.ChunkedArray:
+    """Return the folds or roles of the clips, by params or else by the listing."""
+    folds = params.published_folds()
+    if folds is not None:
+        return pa.chunked_array([pa.array(folds, pa.string())])
+    return ADAPTERS[params.kind].list_clips(params).table()["fold"]
