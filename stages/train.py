@@ -3,8 +3,7 @@
     clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, results/train/<the same>
 
 The name of a model that reads tokens is <entry of `models`>-<vocabulary>, with the suffix "-pretrained" where it is
-initialised by the stage `pretrain`. The second output holds the curves, `epochs.csv`; for baselines, which have no epochs,
-it holds a note.
+initialised by the stage `pretrain`. The second output holds the curves, `epochs.csv`, or for baselines a note.
 """
 
 import logging
