@@ -142,3 +142,45 @@ def test_noise_is_uniform_and_of_another_strength_in_every_clip() -> None:
     assert largest.max() > 2 * largest.min()
     torch.testing.assert_close(noise.mean((1, 2)), largest / 2, rtol=0.1, atol=0)
     assert augmentation.add_noise(spectrogram, 0.0) is spectrogram
+
+
+@pytest.mark.parametrize(("width", "length"), [(3, 8), (20, 5)])
+def test_spans_have_all_widths_and_reach_both_ends(width: int, length: int) -> None:
+    torch.manual_seed(0)
+    spans = augmentation._spans(2000, length, MasksParams(count=1, width=width))
+    assert set(spans.sum(1).tolist()) == set(range(min(width, length) + 1))
+    assert spans[:, 0].any()
+    assert spans[:, -1].any()
+    edges = torch.nn.functional.pad(spans, (1, 1)).int().diff(dim=1)
+    assert edges.abs().sum(1).max() == 2  # one span is in one piece
+
+
+def test_a_stretch_reads_faster_or_slower_by_what_it_says() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"time_stretch": 0.2})
+    ramp = torch.arange(1000).expand(400, -1)[:, :, None]
+    last = augmentation.warp_time(ramp, None, params, 1)[:, 800, 0] / 800
+    assert math.exp(-0.2) - 0.01 < last.min() < 0.84
+    assert 1.17 < last.max() < math.exp(0.2)
+    assert 0.4 < (last < 1).float().mean() < 0.6
+
+
+def test_a_shift_is_at_most_its_part_of_the_clip_either_way() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"time_shift": 0.25})
+    lengths = torch.tensor([100, 40]).repeat(500)
+    mask = torch.arange(100) < lengths[:, None]
+    first = augmentation.warp_time(torch.arange(100).expand(1000, -1)[:, :, None], mask, params, 1)[:, 0, 0]
+    shift = torch.where(first > lengths / 2, first - lengths, first)
+    for length, largest in ((100, 25), (40, 10)):
+        own = shift[lengths == length]
+        assert -largest <= own.min() < 0.9 * -largest + 1
+        assert 0.9 * largest - 1 < own.max() <= largest
+
+
+def test_as_many_clips_are_mixed_as_asked_for() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 0.3})
+    targets = torch.eye(2000)
+    mixed = augmentation.mix(torch.zeros(2000, 1, 1), None, targets, params, None)
+    assert 0.25 < (mixed.targets != targets).any(1).float().mean() < 0.35

@@ -151,9 +151,7 @@ def test_neighbours_that_sound_alike_make_no_classifier_sure(solver: Solver) -> 
     classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 64).repeat(10)
     features = np.random.default_rng(1).normal(0, 1, (64, 20)).repeat(10, axis=0)
     features += np.random.default_rng(2).normal(0, 0.05, features.shape)
-    weights = fit_one_vs_rest(
-        features, np.arange(640), one_hot(classes), solver, kernel_width=1.0, label_kind="one"
-    )
+    weights = fit_one_vs_rest(features, np.arange(640), one_hot(classes), solver, kernel_width=1.0, label_kind="one")
     logits = score(weights, features, kernel_width=1.0)
     assert (logits.argmax(axis=1) == classes).mean() > 0.9
     assert np.ptp(logits) < 1.0

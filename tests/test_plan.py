@@ -48,7 +48,11 @@ def test_reasons_are_those_that_dvc_names(found: list[Any], expected: set[str]) 
     assert plan._classify(found, {}) == expected
 
 
-BEFORE = {"code": "a", "packages": {"torch": "2.11.0", "numpy": "2.0"}, "settings": {"train.epochs": 3, "train.seed": 1}}
+BEFORE = {
+    "code": "a",
+    "packages": {"torch": "2.11.0", "numpy": "2.0"},
+    "settings": {"train.epochs": 3, "train.seed": 1},
+}
 
 
 def md5(text: str) -> str:
@@ -93,8 +97,18 @@ def test_a_change_of_code_is_told_from_one_of_settings_and_of_packages(
 
 
 def test_stages_come_after_what_they_depend_on() -> None:
-    before = {"corpus": set(), "split": {"corpus"}, "spectrogram": {"corpus"}, "train": {"split", "spectrogram"}}
-    assert {name: plan._depth(name, before) for name in before} == {"corpus": 1, "split": 2, "spectrogram": 2, "train": 3}
+    before = {
+        "corpus": set(),
+        "split": {"corpus"},
+        "spectrogram": {"corpus"},
+        "train": {"corpus", "split", "spectrogram"},
+    }
+    assert {name: plan._depth(name, before) for name in before} == {
+        "corpus": 1,
+        "split": 2,
+        "spectrogram": 2,
+        "train": 3,
+    }
 
 
 @pytest.mark.parametrize(
