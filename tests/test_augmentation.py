@@ -184,3 +184,47 @@ def test_as_many_clips_are_mixed_as_asked_for() -> None:
     targets = torch.eye(2000)
     mixed = augmentation.mix(torch.zeros(2000, 1, 1), None, targets, params, None)
     assert 0.25 < (mixed.targets != targets).any(1).float().mean() < 0.35
+
+
+def test_what_is_off_changes_nothing_and_draws_no_numbers() -> None:
+    """Or turning one kind on and off again would change the draws of all others."""
+    plain, mixing = (AugmentationParams.model_validate(PLAIN | {"mixup_probability": p}) for p in (0.0, 1.0))
+    pictures, tokens, targets = torch.randn(3, 5, 2), torch.zeros(3, 1, 5, dtype=torch.int64), torch.eye(3)
+    state = torch.get_rng_state()
+    assert augmentation.warp_time(pictures, None, plain, 1) is pictures
+    assert augmentation.replace_tokens(tokens, torch.zeros(1, 2, 1, dtype=torch.int64), 0.0) is tokens
+    assert augmentation.mix(pictures, None, targets, plain, None).features is pictures
+    assert augmentation.mix(pictures[:1], None, targets[:1], mixing, None).targets.tolist() == [[1, 0, 0]]
+    assert augmentation.add_noise(pictures, 0.0) is pictures
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_masks_of_clips_that_are_all_as_long_and_of_bands_alone() -> None:
+    torch.manual_seed(0)
+    hidden = augmentation.mask_tokens(torch.zeros(50, 1, 20, dtype=torch.int64), None, 9, MasksParams(count=1, width=6))
+    assert hidden[:, :, -1].any()
+    bands = augmentation.mask_features(torch.ones(40, 12, 8), None, MasksParams(count=1, width=3))
+    assert (bands == bands[:, :1]).all()
+    assert (bands == 0).any()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 10.0])
+def test_weights_of_mixtures_are_those_of_a_beta_distribution(alpha: float) -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0, "mixup_alpha": alpha})
+    weight = augmentation.mix(torch.zeros(4000, 1, 1), None, torch.eye(4000), params, None).targets.diagonal()
+    assert 0 <= weight.min() < weight.max() <= 1
+    assert weight.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert weight.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def test_a_clip_that_is_not_mixed_keeps_its_length() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 0.5})
+    mask = torch.arange(4) < torch.tensor([1, 4]).repeat(50)[:, None]
+    mixed = augmentation.mix(torch.zeros(100, 4, 1), mask, torch.eye(100), params, None)
+    alone = mixed.targets.diagonal() == 1
+    assert mixed.mask is not None
+    assert 20 < alone.sum() < 80
+    assert torch.equal(mixed.mask[alone], mask[alone])
+    assert (mixed.mask & mask).equal(mask)

@@ -71,6 +71,7 @@ def test_classes_take_turns_and_clips_of_a_class_come_by_hash() -> None:
     dogs = order_by_hash([f"dog{i}" for i in range(5)])
     assert chosen == [dogs[0], "rain0", *dogs[1:]]
     assert choose_in_turn(reversed(clips), 2, 3) == chosen[:3]
+    assert choose_in_turn(clips, 2, 1) == chosen[:1]  # in the middle of a turn
     assert dogs != sorted(dogs)
 
 
