@@ -1,5 +1,6 @@
 """Artifacts: what was written opens again; what was cut short, edited, or made otherwise is refused by name."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, open_split
+from pipeline.artifacts.tables import TableSchema
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError
@@ -158,6 +160,40 @@ def test_metadata_are_checked_on_writing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="metadata seed: expected int, found str 'zero'"):
         SPLIT.write(tmp_path / "x", {"clip_id": [], "role": []}, {"fold": "1", "seed": "zero", "rule": ""})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"size": 3, "rate": 1.5, "whole": True}, None),
+        ({"size": 3, "rate": 1, "whole": False, "settings": {}}, None),
+        ({"size": 3, "rate": 1.5}, "metadata whole: expected bool, found nothing"),
+        ({"size": 3.0, "rate": 1.5, "whole": True}, "metadata size: expected int, found float 3.0"),
+        ({"size": True, "rate": 1.5, "whole": True}, "metadata size: expected int, found bool True"),
+        ({"size": 3, "rate": False, "whole": True}, "metadata rate: expected float, found bool False"),
+        ({"size": 3, "rate": 1.5, "whole": 1}, "metadata whole: expected bool, found int 1"),
+        ({"size": 3, "rate": 1.5, "whole": True, "more": 0}, "metadata more: expected only size, rate, whole"),
+    ],
+)
+def test_metadata_have_the_types_of_their_schema(tmp_path: Path, found: dict[str, Any], message: str | None) -> None:
+    schema = TableSchema("tested", 1, "split", {"clip_id": pa.string()}, {"size": int, "rate": float, "whole": bool})
+    with pytest.raises(ArtifactError, match=message) if message else nullcontext():
+        schema.write(tmp_path / "x.parquet", {"clip_id": []}, found)
+        assert schema.open(tmp_path / "x.parquet").metadata == found
+
+
+def test_a_digest_follows_from_the_rows_however_they_come(tmp_path: Path) -> None:
+    schema = TableSchema("tested", 1, "split", {"clip_id": pa.string(), "labels": pa.list_(pa.int32())})
+    ids = [f"clip-{i}" for i in range(9000)]  # more than two batches of the digest
+    table = pa.table({"clip_id": ids, "labels": [[i, i + 1][: i % 3] for i in range(9000)]}, schema=schema.arrow)
+    digests = {
+        schema.write_parts(tmp_path / f"{size}.parquet", (table.slice(at, size) for at in range(0, 9000, size)), {})
+        for size in (9000, 4096, 1000, 4097)
+    }
+    assert len(digests) == 1
+    assert [schema.open(path).list("clip_id") for path in tmp_path.iterdir()] == [ids] * 4
+    swapped = table.take(pa.array([*range(8998), 8999, 8998]))
+    assert schema.write(tmp_path / "swapped.parquet", swapped, {}) not in digests
 
 
 def test_clips_check_ids_and_labels(tmp_path: Path) -> None:

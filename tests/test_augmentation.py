@@ -142,3 +142,89 @@ def test_noise_is_uniform_and_of_another_strength_in_every_clip() -> None:
     assert largest.max() > 2 * largest.min()
     torch.testing.assert_close(noise.mean((1, 2)), largest / 2, rtol=0.1, atol=0)
     assert augmentation.add_noise(spectrogram, 0.0) is spectrogram
+
+
+@pytest.mark.parametrize(("width", "length"), [(3, 8), (20, 5)])
+def test_spans_have_all_widths_and_reach_both_ends(width: int, length: int) -> None:
+    torch.manual_seed(0)
+    spans = augmentation._spans(2000, length, MasksParams(count=1, width=width))
+    assert set(spans.sum(1).tolist()) == set(range(min(width, length) + 1))
+    assert spans[:, 0].any()
+    assert spans[:, -1].any()
+    edges = torch.nn.functional.pad(spans, (1, 1)).int().diff(dim=1)
+    assert edges.abs().sum(1).max() == 2  # one span is in one piece
+
+
+def test_a_stretch_reads_faster_or_slower_by_what_it_says() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"time_stretch": 0.2})
+    ramp = torch.arange(1000).expand(400, -1)[:, :, None]
+    last = augmentation.warp_time(ramp, None, params, 1)[:, 800, 0] / 800
+    assert math.exp(-0.2) - 0.01 < last.min() < 0.84
+    assert 1.17 < last.max() < math.exp(0.2)
+    assert 0.4 < (last < 1).float().mean() < 0.6
+
+
+def test_a_shift_is_at_most_its_part_of_the_clip_either_way() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"time_shift": 0.25})
+    lengths = torch.tensor([100, 40]).repeat(500)
+    mask = torch.arange(100) < lengths[:, None]
+    first = augmentation.warp_time(torch.arange(100).expand(1000, -1)[:, :, None], mask, params, 1)[:, 0, 0]
+    shift = torch.where(first > lengths / 2, first - lengths, first)
+    for length, largest in ((100, 25), (40, 10)):
+        own = shift[lengths == length]
+        assert -largest <= own.min() < 0.9 * -largest + 1
+        assert 0.9 * largest - 1 < own.max() <= largest
+
+
+def test_as_many_clips_are_mixed_as_asked_for() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 0.3})
+    targets = torch.eye(2000)
+    mixed = augmentation.mix(torch.zeros(2000, 1, 1), None, targets, params, None)
+    assert 0.25 < (mixed.targets != targets).any(1).float().mean() < 0.35
+
+
+def test_what_is_off_changes_nothing_and_draws_no_numbers() -> None:
+    """Or turning one kind on and off again would change the draws of all others."""
+    plain, mixing = (AugmentationParams.model_validate(PLAIN | {"mixup_probability": p}) for p in (0.0, 1.0))
+    pictures, tokens, targets = torch.randn(3, 5, 2), torch.zeros(3, 1, 5, dtype=torch.int64), torch.eye(3)
+    state = torch.get_rng_state()
+    assert augmentation.warp_time(pictures, None, plain, 1) is pictures
+    assert augmentation.replace_tokens(tokens, torch.zeros(1, 2, 1, dtype=torch.int64), 0.0) is tokens
+    assert augmentation.mix(pictures, None, targets, plain, None).features is pictures
+    assert augmentation.mix(pictures[:1], None, targets[:1], mixing, None).targets.tolist() == [[1, 0, 0]]
+    assert augmentation.add_noise(pictures, 0.0) is pictures
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_masks_of_clips_that_are_all_as_long_and_of_bands_alone() -> None:
+    torch.manual_seed(0)
+    hidden = augmentation.mask_tokens(torch.zeros(50, 1, 20, dtype=torch.int64), None, 9, MasksParams(count=1, width=6))
+    assert hidden[:, :, -1].any()
+    bands = augmentation.mask_features(torch.ones(40, 12, 8), None, MasksParams(count=1, width=3))
+    assert (bands == bands[:, :1]).all()
+    assert (bands == 0).any()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 10.0])
+def test_weights_of_mixtures_are_those_of_a_beta_distribution(alpha: float) -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 1.0, "mixup_alpha": alpha})
+    weight = augmentation.mix(torch.zeros(4000, 1, 1), None, torch.eye(4000), params, None).targets.diagonal()
+    assert 0 <= weight.min() < weight.max() <= 1
+    assert weight.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert weight.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def test_a_clip_that_is_not_mixed_keeps_its_length() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 0.5})
+    mask = torch.arange(4) < torch.tensor([1, 4]).repeat(50)[:, None]
+    mixed = augmentation.mix(torch.zeros(100, 4, 1), mask, torch.eye(100), params, None)
+    alone = mixed.targets.diagonal() == 1
+    assert mixed.mask is not None
+    assert 20 < alone.sum() < 80
+    assert torch.equal(mixed.mask[alone], mask[alone])
+    assert (mixed.mask & mask).equal(mask)

@@ -12,6 +12,7 @@ from sklearn.svm import SVC
 
 from pipeline.models.baselines.bag_of_tokens import BagOfTokens, BagOfTokensParams
 from pipeline.models.baselines.base import Baseline, Setting, Weights
+from pipeline.models.baselines.calibration import halves
 from pipeline.models.baselines.frame_statistics import FrameStatistics, FrameStatisticsParams, extract_features
 from pipeline.models.baselines.kernel_classifier import Solver, fit_one_vs_rest, least_squares, score, support_vectors
 from pipeline.models.baselines.majority import Majority, MajorityParams
@@ -123,6 +124,37 @@ def test_rows_of_a_clip_are_judged_by_those_of_others(solver: Solver) -> None:
     logits = score(weights, features[::5], kernel_width=1.0)
     assert (logits.argmax(axis=1) == classes).mean() > 0.9  # learnt by heart
     assert np.ptp(logits) < 1.0  # and not sure of it
+
+
+@pytest.mark.parametrize("num_clips", [1, 2, 15, 16, 17, 100, 1603])
+def test_calibration_fits_on_one_half_and_judges_the_other(num_clips: int) -> None:
+    (fitted, judged), again = halves(num_clips)
+    assert sorted([*fitted, *judged]) == list(range(num_clips))
+    assert abs(len(fitted) - len(judged)) <= -(-num_clips // 16)
+    assert [again[0].tolist(), again[1].tolist()] == [judged.tolist(), fitted.tolist()]
+
+
+@pytest.mark.parametrize("clips_per_recording", [3, 5, 8])
+def test_recordings_stay_in_one_half_of_calibration(clips_per_recording: int) -> None:
+    """Clips of a recording are neighbours: of 16 runs of clips, each begins within one recording at most."""
+    recordings = np.arange(400) // clips_per_recording
+    (fitted, judged), _ = halves(400)
+    assert len(np.intersect1d(recordings[fitted], recordings[judged])) <= 15
+    half = np.isin(np.arange(400), judged)
+    assert (half[1:] != half[:-1]).sum() == 15  # of runs that alternate, so that classes in order are in both halves
+    assert set(np.diff(np.flatnonzero(np.diff(half, prepend=~half[:1])))) == {25}
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_neighbours_that_sound_alike_make_no_classifier_sure(solver: Solver) -> None:
+    """Takes of one recording, whose class is noise: each is known by heart from the other takes, which lie in its half."""
+    classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 64).repeat(10)
+    features = np.random.default_rng(1).normal(0, 1, (64, 20)).repeat(10, axis=0)
+    features += np.random.default_rng(2).normal(0, 0.05, features.shape)
+    weights = fit_one_vs_rest(features, np.arange(640), one_hot(classes), solver, kernel_width=1.0, label_kind="one")
+    logits = score(weights, features, kernel_width=1.0)
+    assert (logits.argmax(axis=1) == classes).mean() > 0.9
+    assert np.ptp(logits) < 1.0
 
 
 def test_least_squares_are_those_of_scikit_learn() -> None:

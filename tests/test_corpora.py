@@ -141,11 +141,11 @@ def test_demos_of_other_settings_lie_side_by_side(tmp_path: Path) -> None:
 
 def test_two_programs_make_one_demo_between_them(tmp_path: Path) -> None:
     program = (
-        "import sys; sys.path += ['tests']; from pathlib import Path; from pipeline.corpora import demo; "
-        "from test_corpora import demo_params; clips = demo.list_clips(demo_params(Path(sys.argv[1]))).clips; "
-        "sys.exit(not all((Path(sys.argv[1]) / clip.source).exists() for clip in clips))"
+        "import sys; from pipeline.corpora import demo; params = demo.Params.model_validate_json(sys.argv[1]); "
+        "sys.exit(not all((params.root / clip.source).exists() for clip in demo.list_clips(params).clips))"
     )
-    started = [Popen([sys.executable, "-c", program, str(tmp_path)], cwd=REPOSITORY) for _ in range(2)]
+    command = [sys.executable, "-c", program, demo_params(tmp_path).model_dump_json()]
+    started = [Popen(command, cwd=REPOSITORY) for _ in range(2)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
 
 

@@ -37,12 +37,18 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def charts(repository: Path, *command: str) -> dict[str, dict[str, Any]]:
     """Return title -> Vega-Lite specification of the charts that a command draws."""
-    shown = json.loads(run(repository, "dvc", "plots", *command, "--json").stdout)
-    assert "errors" not in shown
-    specifications = [chart["content"] for group in shown["data"].values() for chart in group]
+    answer = json.loads(run(repository, "dvc", "plots", *command, "--json").stdout)
+    assert "errors" not in answer
+    specifications = [chart["content"] for group in answer["data"].values() for chart in group]
     found = {chart["title"]["text"]: chart for chart in specifications}
     assert len(found) == len(specifications)  # no two have one title
     return found
+
+
+@pytest.fixture(scope="module")
+def shown(repository: Path) -> dict[str, dict[str, Any]]:
+    """Return the charts of `dvc plots show`."""
+    return charts(repository, "show")
 
 
 def encodings(chart: Any) -> Iterator[dict[str, Any]]:
@@ -53,16 +59,15 @@ def encodings(chart: Any) -> Iterator[dict[str, Any]]:
         yield from encodings(part)
 
 
-@pytest.mark.parametrize("command", [("show",), ("diff", "HEAD")], ids=" ".join)
-def test_every_chart_names_its_model(repository: Path, command: tuple[str, ...]) -> None:
-    found = charts(repository, *command)
+def test_every_chart_names_its_model(repository: Path, shown: dict[str, dict[str, Any]]) -> None:
     models = [*EXPERIMENT.models, *(ensemble.name for ensemble in EXPERIMENT.ensembles)]
     expected = {f"results/plots/{kind}/{model}.csv" for kind in ("confusion", "per_class") for model in models}
-    assert set(found) == expected | {f"results/plots/loss/{model}.csv" for model in CURVED}
+    expected |= {f"results/plots/loss/{model}.csv" for model in CURVED}
+    assert set(shown) == set(charts(repository, "diff", "HEAD")) == expected
 
 
-def test_a_confusion_matrix_has_actual_and_predicted_as_in_the_report(repository: Path) -> None:
-    chart = charts(repository, "show")["results/plots/confusion/ast.csv"]
+def test_a_confusion_matrix_has_actual_and_predicted_as_in_the_report(shown: dict[str, dict[str, Any]]) -> None:
+    chart = shown["results/plots/confusion/ast.csv"]
     axes = next(encoding for encoding in encodings(chart) if "y" in encoding)
     assert (axes["x"]["field"], axes["y"]["field"]) == ("predicted", "actual")  # a row is an actual class
     values = chart["data"]["values"]
@@ -71,18 +76,19 @@ def test_a_confusion_matrix_has_actual_and_predicted_as_in_the_report(repository
     assert [(row["actual"], row["predicted"]) for row in wrong] == [(CLASSES[1], CLASSES[0])]
 
 
-def test_axes_say_what_they_show(repository: Path) -> None:
-    found = charts(repository, "show")
-    loss = next(e for e in encodings(found["results/plots/loss/ast.csv"]) if "y" in e and "title" in e["y"])
+def test_axes_say_what_they_show(shown: dict[str, dict[str, Any]]) -> None:
+    loss = next(e for e in encodings(shown["results/plots/loss/ast.csv"]) if "y" in e and "title" in e["y"])
     assert loss["y"]["title"] == "training loss, mean over folds and seeds"
-    classes = next(e for e in encodings(found["results/plots/per_class/ast.csv"]) if "x" in e and "title" in e["x"])
+    classes = next(e for e in encodings(shown["results/plots/per_class/ast.csv"]) if "x" in e and "title" in e["x"])
     assert classes["x"]["title"] == "average precision, mean over folds"
 
 
-def test_the_page_says_that_it_needs_a_network_and_git_ignores_it(repository: Path) -> None:
+def test_the_page_says_that_it_needs_a_network_and_git_ignores_it(
+    repository: Path, shown: dict[str, dict[str, Any]]
+) -> None:
     run(repository, "dvc", "plots", "show", "-q")
     page = (repository / "dvc_plots/index.html").read_text()
-    assert page.count("vegaEmbed('#") + page.count('vegaEmbed("#') == len(charts(repository, "show"))
+    assert page.count("vegaEmbed('#") + page.count('vegaEmbed("#') == len(shown)
     for tokens in ("These charts need a network", "report/index.html", "cdn.jsdelivr.net/npm/vega"):
         assert tokens in page
     assert not re.search(r"\{[a-z_]+\}", page.partition("<script")[0])  # no placeholder is left

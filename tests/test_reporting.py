@@ -62,6 +62,7 @@ from pipeline.reporting.summary import (
     headline_metrics,
     read_summary,
     results_table,
+    spread,
     summarise,
     training_times,
     write_summary,
@@ -846,12 +847,49 @@ def test_infinite_and_undefined_values_do_not_stop_the_summary() -> None:
     assert results_table(runs).row_count == 1
 
 
+def test_a_single_folds_interval_is_the_mean_of_its_seeds_limits() -> None:
+    runs = [
+        replace(make_run("a", "1", 0, 0.5), accuracy_low=0.2, accuracy_high=0.6, num_parameters=5, clips_seen=10),
+        replace(make_run("a", "1", 1, 0.7), accuracy_low=0.4, accuracy_high=0.9, num_parameters=9, clips_seen=13),
+        replace(make_run("a", "1", 2, 0.7), accuracy_low=0.6, accuracy_high=0.9, num_parameters=9, clips_seen=13),
+    ]
+    summary = summarise(runs)[0]
+    assert summary.interval["accuracy"] == pytest.approx((0.4, 0.8))
+    assert (summary.num_parameters, summary.clips_seen) == (9, 12)
+    assert spread(summary, "accuracy", percent=True) == "63.3 [40.0, 80.0] %"
+    assert math.isnan(summary.deviation["accuracy"])
+    assert summarise([*runs, make_run("a", "2", 0, 0.5)])[0].interval == {}
+
+
+def test_means_are_spelled_with_their_uncertainty() -> None:
+    summary = summarise([make_run("a", "1", 0, 0.91, 1.25), make_run("a", "2", 0, 0.95, 1.75)])[0]
+    assert spread(summary, "accuracy", percent=True) == "93.0 ± 2.8 %"
+    assert spread(summary, "mAP") == "0.930 ± 0.028"
+    assert spread(summary, "d_prime", digits=2) == "1.50 ± 0.35"
+    for value, expected in ((math.inf, "∞ %"), (-math.inf, "-∞ %"), (math.nan, "n/a %")):
+        changed = replace(summary, mean=summary.mean | {"accuracy": value})
+        assert spread(changed, "accuracy", percent=True) == expected
+    unsure = replace(summary, deviation=summary.deviation | {"mAP": math.inf})
+    assert spread(unsure, "mAP") == "0.930"
+
+
+def test_headline_metrics_are_of_the_models_named_and_the_first_ensemble() -> None:
+    runs = [make_run(model, fold, 0, 0.123456) for model in ("a", "b") for fold in "12"]
+    runs += [replace(make_run(name, fold, 0, 0.5), seed=ALL_SEEDS) for name in ("x", "y") for fold in "12"]
+    assert headline_metrics(summarise(runs), ["b"]) == {
+        "b": {"accuracy": 0.1235, "accuracy_deviation": 0.0, "mAP": 0.1235, "mAP_deviation": 0.0, "num_clips": 20},
+        "x": {"accuracy": 0.5, "mAP": 0.5},
+    }
+
+
 def test_durations_are_spelled() -> None:
-    assert [duration(s) for s in (0.04, 59.94, 59.97, 185, 7800)] == [
+    assert [duration(s) for s in (0.04, 59.94, 59.97, 185, 3599, 3600, 7800)] == [
         "0.0 s",
         "59.9 s",
         "1 min 00 s",
         "3 min 05 s",
+        "59 min 59 s",
+        "1 h 00 min",
         "2 h 10 min",
     ]
 

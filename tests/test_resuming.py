@@ -18,25 +18,33 @@ from pipeline.training.step import Learner
 
 ADAM = {"kind": "adam", "betas": [0.95, 0.999], "weight_decay": 5e-7}
 SGD = {"kind": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+# Every setting that leaves a state between epochs, or draws numbers; those of one run do not touch one another.
 CHANGES: dict[str, dict[str, Any]] = {
     "as they are": {},
-    "constant": {"schedule": {"kind": "constant", "warmup_steps": 5}},
-    "steps": {"schedule": {"kind": "steps", "warmup_steps": 7, "hold": 1, "every": 1, "factor": 0.5}},
-    "one_cycle": {"schedule": {"kind": "one_cycle", "rise": 0.3, "start": 0.04, "end": 4e-6}},
-    "no average": {"average": {"kind": "none"}},
-    "last": {"average": {"kind": "last", "epochs": 3}},
-    "epochs": {"average": {"kind": "epochs", "first": 1, "last": 3}},
-    "adam": {"optimiser": ADAM},
-    "sgd": {"optimiser": SGD},
-    "accumulate": {"accumulate": 3},
-    "balanced": {"sampling": "balanced"},
-    "bfloat16": {"precision": "bfloat16"},
-    "float16": {"precision": "float16"},
-    "activation checkpointing": {"activation_checkpointing": True},
-    "patchout": {"patchout": 0.4},
-    "noise and powers": {"augmentation": PLAIN | {"noise": 0.3, "mixup_probability": 0.7, "mixup_domain": "power"}},
-    "no clipping": {"gradient_clip": None},
-    "kept epochs": {"checkpoint_ensemble": [1, 2, 4]},
+    "constant, no average, adam, in parts": {
+        "schedule": {"kind": "constant", "warmup_steps": 5},
+        "average": {"kind": "none"},
+        "optimiser": ADAM,
+        "accumulate": 3,
+    },
+    "steps, average of the last epochs, sgd, balanced": {
+        "schedule": {"kind": "steps", "warmup_steps": 7, "hold": 1, "every": 1, "factor": 0.5},
+        "average": {"kind": "last", "epochs": 3},
+        "optimiser": SGD,
+        "sampling": "balanced",
+    },
+    "one cycle, average of epochs, bfloat16, patchout": {
+        "schedule": {"kind": "one_cycle", "rise": 0.3, "start": 0.04, "end": 4e-6},
+        "average": {"kind": "epochs", "first": 1, "last": 3},
+        "precision": "bfloat16",
+        "patchout": 0.4,
+    },
+    "float16, activation checkpointing, noise and powers": {
+        "precision": "float16",
+        "activation_checkpointing": True,
+        "augmentation": PLAIN | {"noise": 0.3, "mixup_probability": 0.7, "mixup_domain": "power"},
+    },
+    "no clipping, kept epochs": {"gradient_clip": None, "checkpoint_ensemble": [1, 2, 4]},
 }
 
 

@@ -25,11 +25,12 @@ LATER = 1e9  # seconds
 
 
 def sections() -> dict[str, dict[str, Any]]:
-    """Return a small network of every encoder, those of tokens too, and all classical models of base.yaml."""
+    """Return a small network of every encoder, two that read tokens, and all classical models of base.yaml."""
     found = {name: section for name, section in BASE.items() if section["kind"] in BASELINES}
     for encoder in ENCODERS:
         stem, head = next((stem, head) for stem, other, head in combinations() if other == encoder)
-        found |= {f"{encoder}-{reads}": network(reads, stem, encoder, head) for reads in ("frames", "tokens")}
+        inputs = ("frames", "tokens") if encoder in ("transformer", "cnn") else ("frames",)
+        found |= {f"{encoder}-{reads}": network(reads, stem, encoder, head) for reads in inputs}
     return found
 
 

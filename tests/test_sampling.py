@@ -84,6 +84,22 @@ def test_every_frame_is_equally_likely() -> None:
     assert early == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(1800))
 
 
+def test_a_sample_of_all_frames_but_one() -> None:
+    ids = [f"c{n}" for n in range(4)]
+    assert draw_sample(clips(4), ids, sample_frames=200, seed=0).frames.shape == (200, 2)
+    assert draw_sample(clips(4), ids, sample_frames=199, seed=0).frames.shape == (199, 2)
+
+
+def test_whole_clips_are_chosen_up_to_what_they_may_hold() -> None:
+    lengths = {f"c{n}": 10 for n in range(6)} | {"empty": 0}
+    chosen = {most: sampling.choose_clips(lengths, most=most, seed=0) for most in (1, 10, 29, 30, 31, 60, 100)}
+    assert [len(clips) for clips in chosen.values()] == [1, 1, 2, 3, 3, 6, 6]  # the first in any case
+    assert all(clips == sorted(clips) for clips in chosen.values())
+    assert set(chosen[10]) < set(chosen[29]) < set(chosen[30]) < set(chosen[60]) == set(lengths) - {"empty"}
+    assert chosen[30] == sampling.choose_clips(dict(reversed(lengths.items())), most=30, seed=0)
+    assert {tuple(sampling.choose_clips(lengths, most=30, seed=seed)) for seed in range(9)} != {tuple(chosen[30])}
+
+
 def test_no_usable_clip_is_an_error() -> None:
     with pytest.raises(CorpusError, match="2 clips without a usable frame"):
         draw_sample(clips(1), ["gone", "lost"], sample_frames=10, seed=0)

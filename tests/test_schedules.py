@@ -1,11 +1,12 @@
 """Learning rates by hand, by what the published runs logged, and by torch's own schedules."""
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.training.schedules import ScheduleParams, rate_factor
 
@@ -80,6 +81,15 @@ def test_one_cycle_is_torchs(rise: float, num_steps: int) -> None:
         if step + 1 < num_steps:
             optimiser.step()
             schedule.step()
+
+
+@pytest.mark.parametrize(
+    "change", [{"rise": 0.0}, {"rise": 1.0}, {"start": 1.1}, {"end": -0.1}, {"start": 0.0, "end": 1.0, "rise": 0.99}]
+)
+def test_one_cycle_refuses_to_rise_never_or_always(change: dict[str, float]) -> None:
+    settings = {"kind": "one_cycle", "rise": 0.3, "start": 0.04, "end": 0.0} | change
+    with nullcontext() if len(change) == 3 else pytest.raises(ValidationError, match=next(iter(change))):
+        TypeAdapter(ScheduleParams).validate_python(settings)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3])

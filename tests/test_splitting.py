@@ -13,7 +13,15 @@ from conftest import REPOSITORY
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tables import Table
-from pipeline.corpora.splitting import SplitParams, assign_roles, check_roles, describe_rule, fold_names
+from pipeline.corpora.splitting import (
+    SplitParams,
+    assign_roles,
+    check_roles,
+    describe_rule,
+    fold_names,
+    part_names,
+    part_of,
+)
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
 from stages import split as split_stage
@@ -91,6 +99,24 @@ def test_an_unknown_fold_is_named_with_the_known_ones(tmp_path: Path) -> None:
         CorpusError, match=r"clips\.parquet: expected one of the folds 1, 2 in experiment\.folds, found 3"
     ):
         assign_roles(clips, "3", params())
+
+
+@pytest.mark.parametrize(
+    ("fold", "expected"),
+    [
+        ("1", ("1", 0)),
+        ("1-1", ("1", 1)),
+        ("1-5", ("1", 5)),
+        ("1-0", ("1-0", 0)),
+        ("1-6", ("1-6", 0)),  # of five parts
+        ("1-b", ("1-b", 0)),
+        ("a-2", ("a-2", 0)),  # a fold by that name
+        ("a-2-3", ("a-2", 3)),
+    ],
+)
+def test_a_part_is_named_by_its_fold_and_its_number(fold: str, expected: tuple[str, int]) -> None:
+    assert part_of(fold, ["1", "a-2"], 5) == expected
+    assert part_names("a-2", 3) == ["a-2-1", "a-2-2", "a-2-3"]
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def test_bits_per_second_add_up_over_codebooks() -> None:
 def test_distortion_by_hand() -> None:
     z = np.array([[0.0], [2], [10], [12]], np.float32)  # mean 6, total 36 + 16 + 16 + 36 = 104
     assert statistics.distortion(z, np.array([[1.0], [1], [11], [11]])) == pytest.approx(4 / 104)
+    assert statistics.distortion(z / 100, np.array([[1.0], [1], [11], [11]]) / 100) == pytest.approx(4 / 104)
     assert statistics.distortion(z, np.full((4, 1), 6.0)) == pytest.approx(1)
 
 
@@ -56,6 +57,10 @@ def test_information_by_hand() -> None:
     assert statistics.mutual_information(np.array([[2, 0], [0, 2]])) == pytest.approx(1 + correction)
     assert statistics.mutual_information(np.array([[1, 1], [1, 1]])) == pytest.approx(max(0, (1 + 1 - 3) * correction))
     assert statistics.mutual_information(np.zeros((2, 2))) == 0
+    # Three tokens as often, two classes as often, 4, 2, 2 and 4 of twelve together; 2 + 1 - 3 cells more than one.
+    together = -(2 * 4 / 12 * np.log2(4 / 12) + 2 * 2 / 12 * np.log2(2 / 12))
+    found = statistics.mutual_information(np.array([[4, 0], [2, 2], [0, 4]]))
+    assert found == pytest.approx(np.log2(3) + 1 - together)
 
 
 def test_tokens_by_chance_say_nothing() -> None:
@@ -76,3 +81,31 @@ def test_summary_over_codebooks() -> None:
     assert summary["dead_codes"] == 2
     assert summary["perplexity"] == pytest.approx(2**1.5, abs=1e-3)
     assert summary["bits_per_second"] == 300
+    uneven = statistics.summarise(np.array([[3, 1, 0]]), frame_rate=100)  # 0.8112781 bits
+    assert uneven["usage"] == 0.666667
+    assert uneven["perplexity"] == 1.755
+    assert uneven["bits_per_second"] == 81.1
+
+
+def test_zipf_slope_counts_the_ranks_at_both_ends_of_the_middle() -> None:
+    counts = np.array([90.0, 70, 66, 40, 33, 20, 19, 11, 4, 1])  # of ten ranks those from 1 to 9
+    expected = np.polyfit(np.log(np.arange(1, 10)), np.log(counts[:9]), 1)[0]
+    assert statistics.zipf_slope(counts) == pytest.approx(expected)
+
+
+def test_zipf_slope_needs_two_ranks() -> None:
+    assert statistics.zipf_slope(np.array([4, 2])) is None  # of two ranks, the first alone is in the middle
+    assert statistics.zipf_slope(np.array([4, 2, 1])) == pytest.approx(-1)
+    summary = statistics.summarise(np.array([[4, 2, 1], [8, 8, 1], [5, 5, 0]]), frame_rate=100)
+    assert summary["zipf_slope"] == pytest.approx((-1 + 0) / 2)  # the third has none
+    assert statistics.summarise(np.array([[4, 2, 0]]), frame_rate=100)["zipf_slope"] is None
+
+
+def test_distortion_goes_through_all_frames_once() -> None:
+    generator = np.random.default_rng(0)
+    z = generator.normal(size=(70_000, 1)).astype(np.float32)  # more than a block
+    z[65_000:] += 3
+    decoded = np.where(np.arange(70_000)[:, None] < 65_000, z, 0)
+    expected = ((z - decoded).astype(float) ** 2).sum() / ((z - z.mean(dtype=float)).astype(float) ** 2).sum()
+    assert statistics.distortion(z, decoded) == pytest.approx(expected, rel=1e-5)
+    assert statistics.distortion(np.ones((5, 2)), np.zeros((5, 2))) == 0  # frames that are all alike

@@ -1,6 +1,7 @@
 """One step of training: accumulated, compiled, in half precision, with positions left out, by every optimiser."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,25 @@ def test_mixed_labels_of_one_class_clips_train_towards_both_and_never_towards_th
     wanted = 1 / 3 - 4 * logits.grad[:, 1:]
     torch.testing.assert_close(wanted.sum(1), torch.ones(4))
     assert ((wanted > 0.01) & (wanted < 0.99)).any()
+
+
+@pytest.mark.parametrize(
+    ("label_kind", "expected"),
+    [
+        # Probabilities 1/2, 1/4, 1/4; targets 1, 0, 0 become 0.8, 0.1, 0.1.
+        ("one", 0.8 * math.log(2) + 0.2 * math.log(4)),
+        # Probabilities 2/3, 1/2, 1/2; targets 1, 0, 0 become 0.85, 0.15, 0.15.
+        ("many", (0.85 * math.log(3 / 2) + 0.15 * math.log(3) + 2 * math.log(2)) / 3),
+    ],
+)
+def test_labels_are_smoothed_in_the_loss(label_kind: Any, expected: float) -> None:
+    logits = torch.tensor([[math.log(2), 0.0, 0.0]])
+    batch = Batch(torch.zeros(1, 5, 6), None, torch.arange(1))
+    params = TrainParams.model_validate(SETTINGS | {"label_smoothing": 0.3, "augmentation": PLAIN})
+    loss, _ = Classification(params, label_kind, 1, None).loss(
+        make_model(), lambda _features, _mask: logits, batch, torch.eye(3)[:1]
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_dropped_positions_are_other_ones_in_every_clip_and_the_mask_follows() -> None:
