@@ -83,10 +83,7 @@ def run(
     if fitted is None:
         return  # another process writes
     metadata: ModelMetadata = {
-        "model": model,
-        "fold": fold,
-        "seed": seed,
-        "reads": params.reads,
+        "model": model, "fold": fold, "seed": seed, "reads": params.reads,
         "params": params.model_dump(mode="json"),
         "classes": clips.metadata["classes"],
         "label_kind": label_kind,
@@ -96,7 +93,7 @@ def run(
         "front_end": inputs.front_end,
         "num_parameters": count_predicting(fitted.weights, fitted.kept_epochs),
         SETTINGS: dict(settings),
-    }
+    }  # fmt: skip
     write_model(paths.model, fitted.weights, metadata, fitted.kept_epochs)
     log.info(
         "%s, fold %s: %d parameters, %d clips seen in %.1f s",
