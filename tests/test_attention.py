@@ -167,7 +167,7 @@ def test_the_picture_is_drawn_for_the_fold_that_tests_the_clip(data: Path, tmp_p
     pixels = imread(picture)
     assert pixels.shape[1] > 1000
     assert (pixels[:, :, 0] - pixels[:, :, 2]).max() > 0.5  # something is red over the grey
-    expected = "expected a model ast with seed 0 of the fold that tests two, found folds: 1; name one"
+    expected = "expected a model ast with seed 0 of the fold that tests two, found folds: 1; choose one"
     with pytest.raises(CorpusError, match=expected):
         draw_attention.run_that_tests("two", "ast", 0, layout)
 

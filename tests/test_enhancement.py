@@ -293,8 +293,8 @@ def test_a_class_that_no_clip_has_is_named_and_never_added(workspace: Path, capl
     table = run_stage(workspace)
     assert not any(OWL in labels for labels in table.list("labels"))
     assert table.metadata["per_class"][OWL]["threshold"] is None
-    assert "1 classes have no clip, so no threshold, and are never added: owl" in caplog.text
-    assert "1 classes have no place in the ontology, and are never added: rain" in caplog.text
+    assert "1 classes have no clip, so no threshold and are never added: owl" in caplog.text
+    assert "1 classes have no place in the ontology and are never added: rain" in caplog.text
 
 
 def test_training_clips_get_the_new_labels_and_test_clips_keep_theirs(workspace: Path) -> None:
