@@ -22,7 +22,7 @@ from pipeline.grid import ExperimentParams
 from pipeline.models.base import ModelParams, VocabularySection
 from pipeline.models.registry import ENCODERS, validate_model_params
 from pipeline.params import PARAMS_PATH, read_params, validate_params
-from pipeline.reporting.atlas_settings import AtlasParams
+from pipeline.reporting.atlas.settings import AtlasParams
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.settings import PretrainParams, TrainParams

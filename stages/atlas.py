@@ -21,9 +21,9 @@ from pipeline.artifacts.vocabulary import VOCABULARY
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params, read_params
-from pipeline.reporting.atlas import write_atlas
-from pipeline.reporting.atlas_content import AtlasPaths, gather_atlas
-from pipeline.reporting.atlas_settings import AtlasParams
+from pipeline.reporting.atlas.content import AtlasPaths, gather_atlas
+from pipeline.reporting.atlas.page import write_atlas
+from pipeline.reporting.atlas.settings import AtlasParams
 
 log = logging.getLogger(__name__)
 

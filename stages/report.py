@@ -22,7 +22,7 @@ from pipeline.execution.stage import StageReport, stage_main
 from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
 from pipeline.reporting.assembly import gather_page
-from pipeline.reporting.atlas_index import write_atlas_index
+from pipeline.reporting.atlas.index import write_atlas_index
 from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots

@@ -24,11 +24,11 @@ from pipeline.errors import ArtifactError, CorpusError
 from pipeline.evaluation.choosing import choose_in_turn
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import read_params
-from pipeline.reporting.atlas import atlas_values, write_atlas
-from pipeline.reporting.atlas_content import AtlasContent, AtlasPaths, gather_atlas, most_frequent
-from pipeline.reporting.atlas_settings import AtlasParams
-from pipeline.reporting.atlas_sounds import Occurrences, log_mel_distance, nearest_occurrences
-from pipeline.reporting.atlas_tokens import class_rates, nearest_tokens
+from pipeline.reporting.atlas.content import AtlasContent, AtlasPaths, gather_atlas, most_frequent
+from pipeline.reporting.atlas.page import atlas_values, write_atlas
+from pipeline.reporting.atlas.settings import AtlasParams
+from pipeline.reporting.atlas.sounds import Occurrences, log_mel_distance, nearest_occurrences
+from pipeline.reporting.atlas.tokens import class_rates, nearest_tokens
 from pipeline.reporting.pictures import peaks, sound_address
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
 from pipeline.vocabulary.registry import KINDS, validate_vocabulary_params

@@ -24,7 +24,7 @@ from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.execution.code import project_sources, reach
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import read_params
-from pipeline.reporting.atlas_tokens import token_patterns
+from pipeline.reporting.atlas.tokens import token_patterns
 from pipeline.vocabulary import sequences
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.rebuilding import rebuild, separable_frames

@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
-from pipeline.reporting.atlas_content import AtlasContent
-from pipeline.reporting.atlas_sounds import ResynthesisedClip, Snippet, decibels
-from pipeline.reporting.atlas_tokens import CodebookPatterns, class_rates, nearest_tokens
+from pipeline.reporting.atlas.content import AtlasContent
+from pipeline.reporting.atlas.sounds import ResynthesisedClip, Snippet, decibels
+from pipeline.reporting.atlas.tokens import CodebookPatterns, class_rates, nearest_tokens
 from pipeline.reporting.pictures import mel_picture, peaks, sound_address
 from pipeline.reporting.rendering import write_html
 from pipeline.reporting.token_use import TokenStatistics, token_statistics

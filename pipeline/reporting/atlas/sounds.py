@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import CorpusError
-from pipeline.reporting.atlas_tokens import CodebookPatterns, token_places
+from pipeline.reporting.atlas.tokens import CodebookPatterns, token_places
 from pipeline.reporting.recordings import Recordings
 from pipeline.spectrogram.concatenation import choose_units, join_units, match_gains
 from pipeline.spectrogram.front_end import FrontEnd

@@ -17,8 +17,8 @@ from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.evaluation.choosing import choose_in_turn, order_by_hash
 from pipeline.params import validate_params
-from pipeline.reporting.atlas_settings import AtlasParams
-from pipeline.reporting.atlas_sounds import (
+from pipeline.reporting.atlas.settings import AtlasParams
+from pipeline.reporting.atlas.sounds import (
     Occurrences,
     ResynthesisedClip,
     Resynthesiser,
@@ -28,7 +28,7 @@ from pipeline.reporting.atlas_sounds import (
     decibels,
     nearest_occurrences,
 )
-from pipeline.reporting.atlas_tokens import CodebookPatterns, token_patterns
+from pipeline.reporting.atlas.tokens import CodebookPatterns, token_patterns
 from pipeline.reporting.recordings import Recordings
 from pipeline.reporting.token_use import count_by_class, count_tokens, require_tokens_of
 from pipeline.spectrogram.inversion import Inverter
