@@ -111,8 +111,8 @@ def run(value: Base) -> int:
     return count
 """,
     "pipeline/reporting/pages.py": 'TEMPLATE = "page.html.j2"\n\n\ndef render():\n    return TEMPLATE\n',
-    "pipeline/reporting/page.html.j2": "<h1>{% include 'look.css.j2' %}</h1>\n",
-    "pipeline/reporting/look.css.j2": "h1 { color: red }\n",
+    "pipeline/reporting/templates/page.html.j2": "<h1>{% include 'look.css.j2' %}</h1>\n",
+    "pipeline/reporting/templates/look.css.j2": "h1 { color: red }\n",
 }
 
 
@@ -282,7 +282,9 @@ def test_annotations_and_log_messages_count_for_nothing(project: Path, old: str,
 
 @pytest.mark.parametrize("name", ["page.html.j2", "look.css.j2"])
 def test_templates_count_with_those_that_they_include(project: Path, name: str) -> None:
-    before, after = _edited(project, f"reporting/{name}", "h1", "h2", [("pipeline.reporting.pages", "render")])
+    before, after = _edited(
+        project, f"reporting/templates/{name}", "h1", "h2", [("pipeline.reporting.pages", "render")]
+    )
     assert before != after
 
 

@@ -26,8 +26,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.errors import SonolexError
+
 PROJECT = ("pipeline", "stages")  # packages that are followed
 FOLDER = Path(__file__).parents[2]
+TEMPLATES = "pipeline/reporting/templates"  # of pages, named in the code by file
 
 # Modules that cannot change a result: logging and progress, names of errors, and paths (a wrong path fails, since DVC
 # requires the outputs that dvc.yaml names).
@@ -205,7 +208,7 @@ class _Walk:
             self.todo.append((module, ""))
         self.attributes |= found.attributes
         for template in found.templates:
-            self._add_template(module, template)
+            self._add_template(template)
         for package, asked in found.collected:
             self.todo += [(name, asked) for name in self.sources.modules_of(package)]
         for mentioned, attribute in found.mentions:
@@ -249,14 +252,17 @@ class _Walk:
         elif name or attribute:
             self.todo.append((module, name or attribute))
 
-    def _add_template(self, module: str, template: str) -> None:
-        """Add a page's template, from the folder of the module that names it, with the templates that it includes."""
-        path = f"{module.rpartition('.')[0].replace('.', '/')}/{template}"
+    def _add_template(self, template: str) -> None:
+        """Add a page's template, with the templates that it includes."""
+        path = f"{TEMPLATES}/{template}"
+        if (path, "") in self.definitions:
+            return
         text = self.sources.text(path)
-        if text is not None and (path, "") not in self.definitions:
-            self.definitions[path, ""] = hashlib.sha256(text.encode()).hexdigest()
-            for other in _included(text):
-                self._add_template(module, other)
+        if text is None:
+            raise SonolexError(f"{path}: expected the template that the code names, found no such file; restore it")
+        self.definitions[path, ""] = hashlib.sha256(text.encode()).hexdigest()
+        for other in _included(text):
+            self._add_template(other)
 
 
 @cache

@@ -13,11 +13,11 @@ from pipeline.artifacts.files import replacing
 def write_html(
     path: Path, template: str, values: Mapping[str, object], filters: Mapping[str, Callable[..., str]]
 ) -> None:
-    """Render a template of this folder with `values`, and `filters` beside the common ones, and write it in one step."""
+    """Render a template of `templates/` with `values`, and `filters` beside the common ones, and write it in one step."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
