@@ -15,7 +15,6 @@ from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.network import Network, NetworkParams
 from pipeline.params import validate_params
 from pipeline.spectrogram.kaldi import KaldiFrontEnd
-from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.augmentation import AugmentationParams, MasksParams
 from pipeline.training.averaging import NoAverageParams
 from pipeline.training.batches import StoredBatch
@@ -24,7 +23,7 @@ from pipeline.training.distributed import ALONE, DistributedContext
 from pipeline.training.optimiser import AdamWParams, build_optimiser
 from pipeline.training.schedules import ConstantParams
 from pipeline.training.settings import TrainParams
-from pipeline.training.step import Learner
+from pipeline.training.step import Learner, keep_freed_memory
 
 PATCH, BANDS, RATE = 16, 128, 1e-4
 ADAMW = AdamWParams(kind="adamw", betas=(0.9, 0.999), weight_decay=0.05)

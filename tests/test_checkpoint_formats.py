@@ -19,7 +19,7 @@ from pipeline.artifacts.files import file_digest
 from pipeline.errors import SonolexError
 from pipeline.models.network import Network, fit_normalisation, open_pretrained_weights
 from pipeline.models.registry import CHECKPOINT_FORMATS
-from pipeline.training.normalising import normalise
+from pipeline.training.batches import normalise
 
 MEAN, STD = -4.2677393, 4.5689974  # of AudioSet, in the files of all published models but one
 FRAMES, N_MELS, NUM_CLASSES = 64, 128, 7

@@ -27,7 +27,7 @@ from pipeline.errors import SonolexError
 from pipeline.evaluation.network_prediction import build_network
 from pipeline.models.network import Network, open_pretrained_weights
 from pipeline.params import read_params
-from pipeline.training.normalising import normalise
+from pipeline.training.batches import normalise
 from tools import export
 from tools.sonolex import app
 

@@ -14,16 +14,15 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
 from pipeline.models.encoders import transformer
-from pipeline.models.patchout import drop_positions
-from pipeline.training import compiling
+from pipeline.models.network import drop_positions
+from pipeline.training import step as step_module
 from pipeline.training.batches import Batch
 from pipeline.training.classification import Classification
-from pipeline.training.compiling import compiled
 from pipeline.training.distributed import ALONE
 from pipeline.training.loop import training_options
 from pipeline.training.optimiser import OptimiserParams, build_optimiser, set_rate
 from pipeline.training.settings import TrainParams
-from pipeline.training.step import Learner
+from pipeline.training.step import Learner, compiled
 
 POSITIONS = {"kind": "sinusoidal"}
 PATCHES = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 4, "stride_bands": 3, "positions": POSITIONS}
@@ -99,7 +98,7 @@ def test_a_compiler_that_fails_is_named_and_the_run_goes_on(
 
         return call
 
-    monkeypatch.setattr(compiling.torch, "compile", broken)
+    monkeypatch.setattr(step_module.torch, "compile", broken)
     double = compiled(lambda value: 2 * value)
     with caplog.at_level(logging.WARNING):
         assert [double(1), double(2)] == [2, 4]
@@ -111,7 +110,7 @@ def test_a_compiler_that_fails_is_named_and_the_run_goes_on(
 
 
 def test_a_mistake_of_the_model_is_no_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling.torch, "compile", lambda function: function)
+    monkeypatch.setattr(step_module.torch, "compile", lambda function: function)
 
     def wrong(_value: int) -> int:
         raise RuntimeError("shapes")

@@ -18,12 +18,10 @@ from pipeline.errors import SonolexError
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.network import Network
 from pipeline.spectrogram.storing import restore, store
-from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch
-from pipeline.training.classification import Classification
+from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch, normalise
+from pipeline.training.classification import Classification, classification_loss, smooth_labels
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
-from pipeline.training.losses import classification_loss, smooth_labels
-from pipeline.training.normalising import normalise
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples, Validation
 
@@ -277,7 +275,7 @@ def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
     """In a process of its own, which stays as it is set. Blocks of 48 MB are more than glibc ever keeps unasked."""
     program = textwrap.dedent("""
         import resource, torch
-        from pipeline.training.allocation import keep_freed_memory
+        from pipeline.training.step import keep_freed_memory
         def count_faults():
             faults = []
             for _ in range(30):  # free blocks take some turns to join

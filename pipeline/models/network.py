@@ -16,7 +16,6 @@ from pipeline.models.base import ModelParams
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.neural_model import NeuralModel
 from pipeline.models.parts import EncoderParams, HeadParams, InputParams, Statistics, StemParams
-from pipeline.models.patchout import drop_positions
 from pipeline.models.registry import CHECKPOINT_FORMATS, ENCODERS, HEADS, INPUTS, STEMS
 
 
@@ -185,3 +184,24 @@ def _set_norm_epsilons(part: nn.Module, epsilon: float) -> None:
     for module in part.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = epsilon
+
+
+def drop_positions(positions: Tensor, mask: Tensor | None, fraction: float) -> tuple[Tensor, Tensor | None]:
+    """Drop this fraction, rounded down, of each clip's real positions (B, N, D), and padding that becomes unnecessary.
+
+    Unstructured patchout (Koutini et al., 2021, "Efficient Training of Audio Transformers with Patchout", arXiv 2110.05069):
+    positions are drawn per clip, after the stem, which adds position embeddings, and before class tokens are prepended. The
+    remaining positions keep their order.
+    """
+    batch, num_positions, width = positions.shape
+    order = torch.rand(batch, num_positions).to(positions.device)
+    if mask is not None:
+        order = order.masked_fill(~mask, 2.0)  # padding comes last
+    kept = order.argsort(dim=1)[:, : num_positions - int(num_positions * fraction)]
+    real: Tensor | None = None
+    if mask is not None:
+        lengths = mask.sum(1, keepdim=True)
+        real = torch.arange(kept.shape[1], device=mask.device) < lengths - (lengths * fraction).long()
+        kept = kept.where(real, num_positions)
+    kept = kept.sort(dim=1).values.clamp(max=num_positions - 1)  # padding comes last
+    return positions.gather(1, kept[:, :, None].expand(-1, -1, width)), real

@@ -3,7 +3,7 @@
 Conventions: a clip's frames are (frame, mel) float32 in the front end's units (stored values times scale plus offset).
 
 tensorstore fetches and decompresses the chunks of a whole batch in parallel, zarr-python one by one. Its threads do not
-survive a fork; a process forked after a read continues with zarr-python (`pipeline/spectrogram/forked.py`). A reader may be
+survive a fork; a process forked after a read continues with zarr-python. A reader may be
 pickled; the receiving process opens the shards itself.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 
 from pipeline.artifacts import forks
 from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
-from pipeline.spectrogram import forked
 from pipeline.spectrogram.storing import restore
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class FrameReader:
         """
         places = [self._places[clip_id] for clip_id in clip_ids]
         if forks.threads_lost():
-            return forked.read_stored(self._spectrogram, places)
+            return _read_by_zarr(self._spectrogram, places)
         pending = [(shard, self._open(shard)[start : start + count].read()) for shard, start, count in places]
         return [self._wait(shard, future) for shard, future in pending]  # all are fetched in parallel
 
@@ -109,3 +108,21 @@ class FrameReader:
     def _damaged(self, shard: str, error: ValueError) -> Exception:
         path = self._spectrogram.frames_path / shard
         return FRAMES.error(path, "chunk", expected="frames as written", found=str(error).splitlines()[0])
+
+
+def _read_by_zarr(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int]]) -> list[np.ndarray]:
+    """Return the stored frames of each (shard, start, number of frames), read by zarr-python.
+
+    Raises ArtifactError that names the shard.
+    """
+    path = spectrogram.frames_path
+    group, _ = FRAMES.open_group(path)
+    arrays = {shard: FRAMES.open_array(path, group, shard) for shard in {place[0] for place in places}}
+    stored = []
+    for shard, start, num_frames in places:
+        try:
+            stored.append(np.asarray(arrays[shard][start : start + num_frames]))
+        except (ValueError, RuntimeError) as error:
+            message = str(error).splitlines()[0]
+            raise FRAMES.error(path / shard, "chunk", expected="frames as written", found=message) from None
+    return stored

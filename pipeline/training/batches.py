@@ -21,9 +21,8 @@ from torch import Tensor
 
 from pipeline.artifacts.model import Normalisation
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
-from pipeline.models.base import normalisation_unit
+from pipeline.models.base import SMALLEST_STD, normalisation_unit
 from pipeline.training.inputs import Inputs
-from pipeline.training.normalising import normalise
 
 # Up to this many bytes, the stored clips of a run are kept in memory after the first read.
 CACHE_BYTES = 2 << 30
@@ -122,3 +121,33 @@ class Batches:
         mask = None if (lengths == longest).all() else torch.from_numpy(np.arange(longest) < lengths[:, None])
         normalisation = None if axis else self._normalisation
         return StoredBatch(padded, mask, torch.tensor(list(rows)), self._inputs.front_end, normalisation)
+
+
+def normalise(
+    stored: Tensor, mask: Tensor | None, front_end: SpectrogramMetadata, normalisation: Normalisation
+) -> Tensor:
+    """Return stored values (B, T, mel) restored to the front end's units and normalised, as float32; 0 in padding.
+
+    Clips move to the device as they are stored, one or two bytes per value, and become float32 there: reading does not wait
+    for the conversion, and half or a quarter of the bytes are transferred.
+    """
+    frames = stored.to(torch.float32)
+    if frames is stored:
+        frames = stored.clone()  # the following operations work in place
+    if front_end.get("dtype") == "uint8":
+        frames.mul_(front_end["scale"]).add_(front_end["offset"])
+    if normalisation["kind"] == "clip":
+        mean, std = _statistics(frames, mask)
+        frames.sub_(mean).div_(normalisation["std_scale"] * std.clamp(min=SMALLEST_STD))
+    elif normalisation["kind"] != "none":
+        frames.sub_(normalisation["mean"]).div_(normalisation_unit(normalisation))
+    return frames if mask is None else frames.masked_fill_(~mask[:, :, None], 0.0)
+
+
+def _statistics(frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each clip's own values, (B, 1, 1) each."""
+    real = torch.ones_like(frames[:, :, :1]) if mask is None else mask[:, :, None].to(frames.dtype)
+    count = real.sum((1, 2), keepdim=True) * frames.shape[2]
+    mean = (frames * real).sum((1, 2), keepdim=True) / count
+    square = ((frames - mean) * real).square().sum((1, 2), keepdim=True) / count
+    return mean, square.sqrt()

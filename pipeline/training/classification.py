@@ -4,13 +4,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.models.network import Network
 from pipeline.training import augmentation
 from pipeline.training.batches import Batch
-from pipeline.training.losses import classification_loss, smooth_labels
 from pipeline.training.settings import TrainParams
 
 log = logging.getLogger(__name__)
@@ -57,3 +57,16 @@ class Classification:
         features = augmentation.add_noise(features, options.noise)
         logits = forward(features, mixed.mask)
         return classification_loss(logits.float(), mixed.targets, self.label_kind), []
+
+
+def classification_loss(logits: Tensor, targets: Tensor, label_kind: LabelKind) -> Tensor:
+    """Cross entropy against soft targets (one label per clip), or mean binary cross entropy over classes (many)."""
+    if label_kind == "one":
+        return -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def smooth_labels(targets: Tensor, smoothing: float, label_kind: LabelKind) -> Tensor:
+    """Interpolate targets by `smoothing` towards the uniform target: 1 / classes (one), or 1 / 2 (many)."""
+    uninformed = 1 / targets.shape[1] if label_kind == "one" else 0.5
+    return targets * (1 - smoothing) + smoothing * uninformed

@@ -19,7 +19,6 @@ from pipeline.models.network import Network, NetworkParams, fit_normalisation, o
 from pipeline.params import load_params
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
-from pipeline.training.allocation import keep_freed_memory
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
@@ -28,6 +27,7 @@ from pipeline.training.inputs import warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.settings import TrainParams
+from pipeline.training.step import keep_freed_memory
 from pipeline.training.token_predictor import load_pretrained
 from pipeline.training.trackers import TrackedRun, open_trackers
 from pipeline.training.trainers import Examples, Fitted, Score, TrainingData, Weights

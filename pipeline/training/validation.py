@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from pipeline.artifacts.clips import LabelKind
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batches
+from pipeline.training.classification import classification_loss
 from pipeline.training.distributed import DistributedContext
 from pipeline.training.logits import predict_logits
-from pipeline.training.losses import classification_loss
 
 CUMULATIVE = ("accuracy", "mAP", "auc")
 

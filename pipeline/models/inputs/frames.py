@@ -1,4 +1,4 @@
-"""Input of log-mel frames: normalised frames (`pipeline/training/normalising.py`) are the feature map."""
+"""Input of log-mel frames: normalised frames (`pipeline/training/batches.py`) are the feature map."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal

@@ -5,8 +5,7 @@ from typing import Literal
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from pipeline.models.fixed_length import fit_frames
-from pipeline.models.parts import Input, Stem, StemParams
+from pipeline.models.parts import Input, Stem, StemParams, fit_frames
 
 
 class IdentityParams(StemParams):

@@ -7,8 +7,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pipeline.models.fixed_length import fit_frames
-from pipeline.models.parts import Input, Stem, StemParams
+from pipeline.models.parts import Input, Stem, StemParams, fit_frames
 from pipeline.models.positions import LearnedParams, PositionsParams, SinusoidalPositions, new_table
 
 
