@@ -143,7 +143,7 @@ def _locate(kind: object, location: tuple[int | str, ...]) -> tuple[list[str], l
             kind = tagged[0]
             continue
         keys.append(str(part))
-        fields = _fields(forms[0]) if len(forms) == 1 else {}
+        fields = fields_of(forms[0]) if len(forms) == 1 else {}
         names = list(fields)
         if part in fields:
             kind = field_annotation(fields[str(part)])
@@ -168,12 +168,12 @@ def members(kind: object) -> list[object]:
     return [kind]
 
 
-def _fields(member: object) -> dict[str, FieldInfo]:
+def fields_of(member: object) -> dict[str, FieldInfo]:
     """Return the fields of a section's class; those of any other type are none."""
     return dict(member.model_fields) if isinstance(member, type) and issubclass(member, BaseModel) else {}
 
 
 def _tags(member: object) -> tuple[object, ...]:
     """Return the values of a union member's discriminator, the field `kind` or `name`."""
-    fields = _fields(member)
+    fields = fields_of(member)
     return tuple(tag for key in ("kind", "name") if key in fields for tag in get_args(fields[key].annotation))

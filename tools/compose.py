@@ -169,7 +169,7 @@ class Composer:
     def __init__(self, defaults: Defaults) -> None:
         self.defaults = defaults
 
-    def merge(self, base: CommentedMap, overlay: CommentedMap, place: Any) -> None:
+    def merge(self, base: CommentedMap, overlay: CommentedMap, place: object) -> None:
         """Lay `overlay` over `base`, in place. `place` says what both are, see `tools/kind_defaults.py`."""
         for key, value in overlay.items():
             old, below = base.get(key), place_below(place, base, key)
@@ -182,7 +182,7 @@ class Composer:
                 if completed is not value:
                     _copy_remark(base, key, overlay)
 
-    def complete(self, given: CommentedMap, place: Any, old: Any = None) -> CommentedMap:
+    def complete(self, given: CommentedMap, place: object, old: object = None) -> CommentedMap:
         """Return a mapping with all keys of its kind: those given, those kept of an `old` one, and defaults."""
         choice = find_choice(place)
         kind = given.get(KIND, self.defaults.kind(choice)) if choice else None
@@ -197,7 +197,7 @@ class Composer:
                 given[key] = self.complete(value, place_below(place, given, key))
         return given
 
-    def _defaults(self, choice: Choice, kind: str, place: Any) -> CommentedMap:
+    def _defaults(self, choice: Choice, kind: str, place: object) -> CommentedMap:
         """Return a mapping of one kind with all of its defaults, its parts' too, and their comments."""
         filled = CommentedMap({KIND: kind})
         for source, key in self.defaults.items(choice, kind):
@@ -207,7 +207,7 @@ class Composer:
                 filled[key] = self.complete(filled[key], place_below(place, filled, key))
         return filled
 
-    def _kept(self, choice: Choice, kind: str, place: Any, old: CommentedMap) -> CommentedMap:
+    def _kept(self, choice: Choice, kind: str, place: object, old: CommentedMap) -> CommentedMap:
         """Return those values of an `old` mapping that mean the same in another kind: both have one default, or none."""
         before = str(old.get(KIND))
         if before not in choice.kinds:
@@ -218,7 +218,7 @@ class Composer:
             {key: value for key, value in old.items() if key in shared and was.get(key) == now.get(key)}
         )
 
-    def _lay(self, filled: CommentedMap, given: CommentedMap, choice: Choice, place: Any) -> None:
+    def _lay(self, filled: CommentedMap, given: CommentedMap, choice: Choice, place: object) -> None:
         """Lay what is given over defaults, each key where its kind has it, with what is remarked of it."""
         order = list(choice.kinds[filled[KIND]])
         for key, value in given.items():
@@ -228,7 +228,7 @@ class Composer:
             _copy_remark(filled, key, given)
 
 
-def _changes_kind(old: CommentedMap, new: CommentedMap, place: Any) -> bool:
+def _changes_kind(old: CommentedMap, new: CommentedMap, place: object) -> bool:
     return KIND in new and new[KIND] != old.get(KIND) and find_choice(place) is not None
 
 

@@ -25,7 +25,7 @@ from pipeline.models.registry import (
     STEMS,
     TEXTURE_INPUTS,
 )
-from pipeline.params import field_annotation, members
+from pipeline.params import field_annotation, fields_of, members
 from pipeline.spectrogram.registry import FrontEndParams
 from pipeline.training.averaging import AverageParams
 from pipeline.training.optimiser import OptimiserParams
@@ -38,7 +38,7 @@ EVERY_KIND = "*"  # of a section: what all of its kinds have
 _MODEL = Annotated[Any, NETWORKS.params] | Annotated[Any, BASELINES.params]
 
 # Section of the defaults -> the annotation of what it has the kinds of.
-CHOICES: dict[str, Any] = {
+CHOICES: dict[str, object] = {
     "corpora": CorpusParams,
     "front_ends": FrontEndParams,
     "vocabularies": VocabularyParams,
@@ -56,7 +56,7 @@ CHOICES: dict[str, Any] = {
 }
 
 # Section of params.yaml -> its place.
-PLACES: dict[str, Any] = PARAMS | {"vocabularies": dict[str, VocabularyParams], "models": dict[str, _MODEL]}  # type: ignore[valid-type]
+PLACES: dict[str, object] = {**PARAMS, "vocabularies": dict[str, VocabularyParams], "models": dict[str, _MODEL]}
 
 
 @dataclass(frozen=True)
@@ -93,38 +93,38 @@ class Defaults:
         return common
 
 
-def find_choice(place: Any) -> Choice | None:
+def find_choice(place: object) -> Choice | None:
     """Return the choice at a place; None where a mapping has one form."""
     if place is PLACES:
         return None
     return next((choice for form in members(place) if (choice := _by_form().get(form))), None)
 
 
-def place_below(place: Any, mapping: Mapping[str, Any], key: str) -> Any:
+def place_below(place: object, mapping: Mapping[str, object], key: str) -> object:
     """Return the place of the value at `key` of a mapping at `place`; PLACES is that of the whole file."""
     if place is PLACES:
         return PLACES.get(key)
     if choice := find_choice(place):
         fields = choice.kinds.get(str(mapping.get(KIND)), {})
     else:
-        (form, *others) = members(place)
-        if others or get_origin(form) is dict:
-            return None if others else get_args(form)[1]
-        fields = getattr(form, "model_fields", {})
+        form, *others = members(place)
+        if get_origin(form) is dict:
+            return get_args(form)[1]
+        fields = {} if others else fields_of(form)
     return field_annotation(fields[key]) if key in fields else None
 
 
 @cache
-def _by_form() -> dict[Any, Choice]:
+def _by_form() -> dict[object, Choice]:
     """Return the choice that each Params class is a kind of."""
-    found: dict[Any, Choice] = {}
+    found: dict[object, Choice] = {}
     for section, annotation in CHOICES.items():
         forms = members(annotation)
-        kinds = {kind: _fields(form) for form in forms for kind in get_args(form.model_fields[KIND].annotation)}
+        kinds = {kind: _fields(form) for form in forms for kind in get_args(fields_of(form)[KIND].annotation)}
         found |= dict.fromkeys(forms, Choice(section, kinds))
     return found
 
 
-def _fields(form: Any) -> dict[str, FieldInfo]:
-    fields: dict[str, FieldInfo] = form.model_fields
+def _fields(form: object) -> dict[str, FieldInfo]:
+    fields = fields_of(form)
     return {KIND: fields[KIND]} | fields
