@@ -2,7 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -162,6 +162,12 @@ def test_metadata_are_checked_on_writing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class TestedMetadata(TypedDict):
+    size: int
+    rate: float
+    whole: bool
+
+
 @pytest.mark.parametrize(
     ("found", "message"),
     [
@@ -176,24 +182,27 @@ def test_metadata_are_checked_on_writing(tmp_path: Path) -> None:
     ],
 )
 def test_metadata_have_the_types_of_their_schema(tmp_path: Path, found: dict[str, Any], message: str | None) -> None:
-    schema = TableSchema("tested", 1, "split", {"clip_id": pa.string()}, {"size": int, "rate": float, "whole": bool})
+    schema = TableSchema("tested", 1, "split", {"clip_id": pa.string()}, TestedMetadata)
+    values: Any = found
     with pytest.raises(ArtifactError, match=message) if message else nullcontext():
-        schema.write(tmp_path / "x.parquet", {"clip_id": []}, found)
+        schema.write(tmp_path / "x.parquet", {"clip_id": []}, values)
         assert schema.open(tmp_path / "x.parquet").metadata == found
 
 
 def test_a_digest_follows_from_the_rows_however_they_come(tmp_path: Path) -> None:
-    schema = TableSchema("tested", 1, "split", {"clip_id": pa.string(), "labels": pa.list_(pa.int32())})
+    columns = {"clip_id": pa.string(), "labels": pa.list_(pa.int32())}
+    schema = TableSchema("tested", 1, "split", columns, TestedMetadata)
+    values: TestedMetadata = {"size": 3, "rate": 1.5, "whole": True}
     ids = [f"clip-{i}" for i in range(9000)]  # more than two batches of the digest
     table = pa.table({"clip_id": ids, "labels": [[i, i + 1][: i % 3] for i in range(9000)]}, schema=schema.arrow)
     digests = {
-        schema.write_parts(tmp_path / f"{size}.parquet", (table.slice(at, size) for at in range(0, 9000, size)), {})
+        schema.write_parts(tmp_path / f"{size}.parquet", (table.slice(at, size) for at in range(0, 9000, size)), values)
         for size in (9000, 4096, 1000, 4097)
     }
     assert len(digests) == 1
     assert [schema.open(path).list("clip_id") for path in tmp_path.iterdir()] == [ids] * 4
     swapped = table.take(pa.array([*range(8998), 8999, 8998]))
-    assert schema.write(tmp_path / "swapped.parquet", swapped, {}) not in digests
+    assert schema.write(tmp_path / "swapped.parquet", swapped, values) not in digests
 
 
 def test_clips_check_ids_and_labels(tmp_path: Path) -> None:

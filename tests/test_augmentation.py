@@ -189,13 +189,13 @@ def test_as_many_clips_are_mixed_as_asked_for() -> None:
 def test_what_is_off_changes_nothing_and_draws_no_numbers() -> None:
     """Or turning one kind on and off again would change the draws of all others."""
     plain, mixing = (AugmentationParams.model_validate(PLAIN | {"mixup_probability": p}) for p in (0.0, 1.0))
-    pictures, tokens, targets = torch.randn(3, 5, 2), torch.zeros(3, 1, 5, dtype=torch.int64), torch.eye(3)
+    features, tokens, targets = torch.randn(3, 5, 2), torch.zeros(3, 1, 5, dtype=torch.int64), torch.eye(3)
     state = torch.get_rng_state()
-    assert augmentation.warp_time(pictures, None, plain, 1) is pictures
+    assert augmentation.warp_time(features, None, plain, 1) is features
     assert augmentation.replace_tokens(tokens, torch.zeros(1, 2, 1, dtype=torch.int64), 0.0) is tokens
-    assert augmentation.mix(pictures, None, targets, plain, None).features is pictures
-    assert augmentation.mix(pictures[:1], None, targets[:1], mixing, None).targets.tolist() == [[1, 0, 0]]
-    assert augmentation.add_noise(pictures, 0.0) is pictures
+    assert augmentation.mix(features, None, targets, plain, None).features is features
+    assert augmentation.mix(features[:1], None, targets[:1], mixing, None).targets.tolist() == [[1, 0, 0]]
+    assert augmentation.add_noise(features, 0.0) is features
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -58,6 +58,7 @@ def test_weights_are_summed_over_labels_and_unlabelled_clips_are_a_class() -> No
     """Peer bug: a weight of 0 for a clip without labels, which is then never seen."""
     targets = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]])  # the third class has no clip
     assert clip_weights(targets).tolist() == [0.5, 1.5, 0.5, 0.5]
+    assert clip_weights(targets[:3]).tolist() == [0.5, 1.5, 1]  # one clip alone
 
 
 def test_every_clip_of_a_class_is_as_likely() -> None:

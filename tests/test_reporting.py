@@ -848,29 +848,30 @@ def test_infinite_and_undefined_values_do_not_stop_the_summary() -> None:
 
 
 def test_a_single_folds_interval_is_the_mean_of_its_seeds_limits() -> None:
+    limits = [(0.5, (0.2, 0.6)), (0.7, (0.4, 0.9)), (0.7, (0.6, 0.9))]
     runs = [
-        replace(make_run("a", "1", 0, 0.5), accuracy_low=0.2, accuracy_high=0.6, num_parameters=5, clips_seen=10),
-        replace(make_run("a", "1", 1, 0.7), accuracy_low=0.4, accuracy_high=0.9, num_parameters=9, clips_seen=13),
-        replace(make_run("a", "1", 2, 0.7), accuracy_low=0.6, accuracy_high=0.9, num_parameters=9, clips_seen=13),
+        replace(make_run("a", "1", seed, accuracy), intervals={"accuracy": Interval(*own)})
+        for seed, (accuracy, own) in enumerate(limits)
     ]
+    runs[0] = replace(runs[0], num_parameters=5, clips_seen=64)
     summary = summarise(runs)[0]
-    assert summary.interval["accuracy"] == pytest.approx((0.4, 0.8))
-    assert (summary.num_parameters, summary.clips_seen) == (9, 12)
-    assert spread(summary, "accuracy", percent=True) == "63.3 [40.0, 80.0] %"
+    assert summary.interval == {"accuracy": pytest.approx((0.4, 0.8))}
+    assert (summary.num_parameters, summary.clips_seen) == (7, 68)
+    assert spread(summary, "accuracy") == "63.3 [40.0, 80.0] %"
     assert math.isnan(summary.deviation["accuracy"])
     assert summarise([*runs, make_run("a", "2", 0, 0.5)])[0].interval == {}
 
 
 def test_means_are_spelled_with_their_uncertainty() -> None:
     summary = summarise([make_run("a", "1", 0, 0.91, 1.25), make_run("a", "2", 0, 0.95, 1.75)])[0]
-    assert spread(summary, "accuracy", percent=True) == "93.0 ± 2.8 %"
-    assert spread(summary, "mAP") == "0.930 ± 0.028"
-    assert spread(summary, "d_prime", digits=2) == "1.50 ± 0.35"
+    assert spread(summary, "accuracy") == "93.0 ± 2.8 %"
+    assert spread(summary, "AUC") == "0.500 ± 0.000"
+    assert spread(summary, "d_prime") == "1.50 ± 0.35"
     for value, expected in ((math.inf, "∞ %"), (-math.inf, "-∞ %"), (math.nan, "n/a %")):
         changed = replace(summary, mean=summary.mean | {"accuracy": value})
-        assert spread(changed, "accuracy", percent=True) == expected
-    unsure = replace(summary, deviation=summary.deviation | {"mAP": math.inf})
-    assert spread(unsure, "mAP") == "0.930"
+        assert spread(changed, "accuracy") == expected
+    unsure = replace(summary, deviation=summary.deviation | {"AUC": math.inf})
+    assert spread(unsure, "AUC") == "0.500"
 
 
 def test_headline_metrics_are_of_the_models_named_and_the_first_ensemble() -> None:
