@@ -5,11 +5,12 @@ the stages before it. All mistakes are reported together.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypedDict, cast, get_type_hints
+from typing import Any, TypedDict, TypeVar, cast, get_type_hints
 
 from pipeline.artifacts.model import Reads
 from pipeline.corpora.registry import CorpusParams
@@ -47,6 +48,8 @@ class Sections(TypedDict):
 
 SECTIONS = get_type_hints(Sections, include_extras=True)  # section -> its Params
 
+T = TypeVar("T")
+
 _MAPPINGS = ("vocabularies", "models")  # sections whose entries experiments name
 
 
@@ -62,55 +65,77 @@ class Experiment:
 def load_experiment(path: Path = PARAMS_PATH) -> Experiment:
     """Read and check a whole params file. Raises one ParamsError that names every mistake in it."""
     document = read_params(path)
-    mistakes = _unknown_sections(document, path)
-    sections: dict[str, Any] = {}
-    models: dict[str, ModelParams] = {}
-    vocabularies: dict[str, VocabularySection] = {}
-    for name, value in _entries(document, "models").items():
-        try:
-            models[name] = validate_model_params(name, value, path)
-        except ParamsError as error:
-            mistakes.append(str(error))
-    for name, value in _entries(document, "vocabularies").items():
-        try:
-            vocabularies[name] = validate_vocabulary_params(name, value, path)
-        except ParamsError as error:
-            mistakes.append(str(error))
+    check = _Check(_unknown_sections(document, path))
+    models = check.entries(document, "models", lambda name, value: validate_model_params(name, value, path))
+    vocabularies = check.entries(
+        document, "vocabularies", lambda name, value: validate_vocabulary_params(name, value, path)
+    )
     # Before the section's own rules: an ensemble of a model whose name is misspelt is not what is wrong.
-    mistakes += _grid_mistakes(document, models, path)
+    check.mistakes += _grid_mistakes(document, models, path)
+    sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
         if name not in document:
-            mistakes.append(f"{path}: {name}: expected this section, found none")
+            check.mistakes.append(f"{path}: {name}: expected this section, found none")
             continue
-        try:
+        with check.collecting():
             sections[name] = validate_params(kind, document[name], name, path)
+    _check_between(check, sections, models, vocabularies, path)
+    if check.mistakes:
+        raise ParamsError("\n".join(check.mistakes))
+    return Experiment(cast(Sections, sections), models, vocabularies)
+
+
+@dataclass
+class _Check:
+    """The mistakes found so far; one does not keep the next from being found."""
+
+    mistakes: list[str]
+
+    @contextmanager
+    def collecting(self, before: str = "") -> Iterator[None]:
+        """Add the mistake that ends the block, with this text before it."""
+        try:
+            yield
         except ParamsError as error:
-            mistakes.append(str(error))
+            self.mistakes.append(f"{before}{error}")
+
+    def entries(
+        self, document: Mapping[str, object], section: str, validate: Callable[[str, object], T]
+    ) -> dict[str, T]:
+        """Return the valid entries of a section by name."""
+        found = {}
+        for name, value in _entries(document, section).items():
+            with self.collecting():
+                found[name] = validate(name, value)
+        return found
+
+
+def _check_between(
+    check: _Check,
+    sections: Mapping[str, Any],
+    models: Mapping[str, ModelParams],
+    vocabularies: Mapping[str, VocabularySection],
+    path: Path,
+) -> None:
+    """Add what does not hold between sections, as far as these are valid."""
+    mistakes = check.mistakes
     if "experiment" in sections:
         mistakes += _reading_mistakes(sections["experiment"], models, vocabularies, path)
     if {"experiment", "labels", "split", "report"} <= set(sections):
-        experiment = sections["experiment"]
-        try:
-            sections["labels"].check_against(experiment, sections["split"].num_folds)
-            sections["report"].check_against(experiment)
-        except ParamsError as error:
-            mistakes.append(f"{path}: {error}")
+        with check.collecting(f"{path}: "):
+            sections["labels"].check_against(sections["experiment"], sections["split"].num_folds)
+            sections["report"].check_against(sections["experiment"])
     if "report" in sections:
         mistakes += _attention_mistakes(sections["report"], models, path)
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
-        try:
+        with check.collecting():
             sections["pretrain"].settings(sections["train"])
-        except ParamsError as error:
-            mistakes.append(str(error))
     if {"train", "split"} <= set(sections):
         patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction
         if patience and not fraction:
             mistakes.append(
                 f"{path}: train.early_stop_patience: expected 0 while split.validation_fraction is 0, found {patience}"
             )
-    if mistakes:
-        raise ParamsError("\n".join(mistakes))
-    return Experiment(cast(Sections, sections), models, vocabularies)
 
 
 def _unknown_sections(document: Mapping[str, object], path: Path) -> list[str]:

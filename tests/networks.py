@@ -57,7 +57,7 @@ HEADS: dict[str, Section] = {
     "attention": {"kind": "attention", "heads": 2},
     "flatten": {"kind": "flatten", "hidden": [16], "dropout": 0.0},
 }
-FACTS: dict[str, dict[str, Any]] = {
+METADATA: dict[str, dict[str, Any]] = {
     "frames": {
         "n_mels": 24,
         "log_floor": -16.0,
@@ -101,7 +101,7 @@ def build(
 ) -> Any:
     """Build the network of a section; one that reads tokens knows random codebooks. Any, so that tests reach its parts."""
     params = params_of(section)
-    metadata = metadata or FACTS[params.reads]
+    metadata = metadata or METADATA[params.reads]
     torch.manual_seed(seed)
     model = Network(params, metadata, num_classes)  # type: ignore[arg-type]
     if params.reads == "tokens":

@@ -22,7 +22,7 @@ from pipeline.models.registry import BASELINES
 BAG_PARAMS = BagOfTokensParams(kind="bag_of_tokens", sublinear=True, regularisation=10.0, iterations=1000)
 BAG = BagOfTokens(BAG_PARAMS)
 STATISTICS = FrameStatistics(FrameStatisticsParams(kind="frame_statistics", penalty=10.0, kernel_width=1.0))
-FACTS: dict[str, Any] = {"vocabulary_size": 12, "num_codebooks": 2, "n_mels": 4}
+METADATA: dict[str, Any] = {"vocabulary_size": 12, "num_codebooks": 2, "n_mels": 4}
 FRONT_END: dict[str, Any] = {"units": "ln(power)", "frame_rate": 100.0}
 NGRAM = NgramClassifier(NgramParams(kind="ngram", order=2))
 CASES = [BAG, STATISTICS, NGRAM]
@@ -44,7 +44,7 @@ def make_inputs(model: Baseline, classes: np.ndarray) -> list[np.ndarray]:
 
 
 def fit(model: Baseline, inputs: list[np.ndarray], targets: np.ndarray, kind: Any = "one") -> Weights:
-    return model.fit(inputs, targets, Setting(FACTS, FRONT_END, kind, 0))  # type: ignore[arg-type]
+    return model.fit(inputs, targets, Setting(METADATA, FRONT_END, kind, 0))  # type: ignore[arg-type]
 
 
 def test_classical_models_are_of_the_base_class_and_say_what_they_take() -> None:

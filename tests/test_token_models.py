@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from networks import FACTS, STEMS, build, changed, network, params_of
+from networks import METADATA, STEMS, build, changed, network, params_of
 from test_features import make_space
 from test_resuming import _kill_and_resume
 from test_training import PLAIN, train_small
@@ -91,7 +91,7 @@ def _build(section: dict[str, Any], metadata: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "psla"])
 def test_every_network_of_the_base_reads_a_clip(name: str) -> None:
-    frames = FACTS["frames"] | {"n_mels": 64}
+    frames = METADATA["frames"] | {"n_mels": 64}
     reads = NETWORKS[name]["input"]["kind"]
     model = _build(NETWORKS[name], frames if reads == "frames" else _metadata([[0, 64]]))
     inputs = torch.randn(2, 40, 64) if reads == "frames" else torch.randint(0, SIZE, (2, 1, 40))
@@ -102,7 +102,7 @@ def test_every_network_of_the_base_reads_a_clip(name: str) -> None:
 def test_bert_and_frames_are_one_network_behind_tokens_and_frames() -> None:
     """Peers 3.3.1, 3.3.2 and 3.3.3: no class token, a token without gradient, frames that nobody could compare with."""
     bert = _build(BASE["bert"], _metadata([[0, 64]]))
-    frames = _build(BASE["frames_transformer"], FACTS["frames"] | {"n_mels": 64})
+    frames = _build(BASE["frames_transformer"], METADATA["frames"] | {"n_mels": 64})
     assert str(bert.encoder) == str(frames.encoder)
     assert bert.head.tokens.shape == frames.head.tokens.shape == (1, 128)
     bert(torch.arange(SIZE)[None, None], None).sum().backward()
@@ -188,7 +188,7 @@ def test_models_in_the_wrong_list_are_named_before_anything_runs(tmp_path: Path)
 
 
 def test_a_perceptron_cuts_long_clips_and_fills_up_short_ones_with_silence() -> None:
-    model = _build(changed(BASE["mlp"], {"stem.frames": 30}), FACTS["frames"] | {"n_mels": 4})
+    model = _build(changed(BASE["mlp"], {"stem.frames": 30}), METADATA["frames"] | {"n_mels": 4})
     silence = (-16.0 - -6.0) / (2.0 * 4.0)
     clips = torch.randn(2, 40, 4)
     mask = torch.arange(40) < torch.tensor([[40], [12]])
