@@ -165,7 +165,7 @@ def _names(document: Mapping[str, object], key: str) -> list[str]:
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
-def _grid_mistakes(document: Mapping[str, object], models: dict[str, ModelParams], path: Path) -> list[str]:
+def _grid_mistakes(document: Mapping[str, object], models: Mapping[str, ModelParams], path: Path) -> list[str]:
     """Return a message for each model or vocabulary of the grid that has no section, and each model in a wrong list."""
     listed, vocabularies = _entries(document, "models"), _entries(document, "vocabularies")
     mistakes = [
@@ -200,7 +200,7 @@ def _grid_mistakes(document: Mapping[str, object], models: dict[str, ModelParams
     return mistakes
 
 
-def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], path: Path) -> list[str]:
+def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams], path: Path) -> list[str]:
     """Return a message for each model of `report.attention` that does not attend to frames."""
     kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
     return [
@@ -212,7 +212,10 @@ def _attention_mistakes(report: ReportParams, models: dict[str, ModelParams], pa
 
 
 def _reading_mistakes(
-    experiment: ExperimentParams, models: dict[str, ModelParams], vocabularies: dict[str, VocabularySection], path: Path
+    experiment: ExperimentParams,
+    models: Mapping[str, ModelParams],
+    vocabularies: Mapping[str, VocabularySection],
+    path: Path,
 ) -> list[str]:
     """Return a message for each vocabulary whose tokens a model of the grid cannot read."""
     mistakes = []

@@ -37,7 +37,7 @@ def test_runs_are_every_model_on_every_fold_with_every_seed() -> None:
         ModelId("bert", "kmeans", pretrained=True),
     ]
     assert experiment.models == ["ast", "bert-kmeans", "bert-kmeans-pretrained"]
-    assert experiment.reads == {"bert-kmeans": "tokens", "bert-kmeans-pretrained": "tokens"}
+    assert experiment.reads == {"bert-kmeans": "kmeans", "bert-kmeans-pretrained": "kmeans"}
     runs = experiment.runs()
     assert len(set(runs)) == len(runs) == 3 * 2 * 2
     assert runs[-1] == RunId.of("bert", "2", 1, vocabulary="kmeans", pretrained=True)
