@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -367,7 +367,7 @@ def train_transformers(root: Path) -> None:
     for fold, seed in product(FOLDS, SEEDS):
         this = RunId.of("ast", fold, seed)
         table = open_predictions(layout.prediction(this))
-        shared = {name: table.metadata[name] for name in MODEL.metadata if name in table.metadata}
+        shared = {name: table.metadata[name] for name in get_type_hints(MODEL.metadata) if name in table.metadata}
         write_model(layout.model(this), weights, shared | metadata)
         digest = read_card(layout.model(this))["weights"]
         PREDICTIONS.write(table.path, table.columns, table.metadata | metadata_of(params) | {"weights": digest})
