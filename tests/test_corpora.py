@@ -11,9 +11,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import soundfile
+import workspace
 from conftest import REPOSITORY, WAV_CLASSES
 from ruamel.yaml import YAML
 
+from benchmarks.workspace import copy_project
 from pipeline.artifacts.clips import open_clips
 from pipeline.check_params import load_experiment
 from pipeline.corpora import demo, esc50, table
@@ -61,7 +64,7 @@ def test_registry_and_files_agree() -> None:
         assert adapter.__name__ == f"pipeline.corpora.{kind}"
         assert get_args(adapter.Params.model_fields["kind"].annotation) == (kind,)
         lines = (REPOSITORY / "pipeline" / "corpora" / f"{kind}.py").read_text().splitlines()
-        assert len(lines) < 80
+        assert len(lines) < 90
         assert issubclass(adapter.Params, AdapterParams)
         assert adapter.Params.layout
         assert list(signature(adapter.list_clips).parameters) == ["params"]  # as `CorpusAdapter` has it
@@ -141,12 +144,14 @@ def test_demos_of_other_settings_lie_side_by_side(tmp_path: Path) -> None:
 
 def test_two_programs_make_one_demo_between_them(tmp_path: Path) -> None:
     program = (
-        "import sys; from pipeline.corpora import demo; params = demo.Params.model_validate_json(sys.argv[1]); "
+        "import json, sys; from pathlib import Path; from pipeline.corpora import demo; "
+        "params = demo.Params.model_validate(json.loads(sys.argv[1]) | {'root': Path(sys.argv[2])}); "
         "sys.exit(not all((params.root / clip.source).exists() for clip in demo.list_clips(params).clips))"
     )
-    command = [sys.executable, "-c", program, demo_params(tmp_path).model_dump_json()]
+    command = [sys.executable, "-c", program, demo_params(tmp_path).model_dump_json(), str(tmp_path)]
     started = [Popen(command, cwd=REPOSITORY) for _ in range(2)]
     assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert list(tmp_path.rglob("*.wav"))
 
 
 # esc50
@@ -335,3 +340,30 @@ def test_a_corpus_is_called_by_its_table_or_its_kind() -> None:
     assert corpus_name('{"kind": "esc50", "table": "meta/esc10.csv"}') == "esc10"
     assert corpus_name('{"kind": "demo", "seed": 0}') == "demo"
     assert corpus_name("by hand") == "by hand"
+
+
+def test_the_corpus_that_the_docs_add_is_one_file_and_one_line(tmp_path: Path) -> None:
+    """docs/extending.md, word for word, from the recordings to the manifest."""
+    section = (REPOSITORY / "docs/extending.md").read_text().partition("## A corpus")[2]
+    source, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[:2]
+    command = re.search(r"`sonolex (compose demo corpus\.kind=birds corpus\.root=)PATH`", section)
+    assert command is not None
+    project, audio = tmp_path / "project", tmp_path / "recordings"
+    project.mkdir()
+    copy_project(project)
+    (project / "pipeline/corpora/birds.py").write_text(source)
+    registry = project / "pipeline/corpora/registry.py"
+    registry.write_text(registry.read_text().replace('        "demo": ', line + '        "demo": '))
+    audio.mkdir()
+    for name in ("wren-ann-1", "wren-bob-1", "owl-ann-2"):
+        soundfile.write(audio / f"{name}.wav", np.random.default_rng(len(name)).uniform(-0.1, 0.1, 8000), 16000)
+    for program in (["tools.sonolex", *command[1].split()], ["stages.code"], ["stages.corpus"]):
+        program[-1] += str(audio) if program[0].startswith("tools") else ""
+        workspace.run(project, "python", "-m", *program)
+    clips = open_clips(project / "data/clips.parquet")
+    assert clips.list("clip_id") == ["owl-ann-2", "wren-ann-1", "wren-bob-1"]
+    assert clips.list("group") == ["ann", "ann", "bob"]
+    assert clips.metadata["classes"] == ["owl", "wren"]
+    soundfile.write(audio / "nameless.wav", np.zeros(10), 16000)
+    done = workspace.run(project, "python", "-m", "stages.corpus", check=False)
+    assert "names without three parts (1): nameless.wav" in done.stderr

@@ -161,8 +161,8 @@ def test_the_version_of_sequences_covers_their_features() -> None:
 def test_the_kind_that_the_docs_add_goes_through_all_that_reads_kinds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docs/vocabularies.md, word for word: one file and one line of the registry."""
-    section = (REPOSITORY / "docs/vocabularies.md").read_text().partition("## Adding a kind")[2]
+    """docs/extending.md, word for word: one file and one line of the registry."""
+    section = (REPOSITORY / "docs/extending.md").read_text().partition("## A kind of vocabulary")[2]
     source, line = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     ((kind, target),) = ast.literal_eval(f"{{{line}}}").items()
     module = ModuleType(target)

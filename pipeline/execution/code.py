@@ -21,6 +21,7 @@ import ast
 import copy
 import hashlib
 import importlib.metadata
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -338,7 +339,9 @@ class _Parsed:
     @cached_property
     def templates(self) -> list[str]:
         strings = (child for node in self._bare for child in ast.walk(node) if isinstance(child, ast.Constant))
-        return [child.value for child in strings if isinstance(child.value, str) and child.value.endswith(".j2")]
+        return [
+            text.value for text in strings if isinstance(text.value, str) and re.fullmatch(r"[\w.]+\.j2", text.value)
+        ]
 
 
 class _Bare(ast.NodeTransformer):
