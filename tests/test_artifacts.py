@@ -162,7 +162,7 @@ def test_metadata_are_checked_on_writing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class TestedMetadata(TypedDict):
+class SomeMetadata(TypedDict):
     size: int
     rate: float
     whole: bool
@@ -182,7 +182,7 @@ class TestedMetadata(TypedDict):
     ],
 )
 def test_metadata_have_the_types_of_their_schema(tmp_path: Path, found: dict[str, Any], message: str | None) -> None:
-    schema = TableSchema("tested", 1, "split", {"clip_id": pa.string()}, TestedMetadata)
+    schema = TableSchema("tested", 1, "split", {"clip_id": pa.string()}, SomeMetadata)
     values: Any = found
     with pytest.raises(ArtifactError, match=message) if message else nullcontext():
         schema.write(tmp_path / "x.parquet", {"clip_id": []}, values)
@@ -191,8 +191,8 @@ def test_metadata_have_the_types_of_their_schema(tmp_path: Path, found: dict[str
 
 def test_a_digest_follows_from_the_rows_however_they_come(tmp_path: Path) -> None:
     columns = {"clip_id": pa.string(), "labels": pa.list_(pa.int32())}
-    schema = TableSchema("tested", 1, "split", columns, TestedMetadata)
-    values: TestedMetadata = {"size": 3, "rate": 1.5, "whole": True}
+    schema = TableSchema("tested", 1, "split", columns, SomeMetadata)
+    values: SomeMetadata = {"size": 3, "rate": 1.5, "whole": True}
     ids = [f"clip-{i}" for i in range(9000)]  # more than two batches of the digest
     table = pa.table({"clip_id": ids, "labels": [[i, i + 1][: i % 3] for i in range(9000)]}, schema=schema.arrow)
     digests = {

@@ -143,7 +143,7 @@ def test_the_order_of_sequences_makes_no_difference() -> None:
 
 def test_what_occurred_once_by_hand() -> None:
     """Of the sequence 0 1: each level has one gram of count 1, hence the discount 1.5 / 2, and 0 occurs behind nothing."""
-    levels = count_ngrams([np.array([0, 1])], [0], num_languages=1, size=2, order=2)
+    levels = count_ngrams([np.array([0, 1])], [0], num_groups=1, size=2, order=2)
     assert [level.discount for level in levels] == [0.75, 0.75]
     single = np.array([0.75 / 2, 0.25 + 0.75 / 2])  # of 0 and of 1, behind anything
     found = token_probabilities(levels, [np.array([0, 1]), np.array([0, 0])], [0, 0])

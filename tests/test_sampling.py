@@ -87,7 +87,25 @@ def test_every_frame_is_equally_likely() -> None:
 def test_a_sample_of_all_frames_but_one() -> None:
     ids = [f"c{n}" for n in range(4)]
     assert draw_sample(clips(4), ids, sample_frames=200, seed=0).frames.shape == (200, 2)
-    assert draw_sample(clips(4), ids, sample_frames=199, seed=0).frames.shape == (199, 2)
+    frames = draw_sample(clips(4), ids, sample_frames=199, seed=0).frames.tolist()
+    assert len(frames) == 199
+    assert frames == sorted(frames)  # by clip, then by time
+
+
+def test_keys_of_frames_are_those_of_splitmix64() -> None:
+    """The first numbers of its reference implementation (Vigna, 2015) from the seed 0."""
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert sampling._frame_keys(0, 3).tolist() == expected
+
+
+def test_the_digest_of_a_sample_follows_from_clips_and_positions() -> None:
+    chosen = {"a": np.array([0, 3]), "b": np.array([1])}
+    others = [{"a": np.array([0, 4]), "b": np.array([1])}, {"a": np.array([0, 3]), "c": np.array([1])}]
+    others += [{"a": np.array([0]), "b": np.array([3, 1])}, {"a": np.array([0, 3])}]
+    digests = [sampling._digest(sample) for sample in (chosen, *others)]
+    assert len(set(digests)) == 5
+    assert all(len(digest) == 32 for digest in digests)
+    assert sampling._digest({name: places.astype(np.int32) for name, places in chosen.items()}) == digests[0]
 
 
 def test_whole_clips_are_chosen_up_to_what_they_may_hold() -> None:

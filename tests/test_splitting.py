@@ -19,8 +19,8 @@ from pipeline.corpora.splitting import (
     check_roles,
     describe_rule,
     fold_names,
-    part_names,
-    part_of,
+    inner_fold_names,
+    outer_fold,
 )
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
@@ -108,15 +108,15 @@ def test_an_unknown_fold_is_named_with_the_known_ones(tmp_path: Path) -> None:
         ("1-1", ("1", 1)),
         ("1-5", ("1", 5)),
         ("1-0", ("1-0", 0)),
-        ("1-6", ("1-6", 0)),  # of five parts
+        ("1-6", ("1-6", 0)),  # of five inner folds
         ("1-b", ("1-b", 0)),
         ("a-2", ("a-2", 0)),  # a fold by that name
         ("a-2-3", ("a-2", 3)),
     ],
 )
-def test_a_part_is_named_by_its_fold_and_its_number(fold: str, expected: tuple[str, int]) -> None:
-    assert part_of(fold, ["1", "a-2"], 5) == expected
-    assert part_names("a-2", 3) == ["a-2-1", "a-2-2", "a-2-3"]
+def test_an_inner_fold_is_named_by_its_fold_and_its_number(fold: str, expected: tuple[str, int]) -> None:
+    assert outer_fold(fold, ["1", "a-2"], 5) == expected
+    assert inner_fold_names("a-2", 3) == ["a-2-1", "a-2-2", "a-2-3"]
 
 
 @pytest.mark.parametrize(
