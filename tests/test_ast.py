@@ -217,7 +217,7 @@ def test_positions_matter() -> None:
         ),
         (
             {"pretrained": {"kind": "imagnet"}},
-            r"models\.tested\.pretrained: .*'imagnet'.* 'original', 'huggingface', 'imagenet'",
+            r"models\.tested\.pretrained\.kind: expected one of original, huggingface, imagenet, .*found 'imagnet'",
         ),
         ({"pretrained": {"kind": "imagenet", "source": "x"}}, r"models\.tested\.pretrained\.digest: field required"),
         (

@@ -127,6 +127,7 @@ def test_classes_stand_in_the_order_of_the_published_table_and_not_of_the_ontolo
 def test_the_real_tables_are_read_as_published(tmp_path: Path, real: Path) -> None:
     tables = {"bal_train": str(real / "balanced_train_segments.csv"), "eval": str(real / "eval_segments.csv")}
     listing = list_clips(params(tmp_path, tables=tables, class_table=str(CLASSES)))
+    assert set(listing.table()["fold"].to_pylist()) <= set(AudiosetParams.published_folds)
     clips = listing.table()
     assert len(clips) == 22160 + 20371
     by_id = {row["clip_id"]: row for row in clips.to_pylist()}

@@ -131,6 +131,11 @@ def test_demo_fills_gaps_and_makes_everything_anew_for_another_program(tmp_path:
     assert own.read_bytes() == b"mine"
 
 
+def test_the_folds_that_the_demo_is_said_to_have_are_those_of_its_clips(tmp_path: Path) -> None:
+    listing = demo.list_clips(demo_params(tmp_path, clips_per_class=5))
+    assert {clip.fold for clip in listing.clips} == set(demo.Params.published_folds)
+
+
 def test_demos_of_other_settings_lie_side_by_side(tmp_path: Path) -> None:
     """Experiments of one project that run at once share the root."""
     demos = [

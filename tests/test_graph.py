@@ -45,7 +45,7 @@ def test_the_graph_runs_and_is_finished(finished: Path) -> None:
     assert all(isinstance(value, int | float) for value in scalars)
     assert (finished / "report/index.html").exists()
     assert (finished / "report/atlas.html").exists()
-    assert (finished / "report/atlas/tokens.html").exists()
+    assert (finished / "report/atlas/kmeans.html").exists()
     assert not list(finished.rglob("*.partial"))
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from test_reporting import EXPERIMENT, report, write_experiment
 
 from pipeline.artifacts.layout import Layout
-from pipeline.errors import ArtifactError
+from pipeline.errors import SonolexError
 from pipeline.reporting.summary import read_summary, summarise
 from tools import leaderboard
 
@@ -58,5 +58,7 @@ def test_it_prints_as_a_table_and_as_markdown(reported: Path, capsys: pytest.Cap
 
 
 def test_without_results_it_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="expected the table of runs"):
+    with pytest.raises(
+        SonolexError, match="expected the results of a run, found none; `dvc repro` runs the experiment"
+    ):
         leaderboard.run(Layout(tmp_path), EXPERIMENT, Console(), markdown=False)

@@ -281,7 +281,7 @@ def test_the_manifest_of_another_corpus_is_not_kept(tmp_path: Path, wav_corpus: 
     path, store = tmp_path / "clips.parquet", tmp_path / "content.sqlite"
     refresh_manifest(esc50_params(wav_corpus), path, store)
     shutil.rmtree(wav_corpus)
-    with pytest.raises(CorpusError, match=r'found that of another corpus, \{"kind": "esc50", "table": "esc50.csv"'):
+    with pytest.raises(CorpusError, match=r"found that of another corpus, esc50\."):
         refresh_manifest(esc50_params(wav_corpus, "meta/esc10.csv"), path, store)
 
 

@@ -273,7 +273,7 @@ def test_a_list_leads_to_the_atlas_of_every_vocabulary(reported: Path) -> None:
     page = (reported / "report" / "atlas.html").read_text()
     assert page.count('href="atlas/') == len(EXPERIMENT.vocabularies)
     assert all(f'href="atlas/{name}.html"' in page for name in EXPERIMENT.vocabularies)
-    assert f"<td>1 × {SIZE}</td><td>100</td>" in page
+    assert f'<td data-label="Tokens">1 × {SIZE}</td><td data-label="Token rate (1/s)">100</td>' in page
     assert 'href="atlas.html"' in (reported / "report" / "index.html").read_text()
 
 

@@ -187,6 +187,24 @@ def test_models_in_the_wrong_list_are_named_before_anything_runs(tmp_path: Path)
         assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("experiment.frame_models=[nope]", "experiment.frame_models: expected entries of `models`, found nope"),
+        (
+            "experiment.token_models=[ast]",
+            "found ast, which reads frames; take it out, it stands under experiment.frame_mod",
+        ),
+        ("models=3", "models: expected entries, as recipes/base.yaml has them, found 3"),
+    ],
+)
+def test_the_first_mistake_named_is_the_list_that_has_it(override: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(dump(compose("demo", [override], REPOSITORY / "recipes")[0]))
+    with pytest.raises(ParamsError) as caught:
+        load_experiment(tmp_path / "params.yaml")
+    assert expected in str(caught.value).splitlines()[0]
+
+
 def test_a_perceptron_cuts_long_clips_and_fills_up_short_ones_with_silence() -> None:
     model = _build(changed(BASE["mlp"], {"stem.frames": 30}), METADATA["frames"] | {"n_mels": 4})
     silence = (-16.0 - -6.0) / (2.0 * 4.0)

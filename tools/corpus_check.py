@@ -52,7 +52,6 @@ def _manifest(experiment: Experiment, layout: Layout) -> Table | None:
 
 def _published(params: CorpusParams) -> pa.ChunkedArray:
     """Return the folds or roles of the clips, by params or else by the listing."""
-    folds = params.published_folds()
-    if folds is not None:
-        return pa.chunked_array([pa.array(folds, pa.string())])
+    if params.published_folds is not None:
+        return pa.chunked_array([pa.array(params.published_folds, pa.string())])
     return ADAPTERS[params.kind].list_clips(params).table()["fold"]

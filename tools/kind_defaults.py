@@ -33,7 +33,7 @@ from pipeline.training.schedules import ScheduleParams
 from pipeline.vocabulary.registry import VocabularyParams
 
 KIND = "kind"
-EVERY_KIND = "*"  # of a section: what all of its kinds have
+EVERY_KIND = "*"  # of a section: what several of its kinds have
 
 _MODEL = Annotated[Any, NETWORKS.params] | Annotated[Any, BASELINES.params]
 

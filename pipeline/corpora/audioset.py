@@ -30,9 +30,7 @@ class Params(AdapterParams):
     missing: Literal["keep", "drop"]  # segments without audio: kept as missing, or left out of the manifest
 
     layout: ClassVar[str] = "<set>*.tar, or folders <set>/<first two letters>/<video>.flac"
-
-    def published_folds(self) -> list[str]:
-        return sorted({role for name, role in _ROLES.items() if self.tables.get(name) is not None})
+    published_folds: ClassVar[tuple[str, ...]] = ("train", "test")
 
 
 def list_clips(params: Params) -> CorpusListing:

@@ -45,6 +45,8 @@ class AdapterParams(AudioParams):
 
     layout: ClassVar[str]  # expected content of `root`, for error messages
     makes_audio: ClassVar[bool] = False  # True: the adapter writes missing audio itself
+    # Folds or roles of the clips, for checks before a run, where `list_clips` takes long or writes; None = list the clips.
+    published_folds: ClassVar[tuple[str, ...] | None] = None
 
     def identity(self) -> str:
         """Return the corpus's identity: the settings that choose its clips, independent of where its files lie."""
@@ -53,13 +55,6 @@ class AdapterParams(AudioParams):
     def settings(self) -> dict[str, object]:
         """Return the settings without paths, by their key in params.yaml, as the manifest records them."""
         return {f"corpus.{key}": value for key, value in self._choosing().items() if not _holds_path(value)}
-
-    def published_folds(self) -> list[str] | None:
-        """Return the folds, or the roles, that the clips have where params tell; None where listing the clips tells.
-
-        An adapter whose `list_clips` takes long, or writes, overrides it: the folds of params.yaml are checked by it.
-        """
-        return None
 
     def _choosing(self) -> dict[str, object]:
         return {key: value for key, value in self if key not in AudioParams.model_fields}
