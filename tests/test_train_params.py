@@ -34,7 +34,7 @@ def _with(changes: dict[str, Any]) -> dict[str, Any]:
         ("batch_size", 0, r"train\.batch_size: .*, found 0"),
         ("accumulate", 0, r"train\.accumulate: .*, found 0"),
         ("accumulate", 9, r"accumulate: expected at most batch_size 8, a clip per micro-batch, found 9"),
-        ("schedule.kind", "cosin", r"train\.schedule\.kind: expected one of cosine, constant, steps, one_cycle, found 'cosin'"),
+        ("schedule.kind", "cosin", r"train\.schedule\.kind: expected one of cosine, .*found 'cosin'"),
         ("schedule.warmup", 1.5, r"train\.schedule\.warmup: input should be less than or equal to 1, found 1\.5"),
         ("schedule.warmupp", 0.1, r"train\.schedule\.warmupp: unknown key; did you mean `warmup`\?"),
         ("schedule", STEPS, r"train\.schedule\.hold: field required, found no value"),
