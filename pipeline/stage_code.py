@@ -31,7 +31,7 @@ class StageCode(NamedTuple):
 
 
 class CodeFile(TypedDict):
-    """What a file of the stage `code` holds, as JSON."""
+    """Content of a file of the stage `code`, as JSON."""
 
     code: str  # digest of the definitions
     packages: dict[str, str]  # distribution -> release

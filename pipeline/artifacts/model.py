@@ -68,7 +68,7 @@ class ModelMetadata(Metadata):
 
 
 class ModelCard(ModelMetadata, WeightsCard):
-    """What `model.json` holds, but for its own digest."""
+    """Content of `model.json`, without its own digest."""
 
 
 MODEL = WeightsSchema(

@@ -31,7 +31,7 @@ class PretrainingMetadata(Metadata):
 
 
 class PretrainingCard(PretrainingMetadata, WeightsCard):
-    """What `pretrained.json` holds, but for its own digest."""
+    """Content of `pretrained.json`, without its own digest."""
 
 
 PRETRAINED = WeightsSchema(

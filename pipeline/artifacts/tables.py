@@ -63,7 +63,7 @@ class Table(Generic[M_co]):
 
 
 class _Head(NamedTuple, Generic[M]):
-    """What a file says of itself before its columns are read."""
+    """Metadata of a file, and their digest, read before its columns."""
 
     metadata: M
     digest: str  # over metadata and columns

@@ -84,7 +84,7 @@ class NamedArray(NamedTuple):
 
 @dataclass(frozen=True)
 class Codebooks:
-    """What a kind of vocabulary fits, and all that its encoding and decoding follow from."""
+    """Fitted parameters of a vocabulary: all that encoding and decoding follow from."""
 
     codes: np.ndarray  # (codebook, code, feature) float32; narrower codebooks are padded
     bands: list[list[int]]  # [from, to) of the features that each codebook covers; together they cover all
@@ -146,7 +146,7 @@ class Vocabulary:
 
     @property
     def kind(self) -> str:
-        """Which entry of `pipeline.vocabulary.registry.KINDS` encodes and decodes."""
+        """Entry of `pipeline.vocabulary.registry.KINDS` that encodes and decodes."""
         return str(self.metadata["kind"])
 
     @property

@@ -128,7 +128,7 @@ class CorpusListing:
 
 
 class CorpusAdapter(Protocol):
-    """What the module of a corpus defines; `pipeline/corpora/registry.py` names it."""
+    """Interface of adapter modules, which `pipeline/corpora/registry.py` names."""
 
     Params: type[AdapterParams]
 

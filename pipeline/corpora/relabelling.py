@@ -21,7 +21,7 @@ _KEY = "labels"  # in the identity of a corpus
 
 
 class LabelSource(TypedDict):
-    """Which table a manifest's labels are from, as the corpus's identity has it."""
+    """Source of a manifest's labels, as part of the corpus's identity."""
 
     table: str  # name of the file
     fold: str  # whose training clips it is for

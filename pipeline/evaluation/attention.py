@@ -34,7 +34,7 @@ from pipeline.training.inputs import Inputs
 
 @dataclass(frozen=True, eq=False)
 class ClipAttention:
-    """What the layers of a model attend to in one clip."""
+    """Attention maps of one clip, by layer."""
 
     logits: np.ndarray  # (class,) float32
     layers: np.ndarray  # (layer, Q, K) float32, mean over heads; each row sums to 1

@@ -44,7 +44,7 @@ _ROWS = 65_536  # compared at once: bounds the memory that two million clips of 
 
 
 class LabelParams(UsedLabels, extra="forbid"):
-    """Which labels are trained on, and how tables of others are made."""
+    """The section `labels`: labels that are trained on, and settings of label enhancement."""
 
     enhance: list[NameParam]  # folds whose training labels are enhanced; their inner folds must be in experiment.folds
     models: Annotated[list[str], Field(min_length=1)]  # of the experiment, whose scores are averaged over all seeds

@@ -26,7 +26,7 @@ from pipeline.evaluation.metric_functions import (
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How one class fared. Precision is 0 for a class that was never decided for; NaN means undefined."""
+    """Metrics of one class. Precision is 0 for a class that was never decided for; NaN means undefined."""
 
     num_positives: int
     num_decided: int
@@ -39,7 +39,7 @@ class ClassScores:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """How one set of scores fared. NaN means undefined."""
+    """Metrics of one set of scores. NaN means undefined."""
 
     num_clips: int
     num_classes: int

@@ -20,7 +20,7 @@ CLIPS_PER_BATCH = 64
 
 
 class Predictor(Protocol):
-    """What the module of a way of predicting defines."""
+    """Interface of prediction modules."""
 
     def predict(self, model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
         """Return logits (clip, class) float32 for these clips, in order."""

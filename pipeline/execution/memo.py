@@ -40,7 +40,7 @@ class FileRecord(TypedDict):
 
 
 class About(TypedDict):
-    """What a version stands for."""
+    """Description of a version, from which its name is hashed."""
 
     stage: str
     params: Mapping[str, object]  # plain values

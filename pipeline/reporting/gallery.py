@@ -29,7 +29,7 @@ from pipeline.vocabulary.rebuilding import rebuild
 
 @dataclass(frozen=True)
 class Decision:
-    """What one model says of one clip."""
+    """Prediction of one model for one clip."""
 
     model: str
     classes: tuple[str, ...]  # decided for, the likeliest first; for label kind many possibly none

@@ -55,7 +55,7 @@ VocabularyKey = tuple[str, str]  # name, fold
 
 @dataclass(frozen=True)
 class PageContent:
-    """What goes onto the page, besides what follows from the experiment."""
+    """Contents of the report page that do not follow from the experiment alone."""
 
     experiment: Experiment
     folds: Mapping[str, str]  # fold -> which groups of clips it holds out; "" where every clip is a group of its own

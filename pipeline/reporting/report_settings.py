@@ -10,7 +10,7 @@ from pipeline.params import Params
 
 
 class ReportParams(Params):
-    """What the report puts first, and how many clips it shows."""
+    """The section `report`: headline models, and the number of clips shown."""
 
     headline: list[str] = Field(min_length=1, max_length=2)  # models in metrics.json, before the first ensemble
     examples: NonNegativeInt  # clips shown with audio, pictures and predictions

@@ -57,7 +57,7 @@ class KnownRecord(ShardRecord):
 
 
 class _Outcome(TypedDict):
-    """What becomes of a clip, whatever its place in the shard."""
+    """Outcome of a clip, independent of its place in the shard."""
 
     sum: float
     sum_of_squares: float

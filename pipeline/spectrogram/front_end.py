@@ -21,7 +21,7 @@ class FrontEndSection(Params):
 
 
 class Inversion(NamedTuple):
-    """What a front end does to a waveform, for the way back from log-mel frames (`pipeline/spectrogram/inversion.py`)."""
+    """Settings of a front end that inversion from log-mel frames needs (`pipeline/spectrogram/inversion.py`)."""
 
     filters: np.ndarray  # (mel, bin) float32
     window: np.ndarray  # (sample,) float64, of win_length

@@ -27,7 +27,7 @@ CHECKPOINTS = Path(".sonolex/checkpoints")
 
 
 class RunMetadata(TypedDict):
-    """How far a run has come; plain JSON."""
+    """Progress of a run, as plain JSON."""
 
     epoch: int  # epochs finished
     history: list[dict[str, float]]  # a row for each of them

@@ -24,7 +24,7 @@ Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of an epoch, fro
 
 
 class Trainer(Protocol):
-    """What the module of a way of training defines."""
+    """Interface of training modules."""
 
     def train(
         self,

@@ -34,7 +34,7 @@ class Level:
 
     @cached_property
     def discount(self) -> float:
-        """What every count gives up, 0 to 1: n1 / (n1 + 2 n2) of the grams counted once and twice.
+        """Discount subtracted from every count, 0 to 1: n1 / (n1 + 2 n2) of the grams counted once and twice.
 
         Half a gram is added above and one below: without any that are rare, unseen tokens keep a little probability.
         """
@@ -48,7 +48,7 @@ class Level:
 
     @cached_property
     def kinds(self) -> np.ndarray:
-        """How many tokens occur behind each context, and a 0 for -1, none: (context + 1,) float64."""
+        """Number of distinct tokens after each context, and a 0 for -1, none: (context + 1,) float64."""
         return np.bincount(self.keys // self.size, weights=self.counts > 0, minlength=self.num_contexts + 1)
 
     def find(self, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:

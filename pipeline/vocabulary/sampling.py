@@ -25,7 +25,7 @@ FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands
 
 
 class ClipFrames(Protocol):
-    """What sampling needs of `pipeline.spectrogram.reader.FrameReader`."""
+    """Interface of frame readers that sampling uses; see `pipeline.spectrogram.reader.FrameReader`."""
 
     def ok(self, clip_ids: Sequence[str]) -> list[str]: ...
     def num_frames(self, clip_id: str) -> int: ...

@@ -43,7 +43,7 @@ class SequencesSpec:
 
 @dataclass(frozen=True)
 class SequencesReport:
-    """What became of a shard."""
+    """Result of a shard: clips encoded and copied."""
 
     name: str
     computed: int  # clips

@@ -9,7 +9,7 @@ from pipeline.params import Params
 
 
 class FeatureParams(Params):
-    """What of a clip's frames one token codes."""
+    """Features that one token codes."""
 
     deltas: NonNegativeInt  # frames on either side that a slope is fitted over, appended to the frame; 0 = no slopes
     stack: PositiveInt  # frames in a row that one token stands for; tokens have the frame rate over this
@@ -40,7 +40,7 @@ class CommonParams(Params):
 
     @property
     def groups(self) -> int:
-        """How many equal groups of mel bands have their features side by side."""
+        """Number of equal groups of mel bands whose features are side by side."""
         return 1
 
     @property

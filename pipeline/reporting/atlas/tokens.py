@@ -17,7 +17,7 @@ _TOKENS_PER_BLOCK = 1024  # whose distances to all others are
 
 @dataclass(frozen=True)
 class CodebookPatterns:
-    """What the tokens of one codebook stand for."""
+    """Patterns that the tokens of one codebook decode to."""
 
     patterns: np.ndarray  # (token, frame, mel) float32: of the bands [first, last) alone
     first: int
