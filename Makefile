@@ -16,8 +16,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-# `dvc repro` runs one stage at a time, `sonolex repro` as many as there are cores; both leave the same.
-REPRO := dvc repro
+# Stages side by side, as many as there are cores; `dvc repro` runs one at a time and leaves the same.
+REPRO := sonolex repro
 
 .PHONY: run
 run: $(INSTALLED) ## run every stage that is not up to date, then print the results
