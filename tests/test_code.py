@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import SonolexError
 from pipeline.execution.code import EVERY_KIND, Sources, code_version, project_sources, reach, releases, version_of
 from pipeline.spectrogram.computing import computing_version
 from pipeline.spectrogram.kaldi import KaldiFrontEnd
@@ -286,6 +287,12 @@ def test_templates_count_with_those_that_they_include(project: Path, name: str) 
         project, f"reporting/templates/{name}", "h1", "h2", [("pipeline.reporting.pages", "render")]
     )
     assert before != after
+
+
+def test_a_template_that_is_missing_is_no_hole_in_the_digest(project: Path) -> None:
+    (project / "pipeline/reporting/templates/look.css.j2").unlink()
+    with pytest.raises(SonolexError, match=r"templates/look\.css\.j2: expected the template .*found no such file"):
+        reach(Sources(project), [("pipeline.reporting.pages", "render")])
 
 
 def test_the_version_of_a_spectrogram_holds_its_own_front_end_alone() -> None:
