@@ -17,6 +17,7 @@ from tools.compose import compose, dump
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     "pipeline",
+    "sonolex",
     "stages",
     "tools",
     "recipes",

@@ -21,7 +21,7 @@ from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.errors import CorpusError
-from pipeline.evaluation.prediction import predict
+from pipeline.evaluation.prediction import open_predictor
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.execution.threads import trained_threads, use_threads
@@ -52,7 +52,7 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
     if "test" not in roles:
         raise CorpusError(f"{split_path}: expected test clips with frames in fold {fold}, found none")
     started = time.perf_counter()
-    logits = predict(model, inputs, ids)
+    logits = open_predictor(model).predict(inputs, ids)
     seconds = time.perf_counter() - started
     if not launch.is_main_process():
         return

@@ -17,7 +17,7 @@ from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.evaluation.attention import AttentionReader, ClipAttention
-from pipeline.evaluation.prediction import predict
+from pipeline.evaluation.prediction import open_predictor
 from pipeline.models.encoders import transformer
 from pipeline.spectrogram.band_scale import band_positions
 from pipeline.spectrogram.mel import MelParams, mel_filters
@@ -82,10 +82,10 @@ def test_logits_are_the_models_own_while_weights_are_kept(
     path = make_model(tmp_path / "m/1/0", stem, head, encoder)
     attention = read(path, data)
     inputs = FrameInputs(open_spectrogram(data / "spectrogram"))
-    own = predict(open_model(path), inputs, ["one"])[0]
+    own = open_predictor(open_model(path)).predict(inputs, ["one"])[0]
     np.testing.assert_allclose(attention.logits, own, rtol=0, atol=1e-5)
     # A layer less, or weights of another clip, would give others.
-    assert np.abs(own - predict(open_model(path), inputs, ["two"])[0]).max() > 1e-3
+    assert np.abs(own - open_predictor(open_model(path)).predict(inputs, ["two"])[0]).max() > 1e-3
     num_tokens = {"class": 1, "class_distillation": 2}.get(head, 0)
     num_positions = {"patches": 11 * 5, "convolution": 8, "convolution_1d": 31, "linear": NUM_FRAMES}[stem]
     assert attention.layers.shape == (2, num_tokens + num_positions, num_tokens + num_positions)

@@ -23,8 +23,9 @@ from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
+from pipeline.evaluation.averaging import average_logits
 from pipeline.evaluation.metric_functions import to_scores
-from pipeline.evaluation.network_prediction import average_logits, build_network, predict_time_steps
+from pipeline.evaluation.network_prediction import build_network, predict_time_steps
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
 from pipeline.training import checkpoints, neural

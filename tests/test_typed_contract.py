@@ -13,7 +13,9 @@ from pipeline.artifacts.tables import TableSchema, metadata_types
 from pipeline.errors import ArtifactError
 
 ROOT = Path(__file__).parent.parent
-SOURCES = [path for folder in ("pipeline", "stages", "tools") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    path for folder in ("pipeline", "sonolex", "stages", "tools") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 MOST_ANY = 80
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
-_FOLDERS = ("stages", "pipeline", "tools")
+_FOLDERS = ("stages", "sonolex", "pipeline", "tools")
 _WIDTH = 30  # of names and what is before them
 
 

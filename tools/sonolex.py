@@ -153,6 +153,21 @@ def why(
 
 
 @app.command()
+def bundle(
+    name: Annotated[str, typer.Argument(help="a model of the experiment, or an ensemble")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    folds: Annotated[
+        list[str] | None, typer.Option(help="fold whose model is taken, or all; by default the first")
+    ] = None,
+    params: Annotated[Path, typer.Option(help="the experiment")] = Path("params.yaml"),
+) -> None:
+    """Write a trained model or an ensemble as one folder to hand over."""
+    from tools import bundle as command
+
+    command.run(name, out, folds=folds or [], params_path=params, layout=Layout(params.parent), console=_console())
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="folder of a trained model: models/<model>/<fold>/<seed>")],
     to: Annotated[str, typer.Option(help="original, huggingface or onnx")],

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.artifacts.model import TrainedModel
-from pipeline.evaluation.prediction import CLIPS_PER_BATCH, params_of
+from pipeline.evaluation.prediction import CLIPS_PER_BATCH, Predictor, params_of
 from pipeline.models.registry import BASELINES
 from pipeline.training.inputs import Inputs
 
 
-def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
-    """Return logits (clip, class) float32 for these clips, in order."""
-    params = params_of(model)
-    baseline = BASELINES[params.kind](params)
-    batches = [clip_ids[i : i + CLIPS_PER_BATCH] for i in range(0, len(clip_ids), CLIPS_PER_BATCH)]
-    return np.concatenate([baseline.predict(model.weights, inputs.arrays(ids)) for ids in batches])
+class ClassicalPredictor(Predictor):
+    """A stored classical model, ready to predict."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        params = params_of(model)
+        self._weights, self._baseline = model.weights, BASELINES[params.kind](params)
+
+    def predict(self, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
+        batches = [clip_ids[i : i + CLIPS_PER_BATCH] for i in range(0, len(clip_ids), CLIPS_PER_BATCH)]
+        return np.concatenate([self._baseline.predict(self._weights, inputs.arrays(ids)) for ids in batches])

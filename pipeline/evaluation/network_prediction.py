@@ -6,21 +6,23 @@ training, by `train.checkpoint_ensemble`, and not by what any of them says of te
 are of the weights at the end of training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 
-from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.model import TrainedModel, open_members
 from pipeline.errors import SonolexError
-from pipeline.evaluation.prediction import CLIPS_PER_BATCH, describe_model, params_of
+from pipeline.evaluation.averaging import average_logits
+from pipeline.evaluation.prediction import CLIPS_PER_BATCH, Predictor, describe_model, params_of
 from pipeline.models.network import Network, NetworkParams
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import init_distributed
 from pipeline.training.inputs import Inputs, warn_of_cut_clips
 from pipeline.training.logits import predict_logits
+
+_KEPT_PARAMETERS = 250_000_000  # of all members, up to which they stay in memory: 1 GB
 
 
 class TimeStepLogits(NamedTuple):
@@ -30,33 +32,29 @@ class TimeStepLogits(NamedTuple):
     logits: np.ndarray  # (time step, class) float32
 
 
-def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
-    """Return logits (clip, class) float32 for these clips, in order. Processes under torchrun share them."""
-    batches = Batches(inputs, clip_ids, model.metadata["input"]["normalisation"])
-    members: list[np.ndarray] = []
-    with init_distributed() as context:
-        for member in open_members(model):
-            network = build_network(member).to(context.device)
-            if not members:
-                warn_of_cut_clips(inputs, clip_ids, network.stem)
-            members.append(predict_logits(network, batches, CLIPS_PER_BATCH, context).numpy())
-    return members[0] if len(members) == 1 else average_logits(members, model.metadata["label_kind"])
+class NetworkPredictor(Predictor):
+    """A stored network, or the networks of its kept epochs, ready to predict."""
 
+    def __init__(self, model: TrainedModel) -> None:
+        self._model = model
+        self._kept: list[Network] = []
+        if model.metadata["num_parameters"] <= _KEPT_PARAMETERS:
+            self._kept = [build_network(member) for member in open_members(model)]
 
-def average_logits(members: Sequence[np.ndarray], label_kind: LabelKind) -> np.ndarray:
-    """Return logits (clip, class) float32 whose probabilities are the mean of those of the members' logits.
+    def predict(self, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
+        """Return logits (clip, class) float32 for these clips, in order. Processes under torchrun share them."""
+        batches = Batches(inputs, clip_ids, self._model.metadata["input"]["normalisation"])
+        members: list[np.ndarray] = []
+        with init_distributed() as context:
+            for network in self._networks():
+                if not members:
+                    warn_of_cut_clips(inputs, clip_ids, network.stem)
+                members.append(predict_logits(network.to(context.device), batches, CLIPS_PER_BATCH, context).numpy())
+        return average_logits(members, self._model.metadata["label_kind"])
 
-    For one label a clip they are logarithms of the probabilities. Computed in logarithms, so that no probability, however
-    small, becomes zero.
-    """
-    logits = np.stack(members).astype(np.float64)  # (member, clip, class)
-    if label_kind == "one":
-        logs = logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)
-        mean = np.logaddexp.reduce(logs, axis=0) - np.log(len(members))
-    else:
-        yes, no = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
-        mean = np.logaddexp.reduce(yes, axis=0) - np.logaddexp.reduce(no, axis=0)
-    return np.asarray(mean, dtype=np.float32)
+    def _networks(self) -> Iterator[Network]:
+        """Yield the networks whose mean predicts; large ensembles are read from the disk one by one."""
+        yield from self._kept or map(build_network, open_members(self._model))
 
 
 def predict_time_steps(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> list[TimeStepLogits]:

@@ -4,8 +4,8 @@ Under torchrun the processes share a network's clips and each returns all logits
 Imports no torch: classical models predict without it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -19,25 +19,29 @@ from pipeline.training.trainers import way_of
 CLIPS_PER_BATCH = 64
 
 
-class Predictor(Protocol):
-    """Interface of prediction modules."""
+class Predictor(ABC):
+    """A stored model, ready to predict. Several threads may predict at once."""
 
-    def predict(self, model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
+    @abstractmethod
+    def __init__(self, model: TrainedModel) -> None: ...
+
+    @abstractmethod
+    def predict(self, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
         """Return logits (clip, class) float32 for these clips, in order."""
 
 
-PREDICTORS: Registry[Predictor] = Registry(
+PREDICTORS: "Registry[type[Predictor]]" = Registry(
     "way of predicting",
     {
-        "network": "pipeline.evaluation.network_prediction",
-        "classical": "pipeline.evaluation.classical_prediction",
+        "network": "pipeline.evaluation.network_prediction:NetworkPredictor",
+        "classical": "pipeline.evaluation.classical_prediction:ClassicalPredictor",
     },
 )
 
 
-def predict(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
-    """Return logits (clip, class) float32 for these clips, in order."""
-    return PREDICTORS[way_of(params_of(model).kind)].predict(model, inputs, clip_ids)
+def open_predictor(model: TrainedModel) -> Predictor:
+    """Prepare a stored model for prediction."""
+    return PREDICTORS[way_of(params_of(model).kind)](model)
 
 
 def describe_model(model: TrainedModel) -> str:

@@ -72,15 +72,25 @@ def compute_clip(
         min_samples=front_end.min_samples,
         member=TarMember(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
     )
+    stored, num_clipped = stored_frames(waveform, front_end, metadata, where=str(path))
+    # Statistics are of the restored values, as a reader sees them.
+    values = restore(stored, metadata).astype(np.float64)
+    return ClipFrames(stored, float(values.sum()), float(np.square(values).sum()), num_clipped)
+
+
+def stored_frames(
+    waveform: np.ndarray, front_end: FrontEnd, metadata: SpectrogramMetadata, *, where: str
+) -> tuple[np.ndarray, int]:
+    """Return the frames (frame, mel) of a waveform as they are stored, and the number of values that were clipped.
+
+    Raises BadClip where frames are not finite; `where` names the sound.
+    """
     with np.errstate(over="ignore", invalid="ignore"):  # checked below
         log_mel = front_end.log_mel(waveform)
     if not np.isfinite(log_mel).all():
         found = f"samples as large as {np.abs(waveform).max():.3g}"
-        raise BadClip("not_finite", f"{path}: expected samples about [-1, 1], found {found}")
-    stored, num_clipped = store(log_mel, metadata)
-    # Statistics are of the restored values, as a reader sees them.
-    values = restore(stored, metadata).astype(np.float64)
-    return ClipFrames(stored, float(values.sum()), float(np.square(values).sum()), num_clipped)
+        raise BadClip("not_finite", f"{where}: expected samples about [-1, 1], found {found}")
+    return store(log_mel, metadata)
 
 
 def write_frames(folder: Path, name: str, pieces: Sequence[np.ndarray]) -> None:

@@ -94,17 +94,26 @@ def decode(
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         found = str(error).replace(repr(encoded), repr(str(path)))  # the memory address differs between runs
         raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
+    return prepare_waveform(waveform, native_rate, sample_rate=sample_rate, min_samples=min_samples, where=str(path))
+
+
+def prepare_waveform(
+    waveform: np.ndarray, rate: int, *, sample_rate: int, min_samples: int, where: str, allow_silence: bool = False
+) -> np.ndarray:
+    """Return a waveform (sample,) of `rate` Hz at `sample_rate` Hz, float32.
+
+    Raises BadClip with one of the reasons not_finite, silent (unless `allow_silence`), too_short; `where` names the sound.
+    """
     if not np.isfinite(waveform).all():
         bad = int((~np.isfinite(waveform)).sum())
-        raise BadClip("not_finite", f"{path}: expected finite samples, found {bad} NaN or infinite")
-    if not waveform.any():
-        raise BadClip("silent", f"{path}: expected sound, found {len(waveform)} samples that are all 0")
-    if native_rate != sample_rate:
-        waveform = soxr.resample(waveform, native_rate, sample_rate, RESAMPLING_QUALITY)
+        raise BadClip("not_finite", f"{where}: expected finite samples, found {bad} NaN or infinite")
+    if not allow_silence and not waveform.any():
+        raise BadClip("silent", f"{where}: expected sound, found {len(waveform)} samples that are all 0")
+    if rate != sample_rate:
+        waveform = soxr.resample(waveform, rate, sample_rate, RESAMPLING_QUALITY)
     if len(waveform) < min_samples:
-        raise BadClip(
-            "too_short", f"{path}: expected at least {min_samples} samples at {sample_rate} Hz, found {len(waveform)}"
-        )
+        found = f"found {len(waveform)}"
+        raise BadClip("too_short", f"{where}: expected at least {min_samples} samples at {sample_rate} Hz, {found}")
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 

@@ -1,0 +1,61 @@
+"""Waveforms of sounds that are given as files or as arrays, as a front end reads them.
+
+Conventions: an array is (sample,) or (channel, sample), float in [-1, 1] or integer, whose full scale becomes 1; channels
+are averaged, and any rate is resampled, as for files (`pipeline/spectrogram/decoding.py`). A waveform is (sample,) float32.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import SonolexError
+from pipeline.spectrogram.decoding import decode, prepare_waveform
+
+_MOST_CHANNELS = 64  # an array with more is taken for one whose axes are swapped
+
+ARRAY = "array"  # the name of a sound that is no file, in messages
+
+
+def read_file(path: Path, *, sample_rate: int, min_samples: int, max_seconds: float) -> np.ndarray:
+    """Return the waveform of a whole file. Raises BadClip as `decode` does."""
+    return decode(
+        path,
+        start=0.0,
+        duration=0.0,
+        sample_rate=sample_rate,
+        max_duration=max_seconds,
+        min_samples=min_samples,
+    )
+
+
+def read_array(samples: np.ndarray, rate: int | None, *, sample_rate: int, min_samples: int) -> np.ndarray:
+    """Return the waveform of an array of `rate` Hz.
+
+    Raises SonolexError for a shape, a type or a rate that no sound has, BadClip for samples that cannot be used.
+    """
+    if rate is None or rate <= 0:
+        found = "none" if rate is None else rate
+        raise SonolexError(
+            f"{ARRAY}: rate: expected the samples per second of the array, found {found}; pass rate=16000"
+        )
+    values = _mono(_scaled(samples))
+    return prepare_waveform(values, rate, sample_rate=sample_rate, min_samples=min_samples, where=ARRAY)
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / np.float32(-float(np.iinfo(samples.dtype).min))
+    if samples.dtype.kind != "f":
+        raise SonolexError(f"{ARRAY}: expected floats in [-1, 1] or signed integers, found {samples.dtype}")
+    return samples.astype(np.float32, copy=False)
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    channels = samples.shape[0] if samples.ndim == 2 else 1
+    if samples.ndim not in (1, 2) or not 1 <= channels <= _MOST_CHANNELS:
+        advice = "; transpose it" if samples.ndim == 2 else ""
+        raise SonolexError(
+            f"{ARRAY}: expected the shape (sample,) or (channel, sample) with at most {_MOST_CHANNELS} channels, "
+            f"found {samples.shape}{advice}"
+        )
+    return samples if samples.ndim == 1 else np.asarray(samples.mean(axis=0, dtype=np.float32))

@@ -1,0 +1,56 @@
+"""Small experiments whose stages run in this process, for tests that need trained models and the audio behind them."""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from conftest import make_wav_corpus
+
+from pipeline.artifacts.layout import Layout, RunId
+from pipeline.grid import ExperimentParams
+from pipeline.params import load_params
+from stages import corpus, evaluate, spectrogram, split, tokenize, train, vocabulary
+from tools.compose import compose, dump
+
+ROOT = Path(__file__).parent.parent
+
+# A dozen clips of half a second, in three classes and two folds.
+SMALL = (
+    'experiment.folds=["1"]',
+    "experiment.ensembles=[]",
+    "report.attention=[]",
+    "spectrogram.front_end.n_mels=24",
+    "vocabularies.kmeans.num_tokens=8",
+    "train.epochs=1",
+    "execution.workers=1",
+)
+
+
+def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
+    """Run all stages up to `evaluate` in a new folder, on generated clips, and return it."""
+    folder.mkdir(parents=True)
+    audio = make_wav_corpus(folder / "corpus")
+    settings = [f"corpus.root={audio}", "corpus.table=meta/esc50.csv", *SMALL, *overrides]
+    document, mistakes = compose("esc50", settings, ROOT / "recipes")
+    assert not mistakes, mistakes
+    (folder / "params.yaml").write_text(dump(document))
+    with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):
+        experiment = load_params(ExperimentParams, "experiment")
+        corpus.main()
+        spectrogram.main()
+        for fold in experiment.folds:
+            split.main(fold)
+            for name in experiment.vocabularies:
+                vocabulary.main(name, fold)
+                tokenize.main(name, fold)
+        for run in experiment.runs():
+            train.main(run.model.entry, run.fold, run.seed, vocabulary=run.model.vocabulary)
+            evaluate.main(run.model.entry, run.fold, run.seed, vocabulary=run.model.vocabulary)
+    return folder
+
+
+def runs_of(folder: Path) -> Iterator[tuple[RunId, Path]]:
+    """Yield every run of an experiment, and its predictions."""
+    for run in load_params(ExperimentParams, "experiment", folder / "params.yaml").runs():
+        yield run, Layout(folder).prediction(run)
