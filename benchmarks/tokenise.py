@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 
 from benchmarks.measuring import interleave, report
-from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
+from pipeline.artifacts.vocabulary import FeatureSpace, StoredMetadata, Vocabulary
 from pipeline.execution.threads import num_threads
 
 Clock = Callable[[], float]
@@ -132,9 +132,8 @@ def _vocabulary(rng: np.random.Generator, num_codebooks: int, size: int, feature
     codes = rng.standard_normal((num_codebooks, size, width), dtype=np.float32)
     bands = [[start, start + width] for start in starts]
     counts = np.zeros((num_codebooks, size), np.int64)
-    return Vocabulary(
-        Path("noise.zarr"), space, codes, none, counts, {"kind": "bands" if groups > 1 else "residual", "bands": bands}
-    )
+    metadata = cast(StoredMetadata, {"kind": "bands" if groups > 1 else "residual", "bands": bands})
+    return Vocabulary(Path("noise.zarr"), space, codes, none, counts, metadata)
 
 
 def _multiply(z: np.ndarray, codes: np.ndarray, num_scores: int, *, search: bool = False) -> None:

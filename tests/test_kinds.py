@@ -321,8 +321,10 @@ def test_an_unknown_kind_is_refused_with_the_kinds_there_are() -> None:
     ):
         validate_vocabulary_params("kmeans", PARAMS | CLUSTERING | {"kind": "kmean"})
     for section in ("kmeans", None):
-        with pytest.raises(ParamsError, match=r"vocabularies\.kmeans\.kind: expected one of .* found None"):
+        with pytest.raises(ParamsError, match=r"vocabularies\.kmeans\.kind: expected one of .* found none"):
             validate_vocabulary_params("kmeans", section)
+    with pytest.raises(ParamsError, match=r"vocabularies\.kmeans\.kind: expected one of .* found \['kmeans'\]"):
+        validate_vocabulary_params("kmeans", PARAMS | CLUSTERING | {"kind": ["kmeans"]})
 
 
 def test_an_entry_is_loaded_by_its_name() -> None:

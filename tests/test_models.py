@@ -266,6 +266,7 @@ def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
         (network(encoder__width=36), r"models\.tested\.encoder: width 36 must be a multiple of 2 \* heads = 8"),
         (network(stem="convolution", stem__kernel=4), r"models\.tested\.stem: kernel 4 must be odd"),
         (network(stem="convolution", stem__channels=[8]), r"channels \[8\] and strides .* the same number of layers"),
+        (network(kind=["network"]), r"models\.tested\.kind: expected one of network, .* found \['network'\]"),
         (network(kind="asd"), r"models\.tested\.kind: expected one of network, bag_of_tokens, .*found 'asd'"),
         (network(encoder__kind="asd"), r"models\.tested\.encoder\.kind: expected one of transformer, .*found 'asd'"),
         (network(encoder__drop_path=1.5), r"models\.tested\.encoder\.drop_path: input should be less than 1, found 1"),

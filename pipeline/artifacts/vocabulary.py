@@ -23,17 +23,67 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from pipeline.artifacts.arrays import ArraySchema, GroupSchema
 from pipeline.artifacts.merges import merged_vectors, token_parts
-from pipeline.artifacts.spectrogram import Spectrogram
+from pipeline.artifacts.settings import Metadata
+from pipeline.artifacts.spectrogram import Spectrogram, SpectrogramMetadata
 
 NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order after the tokens
 
 _OWN = "own_"  # before the names of arrays of the kind's own, in the store
+
+
+class FeatureMetadata(TypedDict):
+    """Settings of the features; see the module's conventions."""
+
+    deltas: int
+    stack: int
+    groups: int
+
+
+class MergeMetadata(TypedDict, total=False):
+    """Result of byte-pair encoding; empty without it."""
+
+    num_tokens: int  # after merging
+    clips: int  # that merges were learned on
+    base_tokens: int  # of these clips
+    tokens: int  # of these clips, after merging
+    compression: float  # base tokens per token
+    lengths: list[list[int]]  # [[n, tokens], ...]: how many tokens stand for n base tokens
+    digest: str  # of the clips' ids
+
+
+class VocabularyMetadata(Metadata):
+    """Metadata of a vocabulary, but for `own`."""
+
+    kind: str
+    additive: bool  # whether tokens stand for the sum of their codes
+    num_tokens: int
+    num_codebooks: int
+    normalisation: str  # standardise, l2 or none
+    features: FeatureMetadata
+    bands: list[list[int]]  # [from, to) of each codebook
+    bpe: MergeMetadata
+    padding_token: int
+    mask_token: int
+    class_token: int
+    fold: str
+    role: str  # always train: a vocabulary never sees other clips
+    front_end: SpectrogramMetadata  # of the frames it was fitted on
+    seed: int
+    sample: dict[str, Any]  # number of clips and frames drawn, and a digest of them
+    fit: dict[str, Any]  # objective by iteration, usage, perplexity, dead codes
+
+
+class StoredMetadata(VocabularyMetadata):
+    """Metadata of the store."""
+
+    own: dict[str, list[str]]  # name -> axes of each array that the kind alone reads
+
 
 VOCABULARY = GroupSchema(
     name="vocabulary",
@@ -52,26 +102,7 @@ VOCABULARY = GroupSchema(
         "counts": ArraySchema(("codebook", "code"), ("int64",), "tokens of the sample"),
         "merges": ArraySchema(("merge", "part"), ("int32",), "token"),  # empty without BPE
     },
-    metadata={
-        "kind": str,
-        "additive": bool,  # whether tokens stand for the sum of their codes
-        "num_tokens": int,
-        "num_codebooks": int,
-        "normalisation": str,  # standardise, l2 or none
-        "features": dict,  # deltas, stack, groups
-        "bands": list,  # [from, to) of each codebook
-        "own": dict,  # name -> axes of each array that the kind alone reads
-        "bpe": dict,  # size after merging, sample that merges were learned on, reduction in length; empty without BPE
-        "padding_token": int,
-        "mask_token": int,
-        "class_token": int,
-        "fold": str,
-        "role": str,  # always train: a vocabulary never sees other clips
-        "front_end": dict,  # metadata of the frames it was fitted on
-        "seed": int,
-        "sample": dict,  # number of clips and frames drawn, and a digest of them
-        "fit": dict,  # objective by iteration, usage, perplexity, dead codes
-    },
+    metadata=StoredMetadata,
 )
 
 
@@ -140,7 +171,7 @@ class Vocabulary:
     # which the code itself does not keep; else 0 and 1.
     levels: np.ndarray
     counts: np.ndarray  # (codebook, code) int64, over the sample
-    metadata: dict[str, Any]
+    metadata: StoredMetadata
     merges: np.ndarray = field(default_factory=lambda: np.empty((0, 2), dtype=np.int32))  # (merge, 2) int32
     own: Mapping[str, NamedArray] = field(default_factory=dict)  # arrays that the kind alone reads
 
@@ -231,13 +262,21 @@ class Vocabulary:
                 raise VOCABULARY.error(self.path, field, expected=spectrogram.metadata.get(key), found=value)
 
 
-def special_tokens(size: int) -> dict[str, int]:
+class SpecialTokens(TypedDict):
+    """Ids of the special tokens."""
+
+    padding_token: int
+    mask_token: int
+    class_token: int
+
+
+def special_tokens(size: int) -> SpecialTokens:
     """Return the ids of the special tokens of a vocabulary of `size` tokens."""
     return {"padding_token": size, "mask_token": size + 1, "class_token": size + 2}
 
 
 def write_vocabulary_store(
-    path: Path, arrays: Mapping[str, np.ndarray], own: Mapping[str, NamedArray], metadata: Mapping[str, Any]
+    path: Path, arrays: Mapping[str, np.ndarray], own: Mapping[str, NamedArray], metadata: VocabularyMetadata
 ) -> None:
     """Write the arrays of every vocabulary, those of its kind's own, and the metadata but for `own`, which follows."""
     axes = {name: list(dims) for name, (dims, _) in own.items()}
@@ -245,7 +284,7 @@ def write_vocabulary_store(
     _schema(axes).write(path, values, {**metadata, "own": axes})
 
 
-def _schema(axes: Mapping[str, list[str]]) -> GroupSchema:
+def _schema(axes: Mapping[str, list[str]]) -> GroupSchema[StoredMetadata]:
     """Return the schema of a store with own arrays of its kind: name -> axes."""
     own = {_OWN + name: ArraySchema(tuple(dims), ("float32",), "as the kind's") for name, dims in axes.items()}
     return replace(VOCABULARY, arrays={**VOCABULARY.arrays, **own})
@@ -257,17 +296,20 @@ def open_vocabulary(path: Path) -> Vocabulary:
     arrays, metadata = _schema(axes).open(path)
     size = metadata["bpe"].get("num_tokens", metadata["num_tokens"])
     for name, expected in special_tokens(size).items():
-        if metadata[name] != expected:
-            raise VOCABULARY.error(path, name, expected=f"{expected} for num_tokens {size}", found=metadata[name])
+        if (found := metadata.get(name)) != expected:
+            raise VOCABULARY.error(path, name, expected=f"{expected} for num_tokens {size}", found=found)
     if metadata["role"] != "train":
         raise VOCABULARY.error(path, "role", expected="train", found=metadata["role"])
     features = metadata["features"]
     for name, least in (("deltas", 0), ("stack", 1), ("groups", 1)):
-        if not isinstance(features.get(name), int) or features[name] < least:
-            raise VOCABULARY.error(path, f"features.{name}", expected=f"at least {least}", found=features.get(name))
+        found = features.get(name)
+        if not isinstance(found, int) or found < least:
+            raise VOCABULARY.error(path, f"features.{name}", expected=f"at least {least}", found=found)
     space = FeatureSpace(
         metadata["normalisation"],
-        *(features[name] for name in ("deltas", "stack", "groups")),
+        features["deltas"],
+        features["stack"],
+        features["groups"],
         *(arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")),
     )
     _check_arrays(path, arrays, metadata, space)
@@ -278,7 +320,7 @@ def open_vocabulary(path: Path) -> Vocabulary:
     return vocabulary
 
 
-def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any], space: FeatureSpace) -> None:
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: StoredMetadata, space: FeatureSpace) -> None:
     size, num_codebooks, n_mels = metadata["num_tokens"], metadata["num_codebooks"], metadata["front_end"].get("n_mels")
     width = max((stop - start for start, stop in metadata["bands"]), default=0)
     num_stacked = space.num_stacked if len(space.components) else 0

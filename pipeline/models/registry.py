@@ -7,7 +7,7 @@ loaded on first use, so that a classical model starts without torch.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, spell
 from pipeline.models.base import ModelParams
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.registry import Registry
@@ -103,9 +103,11 @@ def load_model_params(name: str, path: Path = PARAMS_PATH) -> ModelParams:
 
 def validate_model_params(name: str, value: object, path: Path = PARAMS_PATH) -> ModelParams:
     """Check one model's plain section."""
-    kind = str(value.get("kind", "")) if isinstance(value, dict) else ""
-    if kind not in NETWORKS and kind not in BASELINES:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or (kind not in NETWORKS and kind not in BASELINES):
         known = ", ".join([*NETWORKS, *BASELINES])
-        raise ParamsError(f"{path}: models.{name}.kind: expected one of {known}, found {kind!r}")
+        raise ParamsError(
+            f"{path}: models.{name}.kind: expected one of {known}, found {'none' if kind is None else spell(kind)}"
+        )
     params: type[ModelParams] = BASELINES[kind].Params if kind in BASELINES else NETWORKS[kind].Params
     return validate_params(params, value, f"models.{name}", path)

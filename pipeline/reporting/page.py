@@ -236,7 +236,8 @@ def _settings(content: PageContent) -> dict[str, Any]:
     }
     keys = ("kind", "num_tokens", "num_codebooks", "normalisation", "features", "bpe", "seed")
     settings["vocabularies"] = {
-        name: {key: vocabulary.metadata[key] for key in keys} for (name, _), vocabulary in content.vocabularies.items()
+        name: {key: vocabulary.metadata.get(key) for key in keys}
+        for (name, _), vocabulary in content.vocabularies.items()
     }
     return settings
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
-from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, special_tokens, write_vocabulary_store
+from pipeline.artifacts.vocabulary import (
+    Codebooks,
+    FeatureSpace,
+    MergeMetadata,
+    VocabularyMetadata,
+    special_tokens,
+    write_vocabulary_store,
+)
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.threads import single_threaded
 from pipeline.vocabulary.features import (
@@ -50,7 +57,7 @@ class Merges:
     """Byte-pair merges learnt on top of a fit, see `pipeline/vocabulary/merging.py`."""
 
     pairs: np.ndarray  # (merge, 2) int32; empty without BPE
-    metadata: dict[str, Any]  # how much was merged, and what on; empty without BPE
+    metadata: MergeMetadata  # how much was merged, and what on; empty without BPE
 
 
 @single_threaded()
@@ -199,7 +206,7 @@ def write_vocabulary(
         **summarise(counts, frame_rate=spectrogram.frame_rate / space.stack),
         **({"exact": fit.exact} if fit.exact else {}),
     }
-    metadata = {
+    metadata: VocabularyMetadata = {
         "kind": fit.kind,
         "additive": params.additive,
         "num_tokens": size,

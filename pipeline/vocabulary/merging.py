@@ -7,10 +7,10 @@ Conventions: frames (frame, mel) float32 in the front end's units; a token seque
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.vocabulary import MergeMetadata
 from pipeline.vocabulary.assignment import base_tokens
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.bpe import Merger, interleave, learn_merges
@@ -40,22 +40,19 @@ def fit_merges(params: CommonParams, fit: Fit, reader: ClipFrames, clip_ids: Seq
         tokens = base_tokens(space, fit.kind, codebooks, reader.read(batch), what="training clips")
         sequences += [interleave(clip, size) for clip in tokens]
     pairs = learn_merges(sequences, num_base=num_codebooks * size, size=params.bpe.num_tokens)
-    return Merges(
-        pairs,
-        {"num_tokens": params.bpe.num_tokens, **_describe(chosen, sequences, Merger(pairs, num_codebooks * size))},
-    )
+    return Merges(pairs, _describe(params.bpe.num_tokens, chosen, sequences, Merger(pairs, num_codebooks * size)))
 
 
-def _describe(clip_ids: Sequence[str], sequences: Sequence[np.ndarray], merger: Merger) -> dict[str, Any]:
-    """Return which clips the merges were learnt on, and what became of their token sequences.
-
-    `lengths` counts how many tokens of the merged token sequences stand for 1, 2, ... base tokens: [[length, tokens], ...].
-    """
+def _describe(
+    num_tokens: int, clip_ids: Sequence[str], sequences: Sequence[np.ndarray], merger: Merger
+) -> MergeMetadata:
+    """Return which clips the merges were learnt on, and what became of their token sequences."""
     counts: Counter[int] = Counter()
     for sequence in sequences:
         counts.update(merger.lengths[merger.merge(sequence)].tolist())
     base, merged = sum(map(len, sequences)), counts.total()
     return {
+        "num_tokens": num_tokens,
         "clips": len(clip_ids),
         "base_tokens": base,
         "tokens": merged,

@@ -7,7 +7,7 @@ imported when params or an artifact name it.
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, spell
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.registry import Registry
 from pipeline.vocabulary.base import VocabularyKind
@@ -35,9 +35,11 @@ def load_vocabulary_params(name: str, path: Path = PARAMS_PATH) -> VocabularyPar
     return validate_vocabulary_params(name, vocabularies[name], path)
 
 
-def validate_vocabulary_params(name: str, value: Any, path: Path = PARAMS_PATH) -> VocabularyParams:
+def validate_vocabulary_params(name: str, value: object, path: Path = PARAMS_PATH) -> VocabularyParams:
     """Check one vocabulary's plain section."""
-    kind: Any = value.get("kind") if isinstance(value, dict) else None
-    if kind not in KINDS:
-        raise ParamsError(f"{path}: vocabularies.{name}.kind: expected one of {', '.join(KINDS)}, found {kind!r}")
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ParamsError(
+            f"{path}: vocabularies.{name}.kind: expected one of {', '.join(KINDS)}, found {'none' if kind is None else spell(kind)}"
+        )
     return validate_params(KINDS[kind].Params, value, f"vocabularies.{name}", path)
