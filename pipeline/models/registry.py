@@ -105,9 +105,7 @@ def validate_model_params(name: str, value: object, path: Path = PARAMS_PATH) ->
     """Check one model's plain section."""
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or (kind not in NETWORKS and kind not in BASELINES):
-        known = ", ".join([*NETWORKS, *BASELINES])
-        raise ParamsError(
-            f"{path}: models.{name}.kind: expected one of {known}, found {'none' if kind is None else spell(kind)}"
-        )
+        known, found = ", ".join([*NETWORKS, *BASELINES]), "none" if kind is None else spell(kind)
+        raise ParamsError(f"{path}: models.{name}.kind: expected one of {known}, found {found}")
     params: type[ModelParams] = BASELINES[kind].Params if kind in BASELINES else NETWORKS[kind].Params
     return validate_params(params, value, f"models.{name}", path)

@@ -39,7 +39,6 @@ def validate_vocabulary_params(name: str, value: object, path: Path = PARAMS_PAT
     """Check one vocabulary's plain section."""
     kind = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ParamsError(
-            f"{path}: vocabularies.{name}.kind: expected one of {', '.join(KINDS)}, found {'none' if kind is None else spell(kind)}"
-        )
+        found = "none" if kind is None else spell(kind)
+        raise ParamsError(f"{path}: vocabularies.{name}.kind: expected one of {', '.join(KINDS)}, found {found}")
     return validate_params(KINDS[kind].Params, value, f"vocabularies.{name}", path)
