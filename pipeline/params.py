@@ -60,7 +60,7 @@ TrackedPath = Annotated[_Path, AfterValidator(_require_tracked)]  # a dependency
 class Params(BaseModel):
     """Base of every section: immutable, strict about types, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def read_params(path: Path = PARAMS_PATH) -> dict[str, Any]:

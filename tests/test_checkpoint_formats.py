@@ -280,6 +280,9 @@ def test_files_that_hold_no_weights_are_named(tmp_path: Path, name: str) -> None
         torch.save([torch.zeros(1)], tmp_path / name)
         with pytest.raises(SonolexError, match="expected tensors by name, found list"):
             begin(original_weights(tmp_path / name))
+        torch.save({0: torch.zeros(1)}, tmp_path / name)
+        with pytest.raises(SonolexError, match="expected tensors by name, found a mapping of 0"):
+            begin(original_weights(tmp_path / name))
 
 
 def test_weights_of_another_format_are_named(tmp_path: Path) -> None:

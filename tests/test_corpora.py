@@ -279,6 +279,13 @@ def test_a_broken_table_is_named_with_its_line(tmp_path: Path, text: str, messag
         table.list_clips(table_params(tmp_path))
 
 
+@pytest.mark.parametrize("labels", ["[" * 100_000, '["\\ud800"]'])
+def test_labels_that_are_no_list_of_texts_are_named(tmp_path: Path, labels: str) -> None:
+    (tmp_path / "clips.tsv").write_text(f"path\tlabels\na.wav\t{labels}\n")
+    with pytest.raises(CorpusError, match=r"not a JSON list of labels \(1\): a\.wav"):
+        table.list_clips(table_params(tmp_path, "clips.tsv"))
+
+
 def test_every_bad_number_is_named_at_once(tmp_path: Path) -> None:
     rows = "".join(f"{i:02}.wav,wren,soon\n" for i in range(12))
     write_csv(tmp_path, "path,labels,from\n" + rows)
@@ -290,7 +297,12 @@ def test_every_bad_number_is_named_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{broken\n", "line 1: expected JSON"), ("[1]\n", "line 1: expected a JSON object, found list")],
+    [
+        ("{broken\n", "line 1: expected JSON"),
+        ("[1]\n", "line 1: expected a JSON object, found list"),
+        ("{}\n" + "[" * 100_000 + "\n", "line 2: expected JSON, found lists or objects nested too deeply"),
+        ('{"path": "\\ud800.wav"}\n', "line 1: path: expected Unicode, found half of a surrogate pair"),
+    ],
 )
 def test_broken_json_lines_are_named_with_their_line(tmp_path: Path, text: str, message: str) -> None:
     write_csv(tmp_path, text, "clips.jsonl")

@@ -85,11 +85,23 @@ def test_the_content_of_a_member_is_its_own_and_not_that_of_its_tar(tmp_path: Pa
             [ClipRow("a", "a.wav", ("wren",), duration=float("nan"))],
             "clips with a negative or endless start or duration (1): a",
         ),
+        (
+            [ClipRow("a", "a.wav", ("wren",), start=1e308)],
+            "clips with a negative or endless start or duration (1): a",
+        ),
     ],
 )
 def test_a_clip_that_cannot_stand_is_named(tmp_path: Path, clips: list[ClipRow], message: str) -> None:
     with pytest.raises(CorpusError, match=re.escape(message)):
         columns_of(listing(*clips), tmp_path)
+
+
+def test_more_classes_than_positions_of_labels_hold_are_refused(tmp_path: Path) -> None:
+    classes = tuple(map(str, range(65537)))
+    with pytest.raises(CorpusError, match=r"more than 65536 classes \(1\): 65537"):
+        columns_of(listing(ClipRow("a", "a.wav", ("65536",)), classes=classes), tmp_path)
+    found = columns_of(listing(ClipRow("a", "a.wav", ("65535",)), classes=classes[:-1]), tmp_path)
+    assert found["labels"] == [[65535]]
 
 
 def test_all_mistakes_come_at_once_the_first_ten_by_name(tmp_path: Path) -> None:

@@ -99,6 +99,13 @@ def test_strict_about_types(tmp_path: Path) -> None:
         load_params(Drawing, "drawing", path)
 
 
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_infinite_numbers_are_refused(tmp_path: Path, value: str) -> None:
+    path = _write(tmp_path, f"drawing: {{shape: {{kind: disc, radius: {value}}}, rate: 1.0}}")
+    with pytest.raises(ParamsError, match=r"drawing\.shape\.radius: input should be a finite number"):
+        load_params(Drawing, "drawing", path)
+
+
 def test_a_missing_section_names_the_sections_there_are(tmp_path: Path) -> None:
     path = _write(tmp_path, "drawing: {}")
     with pytest.raises(ParamsError, match="drawings: expected a section of this name, found only: drawing"):

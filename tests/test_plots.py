@@ -14,6 +14,8 @@ from ruamel.yaml import YAML
 from test_reporting import CLASSES, EXPERIMENT, report, write_experiment
 from workspace import run
 
+from pipeline.reporting import drawing
+
 CURVED = ("ast", "token_transformer-kmeans")  # the third model is fitted in one go
 
 
@@ -57,6 +59,11 @@ def encodings(chart: Any) -> Iterator[dict[str, Any]]:
         yield from [chart["encoding"]] if "encoding" in chart else []
     for part in chart.values() if isinstance(chart, dict) else chart if isinstance(chart, list) else ():
         yield from encodings(part)
+
+
+def test_a_class_may_have_a_name_that_mathtext_cannot_parse() -> None:
+    svg = drawing.render("figure", lambda axes: axes[0].set_title("A$AP {x$"), size=(3, 2))
+    assert "A$AP {x$" in svg
 
 
 def test_every_chart_names_its_model(repository: Path, shown: dict[str, dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ The default fold is the one that tests the clip. Without a layer, attention roll
 from pathlib import Path
 from typing import Annotated
 
+import matplotlib as mpl
 import numpy as np
 import typer
 from matplotlib.colors import ListedColormap
@@ -64,6 +65,7 @@ def draw(
     title: str, frames: np.ndarray, attention: np.ndarray, metadata: FrontEndMetadata, *, layer: int | None
 ) -> Figure:
     """Draw frames (frame, mel), and below them the attention (frame, mel) over the frames in grey."""
+    mpl.rcParams["text.parse_math"] = False  # a class may be called "A$AP"
     figure = Figure(figsize=_INCHES, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     draw_frames(above, frames, metadata, figure)

@@ -8,6 +8,7 @@ Frames and tokens come from the artifacts, the waveform from the corpus; a messa
 from pathlib import Path
 from typing import Annotated
 
+import matplotlib as mpl
 import numpy as np
 import pyarrow.compute as pc
 import typer
@@ -82,6 +83,7 @@ def draw(
     heights = {"waveform": 1.0, "frames": 2.2, "tokens": 1.5}
     shown = {"waveform": waveform is not None, "frames": True, "tokens": tokens is not None}
     names = [name for name, there in shown.items() if there]
+    mpl.rcParams["text.parse_math"] = False  # a class may be called "A$AP"
     figure = Figure(figsize=_INCHES, layout="constrained")
     grid = figure.subplots(len(names), 1, sharex=True, squeeze=False, height_ratios=[heights[name] for name in names])
     axes = dict(zip(names, grid[:, 0], strict=True))

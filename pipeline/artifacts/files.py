@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -85,6 +87,14 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, by the end of the process at the latest
         yield
+
+
+def parse_json(text: str | bytes) -> Any:  # whatever the text says
+    """Return the value of a JSON text. Raises ValueError for what is none, is no UTF-8, or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or objects nested too deeply") from None
 
 
 def file_digest(path: Path) -> str:

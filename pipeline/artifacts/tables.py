@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import Buffer, TypeVar
 
-from pipeline.artifacts.files import replacing
+from pipeline.artifacts.files import parse_json, replacing
 from pipeline.artifacts.settings import SETTINGS, Metadata
 from pipeline.errors import ArtifactError
 
@@ -137,7 +137,7 @@ class TableSchema(Generic[M]):
         if _KEY not in stored or not names:
             raise self.error(path, "metadata", expected="Sonolex metadata", found="none: written by another program")
         try:
-            head = json.loads(stored[_KEY])
+            head = parse_json(stored[_KEY])
             digest = stored.get(_DIGEST_KEY, b"none").decode()
         except ValueError as error:
             raise self.error(path, "metadata", expected="Sonolex metadata as JSON", found=str(error)) from None

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from pipeline.artifacts.files import file_digest, replacing
+from pipeline.artifacts.files import file_digest, parse_json, replacing
 from pipeline.artifacts.layout import address_of
 from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
@@ -76,7 +76,7 @@ class WeightsSchema(Generic[C]):
         if not (path / self.card).exists():
             raise self.error(path, self.card, expected="a file", found="none")
         try:
-            metadata = json.loads((path / self.card).read_text())
+            metadata = parse_json((path / self.card).read_bytes())
         except ValueError as error:  # not JSON, or not even UTF-8
             raise self.error(path, self.card, expected="JSON", found=str(error)) from None
         written = metadata.pop(_DIGEST, None)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.files import parse_json
 from pipeline.errors import CorpusError
 from pipeline.params import Params, SharedFolder
 
@@ -160,6 +161,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return [row for _, row in rows]
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be stored; JSON may spell half of a surrogate pair, which cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def reject(where: object, problems: Mapping[str, Sequence[str]]) -> None:
     """Raise one CorpusError with all broken rules (name -> offenders); return if no rule has offenders."""
     lines = []
@@ -192,12 +198,15 @@ def _read_json_lines(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
         if not entry.strip():
             continue
         try:
-            row = json.loads(entry)
-        except json.JSONDecodeError as error:
+            row = parse_json(entry)
+        except ValueError as error:
             raise CorpusError(f"{path}, line {line}: expected JSON, found {error}") from None
         if not isinstance(row, dict):
             raise CorpusError(f"{path}, line {line}: expected a JSON object, found {type(row).__name__}")
-        rows.append((line, {key: _as_text(value) for key, value in row.items()}))
+        texts = {key: _as_text(value) for key, value in row.items()}
+        if wrong := [key for key, text in texts.items() if not is_unicode(text)]:
+            raise CorpusError(f"{path}, line {line}: {wrong[0]}: expected Unicode, found half of a surrogate pair")
+        rows.append((line, texts))
     return rows
 
 

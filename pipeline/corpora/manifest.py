@@ -23,6 +23,8 @@ from pipeline.errors import ArtifactError, CorpusError
 from pipeline.params import SAFE_NAME, is_safe_name
 
 # Matches sources that are not plain relative paths in their shortest form: these could name one file in several ways.
+_MOST_CLASSES = 1 << 16  # positions of labels are stored as uint16
+_LONGEST_SECONDS = 1e9  # of a file: thirty years
 _NOT_BELOW = r"^$|^/|//|/$|(^|/)\.\.?(/|$)"
 
 log = logging.getLogger(__name__)
@@ -132,8 +134,11 @@ def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Arr
         .aggregate([([], "count_all")])
     )
     times = [clips[name] for name in ("start", "duration")]
-    endless = pc.invert(pc.and_(*(pc.and_(pc.is_finite(time), pc.greater_equal(time, 0.0)) for time in times)))
+    endless = pc.invert(
+        pc.and_(*(pc.and_(pc.less(time, _LONGEST_SECONDS), pc.greater_equal(time, 0.0)) for time in times))
+    )
     problems = {
+        f"more than {_MOST_CLASSES} classes": [str(len(classes))] * (len(classes) > _MOST_CLASSES),
         "classes listed twice": [name for name, count in _counts(pa.array(classes, pa.string())) if count > 1],
         f"unknown labels, where the classes are {', '.join(classes[:20])}{' ...' * (len(classes) > 20)}": [
             f"{label!r} (of {count} clip{'s' * (count > 1)})" for label, count in sorted(unknown)

@@ -8,13 +8,13 @@ name. A class may have several parents. Nodes that are not classes (AudioSet has
 parents, but connect classes: what is below them is below their ancestors.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artifacts.files import parse_json
 from pipeline.corpora.base import read_rows
 from pipeline.errors import CorpusError
 
@@ -54,7 +54,7 @@ def read_ontology(path: Path, classes: list[str]) -> Ontology:
 def _read_json(path: Path) -> dict[str, list[str]]:
     """Return name -> names of its children."""
     try:
-        nodes = json.loads(path.read_text(encoding="utf-8"))
+        nodes = parse_json(path.read_bytes())
         names = {node["id"]: node["name"] for node in nodes}
         return {node["name"]: [names[child] for child in node["child_ids"]] for node in nodes}
     except (ValueError, TypeError, KeyError) as error:

@@ -1,11 +1,11 @@
 """Table adapter: a corpus described by one row per clip in CSV, TSV or JSON lines. See docs/corpora.md."""
 
-import json
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, reject
+from pipeline.artifacts.files import parse_json
+from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, is_unicode, read_rows, reject
 from pipeline.params import FilePath
 
 
@@ -68,7 +68,7 @@ def _split_labels(text: str, separator: str | None) -> tuple[str, ...] | None:
         parts = [text] if separator is None else text.split(separator)
         return tuple(part.strip() for part in parts if part.strip())
     try:
-        labels = json.loads(text)
-    except json.JSONDecodeError:
+        labels = parse_json(text)
+    except ValueError:
         return None
-    return tuple(labels) if all(isinstance(label, str) for label in labels) else None
+    return tuple(labels) if all(isinstance(label, str) and is_unicode(label) for label in labels) else None

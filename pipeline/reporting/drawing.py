@@ -104,6 +104,7 @@ def _style(name: str) -> AbstractContextManager[None]:
     style: AbstractContextManager[None] = mpl.rc_context(
         {
             "svg.fonttype": "none",  # text stays text: selectable, and in the page's font
+            "text.parse_math": False,  # a class may be called "A$AP"
             "svg.hashsalt": name,  # ids differ between the figures of one page, and not between runs
             "font.family": ["DejaVu Sans"],
             "font.size": 9.5,

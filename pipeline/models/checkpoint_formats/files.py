@@ -28,7 +28,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise SonolexError(f"pretrained: {path}: expected safetensors, found {error}; fetch the file again") from None
     if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
         loaded = loaded["model"]  # as in DeiT's files
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
         found = type(loaded).__name__ if not isinstance(loaded, dict) else f"a mapping of {', '.join(map(str, loaded))}"
         raise SonolexError(
             f"pretrained: {path}: expected tensors by name, found {found[:200]}; take the file of the weights"

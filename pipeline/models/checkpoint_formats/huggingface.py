@@ -4,7 +4,6 @@ All its layer norms, the head's included, have one epsilon: `layer_norm_eps` of 
 where the authors' program has 1e-6 and 1e-5. Queries, keys and values have separate matrices.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.files import file_digest, parse_json
 from pipeline.artifacts.model import Normalisation
 from pipeline.errors import SonolexError
 from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstCheckpointParams, AstForm, Stated
@@ -179,7 +178,7 @@ def _file(source: str, names: Sequence[str]) -> Path:
 
 def _read_json(path: Path, needed: Sequence[str]) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
+        values = parse_json(path.read_bytes())
         missing = [key for key in needed if key not in values]
     except (ValueError, TypeError) as error:
         raise SonolexError(f"pretrained: {path}: expected JSON, found {error}; fetch the file again") from None
