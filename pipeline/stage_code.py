@@ -47,6 +47,7 @@ STAGES = {
     "corpus": StageCode(("corpus",)),
     "split": StageCode(),
     "spectrogram": StageCode(("spectrogram",)),
+    "development": StageCode(),
     "vocabulary": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "tokenize": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "train": StageCode(("models.{entry}",), _MODEL_LISTS, trains=True),

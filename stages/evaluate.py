@@ -85,7 +85,7 @@ def main(
 ) -> None:
     layout, this = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)
     clips, split, source, model = layout.clips, layout.split(fold), layout.source(this.model, fold), layout.model(this)
-    inputs = [(TOKENS, source)] if vocabulary else input_artifacts(layout, this.model, fold)
+    inputs = [(TOKENS, source)] if vocabulary else input_artifacts(layout, this.model, fold, source)
     require_current(read_params(), (CLIPS, clips), (SPLIT, split), (MODEL, model), *inputs)
     run(clips, split, source, model, layout.prediction(this))
 

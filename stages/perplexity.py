@@ -74,7 +74,7 @@ def main(
         (CLIPS, layout.clips),
         (SPLIT, layout.split(fold)),
         (PRETRAINED, pretrained),
-        *input_artifacts(layout, this.model, fold),
+        *input_artifacts(layout, this.model, fold, layout.source(this.model, fold)),
     )
     run(
         layout.clips,

@@ -1,10 +1,10 @@
 """Stage `pretrain`: masked-token pretraining of one model on the token sequences of one fold, without labels.
 
-    split + tokens + vocabulary -> data/pretrained/<model>/<fold>/<seed>, results/pretrain/<model>/<fold>/<seed>
+    development set + its tokens + vocabulary -> {data/pretrained, results/pretrain}/<model>/<fold>/<seed>
 
 The stage runs for the models of `experiment.pretrained_models`, by default for none; `train_pretrained` continues from its
-weights (docs/training.md). It reads no labels, and trains on no test clips. The second output holds the curves. Under
-torchrun, or with `launch.train_processes` above 1, several processes train together.
+weights (docs/training.md). It reads no labels and no test clips. The second output holds the curves. Under torchrun, or with
+`launch.train_processes` above 1, several processes train together.
 """
 
 import logging
@@ -15,10 +15,11 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from pipeline.artifacts.development import DEVELOPMENT, open_development
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.pretrained import PRETRAINED, PretrainingMetadata
 from pipeline.artifacts.settings import SETTINGS, require_current
-from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.artifacts.splits import clips_of
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.execution import launch
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 class Paths(NamedTuple):
     """Paths of the stage's inputs and outputs."""
 
-    split: Path
+    development: Path
     tokens: Path
     vocabulary: Path
     pretrained: Path
@@ -60,9 +61,10 @@ def run(
 ) -> None:
     use_threads(train.num_threads)
     report = StageReport("pretrain", f"{model}/{fold}/{seed}")
-    split, vocabulary = open_split(paths.split), open_vocabulary(paths.vocabulary)
+    development, vocabulary = open_development(paths.development, fold=fold), open_vocabulary(paths.vocabulary)
     inputs = open_sequences(paths.tokens, vocabulary)
-    training, validation = inputs.usable(clips_of(split, "train")), inputs.usable(clips_of(split, "validation"))
+    inputs.require_development(development)
+    training, validation = clips_of(development, "train"), clips_of(development, "validation")
     if not training:
         raise CorpusError(f"{paths.tokens}: expected token sequences of training clips of fold {fold}, found none")
     with init_distributed() as context:
@@ -104,15 +106,16 @@ def main(
     layout, this, document = Layout(), RunId.of(entry, fold, seed, vocabulary=vocabulary), read_params()
     launching = load_params(launch.LaunchParams, "launch")
     launch.start_processes("stages.pretrain", launching.train_processes)
-    require_current(document, (SPLIT, layout.split(fold)), *input_artifacts(layout, this.model, fold))
+    development, tokens = layout.development(fold), layout.development_tokens(vocabulary, fold)
+    require_current(document, (DEVELOPMENT, development), *input_artifacts(layout, this.model, fold, tokens))
     sections = {"pretrain": document["pretrain"], f"models.{entry}": document["models"][entry]}
     run(
         load_model_params(entry),
         load_params(PretrainParams, "pretrain"),
         load_params(TrainParams, "train"),
         Paths(
-            layout.split(fold),
-            layout.tokens(vocabulary, fold),
+            development,
+            tokens,
             layout.vocabulary(vocabulary, fold),
             layout.pretrained(this),
             layout.pretraining_curves(this),

@@ -1,9 +1,11 @@
 """Stage `tokenize`: encode every usable clip as a token sequence of a fold's vocabulary.
 
     spectrogram + vocabulary -> data/tokens/<name>/<fold>.parquet
+    those of the development set -> data/development/tokens/<name>/<fold>.parquet
 
 Run as `python -m stages.tokenize`: run as a script, this file would hide the standard library's own `tokenize`. Token
-sequences that the memo store holds for this vocabulary are reused.
+sequences that the memo store holds for this vocabulary are reused. Training reads the second table alone, and depends on it
+alone.
 """
 
 import logging
@@ -12,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.artifacts.development import DEVELOPMENT, open_development
 from pipeline.artifacts.files import clear_partials
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
@@ -25,6 +28,7 @@ from pipeline.vocabulary.sequences import (
     find_known,
     open_memo,
     plan_sequences,
+    select_sequences,
     sequences_specs,
     write_sequences,
 )
@@ -82,10 +86,15 @@ def main(
     fold: Annotated[str, typer.Option(help="fold of the vocabulary")],
 ) -> None:
     layout = Layout()
-    vocabulary = layout.vocabulary(name, fold)
-    require_current(read_params(), (INDEX, layout.spectrogram_index), (VOCABULARY, vocabulary))
-    execution = load_params(ExecutionParams, "execution")
-    run(execution, layout.spectrogram, vocabulary, layout.tokens(name, fold), fold=fold).write()
+    vocabulary, development = layout.vocabulary(name, fold), layout.development(fold)
+    require_current(
+        read_params(), (INDEX, layout.spectrogram_index), (DEVELOPMENT, development), (VOCABULARY, vocabulary)
+    )
+    execution, tokens = load_params(ExecutionParams, "execution"), layout.tokens(name, fold)
+    report = run(execution, layout.spectrogram, vocabulary, tokens, fold=fold)
+    clip_ids = open_development(development, fold=fold)["clip_id"]
+    select_sequences(tokens, clip_ids, layout.development_tokens(name, fold))
+    report.write()
 
 
 if __name__ == "__main__":

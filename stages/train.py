@@ -1,6 +1,6 @@
 """Stage `train`: train one model on the training clips of one fold.
 
-    clips + split + (spectrogram | tokens + vocabulary, pretrained) -> models/<model>/<fold>/<seed>, results/train/<the same>
+    development set + (its frames | its tokens + vocabulary, pretrained) -> {models, results/train}/<model>/<fold>/<seed>
 
 The name of a model that reads tokens is <entry of `models`>-<vocabulary>, with the suffix "-pretrained" where it is
 initialised by the stage `pretrain`. The second output holds the curves, `epochs.csv`, or for baselines a note.
@@ -15,12 +15,12 @@ from typing import Annotated, NamedTuple
 import typer
 from pydantic import PositiveInt
 
-from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.development import DEVELOPMENT, DEVELOPMENT_ROLES, TARGETS, open_development, open_targets
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import ModelMetadata, count_predicting, predicting_digest, read_card, write_model
 from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.settings import SETTINGS, require_current
-from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.artifacts.splits import clips_of
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.evaluation.epoch_scores import epoch_scorer
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 class Paths(NamedTuple):
     """Paths of the stage's inputs and outputs."""
 
-    clips: Path
-    split: Path
+    development: Path
+    targets: Path
     source: Path
     vocabulary: Path | None
     model: Path
@@ -63,15 +63,17 @@ def run(
 ) -> None:
     report = StageReport("train", f"{model}/{fold}/{seed}")
     use_threads(num_threads)
-    clips, split = open_clips(paths.clips), open_split(paths.split)
+    development = open_development(paths.development, fold=fold)
+    targets = open_targets(paths.targets, development)
     vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
     inputs = open_inputs(params.reads, paths.source, vocabulary)
-    roles = {role: inputs.usable(clips_of(split, role)) for role in ("train", "validation")}
+    inputs.require_development(development)
+    roles = {role: clips_of(development, role) for role in DEVELOPMENT_ROLES}
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
-    training, validation = (Examples(ids, class_targets(clips, ids)) for ids in roles.values())
-    label_kind = clips.metadata["label_kind"]
+    training, validation = (Examples(ids, class_targets(targets, ids)) for ids in roles.values())
+    label_kind = targets.metadata["label_kind"]
     fitted = TRAINERS[way_of(params.kind)].train(
         params,
         TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained),
@@ -85,7 +87,7 @@ def run(
     metadata: ModelMetadata = {
         "model": model, "fold": fold, "seed": seed, "reads": params.reads,
         "params": params.model_dump(mode="json"),
-        "classes": clips.metadata["classes"],
+        "classes": targets.metadata["classes"],
         "label_kind": label_kind,
         "input": fitted.input_metadata,
         "clips_seen": fitted.clips_seen,
@@ -118,18 +120,17 @@ def main(
     launching = load_params(launch.LaunchParams, "launch")
     if way_of(params.kind) == "network":
         launch.start_processes("stages.train", launching.train_processes)
-    require_current(
-        document, (CLIPS, layout.clips), (SPLIT, layout.split(fold)), *input_artifacts(layout, this.model, fold)
-    )
     paths = Paths(
-        layout.clips,
-        layout.split(fold),
-        layout.source(this.model, fold),
+        layout.development(fold),
+        layout.targets(fold),
+        layout.training_source(this.model, fold),
         layout.vocabulary(vocabulary, fold) if vocabulary else None,
         layout.model(this),
         layout.curves(this),
         layout.pretrained(this) if pretrained else None,
     )
+    inputs = input_artifacts(layout, this.model, fold, paths.source)
+    require_current(document, (DEVELOPMENT, paths.development), (TARGETS, paths.targets), *inputs)
     settings = {f"models.{entry}": document["models"][entry], **read_settings(document, "train", entry)}
     run(
         params,

@@ -1,6 +1,6 @@
 """Stage `vocabulary`: fit a fold's vocabulary on the frames of its training clips.
 
-spectrogram + split -> data/vocabulary/<name>/<fold>.zarr
+development set + its frames in the spectrogram -> data/vocabulary/<name>/<fold>.zarr
 """
 
 import logging
@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
+from pipeline.artifacts.development import DEVELOPMENT, open_development, require_frames
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
-from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.artifacts.splits import clips_of
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import read_params
 from pipeline.spectrogram.reader import FrameReader
@@ -25,14 +26,13 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    params: VocabularyParams, spectrogram_path: Path, split_path: Path, vocabulary_path: Path, *, fold: str
+    params: VocabularyParams, spectrogram_path: Path, development_path: Path, vocabulary_path: Path, *, fold: str
 ) -> StageReport:
     name = vocabulary_path.parent.name
     report = StageReport("vocabulary", f"{name}-{fold}")
-    spectrogram, split = open_spectrogram(spectrogram_path), open_split(split_path)
-    if split.metadata["fold"] != fold:
-        raise SPLIT.error(split_path, "metadata fold", expected=fold, found=split.metadata["fold"])
-    training_clips = clips_of(split, "train")
+    spectrogram, development = open_spectrogram(spectrogram_path), open_development(development_path, fold=fold)
+    require_frames(development, spectrogram.index)
+    training_clips = clips_of(development, "train")
     reader = FrameReader(spectrogram)
     sample, fit = learn(params, reader, training_clips)
     merges = fit_merges(params, fit, reader, training_clips)
@@ -63,9 +63,10 @@ def main(
     fold: Annotated[str, typer.Option(help="fold whose training clips it is fitted on")],
 ) -> None:
     layout = Layout()
-    require_current(read_params(), (INDEX, layout.spectrogram_index), (SPLIT, layout.split(fold)))
+    development = layout.development(fold)
+    require_current(read_params(), (INDEX, layout.spectrogram_index), (DEVELOPMENT, development))
     params = load_vocabulary_params(name)
-    run(params, layout.spectrogram, layout.split(fold), layout.vocabulary(name, fold), fold=fold).write()
+    run(params, layout.spectrogram, development, layout.vocabulary(name, fold), fold=fold).write()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ import soundfile
 from workspace import finish, make_workspace
 
 from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.development import write_development
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.spectrogram import FRAMES, INDEX
+from pipeline.artifacts.splits import open_split
 
 REPOSITORY = Path(__file__).parents[1]
 ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
@@ -136,6 +138,12 @@ def make_spectrogram(
     columns = dict(zip(INDEX.columns, map(list, zip(*rows, strict=True)), strict=True))
     shards = {shard: len(values) for shard, values in arrays.items()}
     INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": metadata, "version": "test"})
+    return path
+
+
+def make_development(path: Path, spectrogram: Path, split: Path) -> Path:
+    """Write the development set of a split for the frames of a spectrogram."""
+    write_development(path, open_split(split), INDEX.open(spectrogram / "index.parquet"))
     return path
 
 

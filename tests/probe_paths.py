@@ -32,8 +32,8 @@ def main(stage: str, paths: list[Path]) -> None:
         from stages.train import Paths
         from stages.train import run as run_train
 
-        clips, split, source, model, curves = paths
-        where = Paths(clips, split, source, None, model, curves)
+        development, targets, source, model, curves = paths
+        where = Paths(development, targets, source, None, model, curves)
         run_train(load_model_params("frame_statistics"), where, model="frame_statistics", fold="1", seed=0)
 
 

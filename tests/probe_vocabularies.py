@@ -1,6 +1,6 @@
 """Fit vocabularies of every kind and tokenise with them, for test_threads.py: `probe_vocabularies.py SOURCE FOLDER WORKERS`.
 
-SOURCE holds a spectrogram and a split. Spawned workers import this file, so it imports little.
+SOURCE holds a spectrogram and a development set. Spawned workers import this file, so it imports little.
 """
 
 import sys
@@ -33,7 +33,7 @@ def main(source: Path, folder: Path, workers: int) -> None:
     for name, own in VOCABULARIES.items():
         params = validate_vocabulary_params(name, COMMON | own)
         fitted = folder / "vocabulary" / name / "1.zarr"
-        vocabulary.run(params, source / "spectrogram", source / "split.parquet", fitted, fold="1")
+        vocabulary.run(params, source / "spectrogram", source / "development.parquet", fitted, fold="1")
         tokenize.run(execution, source / "spectrogram", fitted, folder / "tokens" / name / "1.parquet", fold="1")
 
 

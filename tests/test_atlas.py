@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from browser import CHROMIUM, Page, browse
-from conftest import REPOSITORY, make_clips, make_spectrogram, make_waveform
+from conftest import REPOSITORY, make_clips, make_development, make_spectrogram, make_waveform
 
 from pipeline.artifacts.clips import CLIPS as CLIPS_TABLE
 from pipeline.artifacts.layout import Layout
@@ -76,7 +76,8 @@ def write_artifacts(data: Path, audio: Path, **tokens: Any) -> None:
     )
     section = {key: value for key, value in section.items() if key in KINDS[section["kind"]].Params.model_fields}
     params = validate_vocabulary_params("kmeans", section)
-    vocabulary.run(params, data / "spectrogram", data / "splits/1.parquet", data / "vocabulary/kmeans/1.zarr", fold="1")
+    development = make_development(data / "development.parquet", data / "spectrogram", data / "splits/1.parquet")
+    vocabulary.run(params, data / "spectrogram", development, data / "vocabulary/kmeans/1.zarr", fold="1")
     execution = ExecutionParams(executor="local", workers=1, scheduler="", memo=data / "memo")
     tokenize.run(
         execution, data / "spectrogram", data / "vocabulary/kmeans/1.zarr", data / "tokens/kmeans/1.parquet", fold="1"

@@ -65,6 +65,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = columns["role"].index("test")
     columns["role"][first] = "train"
     SPLIT.write(path, columns, split.metadata)
+    _python(folder, *run, "stages.development", "1")
     return folder
 
 

@@ -162,13 +162,13 @@ def test_every_mistake_in_params_is_named_before_anything_runs(changed: Path) ->
 
 
 def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
-    split = finished / "data/splits/1.parquet"
-    content = split.read_bytes()
-    split.unlink()  # a file of DVC's cache may be linked here: never write through it
-    split.write_bytes(content[:-30])
+    table = finished / "data/development/clips/1.parquet"
+    content = table.read_bytes()
+    table.unlink()  # a file of DVC's cache may be linked here: never write through it
+    table.write_bytes(content[:-30])
     done = run(finished, "python", "-m", "stages.vocabulary", "kmeans", "--fold", "1", check=False)
     assert done.returncode == 1
-    assert "data/splits/1.parquet: file: expected a whole Parquet file" in done.stderr
+    assert "data/development/clips/1.parquet: file: expected a whole Parquet file" in done.stderr
     assert "Traceback" not in done.stderr
     run(finished, "dvc", "checkout", "-q", "--force")
     run(finished, "python", "-m", "stages.code")  # of these params: another test's are put back

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from conftest import make_clips, make_wav_corpus, make_waveform
+from conftest import make_clips, make_development, make_wav_corpus, make_waveform
 from test_kinds import make_params
 from test_spectrogram_stage import PARAMS
 
@@ -201,7 +201,8 @@ def fitted(corpus: Path) -> tuple[Path, Path]:
     split = {"clip_id": ids, "role": ["train"] * len(ids)}
     SPLIT.write(Path("data/split.parquet"), split, {"fold": "1", "seed": 0, "rule": "by hand"})
     params = make_params(num_tokens=6, sample_frames=500)
-    vocabulary.run(params, spectrogram, Path("data/split.parquet"), Path("data/1.zarr"), fold="1")
+    development = make_development(Path("data/development.parquet"), spectrogram, Path("data/split.parquet"))
+    vocabulary.run(params, spectrogram, development, Path("data/1.zarr"), fold="1")
     return corpus, Path("data/1.zarr")
 
 
@@ -228,7 +229,7 @@ def test_another_vocabulary_makes_all_sequences_anew_and_the_old_ones_stay_known
     spectrogram = Path("data/spectrogram")
     first = _tokenise(spectrogram, tokens, "tokens")
     params = make_params(num_tokens=5, sample_frames=500)
-    vocabulary.run(params, spectrogram, Path("data/split.parquet"), Path("data/other.zarr"), fold="1")
+    vocabulary.run(params, spectrogram, Path("data/development.parquet"), Path("data/other.zarr"), fold="1")
     assert _tokenise(spectrogram, Path("data/other.zarr"), "tokens").report.decoded == NUM_CLIPS
     back = _tokenise(spectrogram, tokens, "tokens")
     assert (back.report.decoded, back.bytes) == (0, first.bytes)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from networks import STEMS, build, network
-from test_stages_train import make_artifacts
+from test_stages_train import Paths, make_artifacts
 from test_training import PLAIN, SETTINGS
 
 from pipeline.artifacts.files import file_digest
@@ -230,28 +230,29 @@ def test_a_killed_pretraining_ends_as_an_undisturbed_one(tmp_path: Path, monkeyp
         np.testing.assert_array_equal(resumed[name], values)
 
 
-def make_sequences(folder: Path, *, poisoned: bool = False) -> train.Paths:
+def make_sequences(folder: Path, *, poisoned: bool = False) -> Paths:
     """Write six clips, a vocabulary and their token sequences; poisoning changes those of the test clips alone."""
     paths = make_artifacts(folder, poisoned=poisoned)
     params: Any = load_vocabulary_params("kmeans", REPOSITORY / PARAMS_PATH)
     params = params.model_copy(update={"num_tokens": 8, "sample_frames": 100, "iterations": 3})
     fitted, tokens = folder / "tokens" / "1.zarr", folder / "tokens.parquet"
-    vocabulary.run(params, paths.source, paths.split, fitted, fold="1")
+    vocabulary.run(params, paths.spectrogram, paths.for_training().development, fitted, fold="1")
     execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=folder / "memo")
     tokenize.run(execution, paths.source, fitted, tokens, fold="1")
     return paths._replace(source=tokens, vocabulary=fitted, pretrained=folder / "pretrained/m/1/0")
 
 
-def run_pretrain(paths: train.Paths, section: dict[str, Any]) -> Path:
+def run_pretrain(paths: Paths, section: dict[str, Any]) -> Path:
     assert paths.vocabulary
     assert paths.pretrained
-    where = pretrain_stage.Paths(paths.split, paths.source, paths.vocabulary, paths.pretrained, paths.curves)
+    development = paths.for_training().development
+    where = pretrain_stage.Paths(development, paths.source, paths.vocabulary, paths.pretrained, paths.curves)
     pretrain_stage.run(validate_model_params("m", section), MASKING, TRAIN, where, model="m", fold="1", seed=0)
     return paths.pretrained
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> train.Paths:
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     folder = tmp_path_factory.mktemp("learned")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -260,7 +261,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> train.Paths:
     return paths
 
 
-def test_nothing_is_learned_from_test_clips(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:
+def test_nothing_is_learned_from_test_clips(learned: Paths, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     poisoned = make_sequences(tmp_path / "b", poisoned=True)
     assert file_digest(poisoned.source) != file_digest(learned.source)
@@ -272,16 +273,16 @@ def test_nothing_is_learned_from_test_clips(learned: train.Paths, tmp_path: Path
         assert cards[0][key] == cards[1][key]
 
 
-def run_train(paths: train.Paths, section: dict[str, Any], monkeypatch: Any, **changes: Any) -> dict[str, Any]:
+def run_train(paths: Paths, section: dict[str, Any], monkeypatch: Any, **changes: Any) -> dict[str, Any]:
     settings = TRAIN.model_copy(update={"epochs": 1, **changes})
     monkeypatch.setattr(neural, "load_params", lambda kind, section: settings)
-    train.run(validate_model_params("m", section), paths, model="m", fold="1", seed=0)
+    train.run(validate_model_params("m", section), paths.for_training(), model="m", fold="1", seed=0)
     card: dict[str, Any] = json.loads((paths.model / "model.json").read_text())
     return card
 
 
 def test_training_starts_from_what_was_pretrained_but_for_the_head(
-    learned: train.Paths, tmp_path: Path, monkeypatch: Any
+    learned: Paths, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     card = run_train(learned._replace(model=tmp_path / "m/1/0"), make_section(), monkeypatch, learning_rate=1e-12)
@@ -305,9 +306,7 @@ def test_training_starts_from_what_was_pretrained_but_for_the_head(
     evaluate.run(learned.clips, learned.split, learned.source, tmp_path / "m/1/0", tmp_path / "p.parquet")
 
 
-def test_another_size_fold_or_vocabulary_is_refused_by_name(
-    learned: train.Paths, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_another_size_fold_or_vocabulary_is_refused_by_name(learned: Paths, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert learned.pretrained
     paths = learned._replace(model=tmp_path / "m/1/0", curves=tmp_path / "curves")
@@ -332,9 +331,7 @@ def test_another_size_fold_or_vocabulary_is_refused_by_name(
         run_train(paths._replace(pretrained=broken), make_section(), monkeypatch)
 
 
-def test_perplexity_is_of_every_token_of_the_test_clips_once(
-    learned: train.Paths, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_perplexity_is_of_every_token_of_the_test_clips_once(learned: Paths, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert learned.vocabulary
     assert learned.pretrained
@@ -362,7 +359,7 @@ def test_a_model_that_knows_frequencies_alone_is_as_perplexed_as_they_are() -> N
     np.testing.assert_allclose([row.unigram_perplexity for row in rows], 2)
 
 
-def test_sequences_of_another_vocabulary_are_refused(learned: train.Paths, tmp_path: Path, monkeypatch: Any) -> None:
+def test_sequences_of_another_vocabulary_are_refused(learned: Paths, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert learned.vocabulary
     other = open_vocabulary(learned.vocabulary)

@@ -30,13 +30,16 @@ from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import ArtifactError
 from pipeline.spectrogram.reader import FrameReader
+from stages import development
+
+DEVELOPMENT, TARGETS = (f"data/development/{name}/1.parquet" for name in ("clips", "targets"))
 
 # What each stage is run with below a folder, and where its output goes.
 ARGUMENTS = {
     "spectrogram": ("data/clips.parquet", "{}/spectrogram"),
-    "vocabulary": ("data/spectrogram", "data/splits/1.parquet", "{}/kmeans/1.zarr"),
+    "vocabulary": ("data/spectrogram", DEVELOPMENT, "{}/kmeans/1.zarr"),
     "tokenize": ("data/spectrogram", "data/vocabulary/kmeans/1.zarr", "{}/kmeans/1.parquet"),
-    "train": ("data/clips.parquet", "data/splits/1.parquet", "data/spectrogram", "{}/frame_statistics/1/0", "curves"),
+    "train": (DEVELOPMENT, TARGETS, "data/spectrogram", "{}/frame_statistics/1/0", "curves"),
 }
 
 
@@ -87,6 +90,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, place in (("spectrogram", "data"), ("vocabulary", "data/vocabulary"), ("tokenize", "data/tokens")):
         done = run_stage(folder, name, Path(place))
         assert done.returncode == 0, done.stderr
+        if name == "spectrogram":
+            index = folder / "data/spectrogram/index.parquet"
+            tables = folder / DEVELOPMENT, folder / TARGETS
+            development.run(folder / "data/clips.parquet", folder / "data/splits/1.parquet", index, *tables)
     return folder
 
 
@@ -321,6 +328,8 @@ def _flip(path: Path) -> None:
         (f"{BAG}/weights.safetensors", "evaluate"),
         (f"predictions/bag_of_tokens-kmeans/{FOLD}/0.parquet", "report"),
         ("data/clips.parquet", "evaluate"),
+        (f"data/development/clips/{FOLD}.parquet", "vocabulary"),
+        (f"data/development/targets/{FOLD}.parquet", "train"),
     ],
 )
 def test_damage_is_named_and_the_message_heals_it_token_for_token(damaged: str, reader: str, copied: Path) -> None:

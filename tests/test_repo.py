@@ -96,8 +96,9 @@ def _written(stage: str) -> list[Path]:
         "corpus": [layout.clips],
         "split": [layout.split(fold)],
         "spectrogram": [layout.spectrogram],
+        "development": [layout.development(fold), layout.targets(fold)],
         "vocabulary": [layout.vocabulary(vocabulary, fold)],
-        "tokenize": [layout.tokens(vocabulary, fold)],
+        "tokenize": [layout.tokens(vocabulary, fold), layout.development_tokens(vocabulary, fold)],
         "train": [layout.model(run), layout.curves(run)],
         "evaluate": [layout.prediction(run)],
         "pretrain": [layout.pretrained(RUN), layout.pretraining_curves(RUN)],
@@ -115,6 +116,18 @@ def test_dvc_yaml_spells_the_paths_of_the_layout(stage: str) -> None:
     outs = [next(iter(out)) if isinstance(out, dict) else out for out in GRAPH[stage]["outs"]]
     expected = [str(path).replace("/0.", "/${item.seed}.") for path in _written(stage)]
     assert outs == [re.sub("/0$", "/${item.seed}", path) for path in expected]
+
+
+@pytest.mark.parametrize("stage", ["vocabulary", "pretrain", "train_frames", "train_tokens", "train_pretrained"])
+def test_what_learns_depends_on_nothing_that_test_clips_change(stage: str) -> None:
+    layout = Layout()
+    others = [layout.clips, layout.splits, layout.spectrogram_index, layout.token_folder]
+    deps = [Path(dep) for dep in GRAPH[stage]["deps"]]
+    assert layout.development("${item.fold}") in deps
+    assert layout.spectrogram not in deps
+    assert not [dep for dep in deps for other in others if dep.is_relative_to(other)]
+    reads_frames = stage in ("vocabulary", "train_frames")
+    assert (layout.spectrogram_metadata in deps) == reads_frames  # the order, and DVC's lock
 
 
 @pytest.mark.parametrize("stage", [name for name in GRAPH if name != "code"])

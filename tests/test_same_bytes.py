@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from networks import ENCODERS, combinations, network
 from test_pretraining import MASKING, TRAIN, make_section, make_sequences
-from test_stages_train import make_artifacts
+from test_stages_train import Paths, make_artifacts
 
 from pipeline.artifacts.splits import SPLIT
 from pipeline.models.registry import BASELINES, validate_model_params
@@ -38,7 +38,7 @@ SECTIONS = sections()
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, train.Paths]:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Paths]:
     """Return what models of frames and of tokens read; a clip validates."""
     folder = tmp_path_factory.mktemp("sources")
     with pytest.MonkeyPatch.context() as patch:
@@ -90,18 +90,18 @@ def done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return compare
 
 
-def train_and_predict(paths: train.Paths, section: dict[str, Any], folder: Path) -> None:
+def train_and_predict(paths: Paths, section: dict[str, Any], folder: Path) -> None:
     own = paths._replace(model=folder / "models/m/1/0", curves=folder / "curves/m/1/0")
     params = validate_model_params("m", section)
     if params.reads == "frames":
         own = own._replace(vocabulary=None)
-    train.run(params, own, model="m", fold="1", seed=0)
+    train.run(params, own.for_training(), model="m", fold="1", seed=0)
     evaluate.run(paths.clips, paths.split, paths.source, own.model, folder / "predictions.parquet")
 
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_model_trained_again_is_the_same_file(
-    name: str, sources: dict[str, train.Paths], done_twice: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, sources: dict[str, Paths], done_twice: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at = name == "transformer-frames"
     settings = TRAIN.model_copy(update={"gradient_flow": looked_at, "checkpoint_ensemble": [1, 2] if looked_at else []})
@@ -110,13 +110,14 @@ def test_a_model_trained_again_is_the_same_file(
     done_twice(lambda folder: train_and_predict(paths, SECTIONS[name], folder))
 
 
-def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, train.Paths], done_twice: Any) -> None:
+def test_a_pretraining_done_again_is_the_same_file(sources: dict[str, Paths], done_twice: Any) -> None:
     paths, params = sources["tokens"], validate_model_params("m", make_section())
     assert paths.vocabulary
     tokens = paths.vocabulary
 
     def work(folder: Path) -> None:
-        own = pretrain.Paths(paths.split, paths.source, tokens, folder / "pretrained/m/1/0", folder / "curves/m/1/0")
+        written = folder / "pretrained/m/1/0", folder / "curves/m/1/0"
+        own = pretrain.Paths(paths.for_training().development, paths.source, tokens, *written)
         pretrain.run(params, MASKING, TRAIN, own, model="m", fold="1", seed=0)
         table = folder / "perplexity.csv"
         perplexity.run(paths.clips, paths.split, paths.source, tokens, own.pretrained, table)

@@ -20,7 +20,8 @@ from workspace import ROOT, SMALL, artifacts, change_params, clone_workspace, ru
 from pipeline.artifacts.settings import leaves
 from pipeline.params import read_params
 
-ORDER = ("code", "corpus", "split", "spectrogram", "vocabulary", "tokenize", "train", "evaluate")  # then the others
+# Then the others.
+ORDER = ("code", "corpus", "split", "spectrogram", "development", "vocabulary", "tokenize", "train", "evaluate")
 LAST = "report"
 
 # Other values for both networks.

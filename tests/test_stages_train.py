@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs_of
 from pipeline.training.logits import predict_logits
 from pipeline.training.settings import TrainParams
-from stages import evaluate, train
+from stages import development, evaluate, train
 
 ROOT = Path(__file__).parent.parent
 ROLES = ["train", "train", "train", "test", "train", "test"]
@@ -53,6 +53,25 @@ TEXTURES: dict[str, Any] = {
 }
 
 
+class Paths(NamedTuple):
+    """Paths of all that the stages train and evaluate read and write."""
+
+    clips: Path
+    split: Path
+    spectrogram: Path
+    source: Path  # the spectrogram, or tokens
+    vocabulary: Path | None
+    model: Path
+    curves: Path
+    pretrained: Path | None = None
+
+    def for_training(self) -> train.Paths:
+        """Collect the development set of the split, beside it, and return the paths of the stage train."""
+        tables = self.split.with_name("development.parquet"), self.split.with_name("targets.parquet")
+        development.run(self.clips, self.split, self.spectrogram / "index.parquet", *tables)
+        return train.Paths(*tables, self.source, self.vocabulary, self.model, self.curves, self.pretrained)
+
+
 def make_artifacts(
     folder: Path,
     *,
@@ -60,7 +79,7 @@ def make_artifacts(
     n_mels: int = 8,
     label_kind: str = "one",
     classes: Sequence[str] = ("dog", "rain"),
-) -> train.Paths:
+) -> Paths:
     """Write six clips of two classes; poisoning changes the frames and the labels of the test clips alone."""
     generator = np.random.default_rng(0)
     ids = [f"clip{i}" for i in range(6)]
@@ -87,9 +106,8 @@ def make_artifacts(
     roles = {"clip_id": ids, "role": ROLES}
     SPLIT.write(folder / "split.parquet", roles, {"fold": "1", "seed": 0, "rule": "by hand"})
     spectrogram = make_spectrogram(folder / "spectrogram", frames)
-    return train.Paths(
-        folder / "clips.parquet", folder / "split.parquet", spectrogram, None, folder / "m/1/0", folder / "curves"
-    )
+    tables = folder / "clips.parquet", folder / "split.parquet"
+    return Paths(*tables, spectrogram, spectrogram, None, folder / "m/1/0", folder / "curves")
 
 
 @pytest.fixture(autouse=True)
@@ -100,13 +118,13 @@ def short_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run_train(paths: train.Paths, section: dict[str, Any]) -> dict[str, Any]:
-    train.run(validate_model_params("m", section), paths, model="m", fold="1", seed=0)
+def run_train(paths: Paths, section: dict[str, Any]) -> dict[str, Any]:
+    train.run(validate_model_params("m", section), paths.for_training(), model="m", fold="1", seed=0)
     card: dict[str, Any] = json.loads((paths.model / "model.json").read_text())
     return card
 
 
-def run_evaluate(paths: train.Paths, source: Path | None = None) -> Path:
+def run_evaluate(paths: Paths, source: Path | None = None) -> Path:
     predictions = paths.model.parent / "predictions.parquet"
     evaluate.run(paths.clips, paths.split, source or paths.source, paths.model, predictions)
     return predictions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, make_spectrogram
+from conftest import REPOSITORY, make_development, make_spectrogram
 from probe_vocabularies import VOCABULARIES
 from threadpoolctl import threadpool_info
 
@@ -36,11 +36,12 @@ def make_frames(num_clips: int = 24, num_frames: int = 800, num_mels: int = 64) 
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     frames = make_frames()
-    make_spectrogram(folder / "spectrogram", frames, clips_per_shard=6)
+    spectrogram = make_spectrogram(folder / "spectrogram", frames, clips_per_shard=6)
     roles = ["train"] * (len(frames) - 1) + ["test"]
     SPLIT.write(
         folder / "split.parquet", {"clip_id": list(frames), "role": roles}, {"fold": "1", "seed": 0, "rule": ""}
     )
+    make_development(folder / "development.parquet", spectrogram, folder / "split.parquet")
     return folder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, make_spectrogram
+from conftest import REPOSITORY, make_development, make_spectrogram
 from rich.console import Console
 from test_kinds import OWN, PARAMS, make_params
 
@@ -60,7 +60,8 @@ def fit(folder: Path, *, poisoned: bool = False, **changes: Any) -> tuple[Path, 
     spectrogram = make_spectrogram(folder / "spectrogram", make_frames(poisoned=poisoned), failed=["broken"])
     kind = {} if "kind" in changes else {"kind": "bands", "bands": 2}
     params = make_params(**{"num_tokens": 6, "sample_frames": 60} | kind | changes)
-    vocabulary.run(params, spectrogram, make_split(folder / "1.parquet"), folder / "1.zarr", fold="1")
+    development = make_development(folder / "development.parquet", spectrogram, make_split(folder / "1.parquet"))
+    vocabulary.run(params, spectrogram, development, folder / "1.zarr", fold="1")
     return spectrogram, folder / "1.zarr"
 
 
@@ -140,8 +141,9 @@ def test_another_fold_is_refused(tmp_path: Path) -> None:
     spectrogram, path = fit(tmp_path)
     with pytest.raises(ArtifactError, match="metadata fold: expected 2, found 1"):
         tokenize.run(EXECUTION, spectrogram, path, tmp_path / "2.parquet", fold="2")
+    development = make_development(tmp_path / "2.parquet", spectrogram, make_split(tmp_path / "split.parquet", "2"))
     with pytest.raises(ArtifactError, match="metadata fold: expected 1, found 2"):
-        vocabulary.run(make_params(), spectrogram, make_split(tmp_path / "2.parquet", "2"), path, fold="1")
+        vocabulary.run(make_params(), spectrogram, development, path, fold="1")
 
 
 def test_the_version_of_sequences_covers_their_features() -> None:

@@ -115,6 +115,11 @@ class Layout:
         return self.spectrogram / "index.parquet"
 
     @property
+    def spectrogram_metadata(self) -> Path:
+        """Return the file of the frames' metadata alone, which is the same whatever clips there are."""
+        return self.spectrogram / "frames.zarr" / "zarr.json"
+
+    @property
     def splits(self) -> Path:
         """Return the folder with one table per fold."""
         return self.data / "splits"
@@ -188,6 +193,18 @@ class Layout:
     def split(self, fold: str) -> Path:
         return self.splits / f"{fold}.parquet"
 
+    def development(self, fold: str) -> Path:
+        """Return the table of a fold's development set; see `pipeline/artifacts/development.py`."""
+        return self.data / "development" / "clips" / f"{fold}.parquet"
+
+    def targets(self, fold: str) -> Path:
+        """Return the table of labels of a fold's development set."""
+        return self.data / "development" / "targets" / f"{fold}.parquet"
+
+    def development_tokens(self, name: str, fold: str) -> Path:
+        """Return the table of token sequences of a fold's development set."""
+        return self.data / "development" / "tokens" / name / f"{fold}.parquet"
+
     def vocabulary(self, name: str, fold: str) -> Path:
         return self.data / "vocabulary" / name / f"{fold}.zarr"
 
@@ -197,6 +214,10 @@ class Layout:
     def source(self, model: ModelId, fold: str) -> Path:
         """Return the path of a model's input: the spectrogram, or a fold's tokens."""
         return self.tokens(model.vocabulary, fold) if model.vocabulary else self.spectrogram
+
+    def training_source(self, model: ModelId, fold: str) -> Path:
+        """Return the path of a model's input in training: the spectrogram, or the tokens of a fold's development set."""
+        return self.development_tokens(model.vocabulary, fold) if model.vocabulary else self.spectrogram
 
     def labels(self, fold: str) -> Path:
         return self.data / "labels" / f"{fold}.parquet"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pipeline.artifacts.development import DevelopmentTable, require_frames
 from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.model import InputMetadata, Reads, TrainedModel
 from pipeline.artifacts.settings import Schema
@@ -80,6 +81,10 @@ class FrameInputs:
     def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
         return corpus_statistics(self._spectrogram, clip_ids)
 
+    def require_development(self, development: DevelopmentTable) -> None:
+        """Raise ArtifactError unless the frames are those that a development set was written for."""
+        require_frames(development, self._spectrogram.index)
+
 
 class TokenInputs:
     """Token sequences of one fold's vocabulary, all in memory: 2 bytes per token, 4 GB for all of AudioSet."""
@@ -113,20 +118,25 @@ class TokenInputs:
     def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
         return 0.0, 1.0
 
+    def require_development(self, development: DevelopmentTable) -> None:
+        """Raise ArtifactError unless every clip of a development set has a token sequence."""
+        ids = development.list("clip_id")
+        missing = len(ids) - len(self.usable(ids))
+        if missing:
+            expected = f"all {len(ids)} of {development.path}"
+            raise TOKENS.error(self._path, "clips", expected=expected, found=f"{missing} missing")
+
     def require_vocabulary(self, digest: str) -> None:
         """Raise ArtifactError unless the token sequences were made with the vocabulary of this digest."""
         if self.source != digest:
             raise TOKENS.error(self._path, "metadata vocabulary", expected=digest, found=self.source)
 
 
-def input_artifacts(layout: Layout, model: ModelId, fold: str) -> list[tuple[Schema, Path]]:
-    """Return the artifacts that a model reads, for `require_current`."""
+def input_artifacts(layout: Layout, model: ModelId, fold: str, source: Path) -> list[tuple[Schema, Path]]:
+    """Return the artifacts that a model reads, for `require_current`; `source` is its input."""
     if not model.vocabulary:
         return [(INDEX, layout.spectrogram_index)]
-    return [
-        (VOCABULARY, layout.vocabulary(model.vocabulary, fold)),
-        (TOKENS, layout.tokens(model.vocabulary, fold)),
-    ]
+    return [(VOCABULARY, layout.vocabulary(model.vocabulary, fold)), (TOKENS, source)]
 
 
 def open_inputs(reads: Reads, source: Path, vocabulary: Vocabulary | None) -> FrameInputs | TokenInputs:

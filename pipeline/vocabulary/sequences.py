@@ -26,6 +26,8 @@ from pipeline.vocabulary.batching import clip_batches
 
 _FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands, and as much again normalised
 
+_ROWS_PER_GROUP = 4096  # clips, of a selection: some 8 MB of tokens of ten-second clips
+
 _ROWS = "tokens.parquet"  # of a memo entry
 _ROWS_SCHEMA = TOKENS.arrow.append(pa.field("key", pa.string(), nullable=False))
 
@@ -140,3 +142,30 @@ def write_sequences(
         SETTINGS: vocabulary.metadata.get(SETTINGS, {}),
     }
     TOKENS.write_parts(path, (pq.read_table(entries[n].path / _ROWS, partitioning=None) for n in names), metadata)
+
+
+def select_sequences(path: Path, clip_ids: pa.ChunkedArray, selected_path: Path) -> None:
+    """Write the token sequences of some clips of an artifact as another one, in its order; a part is in memory at a time.
+
+    The file depends on these clips alone, to the byte, not on the shards that they come from.
+    """
+    chosen = clip_ids.combine_chunks()
+    with pq.ParquetFile(path) as file:
+        parts = (pa.Table.from_batches([batch]) for batch in file.iter_batches(_ROWS_PER_GROUP))
+        selected = (part.filter(pc.is_in(part["clip_id"], chosen)) for part in parts)
+        TOKENS.write_parts(selected_path, _in_groups(selected), TOKENS.read_metadata(path))
+
+
+def _in_groups(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of parts of any size in groups of one size, the last one shorter."""
+    waiting = TOKENS.arrow.empty_table()
+    for part in parts:
+        waiting = pa.concat_tables([waiting, part.cast(TOKENS.arrow)])
+        if len(waiting) >= _ROWS_PER_GROUP:
+            yield _copied(waiting.slice(0, _ROWS_PER_GROUP))
+            waiting = waiting.slice(_ROWS_PER_GROUP)
+    yield _copied(waiting)
+
+
+def _copied(rows: pa.Table) -> pa.Table:
+    return rows.combine_chunks().take(pa.array(range(len(rows)), pa.int64()))

@@ -1,0 +1,143 @@
+"""Development set of a fold: its training and validation clips that have frames, in two tables, and their token sequences.
+
+    data/development/clips/<fold>.parquet                role of each clip, and what identifies its frames
+    data/development/targets/<fold>.parquet              labels of the same clips
+    data/development/tokens/<vocabulary>/<fold>.parquet  their token sequences, in the schema of those of all clips
+
+All that a fold learns follows from them: they hold nothing of test clips, so that added ones leave them as they are, to the
+byte. Labels are in a table of their own, since vocabularies and pretraining read none.
+"""
+
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.artifacts.clips import CLIPS, ClipTable, LabelKind
+from pipeline.artifacts.settings import SETTINGS, Metadata
+from pipeline.artifacts.spectrogram import INDEX, IndexMetadata, SpectrogramMetadata
+from pipeline.artifacts.splits import Role, SplitMetadata
+from pipeline.artifacts.tables import Table, TableSchema
+
+M = TypeVar("M", bound=Metadata)
+
+DEVELOPMENT_ROLES: tuple[Role, ...] = ("train", "validation")
+
+# Columns of the spectrogram's index by which a clip's frames are known, with the version of their computation.
+_OF_FRAMES = ("key", "num_frames", "sum", "sum_of_squares")
+
+
+class DevelopmentMetadata(Metadata):
+    """Metadata of a development set."""
+
+    fold: str
+    front_end: SpectrogramMetadata  # of the frames
+    version: str  # of the frames: what params and code made them, as one digest
+
+
+class TargetsMetadata(Metadata):
+    """Metadata of the labels of a development set."""
+
+    fold: str
+    classes: list[str]  # of the whole corpus
+    label_kind: LabelKind
+
+
+DevelopmentTable = Table[DevelopmentMetadata]
+TargetTable = Table[TargetsMetadata]
+
+DEVELOPMENT = TableSchema(
+    name="development set",
+    version=1,
+    stage="development",
+    columns={"clip_id": pa.string(), "role": pa.string(), **{name: INDEX.columns[name] for name in _OF_FRAMES}},
+    metadata=DevelopmentMetadata,
+)
+
+TARGETS = TableSchema(
+    name="targets",
+    version=1,
+    stage="development",
+    columns={"clip_id": pa.string(), "labels": pa.list_(pa.uint16())},  # positions in the class list, ascending
+    metadata=TargetsMetadata,
+)
+
+
+def write_development(path: Path, split: Table[SplitMetadata], index: Table[IndexMetadata]) -> DevelopmentTable:
+    """Write the development set of a fold from its roles and the spectrogram's index, in the order of the split."""
+    roles = pc.is_in(split["role"], pa.array(DEVELOPMENT_ROLES, pa.string()))
+    columns = split.columns.filter(roles).select(["clip_id", "role"])
+    frames = _rows_of(INDEX, index, columns["clip_id"])
+    for name in _OF_FRAMES:
+        columns = columns.append_column(name, frames[name])
+    columns = columns.filter(pc.equal(frames["status"], "ok"))
+    metadata: DevelopmentMetadata = {
+        "fold": split.metadata["fold"],
+        "front_end": index.metadata["front_end"],
+        "version": index.metadata["version"],
+        SETTINGS: {**index.metadata.get(SETTINGS, {}), **split.metadata.get(SETTINGS, {})},
+    }
+    DEVELOPMENT.write(path, columns.combine_chunks(), metadata)
+    return open_development(path, fold=metadata["fold"])
+
+
+def write_targets(path: Path, development: DevelopmentTable, clips: ClipTable) -> None:
+    """Write the labels of a development set."""
+    columns = _rows_of(CLIPS, clips, development["clip_id"]).select(["clip_id", "labels"])
+    metadata: TargetsMetadata = {
+        "fold": development.metadata["fold"],
+        "classes": clips.metadata["classes"],
+        "label_kind": clips.metadata["label_kind"],
+        SETTINGS: clips.metadata.get(SETTINGS, {}),
+    }
+    TARGETS.write(path, columns.combine_chunks(), metadata)
+
+
+def open_development(path: Path, *, fold: str) -> DevelopmentTable:
+    """Open the development set of a fold and check that no clip of another role is in it."""
+    development = DEVELOPMENT.open(path)
+    if development.metadata["fold"] != fold:
+        raise DEVELOPMENT.error(path, "metadata fold", expected=fold, found=development.metadata["fold"])
+    other = sorted(set(development["role"].unique().to_pylist()) - set(DEVELOPMENT_ROLES))
+    if other:
+        raise DEVELOPMENT.error(path, "role", expected=" or ".join(DEVELOPMENT_ROLES), found=", ".join(other))
+    return development
+
+
+def open_targets(path: Path, development: DevelopmentTable) -> TargetTable:
+    """Open the labels of a development set and check that they are of its clips and inside the class list."""
+    targets = TARGETS.open(path)
+    if not targets["clip_id"].equals(development["clip_id"]):
+        raise TARGETS.error(path, "clip_id", expected=f"the clips of {development.path}", found="other clips")
+    highest, num_classes = (
+        pc.max(targets["labels"].combine_chunks().flatten()).as_py(),
+        len(targets.metadata["classes"]),
+    )
+    if highest is not None and highest >= num_classes:
+        raise TARGETS.error(path, "labels", expected=f"below {num_classes}", found=highest)
+    return targets
+
+
+def require_frames(development: DevelopmentTable, index: Table[IndexMetadata]) -> None:
+    """Raise ArtifactError unless the frames of an index are those that the development set was written for."""
+    expected = f"as in {index.path}"
+    for name in ("front_end", "version"):
+        recorded, current = development.metadata[name], index.metadata[name]
+        if recorded != current:
+            raise DEVELOPMENT.error(development.path, f"metadata {name}", expected=expected, found="another")
+    names = ["clip_id", *_OF_FRAMES]
+    own, current = development.columns.select(names), _rows_of(INDEX, index, development["clip_id"]).select(names)
+    if not own.equals(current):
+        differing = zip(own.to_pylist(), current.to_pylist(), strict=True)
+        clip = next(row["clip_id"] for row, other in differing if row != other)
+        raise DEVELOPMENT.error(development.path, f"frames of clip {clip}", expected=expected, found="others")
+
+
+def _rows_of(schema: TableSchema[M], table: Table[M], clip_ids: pa.ChunkedArray) -> pa.Table:
+    """Return the rows of clips, in the order given. Raises ArtifactError where the table lacks one."""
+    places = pc.index_in(clip_ids, table["clip_id"].combine_chunks())
+    if places.null_count:
+        clip = clip_ids.filter(places.is_null())[0].as_py()
+        raise schema.error(table.path, f"clip {clip}", expected="a row", found="none")
+    return table.columns.take(places)
