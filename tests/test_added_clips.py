@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import soundfile
 from conftest import make_wav_corpus, make_waveform
+from test_graph import plan_rows
 from workspace import FOLDS, artifacts, change_params, finish, make_workspace, run
 
 from pipeline.artifacts.layout import Layout
@@ -31,6 +32,7 @@ OTHERS = {"corpus", "spectrogram", "attention-ast", "report"} | {
     *(f"evaluate-{model}-{FOLD}-0" for model in TRAINED),
     f"perplexity-{NETWORK}-kmeans-{FOLD}-0",
 }
+STAGES_THAT_LEARN = {"vocabulary", "pretrain", "train_frames", "train_tokens", "train_pretrained"}
 LEARNED = ("data/development", "data/vocabulary", "data/pretrained", "models", "results/train", "results/pretrain")
 
 
@@ -76,6 +78,8 @@ def test_an_added_test_clip_is_predicted_and_retrains_nothing(copied: Path, name
     before = learned(copied)
     assert {path.partition("/")[0] for path in before} == {"data", "models", "results"}
     add_clip(copied, name)
+    planned = plan_rows(copied)
+    assert {stage for stage, row in planned.items() if row[0].startswith("0 of")} == STAGES_THAT_LEARN
     assert rerun(copied) == OTHERS
     for path in Layout(copied).found_predictions():
         assert name in open_predictions(path).list("clip_id")
@@ -86,3 +90,30 @@ def test_an_added_test_clip_is_predicted_and_retrains_nothing(copied: Path, name
         run(copied, "dvc", "repro", "--force", "--single-item", stage)
     assert learned(copied) == before  # trained with the clip there, to the byte
     assert rerun(copied) == {"corpus"}
+
+
+def test_a_training_clip_that_is_altered_or_added_retrains_everything(copied: Path) -> None:
+    before = learned(copied)
+    clip = min((copied / "audio/sounds/audio").glob("2-*.wav"))
+    soundfile.write(clip, make_waveform("chirp"), 16000)
+    assert rerun(copied, "sonolex", "repro", "-j", "2") == OTHERS | LEARNING
+    altered = learned(copied)
+    weights = [path for path in before if path.endswith(".safetensors")]
+    assert len(weights) == len(TRAINED) + 1  # with the pretrained ones
+    assert not [path for path in weights if altered[path] == before[path]]
+    add_clip(copied, "2-0-first")
+    planned = plan_rows(copied)
+    assert not [stage for stage in STAGES_THAT_LEARN if planned[stage][0].startswith("0 of")]
+    assert rerun(copied) == OTHERS | LEARNING
+
+
+def test_another_label_of_a_training_clip_retrains_classifiers_alone(copied: Path) -> None:
+    table = copied / "audio/sounds/meta/esc50.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    row = next(row for row in rows if row["filename"].startswith("2-") and row["category"] == "tone")
+    row["target"], row["category"] = "1", "noise"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert rerun(copied) & LEARNING == {name for name in LEARNING if name.startswith("train-")}

@@ -96,6 +96,16 @@ def test_a_change_of_code_is_told_from_one_of_settings_and_of_packages(
     assert plan._classify(found, {}) == {"code or settings"}
 
 
+def test_an_output_that_stays_as_it_is_reruns_nothing() -> None:
+    frames, tokens = Path("data/spectrogram"), Path("data/tokens/kmeans/1.parquet")
+    metadata = "data/spectrogram/frames.zarr/zarr.json"
+    assert plan._reads([metadata], [frames], set())
+    assert not plan._reads([metadata], [frames], {Path(metadata)})
+    assert plan._reads([metadata, "data/spectrogram"], [frames], {Path(metadata)})
+    assert plan._reads(["code/report", "data/tokens"], [tokens], set())  # a folder that is read whole
+    assert not plan._reads(["data/tokens/kmeans/2.parquet"], [tokens], set())
+
+
 def test_stages_come_after_what_they_depend_on() -> None:
     before = {
         "corpus": set(),

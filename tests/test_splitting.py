@@ -223,6 +223,15 @@ def test_validation_clips_come_from_the_training_clips_by_group(tmp_path: Path) 
     )
 
 
+def test_added_test_clips_leave_the_roles_of_all_others(tmp_path: Path) -> None:
+    rows = [row | {"fold": f"{1 + int(row['group'].split()[-1]) % 5}"} for row in groups_of(2, 400, 4)]
+    added = [{"labels": [number % 4], "group": f"added {number}", "fold": "2"} for number in range(8)]
+    drawing = params(validation_fraction=0.2)
+    before = assign_roles(manifest(tmp_path, rows, num_classes=4), "2", drawing)
+    after = assign_roles(manifest(tmp_path, [*added, *rows], num_classes=4), "2", drawing)
+    assert after == ["test"] * len(added) + before
+
+
 def test_a_class_of_one_recording_stays_in_training(tmp_path: Path) -> None:
     rows = [{"labels": [0], "fold": "1"}, {"labels": [1], "fold": "1"}]
     rows += [{"labels": [0], "fold": "2"} for _ in range(20)] + [{"labels": [1], "fold": "2", "group": "g"}] * 3

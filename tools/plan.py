@@ -7,7 +7,7 @@ are cached; the corpus is compared in its current state. Times are those of earl
 import json
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -30,6 +30,7 @@ from pipeline.spectrogram import building
 from pipeline.stage_code import find_earlier
 from pipeline.vocabulary import sequences
 from stages import code
+from tools.unchanged import unchanged_outputs
 
 _MEASURED = 200  # entries of the memo from which a rate is estimated
 
@@ -59,7 +60,7 @@ def make_plan(params_path: Path, layout: Layout) -> list[StagePlan]:
     with tempfile.TemporaryDirectory() as folder:
         clips = _manifest_now(experiment, layout.clips, Path(folder) / "clips.parquet")
         moved = not _same_clips(clips, layout.clips)
-        plans = _asked_of_dvc(experiment.sections["experiment"], layout, moved)
+        plans = _asked_of_dvc(experiment, layout, clips, moved=moved)
         if clips is not None and "spectrogram" in plans:
             _plan_spectrogram(plans["spectrogram"], experiment, clips)
         if "tokenize" in plans:
@@ -114,10 +115,16 @@ def _same_clips(clips: ClipTable | None, path: Path) -> bool:
         return False
 
 
-def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[str, StagePlan]:
-    """Return stage -> plan from DVC's status, including stages that would rerun after those before them."""
+def _asked_of_dvc(
+    experiment: Experiment, layout: Layout, clips: ClipTable | None, *, moved: bool
+) -> dict[str, StagePlan]:
+    """Return stage -> plan from DVC's status, including stages that would rerun after those before them.
+
+    `clips` is the manifest as it would be now; `moved` = it differs from the one on disk.
+    """
     from dvc.repo import Repo
 
+    grid = experiment.sections["experiment"]
     code.run(Layout())  # as `dvc repro` does first: stages depend on its output
     with Repo() as repo:
         status: dict[str, list[object]] = repo.status()
@@ -127,15 +134,20 @@ def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[s
         names = [stage.addressing for stage in repo.index.stages if stage.addressing != "code"]
         order = list(repo.index.graph.nodes)
         before = {stage.addressing: {dep.addressing for dep in repo.index.graph.successors(stage)} for stage in order}
+        written = {stage.addressing: [Path(out.def_path) for out in stage.outs] for stage in order}
     reasons = {name: _classify(found, recorded[name]) for name, found in status.items() if name != "code"}
     if moved:
         reasons["corpus"] = {"input"}
+    stays = set()
+    if clips is not None and (moved or any("input" in why for why in reasons.values())):
+        stays = unchanged_outputs(grid, experiment.sections["split"], layout, clips, reasons)
+    changing = {name: {dep for dep in before[name] if _reads(recorded[name], written[dep], stays)} for name in before}
     stale = {name for name, why in reasons.items() if why}
     grown = True
     while grown:  # dependents of stale stages may run too
-        followers = {name for name in names if name not in stale and before[name] & stale}
+        followers = {name for name in names if name not in stale and changing[name] & stale}
         for name in followers:
-            reasons[name] = {"follows " + " and ".join(sorted({dep.split("@")[0] for dep in before[name] & stale}))}
+            reasons[name] = {"follows " + " and ".join(sorted({dep.split("@")[0] for dep in changing[name] & stale}))}
         stale |= followers
         grown = bool(followers)
     plans: dict[str, StagePlan] = {}
@@ -150,6 +162,12 @@ def _asked_of_dvc(grid: ExperimentParams, layout: Layout, moved: bool) -> dict[s
             seconds = _last_seconds(reports.get(name, layout.stage_report(*name.split("@"))))
             plan.seconds = None if seconds is None or plan.seconds is None else plan.seconds + seconds
     return plans
+
+
+def _reads(deps: Iterable[str], outs: Collection[Path], stays: set[Path]) -> bool:
+    """Return whether dependencies are among the outputs of another stage, but for those that would stay as they are."""
+    paths = [path for path in map(Path, deps) if path not in stays]
+    return any(path.is_relative_to(out) or out.is_relative_to(path) for path in paths for out in outs)
 
 
 def _depth(name: str, before: dict[str, set[str]]) -> int:
