@@ -48,6 +48,7 @@ def stages() -> list[tuple[str, list[str]]]:
         ("corpus", []),
         ("split", [_FOLD]),
         ("spectrogram", []),
+        ("development", [_FOLD]),
         ("vocabulary", tokens),
         ("tokenize", tokens),
         ("train", model),

@@ -73,16 +73,15 @@ def learned(workspace: Path) -> dict[str, str]:
     return {path: digest for path, digest in artifacts(workspace).items() if path.startswith(LEARNED)}
 
 
-@pytest.mark.parametrize("name", ["1-0-first", "1-9999-last"])
-def test_an_added_test_clip_is_predicted_and_retrains_nothing(copied: Path, name: str) -> None:
+def test_an_added_test_clip_is_predicted_and_retrains_nothing(copied: Path) -> None:
     before = learned(copied)
     assert {path.partition("/")[0] for path in before} == {"data", "models", "results"}
-    add_clip(copied, name)
+    add_clip(copied, "1-0-first")  # before all others: it moves each one's place in every table
     planned = plan_rows(copied)
     assert {stage for stage, row in planned.items() if row[0].startswith("0 of")} == STAGES_THAT_LEARN
     assert rerun(copied) == OTHERS
     for path in Layout(copied).found_predictions():
-        assert name in open_predictions(path).list("clip_id")
+        assert "1-0-first" in open_predictions(path).list("clip_id")
     assert learned(copied) == before
     stages = [name for name in run(copied, "dvc", "stage", "list", "--name-only").stdout.split() if "train" in name]
     stages += [f"vocabulary@kmeans-{FOLD}"]
