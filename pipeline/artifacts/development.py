@@ -110,10 +110,8 @@ def open_targets(path: Path, development: DevelopmentTable) -> TargetTable:
     targets = TARGETS.open(path)
     if not targets["clip_id"].equals(development["clip_id"]):
         raise TARGETS.error(path, "clip_id", expected=f"the clips of {development.path}", found="other clips")
-    highest, num_classes = (
-        pc.max(targets["labels"].combine_chunks().flatten()).as_py(),
-        len(targets.metadata["classes"]),
-    )
+    highest = pc.max(targets["labels"].combine_chunks().flatten()).as_py()
+    num_classes = len(targets.metadata["classes"])
     if highest is not None and highest >= num_classes:
         raise TARGETS.error(path, "labels", expected=f"below {num_classes}", found=highest)
     return targets
