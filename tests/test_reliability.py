@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_wav_corpus
+from faults import flip
 from safetensors import SafetensorError
 from workspace import FOLDS, change_params, run, stage, stages_run, stale
 
@@ -162,6 +163,16 @@ def test_storage_faults_are_known_whoever_raises_them(error: Exception, expected
         assert caught.value is error
     else:
         assert (caught.value.errno, caught.value.filename) == (expected, str(tmp_path / "artifact"))
+
+
+def test_a_fault_of_a_file_that_is_read_keeps_its_name(tmp_path: Path) -> None:
+    """The artifact that is being written has nothing to do with it."""
+    with pytest.raises(PermissionError) as caught, replacing(tmp_path / "artifact"):
+        raise PermissionError(errno.EACCES, "denied", "memo/rows.parquet")
+    assert caught.value.filename == "memo/rows.parquet"
+    with pytest.raises(OSError, match="artifact") as caught, replacing(tmp_path / "artifact") as partial:
+        raise OSError(errno.ENOSPC, "full", "memo/frames", None, str(partial / "frames"))
+    assert caught.value.filename == str(tmp_path / "artifact")
 
 
 def test_a_full_disk_under_sqlite_is_known_too(tmp_path: Path) -> None:
@@ -382,6 +393,25 @@ def test_a_bit_lost_in_a_linked_cache_is_healed_by_the_recipe_of_the_guide(copie
     stages = stages_run(run(workspace, "bash", "-c", recipe).stdout)
     assert set(stages) - {"code"} == {"corpus", "spectrogram"}  # made again, as it was: what follows stays
     stage(workspace, "vocabulary", *arguments)
+    assert stale(workspace) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["dvc repro", "dvc repro --force --single-item spectrogram"])
+def test_a_chunk_damaged_in_the_memo_heals_by_the_advice(copied: Path, tmp_path: Path, way: str) -> None:
+    """Once a stage has met the damage: its message tells the second way; the first is what one does anyway."""
+    workspace = Path(shutil.copytree(copied, tmp_path / "workspace", symlinks=True))
+    run(workspace, "dvc", "repro", "-q", "--force", "--single-item", "spectrogram")  # links artifact and memo
+    shard = min(workspace.glob("data/spectrogram/frames.zarr/*/c/0/0"))
+    whole = shard.read_bytes()
+    (kept,) = workspace.glob(f".sonolex/memo/spectrogram/*/{shard.parts[-4]}/frames/c/0/0")
+    for path in {file.stat().st_ino: file for file in (shard, kept)}.values():  # one file, or two
+        flip(path, np.random.default_rng(0))
+    done = stage(workspace, "vocabulary", *READERS["vocabulary"], check=False)
+    assert "frames as written" in done.stderr
+    run(workspace, *shlex.split(way))
+    assert shard.read_bytes() == whole
+    stage(workspace, "vocabulary", *READERS["vocabulary"])
     assert stale(workspace) == set()
 
 

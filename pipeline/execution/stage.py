@@ -12,6 +12,7 @@ import errno
 import inspect
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -32,8 +33,9 @@ from pipeline.execution.memory import own_peak_memory
 def stage_main(main: Callable[..., None]) -> None:
     """Run `main` as a program: its parameters are the command line, its module's docstring is the help text.
 
-    A SonolexError, or an error of the disk (full, failing), is printed on stderr as a message without a traceback, and the
-    program exits with status 1. Any other exception is a fault of the program and keeps its traceback.
+    A SonolexError, or an error of the storage (disk full or failing, no permission), is printed on stderr as a message
+    without a traceback, and the program exits with status 1. Any other exception is a fault of the program and keeps its
+    traceback.
     """
     start_logging()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -45,15 +47,25 @@ def stage_main(main: Callable[..., None]) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     except Exception as error:
-        number = storage_fault(error)
-        if number is None:
+        message = storage_message(error)
+        if not message:
             raise
-        where = (isinstance(error, OSError) and error.filename) or "output"
-        sys.stderr.write(f"error: {where}: {STORAGE_FAULTS[number]}; {_storage_advice(number, Path(where))}\n")
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(1)
 
 
+def storage_message(error: Exception) -> str:
+    """Return the message for an error of the storage (see STORAGE_FAULTS), or "" for any other."""
+    number = storage_fault(error)
+    if number is None:
+        return ""
+    where = (isinstance(error, OSError) and error.filename) or "output"
+    return f"{where}: {STORAGE_FAULTS[number]}; {_storage_advice(number, Path(where))}"
+
+
 def _storage_advice(number: int, path: Path) -> str:
+    if number in (errno.EACCES, errno.EPERM):
+        return f"give it to the user that runs this (number {os.geteuid()}), then run again"
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return "check the disk, then run again"
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
