@@ -19,6 +19,9 @@ import soxr
 
 from pipeline.artifacts.clips import ClipRecord
 
+# Endings of files in the formats that are read, for looking through folders; a file that is named may have any ending.
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+
 RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 
 _LOWEST_RATE, _HIGHEST_RATE = 8000, 192000  # Hz
@@ -95,6 +98,63 @@ def decode(
         found = str(error).replace(repr(encoded), repr(str(path)))  # the memory address differs between runs
         raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
     return prepare_waveform(waveform, native_rate, sample_rate=sample_rate, min_samples=min_samples, where=str(path))
+
+
+class ForwardReader:
+    """A file that is read forward, block by block, at its own rate: of a long one only a block is in memory.
+
+    The samples are those that `decode` reads, before resampling. Raises BadClip as `decode` does, from the method that finds
+    the fault: a file that is cut short may be noticed only where it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file, and read its header."""
+        if not path.is_file():
+            raise BadClip("missing", f"{path}: expected a file, found {'a folder' if path.is_dir() else 'none'}")
+        if not path.stat().st_size:
+            raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
+        self._path, self._read = path, 0
+        try:
+            self._file = soundfile.SoundFile(path)
+        except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+            raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {error}") from None
+        self.rate: int = self._file.samplerate  # Hz
+        self.num_samples: int = self._file.frames  # as its header says
+        try:
+            self._require_sound()
+        except BadClip:
+            self.close()
+            raise
+
+    def read(self) -> np.ndarray:
+        """Return the next samples (sample,) float32: the mean of the channels. Empty at the end of the file."""
+        block = np.empty((min(_BLOCK, self.num_samples - self._read), self._file.channels), dtype=np.float32)
+        if not len(block):
+            return np.empty(0, dtype=np.float32)
+        try:
+            block = self._file.read(out=block)
+        except soundfile.SoundFileError as error:
+            raise self._cut_short(f"{self._read} before: {error}") from None
+        if not len(block):
+            raise self._cut_short(self._read)
+        self._read += len(block)
+        mono = np.empty(len(block), dtype=np.float32)
+        _mix(block, mono)
+        return mono
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _require_sound(self) -> None:
+        if not _LOWEST_RATE <= self.rate <= _HIGHEST_RATE:
+            expected = f"expected a rate of {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
+            raise BadClip("unreadable", f"{self._path}: {expected}, found {self.rate} Hz")
+        if self.num_samples <= 0:
+            raise BadClip("empty", f"{self._path}: expected audio, found a header without samples")
+        _require_whole(self._file, self._path, self._path)
+
+    def _cut_short(self, found: object) -> BadClip:
+        return _truncated(self._path, f"{self.num_samples} samples, as its header says", found)
 
 
 def prepare_waveform(
