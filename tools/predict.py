@@ -31,6 +31,7 @@ from pipeline.inference.predicting import FilePrediction, predict_files
 from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.records import TableFormat, Write, open_table
 from pipeline.inference.windows import Windowing
+from pipeline.spectrogram.decoding import BadClip
 
 DEFAULT_WINDOW = 5.0  # seconds; of timelines
 SHOWN = 3  # classes of a row, unless --top or --all says another number
@@ -57,16 +58,20 @@ class Options:
 class _Tally:
     """What has been predicted so far."""
 
+    keep: bool  # the predictions, for metrics
     predicted: list[Prediction] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    num_predicted: int = 0
     seconds: float = 0.0  # of sound
 
     def add(self, item: FilePrediction | Failure) -> None:
         if isinstance(item, Failure):
             self.failures.append(item)
-        else:
+            return
+        self.num_predicted += 1
+        self.seconds += item.whole.end
+        if self.keep:
             self.predicted.append(item.whole)
-            self.seconds += item.whole.end
 
 
 def run(bundle: Path, names: Sequence[str], options: Options, console: Console, messages: Console) -> int:
@@ -83,11 +88,9 @@ def run(bundle: Path, names: Sequence[str], options: Options, console: Console, 
     threads = _divide_cores(options, len(files.paths))
     classifier = open_bundle(bundle).classifier
     windowing = _windowing(options, classifier)
-    labels = (
-        read_labels(options.labels, options.root, classifier.classes, classifier.label_kind) if options.labels else None
-    )
+    labels = _labels(options, classifier, files.paths)
     classifier.prepare()
-    tally, started = _Tally(), time.perf_counter()
+    tally, started = _Tally(keep=labels is not None), time.perf_counter()
     with _opened(options, classifier, console) as write, _bar(len(files.paths), messages) as bar:
         for item in _predict(files, classifier, windowing, threads, bar):
             tally.add(item)
@@ -136,6 +139,14 @@ def _windowing(options: Options, classifier: Classifier) -> Windowing | None:
         return None
     shortest = classifier.front_end.min_samples / classifier.sample_rate
     return Windowing.of(options.window, options.hop, options.pool, shortest=shortest)
+
+
+def _labels(options: Options, classifier: Classifier, paths: Sequence[Path]) -> FileLabels | None:
+    if options.labels is None:
+        return None
+    labels = read_labels(options.labels, options.root, classifier.classes, classifier.label_kind)
+    labels.require_any(paths)
+    return labels
 
 
 def _predict(
@@ -194,7 +205,10 @@ def _write_track(target: Path, classifier: Classifier, item: FilePrediction) -> 
     else:
         from pipeline.reporting.timelines import write_picture  # loads matplotlib
 
-        write_picture(target, classifier, Path(item.whole.source), item.windows)
+        try:
+            write_picture(target, classifier, Path(item.whole.source), item.windows)
+        except BadClip as error:  # changed since it was predicted
+            raise SonolexError(str(error)) from None
 
 
 @contextmanager
@@ -256,7 +270,7 @@ def _bar(total: int, messages: Console) -> Iterator[Callable[[int, float], None]
 
 def _print_summary(tally: _Tally, elapsed: float, messages: Console) -> None:
     """Print what was predicted, and how fast: the real-time factor is the time taken per second of sound."""
-    num_files = len(tally.predicted) + len(tally.failures)
+    num_files = tally.num_predicted + len(tally.failures)
     line = f"{num_files} files, {_clock(tally.seconds)} of sound in {elapsed:.1f} s: {num_files / elapsed:.1f} files/s"
     if tally.seconds:
         factor = elapsed / tally.seconds
@@ -272,6 +286,9 @@ def _print_metrics(labels: FileLabels, tally: _Tally, console: Console) -> None:
     from pipeline.evaluation.metrics import evaluate_clips, evaluate_intervals
 
     clips = labels.scored(tally.predicted)
+    if clips is None:
+        console.print("no metrics: no file that has labels could be used")
+        return
     scores, intervals = evaluate_clips(clips), evaluate_intervals(clips)
     table = Table(box=None, header_style="bold", pad_edge=False, title_justify="left")
     for column in ("metric", "value", "95 % interval"):
@@ -288,7 +305,7 @@ def _print_metrics(labels: FileLabels, tally: _Tally, console: Console) -> None:
 def _spell_coverage(labels: FileLabels, tally: _Tally, counted: int, present: int) -> str:
     """Return which files the metrics are of."""
     failed = labels.count_of([failure.source for failure in tally.failures])
-    others = len(tally.predicted) - counted
+    others = tally.num_predicted - counted
     absent = len(labels.labels) - counted - failed
     parts = [f"metrics of {counted} files with labels of {present} classes"]
     parts += [f"{failed} with labels could not be used"] if failed else []

@@ -92,7 +92,7 @@ class Classifier:
     def prepare(self) -> None:
         """Build all models, which otherwise happens when they are first used."""
         for member in self.members:
-            assert member.predictor
+            _ = member.predictor
 
     def frames(self, waveform: np.ndarray, where: str) -> np.ndarray:
         """Return a waveform's frames (frame, mel) as stored. Raises BadClip that names `where` unless they are finite."""

@@ -112,7 +112,7 @@ def _files_below(folder: Path, failures: list[Failure]) -> list[Path]:
         found += [Path(place, file) for file in audio]
         others += len(files) - len(audio)
     if not found and len(failures) == before:
-        content = f"{others} other files" if others else "an empty folder"
+        content = f"{others} with other endings" if others else "an empty folder"
         raise SonolexError(
             f"{folder}: expected files that end in {', '.join(SUFFIXES)}, found {content}; a file of another ending can be "
             "named by itself"

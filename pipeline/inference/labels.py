@@ -32,18 +32,23 @@ class FileLabels:
     path: Path  # of the table
     labels: dict[Path, tuple[str, ...]]
 
-    def scored(self, predictions: Sequence[Prediction]) -> ScoredClips:
-        """Return the predictions of files that have labels, with their targets. Raises SonolexError for none."""
-        known = [prediction for prediction in predictions if _place(Path(prediction.source)) in self.labels]
-        if not known:
+    def require_any(self, files: Sequence[Path]) -> None:
+        """Raise SonolexError unless one of these files has labels."""
+        if files and not self.count_of(files):
             raise SonolexError(
-                f"{self.path}: expected labels of the files that were predicted, such as {_example(predictions)}, found "
-                f"those of others, such as {next(iter(self.labels))}; --root says which folder the paths in it are below"
+                f"{self.path}: expected labels of the files to predict, such as {_place(files[0])}, found those of others, "
+                f"such as {next(iter(self.labels))}; --root says which folder the paths in it are below"
             )
+
+    def scored(self, predictions: Sequence[Prediction]) -> ScoredClips | None:
+        """Return the predictions of files that have labels, with their targets; None where there is none."""
+        known = [prediction for prediction in predictions if _place(prediction.source) in self.labels]
+        if not known:
+            return None
         classes = list(known[0].classes)
         targets = np.zeros((len(known), len(classes)), dtype=np.float32)
         for row, prediction in enumerate(known):
-            for label in self.labels[_place(Path(prediction.source))]:
+            for label in self.labels[_place(prediction.source)]:
                 targets[row, classes.index(label)] = 1
         return ScoredClips(
             fold="",
@@ -54,9 +59,9 @@ class FileLabels:
             targets=targets,
         )
 
-    def count_of(self, sources: Sequence[str]) -> int:
+    def count_of(self, files: Sequence[str | Path]) -> int:
         """Return how many of these files have labels."""
-        return sum(_place(Path(source)) in self.labels for source in sources)
+        return sum(_place(file) in self.labels for file in files)
 
 
 def read_labels(path: Path, root: Path | None, classes: Sequence[str], label_kind: LabelKind) -> FileLabels:
@@ -104,9 +109,5 @@ def _require_classes(path: Path, labels: dict[Path, tuple[str, ...]], classes: S
     )
 
 
-def _place(path: Path) -> Path:
+def _place(path: str | Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - as files are named; symbolic links are not followed
-
-
-def _example(predictions: Sequence[Prediction]) -> str:
-    return str(_place(Path(predictions[0].source))) if predictions else "none: all failed"

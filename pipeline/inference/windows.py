@@ -141,7 +141,7 @@ def pool_logits(logits: np.ndarray, label_kind: LabelKind, pool: Pool) -> np.nda
         return average_logits(list(logits[:, None]), label_kind)[0]
     if label_kind == "one":
         logits = logits - np.logaddexp.reduce(logits.astype(np.float64), axis=1, keepdims=True)
-    return logits.max(axis=0).astype(np.float32)
+    return np.asarray(logits.max(axis=0), dtype=np.float32)
 
 
 def pool_scores(scores: np.ndarray, pool: Pool) -> np.ndarray:

@@ -101,7 +101,7 @@ def _draw_tokens(axes: Axes, tokens: np.ndarray, seconds: float) -> None:
     colours = (tokens.astype(np.int64) * 2654435761 % 997) / 997  # neighbouring ids differ
     extent = (0.0, seconds, len(tokens) - 0.5, -0.5)
     axes.imshow(colours, aspect="auto", interpolation="nearest", extent=extent, cmap="turbo", vmin=0, vmax=1)
-    axes.set_yticks(range(len(tokens)))
+    axes.set_yticks(range(len(tokens)) if len(tokens) > 1 else [])
     axes.set_ylabel("tokens, by codebook" if len(tokens) > 1 else "tokens")
 
 
