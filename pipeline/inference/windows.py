@@ -138,7 +138,7 @@ def pool_logits(logits: np.ndarray, label_kind: LabelKind, pool: Pool) -> np.nda
     (label kind one), or each class's highest logit.
     """
     if pool == "mean":
-        return average_logits(list(logits[:, None]), label_kind)[0]
+        return np.asarray(average_logits(list(logits[:, None]), label_kind)[0])
     if label_kind == "one":
         logits = logits - np.logaddexp.reduce(logits.astype(np.float64), axis=1, keepdims=True)
     return np.asarray(logits.max(axis=0), dtype=np.float32)
