@@ -63,7 +63,7 @@ def test_commands_run(folder: Path, command: str) -> None:
 
 
 def test_the_program_runs(folder: Path) -> None:
-    (program,) = [block for language, block in BLOCKS if language == "python"]
+    (program,) = [block for language, block in BLOCKS if language == "python" and "predict_files" in block]
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as out:
         exec(compile(program, "using.md", "exec"), {})
     assert "0.0 5.0 [" in out.getvalue()
