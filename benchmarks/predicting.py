@@ -1,11 +1,12 @@
 """Benchmark of `sonolex predict`, files to scores: compared with a lower bound and with Hugging Face's pipeline.
 
-    python -m benchmarks.predicting --clips 400 --repeats 3 [--audio /path/to/ESC-10/audio]
+    python -m benchmarks.predicting --clips 400 --repeats 3 [--audio /path/to/ESC-10/audio] [--cpu]
 
 The models have the sizes of ESC-50's recipe and one epoch of training, which suffices for speed. The floor is what decoding,
 features and forward passes of 16 clips take in bare library calls, one after the other, on as many processes as cores. Every
 contender runs in a process of its own, which is warm before it is measured; the start is measured by itself, as the
-seconds of a whole `sonolex predict` for one file.
+seconds of a whole `sonolex predict` for one file. With `--cpu`, processor time is counted, for a machine that has other
+work: rates are those of cores that never wait.
 """
 
 import io
@@ -19,7 +20,7 @@ from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import soundfile
@@ -35,6 +36,8 @@ from pipeline.execution.threads import num_cores, use_threads
 from pipeline.inference.bundle import open_bundle
 from pipeline.spectrogram.kaldi import KaldiParams, mel_filters
 from tools import bundle, predict
+
+Clock: TypeAlias = Callable[[], float]
 
 WARM, BATCH = 16, 16  # clips
 PATCHES = "ast_patches"  # as Hugging Face's: patches of 16 x 16 with a stride of 10
@@ -81,7 +84,7 @@ def make_bundles(folder: Path, clips: int = 24) -> dict[str, Path]:
     return bundles
 
 
-def floor(path: Path, paths: list[Path]) -> dict[str, float]:
+def floor(path: Path, paths: list[Path], clock: Clock = time.perf_counter) -> dict[str, float]:
     """Return the milliseconds per clip of each part, on one thread: medians over files, and over batches."""
     import torch
 
@@ -93,27 +96,27 @@ def floor(path: Path, paths: list[Path]) -> dict[str, float]:
     times: dict[str, list[float]] = {"decode and resample": [], "fft and mel": [], "tokens": [], "forward": []}
     clips: list[np.ndarray] = []
     for file in [*paths[:2], *paths]:  # the first two warm up the libraries
-        started = time.perf_counter()
+        started = clock()
         samples, rate = soundfile.read(file, dtype="float32")
         mono = samples if samples.ndim == 1 else np.ascontiguousarray(samples[:, 0]) + samples[:, 1]
         waveform = soxr.resample(mono, rate, front_end.sample_rate, "HQ")
-        decoded = time.perf_counter()
+        decoded = clock()
         windows = np.lib.stride_tricks.sliding_window_view(waveform, front_end.win_length)[:: front_end.hop_length]
         spectrum = np.fft.rfft(windows * window, front_end.n_fft)
         clips.append(np.log(np.maximum((spectrum.real**2 + spectrum.imag**2) @ filters, 1e-7)).astype(np.float32))
         times["decode and resample"].append(1e3 * (decoded - started))
-        times["fft and mel"].append(1e3 * (time.perf_counter() - decoded))
+        times["fft and mel"].append(1e3 * (clock() - decoded))
     clips = clips[2:]
     network, inputs = _network(classifier), clips
     if vocabularies := list(classifier.vocabularies.values()):
         codes = np.ascontiguousarray(vocabularies[0].codebooks[0])
-        inputs = [_search(clip, codes, times["tokens"]) for clip in clips]
+        inputs = [_search(clip, codes, times["tokens"], clock) for clip in clips]
     shortest = min(map(len, inputs))
     with torch.no_grad():
         for start in range(0, len(inputs) - BATCH + 1, BATCH):
             batch = torch.from_numpy(np.stack([clip[:shortest] for clip in inputs[start : start + BATCH]]))
             batch = batch[:, None] if vocabularies else batch
-            times["forward"].append(1e3 / BATCH * seconds_of(partial(network, batch, None)))
+            times["forward"].append(1e3 / BATCH * _time(partial(network, batch, None), clock))
     return {name: float(np.median(values)) for name, values in times.items() if values}
 
 
@@ -123,16 +126,16 @@ def _network(classifier: Any) -> Any:
     return build_network(classifier.members[0].model)
 
 
-def _search(frames: np.ndarray, codes: np.ndarray, times: list[float]) -> np.ndarray:
+def _search(frames: np.ndarray, codes: np.ndarray, times: list[float], clock: Clock) -> np.ndarray:
     """Return the nearest code of every frame, by one product: as many features as codes have."""
-    started = time.perf_counter()
+    started = clock()
     features = frames[:, : codes.shape[1]]
     tokens = (features @ codes.T - 0.5 * (codes**2).sum(axis=1)).argmax(axis=1)
-    times.append(1e3 * (time.perf_counter() - started))
+    times.append(1e3 * (clock() - started))
     return np.asarray(tokens)
 
 
-def sonolex_rate(path: Path, paths: list[Path]) -> float:
+def sonolex_rate(path: Path, paths: list[Path], clock: Clock) -> float:
     """Return the clips/s of `sonolex predict` in this process, once it is warm."""
     options = predict.Options(to="csv", out=Path(tempfile.mkdtemp()) / "out.csv")
 
@@ -140,10 +143,10 @@ def sonolex_rate(path: Path, paths: list[Path]) -> float:
         predict.run(path, list(map(str, files)), options, Console(file=io.StringIO()), Console(file=io.StringIO()))
 
     run(paths[:WARM])
-    return len(paths) / seconds_of(partial(run, paths))
+    return _rate(len(paths), partial(run, paths), clock)
 
 
-def hugging_face_rate(width: int, depth: int, heads: int, frames: int, paths: list[Path]) -> float:
+def hugging_face_rate(width: int, depth: int, heads: int, frames: int, paths: list[Path], clock: Clock) -> float:
     """Return the clips/s of transformers' pipeline with an AST of this size, once it is warm, on all cores."""
     hub: Any = import_module("transformers")  # typed in part
 
@@ -155,11 +158,22 @@ def hugging_face_rate(width: int, depth: int, heads: int, frames: int, paths: li
     classify = hub.AudioClassificationPipeline(model, feature_extractor=hub.ASTFeatureExtractor(max_length=frames))
 
     def run(files: list[Path]) -> None:
-        for _ in classify(map(_read, files), batch_size=BATCH):
+        for _ in classify((_read(file) for file in files), batch_size=BATCH):
             pass
 
     run(paths[:WARM])
-    return len(paths) / seconds_of(partial(run, paths))
+    return _rate(len(paths), partial(run, paths), clock)
+
+
+def _time(work: Callable[[], object], clock: Clock) -> float:
+    started = clock()
+    work()
+    return clock() - started
+
+
+def _rate(clips: int, work: Callable[[], object], clock: Clock) -> float:
+    """Return clips/s; where processor time is counted, those of all cores."""
+    return clips / _time(work, clock) * (num_cores() if clock is time.process_time else 1)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -174,7 +188,7 @@ def start_seconds(path: Path, file: Path) -> float:
     return seconds_of(partial(subprocess.run, command, cwd=ROOT, check=True, capture_output=True))
 
 
-def run(audio: Path | None, clips: int, repeats: int) -> list[dict[str, Any]]:
+def run(audio: Path | None, clips: int, repeats: int, clock: Clock = time.perf_counter) -> list[dict[str, Any]]:
     """Measure everything and return the rows of the table."""
     cores = num_cores()
     with tempfile.TemporaryDirectory(prefix="sonolex-bench-") as temporary:
@@ -184,13 +198,13 @@ def run(audio: Path | None, clips: int, repeats: int) -> list[dict[str, Any]]:
         )
         contenders: dict[str, Callable[[], float]] = {}
         for name, path in bundles.items():
-            contenders[f"floor: {name}"] = partial(_floor_rate, path, files, cores)
-            contenders[f"sonolex predict: {name}"] = partial(_in_process, sonolex_rate, path, files)
+            contenders[f"floor: {name}"] = partial(_floor_rate, path, files, cores, clock)
+            contenders[f"sonolex predict: {name}"] = partial(_in_process, sonolex_rate, path, files, clock)
         peer = partial(hugging_face_rate, 128, 2, 4, 498)
-        contenders["transformers' pipeline: AST of the same size"] = partial(_in_process, peer, files)
+        contenders["transformers' pipeline: AST of the same size"] = partial(_in_process, peer, files, clock)
         rates = interleave(contenders, repeats)
         starts = {name: [start_seconds(path, files[0]) for _ in range(repeats)] for name, path in bundles.items()}
-        parts = {name: floor(path, files[:64]) for name, path in bundles.items()}
+        parts = {name: floor(path, files[:64], clock) for name, path in bundles.items()}
     return _rows(rates, starts, parts, cores)
 
 
@@ -211,11 +225,13 @@ def _rows(
     return rows
 
 
-def _floor_rate(path: Path, paths: list[Path], processes: int) -> float:
+def _floor_rate(path: Path, paths: list[Path], processes: int, clock: Clock) -> float:
     """Return the clips/s of the floor with several processes, each on its share of the files."""
     shares = [paths[number::processes] for number in range(processes)]
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=use_threads, initargs=(1,)) as pool:
-        return sum(1e3 / sum(times.values()) for times in pool.map(floor, [path] * processes, shares))
+        return sum(
+            1e3 / sum(times.values()) for times in pool.map(floor, [path] * processes, shares, [clock] * processes)
+        )
 
 
 def _in_process(rate: Callable[..., float], *arguments: Any) -> float:
@@ -228,10 +244,12 @@ def main(
     audio: Annotated[Path | None, typer.Option(help="folder of recordings; by default FLACs are made")] = None,
     clips: int = 400,
     repeats: int = 2,
+    cpu: Annotated[bool, typer.Option(help="count processor time: for a machine that has other work")] = False,
     json: Annotated[Path | None, typer.Option(help="write the rows there")] = None,
 ) -> None:
     """Measure prediction from files to scores."""
-    report("predicting", "files of 5 s -> scores of classes", run(audio, clips, repeats), json_path=json)
+    rows = run(audio, clips, repeats, time.process_time if cpu else time.perf_counter)
+    report("predicting", "files of 5 s -> scores of classes", rows, json_path=json)
 
 
 if __name__ == "__main__":
