@@ -1,9 +1,11 @@
 """Opened model: predictions, tokens and embeddings of files and of arrays.
 
 Conventions: a sound is a path, or an array (sample,) or (channel, sample) with its `rate` in Hz, float in [-1, 1] or
-integer. Channels are averaged, and any rate is resampled. Times are seconds from the start of the sound.
+integer. Channels are averaged, and any rate is resampled. Times, windows and hops are seconds from the start of the sound;
+a hop of None is half a window.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self, TypeAlias
 
@@ -12,13 +14,13 @@ import numpy as np
 from pipeline.errors import SonolexError
 from pipeline.inference.bundle import open_bundle
 from pipeline.inference.classifier import Classifier
-from pipeline.inference.prediction import Prediction
-from pipeline.inference.sounds import ARRAY, read_array, read_file
+from pipeline.inference.predicting import FilePrediction, describe, predict_files, predict_windows
+from pipeline.inference.prediction import Failure, Prediction
+from pipeline.inference.sounds import ARRAY, MAX_SECONDS, mix_array, read_array, read_file, require_rate
+from pipeline.inference.windows import Pool, Windowing, array_windows
 from pipeline.spectrogram.decoding import BadClip
 
 Sound: TypeAlias = str | Path | np.ndarray
-
-MAX_SECONDS = 600.0  # of a sound that is read as a whole
 
 
 class Model:
@@ -42,21 +44,50 @@ class Model:
         """Samples per second, Hz, that sounds are resampled to."""
         return self._classifier.sample_rate
 
-    def predict(self, sound: Sound, rate: int | None = None) -> Prediction:
-        """Return the scores of a whole sound. Raises SonolexError for a sound that cannot be used."""
+    def predict(
+        self,
+        sound: Sound,
+        rate: int | None = None,
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        pool: Pool = "mean",
+    ) -> Prediction:
+        """Return the scores of a sound: of the whole of it, or pooled over windows, which a long sound needs.
+
+        Raises SonolexError for a sound that cannot be used, and for a whole one of more than ten minutes.
+        """
+        if window is not None:
+            return self._windows(sound, rate, window, hop, pool).whole
         waveform = self._waveform(sound, rate)
         where = ARRAY if isinstance(sound, np.ndarray) else str(sound)
         logits = self._classifier.logits([self._frames(waveform, where)])
-        return Prediction(
-            source=where,
-            start=0.0,
-            end=len(waveform) / self.sample_rate,
-            classes=self._classifier.classes,
-            label_kind=self._classifier.label_kind,
-            thresholds=self._classifier.thresholds,
-            logits=logits[0],
-            scores=self._classifier.scores(logits)[0],
-        )
+        end, scores = len(waveform) / self.sample_rate, self._classifier.scores(logits)
+        return describe(self._classifier, where, 0.0, end, logits[0], scores[0])
+
+    def timeline(
+        self, sound: Sound, rate: int | None = None, *, window: float = 5.0, hop: float | None = None
+    ) -> list[Prediction]:
+        """Return the scores of every window of a sound, in order of time. Raises SonolexError as `predict` does."""
+        return self._windows(sound, rate, window, hop, "mean").windows
+
+    def predict_files(
+        self,
+        paths: Iterable[str | Path],
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        pool: Pool = "mean",
+        threads: int | None = None,
+    ) -> Iterator[Prediction | Failure]:
+        """Yield the prediction of every file, in order, computed on several threads; of one that cannot be used its Failure.
+
+        By default there are as many threads as cores; `torch.set_num_threads(1)` keeps each to its own core.
+        """
+        windowing = None if window is None else self._windowing(window, hop, pool)
+        files = [Path(path) for path in paths]
+        for result in predict_files(self._classifier, files, windowing, threads=threads):
+            yield result if isinstance(result, Failure) else result.whole
 
     def tokens(self, sound: Sound, rate: int | None = None) -> np.ndarray:
         """Return the tokens (codebook, token) uint16 of a sound, by the vocabulary of the first model that reads tokens.
@@ -69,6 +100,23 @@ class Model:
         where = ARRAY if isinstance(sound, np.ndarray) else str(sound)
         frames = self._frames(self._waveform(sound, rate), where)
         return self._classifier.tokens([frames], digests[0])[0]
+
+    def _windows(self, sound: Sound, rate: int | None, window: float, hop: float | None, pool: Pool) -> FilePrediction:
+        windowing = self._windowing(window, hop, pool)
+        if not isinstance(sound, np.ndarray):
+            (found,) = predict_files(self._classifier, [Path(sound)], windowing)
+            if isinstance(found, Failure):
+                raise SonolexError(f"{found.reason}: {found.message}")
+            return found
+        rate = require_rate(rate)
+        windows = array_windows(mix_array(sound), rate, windowing)
+        try:
+            return predict_windows(self._classifier, ARRAY, windows, rate, windowing)
+        except BadClip as error:
+            raise SonolexError(str(error)) from None
+
+    def _windowing(self, window: float, hop: float | None, pool: Pool) -> Windowing:
+        return Windowing.of(window, hop, pool, shortest=self._classifier.front_end.min_samples / self.sample_rate)
 
     def _waveform(self, sound: Sound, rate: int | None) -> np.ndarray:
         sizes = {"sample_rate": self.sample_rate, "min_samples": self._classifier.front_end.min_samples}

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from benchmarks import features, memory, reading, sampling, tokenise, training
+from benchmarks import features, memory, predicting, reading, sampling, tokenise, training
 from benchmarks.audio import write_flacs
 from benchmarks.contenders import BASE, CONTENDERS, TINY, Shape, make_learner
 
@@ -99,3 +99,13 @@ def test_memory_has_a_row_for_every_stage() -> None:
 def test_features_compare_with_every_peer() -> None:
     rows = features.run(clips=20, peer_clips=18, repeats=1, dtype="uint8", processes=[1])
     assert [row["what"] for row in rows[4:]] == ["sonolex", "torchaudio", "lhotse", "transformers"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
+def test_prediction_is_compared_with_its_floor_and_with_hugging_face() -> None:
+    rows = {row["what"]: row for row in predicting.run(None, clips=20, repeats=1)}
+    for model in predicting.MODELS:
+        assert rows[f"sonolex predict: {model}"]["of the floor"] > 0
+        assert rows[f"{model}: forward"]["ms per clip"] > 0
+    assert rows["transformers' pipeline: AST of the same size"]["clips/s"] > 0

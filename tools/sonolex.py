@@ -176,6 +176,53 @@ def bundle(
 
 
 @app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="a folder that `sonolex bundle` wrote")],
+    paths: Annotated[
+        list[str], typer.Argument(help="files, folders, patterns, tables with a column of paths; - is a list on stdin")
+    ],
+    window: Annotated[float | None, typer.Option(help="seconds; predict in windows, as long recordings need")] = None,
+    hop: Annotated[float | None, typer.Option(help="seconds between windows; by default half a window")] = None,
+    pool: Annotated[str, typer.Option(help="of the windows' probabilities: mean or max")] = "mean",
+    timeline: Annotated[bool, typer.Option("--timeline", help="a row for each window")] = False,
+    timeline_to: Annotated[
+        list[Path] | None,
+        typer.Option(help="label track of Audacity (.txt), picture (.png), or a folder for both of every file"),
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="csv, jsonl or parquet; by default a table to read")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write; by default standard output")] = None,
+    top: Annotated[int, typer.Option(min=1, help="likeliest classes of a row")] = 3,
+    all_classes: Annotated[bool, typer.Option("--all", help="all classes")] = False,
+    labels: Annotated[Path | None, typer.Option(help="table of paths and labels; prints the metrics")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="folder of relative paths in tables; by default each table's own")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="files at once; by default the cores")] = None,
+) -> None:
+    """Predict what is in files, by a trained model. Exits with 1 if a file could not be used."""
+    from pipeline.inference.records import TableFormat
+    from tools import predict as command
+
+    if to is not None and to not in get_args(TableFormat):
+        raise SonolexError(f"--to: expected one of {', '.join(get_args(TableFormat))}, found {to!r}")
+    options = command.Options(
+        window=window,
+        hop=hop,
+        pool=pool,
+        timeline=timeline,
+        timeline_to=tuple(timeline_to or ()),
+        to=cast("TableFormat | None", to),
+        out=out,
+        top=None if all_classes else top,
+        labels=labels,
+        root=root,
+        threads=threads,
+    )
+    if status := command.run(bundle, paths, options, console=_console(), messages=Console(stderr=True)):
+        raise typer.Exit(status)
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="folder of a trained model: models/<model>/<fold>/<seed>")],
     to: Annotated[str, typer.Option(help="original, huggingface or onnx")],

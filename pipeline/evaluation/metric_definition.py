@@ -8,6 +8,7 @@ alone.
 Conventions: scores and targets are (clip, class), as in `pipeline/evaluation/metric_functions.py`.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class Metric:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*", self.name):
             raise ValueError(f"Metric.name: expected letters, digits and underscores, found {self.name!r}")
+
+    def spell(self, value: float) -> str:
+        """Return a value as it is shown, without the unit; empty where it is not finite."""
+        return f"{(100 if self.percent else 1) * value:.{self.digits}f}" if math.isfinite(value) else ""
 
 
 @cache

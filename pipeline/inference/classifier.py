@@ -89,6 +89,11 @@ class Classifier:
         """Vocabularies of the models by digest, in the order of the models."""
         return {member.source: member.vocabulary for member in self.members if member.vocabulary}
 
+    def prepare(self) -> None:
+        """Build all models, which otherwise happens when they are first used."""
+        for member in self.members:
+            _ = member.predictor
+
     def frames(self, waveform: np.ndarray, where: str) -> np.ndarray:
         """Return a waveform's frames (frame, mel) as stored. Raises BadClip that names `where` unless they are finite."""
         return stored_frames(waveform, self.front_end, self.metadata, where=where)[0]

@@ -4,28 +4,58 @@ Conventions: an array is (sample,) or (channel, sample), float in [-1, 1] or int
 are averaged, and any rate is resampled, as for files (`pipeline/spectrogram/decoding.py`). A waveform is (sample,) float32.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import SonolexError
-from pipeline.spectrogram.decoding import decode, prepare_waveform
+from pipeline.spectrogram.decoding import BadClip, decode, prepare_waveform
 
 _MOST_CHANNELS = 64  # an array with more is taken for one whose axes are swapped
+
+MAX_SECONDS = 600.0  # of a sound that is predicted as a whole
 
 ARRAY = "array"  # the name of a sound that is no file, in messages
 
 
 def read_file(path: Path, *, sample_rate: int, min_samples: int, max_seconds: float) -> np.ndarray:
     """Return the waveform of a whole file. Raises BadClip as `decode` does."""
-    return decode(
-        path,
-        start=0.0,
-        duration=0.0,
-        sample_rate=sample_rate,
-        max_duration=max_seconds,
-        min_samples=min_samples,
-    )
+    require_readable(path)
+    try:
+        return decode(
+            path,
+            start=0.0,
+            duration=0.0,
+            sample_rate=sample_rate,
+            max_duration=max_seconds,
+            min_samples=min_samples,
+        )
+    except BadClip as error:
+        if error.reason != "too_long":
+            raise
+        raise BadClip(error.reason, f"{error.message}; predict it in windows, such as --window 5") from None
+
+
+def require_readable(path: Path) -> None:
+    """Raise BadClip for an existing file that this user may not read, of which libraries say `System error`."""
+    if path.exists() and not os.access(path, os.R_OK):
+        raise BadClip("unreadable", f"{path}: expected permission to read it, found none; try `chmod u+r`")
+
+
+def mix_array(samples: np.ndarray) -> np.ndarray:
+    """Return an array as mono float32 (sample,). Raises SonolexError for a shape or a type that no sound has."""
+    return _mono(_scaled(samples))
+
+
+def require_rate(rate: int | None) -> int:
+    """Return the rate of an array. Raises SonolexError where there is none."""
+    if rate is None or rate <= 0:
+        found = "none" if rate is None else rate
+        raise SonolexError(
+            f"{ARRAY}: rate: expected the samples per second of the array, found {found}; pass rate=16000"
+        )
+    return rate
 
 
 def read_array(samples: np.ndarray, rate: int | None, *, sample_rate: int, min_samples: int) -> np.ndarray:
@@ -33,12 +63,7 @@ def read_array(samples: np.ndarray, rate: int | None, *, sample_rate: int, min_s
 
     Raises SonolexError for a shape, a type or a rate that no sound has, BadClip for samples that cannot be used.
     """
-    if rate is None or rate <= 0:
-        found = "none" if rate is None else rate
-        raise SonolexError(
-            f"{ARRAY}: rate: expected the samples per second of the array, found {found}; pass rate=16000"
-        )
-    values = _mono(_scaled(samples))
+    rate, values = require_rate(rate), mix_array(samples)
     return prepare_waveform(values, rate, sample_rate=sample_rate, min_samples=min_samples, where=ARRAY)
 
 

@@ -274,21 +274,16 @@ def spread_parts(summary: ModelSummary, metric: str) -> tuple[str, str]:
         return "n/a", ""
     if math.isinf(mean):
         return ("∞" if mean > 0 else "-∞"), ""
-    deviation = _spell(summary.deviation[metric], about)
+    deviation = about.spell(summary.deviation[metric])
     tail = f"± {deviation}" if deviation else ""
     if interval and all(map(math.isfinite, interval)):
-        tail = f"[{_spell(interval.low, about)}, {_spell(interval.high, about)}]"
-    return _spell(mean, about), tail
+        tail = f"[{about.spell(interval.low)}, {about.spell(interval.high)}]"
+    return about.spell(mean), tail
 
 
 def spell_seed_deviation(summary: ModelSummary, metric: str) -> str:
     """Spell the deviation between seeds: `1.1`, or "" where there is none."""
-    return _spell(summary.seed_deviation[metric], reported_metrics()[metric])
-
-
-def _spell(value: float, metric: Metric) -> str:
-    """Spell a value as its metric is shown, without the unit; "" where it is not finite."""
-    return f"{(100 if metric.percent else 1) * value:.{metric.digits}f}" if math.isfinite(value) else ""
+    return reported_metrics()[metric].spell(summary.seed_deviation[metric])
 
 
 def uncertainty(summary: ModelSummary) -> str:

@@ -26,6 +26,9 @@ from typing_extensions import Buffer
 
 from pipeline.artifacts.clips import ClipRecord
 
+# Endings of files in the formats that are read, for looking through folders; a file that is named may have any ending.
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+
 RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 
 _LOWEST_RATE, _HIGHEST_RATE = 8000, 192000  # Hz
@@ -97,6 +100,48 @@ def decode(
     with _opened(path, where, member, content) as source:
         waveform, native_rate = _decode(source, where, start, duration, max_duration)
     return prepare_waveform(waveform, native_rate, sample_rate=sample_rate, min_samples=min_samples, where=str(where))
+
+
+class ForwardReader:
+    """A file that is read forward, block by block, at its own rate: of a long one only a block is in memory.
+
+    The samples are those that `decode` reads, before resampling. Raises BadClip as `decode` does, from the method that finds
+    the fault: a file that is cut short may be noticed only where it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open a file, and read its header."""
+        self._path, self._read = path, 0
+        with contextlib.ExitStack() as opened:
+            source = opened.enter_context(_opened(path, path, None, ""))
+            self._file = opened.enter_context(_open_audio(source, path))
+            self.rate: int = self._file.samplerate  # Hz
+            self.num_samples: int = self._file.frames  # as its header says
+            _require_audio(self._file, path)
+            _require_whole(self._file, source, path)
+            self._opened = opened.pop_all()
+
+    def read(self) -> np.ndarray:
+        """Return the next samples (sample,) float32: the mean of the channels. Empty at the end of the file."""
+        block = np.empty((min(_BLOCK, self.num_samples - self._read), self._file.channels), dtype=np.float32)
+        if not len(block):
+            return np.empty(0, dtype=np.float32)
+        try:
+            block = self._file.read(out=block)
+        except soundfile.SoundFileError as error:
+            raise self._cut_short(f"{self._read} before: {error}") from None
+        if not len(block):
+            raise self._cut_short(self._read)
+        self._read += len(block)
+        mono = np.empty(len(block), dtype=np.float32)
+        _mix(block, mono)
+        return mono
+
+    def close(self) -> None:
+        self._opened.close()
+
+    def _cut_short(self, found: object) -> BadClip:
+        return _truncated(self._path, f"{self.num_samples} samples, as its header says", found)
 
 
 def prepare_waveform(
@@ -234,14 +279,30 @@ def _moved(where: Path, what: str) -> BadClip:
 
 def _decode(source: _Source, path: Path, start: float, duration: float, max_duration: float) -> tuple[np.ndarray, int]:
     """Return the waveform asked for, mono, at its own rate, and the rate in Hz; see `decode`."""
+    with _open_audio(source, path) as file:
+        return _read(file, source, path, start, duration, max_duration), file.samplerate
+
+
+@contextlib.contextmanager
+def _open_audio(source: _Source, path: Path) -> Iterator[soundfile.SoundFile]:
+    """Yield encoded audio as libsndfile opens it, by its content and not by the suffix. What it says in the block is named."""
     if source.size == 0:
         raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
     try:
         with soundfile.SoundFile(source) as file:
-            return _read(file, source, path, start, duration, max_duration), file.samplerate
+            yield file
     except (soundfile.SoundFileError, RuntimeError) as error:
         found = str(error).replace(repr(source), repr(str(path)))  # the memory address differs between runs
         raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
+
+
+def _require_audio(file: soundfile.SoundFile, path: Path) -> None:
+    """Raise BadClip for a rate that no recording has, and for a header without samples."""
+    if not _LOWEST_RATE <= file.samplerate <= _HIGHEST_RATE:
+        expected = f"expected a rate of {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
+        raise BadClip("unreadable", f"{path}: {expected}, found {file.samplerate} Hz")
+    if file.frames <= 0:
+        raise BadClip("empty", f"{path}: expected audio, found a header without samples")
 
 
 def _read(
@@ -253,11 +314,8 @@ def _read(
     max_duration: float,
 ) -> np.ndarray:
     """Read the part asked for at the file's own rate and mix it down, block by block; see `decode`."""
+    _require_audio(file, path)
     rate, num_frames = file.samplerate, file.frames
-    if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
-        raise BadClip("unreadable", f"{path}: expected a rate of {_LOWEST_RATE} to {_HIGHEST_RATE} Hz, found {rate} Hz")
-    if num_frames <= 0:
-        raise BadClip("empty", f"{path}: expected audio, found a header without samples")
     first = round(start * rate)
     last = round((start + duration) * rate) if duration else num_frames
     if last - first > math.ceil(max_duration * rate):

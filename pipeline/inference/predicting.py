@@ -1,0 +1,262 @@
+"""Predictions for many files: decoding, features and forward passes on several threads, in batches bounded in frames.
+
+A file gives pieces, the whole of it or its windows; a job scores some pieces on one thread, and jobs run side by side, a few
+ahead of the caller. So memory depends neither on the number of files nor, with windows, on their length. Results come in the
+order of the files.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.execution.threads import usable_threads
+from pipeline.inference.classifier import Classifier
+from pipeline.inference.prediction import Failure, Prediction
+from pipeline.inference.sounds import MAX_SECONDS, read_file, require_readable
+from pipeline.inference.windows import Window, Windowing, WindowReader, pool_logits, pool_scores
+from pipeline.spectrogram.decoding import BadClip, prepare_waveform
+
+# A batch of 16 clips is as fast as one of 64 on a core, whose cache it does not outgrow.
+PIECES_PER_JOB = 16
+# Of a batch, padding included, unless a single sound has more: 16 clips of 25 s at 100 frames/s.
+FRAMES_PER_BATCH = 40_000
+# Of the windows that a job takes from a file: their samples at the file's rate are in memory at once.
+SECONDS_PER_JOB = 160.0
+
+_JOBS_AHEAD = 2  # beside those that run, so that no thread waits for the caller
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """Prediction of one file."""
+
+    whole: Prediction
+    windows: list[Prediction] = field(default_factory=list)  # along time; empty for a file that is predicted as a whole
+
+
+class _Part(NamedTuple):
+    """Pieces of one file that a job scores: the whole file, or some of its windows."""
+
+    path: Path
+    reader: WindowReader | None  # None: the whole file
+    num_pieces: int
+    last: bool  # of its file
+    failure: Failure | None = None  # found before the job
+
+
+class _Piece(NamedTuple):
+    """A part of a sound with its logits."""
+
+    start: float  # seconds
+    end: float  # seconds
+    logits: np.ndarray  # (class,) float32
+
+
+class _ScoredPart(NamedTuple):
+    part: _Part
+    pieces: list[_Piece]
+    failure: Failure | None
+
+
+def predict_files(
+    classifier: Classifier,
+    paths: Sequence[Path],
+    windowing: Windowing | None,
+    *,
+    threads: int | None = None,
+    advance: Callable[[float], None] | None = None,
+) -> Iterator[FilePrediction | Failure]:
+    """Yield the prediction of every file, in order; a file that cannot be used is a Failure.
+
+    `threads` are by default as many as cores; each is fastest where torch computes on one (`use_threads`). `advance` is told
+    how many seconds of the current file are done.
+    """
+    classifier.prepare()  # once, and not by every thread
+    threads = threads or usable_threads()
+    pieces: list[_Piece] = []
+    failure: Failure | None = None
+    for scored in _run(classifier, _jobs(_parts(paths, windowing), len(paths), threads), threads):
+        pieces += scored.pieces
+        failure = failure or scored.failure
+        if advance and pieces:
+            advance(max(piece.end for piece in scored.pieces or pieces[-1:]))
+        if scored.part.last:
+            yield failure or _join(classifier, str(scored.part.path), pieces, windowing)
+            pieces, failure = [], None
+
+
+def predict_windows(
+    classifier: Classifier, source: str, windows: Iterable[Window], rate: int, windowing: Windowing
+) -> FilePrediction:
+    """Return the prediction of the windows of one sound of `rate` Hz. Raises BadClip where a window cannot be used."""
+    batches = _Batches(classifier)
+    for window in windows:
+        batches.add(0, window.start, window.end, _window_frames(classifier, source, window, rate))
+    return _join(classifier, source, [piece for _, piece in batches.finish()], windowing)
+
+
+def describe(
+    classifier: Classifier, source: str, start: float, end: float, logits: np.ndarray, scores: np.ndarray
+) -> Prediction:
+    """Return the prediction of logits and probabilities, (class,) each."""
+    return Prediction(
+        source=source,
+        start=start,
+        end=end,
+        classes=classifier.classes,
+        label_kind=classifier.label_kind,
+        thresholds=classifier.thresholds,
+        logits=logits,
+        scores=scores,
+    )
+
+
+def _parts(paths: Iterable[Path], windowing: Windowing | None) -> Iterator[_Part]:
+    for path in paths:
+        if windowing is None:
+            yield _Part(path, None, 1, last=True)
+            continue
+        try:
+            require_readable(path)
+            reader = WindowReader(path, windowing)
+        except BadClip as error:
+            yield _Part(path, None, 0, last=True, failure=_failure(path, error))
+            continue
+        yield from _window_parts(path, reader, windowing)
+
+
+def _window_parts(path: Path, reader: WindowReader, windowing: Windowing) -> Iterator[_Part]:
+    size = max(1, min(PIECES_PER_JOB, int(SECONDS_PER_JOB / windowing.window)))
+    for start in range(0, reader.num_windows, size):
+        count = min(size, reader.num_windows - start)
+        yield _Part(path, reader, count, last=start + count == reader.num_windows)
+
+
+def _jobs(parts: Iterable[_Part], num_files: int, threads: int) -> Iterator[list[_Part]]:
+    """Yield the parts of every job: about as many pieces in each, fewer where there are few files for the threads."""
+    most = max(1, min(PIECES_PER_JOB, -(-num_files // (2 * threads))))
+    job: list[_Part] = []
+    size = 0
+    for part in parts:
+        if job and size + part.num_pieces > most:
+            yield job
+            job, size = [], 0
+        job.append(part)
+        size += part.num_pieces
+    if job:
+        yield job
+
+
+def _run(classifier: Classifier, jobs: Iterable[list[_Part]], threads: int) -> Iterator[_ScoredPart]:
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[list[_ScoredPart]]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(_score, classifier, job))
+            if len(waiting) >= threads + _JOBS_AHEAD:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _score(classifier: Classifier, parts: Sequence[_Part]) -> list[_ScoredPart]:
+    batches = _Batches(classifier)
+    failures: list[Failure | None] = []
+    for number, part in enumerate(parts):
+        failures.append(part.failure or _add_pieces(batches, classifier, number, part))
+    pieces: list[list[_Piece]] = [[] for _ in parts]
+    for number, piece in batches.finish():
+        pieces[number].append(piece)
+    return [_ScoredPart(*scored) for scored in zip(parts, pieces, failures, strict=True)]
+
+
+def _add_pieces(batches: "_Batches", classifier: Classifier, number: int, part: _Part) -> Failure | None:
+    try:
+        if part.reader is None:
+            batches.add(number, *_whole(classifier, part.path))
+        else:
+            for window in part.reader.take(part.num_pieces):
+                frames = _window_frames(classifier, str(part.path), window, part.reader.rate)
+                batches.add(number, window.start, window.end, frames)
+    except BadClip as error:
+        return _failure(part.path, error)
+    return None
+
+
+def _whole(classifier: Classifier, path: Path) -> tuple[float, float, np.ndarray]:
+    """Return start and end of a file in seconds, and its frames."""
+    rate = classifier.sample_rate
+    waveform = read_file(path, sample_rate=rate, min_samples=classifier.front_end.min_samples, max_seconds=MAX_SECONDS)
+    return 0.0, len(waveform) / rate, classifier.frames(waveform, str(path))
+
+
+def _window_frames(classifier: Classifier, source: str, window: Window, rate: int) -> np.ndarray:
+    """Return a window's frames. Silence is no fault of a window; a file that is all silent fails as a whole."""
+    where = f"{source}, {window.start:.2f} s to {window.end:.2f} s"
+    waveform = prepare_waveform(
+        window.samples,
+        rate,
+        sample_rate=classifier.sample_rate,
+        min_samples=classifier.front_end.min_samples,
+        where=where,
+        allow_silence=True,
+    )
+    return classifier.frames(waveform, where)
+
+
+class _Batches:
+    """Pieces that are collected until they fill a batch, and then scored."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._waiting: list[tuple[int, float, float, np.ndarray]] = []
+        self._longest = 0  # frames
+        self._scored: list[tuple[int, _Piece]] = []
+
+    def add(self, number: int, start: float, end: float, frames: np.ndarray) -> None:
+        """Add the frames of a piece of the file with this number."""
+        longest = max(self._longest, len(frames))
+        if self._waiting and longest * (len(self._waiting) + 1) > FRAMES_PER_BATCH:
+            self._flush()
+            longest = len(frames)
+        self._waiting.append((number, start, end, frames))
+        self._longest = longest
+
+    def finish(self) -> list[tuple[int, _Piece]]:
+        """Return every piece with the number of its file, in the order in which they were added."""
+        self._flush()
+        return self._scored
+
+    def _flush(self) -> None:
+        if self._waiting:
+            logits = self._classifier.logits([frames for *_, frames in self._waiting])
+            for (number, start, end, _), row in zip(self._waiting, logits, strict=True):
+                self._scored.append((number, _Piece(start, end, row)))
+        self._waiting, self._longest = [], 0
+
+
+def _join(classifier: Classifier, source: str, pieces: list[_Piece], windowing: Windowing | None) -> FilePrediction:
+    """Return the prediction of a file from its pieces, in any order."""
+    pieces = sorted(pieces, key=lambda piece: piece.start)
+    logits = np.stack([piece.logits for piece in pieces])
+    scores = classifier.scores(logits)
+    windows = [
+        describe(classifier, source, piece.start, piece.end, piece.logits, row)
+        for piece, row in zip(pieces, scores, strict=True)
+    ]
+    if windowing is None:
+        return FilePrediction(windows[0])
+    pooled = pool_logits(logits, classifier.label_kind, windowing.pool)
+    scores = pool_scores(scores, windowing.pool)
+    return FilePrediction(describe(classifier, source, 0.0, windows[-1].end, pooled, scores), windows)
+
+
+def _failure(path: Path, error: BadClip) -> Failure:
+    return Failure(str(path), error.reason, error.message)
