@@ -10,8 +10,8 @@ from typing import Self, TypeAlias
 import numpy as np
 
 from pipeline.errors import SonolexError
-from pipeline.inference.bundle import open_bundle
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.opening import open_classifier
 from pipeline.inference.prediction import Prediction
 from pipeline.inference.sounds import ARRAY, read_array, read_file
 from pipeline.spectrogram.decoding import BadClip
@@ -28,9 +28,9 @@ class Model:
         self._classifier = classifier
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open a bundle."""
-        return cls(open_bundle(path).classifier)
+    def open(cls, path: Path, classes: Path | None = None) -> Self:
+        """Open a bundle or a published checkpoint; `classes` lists those of a checkpoint whose files do not name them."""
+        return cls(open_classifier(path, classes))
 
     @property
     def classes(self) -> list[str]:
