@@ -142,7 +142,7 @@ WRONG = {
         lambda path: make_original(path / "x.pth", frames=64, **SMALL), "x.pth", "found 60, .*Hugging Face folder",
     ),
     "no preprocessor": (
-        lambda path: (make_named(path), (path / "preprocessor_config.json").unlink()), "", "found no preprocessor_config.json; copy",
+        lambda path: (make_named(path), (path / "preprocessor_config.json").unlink()), "", "found no preprocessor",
     ),
     "no weights": (
         lambda path: (make_named(path), (path / "model.safetensors").unlink()), "", "no model.safetensors or",
