@@ -194,6 +194,8 @@ def test_files_that_are_no_list_and_bundles_with_a_list_are_named(tmp_path: Path
     run_checkpoint(tmp_path / "hf", tmp_path / "out", classes=None, licence="", console=Console(quiet=True))
     with pytest.raises(SonolexError, match="which has its own; leave it out"):
         sonolex.load(tmp_path / "out", classes=write_names(tmp_path / "names.txt"))
+    with pytest.raises(SonolexError, match=r"expected a folder with config\.json, .*found a folder without it"):
+        run_checkpoint(tmp_path / "out", tmp_path / "again", classes=None, licence="", console=Console(quiet=True))
     (tmp_path / "nothing").write_text("x")
     with pytest.raises(SonolexError, match=r"or a file of weights .*found another file"):
         open_checkpoint(tmp_path / "nothing")

@@ -38,13 +38,11 @@ from pipeline.inference.bundle import (
     write_bundle,
 )
 from pipeline.inference.classifier import Classifier, Member
-from pipeline.inference.opening import open_classifier
 from pipeline.params import load_params
 from pipeline.reporting.measuring import measure
 from pipeline.reporting.model_card import model_card
 from pipeline.reporting.summary import ALL_SEEDS
 from tools.provenance import installed_releases, made_from, training_releases
-from tools.retraining import FOLD, retrained
 from tools.staleness import note
 
 ALL_FOLDS = "all"
@@ -97,6 +95,8 @@ def run(
     experiment = load_params(ExperimentParams, "experiment", params_path)
     models = _models(experiment, name)
     if retrain:
+        from tools.retraining import FOLD, retrained  # imports torch
+
         runs = [RunId(model, FOLD, experiment.seeds[0]) for model in models]
         with retrained(models, experiment.seeds[0], layout, params_path) as workspace:
             _write(out, name, "retrained", runs, workspace, layout, licence)
@@ -112,9 +112,11 @@ def run(
 
 
 def run_checkpoint(checkpoint: Path, out: Path, *, classes: Path | None, licence: str, console: Console) -> None:
-    """Write the bundle of a published checkpoint. Raises SonolexError as `open_classifier` does."""
+    """Write the bundle of a published checkpoint. Raises SonolexError as `open_checkpoint` does."""
+    from pipeline.inference.checkpoints import open_checkpoint  # imports torch
+
     _require_free(out)
-    classifier = open_classifier(checkpoint, classes)
+    classifier = open_checkpoint(checkpoint, classes)
     (member,) = classifier.members
     content = _content(member.model.metadata["model"], "published", classifier, licence, _UNKNOWN_CLIPS)
     write_bundle(out, [member], content, model_card(content, [member]))
