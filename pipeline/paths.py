@@ -22,6 +22,11 @@ def project_folder() -> Path:
     return here
 
 
+def workspaces_folder() -> Path:
+    """Return the folder for workspaces of this project; in a folder there, paths in params.yaml mean what they mean here."""
+    return project_folder().joinpath(*_EXPERIMENTS)
+
+
 def expand_home(path: Path | str) -> Path:
     """Return the path with `~` expanded. Raises ParamsError for the home folder of an unknown user."""
     expanded = os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser() raises RuntimeError

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["SonolexError", "load"]
 
 
-def load(path: str | Path) -> "Model":
-    """Open a bundle. Raises SonolexError for a folder that is none, is incomplete or was altered."""
+def load(path: str | Path, classes: str | Path | None = None) -> "Model":
+    """Open a bundle, or a published checkpoint of the audio spectrogram transformer (docs/bundles.md).
+
+    `classes` is a text file with a name a line, for a checkpoint whose files do not name its classes. Raises SonolexError
+    for what is neither, is incomplete or was altered.
+    """
     from sonolex.model import Model
 
-    return Model.open(Path(path))
+    return Model.open(Path(path), None if classes is None else Path(classes))

@@ -12,8 +12,8 @@ from typing import Self, TypeAlias
 import numpy as np
 
 from pipeline.errors import SonolexError
-from pipeline.inference.bundle import open_bundle
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.opening import open_classifier
 from pipeline.inference.predicting import FilePrediction, describe, predict_files, predict_windows
 from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.sounds import ARRAY, MAX_SECONDS, mix_array, read_array, read_file, require_rate
@@ -30,9 +30,9 @@ class Model:
         self._classifier = classifier
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open a bundle."""
-        return cls(open_bundle(path).classifier)
+    def open(cls, path: Path, classes: Path | None = None) -> Self:
+        """Open a bundle or a published checkpoint; `classes` lists those of a checkpoint whose files do not name them."""
+        return cls(open_classifier(path, classes))
 
     @property
     def classes(self) -> list[str]:

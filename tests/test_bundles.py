@@ -160,8 +160,8 @@ def test_what_the_experiment_has_not_is_named(experiment: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_every_kind_of_model_predicts_the_logits_of_evaluate(tmp_path: Path) -> None:
     settings = (
-        "experiment.frame_models=[ast, ast_patches, conformer, frames_lstm, mlp, cnn, frame_textures, frame_statistics, "
-        "majority]",
+        "experiment.frame_models=[ast, frames_transformer, conformer, frames_lstm, mlp, cnn, frame_textures, "
+        "frame_statistics, majority]",
         "experiment.token_models=[token_transformer, bert, lstm, token_cnn, bag_of_embeddings, token_textures, "
         "bag_of_tokens, ngram]",
         "experiment.vocabularies=[kmeans, bands]",

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -233,15 +232,6 @@ def test_prediction_needs_the_model_folder_and_frames_alone(tmp_path: Path, sect
     assert set(predictions.list("role")) == {"test"}
     assert matrix(predictions, "targets").tolist() == [[0, 1], [0, 1]]
     assert predictions.metadata["weights"] == card["weights"]
-
-
-def test_the_readme_predicts_with_a_trained_model(tmp_path: Path) -> None:
-    paths = make_artifacts(tmp_path / "data")
-    run_train(paths._replace(model=tmp_path / "models/ast/1/0"), STATISTICS)
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(block.replace("rising_sweep-000", "clip3"), names)
-    assert names["logits"].shape == (1, 2)
 
 
 def test_a_model_refuses_frames_of_another_front_end(tmp_path: Path) -> None:

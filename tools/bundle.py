@@ -1,54 +1,168 @@
-"""`sonolex bundle`: write a trained model or an ensemble as one folder to hand over.
+"""`sonolex bundle`: write a trained model, an ensemble or a published checkpoint as one folder to hand over.
 
     sonolex bundle ast --out ast-esc10
     sonolex bundle ensemble --folds all --out ensemble-esc10
+    sonolex bundle ast --retrain --out ast-esc10-all
+    sonolex bundle --checkpoint ast-finetuned-audioset --out ast-audioset
 
-The folder needs neither `data/` nor params.yaml; `sonolex predict` and `sonolex.load` use it.
+The folder needs neither `data/` nor params.yaml; `sonolex.load` and the commands that take a model use it (docs/bundles.md).
 """
 
-from collections.abc import Sequence
-from importlib.metadata import version
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from pipeline.artifacts.layout import Layout, RunId
-from pipeline.artifacts.model import open_model
+from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.layout import Layout, ModelId, RunId
+from pipeline.artifacts.model import open_model, predicting_digest
+from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, open_predictions
+from pipeline.artifacts.settings import SETTINGS
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.corpora.base import corpus_name
 from pipeline.errors import SonolexError
+from pipeline.evaluation.ensemble import average_predictions
 from pipeline.evaluation.metric_functions import DECISION_THRESHOLD
+from pipeline.evaluation.metrics import evaluate_clips
 from pipeline.grid import ExperimentParams
-from pipeline.inference.bundle import require_members, write_bundle
-from pipeline.inference.classifier import Member
+from pipeline.inference.bundle import (
+    BundleContent,
+    FoldMetrics,
+    Origin,
+    TrainingClips,
+    require_members,
+    write_bundle,
+)
+from pipeline.inference.classifier import Classifier, Member
 from pipeline.params import load_params
+from pipeline.reporting.measuring import measure
+from pipeline.reporting.model_card import model_card
+from pipeline.reporting.summary import ALL_SEEDS
+from tools.provenance import installed_releases, made_from, training_releases
+from tools.staleness import note
 
 ALL_FOLDS = "all"
 
-_PACKAGES = ("sonolex", "numpy", "soxr", "torch", "faiss-cpu")  # whose releases a bundle states
+_DIGITS = 6  # of metrics, as in summary.csv
+_UNKNOWN_CLIPS = TrainingClips(corpus="", licence="", clips=0, seconds=0.0, shortest=0.0, longest=0.0)
 
 
-def run(name: str, out: Path, *, folds: Sequence[str], params_path: Path, layout: Layout, console: Console) -> None:
-    """Write the bundle. Raises SonolexError for a name or a fold that the experiment has not, and for an existing `out`."""
-    if out.exists():
-        raise SonolexError(f"{out}: expected no file of this name, found one; choose another --out, or remove it")
+def require_choice(
+    name: str, checkpoint: Path | None, classes: Path | None, folds: Sequence[str], *, retrain: bool
+) -> None:
+    """Raise SonolexError for options that do not go together."""
+    if (checkpoint is None) == (not name):
+        found = "both" if name else "neither"
+        raise SonolexError(
+            f"sonolex bundle: expected a model or an ensemble, or --checkpoint PATH, found {found}; name one of them"
+        )
+    if checkpoint is None and classes is not None:
+        raise SonolexError(
+            "--classes: expected it with --checkpoint alone, since a model has its own classes; leave it out"
+        )
+    if checkpoint is not None and (folds or retrain):
+        raise SonolexError(
+            "--checkpoint: expected neither --folds nor --retrain with it, since it is not trained here; leave them out"
+        )
+    if retrain and folds:
+        raise SonolexError(
+            f"--folds: expected none with --retrain, which trains on the clips of all folds, found {', '.join(folds)}; "
+            "leave out one of the two"
+        )
+
+
+def run(
+    name: str,
+    out: Path,
+    *,
+    folds: Sequence[str] = (),
+    retrain: bool = False,
+    licence: str = "",
+    params_path: Path,
+    layout: Layout,
+    console: Console,
+) -> None:
+    """Write the bundle of a model or an ensemble.
+
+    Raises SonolexError for a name or a fold that the experiment has not, for an existing `out`, and where a model or its
+    predictions are missing.
+    """
+    _require_free(out)
     experiment = load_params(ExperimentParams, "experiment", params_path)
-    runs = _runs(experiment, name, _folds(experiment, folds))
+    models = _models(experiment, name)
+    if retrain:
+        from tools.retraining import FOLD, retrained  # imports torch
+
+        runs = [RunId(model, FOLD, experiment.seeds[0]) for model in models]
+        with retrained(models, experiment.seeds[0], layout, params_path) as workspace:
+            _write(out, name, "retrained", runs, workspace, layout, licence)
+    else:
+        wanted = _folds(experiment, folds)
+        runs = [run for run in experiment.runs() if run.model in models and run.fold in wanted]
+        _write(out, name, "trained", runs, layout, layout, licence)
+        if stale := note(layout, params_path):
+            console.print(stale)
+    console.print(
+        f"{out}: {len(runs)} model{'s' * (len(runs) > 1)} of {', '.join(dict.fromkeys(r.fold for r in runs))}"
+    )
+
+
+def run_checkpoint(checkpoint: Path, out: Path, *, classes: Path | None, licence: str, console: Console) -> None:
+    """Write the bundle of a published checkpoint. Raises SonolexError as `open_checkpoint` does."""
+    from pipeline.inference.checkpoints import open_checkpoint  # imports torch
+
+    _require_free(out)
+    classifier = open_checkpoint(checkpoint, classes)
+    (member,) = classifier.members
+    content = _content(member.model.metadata["model"], "published", classifier, licence, _UNKNOWN_CLIPS)
+    write_bundle(out, [member], content, model_card(content, [member]))
+    console.print(f"{out}: {content['name']}, {len(content['classes'])} classes, label kind {content['label_kind']}")
+
+
+def _write(
+    out: Path, name: str, origin: Origin, runs: Sequence[RunId], layout: Layout, project: Layout, licence: str
+) -> None:
+    """Write the bundle of runs in `layout`, which is that of the project or of a workspace of it."""
     members = [_member(layout, run) for run in runs]
     require_members(members)
-    metadata = members[0].model.metadata
-    card = {
+    classes = members[0].model.metadata["classes"]
+    classifier = Classifier(tuple(members), np.full(len(classes), DECISION_THRESHOLD))
+    folds = list(dict.fromkeys(run.fold for run in runs))
+    content = _content(name, origin, classifier, licence, _training_clips(layout, folds))
+    content["made_from"] = made_from(project.root)
+    content["params"] = _params(layout, members, folds[0])
+    if origin == "trained":
+        content["metrics"] = _metrics(layout, runs, members)
+        content["trained_with"] = _common(training_releases(layout, run) for run in runs)
+    else:
+        content["trained_with"] = content["releases"]
+    write_bundle(out, members, content, model_card(content, members))
+
+
+def _content(name: str, origin: Origin, classifier: Classifier, licence: str, clips: TrainingClips) -> BundleContent:
+    return {
         "name": name,
-        "classes": metadata["classes"],
-        "label_kind": metadata["label_kind"],
-        "thresholds": [DECISION_THRESHOLD] * len(metadata["classes"]),
-        "members": [{"model": run.model.name, "folds": [run.fold], "seed": run.seed} for run in runs],
-        "licence": "",
-        "releases": {package: version(package) for package in _PACKAGES},
+        "origin": origin,
+        "classes": classifier.classes,
+        "label_kind": classifier.label_kind,
+        "thresholds": classifier.thresholds.tolist(),
+        "licence": licence,
+        "releases": installed_releases(),
+        "trained_with": {},
+        "made_from": {},
         "params": {},
-        "metrics": {},
+        "trained_on": clips,
+        "metrics": [],
     }
-    write_bundle(out, members, card, f"# {name}\n")
-    console.print(f"{out}: {len(members)} model{'s' if len(members) > 1 else ''}, {len(metadata['classes'])} classes")
+
+
+def _require_free(out: Path) -> None:
+    if out.exists():
+        raise SonolexError(f"{out}: expected no file of this name, found one; choose another --out, or remove it")
 
 
 def _folds(experiment: ExperimentParams, wanted: Sequence[str]) -> list[str]:
@@ -63,14 +177,14 @@ def _folds(experiment: ExperimentParams, wanted: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _runs(experiment: ExperimentParams, name: str, folds: Sequence[str]) -> list[RunId]:
+def _models(experiment: ExperimentParams, name: str) -> list[ModelId]:
     ensembles = {ensemble.name: ensemble.models for ensemble in experiment.ensembles}
-    models = ensembles.get(name, [name])
-    runs = [run for run in experiment.runs() if run.model.name in models and run.fold in folds]
-    if not runs:
+    names = ensembles.get(name, [name])
+    models = [model for model in experiment.model_ids if model.name in names]
+    if not models:
         known = ", ".join([*experiment.models, *ensembles])
         raise SonolexError(f"{name}: expected a model or an ensemble of the experiment ({known})")
-    return runs
+    return models
 
 
 def _member(layout: Layout, run: RunId) -> Member:
@@ -79,3 +193,77 @@ def _member(layout: Layout, run: RunId) -> Member:
         open_model(layout.model(run)),
         open_vocabulary(layout.vocabulary(vocabulary, run.fold)) if vocabulary else None,
     )
+
+
+def _training_clips(layout: Layout, folds: Sequence[str]) -> TrainingClips:
+    clips, index = open_clips(layout.clips), INDEX.open(layout.spectrogram_index)
+    trained = {clip for fold in folds for clip in clips_of(open_split(layout.split(fold)), "train")}
+    frames = index["num_frames"].to_numpy()
+    used = frames[[clip in trained for clip in index.list("clip_id")] & (frames > 0)]
+    seconds = used / index.metadata["front_end"]["frame_rate"]
+    return {
+        "corpus": corpus_name(clips.metadata["corpus"]),
+        "licence": clips.metadata["licence"],
+        "clips": len(seconds),
+        "seconds": round(float(seconds.sum()), 3),
+        "shortest": round(float(seconds.min()), 3),
+        "longest": round(float(seconds.max()), 3),
+    }
+
+
+def _params(layout: Layout, members: Sequence[Member], fold: str) -> dict[str, object]:
+    """Return the sections that the members follow from, as the artifacts behind them record them."""
+    artifacts = ((CLIPS, layout.clips), (INDEX, layout.spectrogram_index), (SPLIT, layout.split(fold)))
+    recorded: list[object] = [schema.read_metadata(path).get(SETTINGS) for schema, path in artifacts]
+    for member in members:
+        recorded += [member.vocabulary.metadata.get(SETTINGS)] if member.vocabulary else []
+        recorded.append(member.model.metadata.get(SETTINGS))
+    params: dict[str, object] = {}
+    for settings in recorded:
+        for key, value in settings.items() if isinstance(settings, Mapping) else ():
+            _insert(params, key.split("."), value)
+    return params
+
+
+def _insert(params: dict[str, object], keys: Sequence[str], value: object) -> None:
+    """Put a value where its key with dots says."""
+    *sections, last = keys
+    for key in sections:
+        inner = params.setdefault(key, {})
+        assert isinstance(inner, dict)
+        params = inner
+    params[last] = value
+
+
+def _common(releases: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the releases that all runs have, or none where a run has not recorded any."""
+    first, *others = releases
+    return {name: release for name, release in first.items() if all(own.get(name) == release for own in others)}
+
+
+def _metrics(layout: Layout, runs: Sequence[RunId], members: Sequence[Member]) -> list[FoldMetrics]:
+    """Return the metrics of each fold's test clips, by the mean of the fold's members."""
+    tables: dict[str, list[PredictionTable]] = {}
+    for run, member in zip(runs, members, strict=True):
+        table = open_predictions(layout.prediction(run))
+        expected = predicting_digest(member.model.metadata)
+        if table.metadata["weights"] != expected:
+            found = table.metadata["weights"]
+            raise PREDICTIONS.error(
+                table.path, "metadata weights", expected=f"{expected}, as {member.model.path}", found=found
+            )
+        tables.setdefault(run.fold, []).append(table)
+    return [_fold_metrics(own) for own in tables.values()]
+
+
+def _fold_metrics(tables: Sequence[PredictionTable]) -> FoldMetrics:
+    clips = average_predictions(tables, "test")
+    measured = measure("", ALL_SEEDS, [table.metadata for table in tables], clips, evaluate_clips(clips))
+    intervals = {name: [round(limit, _DIGITS) for limit in limits] for name, limits in measured.intervals.items()}
+    return {
+        "fold": measured.fold,
+        "num_clips": measured.num_clips,
+        "num_present_classes": measured.num_present_classes,
+        "values": {name: round(value, _DIGITS) for name, value in measured.values.items() if math.isfinite(value)},
+        "intervals": {name: limits for name, limits in intervals.items() if all(map(math.isfinite, limits))},
+    }

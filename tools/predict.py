@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pipeline.errors import SonolexError
 from pipeline.execution.threads import num_cores, usable_threads, use_threads
-from pipeline.inference.bundle import open_bundle
+from pipeline.inference.opening import open_classifier
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.files import FoundFiles, find_files
 from pipeline.inference.labels import FileLabels, read_labels
@@ -86,7 +86,7 @@ def run(bundle: Path, names: Sequence[str], options: Options, console: Console, 
         messages.print(f"note: {escape(str(path))} is named {count} times, and predicted once", soft_wrap=True)
     tracks = _tracks(options.timeline_to, files.paths)
     threads = _divide_cores(options, len(files.paths))
-    classifier = open_bundle(bundle).classifier
+    classifier = open_classifier(bundle)
     windowing = _windowing(options, classifier)
     labels = _labels(options, classifier, files.paths)
     classifier.prepare()

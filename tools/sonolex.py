@@ -162,17 +162,39 @@ def why(
 
 @app.command()
 def bundle(
-    name: Annotated[str, typer.Argument(help="a model of the experiment, or an ensemble")],
     out: Annotated[Path, typer.Option(help="folder to write")],
+    name: Annotated[str, typer.Argument(help="a model of the experiment, or an ensemble")] = "",
     folds: Annotated[
         list[str] | None, typer.Option(help="fold whose model is taken, or all; by default the first")
     ] = None,
+    retrain: Annotated[bool, typer.Option(help="train one model on all clips by the same recipe")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="in place of a model: a published AST, a folder or a file")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="of a checkpoint without: file with a class a line")] = None,
+    licence: Annotated[str, typer.Option(help="of the weights, such as cc-by-4.0")] = "",
     params: Annotated[Path, typer.Option(help="the experiment")] = Path("params.yaml"),
 ) -> None:
-    """Write a trained model or an ensemble as one folder to hand over."""
+    """Write a trained model, an ensemble or a published checkpoint as one folder to hand over."""
+    from pipeline.execution.stage import start_logging
     from tools import bundle as command
 
-    command.run(name, out, folds=folds or [], params_path=params, layout=Layout(params.parent), console=_console())
+    command.require_choice(name, checkpoint, classes, folds or [], retrain=retrain)
+    if checkpoint is not None:
+        command.run_checkpoint(checkpoint, out, classes=classes, licence=licence, console=_console())
+        return
+    if retrain:
+        start_logging()  # the stages log their progress
+    command.run(
+        name,
+        out,
+        folds=folds or [],
+        retrain=retrain,
+        licence=licence,
+        params_path=params,
+        layout=Layout(params.parent),
+        console=_console(),
+    )
 
 
 @app.command()

@@ -9,25 +9,29 @@ The members' front end, classes and label kind are the same. They predict the me
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.files import file_digest, replacing
-from pipeline.artifacts.model import TrainedModel, open_model
+from pipeline.artifacts.model import MODEL, ModelMetadata, TrainedModel, open_model, write_model
 from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
+from pipeline.artifacts.weights import EPOCHS
 from pipeline.errors import ArtifactError, SonolexError
 from pipeline.inference.classifier import Classifier, Member
 
 FORMAT = 1  # raised when an older release could not read a bundle
 CARD = "bundle.json"
 README = "README.md"
+
+Origin = Literal["trained", "retrained", "published"]  # on folds' training clips; on all clips; by others
 
 _DIGEST = "digest"  # entry of the card: digest of all others
 
@@ -38,23 +42,53 @@ class MemberRecord(TypedDict):
     folder: str  # below the bundle
     vocabulary: str  # path below the bundle; empty for a model that reads frames
     model: str  # its name in the experiment
-    folds: list[str]  # of which it has seen the training clips
+    folds: list[str]  # of which it has seen the training clips; none for published weights
     seed: int
 
 
-class BundleCard(TypedDict):
-    """Content of `bundle.json`, without its own digest."""
+class TrainingClips(TypedDict):
+    """Clips that the members were trained on, all folds together; of published weights nothing is known."""
 
-    format: int
-    name: str  # of the model or ensemble in its experiment
+    corpus: str  # name
+    licence: str  # of the corpus
+    clips: int
+    seconds: float  # in total
+    shortest: float  # seconds
+    longest: float  # seconds
+
+
+class FoldMetrics(TypedDict):
+    """Metrics of a fold's test clips, by the members that have not seen them; without undefined ones."""
+
+    fold: str
+    num_clips: int
+    num_present_classes: int  # that mAP is the mean of
+    values: dict[str, float]  # by metric
+    intervals: dict[str, list[float]]  # [low, high] of 95 %, of the metrics that have one
+
+
+class BundleContent(TypedDict):
+    """What a bundle says of its members."""
+
+    name: str  # of the model or ensemble in its experiment, or of a published checkpoint
+    origin: Origin
     classes: list[str]
     label_kind: LabelKind
     thresholds: list[float]  # of each class's probability, with label kind "many"
-    members: list[MemberRecord]
     licence: str  # of the weights; empty where nobody has stated it
-    releases: dict[str, str]  # Sonolex's and those of the packages that made it
-    params: dict[str, Any]  # sections of params.yaml that the members follow from
-    metrics: dict[str, float]  # of test clips; empty without any
+    releases: dict[str, str]  # Sonolex's and those of the packages that made the bundle
+    trained_with: dict[str, str]  # releases of the packages that trained it, where they are recorded
+    made_from: dict[str, str]  # `commit` of the project and digest of its `dvc.lock`, where there are such
+    params: dict[str, object]  # sections of params.yaml that the members follow from
+    trained_on: TrainingClips
+    metrics: list[FoldMetrics]  # of test clips; none without any
+
+
+class BundleCard(BundleContent):
+    """Content of `bundle.json`, without its own digest."""
+
+    format: int
+    members: list[MemberRecord]
     files: dict[str, str]  # path below the bundle -> digest of every file but the card
 
 
@@ -67,26 +101,64 @@ class Bundle:
     classifier: Classifier
 
 
-def write_bundle(path: Path, members: Sequence[Member], card: Mapping[str, Any], readme: str) -> None:
-    """Write a bundle in one step; `card` without format, members' places and digests.
+def write_bundle(path: Path, members: Sequence[Member], content: BundleContent, readme: str) -> None:
+    """Write a bundle in one step.
 
-    Each record of `card["members"]` has the keys model, folds and seed.
+    The same members, content and text give the same bytes; of absolute paths in params only the name is kept.
     """
     vocabularies = {member.source: member.vocabulary for member in members if member.vocabulary}
     places = {digest: f"vocabularies/{number}.zarr" for number, digest in enumerate(vocabularies)}
     with replacing(path) as partial:
         partial.mkdir(parents=True)
         records = []
-        for number, (member, about) in enumerate(zip(members, card["members"], strict=True)):
+        for number, member in enumerate(members):
             folder = f"members/{number}"
-            shutil.copytree(member.model.path, partial / folder)
-            records.append({**about, "folder": folder, "vocabulary": places.get(member.source, "")})
+            _write_member(member.model, partial / folder)
+            records.append(_record(member, folder, places.get(member.source, "")))
         for digest, vocabulary in vocabularies.items():
             shutil.copytree(vocabulary.path, partial / places[digest])
-        (partial / README).write_text(readme)
-        whole = {**card, "format": FORMAT, "members": records, "files": _digests(partial)}
-        whole |= {_DIGEST: metadata_digest(whole)}
-        (partial / CARD).write_text(json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        (partial / README).write_text(readme, encoding="utf-8")
+        _write_card(partial, content, records)
+
+
+def _record(member: Member, folder: str, vocabulary: str) -> MemberRecord:
+    about = member.model.metadata
+    folds = [about["fold"]] if about["fold"] else []
+    return {"folder": folder, "vocabulary": vocabulary, "model": about["model"], "folds": folds, "seed": about["seed"]}
+
+
+def _write_card(folder: Path, content: BundleContent, members: list[MemberRecord]) -> None:
+    params = cast(dict[str, object], without_folders(content["params"]))
+    card: BundleCard = {
+        **content,
+        "params": params,
+        "format": FORMAT,
+        "members": members,
+        "files": _digests(folder),
+    }
+    whole = {**card, _DIGEST: metadata_digest(card)}
+    text = json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def _write_member(model: TrainedModel, folder: Path) -> None:
+    """Write a model, also one without a folder of its own, with its kept epochs."""
+    kept = {
+        int(epoch): MODEL.open_epoch(model.path, model.metadata, int(epoch)) for epoch in model.metadata.get(EPOCHS, {})
+    }
+    metadata = {key: value for key, value in model.metadata.items() if key not in ("weights", EPOCHS)}
+    plain = metadata | {key: without_folders(metadata[key]) for key in ("params", "settings") if key in metadata}
+    write_model(folder, model.weights, cast(ModelMetadata, plain), kept)
+
+
+def without_folders(value: object) -> object:
+    """Return plain params with the name in place of every absolute path: where files lie is this machine's matter."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inner) for inner in value]
+    is_path = isinstance(value, str) and value.startswith((os.sep, f"~{os.sep}"))
+    return Path(cast(str, value)).name if is_path else value
 
 
 def open_bundle(path: Path) -> Bundle:

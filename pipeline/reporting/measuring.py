@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.predictions import PredictionsMetadata
 from pipeline.evaluation.ensemble import ScoredClips, score_clips
 from pipeline.evaluation.experiment_predictions import ExperimentPredictions, open_experiment_predictions
 from pipeline.evaluation.metrics import Scores, evaluate_clips, evaluate_intervals
@@ -41,22 +42,25 @@ def open_experiment(params: ExperimentParams, headline: Sequence[str], layout: L
     return experiment
 
 
+def measure(name: str, seed: str, members: Sequence[PredictionsMetadata], clips: ScoredClips, scores: Scores) -> Run:
+    """Return the run of a model or an ensemble on one fold; its costs are its members' together."""
+    return Run(
+        model=name,
+        reads=" + ".join(dict.fromkeys(own["reads"] for own in members)),
+        fold=clips.fold,
+        seed=seed,
+        num_clips=scores.num_clips,
+        num_present_classes=scores.num_present_classes,
+        values=scores.values,
+        intervals=evaluate_intervals(clips),
+        num_parameters=sum(own["num_parameters"] for own in members),
+        clips_seen=sum(own["clips_seen"] for own in members),
+        weights="" if seed == ALL_SEEDS else members[0]["weights"],
+    )
+
+
 def _add(experiment: Experiment, name: str, seed: str, members: Sequence[RunId], clips: ScoredClips) -> None:
-    """Add a run of a model or an ensemble; its costs are its members' together."""
+    """Add a run of a model or an ensemble."""
     metadata, scores = [experiment.tables[member].metadata for member in members], evaluate_clips(clips)
     experiment.scores.setdefault((name, clips.fold), []).append(scores)
-    experiment.runs.append(
-        Run(
-            model=name,
-            reads=" + ".join(dict.fromkeys(own["reads"] for own in metadata)),
-            fold=clips.fold,
-            seed=seed,
-            num_clips=scores.num_clips,
-            num_present_classes=scores.num_present_classes,
-            values=scores.values,
-            intervals=evaluate_intervals(clips),
-            num_parameters=sum(own["num_parameters"] for own in metadata),
-            clips_seen=sum(own["clips_seen"] for own in metadata),
-            weights="" if seed == ALL_SEEDS else metadata[0]["weights"],
-        )
-    )
+    experiment.runs.append(measure(name, seed, metadata, clips, scores))

@@ -285,7 +285,7 @@ def _decode(source: _Source, path: Path, start: float, duration: float, max_dura
 
 @contextlib.contextmanager
 def _open_audio(source: _Source, path: Path) -> Iterator[soundfile.SoundFile]:
-    """Yield encoded audio as libsndfile opens it, by its content and not by the suffix. What it says in the block is named."""
+    """Yield encoded audio as libsndfile opens it, by its content and not by its suffix; its errors name the file."""
     if source.size == 0:
         raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
     try:

@@ -68,6 +68,40 @@ def ast_form(network: "NetworkParams") -> AstForm | None:
     return None
 
 
+class AstSizes(NamedTuple):
+    """Sizes of a published network, which its files determine."""
+
+    n_mels: int
+    frames: int  # of the position table
+    patch: int  # frames and bands of a patch
+    stride_frames: int
+    stride_bands: int
+    width: int
+    depth: int  # blocks
+    heads: int
+    hidden: int  # units of the MLP of a block
+
+
+def usual_heads(width: int) -> int:
+    """Return the number of attention heads of published networks of a width."""
+    return max(1, width // _HEAD_WIDTH)
+
+
+def published_network(sizes: AstSizes, pretrained: Mapping[str, object]) -> dict[str, object]:
+    """Return the section of `models` of a network as its authors ran it: shorter clips are padded, as in its training."""
+    positions = {"kind": "learned", "frames": sizes.frames, "shorter": "pad"}
+    strides = {"stride_frames": sizes.stride_frames, "stride_bands": sizes.stride_bands}
+    blocks = {"width": sizes.width, "depth": sizes.depth, "heads": sizes.heads, "drop_path": 0.0}
+    return {
+        "kind": "network",
+        "input": {"kind": "frames", "normalisation": "pretrained", "std_scale": 2.0},
+        "stem": {"kind": "patches", "frames": sizes.patch, "bands": sizes.patch, **strides, "positions": positions},
+        "encoder": {"kind": "transformer", **blocks, "mlp_ratio": sizes.hidden / sizes.width},
+        "head": {"kind": "class_token", "distillation_token": True},
+        "pretrained": dict(pretrained),
+    }
+
+
 class Stated(NamedTuple):
     """A setting stated in a file, with which the params must agree."""
 

@@ -7,7 +7,7 @@ where the authors' program has 1e-6 and 1e-5. Queries, keys and values have sepa
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,13 @@ from torch import Tensor
 from pipeline.artifacts.files import file_digest, parse_json
 from pipeline.artifacts.model import Normalisation
 from pipeline.errors import SonolexError
-from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstCheckpointParams, AstForm, Stated
+from pipeline.models.checkpoint_formats.ast_checkpoint import (
+    AstCheckpoint,
+    AstCheckpointParams,
+    AstForm,
+    AstSizes,
+    Stated,
+)
 from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
 from pipeline.models.checkpoint_formats.naming import Names, from_names, to_names
 from pipeline.paths import input_path
@@ -24,6 +30,18 @@ CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocesso
 MODEL_TYPE = "audio-spectrogram-transformer"
 _WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 _QKV = ("query", "key", "value")
+# Entries of config.json, in the order of AstSizes.
+_SIZES = (
+    "num_mel_bins",
+    "max_length",
+    "patch_size",
+    "time_stride",
+    "frequency_stride",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
 _INSIDE = "audio_spectrogram_transformer."
 
 NAMES = Names(
@@ -102,6 +120,53 @@ class HuggingFaceCheckpoint(AstCheckpoint):
             parts = [weights.pop(name.replace(".query.", f".{part}.")) for part in _QKV]
             weights[name.replace(".query.", ".qkv.")] = torch.cat(parts)
         return weights
+
+
+class HuggingFaceFolder(NamedTuple):
+    """Content of a folder's config.json and preprocessor_config.json, beside the statistics of log-mel frames."""
+
+    sizes: AstSizes
+    classes: list[str] | None  # None = unnamed: `LABEL_0` and so on, as transformers names them by default
+    problem: str | None  # `problem_type`: what kind of labels the model was trained on, where it is stated
+    sample_rate: int  # Hz
+
+
+def read_folder(folder: Path) -> HuggingFaceFolder:
+    """Read sizes and classes of a folder. Raises SonolexError where a file or an entry is missing."""
+    _require_whole(folder)
+    config = _read_json(folder / CONFIG, _SIZES)
+    preprocessor = _read_json(folder / PREPROCESSOR, ("sampling_rate",))
+    numbers = [config[name] for name in _SIZES]
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        found = ", ".join(f"{name} {number!r}" for name, number in zip(_SIZES, numbers, strict=True))
+        raise SonolexError(
+            f"{folder / CONFIG}: expected sizes of a network, positive integers, found {found}; fetch it again"
+        )
+    names = _class_names(folder, config.get("id2label"))
+    return HuggingFaceFolder(AstSizes(*numbers), names, config.get("problem_type"), preprocessor["sampling_rate"])
+
+
+def _require_whole(folder: Path) -> None:
+    missing = [name for name in (CONFIG, PREPROCESSOR) if not (folder / name).is_file()]
+    missing += [] if any((folder / name).is_file() for name in _WEIGHTS) else [" or ".join(_WEIGHTS)]
+    if missing:
+        raise SonolexError(
+            f"{folder}: expected a folder as save_pretrained of model and feature extractor writes it, found no "
+            f"{', no '.join(missing)}; copy what is missing from the model's repository"
+        )
+
+
+def _class_names(folder: Path, labels: object) -> list[str] | None:
+    """Return the values of `id2label` by number; None where none is a name."""
+    if not isinstance(labels, dict) or not labels:
+        return None
+    numbers = sorted(labels, key=lambda number: (len(number), number))
+    if numbers != [str(number) for number in range(len(numbers))]:
+        raise SonolexError(
+            f"{folder / CONFIG}: id2label: expected the numbers 0 to {len(numbers) - 1}, found others; fetch it again"
+        )
+    names = [str(labels[number]) for number in numbers]
+    return None if names == [f"LABEL_{number}" for number in numbers] else names
 
 
 def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: str, epsilon: float) -> dict[str, object]:

@@ -1,0 +1,87 @@
+"""Training of models on all clips of the corpus, by the recipe of params.yaml, in a workspace that is removed afterwards.
+
+The stages run as `dvc exp run --temp` runs them: in a folder below `.dvc/tmp/exps`, where relative paths in params.yaml mean
+what they mean in the project, and the memo store is shared. The project's artifacts do not change.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.layout import Layout, ModelId
+from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.splits import SPLIT
+from pipeline.errors import ParamsError
+from pipeline.params import PARAMS_PATH, read_params
+from pipeline.paths import workspaces_folder
+from stages import pretrain, tokenize, train, vocabulary
+
+log = logging.getLogger(__name__)
+
+FOLD = "all"  # name of the fold in which every usable clip is a training clip
+
+
+@contextlib.contextmanager
+def retrained(models: Sequence[ModelId], seed: int, project: Layout, params_path: Path) -> Iterator[Layout]:
+    """Train models on all usable clips, and yield the paths of the workspace that holds them, with the fold `FOLD`.
+
+    Raises ParamsError for a recipe that needs validation clips, ArtifactError where the project's artifacts are missing or
+    were made with other settings than params.yaml.
+    """
+    document = read_params(params_path)
+    if patience := document["train"]["early_stop_patience"]:
+        raise ParamsError(
+            f"{params_path}: train.early_stop_patience: expected 0, since --retrain leaves no validation clips that could "
+            f"stop it, found {patience}; set it to 0, and train.epochs to the epochs wanted"
+        )
+    # One process, which shows its progress here; curves are not kept, so that no tracker is needed.
+    document["launch"] |= {"train_processes": 1, "trackers": []}
+    with _workspace(project) as layout:
+        YAML(typ="safe").dump(document, layout.root / PARAMS_PATH.name)
+        _link_data(layout, project)
+        with contextlib.chdir(layout.root):
+            _run_stages(models, seed)
+        yield layout
+
+
+@contextlib.contextmanager
+def _workspace(project: Layout) -> Iterator[Layout]:
+    with contextlib.chdir(project.root):
+        folder = workspaces_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="sonolex-retrain-", dir=folder) as name:
+            yield Layout(Path(name))
+    finally:
+        with contextlib.suppress(OSError):  # others use it
+            os.removedirs(folder)
+
+
+def _link_data(layout: Layout, project: Layout) -> None:
+    """Link what all folds share, and write the split in which every usable clip is a training clip."""
+    clips, index = open_clips(project.clips), INDEX.open(project.spectrogram_index)
+    usable = {clip for clip, status in zip(index.list("clip_id"), index.list("status"), strict=True) if status == "ok"}
+    layout.data.mkdir()
+    layout.clips.symlink_to(project.clips.resolve())
+    layout.spectrogram.symlink_to(project.spectrogram.resolve())
+    ids = clips.list("clip_id")
+    roles = ["train" if clip in usable else "excluded" for clip in ids]
+    rule = "every usable clip is a training clip"
+    SPLIT.write(layout.split(FOLD), {"clip_id": ids, "role": roles}, {"fold": FOLD, "seed": 0, "rule": rule})
+    log.info("training on all %d usable clips in %s", roles.count("train"), layout.root)
+
+
+def _run_stages(models: Sequence[ModelId], seed: int) -> None:
+    for name in dict.fromkeys(model.vocabulary for model in models if model.vocabulary):
+        vocabulary.main(name, FOLD)
+        tokenize.main(name, FOLD)
+    for model in models:
+        if model.pretrained:
+            pretrain.main(model.entry, model.vocabulary, FOLD, seed)
+        train.main(model.entry, FOLD, seed, vocabulary=model.vocabulary, pretrained=model.pretrained)
