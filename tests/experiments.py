@@ -10,7 +10,7 @@ from conftest import make_wav_corpus
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.grid import ExperimentParams
 from pipeline.params import load_params
-from stages import corpus, evaluate, spectrogram, split, tokenize, train, vocabulary
+from stages import corpus, development, evaluate, spectrogram, split, tokenize, train, vocabulary
 from tools.compose import compose, dump
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +41,7 @@ def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
         spectrogram.main()
         for fold in experiment.folds:
             split.main(fold)
+            development.main(fold)
             for name in experiment.vocabularies:
                 vocabulary.main(name, fold)
                 tokenize.main(name, fold)

@@ -20,7 +20,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ParamsError
 from pipeline.params import PARAMS_PATH, read_params
 from pipeline.paths import workspaces_folder
-from stages import pretrain, tokenize, train, vocabulary
+from stages import development, pretrain, tokenize, train, vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def _link_data(layout: Layout, project: Layout) -> None:
 
 
 def _run_stages(models: Sequence[ModelId], seed: int) -> None:
+    development.main(FOLD)
     for name in dict.fromkeys(model.vocabulary for model in models if model.vocabulary):
         vocabulary.main(name, FOLD)
         tokenize.main(name, FOLD)
