@@ -28,7 +28,7 @@ from pipeline.evaluation.network_prediction import build_network
 from pipeline.models.network import Network, open_pretrained_weights
 from pipeline.params import read_params
 from pipeline.training.batches import normalise
-from tools import export
+from tools import export, export_checkpoint
 from tools.sonolex import app
 
 BASE = read_params(REPOSITORY / "recipes" / "base.yaml")["models"]
@@ -141,7 +141,7 @@ def test_onnx_gives_the_logits_of_other_batches_and_lengths(tmp_path: Path, stem
     if stem == "convolution":
         section |= {"head": {"kind": "pooled", "pooling": "mean"}}
     network = make_model(tmp_path / "m", section)
-    exported = export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
+    exported = export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx", start="frames")
     assert exported.difference < 1e-4
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     for clips, num_frames in ((1, 64), (4, 64), (2, 40), (3, 17)):
@@ -154,26 +154,26 @@ def test_onnx_gives_the_logits_of_other_batches_and_lengths(tmp_path: Path, stem
 @pytest.mark.slow
 def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
     network = make_model(tmp_path / "m", changed(SMALL, {"input.normalisation": "clip"}), kind="clip")
-    export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
+    export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx", start="frames")
     frames = raw_frames(60)
     (found,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(None, {"frames": frames})
     np.testing.assert_allclose(found, logits_of(network, frames, kind="clip"), atol=1e-4)
     make_model(tmp_path / "t", TOKENS)
-    assert export.run(tmp_path / "t", "onnx", tmp_path / "t.onnx").difference < 1e-4
+    assert export.run(tmp_path / "t", "onnx", tmp_path / "t.onnx", start="tokens").difference < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "cnn", "token_cnn", "bag_of_embeddings", "bert", "conformer"])
 def test_onnx_takes_the_models_of_the_base(tmp_path: Path, name: str) -> None:
     make_model(tmp_path / "m", BASE[name])
-    assert export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx").difference < 1e-4
+    assert export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx", start="frames").difference < 1e-4
 
 
 @pytest.mark.parametrize("name", ["lstm", "frames_lstm"])
 def test_onnx_refuses_an_lstm(tmp_path: Path, name: str) -> None:
     make_model(tmp_path / "m", changed(BASE[name], {"encoder.width": 4}))
     with pytest.raises(SonolexError, match=r"without a recurrent network, found .* encoder lstm, .* a transformer"):
-        export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx")
+        export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx", start="frames")
     assert not (tmp_path / "m.onnx").exists()
 
 
@@ -200,7 +200,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, section: dict[str,
 
 def test_an_export_that_gives_other_logits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model(tmp_path / "m", SMALL)
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export_checkpoint, "TOLERANCE", -1.0)
     with pytest.raises(SonolexError, match=r"expected the logits of the model within .* do not use it"):
         export.run(tmp_path / "m", "original", tmp_path / "out")
 

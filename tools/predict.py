@@ -23,10 +23,10 @@ from rich.table import Table
 
 from pipeline.errors import SonolexError
 from pipeline.execution.threads import num_cores, usable_threads, use_threads
-from pipeline.inference.opening import open_classifier
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.files import FoundFiles, find_files
 from pipeline.inference.labels import FileLabels, read_labels
+from pipeline.inference.opening import open_classifier
 from pipeline.inference.predicting import FilePrediction, predict_files
 from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.records import TableFormat, Write, open_table

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -247,16 +247,30 @@ def predict(
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="folder of a trained model: models/<model>/<fold>/<seed>")],
-    to: Annotated[str, typer.Option(help="original, huggingface or onnx")],
+    to: Annotated[str, typer.Option(help="onnx, torch (a .pt2 file), huggingface or original")],
     out: Annotated[Path, typer.Option(help="file to write; with huggingface a folder")],
+    start: Annotated[
+        str, typer.Option("--input", help="of onnx and torch: waveform; or frames or tokens, as the model reads them")
+    ] = "waveform",
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="of a model of tokens; by default the one of the model's project and fold")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="with onnx: quantise the classifier's weights")] = False,
 ) -> None:
-    """Write a trained model for other programs: ONNX, Hugging Face, or the format of AST's authors."""
+    """Write a trained model for other programs: ONNX, torch.export, Hugging Face, or the format of AST's authors."""
     from tools import export as command
 
-    known = get_args(command.Target)
-    if to not in known:
-        raise SonolexError(f"--to: expected one of {', '.join(known)}, found {to!r}")
-    exported = command.run(model, cast("command.Target", to), out)
+    for option, value, known in (("--to", to, command.TARGETS), ("--input", start, command.STARTS)):
+        if value not in known:
+            raise SonolexError(f"{option}: expected one of {', '.join(known)}, found {value!r}")
+    exported = command.run(
+        model,
+        cast("command.Target", to),
+        out,
+        start=cast("command.Start", start),
+        vocabulary=vocabulary,
+        int8=int8,
+    )
     for remark in exported.remarks:
         typer.echo(f"note: {remark}")
     typer.echo(f"{out}: logits differ from the model's by at most {exported.difference:.1g}")

@@ -2,8 +2,8 @@
 
 A network with kept epochs predicts their mean: the checkpoint ensemble of PSLA and AST (Gong et al., 2021), which takes the
 mean of probabilities, as all ensembles here (`pipeline/evaluation/ensemble.py`). Which epochs count is decided before
-training, by `train.checkpoint_ensemble`, and not by what any of them says of test clips. Time steps, attention and exports
-are of the weights at the end of training.
+training, by `train.checkpoint_ensemble`, and not by what any of them says of test clips. Time steps, attention and
+exported checkpoints are of the weights at the end of training.
 """
 
 from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import FeatureSpace
 
-_SHORTEST = 1e-6  # a frame that is this close to flat has no shape; it stays at the origin
+SHORTEST = 1e-6  # a frame that is this close to flat has no shape; it stays at the origin
 _TOKENS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
 
 
@@ -88,7 +88,7 @@ def normalise_frames(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray, no
     if normalisation == "l2":
         z -= z.mean(axis=1, keepdims=True)
         length = np.linalg.norm(z, axis=1, keepdims=True)
-        z /= np.where(length > _SHORTEST, length, np.float32(np.inf))
+        z /= np.where(length > SHORTEST, length, np.float32(np.inf))
     return z
 
 

@@ -28,9 +28,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 RATES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # Hz, edges of the modulation bands
 PERIODS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)  # s, edges of the ranges of lags of onsets' autocorrelation
 
-_SMALLEST_MODULATION = 0.1  # power added before the logarithm, in squared nats: an inaudible amount
-_SMALLEST_VARIANCE = 0.05  # added to the variances of bands in correlations
-_SMALLEST_ONSET = 1e-3
+SMALLEST_MODULATION = 0.1  # power added before the logarithm, in squared nats: an inaudible amount
+SMALLEST_VARIANCE = 0.05  # added to the variances of bands in correlations
+SMALLEST_ONSET = 1e-3
 
 
 class CopiesParams(Params):
@@ -53,7 +53,7 @@ def extract_features(frames: np.ndarray, *, floor: float, frame_rate: float) -> 
     x = np.maximum(frames, np.float32(floor))
     if len(x) < 2:  # no change between frames
         x = np.repeat(x if len(x) else np.full((1, x.shape[1]), floor, np.float32), 2, axis=0)
-    fine, coarse, cepstrum = np.split(x @ _projection(x.shape[1]), _ends(x.shape[1]), axis=1)
+    fine, coarse, cepstrum = np.split(x @ band_projection(x.shape[1]), projection_ends(x.shape[1]), axis=1)
     change = np.diff(coarse, axis=0)
     ordered = np.sort(fine, axis=0)
     parts = [
@@ -100,14 +100,14 @@ def mixture(frames: np.ndarray, other: np.ndarray, generator: np.random.Generato
     return mixed
 
 
-def _ends(num_bands: int) -> tuple[int, int]:
-    """Return the columns of `_projection` at which the fine groups end and the coarse ones end."""
+def projection_ends(num_bands: int) -> tuple[int, int]:
+    """Return the columns of `band_projection` at which the fine groups end and the coarse ones end."""
     fine, coarse = min(FINE, num_bands), min(COARSE, num_bands)
     return fine, fine + coarse
 
 
 @cache
-def _projection(num_bands: int) -> np.ndarray:
+def band_projection(num_bands: int) -> np.ndarray:
     """Return the projection of bands to fine groups, coarse groups and cepstral coefficients: (band, column).
 
     Groups are means of neighbouring bands, of equal size as far as possible. The cepstrum is the discrete cosine transform
@@ -115,13 +115,13 @@ def _projection(num_bands: int) -> np.ndarray:
     """
     from scipy.fft import dct
 
-    groups = [_groups(num_bands, count) for count in (FINE, COARSE)]
+    groups = [band_groups(num_bands, count) for count in (FINE, COARSE)]
     cosines = dct(np.eye(num_bands, dtype=np.float32), axis=1, norm="ortho")[:, :CEPSTRA]
     return np.concatenate([*groups, cosines], axis=1)
 
 
 @cache
-def _groups(num_bands: int, count: int) -> np.ndarray:
+def band_groups(num_bands: int, count: int) -> np.ndarray:
     """Return the projection of bands to the means of `count` groups, at most one per band: (band, group)."""
     starts = np.linspace(0, num_bands, min(count, num_bands) + 1).astype(int)
     sizes = np.diff(starts)
@@ -139,14 +139,14 @@ def _modulation(groups: np.ndarray, frame_rate: float) -> list[np.ndarray]:
     power = np.square(np.abs(rfft(groups - groups.mean(axis=0), size, axis=0))) / length
     rates = np.fft.rfftfreq(size, 1 / frame_rate)
     ranges = [(low, high) for low, high in pairwise(RATES) if low < frame_rate / 2]
-    return [np.log(power[(rates >= low) & (rates < high)].mean(axis=0) + _SMALLEST_MODULATION) for low, high in ranges]
+    return [np.log(power[(rates >= low) & (rates < high)].mean(axis=0) + SMALLEST_MODULATION) for low, high in ranges]
 
 
 def _correlations(groups: np.ndarray) -> np.ndarray:
     """Return the correlations of all pairs of groups, (pair,)."""
     centred = groups - groups.mean(axis=0)
     covariance = centred.T @ centred / len(groups)
-    std = np.sqrt(np.diag(covariance) + _SMALLEST_VARIANCE)
+    std = np.sqrt(np.diag(covariance) + SMALLEST_VARIANCE)
     pairs: np.ndarray = (covariance / np.outer(std, std))[np.triu_indices(len(covariance), 1)]
     return pairs
 
@@ -155,7 +155,9 @@ def _onsets(change: np.ndarray) -> np.ndarray:
     """Return onset strength (rectified change), over all groups and in each quarter of them: (frame, 1 + quarter)."""
     rising = np.maximum(change, 0)
     num_groups = change.shape[1]
-    onsets: np.ndarray = rising @ np.concatenate([_groups(num_groups, 1), _groups(num_groups, QUARTERS)], axis=1)
+    onsets: np.ndarray = rising @ np.concatenate(
+        [band_groups(num_groups, 1), band_groups(num_groups, QUARTERS)], axis=1
+    )
     return onsets
 
 
@@ -166,6 +168,6 @@ def _periodicity(onsets: np.ndarray, frame_rate: float) -> list[np.ndarray]:
     size = next_fast_len(2 * len(onsets), real=True)
     power = np.square(np.abs(rfft(onsets - onsets.mean(axis=0), size, axis=0)))
     correlation = irfft(power, size, axis=0)[: len(onsets)]
-    correlation /= correlation[0] + _SMALLEST_ONSET
+    correlation /= correlation[0] + SMALLEST_ONSET
     borders = [round(period * frame_rate) for period in PERIODS]
     return [correlation[low : max(high, low + 1)].max(axis=0, initial=0) for low, high in pairwise(borders)]

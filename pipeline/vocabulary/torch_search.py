@@ -1,0 +1,189 @@
+"""Token search as a torch module, for exported graphs: from frames to the tokens of a fold's vocabulary.
+
+Conventions: frames (batch, frame, mel) float32 in the front end's units, of clips of one length; features (batch, token,
+feature) float32, as `pipeline/vocabulary/features.py` orders them; tokens (batch, codebook, token) int64.
+
+What is computed is that of `features.py` and of the kinds' `encode`. Products are rounded otherwise, so that frames which
+lie equally far from two codes may get the other one. A kind of vocabulary has a line in `SEARCHES`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, Vocabulary
+from pipeline.errors import SonolexError
+from pipeline.vocabulary.features import SHORTEST
+
+
+class TokenSearch(nn.Module):
+    """Module that encodes frames as tokens."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Build the search. Raises SonolexError for a vocabulary that a graph cannot search."""
+        super().__init__()
+        if vocabulary.merged:
+            raise SonolexError(
+                f"{vocabulary.path}: expected a vocabulary without merged tokens, whose number depends on the sound, "
+                f"found {len(vocabulary.merges)} merges; train on a vocabulary with bpe: null, or export from tokens "
+                "(--input tokens)"
+            )
+        if vocabulary.kind not in SEARCHES:
+            raise SonolexError(
+                f"{vocabulary.path}: expected one of the kinds {', '.join(SEARCHES)}, found {vocabulary.kind}; add its "
+                f"search to {__name__}, or export from tokens (--input tokens)"
+            )
+        self.features = Features(vocabulary.space)
+        self.search = SEARCHES[vocabulary.kind](vocabulary.fitted)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        tokens: Tensor = self.search(self.features(frames))
+        return tokens
+
+
+class Features(nn.Module):
+    """Features of frames: normalised, with slopes, stacked, and projected to principal components."""
+
+    mean: Tensor  # (mel,)
+    scale: Tensor  # (mel,)
+    delta_scale: Tensor  # (mel,)
+    centre: Tensor  # (feature before PCA,)
+    components: Tensor  # (component, feature before PCA)
+
+    def __init__(self, space: FeatureSpace) -> None:
+        super().__init__()
+        self._l2 = space.normalisation == "l2"
+        self._deltas, self._stack, self._groups = space.deltas, space.stack, space.groups
+        self._projects = len(space.components) > 0
+        self.register_buffer("mean", torch.tensor(space.mean))
+        self.register_buffer("scale", torch.tensor(space.scale))
+        self.register_buffer("delta_scale", torch.tensor(space.delta_scale))
+        if self._projects:  # torch.export.save fails on empty tensors
+            self.register_buffer("centre", torch.tensor(space.centre))
+            self.register_buffer("components", torch.tensor(space.components))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        z = (frames - self.mean) / self.scale
+        if self._l2:
+            z = _unit(z - z.mean(dim=2, keepdim=True), shortest=SHORTEST)
+        if self._stack > 1:
+            z = self._fill_last_stack(z)
+        parts = torch.stack([z, self._slopes(z)] if self._deltas else [z], dim=2)
+        features = self._arrange(parts)
+        return (features - self.centre) @ self.components.T if self._projects else features
+
+    def _slopes(self, z: Tensor) -> Tensor:
+        """Return each frame's slope (batch, frame, mel), over `delta_scale`; see `slopes` in `features.py`."""
+        reach, total = self._deltas, torch.zeros_like(z)
+        for step in range(1, reach + 1):
+            total = total + step * (_shifted(z, step, z.shape[1]) - _shifted(z, -step, z.shape[1]))
+        return total / float(2 * sum(step**2 for step in range(1, reach + 1))) / self.delta_scale
+
+    def _fill_last_stack(self, z: Tensor) -> Tensor:
+        """Repeat the last frame until the number of frames is a multiple of the stack."""
+        stacks = (z.shape[1] + self._stack - 1) // self._stack
+        return _shifted(z, 0, stacks * self._stack)
+
+    def _arrange(self, parts: Tensor) -> Tensor:
+        """Return frames (batch, frame, part, mel) as features: by group, in it by frame, in it z before slopes."""
+        batch, _, count, mels = parts.shape
+        grouped = parts.reshape(batch, -1, self._stack, count, self._groups, mels // self._groups)
+        return grouped.permute(0, 1, 4, 2, 3, 5).reshape(batch, -1, self._stack * count * mels)
+
+
+class Nearest(nn.Module):
+    """Search of the nearest codes (`pipeline/vocabulary/nearest.py`): features (..., feature) to ids (..., rank)."""
+
+    codes: Tensor  # (feature, code)
+    offsets: Tensor  # (code,)
+
+    def __init__(self, codes: np.ndarray, count: int = 1) -> None:
+        """Build from codes (code, feature)."""
+        super().__init__()
+        self._count = count
+        offsets = -0.5 * np.einsum("cf,cf->c", codes, codes, dtype=np.float64)
+        self.register_buffer("codes", torch.from_numpy(np.ascontiguousarray(codes.T)))
+        self.register_buffer("offsets", torch.from_numpy(offsets.astype(np.float32)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores = features @ self.codes + self.offsets
+        return scores.argmax(dim=-1, keepdim=True) if self._count == 1 else scores.topk(self._count).indices
+
+
+class BandsSearch(nn.Module):
+    """Search of codebooks that each cover features of their own; of kind kmeans there is one."""
+
+    def __init__(self, codebooks: Codebooks) -> None:
+        super().__init__()
+        self._bands = codebooks.bands
+        self.searches = nn.ModuleList(map(Nearest, codebooks.vectors))
+
+    def forward(self, features: Tensor) -> Tensor:
+        bands = zip(self.searches, self._bands, strict=True)
+        return torch.cat([search(features[:, :, start:stop]) for search, (start, stop) in bands], dim=2).mT
+
+
+class ResidualSearch(nn.Module):
+    """Search of codebooks of which each codes what those before it left over."""
+
+    def __init__(self, codebooks: Codebooks) -> None:
+        super().__init__()
+        self.searches = nn.ModuleList(map(Nearest, codebooks.codes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        rest, tokens = features, []
+        for search in self.searches:
+            assert isinstance(search, Nearest)
+            tokens.append(search(rest))
+            rest = rest - search.codes.T[tokens[-1][:, :, 0]]
+        return torch.cat(tokens, dim=2).mT
+
+
+class RankedSearch(nn.Module):
+    """Search of the nearest centroids of one codebook, the nearest first."""
+
+    def __init__(self, codebooks: Codebooks) -> None:
+        super().__init__()
+        self.search = Nearest(codebooks.codes[0] / codebooks.own["weights"].values[0], len(codebooks.codes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens: Tensor = self.search(features).mT
+        return tokens
+
+
+class ProjectionSearch(nn.Module):
+    """Search of the nearest direction to randomly projected features, in each codebook."""
+
+    projections: Tensor  # (codebook, feature, dimension)
+
+    def __init__(self, codebooks: Codebooks) -> None:
+        super().__init__()
+        projections, directions = (codebooks.own[name].values for name in ("projections", "directions"))
+        self.register_buffer("projections", torch.from_numpy(projections))
+        self.searches = nn.ModuleList(map(Nearest, directions))
+
+    def forward(self, features: Tensor) -> Tensor:
+        books = zip(self.searches, self.projections, strict=True)
+        return torch.cat([search(_unit(features @ projection)) for search, projection in books], dim=2).mT
+
+
+SEARCHES: dict[str, Callable[[Codebooks], nn.Module]] = {
+    "kmeans": BandsSearch,
+    "bands": BandsSearch,
+    "residual": ResidualSearch,
+    "soft_kmeans": RankedSearch,
+    "random_projection": ProjectionSearch,
+}
+
+
+def _unit(vectors: Tensor, shortest: float = 0.0) -> Tensor:
+    """Return vectors (..., feature) at unit length; those that are not longer than `shortest` become zero."""
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length.where(length > shortest, torch.inf)
+
+
+def _shifted(z: Tensor, step: int, count: int) -> Tensor:
+    """Return `count` frames of (batch, frame, mel) from frame `step` on; the first and last frame repeat beyond the ends."""
+    return z[:, (torch.arange(count, device=z.device) + step).clamp(0, z.shape[1] - 1)]
