@@ -499,7 +499,7 @@ def test_the_surest_mistake_comes_first(reported: Path) -> None:
 
 def test_many_labels_without_audio(tmp_path: Path) -> None:
     write_experiment(tmp_path, label_kind="many", audio=False)
-    page = report(tmp_path)
+    page = report(tmp_path, drawn="results|classes")
     assert "Audio not on this machine" in page
     assert '<section id="confusion">' not in page
     assert not (tmp_path / "results" / "plots" / "confusion").exists()
@@ -513,7 +513,9 @@ def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
         if folder.name in ("tokens", "vocabulary", "ngram_perplexity", "attention"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), one)
+    page = report(
+        tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), one, drawn="results|classes"
+    )
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert set(metrics["ast"]) == {"accuracy", "mAP", "num_clips"}  # one fold has no deviation, one model no ensemble
@@ -522,7 +524,9 @@ def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
 def test_a_vocabulary_that_no_model_reads_is_shown(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     unread = EXPERIMENT.model_copy(update={"token_models": [], "ensembles": []})
-    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread)
+    page = report(
+        tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread, drawn="ranks|codebook"
+    )
     assert '<section id="vocabulary">' in page
     assert "Token sequence</span>" in page
 
@@ -698,7 +702,7 @@ def test_the_page_fits_a_desk_and_a_phone_and_players_know_their_duration(attend
 
 def test_a_single_fold_has_intervals_in_table_and_page(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    page = report(tmp_path, experiment=EXPERIMENT.model_copy(update={"folds": ["1"]}))
+    page = report(tmp_path, experiment=EXPERIMENT.model_copy(update={"folds": ["1"]}), drawn="results")
     runs = read_summary(tmp_path / "results/summary.csv")
     ast = summarise(runs)[0]
     assert ast.interval["accuracy"] == pytest.approx(wilson_interval(5 / 6, 6), abs=1e-6)
