@@ -28,6 +28,9 @@ run: $(INSTALLED) ## run every stage that is not up to date, then print the resu
 	fi
 	@sonolex results
 
+# Where PYTHONDONTWRITEBYTECODE is set, every worker and every program of the tests would compile the sources anew.
+test test-slow test-exhaustive: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: test
 test: $(INSTALLED) ## run the tests, without the slow ones, two files at a time
 	OMP_NUM_THREADS=1 pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder

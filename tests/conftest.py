@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from workspace import finish, make_workspace
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.development import write_development
@@ -23,7 +22,14 @@ ESC10 = REPOSITORY.parent / "shared" / "data" / "esc10"
 # Metadata of predictions that say something of their model, where a test does not ask for them.
 OF_A_MODEL = {"reads": "frames", "params": {"kind": "majority"}, "num_parameters": 1, "clips_seen": 1}
 
+# Files that take longest, in this order, before all others: two workers then end at about the same time.
+LONGEST = ("test_reporting.py", "test_repro.py", "test_graph.py", "test_distributed.py", "test_same_bytes.py")
+
 WAV_CLASSES = ("tone", "noise", "clicks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def make_waveform(
@@ -172,4 +178,6 @@ def esc10_root() -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace in which everything has run once. It is shared: whoever changes it puts it back, or copies it."""
+    from workspace import finish, make_workspace  # import torch, which not every test needs
+
     return finish(make_workspace(tmp_path_factory.mktemp("finished") / "workspace"))

@@ -50,7 +50,7 @@ from pipeline.execution.stage import StageReport
 from pipeline.grid import EnsembleParams, ExperimentParams
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import validate_params
-from pipeline.reporting import figures
+from pipeline.reporting import drawing, figures
 from pipeline.reporting.assembly import held_out
 from pipeline.reporting.model_styles import NUM_COLOURS, SHIPPED, model_styles
 from pipeline.reporting.plots import TrainingCurve
@@ -211,8 +211,17 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
         append({"loss": 1.0 if seed else 0.5, "learning_rate": 1e-5, "gradient_norm": 5.0})
 
 
-def report(root: Path, params: ReportParams = PARAMS, experiment: ExperimentParams = EXPERIMENT) -> str:
-    run(params, experiment, Layout(root), audio=root / "audio")
+def report(
+    root: Path, params: ReportParams = PARAMS, experiment: ExperimentParams = EXPERIMENT, *, drawn: str = ""
+) -> str:
+    """Write the report and return its page; `drawn` matches the names of figures to draw, which takes most of the time."""
+
+    def render(name: str, draw: Callable[[Sequence[Any]], None], **layout: Any) -> str:
+        return drawing.render(name, draw, **layout) if re.fullmatch(drawn, name) else "<svg></svg>"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "render", render)
+        run(params, experiment, Layout(root), audio=root / "audio")
     return Layout(root).page.read_text()
 
 
@@ -220,7 +229,7 @@ def report(root: Path, params: ReportParams = PARAMS, experiment: ExperimentPara
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("reported")
     write_experiment(root)
-    report(root)
+    report(root, drawn=".*")
     return root
 
 
@@ -297,7 +306,7 @@ def test_lengths_of_tokens_by_hand(tmp_path: Path) -> None:
 
 def test_the_page_says_how_long_merged_tokens_are(reported: Path, tmp_path: Path) -> None:
     write_experiment(tmp_path, merges=[(0, 1), (SIZE, 0)])
-    page = report(tmp_path)
+    page = report(tmp_path, drawn="lengths")
     assert f"merged by byte-pair encoding, to {SIZE + 2} tokens in all" in page
     assert "a token stands for 1.50 base tokens on average in the training clips" in page
     sequences = token_arrays(open_tokens(tmp_path / "data" / "tokens" / "kmeans" / "1.parquet"))
@@ -445,22 +454,30 @@ def test_attention_that_does_not_fit_is_named(attended: Path, params: dict[str, 
         report(attended, ATTENTIVE.model_copy(update=params), EXPERIMENT.model_copy(update=seeds))
 
 
-def test_the_report_needs_no_model_and_no_training_code(attended: Path, tmp_path: Path) -> None:
+def test_a_second_report_is_identical_and_needs_no_model_and_no_training_code(
+    reported: Path, attended: Path, tmp_path: Path
+) -> None:
     """It reads artifacts: an edit of the training code, or a model that nobody pulled, does not concern it."""
     shutil.copytree(attended, tmp_path / "a", ignore=shutil.ignore_patterns("models"))
+    write_experiment(tmp_path / "b")
     program = f"""
         import sys
         for name in ("pipeline.models", "pipeline.training", "dvc", "dvclive"):
             sys.modules[name] = None  # an import of it, or of a module in it, fails
         from pathlib import Path
+        from pipeline.reporting import figures
         from stages.report import ExperimentParams, Layout, ReportParams, run
-        params, experiment = ReportParams(**{ATTENTIVE.model_dump()}), ExperimentParams(**{EXPERIMENT.model_dump()})
-        run(params, experiment, Layout(Path("a")), audio=Path("a/audio"))
+        experiment = ExperimentParams(**{EXPERIMENT.model_dump()})
+        run(ReportParams(**{PARAMS.model_dump()}), experiment, Layout(Path("b")), audio=Path("b/audio"))
+        figures.render = lambda name, draw, **layout: "<svg></svg>"
+        run(ReportParams(**{ATTENTIVE.model_dump()}), experiment, Layout(Path("a")), audio=Path("a/audio"))
         assert "torch" not in sys.modules
     """
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", textwrap.dedent(program)]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    for name in ("results/metrics.json", "results/summary.csv", "report/index.html"):
+        assert (tmp_path / "b" / name).read_bytes() == (reported / name).read_bytes(), name
     assert (tmp_path / "a/report/index.html").read_bytes() == report(attended, ATTENTIVE).encode()
 
 
@@ -480,16 +497,9 @@ def test_the_surest_mistake_comes_first(reported: Path) -> None:
     assert re.search(r'class="id">(\w+)', page[page.index('<section id="mistakes">') :])[1] == "clip04"
 
 
-def test_a_second_report_is_identical(reported: Path, tmp_path: Path) -> None:
-    write_experiment(tmp_path)
-    report(tmp_path)
-    for name in ("results/metrics.json", "results/summary.csv", "report/index.html"):
-        assert (tmp_path / name).read_bytes() == (reported / name).read_bytes(), name
-
-
 def test_many_labels_without_audio(tmp_path: Path) -> None:
     write_experiment(tmp_path, label_kind="many", audio=False)
-    page = report(tmp_path)
+    page = report(tmp_path, drawn="results|classes")
     assert "Audio not on this machine" in page
     assert '<section id="confusion">' not in page
     assert not (tmp_path / "results" / "plots" / "confusion").exists()
@@ -503,7 +513,9 @@ def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
         if folder.name in ("tokens", "vocabulary", "ngram_perplexity", "attention"):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), one)
+    page = report(
+        tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), one, drawn="results|classes"
+    )
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert set(metrics["ast"]) == {"accuracy", "mAP", "num_clips"}  # one fold has no deviation, one model no ensemble
@@ -512,7 +524,9 @@ def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
 def test_a_vocabulary_that_no_model_reads_is_shown(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     unread = EXPERIMENT.model_copy(update={"token_models": [], "ensembles": []})
-    page = report(tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread)
+    page = report(
+        tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread, drawn="ranks|codebook"
+    )
     assert '<section id="vocabulary">' in page
     assert "Token sequence</span>" in page
 
@@ -536,19 +550,34 @@ def python(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("label_kind", ["one", "many"])
-def test_a_metric_of_one_file_is_everywhere(tmp_path: Path, label_kind: str) -> None:
-    root = copy_with_metric(tmp_path)
-    write_experiment(root, label_kind=label_kind, audio=False)
+@pytest.fixture(scope="module")
+def with_metric(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the folder of two reported experiments, `one` and `many`, with the metric, and the tables of their results."""
+    root = copy_with_metric(tmp_path_factory.mktemp("with_metric"))
+    for label_kind in ("one", "many"):
+        write_experiment(root / label_kind, label_kind=label_kind, audio=False)
+        shutil.copy(REPOSITORY / "params.yaml", root / label_kind)
     program = f"""
+        from contextlib import chdir
         from pathlib import Path
+        from pipeline.reporting import figures
         from stages.report import ExperimentParams, Layout, ReportParams, run
+        from tools.sonolex import app
+        figures.render = lambda name, draw, **layout: "<svg></svg>"  # drawing takes most of the time
         params, experiment = ReportParams(**{PARAMS.model_dump()}), ExperimentParams(**{EXPERIMENT.model_dump()})
-        run(params, experiment, Layout(Path(".")), audio=Path("audio"))
+        for label_kind in ("one", "many"):
+            with chdir(label_kind):
+                run(params, experiment, Layout(Path(".")), audio=Path("audio"))
+                print("\\f", flush=True)
+                app(["results"], standalone_mode=False)
     """
-    python(root, "-c", textwrap.dedent(program))
-    shutil.copy(REPOSITORY / "params.yaml", root)
-    table, page = python(root, "-m", "tools.sonolex", "results"), (root / "report/index.html").read_text()
+    return root, python(root, "-c", textwrap.dedent(program)).split("\f")[1:]
+
+
+@pytest.mark.parametrize(("number", "label_kind"), list(enumerate(["one", "many"])))
+def test_a_metric_of_one_file_is_everywhere(with_metric: tuple[Path, list[str]], number: int, label_kind: str) -> None:
+    root, table = with_metric[0] / label_kind, with_metric[1][number]
+    page = (root / "report/index.html").read_text()
     metrics = json.loads((root / "results/metrics.json").read_text())["ast"]
     values = [float(row["cross_entropy"]) for row in rows(root / "results/summary.csv")]
     holds = label_kind == "one"  # for others it is undefined, and shown nowhere
@@ -649,9 +678,10 @@ def test_headings_are_those_of_the_field(reported: Path) -> None:
         assert re.search(rf'<th scope="col"[^>]*>{re.escape(head)}</th>', page)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 def test_the_page_fits_a_desk_and_a_phone_and_players_know_their_duration(attended: Path, tmp_path: Path) -> None:
-    report(attended, ATTENTIVE)
+    report(attended, ATTENTIVE, drawn=".*")
     with browse(attended / "report/index.html", tmp_path) as page:
         for width in (1280, 390):
             page.resize(width, 900)
@@ -672,7 +702,7 @@ def test_the_page_fits_a_desk_and_a_phone_and_players_know_their_duration(attend
 
 def test_a_single_fold_has_intervals_in_table_and_page(tmp_path: Path) -> None:
     write_experiment(tmp_path)
-    page = report(tmp_path, experiment=EXPERIMENT.model_copy(update={"folds": ["1"]}))
+    page = report(tmp_path, experiment=EXPERIMENT.model_copy(update={"folds": ["1"]}), drawn="results")
     runs = read_summary(tmp_path / "results/summary.csv")
     ast = summarise(runs)[0]
     assert ast.interval["accuracy"] == pytest.approx(wilson_interval(5 / 6, 6), abs=1e-6)

@@ -72,9 +72,9 @@ def test_every_kind_is_tried() -> None:
 @pytest.mark.parametrize(
     ("threads", "workers"),
     [
-        ({}, 2),
-        ({"OMP_NUM_THREADS": "2"}, 1),
         ({"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"}, 1),
+        pytest.param({}, 2, marks=pytest.mark.slow),
+        pytest.param({"OMP_NUM_THREADS": "2"}, 1, marks=pytest.mark.slow),
         pytest.param({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "2"}, 1, marks=pytest.mark.slow),
         pytest.param({}, 1, marks=pytest.mark.slow),
         pytest.param({"OMP_NUM_THREADS": "4"}, 2, marks=pytest.mark.slow),

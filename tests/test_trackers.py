@@ -202,6 +202,7 @@ def test_dvclive_writes_outside_the_artifacts(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"dvclive"}
 
 
+@pytest.mark.slow  # test_repo.py reads the project's imports; this one those of packages too
 def test_training_imports_neither_dvc_nor_dvclive() -> None:
     program = "import sys, stages.train, pipeline.training.neural; print({'dvc', 'dvclive'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)

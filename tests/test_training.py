@@ -270,6 +270,7 @@ def test_an_error_in_reading_ahead_is_met_where_the_batch_is_needed() -> None:
         next(ahead)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory as they will")
 def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
     """In a process of its own, which stays as it is set. Blocks of 48 MB are more than glibc ever keeps unasked."""
