@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -295,3 +297,17 @@ def test_python_names_failures(model: Path, audio: Sequence[Path], tmp_path: Pat
         opened.timeline(tmp_path / "none.wav")
     with pytest.raises(SonolexError, match="hop: expected seconds"):
         opened.predict(audio[0], window=1.0, hop=-1.0)
+
+
+@pytest.mark.slow
+def test_the_first_answer_waits_for_no_package_that_it_does_not_need(model: Path, audio: Sequence[Path]) -> None:
+    program = (
+        "import sys\n"
+        "from tools.sonolex import app\n"
+        f"app(['predict', {str(model)!r}, {str(audio[0])!r}], standalone_mode=False)\n"
+        "print(sorted(set(sys.argv[1:]) & set(sys.modules)))"
+    )
+    heavy = ["timm", "torch._dynamo", "torch._inductor", "torchaudio", "matplotlib", "pandas", "pyarrow.dataset", "dvc"]
+    heavy += ["sklearn", "librosa", "transformers", "tensorstore", "distributed"]
+    done = subprocess.run([sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
