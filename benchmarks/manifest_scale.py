@@ -22,11 +22,11 @@ import logging
 import os
 import resource
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +39,7 @@ from rich.table import Table as Grid
 from pipeline.artifacts.clips import open_clips
 from pipeline.corpora.audioset import Params as AudiosetParams
 from pipeline.corpora.audioset_files import read_classes
-from pipeline.corpora.content import STORE_PATH, open_store
+from pipeline.corpora.content import STORE_PATH, with_store
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.corpora.splitting import SplitParams
 from pipeline.corpora.tar_walk import Member
@@ -89,7 +89,8 @@ def write_tables(root: Path, num_clips: int) -> dict[str, list[str]]:
 
 def pretend_tars(root: Path, sets: dict[str, list[str]], store_path: Path) -> None:
     """Write tars of one byte, and for each an index in the memo with these videos."""
-    with closing(open_store(store_path)) as store:
+
+    def write(store: sqlite3.Connection) -> None:
         store.execute(_TABLE)
         for name, videos in sets.items():
             for number, first in enumerate(range(0, len(videos), _CLIPS_PER_TAR)):
@@ -103,6 +104,8 @@ def pretend_tars(root: Path, sets: dict[str, list[str]], store_path: Path) -> No
                 status = path.stat()
                 known = _Known(status.st_size, status.st_mtime_ns, "", "", _as_table(entries, digests))
                 _remember(store, path, known)
+
+    with_store(store_path, write)
 
 
 def write_files(root: Path, sets: dict[str, list[str]]) -> None:

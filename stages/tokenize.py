@@ -15,9 +15,10 @@ import typer
 from pipeline.artifacts.files import clear_partials
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
-from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
+from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
 from pipeline.execution.executors import ExecutionParams, run_shards
+from pipeline.execution.memo import Entry, Memo, retry_lost
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params, read_params
 from pipeline.vocabulary.sequences import (
@@ -48,10 +49,30 @@ def run(
 
     memo = open_memo(execution.memo, vocabulary, spectrogram)
     plans = plan_sequences(spectrogram)
-    entries, known = find_known(memo, plans)
-    todo = [plan.index for name, plan in plans.items() if name not in entries]
     report.clips, report.shards = sum(len(plan.index) for plan in plans.values()), len(plans)
-    report.reused = report.clips - sum(map(len, todo))
+
+    def build() -> None:
+        entries = _compute(execution, plans, memo, vocabulary_path, report)
+        write_sequences(tokens_path, list(plans), entries, spectrogram, vocabulary)
+
+    retry_lost(build)
+    report.bytes_written = tokens_path.stat().st_size
+    log.info(
+        "%s, fold %s: %d clips: tokenised %d, reused %d -> %s",
+        name, fold, report.clips, report.decoded, report.reused, tokens_path,
+    )  # fmt: skip
+    return report
+
+
+def _compute(
+    execution: ExecutionParams, plans: dict[str, Spectrogram], memo: Memo, vocabulary_path: Path, report: StageReport
+) -> dict[str, Entry]:
+    """Compute the shards that the memo lacks, and return the entries of all."""
+    memo.mark_used(plans)
+    entries, known = find_known(memo, plans)
+    memo.mark_used(set(known.values()))
+    todo = [plan.index for name, plan in plans.items() if name not in entries]
+    report.reused = max(0, report.clips - sum(map(len, todo)) - report.decoded)
     frames = sum(index["num_frames"].to_numpy().sum() for index in todo)
     specs = sequences_specs(plans, entries, known, vocabulary_path, memo)
     for done in run_shards(
@@ -67,14 +88,7 @@ def run(
         entries[done.name] = memo.require(done.name)
         report.decoded += done.computed
         report.reused += done.reused
-    memo.mark_used(entries)
-    write_sequences(tokens_path, list(plans), entries, spectrogram, vocabulary)
-    report.bytes_written = tokens_path.stat().st_size
-    log.info(
-        "%s, fold %s: %d clips: tokenised %d, reused %d -> %s",
-        name, fold, report.clips, report.decoded, report.reused, tokens_path,
-    )  # fmt: skip
-    return report
+    return entries
 
 
 def main(

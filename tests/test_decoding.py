@@ -1,5 +1,7 @@
 """Decoding: analytic truth for rates, channels and depths, and one crafted file per reason to fail."""
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import make_waveform
+from permissions import failing, forbidden
 
 from pipeline.artifacts.files import file_digest
+from pipeline.spectrogram import decoding
 from pipeline.spectrogram.decoding import BadClip, TarMember, decode
 
 
@@ -231,6 +235,71 @@ def test_a_member_out_of_its_place_is_never_decoded(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(BadClip, match=r"missing: .*a\.tar: expected a file, found none"):
         _decode(tar, member=member)
+
+
+@pytest.mark.parametrize(("name", "subtype"), FORMATS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_disk_that_fails_in_the_middle_is_not_a_truncated_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, subtype: str, packed: bool
+) -> None:
+    """libsndfile takes the error for the end of the file, and would say so of the content."""
+    path = _write(tmp_path / name, make_waveform("noise", 5.0, 48000), 48000, subtype)
+    place, member = _pack(path) if packed else (path, None)
+    message = rf"read_error: .*{name}: expected a file that can be read, found: Input/output error; see to"
+    with failing(place, monkeypatch, after=20000), pytest.raises(BadClip, match=message):
+        _decode(place, member=member)
+    assert len(_decode(place, member=member)) == 80000
+
+
+def test_a_file_without_permission_is_named_as_such(tmp_path: Path) -> None:
+    path = _write(tmp_path / "folder.wav", make_waveform("tone"))
+    for part in (path, path.parent):
+        with (
+            forbidden(part),
+            pytest.raises(BadClip, match=r"read_error: .*, found: Permission denied; see to the perm"),
+        ):
+            _decode(path)
+
+
+def test_a_file_with_another_content_than_the_manifest_names_is_not_decoded(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.wav", make_waveform("noise", 2.0))
+    content = file_digest(path)
+    parts = {"start": 0.5, "duration": 0.25}
+    np.testing.assert_array_equal(_decode(path, content=content), _decode(path))
+    np.testing.assert_array_equal(_decode(path, content=content, **parts), _decode(path, **parts))
+    status = path.stat()
+    _write(path, make_waveform("noise", 2.0, seed=1))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(
+        BadClip, match=r"moved: .*a\.wav: expected the bytes that the manifest names, found others: the file"
+    ):
+        _decode(path, content=content, **parts)
+
+
+def test_a_file_that_changes_while_it_is_decoded_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path / "a.wav", make_waveform("noise", 2.0))
+    content, read = file_digest(path), decoding._read
+
+    def read_and_cut(*arguments: Any) -> np.ndarray:
+        os.truncate(path, 100)
+        return read(*arguments)
+
+    monkeypatch.setattr(decoding, "_read", read_and_cut)
+    with pytest.raises(BadClip, match=r"moved: "):
+        _decode(path, content=content)
+
+
+def test_a_long_recording_is_digested_once_for_all_of_its_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path / "a.wav", make_waveform("noise", 2.0))
+    content, digest, digested = file_digest(path), hashlib.file_digest, []
+    monkeypatch.setattr(hashlib, "file_digest", lambda *arguments: digested.append(1) or digest(*arguments))
+    for start in (0.0, 0.5, 1.0):
+        _decode(path, content=content, start=start, duration=0.25)
+    assert len(digested) == 1
 
 
 def test_a_part_beyond_the_end_fails(tmp_path: Path) -> None:

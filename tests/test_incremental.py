@@ -9,21 +9,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from conftest import make_clips, make_wav_corpus, make_waveform
+from flips import flip
+from permissions import failing, forbidden
 from test_kinds import make_params
+from test_manifest import settle
 from test_spectrogram_stage import PARAMS
 
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens
+from pipeline.corpora.content import content_digests
+from pipeline.errors import ArtifactError
+from pipeline.execution import memo
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import validate_params
 from pipeline.paths import shared_path
 from pipeline.spectrogram import computing
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.settings import SpectrogramParams
+from stages import spectrogram as spectrogram_stage
 from stages import tokenize, vocabulary
 from stages.spectrogram import run
 
@@ -177,6 +185,88 @@ def test_a_damaged_shard_heals(first: SimpleNamespace, corpus: Path, caplog: pyt
     assert "found it changed; computing it again" in caplog.text
 
 
+def _flip(path: Path) -> None:
+    flip(path, np.random.default_rng(1))
+
+
+def test_a_chunk_damaged_unseen_heals_once_a_reader_has_met_it(first: SimpleNamespace, corpus: Path) -> None:
+    """Size and time stay, so neither the memo nor DVC can know; the file is above what the memo reads at every look-up."""
+    shard = max(Path("data/spectrogram/frames.zarr").glob("*/c/0/0"), key=lambda path: path.stat().st_size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memo, "_SMALL", 0)
+        _flip(shard)
+        with pytest.raises(ArtifactError, match="frames as written"):
+            _build(corpus)  # links it again, and reads it
+        healed = _build(corpus)
+    assert healed.bytes == first.bytes
+    assert 0 < healed.report["decoded"] <= 6
+
+
+@pytest.mark.parametrize("when", ["found", "donating"])
+def test_entries_that_vanish_during_a_run_are_computed_again(
+    first: SimpleNamespace, corpus: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    sizes = {"clips_per_shard": {"minimum": 8, "average": 16, "maximum": 32}} if when == "donating" else {}
+    expected = _from_nothing(corpus, **sizes)
+    find = spectrogram_stage.find_known
+
+    def find_and_lose(memo: Any, *others: Any) -> Any:
+        reuse = find(memo, *others)
+        monkeypatch.setattr(spectrogram_stage, "find_known", find)
+        for name in sorted(memo.names())[:2]:  # as a clean-up beside the run does
+            memo.forget(name)
+        return reuse
+
+    monkeypatch.setattr(spectrogram_stage, "find_known", find_and_lose)
+    after = _build(corpus, **sizes)
+    assert after.bytes == expected
+    assert 0 < after.report["decoded"] <= 12
+
+
+@pytest.mark.parametrize("fault", ["no permission", "failing disk"])
+def test_a_file_that_cannot_be_read_for_a_moment_is_tried_again(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    clip = sorted((corpus / "audio").iterdir())[3]
+    clips = make_clips(
+        Path("data/clips.parquet"), corpus, sorted(f"audio/{file.name}" for file in clip.parent.iterdir())
+    )
+    again = functools.partial(_build_clips, clips, corpus, "data", memo="empty memo", bad=0.1)
+    with forbidden(clip) if fault == "no permission" else failing(clip, monkeypatch):
+        failed = again()
+    assert failed.report["failed"] == {"read_error": 1}
+    found = "Permission denied" if fault == "no permission" else "Input/output error"
+    (row,) = [row for row in open_spectrogram(failed.path).index.columns.to_pylist() if row["status"] == "failed"]
+    assert row["message"].startswith(f"audio/{clip.name}: expected a file that can be read, found: {found}; see to")
+    assert "1 clips could not be read; once they can, `dvc repro --force" in caplog.text
+    healed = again()
+    assert (healed.report["decoded"], healed.report["failed"]) == (1, {})
+    assert healed.bytes == _from_nothing(corpus)
+
+
+@pytest.mark.parametrize("kept", ["time", "nothing"])
+def test_a_file_that_was_replaced_after_it_was_listed_is_not_stored_under_its_key(corpus: Path, kept: str) -> None:
+    """Else its frames would be those of the listed content, for every workspace that shares the memo."""
+    clip, other = sorted((corpus / "audio").iterdir())[3:5]
+    clips = make_clips(
+        Path("data/clips.parquet"), corpus, sorted(f"audio/{file.name}" for file in clip.parent.iterdir())
+    )
+    settle(corpus)
+    assert content_digests([clip]).num_hashed == 1
+    assert content_digests([clip]).num_hashed == 0
+    content = clip.read_bytes()
+    clip.write_bytes(other.read_bytes())
+    assert len(content) == clip.stat().st_size
+    settle(corpus) if kept == "time" else os.utime(clip)
+    again = functools.partial(_build_clips, clips, corpus, "data", memo="empty memo", bad=0.1)
+    moved = again()
+    assert moved.report["failed"] == {"moved": 1}
+    assert content_digests([clip]).num_hashed == 1  # the next `corpus` does not believe its time
+    clip.write_bytes(content)
+    back = again()
+    assert (back.report["decoded"], back.bytes) == (1, _from_nothing(corpus))
+
+
 def test_a_mended_computation_is_done_again_and_no_other(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(computing, "code_version", lambda *_: "mended")
     assert _build(corpus).report["decoded"] == NUM_CLIPS
@@ -221,6 +311,30 @@ def test_known_sequences_are_not_computed_again(fitted: tuple[Path, Path]) -> No
     after = _tokenise(changed, tokens, "tokens")
     assert (after.report.decoded, after.report.reused) == (3, NUM_CLIPS - 2)
     assert after.bytes == _tokenise(changed, tokens, "scratch tokens", memo="another memo").bytes
+
+
+@pytest.mark.parametrize("when", ["found", "donating"])
+def test_sequences_that_vanish_during_a_run_are_computed_again(
+    fitted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    corpus, tokens = fitted
+    _tokenise(Path("data/spectrogram"), tokens, "tokens")
+    sizes = {"clips_per_shard": {"minimum": 8, "average": 16, "maximum": 32}} if when == "donating" else {}
+    source = _build(corpus, "other", **sizes).path
+    expected = _tokenise(source, tokens, "scratch tokens", memo="another memo").bytes
+    find = tokenize.find_known
+
+    def find_and_lose(memo: Any, plans: Any) -> Any:
+        found = find(memo, plans)
+        monkeypatch.setattr(tokenize, "find_known", find)
+        for name in sorted(memo.names())[:2]:
+            memo.forget(name)
+        return found
+
+    monkeypatch.setattr(tokenize, "find_known", find_and_lose)
+    after = _tokenise(source, tokens, "tokens")
+    assert after.bytes == expected
+    assert 0 < after.report.decoded <= 12
 
 
 def test_another_vocabulary_makes_all_sequences_anew_and_the_old_ones_stay_known(fitted: tuple[Path, Path]) -> None:

@@ -200,11 +200,11 @@ def test_an_unreadable_file_is_counted_and_never_remembered(
 
     with monkeypatch.context() as patch:
         patch.setattr(content, "file_digest", refuse)
-        assert content_digests([path], store) == content.Contents([""], 0)
-    assert "cannot be read" in caplog.text
+        assert content_digests([path], store) == content.Contents([""], 0, (str(path),))
+    assert "cannot be read: denied" in caplog.text
     assert content_digests([path], store).digests == [file_digest(path)]
     with sqlite3.connect(store) as database:
-        assert database.execute("SELECT count(*) FROM content").fetchone() == (1,)
+        assert database.execute("SELECT count(*) FROM files").fetchone() == (1,)
 
 
 # the manifest on disk

@@ -1,18 +1,25 @@
 """The memo store: entries appear whole, damage is found, and it can be bounded."""
 
+import errno
 import os
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from flips import flip
+from permissions import forbidden
 from rich.console import Console
 
+from pipeline.artifacts.files import distrust
 from pipeline.errors import ParamsError, SonolexError
+from pipeline.execution import memo as memo_module
 from pipeline.execution.housekeeping import entries, plan_removal, remove
-from pipeline.execution.memo import Memo, link_tree
+from pipeline.execution.memo import LostEntry, Memo, retry_lost
 from tools.gc import parse_size, run
 
 DAY = 86400
+LARGE = bytes(2**20 + 1)  # a file that is believed by its time
 
 
 def make_memo(root: Path, code: str = "one") -> Memo:
@@ -82,6 +89,100 @@ def test_an_entry_that_is_not_as_it_was_written_counts_as_none(tmp_path: Path, d
     assert memo.names() == set()
 
 
+def _flip(path: Path) -> None:
+    flip(path, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("file", ["entry.json", "part/file"])
+def test_one_flipped_bit_with_the_time_kept_is_found(
+    tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    _flip(memo.path / "a" / file)
+    assert memo.find("a") is None
+    assert f"{memo.path / 'a'}: expected {file} as it was written, found it changed; computing it again" in caplog.text
+    assert memo.names() == set()
+    put(memo, "a")
+    assert memo.find("a") is not None
+
+
+def test_a_large_file_is_believed_by_its_time_until_a_reader_distrusts_it(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a", LARGE)
+    memo.require("a").link("part", tmp_path / "artifact")
+    _flip(memo.path / "a" / "part" / "file")
+    assert memo.find("a") is not None
+    distrust(tmp_path / "artifact")
+    assert memo.find("a") is None
+
+
+def test_what_is_damaged_or_gone_after_the_look_up_is_lost(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    for spoil in (_flip, Path.unlink):
+        put(memo, "a")
+        entry = memo.require("a")
+        assert entry.read("part/file") == b"x" * 100
+        spoil(memo.path / "a" / "part" / "file")
+        with pytest.raises(LostEntry, match=r"a: expected part/file as it was written, found it (changed|missing)"):
+            entry.read("part/file")
+        assert memo.names() == set()
+        with pytest.raises(LostEntry, match="missing"):
+            entry.link("part", tmp_path / "artifact")
+
+
+def test_copies_are_checked_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    memo = make_memo(tmp_path)
+    put(memo, "a", LARGE)
+    memo.require("a").link("part", tmp_path / "artifact")
+    assert (tmp_path / "artifact" / "file").read_bytes() == LARGE
+    _flip(memo.path / "a" / "part" / "file")
+    with pytest.raises(LostEntry, match="found it changed"):
+        memo.require("a").link("part", tmp_path / "again")
+
+
+def test_a_lost_entry_is_computed_again_a_few_times(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lost = [LostEntry(tmp_path / str(number), "rows", "missing") for number in range(5)]
+
+    def work() -> str:
+        if lost:
+            raise lost.pop()
+        return "done"
+
+    with pytest.raises(SonolexError, match=r"the last of 5 entries lost in one run; raise --max-size"):
+        retry_lost(work)
+    assert retry_lost(work) == "done"
+    lost.append(LostEntry(tmp_path / "a", "rows", "missing"))
+    assert retry_lost(work) == "done"
+    assert f"{tmp_path / 'a'}: expected rows as it was written, found it missing; computing it again" in caplog.text
+
+
+@pytest.mark.parametrize("file", ["entry.json", "part/file", "part"])
+def test_what_may_not_be_read_is_an_error_and_stays(tmp_path: Path, file: str) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    with forbidden(memo.path / "a" / file):
+        with pytest.raises(PermissionError, match=str(memo.path / "a")):
+            memo.find("a")
+        with pytest.raises(PermissionError, match=str(memo.path / "a")):
+            plan_removal(tmp_path, max_bytes=None, max_days=None, thorough=True)
+    assert memo.find("a") is not None
+
+
+def test_a_new_entry_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    (memo.path / "a" / "entry.json").unlink()
+    put(memo, "a", b"new")
+    assert memo.require("a").read("part/file") == b"new"
+    put(memo, "a", b"other")  # of a run that was slower: equal, were it not a test
+    assert memo.require("a").read("part/file") == b"new"
+
+
 def test_only_the_time_of_a_file_moved_and_the_entry_stays(tmp_path: Path) -> None:
     memo = make_memo(tmp_path)
     put(memo, "a")
@@ -92,7 +193,7 @@ def test_only_the_time_of_a_file_moved_and_the_entry_stays(tmp_path: Path) -> No
 def test_links_share_the_bytes(tmp_path: Path) -> None:
     memo = make_memo(tmp_path)
     put(memo, "a")
-    link_tree(memo.path / "a" / "part", tmp_path / "artifact")
+    memo.require("a").link("part", tmp_path / "artifact")
     assert (tmp_path / "artifact" / "file").samefile(memo.path / "a" / "part" / "file")
     assert next(entries(tmp_path)).shared
 
@@ -112,13 +213,10 @@ def test_the_longest_unused_go_first(tmp_path: Path) -> None:
 def test_age_damage_and_left_overs(tmp_path: Path) -> None:
     memo = make_memo(tmp_path)
     put(memo, "old", age_days=40)
-    put(memo, "flipped")
+    put(memo, "flipped", LARGE)
     put(memo, "good")
     file = memo.path / "flipped" / "part" / "file"
-    times = file.stat()
-    file.chmod(0o644)
-    file.write_bytes(b"x" * 99 + b"y")
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # as a failing disk does it: unseen
+    _flip(file)
     partial = memo.path / ".a.host-1.abc.partial"
     partial.mkdir()
     os.utime(partial, (0, 0))
@@ -129,6 +227,44 @@ def test_age_damage_and_left_overs(tmp_path: Path) -> None:
     remove(removal)
     assert memo.names() == {"good"}
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_entry_that_comes_into_use_while_it_is_to_be_removed_stays(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "used", age_days=5)
+    put(memo, "unused", age_days=5)
+    removal = plan_removal(tmp_path, max_bytes=0, max_days=None, thorough=False)
+    memo.mark_used(["used"])
+    done = remove(removal)
+    assert [kept.entry.path.name for kept in done.entries] == ["unused"]
+    assert (done.freed_bytes, done.kept_bytes) == (100, 100)
+    assert memo.names() == {"used"}
+
+
+def test_an_entry_without_its_description_is_removed_as_damaged(tmp_path: Path) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    _flip(memo.path / "a" / "entry.json")
+    removal = plan_removal(tmp_path, max_bytes=None, max_days=None, thorough=False)
+    assert removal.damaged == [str(memo.path / "a" / "entry.json")]
+    assert removal.freed_bytes == 100
+    remove(removal)
+    assert memo.names() == set()
+
+
+def test_a_clean_up_beside_a_run_bears_entries_that_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memo = make_memo(tmp_path)
+    put(memo, "a")
+    put(memo, "b")
+    read = memo_module.read_entry
+
+    def vanish(path: Path) -> object:
+        entry = read(path)
+        memo.forget("a")
+        return entry
+
+    monkeypatch.setattr("pipeline.execution.housekeeping.read_entry", vanish)
+    assert {kept.entry.path.name for kept in entries(tmp_path)} == {"b"}
 
 
 def test_the_command_says_what_went_and_a_dry_run_removes_nothing(tmp_path: Path) -> None:

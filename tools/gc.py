@@ -33,7 +33,7 @@ def run(
     limit = parse_size(max_size) if max_size is not None else None
     removal = plan_removal(root, max_bytes=limit, max_days=max_days, thorough=verify)
     if not dry_run:
-        remove(removal)
+        removal = remove(removal)
     table = Table(title=f"memo store {root}")
     for column in ("stage", "entries removed", "bytes"):
         table.add_column(column, justify="left" if column == "stage" else "right")

@@ -152,6 +152,7 @@ def _waveform(row: ClipRecord, root: Path, sample_rate: int, seconds: float, lef
             sample_rate=sample_rate,
             max_duration=seconds + 1,
             member=TarMember.of(row),
+            content=row["content"],
         )
     except BadClip as error:
         left_out.append(f"waveform: {error}")

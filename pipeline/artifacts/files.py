@@ -25,13 +25,16 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
 
 
-# Errors of a write that are the storage's fault, whichever library reports them.
+# Errors that are the storage's fault, whichever library reports them; they say nothing about the content of a file.
 STORAGE_FAULTS = {
     errno.ENOSPC: "expected room on the disk, found it full",
     errno.EDQUOT: "expected room on the disk, found the quota used up",
     errno.EFBIG: "expected room for the file, found that it would exceed the largest allowed size",
     errno.EROFS: "expected a disk that can be written, found it mounted read-only",
     errno.EIO: "expected a disk that works, found an input/output error",
+    errno.ESTALE: "expected a file server that knows the file, found that it does not (stale file handle)",
+    errno.EACCES: "expected permission to read and write it, found none (permission denied)",
+    errno.EPERM: "expected permission to read and write it, found none (operation not permitted)",
 }
 
 _SWAPS = 100  # attempts; one fails only where another writer finishes at the same instant
@@ -43,7 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Works for a file and for a folder (a Zarr store). The name starts with a dot, so that a leftover is not mistaken for an
     artifact. Two writers of one path may overlap: the result is whole, and that of the last to finish. A disk that fails
-    raises an OSError with one of STORAGE_FAULTS and `path` as its filename, even where a library raised another exception.
+    raises an OSError with one of STORAGE_FAULTS and `path` as its filename, even where a library raised another exception;
+    one that names another file, which was read, is raised as it is.
     """
     partial = partial_name(path)
     try:
@@ -52,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _swap(partial, path)
     except Exception as error:
         number = storage_fault(error)
-        if number is None:
+        if number is None or _names_another(error, partial):
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
     finally:
@@ -70,6 +74,13 @@ def storage_fault(error: BaseException) -> int | None:
     if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
         number = int(match[1])
     return number if number in STORAGE_FAULTS else None
+
+
+def _names_another(error: Exception, path: Path) -> bool:
+    """Return whether an error is about files that are neither `path` nor below it."""
+    names = [getattr(error, "filename", None), getattr(error, "filename2", None)]
+    named = [Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)]
+    return bool(named) and not any(name.is_relative_to(path) for name in named)
 
 
 def clear_partials(path: Path) -> None:
@@ -101,6 +112,17 @@ def file_digest(path: Path) -> str:
     """Return the first 32 hex digits of a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def distrust(path: Path) -> None:
+    """Set the times of a file, or of all files below a folder, to now, because the content was found damaged.
+
+    DVC and the memo store take size and time as evidence that a file is unchanged; after this they read it again, also under
+    the names of its other hard links. A file of another user stays as it is.
+    """
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with contextlib.suppress(OSError):
+            os.utime(file)
 
 
 def _swap(partial: Path, path: Path) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def _find_audio(root: Path, name: str) -> tuple[pa.Table, Counter[str]]:
     """Find a set's audio, in its tars and then in its folders; return the first _PLACE of each video, and the counts."""
     pieces = [_PLACE.empty_table()]
     left_out: Counter[str] = Counter()
-    tars = sorted(tar for folder in (root, root / "data") for tar in folder.glob(f"{name}*.tar") if tar.is_file())
+    tars = sorted(tar for folder in (root, root / "data") for tar in _tars_in(folder, name))
     for path, index in zip(tars, index_tars(tars), strict=True):
         left_out["refused"] += len(index.refused)
         members = index.members
@@ -125,6 +126,15 @@ def _find_audio(root: Path, name: str) -> tuple[pa.Table, Counter[str]]:
     left_out["not_audio"] = len(files_found) - len(audio)
     left_out["repeated"] = len(audio) - len(found)
     return found, left_out
+
+
+def _tars_in(folder: Path, name: str) -> list[Path]:
+    """Return the tars of a set in a folder; `Path.glob` would find none in a folder that may not be listed."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / tar for tar in names if fnmatch(tar, f"{name}*.tar") and (folder / tar).is_file()]
 
 
 def _walk_folder(folder: Path, name: str) -> Iterator[str]:

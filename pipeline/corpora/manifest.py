@@ -65,8 +65,10 @@ def refresh_manifest(
     listing = ADAPTERS[params.kind].list_clips(params)
     columns, contents = manifest_columns(listing, params.root, store_path)
     there = pc.not_equal(columns["content"], "")
+    unread = _unread(columns, contents, params.root)
     num_clips, num_missing = len(columns), len(columns) - (pc.sum(there).as_py() or 0)
     if num_missing == num_clips:
+        _require_readable(columns.filter(unread), params.root)
         return _keep(
             params, path, identity, found=f"none of the {num_missing} clips' files, {columns['source'][0]} for one"
         )
@@ -81,7 +83,7 @@ def refresh_manifest(
             "; corpus.missing is drop, so they are left out of the manifest" if listing.missing == "drop" else "",
         )
     if listing.missing == "drop" and num_missing:
-        columns = columns.filter(there)
+        columns = columns.filter(pc.or_(there, unread))  # what is there and cannot be read is not missing
     if labels_path is not None:
         columns = relabelled(columns, list(listing.classes), labels_path)
     metadata: ClipsMetadata = {
@@ -114,6 +116,22 @@ def manifest_columns(listing: CorpusListing, root: Path, store_path: Path = STOR
     for name, values in (("group", group), ("content", content)):
         clips = clips.set_column(clips.column_names.index(name), name, values)
     return clips.select(list(CLIPS.columns)).cast(CLIPS.arrow).combine_chunks(), contents
+
+
+def _unread(columns: pa.Table, contents: Contents, root: Path) -> pa.Array:
+    """Return for every clip whether its file is there and could not be read."""
+    sources = [path.removeprefix(f"{root}/") for path in contents.unreadable]
+    members = pc.and_(pc.not_equal(columns["member"], ""), pc.equal(columns["content"], ""))
+    return pc.or_(pc.is_in(columns["source"], pa.array(sources, pa.string())), members)
+
+
+def _require_readable(unread: pa.Table, root: Path) -> None:
+    """Raise CorpusError if there are clips whose files are there and could not be read."""
+    if len(unread):
+        raise CorpusError(
+            f"{root}: expected files that can be read, found {len(unread)} clips whose files cannot, {unread['source'][0]} "
+            f"for one, and none that can (warnings say why); see to their permissions, or to the disk, and run again"
+        )
 
 
 def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Array:

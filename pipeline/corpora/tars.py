@@ -13,7 +13,6 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +20,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpora.content import STORE_PATH, open_store, settled
+from pipeline.corpora.content import STORE_PATH, checksum, settled, with_store
 from pipeline.corpora.tar_walk import Member, Walk
 from pipeline.errors import CorpusError
 
@@ -36,9 +35,9 @@ _ENTRIES = pa.schema(
     {"name": pa.string(), "offset": pa.int64(), "size": pa.int64(), "refused": pa.string(), "digest": pa.string()}
 )
 _TABLE = """
-CREATE TABLE IF NOT EXISTS tars
+CREATE TABLE IF NOT EXISTS tar_files
     (path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, heads TEXT NOT NULL, damage TEXT NOT NULL,
-     entries BLOB NOT NULL) WITHOUT ROWID
+     entries BLOB NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID
 """
 
 
@@ -77,21 +76,20 @@ def index_tars(paths: Sequence[Path], store_path: Path = STORE_PATH) -> list[Tar
 
 def _index(path: Path, store_path: Path) -> TarIndex:
     try:
-        return _refresh(path, store_path)
+        return with_store(store_path, lambda store: _refresh(path, store))
     except OSError as error:
         raise CorpusError(f"{path}: expected a tar file that can be read, found {error.strerror or error}") from None
 
 
-def _refresh(path: Path, store_path: Path) -> TarIndex:
+def _refresh(path: Path, store: sqlite3.Connection) -> TarIndex:
     status = path.stat()
-    with closing(open_store(store_path)) as store:
-        store.execute(_TABLE)
-        known = _recall(store, path)
-        if known is not None and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
-            return _as_index(known, num_read=0)
-        if known is not None and status.st_size <= known.size:  # not grown, so another file
-            known = None
-        return _read(path, status, known, store)
+    store.execute(_TABLE)
+    known = _recall(store, path)
+    if known is not None and (known.size, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        return _as_index(known, num_read=0)
+    if known is not None and status.st_size <= known.size:  # not grown, so another file
+        known = None
+    return _read(path, status, known, store)
 
 
 def _read(path: Path, status: os.stat_result, known: _Known | None, store: sqlite3.Connection) -> TarIndex:
@@ -106,7 +104,7 @@ def _read(path: Path, status: os.stat_result, known: _Known | None, store: sqlit
         for member in walk:
             entries.append(member)
             if known is not None and len(entries) == num_known and walk.heads == known.heads:
-                digests = known.entries["digest"].to_pylist()
+                digests = _up_to_unread(entries, known.entries["digest"].to_pylist())
             if len(entries) >= num_known:
                 num_read += _read_missing(file, path, entries, digests)
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES and len(digests) == len(entries):
@@ -124,6 +122,13 @@ def _read(path: Path, status: os.stat_result, known: _Known | None, store: sqlit
     if settled(status) and all(digest or entry.refused for entry, digest in zip(entries, digests, strict=True)):
         _remember(store, path, made)
     return _as_index(made, num_read)
+
+
+def _up_to_unread(entries: Sequence[Member], digests: Sequence[str]) -> list[str]:
+    """Return the digests before the first member that an earlier run could not read."""
+    pairs = zip(entries, digests, strict=True)
+    unread = (position for position, (entry, digest) in enumerate(pairs) if not digest and not entry.refused)
+    return list(digests[: next(unread, len(digests))])
 
 
 def _read_missing(file: BinaryIO, path: Path, entries: list[Member], digests: list[str]) -> int:
@@ -175,11 +180,11 @@ def _warn(path: Path, index: TarIndex) -> None:
 
 
 def _recall(store: sqlite3.Connection, path: Path) -> _Known | None:
-    query = "SELECT size, mtime_ns, heads, damage, entries FROM tars WHERE path = ?"
+    query = "SELECT size, mtime_ns, heads, damage, entries, checksum FROM tar_files WHERE path = ?"
     row = store.execute(query, (os.fspath(path),)).fetchone()
-    if row is None:
+    if row is None or checksum(os.fspath(path), *row[:-1]) != row[-1]:
         return None
-    size, mtime_ns, heads, damage, entries = row
+    size, mtime_ns, heads, damage, entries, _ = row
     return _Known(size, mtime_ns, heads, damage, pa.ipc.open_stream(entries).read_all())
 
 
@@ -189,4 +194,4 @@ def _remember(store: sqlite3.Connection, path: Path, known: _Known) -> None:
         writer.write_table(known.entries)
     row = (os.fspath(path), known.size, known.mtime_ns, known.heads, known.damage, sink.getvalue().to_pybytes())
     with store:
-        store.execute("INSERT OR REPLACE INTO tars VALUES (?, ?, ?, ?, ?, ?)", row)
+        store.execute("INSERT OR REPLACE INTO tar_files VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, checksum(*row)))

@@ -8,27 +8,41 @@ A version identifies params and code, a shard's name identifies its clips. A cac
 run, for a setting that was changed and restored, and in another experiment. Artifacts are made of hard links to these files,
 which are therefore read-only and never written in place; where hard links are impossible, of copies.
 
-An entry appears in one step, by rename. Deleting entries costs only time.
+An entry appears and goes in one step, by rename. Deleting entries costs only time.
+
+Every file of an entry is checked. `entry.json` holds a digest of itself. Files up to 1 MiB (tables, metadata of arrays) are
+compared with their digest whenever the entry is looked up, and tables of any size when they are read. Larger files (chunks
+of arrays, which have checksums of their own) count as unchanged while their size and time are as recorded; a reader that
+meets a wrong checksum resets the time (`artifacts.files.distrust`), and the next look-up reads the whole file. A damaged
+entry is removed, and computed again by the stage that meets it. A file that cannot be read (no permission, failing disk)
+says nothing about the entry: the OSError is raised, and nothing is removed.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypedDict
+from pathlib import Path, PurePath
+from typing import TypedDict, TypeVar
 
 from pipeline.artifacts.files import partial_name, replacing
 from pipeline.errors import SonolexError
 
 log = logging.getLogger(__name__)
 
-_ABOUT, _ENTRY = "about.json", "entry.json"
+R = TypeVar("R")
+
+_ABOUT, ENTRY = "about.json", "entry.json"
+_DIGEST = "digest"  # key of entry.json: digest of its other keys
+
+_SMALL = 1 << 20  # bytes up to which a file is compared with its digest at every look-up
+_ATTEMPTS = 5  # of a stage whose entries are lost while it runs
 
 
 class FileRecord(TypedDict):
@@ -47,6 +61,17 @@ class About(TypedDict):
     code: str  # version
 
 
+class LostEntry(Exception):  # noqa: N818 - not a fault: the entry is computed again
+    """An entry that was there when it was looked up, and is damaged or gone when it is read; nothing is left of it."""
+
+    def __init__(self, path: Path, file: str, found: str) -> None:
+        self.path, self.file, self.found = path, file, found
+        super().__init__(path, file, found)
+
+    def __str__(self) -> str:
+        return f"{self.path}: expected {self.file} as it was written, found it {self.found}"
+
+
 @dataclass(frozen=True)
 class Entry:
     """One finished shard."""
@@ -61,6 +86,48 @@ class Entry:
     def size(self) -> int:
         """Return the bytes of its files."""
         return sum(file["size"] for file in self.files.values())
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file, checked against its digest. Raises LostEntry."""
+        try:
+            content = (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise self.lost(name, "missing") from None
+        if hashlib.sha256(content).hexdigest() != self.files[name]["sha256"]:
+            raise self.lost(name, "changed")
+        return content
+
+    def link(self, folder: str, target: Path) -> None:
+        """Make `target` a folder with the files below `folder`: hard links, or copies where the file system has none.
+
+        Copies are compared with their digests. Raises LostEntry.
+        """
+        for name in self.files:
+            path = PurePath(name)
+            if path.is_relative_to(folder):
+                self._link(name, target / path.relative_to(folder))
+
+    def _link(self, name: str, place: Path) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(self.path / name, place)
+        except FileNotFoundError:
+            raise self.lost(name, "missing") from None
+        except OSError:
+            self._copy(name, place)
+
+    def _copy(self, name: str, place: Path) -> None:
+        try:
+            shutil.copyfile(self.path / name, place)
+        except FileNotFoundError:
+            raise self.lost(name, "missing") from None
+        if _sha256(place) != self.files[name]["sha256"]:
+            raise self.lost(name, "changed")
+
+    def lost(self, file: str, found: str) -> LostEntry:
+        """Remove the entry, in which `file` is damaged or missing, and return the exception that says so."""
+        discard(self.path)
+        return LostEntry(self.path, file, found)
 
 
 class Memo:
@@ -80,13 +147,17 @@ class Memo:
             return set()
 
     def find(self, name: str) -> Entry | None:
-        """Return a finished shard, or None; an entry whose files have changed is removed."""
-        entry = read_entry(self.path / name)
-        if entry is None:
+        """Return a finished shard, or None; a damaged entry is removed, with a warning.
+
+        Raises OSError where files of the entry are there and cannot be read.
+        """
+        path = self.path / name
+        entry = read_entry(path)
+        if entry is None and not path.exists():
             return None
-        damage = damaged(entry)
+        damage = damaged(entry) if entry else ENTRY
         if damage:
-            log.warning("%s: expected %s as it was written, found it changed; computing it again", entry.path, damage)
+            log.warning("%s: expected %s as it was written, found it changed; computing it again", path, damage)
             self.forget(name)
             return None
         return entry
@@ -97,13 +168,18 @@ class Memo:
         if entry is None:
             raise SonolexError(
                 f"{self.path / name}: expected the shard that a worker wrote, found none; workers on other machines need "
-                f"`execution.memo` on a file system that all share"
+                f"`execution.memo` on a file system that all share. If `sonolex gc` removed it meanwhile, run again with a "
+                f"larger --max-size"
             )
         return entry
 
+    def holds(self, name: str) -> bool:
+        """Return whether an entry is there; all of its files were until now, since it goes in one step."""
+        return (self.path / name / ENTRY).exists()
+
     def forget(self, name: str) -> None:
         """Remove an entry, if it exists."""
-        shutil.rmtree(self.path / name, ignore_errors=True)
+        discard(self.path / name)
 
     @contextlib.contextmanager
     def writing(self, name: str, *, clips: int, computed: int) -> Iterator[Path]:
@@ -118,54 +194,79 @@ class Memo:
             yield partial
             entry: dict[str, object] = {"clips": clips, "computed": computed, "files": _note_files(partial)}
             entry["seconds"] = round(time.perf_counter() - started, 4)
-            (partial / _ENTRY).write_text(json.dumps(entry) + "\n")
+            (partial / ENTRY).write_text(json.dumps(entry | {_DIGEST: _digest(entry)}) + "\n")
             _settle(partial, self.path / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
     def mark_used(self, names: Iterable[str]) -> None:
-        """Record that these shards were used now; the least recently used are removed first when space is short."""
+        """Record that these shards, as far as they are there, are used now; call it before they are looked up.
+
+        The least recently used entries are removed first when space is short.
+        """
         for name in names:
             with contextlib.suppress(OSError):
                 os.utime(self.path / name)
 
 
+def retry_lost(work: Callable[[], R]) -> R:
+    """Return `work()`; where it meets an entry that is damaged or gone, call it again, to compute the entry anew.
+
+    Raises SonolexError where entries are lost again and again.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return work()
+        except LostEntry as lost:
+            if attempt == _ATTEMPTS:
+                raise SonolexError(
+                    f"{lost}, the last of {_ATTEMPTS} entries lost in one run; raise --max-size of a `sonolex gc` that runs "
+                    f"beside it, or check the disk of `execution.memo`"
+                ) from None
+            log.warning("%s; computing it again", lost)
+    raise AssertionError
+
+
 def read_entry(path: Path) -> Entry | None:
-    """Read the description of an entry; None where there is no complete one."""
+    """Read the description of an entry; None where there is none as it was written.
+
+    Raises OSError where it is there and cannot be read.
+    """
     try:
-        found = json.loads((path / _ENTRY).read_text())
+        found = json.loads((path / ENTRY).read_bytes())
+        if found.pop(_DIGEST) != _digest(found):
+            return None
         return Entry(path, found["files"], found["clips"], found["computed"], found["seconds"])
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
 
 def damaged(entry: Entry, *, thorough: bool = False) -> str:
     """Return the name of a file that has changed since it was written, or "".
 
-    A file with the recorded size and time counts as unchanged; `thorough` checks its digest too.
+    Files above 1 MiB with the recorded size and time count as unchanged; `thorough` checks their digests too. Raises OSError
+    where a file is there and cannot be read.
     """
     for name, noted in entry.files.items():
         path = entry.path / name
         try:
             status = path.stat()
-        except OSError:
-            return name
-        same = (status.st_size, status.st_mtime_ns) == (noted["size"], noted["mtime_ns"])
-        if (thorough or not same) and (status.st_size != noted["size"] or _sha256(path) != noted["sha256"]):
+            if status.st_size != noted["size"]:
+                return name
+            trusted = status.st_mtime_ns == noted["mtime_ns"] and noted["size"] > _SMALL and not thorough
+            if not trusted and _sha256(path) != noted["sha256"]:
+                return name
+        except (FileNotFoundError, NotADirectoryError):
             return name
     return ""
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Make `target` a folder with the files of `source`: hard links, or copies where the file system has none."""
-    for file in source.rglob("*"):
-        if file.is_file():
-            place = target / file.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file, place)
-            except OSError:
-                shutil.copyfile(file, place)
+def discard(path: Path) -> None:
+    """Remove an entry, if it exists, in one step: it is renamed first, so that no reader sees a part of it."""
+    gone = partial_name(path)
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _note_files(folder: Path) -> dict[str, FileRecord]:
@@ -182,11 +283,21 @@ def _note_files(folder: Path) -> dict[str, FileRecord]:
 
 def _settle(partial: Path, target: Path) -> None:
     """Rename a new entry to its final name; an entry that another run has just finished is equal, and is kept."""
-    try:
-        partial.rename(target)
-    except OSError:
-        if read_entry(target) is None:
-            raise
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            partial.rename(target)
+        except OSError as error:
+            if read_entry(target) is not None:
+                return
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == _ATTEMPTS:
+                raise
+            discard(target)  # a damaged one
+        else:
+            return
+
+
+def _digest(entry: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

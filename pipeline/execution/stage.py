@@ -12,6 +12,7 @@ import errno
 import inspect
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -32,8 +33,9 @@ from pipeline.execution.memory import own_peak_memory
 def stage_main(main: Callable[..., None]) -> None:
     """Run `main` as a program: its parameters are the command line, its module's docstring is the help text.
 
-    A SonolexError, or an error of the disk (full, failing), is printed on stderr as a message without a traceback, and the
-    program exits with status 1. Any other exception is a fault of the program and keeps its traceback.
+    A SonolexError, or an error of the storage (disk full or failing, no permission), is printed on stderr as a message
+    without a traceback, and the program exits with status 1. Any other exception is a fault of the program and keeps its
+    traceback.
     """
     start_logging()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -54,6 +56,8 @@ def stage_main(main: Callable[..., None]) -> None:
 
 
 def _storage_advice(number: int, path: Path) -> str:
+    if number in (errno.EACCES, errno.EPERM):
+        return f"give it to the user that runs this (number {os.geteuid()}), then run again"
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return "check the disk, then run again"
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())

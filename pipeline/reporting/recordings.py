@@ -41,6 +41,7 @@ class Recordings:
                 sample_rate=self._sample_rate,
                 max_duration=_LONGEST_SECONDS,
                 member=TarMember.of(row),
+                content=row["content"],
             )
         except BadClip as error:
             return nothing, f"audio cannot be read now ({error.reason})"

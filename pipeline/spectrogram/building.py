@@ -1,8 +1,9 @@
 """Building of a spectrogram, shard by shard: finished shards come from the memo, others are computed; then the index.
 
 `compute_shard` is a pure function of its spec; spec and result are small and picklable, and the worker itself writes the
-shard into the memo store. Known clips of a changed shard are copied from the entry that holds their frames. A clip that
-cannot be decoded is recorded with the reason, and the shard continues without it.
+shard into the memo store. Known clips of a changed shard are copied from the entry that holds their frames, or decoded where
+that entry is damaged or gone. A clip that cannot be decoded is recorded with the reason, and the shard continues without it.
+A failure that may pass (the file is missing or cannot be read just now) is not remembered.
 """
 
 import logging
@@ -20,8 +21,9 @@ import zarr
 from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, FrameRecord, IndexMetadata, SpectrogramMetadata
+from pipeline.corpora.content import forget
 from pipeline.errors import CorpusError
-from pipeline.execution.memo import Entry, Memo, link_tree
+from pipeline.execution.memo import Entry, LostEntry, Memo
 from pipeline.execution.shards import cut_shards, shard_name
 from pipeline.spectrogram.computing import (
     PASSING_REASONS,
@@ -31,6 +33,7 @@ from pipeline.spectrogram.computing import (
     write_frames,
 )
 from pipeline.spectrogram.decoding import BadClip
+from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.registry import build_front_end
 from pipeline.spectrogram.settings import ClipsPerShard, SpectrogramParams
 
@@ -110,6 +113,10 @@ class Reuse:
     todo: list[ShardPlan] = field(default_factory=list)
     known: dict[str, KnownRecord] = field(default_factory=dict)  # clips of `todo`, by clip key
 
+    def donors(self) -> set[str]:
+        """Return the names of the entries that hold known clips of other shards."""
+        return {row["entry"] for row in self.known.values()}
+
 
 def open_memo(root: Path, params: SpectrogramParams, max_duration: float) -> Memo:
     """Open the memo's version for these params and the current code."""
@@ -150,7 +157,7 @@ def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: ClipTable) -> Reus
         wanted = {clip.key for plan in reuse.todo for clip in manifest_clips(clips, plan.start, plan.stop)} - {""}
         keys = pa.array(sorted(wanted), pa.string())
         for name in donors:
-            rows = _read_rows(memo.find(name))
+            rows = _donated_rows(memo, name)
             # Failed clips are tried again with their shard, so that messages name the file by its current path.
             rows = rows.filter(pc.and_(pc.is_in(rows["key"], keys), pc.equal(rows["status"], "ok")))
             reuse.known |= {row["key"]: row | {"entry": name} for row in rows.to_pylist()}
@@ -172,34 +179,24 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
 
     Memory: the stored frames of one shard, and one clip. A shard without a usable clip has no array.
     """
-    front_end, metadata = build_front_end(spec.params.front_end), spec.params.metadata
+    front_end, donors = build_front_end(spec.params.front_end), _Donors(spec.memo)
     rows: list[ShardRecord] = []
     pieces: list[np.ndarray] = []
-    arrays: dict[str, zarr.Array[Any]] = {}
     start = decoded = reused = 0
     unsettled = False
-    num_new = sum(clip.key not in spec.known for clip in spec.clips)
     for clip in spec.clips:
         known = spec.known.get(clip.key)
-        outcome: _Outcome
-        if known:
+        stored = donors.read(known) if known else None
+        if known and stored is not None:
             reused += 1
             outcome = _usable(known["sum"], known["sum_of_squares"], known["num_clipped"])
-            pieces.append(_copy_frames(spec.memo, known, arrays))
+            pieces.append(stored)
         else:
-            try:
-                frames = compute_clip(clip, front_end, metadata, root=spec.root, max_duration=spec.max_duration)
-            except BadClip as error:
-                message = error.message.replace(f"{spec.root}/", "")  # independent of where the corpus lies
-                outcome = {
-                    "sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0,
-                    "status": "failed", "reason": error.reason, "message": message,
-                }  # fmt: skip
-                unsettled |= error.reason in PASSING_REASONS and bool(clip.key)
-            else:
+            outcome, frames = _compute(spec, clip, front_end)
+            if frames is not None:
                 decoded += 1
-                outcome = _usable(frames.sum, frames.sum_of_squares, frames.num_clipped)
-                pieces.append(frames.stored)
+                pieces.append(frames)
+            unsettled |= outcome["reason"] in PASSING_REASONS and bool(clip.key)
         row: ShardRecord = {
             "clip_id": clip.clip_id, "key": clip.key, "shard": "", "start": 0, "num_frames": 0, **outcome
         }  # fmt: skip
@@ -210,11 +207,24 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
     entry = spec.name + _UNSETTLED * unsettled
     if unsettled:
         spec.memo.forget(entry)  # an earlier attempt may have failed on other clips
-    with spec.memo.writing(entry, clips=len(rows), computed=num_new) as folder:
+    with spec.memo.writing(entry, clips=len(rows), computed=len(rows) - reused) as folder:
         if pieces:
             write_frames(folder, _ARRAY, pieces)
         pq.write_table(pa.Table.from_pylist(rows, schema=_ROWS_SCHEMA), folder / _ROWS)
     return ShardReport(spec.name, entry, decoded, reused)
+
+
+def _compute(spec: ShardSpec, clip: Clip, front_end: FrontEnd) -> tuple[_Outcome, np.ndarray | None]:
+    """Return the outcome of a clip that is decoded, and its stored frames; None where it cannot be used."""
+    try:
+        frames = compute_clip(clip, front_end, spec.params.metadata, root=spec.root, max_duration=spec.max_duration)
+    except BadClip as error:
+        message = error.message.replace(f"{spec.root}/", "")  # independent of where the corpus lies
+        return {
+            "sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0,
+            "status": "failed", "reason": error.reason, "message": message,
+        }, None  # fmt: skip
+    return _usable(frames.sum, frames.sum_of_squares, frames.num_clipped), frames.stored
 
 
 def _usable(total: float, squares: float, num_clipped: int) -> _Outcome:
@@ -223,12 +233,39 @@ def _usable(total: float, squares: float, num_clipped: int) -> _Outcome:
     }  # fmt: skip
 
 
-def _copy_frames(memo: Memo, row: KnownRecord, arrays: dict[str, zarr.Array[Any]]) -> np.ndarray:
-    """Return a clip's stored frames from another entry of the memo."""
-    name = row["entry"]
-    if name not in arrays:
-        arrays[name] = zarr.open_array(memo.path / name / _ARRAY, mode="r")
-    return np.asarray(arrays[name][row["start"] : row["start"] + row["num_frames"]])
+class _Donors:
+    """Stored frames of known clips, read from other entries of the memo."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._lost: set[str] = set()  # entries
+
+    def read(self, row: KnownRecord) -> np.ndarray | None:
+        """Return a clip's frames, or None where its entry is damaged or gone; a damaged one is removed, with a warning."""
+        name = row["entry"]
+        if name in self._lost:
+            return None
+        try:
+            if name not in self._arrays:
+                self._arrays[name] = zarr.open_array(self._memo.path / name / _ARRAY, mode="r")
+            frames = np.asarray(self._arrays[name][row["start"] : row["start"] + row["num_frames"]])
+        except FileNotFoundError:
+            self._lose(name, "gone")
+        except OSError:  # says nothing about the entry
+            raise
+        except Exception as error:  # zarr raises many kinds
+            self._lose(name, f"damaged ({type(error).__name__}: {' '.join(str(error).split())})")
+        else:
+            if self._memo.holds(name):
+                return frames
+            self._lose(name, "gone")  # chunks that are missing read as the fill value
+        return None
+
+    def _lose(self, name: str, found: str) -> None:
+        log.warning("%s: expected frames of known clips, found it %s; decoding them", self._memo.path / name, found)
+        self._memo.forget(name)
+        self._lost.add(name)
 
 
 def assemble(
@@ -241,7 +278,7 @@ def assemble(
 ) -> pa.Table:
     """Assemble the artifact at `path` from finished entries, in the order of the plan, and return its rows.
 
-    `settings` is recorded in it.
+    `settings` is recorded in it. Raises LostEntry.
     """
     FRAMES.create(path / "frames.zarr", metadata)
     shards: dict[str, int] = {}
@@ -251,7 +288,7 @@ def assemble(
         rows.append(_read_rows(entry))
         num_frames = int(pc.sum(rows[-1]["num_frames"]).as_py() or 0)
         if num_frames:
-            link_tree(entry.path / _ARRAY, path / "frames.zarr" / plan.name)
+            entry.link(_ARRAY, path / "frames.zarr" / plan.name)
             shards[plan.name] = num_frames
     table = pa.concat_tables(rows)
     index = table.select(INDEX.arrow.names)
@@ -262,8 +299,17 @@ def assemble(
     return table
 
 
-def _read_rows(entry: Entry | None) -> pa.Table:
-    return pq.read_table(entry.path / _ROWS, partitioning=None) if entry else _ROWS_SCHEMA.empty_table()
+def _read_rows(entry: Entry) -> pa.Table:
+    return pq.read_table(pa.BufferReader(entry.read(_ROWS)))
+
+
+def _donated_rows(memo: Memo, name: str) -> pa.Table:
+    """Return the rows of another entry; none where it is damaged or gone."""
+    try:
+        entry = memo.find(name)
+        return _read_rows(entry) if entry else _ROWS_SCHEMA.empty_table()
+    except LostEntry:
+        return _ROWS_SCHEMA.empty_table()
 
 
 def count_failed(rows: pa.Table) -> dict[str, int]:
@@ -271,6 +317,17 @@ def count_failed(rows: pa.Table) -> dict[str, int]:
     counts = rows.filter(pc.equal(rows["status"], "failed")).group_by("reason").aggregate([("reason", "count")])
     pairs = zip(counts["reason"].to_pylist(), counts["reason_count"].to_pylist(), strict=True)
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+
+
+def forget_moved(rows: pa.Table, clips: ClipTable, root: Path) -> None:
+    """Make the next run of `corpus` read the files that have another content than the manifest says.
+
+    It would take an unchanged size and time as evidence that they are the same.
+    """
+    moved = rows.filter(pc.equal(rows["reason"], "moved"))["clip_id"]
+    sources = clips["source"].filter(pc.is_in(clips["clip_id"], moved.combine_chunks()))
+    if len(sources):
+        forget(root / source for source in pc.unique(sources).to_pylist())
 
 
 def require_few_failed(rows: pa.Table, max_bad_fraction: float) -> None:

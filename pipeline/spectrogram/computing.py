@@ -23,7 +23,7 @@ from pipeline.spectrogram.storing import restore, store
 _CHUNK_FRAMES = 256
 
 # Reasons that may be temporary: the next run tries again.
-PASSING_REASONS = ("missing", "moved")
+PASSING_REASONS = ("missing", "moved", "read_error")
 
 
 class Clip(NamedTuple):
@@ -62,7 +62,8 @@ def compute_clip(
     """Decode a clip and compute its frames. Raises BadClip where it cannot be used."""
     path = root / clip.source
     if not clip.content:
-        raise BadClip("missing", f"{path}: expected a file, found none when the corpus was listed")
+        found = "none that could be read when the corpus was listed"
+        raise BadClip("missing", f"{path}: expected a file, found {found}")
     waveform = decode(
         path,
         start=clip.start,
@@ -71,6 +72,7 @@ def compute_clip(
         max_duration=max_duration,
         min_samples=front_end.min_samples,
         member=TarMember(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
+        content=clip.content,
     )
     stored, num_clipped = stored_frames(waveform, front_end, metadata, where=str(path))
     # Statistics are of the restored values, as a reader sees them.

@@ -3,19 +3,26 @@
 Conventions: a waveform is mono float32, shape (sample,), in [-1, 1] for integer formats; `start` and `duration` are seconds
 of the source. Mono is the mean of the channels. Other sample rates are resampled by soxr at quality HQ; another resampler
 would change the features.
+
+What libsndfile says of a file counts only if the file could be read, and has the content that the manifest names, before and
+after decoding. libsndfile takes a failing read for the end of the file, so it reads through an object that keeps the error.
 """
 
+import contextlib
 import hashlib
 import io
 import math
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import soundfile
 import soxr
+from typing_extensions import Buffer
 
 from pipeline.artifacts.clips import ClipRecord
 
@@ -33,6 +40,8 @@ _UNKNOWN_LENGTHS = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 
 # A member of a tar is read into memory as a whole; ten seconds of the largest format take 60 MB.
 _LARGEST_MEMBER = 1 << 30  # bytes
+
+_REMEMBERED = 1024  # files whose digest is kept, since a long recording may have many clips
 
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 
@@ -72,29 +81,22 @@ def decode(
     max_duration: float,
     min_samples: int = 1,
     member: TarMember | None = None,
+    content: str = "",
 ) -> np.ndarray:
     """Return the waveform of `duration` seconds from `start` (0 = to the end), shape (sample,) float32 at `sample_rate`.
 
     Reads WAV, FLAC, OGG and MP3 at 8 to 192 kHz, of any depth and number of channels, from a file or a `member` of a tar;
-    only the part asked for is decoded. Raises BadClip with one of the reasons missing, unreadable, empty, truncated, moved
-    (the tar has other bytes at the member's place), too_short (fewer than `min_samples`, one frame of the front end),
-    too_long (more than `max_duration` seconds), not_finite, silent.
+    only the part asked for is decoded. `content` is the digest that a file must have, empty = any; a member has its own.
+
+    Raises BadClip with one of the reasons missing, read_error (the file is there and cannot be read: no permission, a
+    failing disk), moved (it has other bytes than the manifest names), unreadable (no audio), empty, truncated, too_short
+    (fewer than `min_samples`, one frame of the front end), too_long (more than `max_duration` seconds), not_finite, silent.
+    The first three say nothing about the content, and may pass.
     """
-    if not path.is_file():
-        raise BadClip("missing", f"{path}: expected a file, found {'a folder' if path.is_dir() else 'none'}")
-    encoded: Path | io.BytesIO = path
-    if member is not None:
-        encoded, path = _read_member(path, member), path / member.name  # from here on only for messages
-    if _num_bytes(encoded) == 0:
-        raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
-    try:
-        with soundfile.SoundFile(encoded) as file:
-            native_rate = file.samplerate
-            waveform = _read(file, encoded, path, start, duration, max_duration)
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        found = str(error).replace(repr(encoded), repr(str(path)))  # the memory address differs between runs
-        raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
-    return prepare_waveform(waveform, native_rate, sample_rate=sample_rate, min_samples=min_samples, where=str(path))
+    where = path / member.name if member else path  # for messages
+    with _opened(path, where, member, content) as source:
+        waveform, native_rate = _decode(source, where, start, duration, max_duration)
+    return prepare_waveform(waveform, native_rate, sample_rate=sample_rate, min_samples=min_samples, where=str(where))
 
 
 def prepare_waveform(
@@ -117,40 +119,134 @@ def prepare_waveform(
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def _read_member(path: Path, member: TarMember) -> io.BytesIO:
+class _Source:
+    """Encoded audio as libsndfile reads it: a file, or bytes in memory."""
+
+    def __init__(self, raw: io.BufferedIOBase) -> None:
+        self._raw = raw
+        self.size = raw.seek(0, os.SEEK_END)  # bytes
+        self.fault: OSError | None = None  # of a read
+        raw.seek(0)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, and return the new position."""
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._raw.tell()
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill `buffer`, and return how many bytes there were; none after an error, which is kept."""
+        try:
+            read = self._raw.readinto(buffer)
+        except OSError as error:
+            self.fault, read = error, 0
+        return read
+
+    def tail(self, size: int) -> bytes:
+        """Return the last `size` bytes; the position stays, since libsndfile relies on it."""
+        position, last = self.tell(), bytearray(min(size, self.size))
+        self.seek(-len(last), os.SEEK_END)
+        read = self.readinto(last)
+        self.seek(position)
+        return bytes(last[:read])
+
+
+class _State(NamedTuple):
+    """Evidence that a file is the same as before, from the system."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, file: io.BufferedReader) -> Self:
+        """Return the state of an open file."""
+        status = os.fstat(file.fileno())
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, where: Path, member: TarMember | None, content: str) -> Iterator[_Source]:
+    """Yield a clip's encoded bytes. An error of the block counts only if they could be read and stayed the same.
+
+    Raises BadClip with the reasons missing, read_error and moved.
+    """
+    try:
+        with path.open("rb") as file:
+            before = _State.of(file)
+            source = _Source(io.BytesIO(_read_member(file, where, member)) if member else file)
+            if content and not member and _digest(file, before) != content:
+                raise _moved(where, "file")
+            try:
+                yield source
+            finally:
+                if source.fault:
+                    raise source.fault
+                if not member and _State.of(file) != before:
+                    raise _moved(where, "file")
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadClip("missing", f"{path}: expected a file, found none") from None
+    except IsADirectoryError:
+        raise BadClip("missing", f"{path}: expected a file, found a folder") from None
+    except OSError as error:
+        found = error.strerror or str(error)
+        advice = "see to the permissions, or to the disk, and run again"
+        raise BadClip("read_error", f"{where}: expected a file that can be read, found: {found}; {advice}") from None
+
+
+_digests: dict[_State, str] = {}  # of this process; the oldest first
+
+
+def _digest(file: io.BufferedReader, state: _State) -> str:
+    """Return the digest of a file, which is read once for all of its clips."""
+    if state not in _digests:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        file.seek(0)
+        if _State.of(file) != state:
+            return digest
+        if len(_digests) == _REMEMBERED:
+            del _digests[next(iter(_digests))]
+        _digests[state] = digest
+    return _digests[state]
+
+
+def _read_member(tar: io.BufferedReader, where: Path, member: TarMember) -> bytes:
     """Return the bytes of a member, checked against the manifest's digest."""
-    where = path / member.name
     if member.size > _LARGEST_MEMBER:
         raise BadClip("too_long", f"{where}: expected at most {_LARGEST_MEMBER} bytes, found {member.size}")
-    try:
-        with path.open("rb") as tar:
-            tar.seek(member.offset)
-            encoded = tar.read(member.size)
-    except OSError as error:
-        raise BadClip("unreadable", f"{where}: expected {member.size} bytes, found: {error}") from None
+    tar.seek(member.offset)
+    encoded = tar.read(member.size)
     if len(encoded) < member.size:
         raise _truncated(where, f"{member.size} bytes from byte {member.offset}", f"{len(encoded)}: the tar was cut")
     if hashlib.sha256(encoded).hexdigest()[: len(member.content)] != member.content:
-        found = "others: the tar was changed; `dvc repro corpus` finds its members again"
-        raise BadClip("moved", f"{where}: expected the bytes that the manifest names, found {found}")
-    return io.BytesIO(encoded)
+        raise _moved(where, "tar")
+    return encoded
 
 
-def _num_bytes(encoded: Path | io.BytesIO) -> int:
-    return encoded.stat().st_size if isinstance(encoded, Path) else encoded.getbuffer().nbytes
+def _moved(where: Path, what: str) -> BadClip:
+    found = f"others: the {what} was changed; `dvc repro` lists it again"
+    return BadClip("moved", f"{where}: expected the bytes that the manifest names, found {found}")
 
 
-def _tail(encoded: Path | io.BytesIO, size: int) -> bytes:
-    if isinstance(encoded, io.BytesIO):
-        return bytes(encoded.getbuffer()[-size:])
-    with encoded.open("rb") as raw:
-        raw.seek(max(0, encoded.stat().st_size - size))
-        return raw.read()
+def _decode(source: _Source, path: Path, start: float, duration: float, max_duration: float) -> tuple[np.ndarray, int]:
+    """Return the waveform asked for, mono, at its own rate, and the rate in Hz; see `decode`."""
+    if source.size == 0:
+        raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
+    try:
+        with soundfile.SoundFile(source) as file:
+            return _read(file, source, path, start, duration, max_duration), file.samplerate
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        found = str(error).replace(repr(source), repr(str(path)))  # the memory address differs between runs
+        raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}") from None
 
 
 def _read(
     file: soundfile.SoundFile,
-    encoded: Path | io.BytesIO,
+    source: _Source,
     path: Path,
     start: float,
     duration: float,
@@ -173,7 +269,7 @@ def _read(
         raise _truncated(path, f"sound to {last / rate:.3f} s", f"the end at {num_frames / rate:.3f} s")
     last = min(last, num_frames)
     if not duration:
-        _require_whole(file, encoded, path)
+        _require_whole(file, source, path)
     if first:
         file.seek(first)
     mono = np.empty(last - first, dtype=np.float32)
@@ -203,13 +299,13 @@ def _mix(block: np.ndarray, mono: np.ndarray) -> None:
         mono /= np.float32(block.shape[1])
 
 
-def _require_whole(file: soundfile.SoundFile, encoded: Path | io.BytesIO, path: Path) -> None:
+def _require_whole(file: soundfile.SoundFile, source: _Source, path: Path) -> None:
     """Raise BadClip for a truncated WAV or OGG, which libsndfile reads without an error."""
     short = _SHORT_WAV.search(file.extra_info) if file.format in ("WAV", "WAVEX", "RF64") else None
     if short and int(short[1]) not in _UNKNOWN_LENGTHS:
         raise _truncated(path, f"{short[1]} bytes of samples, as its header says", short[2])
     if file.format == "OGG":
-        _, _, page = _tail(encoded, 2 * _LARGEST_OGG_PAGE).rpartition(
+        _, _, page = source.tail(2 * _LARGEST_OGG_PAGE).rpartition(
             b"OggS"
         )  # then version, flags, 20 bytes, number of segments and their lengths
         ends = len(page) > 22 and page[1] & 4 and len(page) >= 23 + page[22] + sum(page[23 : 23 + page[22]])

@@ -8,13 +8,16 @@ pickled; the receiving process opens the shards itself.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.artifacts import forks
+from pipeline.artifacts.files import distrust
 from pipeline.artifacts.spectrogram import FRAMES, Spectrogram
+from pipeline.errors import ArtifactError
 from pipeline.spectrogram.storing import restore
 
 if TYPE_CHECKING:
@@ -105,9 +108,8 @@ class FrameReader:
         except ValueError as error:
             raise self._damaged(shard, error) from None
 
-    def _damaged(self, shard: str, error: ValueError) -> Exception:
-        path = self._spectrogram.frames_path / shard
-        return FRAMES.error(path, "chunk", expected="frames as written", found=str(error).splitlines()[0])
+    def _damaged(self, shard: str, error: Exception) -> ArtifactError:
+        return _damage(self._spectrogram.frames_path / shard, error)
 
 
 def _read_by_zarr(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int]]) -> list[np.ndarray]:
@@ -123,6 +125,11 @@ def _read_by_zarr(spectrogram: Spectrogram, places: Sequence[tuple[str, int, int
         try:
             stored.append(np.asarray(arrays[shard][start : start + num_frames]))
         except (ValueError, RuntimeError) as error:
-            message = str(error).splitlines()[0]
-            raise FRAMES.error(path / shard, "chunk", expected="frames as written", found=message) from None
+            raise _damage(path / shard, error) from None
     return stored
+
+
+def _damage(shard: Path, error: Exception) -> ArtifactError:
+    """Return the error for a damaged shard, after its files lost the times for which the memo and DVC would trust them."""
+    distrust(shard)
+    return FRAMES.error(shard, "chunk", expected="frames as written", found=str(error).splitlines()[0])

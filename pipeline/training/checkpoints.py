@@ -4,24 +4,31 @@ A checkpoint is one safetensors file outside DVC's outputs (DVC deletes those be
 everything that determines the result: params, inputs, and the code that trains. A checkpoint of other settings is therefore
 never used. Random state is not saved: every epoch seeds its own streams.
 
+A checkpoint holds a digest of itself. A damaged one is dropped with a warning, and training resumes from the one before,
+which is kept beside it, or starts over. A checkpoint that cannot be read (no permission, failing disk) stops the run.
+
 Of several processes one writes and all read; between epochs all hold the same state, so a run may resume with another number
 of processes. Its result then differs from that of either number, since each draws its own random numbers.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, NotRequired, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.artifacts.files import replacing
 from pipeline.training.gradient_flow import LayerGradient
 from pipeline.training.step import Learner, M
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(".sonolex/checkpoints")
 
@@ -51,7 +58,7 @@ def run_key(metadata: Mapping[str, object], code: str) -> str:
 
 
 def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None:
-    """Write a checkpoint atomically, in place of the previous one."""
+    """Write a checkpoint atomically; the last one is kept as the one before it."""
     tensors: dict[str, Tensor] = {f"model/{name}": t for name, t in learner.model.state_dict().items()}
     tensors |= {f"average/{name}": t for name, t in learner.average.values.items()}
     tensors |= {f"best/{name}": t for name, t in progress.best.items()}
@@ -60,21 +67,24 @@ def save_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> None
         tensors |= {f"optimiser/{index}/{name}": t for name, t in state.items() if t is not None}
     tensors["predicted"] = progress.predicted
     metadata = {**progress.metadata, "average_count": learner.average.count, "scaler": learner.scaler.state_dict()}
+    written = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    text = json.dumps(metadata)
     with replacing(path) as partial:
-        contiguous = {name: t.detach().clone().contiguous() for name, t in tensors.items()}
-        save_file(contiguous, partial, metadata={"progress": json.dumps(metadata)})
+        save_file(written, partial, metadata={"progress": text, "digest": _digest(text, written)})
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(_previous(path))
 
 
 def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool:
-    """Restore a saved run in place; return False when there is no readable checkpoint."""
-    if not path.exists():
+    """Restore a saved run in place; return False when there is no checkpoint as it was written.
+
+    Raises OSError where one is there and cannot be read.
+    """
+    saved = _read(path, learner) or _read(_previous(path), learner)
+    if saved is None:
         return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["progress"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, KeyError):
-        return False  # unreadable: start over rather than stop
+    text, tensors = saved
+    metadata = json.loads(text)
     learner.model.load_state_dict(_below(tensors, "model/"))
     for name, value in _below(tensors, "average/").items():
         learner.average.values[name].copy_(value)
@@ -86,6 +96,50 @@ def load_checkpoint(path: Path, learner: Learner[M], progress: Progress) -> bool
     progress.predicted.copy_(tensors["predicted"])
     progress.metadata.update(metadata)
     return True
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove the checkpoint of a finished run, and the one before it."""
+    path.unlink(missing_ok=True)
+    _previous(path).unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def _read(path: Path, learner: Learner[M]) -> tuple[str, dict[str, Tensor]] | None:
+    """Return the metadata as JSON, and the tensors; None where there is no file, or a damaged one, which is removed."""
+    try:
+        path.open("rb").close()  # safetensors' own errors do not say which file
+    except FileNotFoundError:
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        text = header["progress"]
+        intact = header["digest"] == _digest(text, tensors)
+    except OSError:
+        raise
+    except Exception:  # safetensors and torch raise many kinds over a damaged header
+        intact = False
+    if intact:
+        return text, tensors
+    log.warning("%s: expected a checkpoint as it was written, found it changed; it is dropped", path)
+    if learner.context.is_main_process:
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of the metadata and of all tensors with their names."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\x1e{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

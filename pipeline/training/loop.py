@@ -256,7 +256,7 @@ class _Run(Generic[M]):
         average.values.update(self.progress.best)
         average.swap()
         if self.learner.context.is_main_process:
-            self.checkpoint.unlink(missing_ok=True)
+            checkpoints.remove_checkpoint(self.checkpoint)
 
 
 class _Reader:

@@ -1,7 +1,8 @@
 """Token sequences of clips, shard by shard: those of known shards and clips are taken from the memo.
 
 `compute_sequences` is a pure function of its spec, small and picklable both ways; the worker writes the shard's token
-sequences into the memo store. A shard is one of the spectrogram's.
+sequences into the memo store. A shard is one of the spectrogram's. Token sequences of an entry that is damaged or gone are
+computed again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import TOKENS, TokensMetadata, tokens_column
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.execution.code import code_version
-from pipeline.execution.memo import Entry, Memo
+from pipeline.execution.memo import Entry, LostEntry, Memo
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.batching import clip_batches
@@ -78,9 +79,8 @@ def find_known(memo: Memo, plans: dict[str, Spectrogram]) -> tuple[dict[str, Ent
     if donors:
         wanted = set(pa.concat_tables([plan.index.columns.select(["key"]) for plan in todo])["key"].to_pylist())
         for name in donors:
-            entry = memo.find(name)
-            keys = pq.read_table(entry.path / _ROWS, columns=["key"], partitioning=None)["key"] if entry else []
-            known |= {key: name for key in map(str, keys) if key in wanted}
+            keys = _donated_rows(memo, name, ["key"])["key"].to_pylist()
+            known |= {key: name for key in keys if key in wanted}
     return entries, known
 
 
@@ -102,8 +102,9 @@ def compute_sequences(spec: SequencesSpec) -> SequencesReport:
     vocabulary, reader = open_vocabulary(spec.vocabulary_path), FrameReader(spec.spectrogram)
     index = spec.spectrogram.index
     keys = dict(zip(index.list("clip_id"), index.list("key"), strict=True))
-    new = [clip for clip, key in keys.items() if key not in spec.known]
     parts = [_copy_sequences(spec, {clip: key for clip, key in keys.items() if key in spec.known})]
+    copied = set(parts[0]["clip_id"].to_pylist())
+    new = [clip for clip in keys if clip not in copied]
     for batch in clip_batches(new, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
         tokens = tokens_column(assign(vocabulary, reader.read(batch)))
         columns = {"clip_id": pa.array(batch, pa.string()), "tokens": tokens, "key": [keys[clip] for clip in batch]}
@@ -116,11 +117,16 @@ def compute_sequences(spec: SequencesSpec) -> SequencesReport:
 
 
 def _copy_sequences(spec: SequencesSpec, clips: dict[str, str]) -> pa.Table:
-    """Return the rows of clips (clip id -> key) that stand in other entries of the memo, under the ids they have now."""
+    """Return the rows of clips (clip id -> key) that other entries of the memo hold, under the ids they have now.
+
+    Clips of entries that are damaged or gone have none.
+    """
     parts = [_ROWS_SCHEMA.empty_table()]
     for name in sorted(set(spec.known.values())):
         ids = [clip for clip, key in clips.items() if spec.known[key] == name]
-        rows = pq.read_table(spec.memo.path / name / _ROWS, partitioning=None)
+        rows = _donated_rows(spec.memo, name)
+        if not rows.num_rows:
+            continue
         places = pc.index_in(pa.array([clips[clip] for clip in ids], pa.string()), rows["key"].combine_chunks())
         columns = {"clip_id": pa.array(ids, pa.string()), **{n: rows[n].take(places) for n in ("tokens", "key")}}
         parts.append(pa.table(columns).cast(_ROWS_SCHEMA))
@@ -130,7 +136,7 @@ def _copy_sequences(spec: SequencesSpec, clips: dict[str, str]) -> pa.Table:
 def write_sequences(
     path: Path, names: Sequence[str], entries: dict[str, Entry], spectrogram: Spectrogram, vocabulary: Vocabulary
 ) -> None:
-    """Write the artifact from finished entries, one at a time, in the order of `names`."""
+    """Write the artifact from finished entries, one at a time, in the order of `names`. Raises LostEntry."""
     metadata: TokensMetadata = {
         "fold": vocabulary.metadata["fold"],
         "vocabulary": vocabulary.digest(),
@@ -139,4 +145,17 @@ def write_sequences(
         "frame_rate": vocabulary.frame_rate,
         SETTINGS: vocabulary.metadata.get(SETTINGS, {}),
     }
-    TOKENS.write_parts(path, (pq.read_table(entries[n].path / _ROWS, partitioning=None) for n in names), metadata)
+    TOKENS.write_parts(path, (_read_rows(entries[name]) for name in names), metadata)
+
+
+def _read_rows(entry: Entry, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(pa.BufferReader(entry.read(_ROWS)), columns=columns)
+
+
+def _donated_rows(memo: Memo, name: str, columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of another entry; none where it is damaged or gone."""
+    try:
+        entry = memo.find(name)
+        return _read_rows(entry, columns) if entry else _ROWS_SCHEMA.empty_table()
+    except LostEntry:
+        return _ROWS_SCHEMA.empty_table()
