@@ -37,6 +37,11 @@ def failing(path: Path, monkeypatch: pytest.MonkeyPatch, *, after: int = 1000) -
                 raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
             return super().readinto(buffer)
 
+        def read(self, size: int | None = -1, /) -> bytes:
+            if size is None or size < 0 or self.tell() + size > after:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return super().read(size)
+
     opened = Path.open
 
     def open_failing(self: Path, *arguments: Any, **options: Any) -> Any:

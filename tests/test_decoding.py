@@ -270,9 +270,7 @@ def test_a_file_with_another_content_than_the_manifest_names_is_not_decoded(tmp_
     status = path.stat()
     _write(path, make_waveform("noise", 2.0, seed=1))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(
-        BadClip, match=r"moved: .*a\.wav: expected the bytes that the manifest names, found others: the file"
-    ):
+    with pytest.raises(BadClip, match=r"moved: .*a\.wav: expected the bytes that the manifest names, found others"):
         _decode(path, content=content, **parts)
 
 

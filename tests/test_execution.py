@@ -248,6 +248,8 @@ def main(name: str) -> None:
         raise SonolexError("name: expected somebody, found [nobody]")
     if name == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "data/spectrogram")
+    if name == "forbidden":
+        raise PermissionError(errno.EACCES, "Permission denied", "memo/a")
     if name == "bug":
         raise ZeroDivisionError
 
@@ -284,6 +286,10 @@ def test_a_stage_logs_to_stderr_and_shows_its_docstring_as_help(program: Path) -
     [
         ("nobody", "error: name: expected somebody, found [nobody]\n"),
         ("full", "error: data/spectrogram: expected room on the disk, found it full; "),
+        (
+            "forbidden",
+            "error: memo/a: expected permission to read and write it, found none (permission denied); give it to",
+        ),
     ],
 )
 def test_a_mistake_is_a_message_and_status_1(program: Path, name: str, message: str) -> None:

@@ -1,3 +1,5 @@
+import dataclasses
+import errno
 import logging
 import os
 import re
@@ -7,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from permissions import forbidden
 from test_corpora import demo_params, esc50_params
 
 import pipeline.corpora.content as content
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.files import file_digest
+from pipeline.corpora import esc50
 from pipeline.corpora.base import ClipRow, CorpusListing
 from pipeline.corpora.content import content_digests
 from pipeline.corpora.manifest import manifest_columns, refresh_manifest
@@ -205,6 +209,79 @@ def test_an_unreadable_file_is_counted_and_never_remembered(
     assert content_digests([path], store).digests == [file_digest(path)]
     with sqlite3.connect(store) as database:
         assert database.execute("SELECT count(*) FROM files").fetchone() == (1,)
+
+
+def test_a_damaged_row_is_not_used(tmp_path: Path) -> None:
+    path, store = tmp_path / "a", tmp_path / "content.sqlite"
+    path.write_text("one")
+    settle(tmp_path)
+    expected = content_digests([path], store).digests
+    with sqlite3.connect(store) as database:
+        database.execute("UPDATE files SET digest = 'f' || substr(digest, 2)")
+    assert content_digests([path], store) == content.Contents(expected, 1)
+    assert content_digests([path], store) == content.Contents(expected, 0)
+
+
+def test_a_forgotten_file_is_read_again(tmp_path: Path) -> None:
+    paths, store = [tmp_path / "a", tmp_path / "b"], tmp_path / "content.sqlite"
+    content.forget(paths, store)
+    assert not store.exists()
+    for path in paths:
+        path.write_text(path.name)
+    settle(tmp_path)
+    content_digests(paths, store)
+    content.forget(paths[:1], store)
+    assert content_digests(paths, store).num_hashed == 1
+
+
+def test_a_folder_that_may_not_be_listed_is_not_an_empty_one(tmp_path: Path, wav_corpus: Path) -> None:
+    path, params = tmp_path / "clips.parquet", esc50_params(wav_corpus)
+    message = rf"{wav_corpus}/audio: expected a folder that can be listed, found: Permission denied; see to"
+    with forbidden(wav_corpus / "audio"), pytest.raises(CorpusError, match=message):
+        refresh_manifest(params, path, tmp_path / "content.sqlite")
+    (wav_corpus / "audio").chmod(0o755)
+    assert refresh_manifest(params, path, tmp_path / "content.sqlite").num_missing == 0
+
+
+def test_a_cache_of_digests_that_may_not_be_read_is_named_and_stays(tmp_path: Path) -> None:
+    path, store = tmp_path / "a", tmp_path / "content.sqlite"
+    path.write_text("one")
+    content_digests([path], store)
+    message = rf"{store}: expected a cache of digests that can be read and written, found: unable to open database file"
+    with forbidden(store), pytest.raises(CorpusError, match=message):
+        content_digests([path], store)
+    assert store.exists()
+
+
+def test_files_that_cannot_be_read_are_not_left_out_as_missing_ones_are(tmp_path: Path, wav_corpus: Path) -> None:
+    path, store = tmp_path / "clips.parquet", tmp_path / "content.sqlite"
+    params = esc50_params(wav_corpus)
+    dropping = dataclasses.replace(esc50.list_clips(params), missing="drop")
+    missing, unreadable = sorted((wav_corpus / "audio").iterdir())[:2]
+    missing.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.corpora.esc50.list_clips", lambda _: dropping)
+        with forbidden(unreadable):
+            refresh = refresh_manifest(params, path, store)
+    assert (refresh.num_clips, refresh.num_missing) == (11, 2)
+    rows = {row["source"]: row["content"] for row in open_clips(path).columns.to_pylist()}
+    assert rows[f"audio/{unreadable.name}"] == ""
+
+
+def test_a_corpus_of_which_nothing_can_be_read_is_not_an_absent_one(tmp_path: Path, wav_corpus: Path) -> None:
+    path, store, params = tmp_path / "clips.parquet", tmp_path / "content.sqlite", esc50_params(wav_corpus)
+    refresh_manifest(params, path, store)
+
+    def refuse(path: Path) -> str:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    store.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(content, "file_digest", refuse)
+        with pytest.raises(
+            CorpusError, match=r"expected files that can be read, found 12 clips whose files cannot, audio/"
+        ):
+            refresh_manifest(params, path, store)
 
 
 # the manifest on disk

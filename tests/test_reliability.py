@@ -157,6 +157,16 @@ def test_storage_faults_are_known_whoever_raises_them(error: Exception, expected
         assert (caught.value.errno, caught.value.filename) == (expected, str(tmp_path / "artifact"))
 
 
+def test_a_fault_of_a_file_that_is_read_keeps_its_name(tmp_path: Path) -> None:
+    """The artifact that is being written has nothing to do with it."""
+    with pytest.raises(PermissionError) as caught, replacing(tmp_path / "artifact"):
+        raise PermissionError(errno.EACCES, "denied", "memo/rows.parquet")
+    assert caught.value.filename == "memo/rows.parquet"
+    with pytest.raises(OSError, match="artifact") as caught, replacing(tmp_path / "artifact") as partial:
+        raise OSError(errno.ENOSPC, "full", "memo/frames", None, str(partial / "frames"))
+    assert caught.value.filename == str(tmp_path / "artifact")
+
+
 def test_a_full_disk_under_sqlite_is_known_too(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "memo.sqlite") as store:
         store.execute("PRAGMA max_page_count = 2")

@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from flips import flip
+from permissions import forbidden
 from test_training import MODEL, PLAIN, SETTINGS, make_examples, make_model, train_small
 
 from pipeline.errors import SonolexError
@@ -122,6 +125,50 @@ def test_an_unreadable_checkpoint_costs_the_run_and_no_more(tmp_path: Path) -> N
     (tmp_path / "c").write_bytes(b"not a checkpoint")
     _, trained = train_small(tmp_path / "c")
     assert len(trained.history) == 4
+
+
+def _killed_in_the_third(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = []
+
+    def die(row: dict[str, float], _timing: dict[str, float]) -> None:
+        epochs.append(row)
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            train_small(path, die)
+
+
+@pytest.mark.parametrize(("damaged", "resumed"), [(1, 2), (2, 0)])
+def test_a_damaged_checkpoint_is_dropped_for_the_one_before_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damaged: int, resumed: int
+) -> None:
+    straight, expected = train_small(tmp_path / "straight")
+    path = tmp_path / "c"
+    _killed_in_the_third(path, monkeypatch)
+    files = [path, path.with_name("c.previous")]
+    for file in files[:damaged]:
+        flip(file, np.random.default_rng(3))
+    caplog.set_level("INFO")
+    model, trained = train_small(path)
+    for file in files[:damaged]:
+        assert f"{file}: expected a checkpoint as it was written, found it changed; it is dropped" in caplog.text
+    assert (f"resuming after epoch {resumed} of 4" in caplog.text) == bool(resumed)
+    assert trained.history == expected.history
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in straight.state_dict().items())
+    assert not list(tmp_path.glob("c*"))
+
+
+def test_a_checkpoint_that_may_not_be_read_stops_the_run_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _killed_in_the_third(tmp_path / "c", monkeypatch)
+    whole = (tmp_path / "c").read_bytes()
+    with forbidden(tmp_path / "c"), pytest.raises(PermissionError, match="/c'"):
+        train_small(tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == whole
 
 
 def test_runs_of_other_settings_have_other_checkpoints() -> None:

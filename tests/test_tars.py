@@ -1,6 +1,7 @@
 import io
 import logging
 import os
+import sqlite3
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,39 @@ def test_a_tar_that_has_only_just_changed_is_read_again(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", *FILES)
     os.utime(path)
     assert [index(path).num_read, index(path).num_read] == [3, 3]
+
+
+def test_a_member_that_could_not_be_read_is_read_by_the_next_run_though_this_one_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved on the way holds no digest for it, and the next run once took that for all that can be known."""
+    path = write_tar(tmp_path / "a.tar", *FILES)
+    monkeypatch.setattr(tars, "_SECONDS_BETWEEN_SAVES", -1.0)
+    digest = tars._digest
+
+    def fail_and_die(file: Any, path: Path, member: Any) -> str:
+        if member.name == "audio/c.flac":
+            raise KeyboardInterrupt
+        return "" if member.name == "audio/a.flac" else digest(file, path, member)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tars, "_digest", fail_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            index(path)
+    assert read_back(path, index(path)) == dict(FILES)
+    assert all(index(path).members["digest"].to_pylist())
+
+
+def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", *FILES)
+    expected = index(path).members.to_pylist()
+    with sqlite3.connect(tmp_path / "content.sqlite") as store:
+        (blob,) = store.execute("SELECT entries FROM tar_files").fetchone()
+        flipped = bytearray(blob)
+        flipped[len(flipped) // 2] ^= 1
+        store.execute("UPDATE tar_files SET entries = ?", (bytes(flipped),))
+    again = index(path)
+    assert (again.num_read, again.members.to_pylist()) == (3, expected)
 
 
 def test_a_member_that_cannot_be_read_is_told_and_tried_again(
