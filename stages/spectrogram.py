@@ -85,7 +85,7 @@ def _build(
 ) -> pa.Table:
     """Compute the shards that the memo lacks, write the artifact, and return its rows."""
     memo.mark_used(plan.name for plan in plans)
-    reuse = find_known(memo, plans, clips)
+    reuse = find_known(memo, plans, clips, thorough=True)
     memo.mark_used(reuse.donors())
     known = set(reuse.entries)
     total = sum(plan.stop - plan.start for plan in reuse.todo)

@@ -69,7 +69,7 @@ def _compute(
 ) -> dict[str, Entry]:
     """Compute the shards that the memo lacks, and return the entries of all."""
     memo.mark_used(plans)
-    entries, known = find_known(memo, plans)
+    entries, known = find_known(memo, plans, thorough=True)
     memo.mark_used(set(known.values()))
     todo = [plan.index for name, plan in plans.items() if name not in entries]
     report.reused = max(0, report.clips - sum(map(len, todo)) - report.decoded)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_clips, make_wav_corpus
+from faults import flip
 from test_kinds import make_params
 from test_spectrogram_stage import PARAMS
 from test_training import make_examples, train_small
@@ -35,17 +36,6 @@ from pipeline.training import loop
 from stages import spectrogram, tokenize, vocabulary
 
 OTHER_SIZES = {"clips_per_shard": {"minimum": 3, "average": 6, "maximum": 9}}  # every shard copies from others
-
-
-def flip(path: Path, generator: np.random.Generator) -> None:
-    """Flip one bit as a failing disk does it: in place, with the size, the time and the mode that the file had."""
-    status, content = path.stat(), bytearray(path.read_bytes())
-    content[generator.integers(len(content))] ^= 1 << generator.integers(8)
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.write(content)
-    path.chmod(status.st_mode)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def attack(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import make_waveform
-from permissions import failing, forbidden
+from faults import failing, forbidden
 
 from pipeline.artifacts.files import file_digest
 from pipeline.spectrogram import decoding

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from permissions import forbidden
+from faults import forbidden
 from test_corpora import demo_params, esc50_params
 
 import pipeline.corpora.content as content

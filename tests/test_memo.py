@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flips import flip
-from permissions import forbidden
+from faults import flip, forbidden
 from rich.console import Console
 
 from pipeline.artifacts.files import distrust
@@ -107,14 +106,18 @@ def test_one_flipped_bit_with_the_time_kept_is_found(
     assert memo.find("a") is not None
 
 
-def test_a_large_file_is_believed_by_its_time_until_a_reader_distrusts_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader", ["a stage", "a reader of its artifact"])
+def test_a_large_file_is_believed_by_its_time_until_somebody_reads_it(tmp_path: Path, reader: str) -> None:
     memo = make_memo(tmp_path)
     put(memo, "a", LARGE)
     memo.require("a").link("part", tmp_path / "artifact")
     _flip(memo.path / "a" / "part" / "file")
     assert memo.find("a") is not None
-    distrust(tmp_path / "artifact")
-    assert memo.find("a") is None
+    if reader == "a stage":
+        assert memo.find_all(["a"], thorough=True) == {}
+    else:
+        distrust(tmp_path / "artifact")
+        assert memo.find_all(["a"]) == {}
 
 
 def test_what_is_damaged_or_gone_after_the_look_up_is_lost(tmp_path: Path) -> None:

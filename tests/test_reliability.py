@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_wav_corpus
+from faults import flip
 from safetensors import SafetensorError
 from workspace import FOLDS, change_params, run, stage, stages_run, stale
 
@@ -383,6 +384,25 @@ def test_a_bit_lost_in_a_linked_cache_is_healed_by_the_recipe_of_the_guide(copie
     stages = stages_run(run(workspace, "bash", "-c", recipe).stdout)
     assert set(stages) - {"code"} == {"corpus", "spectrogram"}  # made again, as it was: what follows stays
     stage(workspace, "vocabulary", *arguments)
+    assert stale(workspace) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["dvc repro", "dvc repro --force --single-item spectrogram"])
+def test_a_chunk_damaged_in_the_memo_heals_by_the_advice(copied: Path, tmp_path: Path, way: str) -> None:
+    """Once a stage has met the damage: its message tells the second way; the first is what one does anyway."""
+    workspace = Path(shutil.copytree(copied, tmp_path / "workspace", symlinks=True))
+    run(workspace, "dvc", "repro", "-q", "--force", "--single-item", "spectrogram")  # links artifact and memo
+    shard = min(workspace.glob("data/spectrogram/frames.zarr/*/c/0/0"))
+    whole = shard.read_bytes()
+    (kept,) = workspace.glob(f".sonolex/memo/spectrogram/*/{shard.parts[-4]}/frames/c/0/0")
+    for path in {file.stat().st_ino: file for file in (shard, kept)}.values():  # one file, or two
+        flip(path, np.random.default_rng(0))
+    done = stage(workspace, "vocabulary", *READERS["vocabulary"], check=False)
+    assert "frames as written" in done.stderr
+    run(workspace, *shlex.split(way))
+    assert shard.read_bytes() == whole
+    stage(workspace, "vocabulary", *READERS["vocabulary"])
     assert stale(workspace) == set()
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flips import flip
-from permissions import forbidden
+from faults import flip, forbidden
 from test_training import MODEL, PLAIN, SETTINGS, make_examples, make_model, train_small
 
 from pipeline.errors import SonolexError

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import OF_A_MODEL, REPOSITORY, make_clips, make_spectrogram, make_waveform
+from faults import forbidden
 from matplotlib.image import imread
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ from pipeline.check_params import load_experiment
 from pipeline.corpora.esc50 import Params
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import CorpusError
+from pipeline.execution.memo import Memo
 from pipeline.params import read_params
 from tools import doctor, inspect_clip
 from tools.doctor import Cache
@@ -147,6 +149,22 @@ def test_mistakes_are_messages_without_a_traceback(workspace: Path, monkeypatch:
     assert result.output.startswith("error: ")
     assert "Traceback" not in result.output
     assert CliRunner().invoke(app, ["why", "b-rain"]).exit_code == 0
+
+
+def test_a_missing_permission_is_a_message_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(
+        "execution: {executor: local, workers: 0, scheduler: '', memo: .sonolex/memo}\n"
+    )
+    memo = Memo(tmp_path / ".sonolex" / "memo", "work", params={}, code="one")
+    with memo.writing("a", clips=1, computed=1) as folder:
+        (folder / "rows").write_text("rows")
+    with forbidden(memo.path / "a" / "entry.json"):
+        result = CliRunner().invoke(app, ["gc", "--verify"])
+    assert result.exit_code == 1
+    message = f"error: {memo.path / 'a' / 'entry.json'}: expected permission to read and write it, found none"
+    assert result.output.startswith(message)
+    assert memo.names() == {"a"}
 
 
 def test_check_names_all_mistakes_at_once(tmp_path: Path) -> None:

@@ -13,13 +13,21 @@ from pipeline.errors import SonolexError
 
 
 class _Commands(TyperGroup):
-    """Command group that prints a SonolexError as a message, without a traceback."""
+    """Command group that prints a SonolexError, or an error of the storage, as a message, without a traceback."""
 
     def invoke(self, ctx: Any) -> object:  # typer's own Context, or click's, by its release
         try:
             return super().invoke(ctx)
         except SonolexError as error:
             sys.stderr.write(f"error: {error}\n")
+            raise typer.Exit(1) from None
+        except OSError as error:
+            from pipeline.execution.stage import storage_message
+
+            message = storage_message(error)
+            if not message:
+                raise
+            sys.stderr.write(f"error: {message}\n")
             raise typer.Exit(1) from None
 
 

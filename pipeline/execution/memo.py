@@ -10,12 +10,11 @@ which are therefore read-only and never written in place; where hard links are i
 
 An entry appears and goes in one step, by rename. Deleting entries costs only time.
 
-Every file of an entry is checked. `entry.json` holds a digest of itself. Files up to 1 MiB (tables, metadata of arrays) are
-compared with their digest whenever the entry is looked up, and tables of any size when they are read. Larger files (chunks
-of arrays, which have checksums of their own) count as unchanged while their size and time are as recorded; a reader that
-meets a wrong checksum resets the time (`artifacts.files.distrust`), and the next look-up reads the whole file. A damaged
-entry is removed, and computed again by the stage that meets it. A file that cannot be read (no permission, failing disk)
-says nothing about the entry: the OSError is raised, and nothing is removed.
+Every file of an entry is checked. `entry.json` holds a digest of itself. Whenever an entry is looked up, its files up to
+1 MiB (tables, metadata of arrays) are compared with their digests, and larger ones (chunks of arrays) with their size and
+time, or with their digests too by a stage that makes an artifact of them. A damaged entry is removed, and computed again by
+the stage that meets it. A file that cannot be read (no permission, failing disk) says nothing about the entry: the OSError
+is raised, and nothing is removed.
 """
 
 import contextlib
@@ -27,6 +26,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TypedDict, TypeVar
@@ -42,6 +42,7 @@ _ABOUT, ENTRY = "about.json", "entry.json"
 _DIGEST = "digest"  # key of entry.json: digest of its other keys
 
 _SMALL = 1 << 20  # bytes up to which a file is compared with its digest at every look-up
+_THREADS = 4  # look-ups wait for the disk more than for the processor
 _ATTEMPTS = 5  # of a stage whose entries are lost while it runs
 
 
@@ -146,16 +147,23 @@ class Memo:
         except FileNotFoundError:
             return set()
 
-    def find(self, name: str) -> Entry | None:
+    def find_all(self, names: Iterable[str], *, thorough: bool = False) -> dict[str, Entry]:
+        """Return the finished shards among `names`, several looked up at a time; see `find`."""
+        names = list(names)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = pool.map(lambda name: self.find(name, thorough=thorough), names)
+            return {name: entry for name, entry in zip(names, found, strict=True) if entry is not None}
+
+    def find(self, name: str, *, thorough: bool = False) -> Entry | None:
         """Return a finished shard, or None; a damaged entry is removed, with a warning.
 
-        Raises OSError where files of the entry are there and cannot be read.
+        `thorough` reads files of any size. Raises OSError where files of the entry are there and cannot be read.
         """
         path = self.path / name
         entry = read_entry(path)
         if entry is None and not path.exists():
             return None
-        damage = damaged(entry) if entry else ENTRY
+        damage = damaged(entry, thorough=thorough) if entry else ENTRY
         if damage:
             log.warning("%s: expected %s as it was written, found it changed; computing it again", path, damage)
             self.forget(name)

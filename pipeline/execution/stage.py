@@ -47,12 +47,20 @@ def stage_main(main: Callable[..., None]) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
     except Exception as error:
-        number = storage_fault(error)
-        if number is None:
+        message = storage_message(error)
+        if not message:
             raise
-        where = (isinstance(error, OSError) and error.filename) or "output"
-        sys.stderr.write(f"error: {where}: {STORAGE_FAULTS[number]}; {_storage_advice(number, Path(where))}\n")
+        sys.stderr.write(f"error: {message}\n")
         sys.exit(1)
+
+
+def storage_message(error: Exception) -> str:
+    """Return the message for an error of the storage (see STORAGE_FAULTS), or "" for any other."""
+    number = storage_fault(error)
+    if number is None:
+        return ""
+    where = (isinstance(error, OSError) and error.filename) or "output"
+    return f"{where}: {STORAGE_FAULTS[number]}; {_storage_advice(number, Path(where))}"
 
 
 def _storage_advice(number: int, path: Path) -> str:

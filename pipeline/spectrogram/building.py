@@ -143,15 +143,13 @@ def manifest_clips(clips: ClipTable, start: int, stop: int) -> list[Clip]:
     return list(map(Clip._make, zip(*columns, strict=True)))
 
 
-def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: ClipTable) -> Reuse:
-    """Look up in the memo the finished shards, and for the others, which of their clips other entries hold."""
-    reuse = Reuse()
-    for plan in plans:
-        entry = memo.find(plan.name)
-        if entry:
-            reuse.entries[plan.name] = entry
-        else:
-            reuse.todo.append(plan)
+def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: ClipTable, *, thorough: bool = False) -> Reuse:
+    """Look up in the memo the finished shards, and for the others, which of their clips other entries hold.
+
+    `thorough` compares the finished shards with their digests.
+    """
+    reuse = Reuse(memo.find_all((plan.name for plan in plans), thorough=thorough))
+    reuse.todo = [plan for plan in plans if plan.name not in reuse.entries]
     donors = sorted(memo.names() - set(reuse.entries)) if reuse.todo else []
     if donors:
         wanted = {clip.key for plan in reuse.todo for clip in manifest_clips(clips, plan.start, plan.stop)} - {""}

@@ -70,9 +70,14 @@ def plan_sequences(spectrogram: Spectrogram) -> dict[str, Spectrogram]:
     return plans
 
 
-def find_known(memo: Memo, plans: dict[str, Spectrogram]) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Return the finished shards, and for clips of the others, in which entry their token sequence stands."""
-    entries = {name: entry for name in plans if (entry := memo.find(name))}
+def find_known(
+    memo: Memo, plans: dict[str, Spectrogram], *, thorough: bool = False
+) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the finished shards, and for clips of the others, which entry holds their token sequence.
+
+    `thorough` compares the finished shards with their digests.
+    """
+    entries = memo.find_all(plans, thorough=thorough)
     todo = [plan for name, plan in plans.items() if name not in entries]
     donors = sorted(memo.names() - set(entries)) if todo else []
     known: dict[str, str] = {}
