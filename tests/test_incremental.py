@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import zarr
 from conftest import make_clips, make_development, make_wav_corpus, make_waveform
 from faults import failing, flip, forbidden
 from test_kinds import make_params
@@ -219,6 +220,26 @@ def test_entries_that_vanish_during_a_run_are_computed_again(
     after = _build(corpus, **sizes)
     assert after.bytes == expected
     assert 0 < after.report["decoded"] <= 12
+
+
+def test_frames_of_an_entry_that_goes_while_it_is_read_are_not_silence(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A chunk that is missing reads as the fill value, where the array was opened before."""
+    sizes = {"clips_per_shard": {"minimum": 8, "average": 16, "maximum": 32}}
+    expected = _from_nothing(corpus, **sizes)
+    opened = zarr.open_array
+
+    def open_and_lose(path: Path, **options: Any) -> Any:
+        array = opened(path, **options)
+        shutil.rmtree(path.parent)
+        return array
+
+    monkeypatch.setattr(zarr, "open_array", open_and_lose)
+    after = _build(corpus, **sizes)
+    assert after.bytes == expected
+    assert after.report["decoded"] == NUM_CLIPS
+    assert "expected frames of known clips, found it gone; decoding them" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["no permission", "failing disk"])
