@@ -84,7 +84,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        listener.bind((address[0], port, *address[2:]))  # getaddrinfo takes a port beyond 65535 for another
     except (OSError, OverflowError) as error:
         advice = "choose another with --port, 0 for any that is free, or --host 127.0.0.1"
         raise SonolexError(f"{host}:{port}: expected an address to listen on, found: {error}; {advice}") from None

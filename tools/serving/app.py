@@ -244,9 +244,11 @@ def make_app(service: Service) -> FastAPI:
     add("/health", service.health, methods=_READ)
     add("/metrics", service.expose_metrics, methods=_READ, response_class=Response)
     add("/models", service.list_models, methods=_READ)
-    common = {"methods": ["POST"], "openapi_extra": _BODY, "responses": _RESPONSES}
-    add("/models/{name}/predict", service.predict, **common)
-    add("/models/{name}/timeline", service.timeline, **common)
+    for path, answer in {
+        "/models/{name}/predict": service.predict,
+        "/models/{name}/timeline": service.timeline,
+    }.items():
+        add(path, answer, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
     add("/models/{name}/tokens/{codebook}/{token}.wav", service.token_sound, response_class=Response)
     for path, page in PAGES.items():
         add(path, page, methods=_READ, include_in_schema=False)
@@ -262,28 +264,31 @@ def _address(request: Request) -> str:
     return str(request.client.host) if request.client else ""
 
 
-def _on_refusal(metrics: Metrics) -> Callable[[Request, Refusal], JSONResponse]:
-    def answer(request: Request, refusal: Refusal) -> JSONResponse:
+def _on_refusal(metrics: Metrics) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, refusal: Exception) -> Response:
+        assert isinstance(refusal, Refusal)
         metrics.refusals.labels(refusal.reason).inc()
         return _error(refusal.status, refusal.reason, refusal.message, refusal.headers)
 
     return answer
 
 
-def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
     found = [
         f"{'.'.join(map(str, part['loc'][1:]))}: {part['msg']}, found {part['input']!r}" for part in error.errors()
     ]
     return _error(422, "invalid", "; ".join(found))
 
 
-def _on_http(request: Request, error: HTTPException) -> JSONResponse:
+def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     return _error(error.status_code, "http", f"{request.method} {request.url.path}: {error.detail}", error.headers)
 
 
-def _on_gone(request: Request, error: ClientDisconnect) -> Response:
+def _on_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # for the metrics: there is nobody to read it
 
 
-def _error(status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def _error(status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
     return JSONResponse({"reason": reason, "message": message}, status, headers)

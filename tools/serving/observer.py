@@ -1,14 +1,11 @@
 """Middleware: counts and times every request, and adds the headers that keep the page to itself."""
 
-import logging
 import time
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tools.serving.metrics import Metrics
-
-log = logging.getLogger("sonolex.serve")
 
 _POLICY = "; ".join(
     (
@@ -60,7 +57,6 @@ class Observer:
             seconds, route = time.perf_counter() - started, _route(scope)
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
-            log.info("%s %s %d, %.3f s", scope["method"], scope["path"], status, seconds)
 
 
 def _route(scope: Scope) -> str:
