@@ -95,9 +95,10 @@ def run_clients(port: int, path: str, sounds: Sequence[tuple[str, bytes]], clien
 
 def run_bare(model: "sonolex.model.Model", paths: Sequence[Path]) -> Run:
     """Predict every sound once, one after the other, in this process."""
-    started, best = time.perf_counter(), {}
+    started, best = time.perf_counter(), dict[str, tuple[str, float]]()
     for path in paths:
-        best[path.name] = tuple(model.predict(path).top(1)[0])
+        (top,) = model.predict(path).top(1)
+        best[path.name] = (top.name, top.score)
     seconds = time.perf_counter() - started
     return Run(len(paths) / seconds, [seconds / len(paths)] * len(paths), Counter({200: len(paths)}), best)
 

@@ -518,7 +518,7 @@ def test_sigterm_answers_what_is_at_work_and_leaves_nothing(bundles: Path) -> No
             while True:  # until it listens no more
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=60).close()
-                except ConnectionRefusedError:
+                except ConnectionError:
                     break
             connection.sendall(wav()[len(wav()) // 2 :])
             assert b"200 OK" in connection.recv(10_000)
@@ -613,7 +613,7 @@ def test_a_file_is_shown_played_and_its_tokens_heard(page: Page) -> None:
         f"Play token {token} of codebook {book + 1}" for book, token in enumerate(_last_tokens(page))
     ]
     page.run("document.querySelectorAll('#buttons button')[1].focus()")
-    page.press("Enter")
+    page.press(" ", "Space")
     page.wait("document.getElementById('heard').textContent.includes('of codebook 2: its centroid')")
     page.run("document.getElementById('position').focus()")
     page.press("Home")

@@ -244,11 +244,8 @@ def make_app(service: Service) -> FastAPI:
     add("/health", service.health, methods=_READ)
     add("/metrics", service.expose_metrics, methods=_READ, response_class=Response)
     add("/models", service.list_models, methods=_READ)
-    for path, answer in {
-        "/models/{name}/predict": service.predict,
-        "/models/{name}/timeline": service.timeline,
-    }.items():
-        add(path, answer, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
+    add("/models/{name}/predict", service.predict, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
+    add("/models/{name}/timeline", service.timeline, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
     add("/models/{name}/tokens/{codebook}/{token}.wav", service.token_sound, response_class=Response)
     for path, page in PAGES.items():
         add(path, page, methods=_READ, include_in_schema=False)

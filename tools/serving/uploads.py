@@ -72,21 +72,20 @@ async def _save(request: Request, file: BinaryIO) -> str:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         async for part in request.stream():
             file.write(part)
-        _require_content(file.tell() > 0)
+        if not file.tell():
+            raise _no_file()
         return _UNNAMED
     async with request.form(max_files=1, max_fields=8) as form:
         sound = form.get(FIELD)
-        _require_content(isinstance(sound, UploadFile))
+        if not isinstance(sound, UploadFile):
+            raise _no_file()
         await asyncio.to_thread(shutil.copyfileobj, sound.file, file)
         return _label(sound.filename or _UNNAMED)
 
 
-def _require_content(present: bool) -> None:
-    if not present:
-        message = (
-            f"upload: expected a form with the file in its field `{FIELD}`, or the file as the body, found neither"
-        )
-        raise Refusal(400, "no_file", message)
+def _no_file() -> Refusal:
+    message = f"upload: expected a form with the file in its field `{FIELD}`, or the file as the body, found neither"
+    return Refusal(400, "no_file", message)
 
 
 def _label(name: str) -> str:
