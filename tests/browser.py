@@ -90,6 +90,13 @@ class Page:
 @contextmanager
 def browse(path: Path, profile: Path) -> Iterator[Page]:
     """Open a file without any network, in a new profile."""
+    with browse_address(path.absolute().as_uri(), profile) as page:
+        yield page
+
+
+@contextmanager
+def browse_address(address: str, profile: Path, *more_flags: str) -> Iterator[Page]:
+    """Open a file or a page of this machine, in a new profile; other hosts cannot be reached."""
     assert CHROMIUM, "look for CHROMIUM first"
     to_browser, send = os.pipe()
     receive, from_browser = os.pipe()
@@ -100,7 +107,7 @@ def browse(path: Path, profile: Path) -> Iterator[Page]:
         os.dup2(high, 4)
 
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
-    flags += ["--mute-audio", "--autoplay-policy=no-user-gesture-required", "--proxy-server=127.0.0.1:9"]
+    flags += ["--mute-audio", "--autoplay-policy=no-user-gesture-required", "--proxy-server=127.0.0.1:9", *more_flags]
     process = subprocess.Popen(
         [CHROMIUM, *flags, "about:blank"], preexec_fn=take_pipes, close_fds=False, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -112,8 +119,8 @@ def browse(path: Path, profile: Path) -> Iterator[Page]:
         page.session = page.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime"):
             page.call(f"{domain}.enable")
-        page.call("Page.navigate", url=path.absolute().as_uri())
-        page.wait("document.readyState === 'complete' && location.protocol === 'file:'", 60)
+        page.call("Page.navigate", url=address)
+        page.wait("document.readyState === 'complete' && location.protocol !== 'about:'", 60)
         yield page
     finally:
         process.kill()

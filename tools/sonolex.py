@@ -245,6 +245,32 @@ def predict(
 
 
 @app.command()
+def serve(
+    bundles: Annotated[list[str], typer.Argument(metavar="[NAME=]BUNDLE...", help="folders of `sonolex bundle`")],
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 = all, also for others")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 = any that is free")] = 8000,
+    max_size: Annotated[str, typer.Option(help="largest upload, such as 500K or 32M")] = "32M",
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="longest sound")] = 60.0,
+    max_requests: Annotated[int, typer.Option(min=1, help="requests at once; more are answered 503")] = 64,
+    max_per_client: Annotated[int, typer.Option(min=1, help="of one address; more are answered 429")] = 32,
+) -> None:
+    """Offer bundles over HTTP, with a page to try them."""
+    from tools import serve as command
+    from tools.gc import parse_size
+
+    command.run(
+        bundles,
+        host=host,
+        port=port,
+        max_bytes=parse_size(max_size),
+        max_seconds=max_seconds,
+        requests=max_requests,
+        requests_of_client=max_per_client,
+        console=_console(),
+    )
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="folder of a trained model: models/<model>/<fold>/<seed>")],
     to: Annotated[str, typer.Option(help="onnx, torch (a .pt2 file), huggingface or original")],

@@ -1,0 +1,92 @@
+"""Models that the server offers, by name, and what each says of a sound.
+
+Conventions: waveforms (sample,) float32 at a model's rate; times are seconds from the start of the sound.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.errors import SonolexError
+from pipeline.inference.bundle import open_bundle
+from pipeline.inference.classifier import Classifier
+from pipeline.inference.prediction import Prediction
+from tools.serving.centroids import centroid_wav
+
+_SOUNDS = 1000  # of tokens, kept in memory: 20 KB each
+
+
+class ServedModel:
+    """A bundle under the name that requests call it by. Several threads may use it at once."""
+
+    def __init__(self, name: str, classifier: Classifier) -> None:
+        """Prepare it: what is loaded on first use is loaded here, so that the first request does not wait for it."""
+        self.name, self.classifier = name, classifier
+        self.vocabulary: Vocabulary | None = next(iter(classifier.vocabularies.values()), None)
+        self.centroid = lru_cache(_SOUNDS)(self._centroid)
+        self.predict(_noise(classifier), name)
+        if self.vocabulary is not None:
+            self.centroid(0, 0)
+
+    def predict(self, waveform: np.ndarray, source: str) -> Prediction:
+        """Return the prediction of a whole sound. Raises BadClip for one that cannot be used."""
+        (prediction,) = self.predict_spans(waveform, [(0, len(waveform))], source)
+        return prediction
+
+    def predict_spans(self, waveform: np.ndarray, spans: Sequence[tuple[int, int]], source: str) -> list[Prediction]:
+        """Return the predictions of parts [from, to) of a sound, in samples, each as a clip of its own."""
+        classifier = self.classifier
+        logits = classifier.logits([classifier.frames(waveform[start:stop], source) for start, stop in spans])
+        scores = classifier.scores(logits)
+        return [
+            Prediction(
+                source=source,
+                start=start / classifier.sample_rate,
+                end=stop / classifier.sample_rate,
+                classes=classifier.classes,
+                label_kind=classifier.label_kind,
+                thresholds=classifier.thresholds,
+                logits=logits[row],
+                scores=scores[row],
+            )
+            for row, (start, stop) in enumerate(spans)
+        ]
+
+    def _centroid(self, codebook: int, token: int) -> bytes:
+        assert self.vocabulary is not None
+        return centroid_wav(self.vocabulary, self.classifier.front_end, codebook, token)
+
+
+def window_spans(num_samples: int, window: int, hop: int) -> list[tuple[int, int]]:
+    """Return windows [from, to) every `hop` samples; the last ends with the sound, and a shorter sound is one window."""
+    starts = [*range(0, max(1, num_samples - window), hop), max(0, num_samples - window)]
+    return [(start, min(start + window, num_samples)) for start in dict.fromkeys(starts)]
+
+
+def open_models(arguments: Sequence[str]) -> dict[str, ServedModel]:
+    """Open bundles given as FOLDER or NAME=FOLDER; by default a folder's name is the model's.
+
+    Raises SonolexError for a folder that is no bundle, and for two of one name.
+    """
+    folders: dict[str, Path] = {}
+    for argument in arguments:
+        given, _, folder = argument.rpartition("=") if not Path(argument).exists() else ("", "", argument)
+        name = given or Path(folder).resolve().name
+        if name in folders:
+            raise SonolexError(
+                f"{folder}: expected bundles of different names, found another called {name}: {folders[name]}; name one: "
+                f"`sonolex serve {folders[name]} {name}-2={folder}`"
+            )
+        if not name or "/" in name:
+            raise SonolexError(f"{argument}: expected FOLDER, or NAME=FOLDER with a name without `/`")
+        folders[name] = Path(folder)
+    return {name: ServedModel(name, open_bundle(folder).classifier) for name, folder in folders.items()}
+
+
+def _noise(classifier: Classifier) -> np.ndarray:
+    """Return a second of noise (sample,), or the shortest sound with a frame where that is longer."""
+    length = max(classifier.sample_rate, classifier.front_end.min_samples)
+    return np.random.default_rng(0).uniform(-0.1, 0.1, length).astype(np.float32)
