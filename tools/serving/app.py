@@ -41,8 +41,6 @@ from tools.serving.uploads import FIELD, Upload, receive_upload
 
 T = TypeVar("T")
 
-_READ = ["GET", "HEAD"]
-
 _BODY = {  # a body is read by `receive_upload`, which OpenAPI cannot see
     "requestBody": {
         "required": True,
@@ -241,14 +239,15 @@ def make_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     add = app.add_api_route
-    add("/health", service.health, methods=_READ)
-    add("/metrics", service.expose_metrics, methods=_READ, response_class=Response)
-    add("/models", service.list_models, methods=_READ)
+    add("/health", service.health)
+    add("/health", service.health, methods=["HEAD"], include_in_schema=False)  # for monitors
+    add("/metrics", service.expose_metrics, response_class=Response)
+    add("/models", service.list_models)
     add("/models/{name}/predict", service.predict, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
     add("/models/{name}/timeline", service.timeline, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
     add("/models/{name}/tokens/{codebook}/{token}.wav", service.token_sound, response_class=Response)
     for path, page in PAGES.items():
-        add(path, page, methods=_READ, include_in_schema=False)
+        add(path, page, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_exception_handler(Refusal, _on_refusal(service.metrics))
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
