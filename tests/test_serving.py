@@ -38,7 +38,7 @@ pytest.importorskip("fastapi", reason="needs the extra `serve`")
 
 from tools.serving.app import Service, make_app  # noqa: E402 - they import the extra's packages
 from tools.serving.centroids import centroid_frames  # noqa: E402
-from tools.serving.models import ServedModel, open_models, window_spans  # noqa: E402
+from tools.serving.models import ServedModel, open_models  # noqa: E402
 from tools.serving.observer import HEADERS  # noqa: E402
 
 LIMITS = Limits(max_bytes=400_000, max_seconds=3.0, workers=1)
@@ -219,19 +219,6 @@ def _data(address: str) -> bytes:
     import base64
 
     return base64.b64decode(address.partition(",")[2])
-
-
-@pytest.mark.parametrize(
-    ("length", "window", "hop", "spans"),
-    [
-        (10, 4, 3, [(0, 4), (3, 7), (6, 10)]),
-        (11, 4, 3, [(0, 4), (3, 7), (6, 10), (7, 11)]),
-        (3, 4, 1, [(0, 3)]),
-        (4, 4, 1, [(0, 4)]),
-    ],
-)
-def test_windows_end_with_the_sound(length: int, window: int, hop: int, spans: list[tuple[int, int]]) -> None:
-    assert window_spans(length, window, hop) == spans
 
 
 FLAC = {"format": "FLAC"}

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipeline.errors import SonolexError
+from pipeline.inference.windows import Windowing, window_bounds
 from pipeline.spectrogram.decoding import BadClip
 from tools.serving.answers import (
     ErrorAnswer,
@@ -34,7 +35,7 @@ from tools.serving.decoder import Job
 from tools.serving.decoding import DecodingPool
 from tools.serving.limits import Gate, Limits, Refusal
 from tools.serving.metrics import CONTENT_TYPE, Metrics
-from tools.serving.models import ServedModel, window_spans
+from tools.serving.models import ServedModel
 from tools.serving.observer import Observer
 from tools.serving.pages import PAGES
 from tools.serving.uploads import FIELD, Upload, receive_upload
@@ -192,7 +193,7 @@ class Service:
                 f"{num_samples / rate:.1f} s; take at least {max(least, 1) / rate + 5e-4:.3f} s"
             )
             raise Refusal(422, "too_many_windows", message)
-        return window_spans(num_samples, length, step)
+        return window_bounds(num_samples, rate, Windowing(length / rate, step / rate))
 
     async def _answer(self, request: Request, model: ServedModel, compute: Callable[[np.ndarray, str], T]) -> T:
         """Admit a request, receive its sound, decode it, and return what `compute` makes of waveform and name."""

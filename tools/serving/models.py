@@ -11,8 +11,8 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import SonolexError
-from pipeline.inference.bundle import open_bundle
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.opening import open_classifier
 from pipeline.inference.prediction import Prediction
 from tools.serving.centroids import centroid_wav
 
@@ -60,12 +60,6 @@ class ServedModel:
         return centroid_wav(self.vocabulary, self.classifier.front_end, codebook, token)
 
 
-def window_spans(num_samples: int, window: int, hop: int) -> list[tuple[int, int]]:
-    """Return windows [from, to) every `hop` samples; the last ends with the sound, and a shorter sound is one window."""
-    starts = [*range(0, max(1, num_samples - window), hop), max(0, num_samples - window)]
-    return [(start, min(start + window, num_samples)) for start in dict.fromkeys(starts)]
-
-
 def open_models(arguments: Sequence[str]) -> dict[str, ServedModel]:
     """Open bundles given as FOLDER or NAME=FOLDER; by default a folder's name is the model's.
 
@@ -83,7 +77,7 @@ def open_models(arguments: Sequence[str]) -> dict[str, ServedModel]:
         if not name or "/" in name:
             raise SonolexError(f"{argument}: expected FOLDER, or NAME=FOLDER with a name without `/`")
         folders[name] = Path(folder)
-    return {name: ServedModel(name, open_bundle(folder).classifier) for name, folder in folders.items()}
+    return {name: ServedModel(name, open_classifier(folder)) for name, folder in folders.items()}
 
 
 def _noise(classifier: Classifier) -> np.ndarray:
