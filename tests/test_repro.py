@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import SonolexError
 from pipeline.execution.threads import CORES_VARIABLE, num_cores
+from tools import repro_worker
 from tools.repro import Graph, load_graph, order, share_of_cores
 from tools.repro_view import Running, View, last_line, spell_seconds
 
@@ -356,6 +357,24 @@ def test_a_stopped_run_leaves_nothing_that_is_in_the_way(
     assert dvc_repro(toy) == ["a", "b", "after"]
     assert (toy / "after").read_text() == "a\nb\n"
     assert outcomes(repro(toy)) == dict.fromkeys(stages, "unchanged")
+
+
+def test_a_shell_does_not_go_on_when_its_program_is_killed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are killed in any order, and a shell may be quick."""
+    shell = psutil.Popen(["sh", "-c", "sleep 60; exit 0"], start_new_session=True)
+    while not (programs := shell.children()):
+        time.sleep(0.01)
+    send = repro_worker._send
+
+    def send_slowly(process: psutil.Process, number: int) -> None:
+        send(process, number)
+        with suppress(psutil.TimeoutExpired):
+            shell.wait(0.3)
+
+    monkeypatch.setattr(repro_worker, "_others", lambda leader: [*programs, shell])
+    monkeypatch.setattr(repro_worker, "_send", send_slowly)
+    repro_worker.kill_others(0)
+    assert shell.wait(10) == -signal.SIGKILL
 
 
 def test_a_command_that_will_not_end_is_killed_when_asked_again(tmp_path: Path, start: Start) -> None:

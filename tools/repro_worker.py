@@ -233,9 +233,14 @@ def _end_command_on_stop(connection: Connection, stop: threading.Event) -> None:
 
 
 def kill_others(leader: int) -> None:
-    """Kill a worker's command and all processes that it started, but not the worker."""
-    for process in _others(leader):
-        _send(process, signal.SIGKILL)
+    """Kill a worker's command and all processes that it started, but not the worker.
+
+    All are stopped first: a shell whose program is killed before itself would go on, and could end as if all were well.
+    """
+    others = _others(leader)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in others:
+            _send(process, number)
 
 
 def _others(leader: int) -> list[psutil.Process]:
