@@ -59,6 +59,7 @@ def test_any_is_counted_wherever_a_type_is_said(text: str, count: int) -> None:
 # What a module can do is an attribute of its contract. Left to ask is what Python itself has in part.
 PROBED = {
     ("pipeline/artifacts/files.py", "sqlite_errorname"),  # of sqlite3.Error: on those alone that SQLite raised
+    ("pipeline/corpora/content.py", "sqlite_errorcode"),  # likewise
     ("pipeline/artifacts/forks.py", "register_at_fork"),  # of os: not on Windows
     ("pipeline/execution/threads.py", "sched_getaffinity"),  # of os: on Linux alone
 }

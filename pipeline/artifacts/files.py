@@ -78,7 +78,7 @@ def storage_fault(error: BaseException) -> int | None:
 
 def _names_another(error: Exception, path: Path) -> bool:
     """Return whether an error is about files that are neither `path` nor below it."""
-    names = [getattr(error, "filename", None), getattr(error, "filename2", None)]
+    names = [error.filename, error.filename2] if isinstance(error, OSError) else []
     named = [Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)]
     return bool(named) and not any(name.is_relative_to(path) for name in named)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.files import file_digest, storage_fault
 from pipeline.errors import CorpusError
 from pipeline.paths import shared_path
 
@@ -152,7 +152,7 @@ def _is_passing(error: sqlite3.DatabaseError, path: Path) -> bool:
 
 
 def _cannot_use(path: Path, error: sqlite3.DatabaseError) -> Exception:
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":  # is told as every full disk
+    if storage_fault(error):  # a full disk, whose message is that of all stages
         return error
     return CorpusError(
         f"{path}: expected a cache of digests that can be read and written, found: {error}; see to the permissions of the "
