@@ -260,7 +260,7 @@ def test_eight_bits_leave_front_end_and_search_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(export, "find_vocabulary", lambda *_: vocabulary)
     export.run(path, "onnx", tmp_path / "float.onnx")
     exported = export.run(path, "onnx", tmp_path / "int8.onnx", int8=True)
-    assert 0 < exported.difference < 0.3
+    assert 0 < exported.difference < 1
     waveforms = np.stack(clips_of(0.5))
     plain, quantised = (
         onnxruntime.InferenceSession(tmp_path / name).run(None, {"waveform": waveforms})

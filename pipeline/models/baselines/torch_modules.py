@@ -16,7 +16,7 @@ from pipeline.models.baselines.bag_of_tokens import BagOfTokensParams
 from pipeline.models.baselines.base import Weights
 from pipeline.models.baselines.frame_statistics import FrameStatisticsParams
 from pipeline.models.baselines.textures import TextureStatisticsParams
-from pipeline.models.baselines.torch_textures import DecodedFrames, TextureFeatures, register
+from pipeline.models.baselines.torch_textures import DecodedFrames, TextureFeatures, register, span
 
 
 class KernelScores(nn.Module):
@@ -77,7 +77,8 @@ class FrameStatisticsModule(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         x = frames.double()
-        change = (x[:, 1:] - x[:, :-1]).abs().mean(dim=1)
+        last = x.shape[1] - 1
+        change = (span(x, 1, last) - span(x, 0, last)).abs().mean(dim=1)
         std = (x - x.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
         logits: Tensor = self.scores(torch.cat([x.mean(dim=1), std, x.amax(dim=1), change], dim=1))
         return logits

@@ -80,7 +80,7 @@ def augmented_copies(frames: Tensor, params: CopiesParams) -> Iterator[list[Tens
     yield [frames, *(copy for sign in (-1, 1) for copy in _other_spectra(frames, params, sign))]
     if params.cut:
         left = scaled_length(length, 1 - params.cut)
-        yield [frames[:, start : start + left] for start in (0, (length - left) // 2, length - left)]
+        yield [span(frames, start, left) for start in (0, (length - left) // 2, length - left)]
     for sign in (-1, 1) if params.speed else ():
         longer = float(np.exp(sign * params.speed))
         places = torch.arange(scaled_length(length, longer)).double() / longer
@@ -128,7 +128,8 @@ class ClipStatistics(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         fine, coarse, cepstrum = (frames.clamp(min=self._floor) @ self.projection).tensor_split(self._ends, dim=2)
-        change = coarse[:, 1:] - coarse[:, :-1]
+        last = coarse.shape[1] - 1
+        change = span(coarse, 1, last) - span(coarse, 0, last)
         cubes = change.pow(3).mean(dim=1)
         parts = [
             _quantiles(fine),
@@ -142,6 +143,11 @@ class ClipStatistics(nn.Module):
             self.periodicity(change),
         ]
         return torch.cat(parts, dim=1)
+
+
+def span(frames: Tensor, start: int, length: int) -> Tensor:
+    """Return `length` frames of (clip, frame, band) from `start` on, by places: exporters lose the length of a slice."""
+    return frames[:, start + torch.arange(length, device=frames.device)]
 
 
 def _quantiles(groups: Tensor) -> Tensor:
@@ -173,7 +179,7 @@ class Modulation(nn.Module):
 
     def forward(self, groups: Tensor) -> Tensor:
         length: int = torch.sym_max(groups.shape[1], self._shortest)  # type: ignore[no-untyped-call]
-        size = torch.where(self.sizes >= length, self.sizes, _MOST_FRAMES * 2).amin()
+        size = torch.where(self.sizes >= length, self.sizes, _MOST_FRAMES * 2).amin(dim=0)
         bins = torch.arange(length * self._room // 32 + 2)
         phases = (bins[:, None] * torch.arange(groups.shape[1]) % size) / size * (2 * torch.pi)
         centred = groups - groups.mean(dim=1, keepdim=True)
@@ -228,5 +234,6 @@ def autocorrelation(series: Tensor, num_lags: int) -> Tensor:
     """Return the autocorrelation (clip, lag, band) of series (clip, frame, band), as sums, at lags below `num_lags`."""
     rows = series.mT.flatten(0, 1)  # (clip * band, frame)
     later = nn.functional.pad(rows, (0, num_lags - 1))
-    sums = nn.functional.conv1d(later[None], rows[:, None], groups=rows.shape[0])[0]
+    places = torch.arange(rows.shape[1])[:, None] + torch.arange(num_lags)
+    sums = rows[:, None] @ later[:, places]  # (clip * band, 1, lag)
     return sums.reshape(series.shape[0], series.shape[2], num_lags).mT
