@@ -28,10 +28,11 @@ from tools.provenance import training_releases
 from tools.sonolex import app
 
 FOLDS = (
-    "experiment.frame_models=[frame_statistics]",
+    "experiment.frame_models=[majority, frame_statistics]",
     "experiment.token_models=[bag_of_tokens]",
     "experiment.vocabularies=[kmeans]",
-    "experiment.ensembles=[{name: both, models: [frame_statistics, bag_of_tokens-kmeans]}]",
+    "experiment.ensembles=[{name: both, models: [frame_statistics, bag_of_tokens-kmeans]}, "
+    "{name: uneven, models: [majority, frame_statistics]}]",
     'experiment.folds=["1", "2"]',
 )
 
@@ -63,7 +64,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_experiment(tmp_path_factory.mktemp("contents") / "experiment", FOLDS)
 
 
-@pytest.mark.parametrize("name", ["frame_statistics", "both"])
+@pytest.mark.parametrize("name", ["frame_statistics", "uneven"])
 def test_metrics_are_those_of_the_report(experiment: Path, tmp_path: Path, name: str) -> None:
     params = load_params(ExperimentParams, "experiment", experiment / "params.yaml")
     report = open_experiment(params, params.models, Layout(experiment))
@@ -121,6 +122,7 @@ def test_the_readme_is_a_model_card_of_the_hub(experiment: Path, tmp_path: Path)
         "6 test clips of fold 1",
         f"[{low}, {high}] %",
         "6 clips of 0.5 s",
+        "In brackets the 95 % interval",
         "`kaldi`",
     ):
         assert text in card.text
@@ -155,7 +157,7 @@ def test_the_mean_of_all_folds_has_no_score_of_its_own(experiment: Path, tmp_pat
         "has no unseen clip",
         "| 1 | 6 |",
         "| 2 | 6 |",
-        "standard deviation between folds",
+        "Mean ± standard deviation between folds",
     ):
         assert text in card.text
 

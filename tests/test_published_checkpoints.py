@@ -92,15 +92,16 @@ def test_the_authors_file_for_speech_commands_takes_a_list_of_classes(tmp_path: 
     assert in_python.predict(noise(90), 16000).top(1)[0].name in NAMES
 
 
-def test_a_checkpoint_becomes_a_bundle_that_needs_it_no_more(tmp_path: Path) -> None:
-    make_named(tmp_path / "hf")
-    expected = sonolex.load(tmp_path / "hf").predict(noise(64), 16000).logits
+def test_a_checkpoint_becomes_a_bundle_that_needs_it_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_named(tmp_path / "a/hf")
+    expected = sonolex.load(tmp_path / "a/hf").predict(noise(64), 16000).logits
+    monkeypatch.chdir(tmp_path)
     outs = [tmp_path / "one", tmp_path / "two"]
-    for out in outs:
-        arguments = ["bundle", "--checkpoint", str(tmp_path / "hf"), "--out", str(out), "--licence", "BSD-3-Clause"]
+    for out, where in zip(outs, (str(tmp_path / "a/hf"), "a/hf"), strict=True):
+        arguments = ["bundle", "--checkpoint", where, "--out", str(out), "--licence", "BSD-3-Clause"]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
-    shutil.rmtree(tmp_path / "hf")
+    shutil.rmtree(tmp_path / "a/hf")
     np.testing.assert_array_equal(sonolex.load(outs[0]).predict(noise(64), 16000).logits, expected)
     for file in sorted(path for path in outs[0].rglob("*") if path.is_file()):
         content = file.read_bytes()

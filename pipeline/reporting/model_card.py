@@ -183,10 +183,10 @@ def _run(fold: FoldMetrics) -> Run:
 def _results(content: BundleContent, summary: ModelSummary | None) -> str:
     if summary is None:
         return f"## Results\n\n{_NO_RESULTS[content['origin']]}"
-    folds = content["metrics"]
+    folds, about = content["metrics"], uncertainty(summary)
     rows = [f"| {metric.label} | {spread(summary, metric.name)} |" for metric in table_metrics([summary])]
     head = f"| metric | {_over(folds)} |\n|---|---:|"
-    parts = ["## Results", "\n".join([head, *rows]), f"Values are {_described(summary)}."]
+    parts = ["## Results", "\n".join([head, *rows]), f"{about[0].upper()}{about[1:]}."]
     if len(folds) > 1:
         parts += [_OF_FOLDS, _fold_table(folds)]
     return "\n\n".join(parts)
@@ -210,11 +210,6 @@ def _over(folds: Sequence[FoldMetrics]) -> str:
     clips = sum(fold["num_clips"] for fold in folds)
     where = f"of fold {folds[0]['fold']}" if len(folds) == 1 else f"of {len(folds)} folds"
     return f"{clips:,} test clips {where}"
-
-
-def _described(summary: ModelSummary) -> str:
-    about = uncertainty(summary)
-    return about if summary.num_folds > 1 else f"{about}; of several seeds the mean of their probabilities is measured"
 
 
 def _fold_table(folds: Sequence[FoldMetrics]) -> str:
