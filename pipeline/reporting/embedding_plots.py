@@ -32,9 +32,9 @@ def write_picture(path: Path, embeddings: Embeddings) -> None:
         axes.scatter(points[others, 0], points[others, 1], s=14, color="0.75", label=name, linewidths=0)
     for number, label in enumerate(named):
         colour, marker = colormaps["tab10"](number % 10), _MARKERS[number // 10 % len(_MARKERS)]
-        axes.scatter(
-            *points[labels == label].T, s=18, color=colour, marker=marker, label=label or "(no label)", alpha=0.8
-        )
+        own = points[labels == label]
+        name = label or "(no label)"
+        axes.scatter(own[:, 0], own[:, 1], s=18, color=colour, marker=marker, label=name, alpha=0.8)
     axes.set(xlabel=f"component 1 ({shares[0]:.0%} of variance)", ylabel=f"component 2 ({shares[1]:.0%})")
     axes.set_title(f"{len(labels)} embeddings, {embeddings.card['layer']}")
     if len(set(embeddings.labels)) > 1:
