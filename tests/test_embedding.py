@@ -1,6 +1,10 @@
 """Embeddings: of every kind of layer, of texture statistics, of many files, and in the forms that others read."""
 
+import contextlib
+import io
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +36,7 @@ SETTINGS = (
     "models.ast_patches={kind: network, stem: {kind: patches, stride_frames: 10, stride_bands: 10}, head: {kind: "
     "class_token, distillation_token: true}}",
 )
+PAGE = (Path(__file__).parent.parent / "docs" / "embeddings.md").read_text()
 QUIET = Console(quiet=True)
 
 
@@ -249,7 +254,7 @@ def test_neighbours_refuse_another_model_or_layer(bundles: Path, sounds: Path, t
     assert _neighbours(clip, out)[0] == 0
     assert _neighbours(new, out, "--model", bundles / "ast")[0] == 0
     for arguments, message in {
-        (new, out): f"expected --model .* name the bundle {bundles / 'ast'}",
+        (new, out): f"expected --model .* name {bundles / 'ast'}",
         (new, out, "--model", bundles / "conformer"): "expected embeddings by this model, found those by another",
         (clip, out, "--model", bundles / "ast", "--layer", "stem"): "layer stem, found layer encoder",
         (clip, tmp_path / "none.npz"): "found none; `sonolex embed` writes one",
@@ -259,6 +264,35 @@ def test_neighbours_refuse_another_model_or_layer(bundles: Path, sounds: Path, t
         status, _, stderr = _neighbours(*arguments)
         assert status == 1, arguments
         assert re.search(message, stderr), (arguments, stderr)
+
+
+COMMANDS = [line for line in PAGE.splitlines() if re.match(r"sonolex (embed|neighbours) ", line)]
+
+
+@pytest.fixture(scope="module")
+def page_folder(bundles: Path, sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what docs/embeddings.md names."""
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copytree(bundles / "ast", folder / "my-model")
+    shutil.copytree(sounds / "tones", folder / "recordings" / "tones")
+    shutil.copytree(sounds / "noises", folder / "recordings" / "noises", ignore=shutil.ignore_patterns("text.wav"))
+    soundfile.write(folder / "day.flac", _noise(12.0), 16000)
+    soundfile.write(folder / "dog.wav", _noise(), 16000)
+    (folder / "labels.csv").write_text("path,label\nrecordings/tones/0.wav,tone\n")
+    return folder
+
+
+def test_the_commands_and_the_program_of_the_page_run(page_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, since some read what others wrote."""
+    monkeypatch.chdir(page_folder)
+    assert len(COMMANDS) >= 8
+    for command in COMMANDS:
+        result = CliRunner().invoke(app, shlex.split(command, comments=True)[1:])
+        assert result.exit_code == 0, (command, result.output)
+    (program,) = re.findall(r"^```python\n(import sonolex\n.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(program, {})
+    assert "530" in printed.getvalue()
 
 
 def test_damaged_files_of_embeddings_are_named(sounds: Path, tmp_path: Path) -> None:
@@ -288,4 +322,4 @@ def test_damaged_files_of_embeddings_are_named(sounds: Path, tmp_path: Path) -> 
     assert embed.run(None, [str(tmp_path / "none")], embed.Options(out=out), QUIET) == 1
     assert open_embeddings(out).vectors.shape == (0, 530)
     with pytest.raises(SonolexError, match="expected at least one embedding, found none"):
-        neighbours.run(out, out, model=None, layer=None, top=1, raw=False, console=QUIET)
+        neighbours.run(out, out, console=QUIET)

@@ -44,6 +44,7 @@ class Options:
     """Options of the command; see its help."""
 
     layer: str | None = None
+    classes: Path | None = None
     frames: bool = False
     window: float | None = None
     hop: float | None = None
@@ -60,10 +61,10 @@ class Options:
         return "frames" if self.frames else "files" if self.window is None else "windows"
 
 
-def run(bundle: Path | None, names: Sequence[str], options: Options, messages: Console) -> int:
+def run(model: Path | None, names: Sequence[str], options: Options, messages: Console) -> int:
     """Embed files, and return the exit status: 1 where a file could not be used, else 0.
 
-    Without a bundle the embeddings are texture statistics. Raises SonolexError for options, a bundle or names that cannot be
+    Without a model the embeddings are texture statistics. Raises SonolexError for options, a model or names that cannot be
     used, before anything is embedded.
     """
     _check(options)
@@ -71,7 +72,7 @@ def run(bundle: Path | None, names: Sequence[str], options: Options, messages: C
     labels = None if options.labels is None else _read_labels(options.labels, options.root)
     threads = options.threads or min(usable_threads(), max(1, len(files.paths)))
     use_threads(max(1, min(usable_threads(), num_cores()) // threads))
-    embedder = open_embedder_of(bundle, options.layer)
+    embedder = open_embedder_of(model, options.layer, options.classes)
     windowing = _windowing(options, embedder)
     if options.frames and embedder.hop is None:
         raise SonolexError(
@@ -88,7 +89,7 @@ def run(bundle: Path | None, names: Sequence[str], options: Options, messages: C
             else:
                 embedded.append(item)
             advance()
-    embeddings = _gather(_card(bundle, embedder, options), embedded, failures, labels)
+    embeddings = _gather(_card(model, embedder, options), embedded, failures, labels)
     _write(embeddings, options)
     _print_summary(embeddings, len(embedded), time.perf_counter() - started, messages)
     return 1 if failures else 0
@@ -116,10 +117,10 @@ def _windowing(options: Options, embedder: Embedder) -> Windowing | None:
     return Windowing.of(options.window, options.hop, "mean", shortest=embedder.min_samples / embedder.sample_rate)
 
 
-def _card(bundle: Path | None, embedder: Embedder, options: Options) -> EmbeddingsCard:
+def _card(model: Path | None, embedder: Embedder, options: Options) -> EmbeddingsCard:
     return {
         "format": FORMAT,
-        "model": "" if bundle is None else str(bundle),
+        "model": "" if model is None else str(model),
         "digest": embedder.digest,
         "layer": embedder.layer,
         "dim": embedder.dim,

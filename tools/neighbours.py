@@ -21,20 +21,30 @@ from pipeline.inference.prediction import Failure
 
 
 def run(
-    clip: Path, path: Path, *, model: Path | None, layer: str | None, top: int, raw: bool, console: Console
+    clip: Path,
+    path: Path,
+    *,
+    model: Path | None = None,
+    layer: str | None = None,
+    classes: Path | None = None,
+    top: int = 5,
+    raw: bool = False,
+    console: Console,
 ) -> None:
     """Print the nearest rows. Raises SonolexError for a clip or a file that cannot be used, or that do not fit together."""
     embeddings = open_embeddings(path)
     if not embeddings.files:
         raise SonolexError(f"{path}: expected at least one embedding, found none: no file could be used")
-    query = _vector(clip, path, embeddings, model, layer)
+    query = _vector(clip, path, embeddings, model, layer, classes)
     found = nearest(embeddings, query, top, leave_out=str(clip), raw=raw)
     if not found:
         raise SonolexError(f"{path}: expected embeddings of other files than {clip}, found none; embed more files")
     console.print(_table(found))
 
 
-def _vector(clip: Path, path: Path, embeddings: Embeddings, model: Path | None, layer: str | None) -> np.ndarray:
+def _vector(
+    clip: Path, path: Path, embeddings: Embeddings, model: Path | None, layer: str | None, classes: Path | None
+) -> np.ndarray:
     """Return the clip's vector (dim,): that of the file, or a new one by the model that made it."""
     card, rows = embeddings.card, sorted(rows_of(embeddings, str(clip)))
     textures = card["layer"] == TEXTURES
@@ -42,9 +52,9 @@ def _vector(clip: Path, path: Path, embeddings: Embeddings, model: Path | None, 
         return np.asarray(embeddings.vectors[rows[0]])
     if model is None and not textures:
         raise SonolexError(
-            f"{path}: expected --model beside a clip without a row of its own, found none; name the bundle {card['model']}"
+            f"{path}: expected --model beside a clip without a row of its own, found none; name {card['model']}"
         )
-    embedder = open_embedder_of(None if textures and layer is None else model, layer or card["layer"])
+    embedder = open_embedder_of(None if textures and layer is None else model, layer or card["layer"], classes)
     require_same_source(embeddings, path, embedder)
     (found,) = embed_files(embedder, [clip], threads=1)
     if isinstance(found, Failure):

@@ -276,13 +276,14 @@ def embed(
         list[str],
         typer.Argument(
             metavar="[MODEL] PATHS...",
-            help="a bundle, unless --textures; then files, folders, patterns, tables of paths; - is a list on stdin",
+            help="a model, unless --textures; then files, folders, patterns, tables of paths; - is a list on stdin",
         ),
     ],
     textures: Annotated[bool, typer.Option("--textures", help="texture statistics, which need no model")] = False,
     layer: Annotated[
         str | None, typer.Option(help="of the network, by default encoder; any other name lists them")
     ] = None,
+    classes: Annotated[Path | None, typer.Option(help="of a checkpoint without: file with a class a line")] = None,
     frames: Annotated[bool, typer.Option("--frames", help="a row for every time step of the layer")] = False,
     window: Annotated[float | None, typer.Option(help="seconds; a row for each window, for long recordings")] = None,
     hop: Annotated[float | None, typer.Option(help="seconds between windows; by default half a window")] = None,
@@ -302,11 +303,12 @@ def embed(
 
     if textures and layer is not None:
         raise SonolexError("--textures, --layer: expected one of them, found both; leave one out")
-    bundle, paths = (None, names) if textures else (Path(names[0]), names[1:])
+    model, paths = (None, names) if textures else (Path(names[0]), names[1:])
     if not paths:
         raise SonolexError(f"expected a model and then paths, found {names[0]} alone; --textures needs no model")
     options = command.Options(
         layer=layer,
+        classes=classes,
         frames=frames,
         window=window,
         hop=hop,
@@ -317,7 +319,7 @@ def embed(
         root=root,
         threads=threads,
     )
-    if status := command.run(bundle, paths, options, Console(stderr=True)):
+    if status := command.run(model, paths, options, Console(stderr=True)):
         raise typer.Exit(status)
 
 
@@ -325,15 +327,16 @@ def embed(
 def neighbours(
     clip: Annotated[Path, typer.Argument(help="a file with a row in the embeddings, or any other")],
     embeddings: Annotated[Path, typer.Argument(help="a file that `sonolex embed` wrote")],
-    model: Annotated[Path | None, typer.Option(help="the bundle of the embeddings, for a clip without a row")] = None,
+    model: Annotated[Path | None, typer.Option(help="the model of the embeddings, for a clip without a row")] = None,
     layer: Annotated[str | None, typer.Option(help="the layer to expect; by default that of the embeddings")] = None,
+    classes: Annotated[Path | None, typer.Option(help="of a checkpoint without: file with a class a line")] = None,
     top: Annotated[int, typer.Option(min=1, help="rows to show")] = 5,
     raw: Annotated[bool, typer.Option("--raw", help="cosine of the vectors as they are, not standardised")] = False,
 ) -> None:
     """Print the sounds that are most alike to a clip, by their embeddings."""
     from tools import neighbours as command
 
-    command.run(clip, embeddings, model=model, layer=layer, top=top, raw=raw, console=_console())
+    command.run(clip, embeddings, model=model, layer=layer, classes=classes, top=top, raw=raw, console=_console())
 
 
 @app.command()

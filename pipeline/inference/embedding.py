@@ -124,10 +124,13 @@ def open_embedder(classifier: Classifier, layer: str) -> Embedder:
     return NetworkEmbedder(classifier, member, layer)
 
 
-def open_embedder_of(model: Path | None, layer: str | None) -> Embedder:
-    """Return the embedder of a layer of a bundle or a published checkpoint; without a model that of texture statistics."""
+def open_embedder_of(model: Path | None, layer: str | None, classes: Path | None = None) -> Embedder:
+    """Return the embedder of a layer of a bundle or a published checkpoint; without a model that of texture statistics.
+
+    `classes` lists the classes of a checkpoint whose files do not name them.
+    """
     if model is not None:
-        return open_embedder(open_classifier(model), layer or DEFAULT_LAYER)
+        return open_embedder(open_classifier(model, classes), layer or DEFAULT_LAYER)
     if layer not in (None, TEXTURES):
         raise SonolexError(f"layer: expected {TEXTURES} where no model is named, found {layer}; name a model")
     return TextureEmbedder()
