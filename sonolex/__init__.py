@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from pipeline.errors import SonolexError
 
 if TYPE_CHECKING:
-    from sonolex.model import Model
+    from sonolex.model import Model, texture_statistics
 
-__all__ = ["SonolexError", "load"]
+__all__ = ["SonolexError", "load", "texture_statistics"]
 
 
 def load(path: str | Path, classes: str | Path | None = None) -> "Model":
@@ -28,3 +28,12 @@ def load(path: str | Path, classes: str | Path | None = None) -> "Model":
     from sonolex.model import Model
 
     return Model.open(Path(path), None if classes is None else Path(classes))
+
+
+def __getattr__(name: str) -> object:
+    """Return what is imported when it is first used, since it loads SciPy."""
+    if name == "texture_statistics":
+        from sonolex.model import texture_statistics
+
+        return texture_statistics
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,14 +5,16 @@ integer. Channels are averaged, and any rate is resampled. Times, windows and ho
 a hop of None is half a window.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Literal, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 
 from pipeline.errors import SonolexError
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.embedding import DEFAULT_LAYER, Embedder, TextureEmbedder, layer_sizes, open_embedder
 from pipeline.inference.opening import open_classifier
 from pipeline.inference.predicting import FilePrediction, describe, predict_files, predict_windows
 from pipeline.inference.prediction import Failure, Prediction
@@ -23,11 +25,20 @@ from pipeline.spectrogram.decoding import BadClip
 Sound: TypeAlias = str | Path | np.ndarray
 
 
+class FrameEmbeddings(NamedTuple):
+    """Embeddings along the time of a sound."""
+
+    seconds: np.ndarray  # (step,) float64, the middle of each time step, from the start of the sound
+    values: np.ndarray  # (step, dim) float32
+
+
 class Model:
     """A trained model, or the mean of several. Several threads may use it at once."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
+        self._embedders: dict[str, Embedder] = {}  # by layer
+        self._opening = threading.Lock()  # of embedders
 
     @classmethod
     def open(cls, path: Path, classes: Path | None = None) -> Self:
@@ -101,6 +112,34 @@ class Model:
         frames = self._frames(self._waveform(sound, rate), where)
         return self._classifier.tokens([frames], digests[0])[0]
 
+    @property
+    def layers(self) -> dict[str, int]:
+        """Layers that `embed` takes, and the width of each: those of the first network, and `textures`."""
+        return dict(layer_sizes(self._classifier))
+
+    @overload
+    def embed(
+        self, sound: Sound, rate: int | None = None, *, layer: str = ..., frames: Literal[False] = ...
+    ) -> np.ndarray: ...
+
+    @overload
+    def embed(
+        self, sound: Sound, rate: int | None = None, *, layer: str = ..., frames: Literal[True]
+    ) -> FrameEmbeddings: ...
+
+    def embed(
+        self, sound: Sound, rate: int | None = None, *, layer: str = DEFAULT_LAYER, frames: bool = False
+    ) -> np.ndarray | FrameEmbeddings:
+        """Return the embedding (dim,) float32 of a sound, or with `frames` its embeddings along time.
+
+        A layer is one of `layers`; of several models the first network counts. The embedding of a sound is the mean over the
+        time steps of the layer. Raises SonolexError for a sound that cannot be used, and for an unknown layer.
+        """
+        with self._opening:
+            embedder = self._embedders.get(layer) or open_embedder(self._classifier, layer)
+            self._embedders[layer] = embedder
+        return _embed(embedder, sound, rate, frames=frames)
+
     def _windows(self, sound: Sound, rate: int | None, window: float, hop: float | None, pool: Pool) -> FilePrediction:
         windowing = self._windowing(window, hop, pool)
         if not isinstance(sound, np.ndarray):
@@ -119,16 +158,48 @@ class Model:
         return Windowing.of(window, hop, pool, shortest=self._classifier.front_end.min_samples / self.sample_rate)
 
     def _waveform(self, sound: Sound, rate: int | None) -> np.ndarray:
-        sizes = {"sample_rate": self.sample_rate, "min_samples": self._classifier.front_end.min_samples}
-        try:
-            if isinstance(sound, np.ndarray):
-                return read_array(sound, rate, **sizes)
-            return read_file(Path(sound), **sizes, max_seconds=MAX_SECONDS)
-        except BadClip as error:
-            raise SonolexError(str(error)) from None
+        return _read(sound, rate, self.sample_rate, self._classifier.front_end.min_samples)
 
     def _frames(self, waveform: np.ndarray, where: str) -> np.ndarray:
         try:
             return self._classifier.frames(waveform, where)
         except BadClip as error:
             raise SonolexError(str(error)) from None
+
+
+@overload
+def texture_statistics(sound: Sound, rate: int | None = None, *, frames: Literal[False] = ...) -> np.ndarray: ...
+
+
+@overload
+def texture_statistics(sound: Sound, rate: int | None = None, *, frames: Literal[True]) -> FrameEmbeddings: ...
+
+
+def texture_statistics(sound: Sound, rate: int | None = None, *, frames: bool = False) -> np.ndarray | FrameEmbeddings:
+    """Return the texture statistics (530,) float32 of a sound, which need no model, or with `frames` along its time.
+
+    Raises SonolexError for a sound that cannot be used.
+    """
+    return _embed(TextureEmbedder(), sound, rate, frames=frames)
+
+
+def _embed(embedder: Embedder, sound: Sound, rate: int | None, *, frames: bool) -> np.ndarray | FrameEmbeddings:
+    where = ARRAY if isinstance(sound, np.ndarray) else str(sound)
+    waveforms = _read(sound, rate, embedder.sample_rate, embedder.min_samples)[None]
+    try:
+        if frames:
+            steps = embedder.steps(waveforms, where)
+            return FrameEmbeddings(steps.seconds, steps.values[0])
+        return np.asarray(embedder.clips(waveforms, where)[0])
+    except BadClip as error:
+        raise SonolexError(str(error)) from None
+
+
+def _read(sound: Sound, rate: int | None, sample_rate: int, min_samples: int) -> np.ndarray:
+    sizes = {"sample_rate": sample_rate, "min_samples": min_samples}
+    try:
+        if isinstance(sound, np.ndarray):
+            return read_array(sound, rate, **sizes)
+        return read_file(Path(sound), **sizes, max_seconds=MAX_SECONDS)
+    except BadClip as error:
+        raise SonolexError(str(error)) from None

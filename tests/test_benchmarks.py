@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from experiments import run_experiment
 
-from benchmarks import features, memory, predicting, reading, sampling, tokenise, training
+from benchmarks import features, memory, predicting, probe, reading, sampling, tokenise, training
 from benchmarks.audio import write_flacs
 from benchmarks.contenders import BASE, CONTENDERS, TINY, Shape, make_learner
+from pipeline.artifacts.layout import Layout
 
 
 def test_marked_copies_hold_the_same_sound_and_other_bytes(tmp_path: Path) -> None:
@@ -30,6 +32,19 @@ def test_tokenising_and_reading_report_a_row_each_way() -> None:
     ways = ["sonolex", "sonolex, float32", "tensorstore alone", "zarr-python", "memory map"]
     assert [row["what"] for row in rows[:5]] == ways
     assert all(row["clips/s"] > 0 for row in rows)
+
+
+def test_a_probe_of_tokens_and_frames_reports_every_fold(tmp_path: Path) -> None:
+    settings = (
+        "experiment.frame_models=[majority]",
+        "experiment.token_models=[bag_of_tokens]",
+        "experiment.vocabularies=[kmeans]",
+    )
+    rows = probe.run(Layout(run_experiment(tmp_path / "experiment", settings)), "kmeans")
+    names = ["mean and deviation of bands", "texture statistics, frames", "texture statistics, tokens of kmeans"]
+    assert [row["features"] for row in rows] == names
+    assert [row["mean"] for row in rows] == [row["fold 1"] for row in rows]
+    assert all(100 / 3 < float(row["mean"]) <= 100 for row in rows)  # tones, noises and sweeps
 
 
 def test_ratios_of_rates_are_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:

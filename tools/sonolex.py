@@ -271,6 +271,75 @@ def serve(
 
 
 @app.command()
+def embed(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] PATHS...",
+            help="a model, unless --textures; then files, folders, patterns, tables of paths; - is a list on stdin",
+        ),
+    ],
+    textures: Annotated[bool, typer.Option("--textures", help="texture statistics, which need no model")] = False,
+    layer: Annotated[
+        str | None, typer.Option(help="of the network, by default encoder; any other name lists them")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="of a checkpoint without: file with a class a line")] = None,
+    frames: Annotated[bool, typer.Option("--frames", help="a row for every time step of the layer")] = False,
+    window: Annotated[float | None, typer.Option(help="seconds; a row for each window, for long recordings")] = None,
+    hop: Annotated[float | None, typer.Option(help="seconds between windows; by default half a window")] = None,
+    out: Annotated[Path | None, typer.Option(help="file to write: .parquet or .npz")] = None,
+    projector: Annotated[
+        Path | None, typer.Option(help="folder for vectors.tsv and metadata.tsv, for the embedding projector")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG of the first two principal components")] = None,
+    labels: Annotated[Path | None, typer.Option(help="table of paths and labels; by default folders' names")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="folder of relative paths in tables; by default each table's own")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="files at once; by default the cores")] = None,
+) -> None:
+    """Write vectors of files, by a layer of a model or by texture statistics. Exits with 1 if a file could not be used."""
+    from tools import embed as command
+
+    if textures and layer is not None:
+        raise SonolexError("--textures, --layer: expected one of them, found both; leave one out")
+    model, paths = (None, names) if textures else (Path(names[0]), names[1:])
+    if not paths:
+        raise SonolexError(f"expected a model and then paths, found {names[0]} alone; --textures needs no model")
+    options = command.Options(
+        layer=layer,
+        classes=classes,
+        frames=frames,
+        window=window,
+        hop=hop,
+        out=out,
+        projector=projector,
+        picture=picture,
+        labels=labels,
+        root=root,
+        threads=threads,
+    )
+    if status := command.run(model, paths, options, Console(stderr=True)):
+        raise typer.Exit(status)
+
+
+@app.command()
+def neighbours(
+    clip: Annotated[Path, typer.Argument(help="a file with a row in the embeddings, or any other")],
+    embeddings: Annotated[Path, typer.Argument(help="a file that `sonolex embed` wrote")],
+    model: Annotated[Path | None, typer.Option(help="the model of the embeddings, for a clip without a row")] = None,
+    layer: Annotated[str | None, typer.Option(help="the layer to expect; by default that of the embeddings")] = None,
+    classes: Annotated[Path | None, typer.Option(help="of a checkpoint without: file with a class a line")] = None,
+    top: Annotated[int, typer.Option(min=1, help="rows to show")] = 5,
+    raw: Annotated[bool, typer.Option("--raw", help="cosine of the vectors as they are, not standardised")] = False,
+) -> None:
+    """Print the sounds that are most alike to a clip, by their embeddings."""
+    from tools import neighbours as command
+
+    command.run(clip, embeddings, model=model, layer=layer, classes=classes, top=top, raw=raw, console=_console())
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="folder of a trained model: models/<model>/<fold>/<seed>")],
     to: Annotated[str, typer.Option(help="onnx, torch (a .pt2 file), huggingface or original")],

@@ -18,12 +18,13 @@ from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.averaging import average_logits
 from pipeline.evaluation.metric_functions import Floats, to_scores
-from pipeline.evaluation.prediction import Predictor, open_predictor
+from pipeline.evaluation.prediction import Predictor, open_predictor, params_of
 from pipeline.inference.clip_inputs import ClipInputs
 from pipeline.spectrogram.computing import stored_frames
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
 from pipeline.spectrogram.storing import restore
+from pipeline.training.trainers import way_of
 from pipeline.vocabulary.assignment import assign
 
 
@@ -88,6 +89,11 @@ class Classifier:
     def vocabularies(self) -> dict[str, Vocabulary]:
         """Vocabularies of the models by digest, in the order of the models."""
         return {member.source: member.vocabulary for member in self.members if member.vocabulary}
+
+    @property
+    def first_network(self) -> Member | None:
+        """The first model that is a neural network; None where all are classical."""
+        return next((member for member in self.members if way_of(params_of(member.model).kind) == "network"), None)
 
     def prepare(self) -> None:
         """Build all models, which otherwise happens when they are first used."""
