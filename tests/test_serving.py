@@ -195,6 +195,16 @@ def test_a_prediction_is_that_of_the_library(server: Server, bundles: Path, tmp_
     assert len(server.ask(f"/models/{model}/predict?top=2", wav()).json["scores"]) == 2
 
 
+def test_an_embedding_is_that_of_the_library(server: Server, bundles: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.wav").write_bytes(wav())
+    expected = sonolex.load(bundles / FRAMES).embed(tmp_path / "clip.wav", layer="textures")
+    answer = server.ask(f"/models/{FRAMES}/embed?layer=textures", wav()).json
+    np.testing.assert_allclose(answer["embedding"], expected, rtol=1e-5, atol=1e-5)
+    refused = server.ask(f"/models/{FRAMES}/embed", wav())  # a classical model has no layers
+    assert (refused.status, refused.json["reason"]) == (422, "unusable")
+    assert "the layer textures needs no network" in refused.json["message"]
+
+
 def test_a_timeline_has_each_window_as_a_clip_of_its_own(server: Server, bundles: Path) -> None:
     samples = np.concatenate([make_waveform("tone", 1.0), make_waveform("noise", 1.25)])
     file = io.BytesIO()

@@ -51,6 +51,14 @@ class TokensAnswer(BaseModel):
     tokens: list[list[int]]  # of each codebook
 
 
+class EmbeddingAnswer(BaseModel):
+    """Vector of a sound."""
+
+    source: str  # the client's name of the file
+    layer: str
+    embedding: list[float]
+
+
 class TimelineAnswer(PredictionAnswer):
     """What a model says along the time of a sound."""
 

@@ -17,9 +17,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipeline.errors import SonolexError
+from pipeline.inference.embedding import DEFAULT_LAYER
 from pipeline.inference.windows import Windowing, window_bounds
 from pipeline.spectrogram.decoding import BadClip
 from tools.serving.answers import (
+    EmbeddingAnswer,
     ErrorAnswer,
     HealthAnswer,
     ModelAnswer,
@@ -81,6 +83,7 @@ Hop = Annotated[
         gt=0, le=60, description="seconds from one window to the next; by default a quarter of it, more in long sounds"
     ),
 ]
+Layer = Annotated[str, Query(max_length=100, description="a layer of the model's first network, or `textures`")]
 Drawn = Annotated[bool, Query(description="return a picture of the spectrogram")]
 
 
@@ -130,6 +133,16 @@ class Service:
 
         def compute(waveform: np.ndarray, source: str) -> PredictionAnswer:
             return prediction_answer(model.predict(waveform, source), count)
+
+        return await self._answer(request, model, compute)
+
+    async def embed(self, request: Request, name: str, layer: Layer = DEFAULT_LAYER) -> EmbeddingAnswer:
+        """Return the vector of a whole sound, of a layer of the model or of texture statistics."""
+        model = self._model(name)
+
+        def compute(waveform: np.ndarray, source: str) -> EmbeddingAnswer:
+            vector = model.embed(waveform, layer, source).tolist()
+            return EmbeddingAnswer(source=source, layer=layer, embedding=vector)
 
         return await self._answer(request, model, compute)
 
@@ -234,7 +247,7 @@ def make_app(service: Service) -> FastAPI:
     """Return the application: page, API, health, metrics and OpenAPI, without anything from another host."""
     app = FastAPI(
         title="Sonolex",
-        description="Predictions, timelines and token sounds of trained models.",
+        description="Predictions, timelines, embeddings and token sounds of trained models.",
         lifespan=service.run,
         docs_url=None,  # FastAPI's pages load scripts from a CDN
         redoc_url=None,
@@ -245,6 +258,7 @@ def make_app(service: Service) -> FastAPI:
     add("/metrics", service.expose_metrics, response_class=Response)
     add("/models", service.list_models)
     add("/models/{name}/predict", service.predict, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
+    add("/models/{name}/embed", service.embed, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
     add("/models/{name}/timeline", service.timeline, methods=["POST"], openapi_extra=_BODY, responses=_RESPONSES)
     add("/models/{name}/tokens/{codebook}/{token}.wav", service.token_sound, response_class=Response)
     for path, page in PAGES.items():

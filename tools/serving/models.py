@@ -6,14 +6,17 @@ Conventions: waveforms (sample,) float32 at a model's rate; times are seconds fr
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import SonolexError
 from pipeline.inference.classifier import Classifier
+from pipeline.inference.embedding import Embedder, open_embedder
 from pipeline.inference.opening import open_classifier
 from pipeline.inference.prediction import Prediction
+from pipeline.spectrogram.decoding import prepare_waveform
 from tools.serving.centroids import centroid_wav
 
 _SOUNDS = 1000  # of tokens, kept in memory: 20 KB each
@@ -27,6 +30,8 @@ class ServedModel:
         self.name, self.classifier = name, classifier
         self.vocabulary: Vocabulary | None = next(iter(classifier.vocabularies.values()), None)
         self.centroid = lru_cache(_SOUNDS)(self._centroid)
+        self._embedders: dict[str, Embedder] = {}  # by layer
+        self._opening = Lock()  # of embedders
         self.predict(_noise(classifier), name)
         if self.vocabulary is not None:
             self.centroid(0, 0)
@@ -54,6 +59,21 @@ class ServedModel:
             )
             for row, (start, stop) in enumerate(spans)
         ]
+
+    def embed(self, waveform: np.ndarray, layer: str, source: str) -> np.ndarray:
+        """Return the embedding (dim,) float32 of a whole sound. Raises SonolexError for an unknown layer, BadClip."""
+        with self._opening:
+            if layer not in self._embedders:
+                self._embedders[layer] = open_embedder(self.classifier, layer)
+        embedder = self._embedders[layer]
+        waveform = prepare_waveform(
+            waveform,
+            self.classifier.sample_rate,
+            sample_rate=embedder.sample_rate,
+            min_samples=embedder.min_samples,
+            where=source,
+        )
+        return np.asarray(embedder.clips(waveform[None], source)[0])
 
     def _centroid(self, codebook: int, token: int) -> bytes:
         assert self.vocabulary is not None
