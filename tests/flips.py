@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_clips, make_wav_corpus
+from conftest import make_clips, make_development, make_wav_corpus
 from faults import flip
 from test_kinds import make_params
 from test_spectrogram_stage import PARAMS
@@ -80,7 +80,8 @@ def memo_workspace(folder: Path) -> Path:
         split = {"clip_id": ids, "role": ["train"] * len(ids)}
         SPLIT.write(Path("split.parquet"), split, {"fold": "1", "seed": 0, "rule": "by hand"})
         params = make_params(num_tokens=6, sample_frames=100)
-        vocabulary.run(params, Path("spectrogram"), Path("split.parquet"), Path("1.zarr"), fold="1")
+        development = make_development(Path("development.parquet"), Path("spectrogram"), Path("split.parquet"))
+        vocabulary.run(params, Path("spectrogram"), development, Path("1.zarr"), fold="1")
         tokenise(workspace)
     for name in ("spectrogram", "tokens"):  # copies would not be links of the memo's files
         shutil.move(workspace / name, workspace / f"{name} as it was")
