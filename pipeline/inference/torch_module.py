@@ -69,10 +69,11 @@ def sound_classifier(
     reads = model.metadata["reads"]
     if start == "tokens" and reads != "tokens":
         raise SonolexError(f"{model.path}: expected a model of tokens to start from them, found one that reads {reads}")
+    classifier, lengths = _classifier(model)  # first, since no vocabulary helps a model that has no module
     front_end: nn.Module = front_end_module(model.metadata["front_end"]) if start == "waveform" else nn.Identity()
     searches = reads == "tokens" and start != "tokens"
     search = TokenSearch(_require_vocabulary(model, vocabulary)) if searches else nn.Identity()
-    return SoundClassifier(front_end, search, *_classifier(model)).eval()
+    return SoundClassifier(front_end, search, classifier, lengths).eval()
 
 
 def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> Vocabulary:
