@@ -52,6 +52,12 @@ def test_hear(name: str) -> None:
     assert 0 <= float(milliseconds.min()) <= float(milliseconds.max()) < 1000
 
 
+def test_hear_takes_a_layer_as_an_option(bundle: Path) -> None:
+    """Its program opens existing paths alone, and gives options by their names."""
+    assert hear.load_model(str(bundle), layer="stem").embedder.layer == "stem"
+    assert hear.load_model(None).embedder.layer == "textures"
+
+
 def test_hear_resamples_to_a_rate_that_it_knows(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hear, "_RATES", (22050,))
     model = hear.load_model(str(bundle))

@@ -301,8 +301,10 @@ def embed(
     """Write vectors of files, by a layer of a model or by texture statistics. Exits with 1 if a file could not be used."""
     from tools import embed as command
 
-    if textures and layer is not None:
-        raise SonolexError("--textures, --layer: expected one of them, found both; leave one out")
+    if textures and (layer is not None or classes is not None):
+        raise SonolexError(
+            "--textures: expected no --layer and no --classes beside it, which are for models; leave them out"
+        )
     model, paths = (None, names) if textures else (Path(names[0]), names[1:])
     if not paths:
         raise SonolexError(f"expected a model and then paths, found {names[0]} alone; --textures needs no model")

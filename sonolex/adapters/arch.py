@@ -3,7 +3,7 @@
     from arch_eval import ESC50  # the benchmark's package
     from sonolex.adapters.arch import SonolexModel
 
-    ESC50("ESC-50", precompute_embeddings=True).evaluate(SonolexModel("my-model"), device="cpu")
+    ESC50("ESC-50").evaluate(SonolexModel("my-model"), mode="linear", device="cpu")
 
 The methods are those of `arch_eval.Model`, which ARCH calls and does not look for by class.
 """

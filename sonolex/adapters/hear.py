@@ -1,9 +1,9 @@
 """HEAR 2021's interface (Turian et al., 2022, "HEAR: Holistic Evaluation of Audio Representations", arXiv 2203.03022).
 
     hear-validator sonolex.adapters.hear --model my-model
-    python -m heareval.embeddings.runner sonolex.adapters.hear --model my-model#encoder.blocks.3
+    python -m heareval.embeddings.runner sonolex.adapters.hear --model my-model --model-options '{"layer": "stem"}'
 
-The model's name is that of `sonolex/adapters/batches.py`; without one the embeddings are texture statistics. Embeddings are
+The model is named as in `sonolex/adapters/batches.py`; without one the embeddings are texture statistics. Embeddings are
 computed on the CPU, and returned on the device of the audio.
 """
 
@@ -27,9 +27,10 @@ class HearModel(nn.Module):
         self.scene_embedding_size = self.timestamp_embedding_size = self.embedder.dim
 
 
-def load_model(model_file_path: str = "") -> HearModel:
-    """Open a model. Raises SonolexError for what is none."""
-    return HearModel(model_file_path)
+def load_model(model_file_path: str | None = None, layer: str = "") -> HearModel:
+    """Open a model, or a layer of it. Raises SonolexError for what is none."""
+    name = model_file_path or ""
+    return HearModel(f"{name}#{layer}" if layer else name)
 
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
