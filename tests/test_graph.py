@@ -61,7 +61,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for empty in Layout(folder).folders_read_whole:
         empty.mkdir(parents=True)
     with chdir(folder), Repo() as repo:
-        for path in (Path(out.fs_path) for out in repo.index.outs):
+        outs = {Path(out.fs_path) for out in repo.index.outs}
+        deps = {Path(dep.fs_path) for stage in repo.index.stages for dep in stage.deps}
+        inside = {dep for dep in deps if outs & set(dep.parents)}  # files in folders that are outs
+        for path in sorted(outs | inside, reverse=True):  # a folder after what is in it
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 path.write_text(str(path.relative_to(folder)))
