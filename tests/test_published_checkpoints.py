@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 from rich.console import Console
@@ -89,7 +90,14 @@ def test_the_authors_file_for_speech_commands_takes_a_list_of_classes(tmp_path: 
         expected = oracle(torch.from_numpy((frames + 6.845978) / (2 * 5.5654526))[None]).numpy()
     np.testing.assert_allclose(classifier.logits([frames]), expected, atol=1e-4)
     in_python = sonolex.load(tmp_path / "speech.pth", classes=tmp_path / "names.txt")
-    assert in_python.predict(noise(90), 16000).top(1)[0].name in NAMES
+    prediction = in_python.predict(noise(90), 16000)
+    assert prediction.top(1)[0].name in NAMES
+    soundfile.write(tmp_path / "clip.wav", noise(90), 16000, subtype="FLOAT")
+    arguments = ["predict", str(tmp_path / "speech.pth"), str(tmp_path / "clip.wav"), "--to", "jsonl"]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1
+    result = CliRunner().invoke(app, [*arguments, "--classes", str(tmp_path / "names.txt")])
+    assert json.loads(result.stdout)["labels"] == prediction.labels
 
 
 def test_a_checkpoint_becomes_a_bundle_that_needs_it_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ SHOWN = 3  # classes of a row, unless --top or --all says another number
 class Options:
     """Options of the command; see its help."""
 
+    classes: Path | None = None  # list of those of a published checkpoint without names
     window: float | None = None
     hop: float | None = None
     pool: str = "mean"
@@ -86,7 +87,7 @@ def run(bundle: Path, names: Sequence[str], options: Options, console: Console, 
         messages.print(f"note: {escape(str(path))} is named {count} times, and predicted once", soft_wrap=True)
     tracks = _tracks(options.timeline_to, files.paths)
     threads = _divide_cores(options, len(files.paths))
-    classifier = open_classifier(bundle)
+    classifier = open_classifier(bundle, options.classes)
     windowing = _windowing(options, classifier)
     labels = _labels(options, classifier, files.paths)
     classifier.prepare()

@@ -199,7 +199,7 @@ def bundle(
 
 @app.command()
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="a folder that `sonolex bundle` wrote")],
+    bundle: Annotated[Path, typer.Argument(help="a folder that `sonolex bundle` wrote, or a published AST")],
     paths: Annotated[
         list[str], typer.Argument(help="files, folders, patterns, tables with a column of paths; - is a list on stdin")
     ],
@@ -219,6 +219,7 @@ def predict(
     root: Annotated[
         Path | None, typer.Option(help="folder of relative paths in tables; by default each table's own")
     ] = None,
+    classes: Annotated[Path | None, typer.Option(help="of a checkpoint without: file with a class a line")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="files at once; by default the cores")] = None,
 ) -> None:
     """Predict what is in files, by a trained model. Exits with 1 if a file could not be used."""
@@ -228,6 +229,7 @@ def predict(
     if to is not None and to not in get_args(TableFormat):
         raise SonolexError(f"--to: expected one of {', '.join(get_args(TableFormat))}, found {to!r}")
     options = command.Options(
+        classes=classes,
         window=window,
         hop=hop,
         pool=pool,
