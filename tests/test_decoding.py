@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,18 @@ def test_a_part_beyond_the_end_fails(tmp_path: Path) -> None:
         _decode(path, start=0.5, duration=1.0)
     with pytest.raises(BadClip, match=r"too_short: .*expected sound at 1.0 s, found the end at 1.000 s"):
         _decode(path, start=1.0, duration=0.5)
+
+
+@pytest.mark.parametrize("suffix", [".raw", ".gsm", ".vox", ".sd2"])
+def test_a_file_is_what_its_content_says_and_not_its_suffix(tmp_path: Path, suffix: str) -> None:
+    """libsndfile takes the suffix for the format of files without a header: any bytes named .gsm are sound to it."""
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(np.random.default_rng(0).bytes(4096))
+    with pytest.raises(BadClip, match=rf"a\{suffix}: expected WAV, FLAC, OGG or MP3, found"):
+        _decode(path)
+    soundfile.write(tmp_path / "a.wav", np.full(8000, 0.5), 16000)
+    shutil.copy(tmp_path / "a.wav", path)
+    assert len(_decode(path)) == 8000
 
 
 @pytest.mark.slow
