@@ -25,6 +25,7 @@ import soxr
 from typing_extensions import Buffer
 
 from pipeline.artifacts.clips import ClipRecord
+from pipeline.spectrogram.ogg import OggFault, find_fault
 
 # Endings of files in the formats that are read, for looking through folders; a file that is named may have any ending.
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
@@ -45,8 +46,6 @@ _UNKNOWN_LENGTHS = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 _LARGEST_MEMBER = 1 << 30  # bytes
 
 _REMEMBERED = 1024  # files whose digest is kept, since a long recording may have many clips
-
-_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 
 
 class BadClip(Exception):  # noqa: N818 - not a fault of the program but a property of a clip
@@ -92,9 +91,10 @@ def decode(
     only the part asked for is decoded. `content` is the digest that a file must have, empty = any; a member has its own.
 
     Raises BadClip with one of the reasons missing, read_error (the file is there and cannot be read: no permission, a
-    failing disk), moved (it has other bytes than the manifest names), unreadable (no audio), empty, truncated, too_short
-    (fewer than `min_samples`, one frame of the front end), too_long (more than `max_duration` seconds), not_finite, silent.
-    The first three say nothing about the content, and may pass.
+    failing disk), moved (it has other bytes than the manifest names), unreadable (no audio), empty, truncated, damaged (in
+    the middle), too_short (fewer than `min_samples`, one frame of the front end), too_long (more than `max_duration`
+    seconds), not_finite, silent. The first three say nothing about the content, and
+    may pass.
     """
     where = path / member.name if member else path  # for messages
     with _opened(path, where, member, content) as source:
@@ -118,7 +118,9 @@ class ForwardReader:
             self.rate: int = self._file.samplerate  # Hz
             self.num_samples: int = self._file.frames  # as its header says
             _require_audio(self._file, path)
-            _require_whole(self._file, source, path)
+            if self._file.format == "OGG":
+                _require_pages(source, path)
+            _require_whole(self._file, path)
             self._opened = opened.pop_all()
 
     def read(self) -> np.ndarray:
@@ -189,13 +191,28 @@ class _Source:
             self.fault, read = error, 0
         return read
 
-    def tail(self, size: int) -> bytes:
-        """Return the last `size` bytes; the position stays, since libsndfile relies on it."""
-        position, last = self.tell(), bytearray(min(size, self.size))
-        self.seek(-len(last), os.SEEK_END)
-        read = self.readinto(last)
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, fewer at the end; none after an error, which is kept."""
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def ogg_fault(self) -> OggFault | None:
+        """Return the first fault of an Ogg file; the position stays, since libsndfile relies on it.
+
+        A file is read once for all of its clips.
+        """
+        state = _State.of(self._raw) if isinstance(self._raw, io.BufferedReader) else None
+        if state in _ogg_faults:
+            return _ogg_faults[state]
+        position = self.tell()
+        self.seek(0)
+        fault = find_fault(self.read)
         self.seek(position)
-        return bytes(last[:read])
+        if state is not None and self.fault is None:
+            if len(_ogg_faults) == _REMEMBERED:
+                del _ogg_faults[next(iter(_ogg_faults))]
+            _ogg_faults[state] = fault
+        return fault
 
 
 class _State(NamedTuple):
@@ -244,6 +261,7 @@ def _opened(path: Path, where: Path, member: TarMember | None, content: str) -> 
 
 
 _digests: dict[_State, str] = {}  # of this process; the oldest first
+_ogg_faults: dict[_State, OggFault | None] = {}  # the same
 
 
 def _digest(file: io.BufferedReader, state: _State) -> str:
@@ -326,8 +344,10 @@ def _read(
     if last > num_frames + rate // 1000:
         raise _truncated(path, f"sound to {last / rate:.3f} s", f"the end at {num_frames / rate:.3f} s")
     last = min(last, num_frames)
+    if file.format == "OGG":
+        _require_pages(source, path)
     if not duration:
-        _require_whole(file, source, path)
+        _require_whole(file, path)
     if first:
         file.seek(first)
     mono = np.empty(last - first, dtype=np.float32)
@@ -357,18 +377,21 @@ def _mix(block: np.ndarray, mono: np.ndarray) -> None:
         mono /= np.float32(block.shape[1])
 
 
-def _require_whole(file: soundfile.SoundFile, source: _Source, path: Path) -> None:
-    """Raise BadClip for a truncated WAV or OGG, which libsndfile reads without an error."""
+def _require_whole(file: soundfile.SoundFile, path: Path) -> None:
+    """Raise BadClip for a truncated WAV, which libsndfile reads without an error."""
     short = _SHORT_WAV.search(file.extra_info) if file.format in ("WAV", "WAVEX", "RF64") else None
     if short and int(short[1]) not in _UNKNOWN_LENGTHS:
         raise _truncated(path, f"{short[1]} bytes of samples, as its header says", short[2])
-    if file.format == "OGG":
-        _, _, page = source.tail(2 * _LARGEST_OGG_PAGE).rpartition(
-            b"OggS"
-        )  # then version, flags, 20 bytes, number of segments and their lengths
-        ends = len(page) > 22 and page[1] & 4 and len(page) >= 23 + page[22] + sum(page[23 : 23 + page[22]])
-        if not ends:
-            raise _truncated(path, "a last page that ends the stream (RFC 3533)", "a stream without end")
+
+
+def _require_pages(source: _Source, path: Path) -> None:
+    """Raise BadClip for an Ogg file that has lost bytes, which libsndfile passes over without an error."""
+    fault = source.ogg_fault()
+    if fault and fault.cut:
+        raise _truncated(path, "a last page that ends the stream (RFC 3533)", fault.found)
+    if fault:
+        expected = "pages that follow each other, each with its checksum (RFC 3533)"
+        raise BadClip("damaged", f"{path}: expected {expected}, found {fault.found}")
 
 
 def _truncated(path: Path, expected: str, found: object) -> BadClip:
