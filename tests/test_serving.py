@@ -413,12 +413,12 @@ def test_the_page_is_whole_without_any_other_host(server: Server) -> None:
 
 def test_openapi_describes_uploads_and_refusals(server: Server) -> None:
     described = server.ask("/openapi.json").json
-    for route in ("predict", "timeline"):
+    for route in ("predict", "embed", "timeline"):
         post = described["paths"][f"/models/{{name}}/{route}"]["post"]
         assert "multipart/form-data" in post["requestBody"]["content"]
         assert {"200", "400", "408", "413", "415", "422", "429", "503", "504"} <= set(post["responses"])
     operations = [part["operationId"] for path in described["paths"].values() for part in path.values()]
-    assert len(set(operations)) == len(operations) == 6
+    assert len(set(operations)) == len(operations) == 7
     names = [model["name"] for model in server.ask("/models").json]
     assert names == [BANDS, KMEANS, FRAMES]
 
