@@ -166,7 +166,8 @@ def test_onnx_normalises_by_the_clip_and_reads_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mlp", "cnn", "token_cnn", "bag_of_embeddings", "bert", "conformer"])
 def test_onnx_takes_the_models_of_the_base(tmp_path: Path, name: str) -> None:
     make_model(tmp_path / "m", BASE[name])
-    assert export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx", start="frames").difference < 1e-4
+    start = params_of(BASE[name]).reads
+    assert export.run(tmp_path / "m", "onnx", tmp_path / "m.onnx", start=start).difference < 1e-4
 
 
 @pytest.mark.parametrize("name", ["lstm", "frames_lstm"])

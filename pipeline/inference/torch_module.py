@@ -100,7 +100,7 @@ def _classifier(model: TrainedModel) -> tuple[nn.Module, FrameRange]:
     for network in networks:
         _require_no_recurrence(model, network)
     stem = networks[0].stem
-    lengths = FrameRange(stem.min_frames, None if stem.num_positions else stem.max_frames)
+    lengths = FrameRange(stem.min_frames, stem.max_frames)
     return NetworkEnsemble(networks, model.metadata), lengths
 
 
