@@ -37,6 +37,15 @@ from pipeline.inference.bundle import open_bundle
 from pipeline.spectrogram.kaldi import KaldiParams, mel_filters
 from tools import bundle, predict
 
+_STAGES = (
+    "corpus",
+    "spectrogram",
+    "split 1",
+    "development 1",
+    "vocabulary kmeans --fold 1",
+    "tokenize kmeans --fold 1",
+)
+
 Clock: TypeAlias = Callable[[], float]
 
 WARM, BATCH = 16, 16  # clips
@@ -65,7 +74,7 @@ def make_bundles(folder: Path, clips: int = 24) -> dict[str, Path]:
         for number, path in enumerate(write_flacs(folder / "train", max(clips, 20), seconds=5.0))
     ]
     workspace = Workspace(folder / "workspace", folder / "train", rows, SETTINGS)
-    for stage in ("corpus", "spectrogram", "split 1", "vocabulary kmeans --fold 1", "tokenize kmeans --fold 1"):
+    for stage in _STAGES:
         workspace.run(*stage.split())
     bundles = {}
     for name in MODELS:

@@ -123,6 +123,12 @@ def half_an_upload(port: int, model: str = FRAMES) -> Iterator[socket.socket]:
         yield connection
 
 
+def requests_at_work(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/health")
+    return int(json.loads(connection.getresponse().read())["requests"])
+
+
 def wav(seconds: float = 0.5, kind: str = "tone", **format_: Any) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, make_waveform(kind, seconds), 16000, **({"format": "WAV"} | format_))
@@ -511,8 +517,8 @@ def children(process: subprocess.Popen[str]) -> list[Path]:
 def test_sigterm_answers_what_is_at_work_and_leaves_nothing(bundles: Path) -> None:
     with serving(str(bundles / FRAMES)) as (process, port):
         with half_an_upload(port) as connection:
-            while not (decoders := children(process)):
-                pass
+            while not (decoders := children(process)) or not requests_at_work(port):
+                pass  # a connection that is not taken yet is refused
             process.send_signal(signal.SIGTERM)
             while True:  # until it listens no more
                 try:
