@@ -80,7 +80,8 @@ def make_bundles(folder: Path, clips: int = 24) -> dict[str, Path]:
     for name in MODELS:
         model, _, vocabulary = name.partition("-")
         options = ["--vocabulary", vocabulary] if vocabulary else []
-        workspace.run("train", model, "--fold", "1", "--seed", "0", *options)
+        for stage in ("train", "evaluate"):
+            workspace.run(stage, model, "--fold", "1", "--seed", "0", *options)
         bundles[name] = folder / name
         bundle.run(
             name,
