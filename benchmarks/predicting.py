@@ -147,7 +147,7 @@ def _search(frames: np.ndarray, codes: np.ndarray, times: list[float], clock: Cl
 
 def sonolex_rate(path: Path, paths: list[Path], clock: Clock) -> float:
     """Return the clips/s of `sonolex predict` in this process, once it is warm."""
-    options = predict.Options(to="csv", out=Path(tempfile.mkdtemp()) / "out.csv")
+    options = predict.Options(to="csv", out=Path(tempfile.mkdtemp()) / "out.csv", threads=num_cores())
 
     def run(files: list[Path]) -> None:
         predict.run(path, list(map(str, files)), options, Console(file=io.StringIO()), Console(file=io.StringIO()))

@@ -232,9 +232,14 @@ def _read_card(path: Path) -> BundleCard:
     written = card.pop(_DIGEST, None)
     if written != metadata_digest(card):
         raise _damaged(path / CARD, _DIGEST, expected=f"{written} as written", found=metadata_digest(card))
-    check_metadata(
-        metadata_types(BundleCard), card, lambda key, **found: ArtifactError(path / CARD, key, stage="bundle", **found)
-    )
+    try:
+        check_metadata(
+            metadata_types(BundleCard),
+            card,
+            lambda key, **found: ArtifactError(path / CARD, key, stage="bundle", **found),
+        )
+    except ArtifactError as error:  # its advice is for artifacts of a project
+        raise _damaged(path / CARD, error.field, expected=error.expected, found=error.found) from None
     return cast(BundleCard, card)
 
 
