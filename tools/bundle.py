@@ -107,7 +107,7 @@ def run(
         if stale := note(layout, params_path):
             console.print(stale)
     console.print(
-        f"{out}: {len(runs)} model{'s' * (len(runs) > 1)} of {', '.join(dict.fromkeys(r.fold for r in runs))}"
+        f"{out}: {len(runs)} model{'s' * (len(runs) > 1)} of fold {', '.join(dict.fromkeys(r.fold for r in runs))}"
     )
 
 
