@@ -168,6 +168,7 @@ def test_kept_epochs_predict_as_an_ensemble(tmp_path: Path) -> None:
 
 
 def test_the_vocabulary_is_found_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # this repository may have vocabularies of its own
     path, vocabulary = token_model(tmp_path / "models" / "m" / "1" / "0")
     other = replace(vocabulary, metadata=vocabulary.metadata | {"seed": 1})  # type: ignore[typeddict-item]
     (tmp_path / "params.yaml").touch()
