@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_info
 
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.splits import SPLIT
-from pipeline.execution.threads import map_threads, num_threads, single_threaded, usable_threads
+from pipeline.execution.threads import map_ahead, map_threads, num_threads, single_threaded, usable_threads
 from pipeline.vocabulary.registry import KINDS
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -132,3 +133,19 @@ def test_a_map_keeps_the_order_and_computes_on_one_thread_each(count: int) -> No
 def test_an_error_in_a_map_is_raised() -> None:
     with num_threads(2), pytest.raises(ZeroDivisionError):
         map_threads(lambda number: 1 // number, [1, 0, 2])
+
+
+def test_a_map_runs_a_few_items_ahead_in_order_and_ends_with_its_caller() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    results = map_ahead(lambda number: -number, items(), 2)
+    assert [next(results) for _ in range(10)] == [-number for number in range(10)]
+    assert len(taken) <= 10 + 4
+    results.close()
+    assert len(taken) <= 10 + 4
+    assert list(map_ahead(abs, [-3, -1, -2], 4)) == [3, 1, 2]

@@ -6,7 +6,6 @@
 Remarks go to standard error.
 """
 
-import os
 import sys
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from pipeline.errors import SonolexError
-from pipeline.execution.threads import num_cores, usable_threads, use_threads
+from pipeline.execution.threads import divide_cores, usable_threads
 from pipeline.inference.embedding import Embedder, open_embedder_of
 from pipeline.inference.embedding_tables import (
     FORMAT,
@@ -33,7 +32,7 @@ from pipeline.inference.embedding_tables import (
     write_projector,
 )
 from pipeline.inference.file_embedding import EmbeddedFile, embed_files
-from pipeline.inference.files import PATH_COLUMNS, choose_column, find_files, read_table
+from pipeline.inference.files import PATH_COLUMNS, choose_column, find_files, place_of, read_table
 from pipeline.inference.labels import LABEL_COLUMNS
 from pipeline.inference.prediction import Failure
 from pipeline.inference.windows import Windowing
@@ -71,7 +70,7 @@ def run(model: Path | None, names: Sequence[str], options: Options, messages: Co
     files = find_files(names, stdin=sys.stdin, root=options.root)
     labels = None if options.labels is None else _read_labels(options.labels, options.root)
     threads = options.threads or min(usable_threads(), max(1, len(files.paths)))
-    use_threads(max(1, min(usable_threads(), num_cores()) // threads))
+    divide_cores(threads)
     embedder = open_embedder_of(model, options.layer, options.classes)
     windowing = _windowing(options, embedder)
     if options.frames and embedder.hop is None:
@@ -132,7 +131,7 @@ def _gather(
     card: EmbeddingsCard,
     embedded: Sequence[EmbeddedFile],
     failures: list[Failure],
-    labels: Mapping[str, str] | None,
+    labels: Mapping[Path, str] | None,
 ) -> Embeddings:
     rows = [(file.source, part) for file in embedded for part in file.parts]
     return Embeddings(
@@ -157,20 +156,16 @@ def _write(embeddings: Embeddings, options: Options) -> None:
         write_picture(options.picture, embeddings)
 
 
-def _read_labels(path: Path, root: Path | None) -> dict[str, str]:
+def _read_labels(path: Path, root: Path | None) -> dict[Path, str]:
     """Return absolute path -> label of the files in a table."""
     rows = read_table(path)
     files, column = choose_column(path, rows[0], PATH_COLUMNS), choose_column(path, rows[0], LABEL_COLUMNS)
-    return {_place((root or path.parent) / Path(row[files]).expanduser()): row[column] for row in rows}
+    return {place_of((root or path.parent) / Path(row[files]).expanduser()): row[column] for row in rows}
 
 
-def _label(source: str, labels: Mapping[str, str] | None) -> str:
+def _label(source: str, labels: Mapping[Path, str] | None) -> str:
     """Return a file's label: that of the table, or without one the name of the file's folder."""
-    return Path(_place(source)).parent.name if labels is None else labels.get(_place(source), "")
-
-
-def _place(path: str | Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - as files are named; symbolic links are not followed
+    return place_of(source).parent.name if labels is None else labels.get(place_of(source), "")
 
 
 @contextmanager

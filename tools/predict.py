@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from pipeline.errors import SonolexError
-from pipeline.execution.threads import num_cores, usable_threads, use_threads
+from pipeline.execution.threads import divide_cores, usable_threads
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.files import FoundFiles, find_files
 from pipeline.inference.labels import FileLabels, read_labels
@@ -114,7 +114,7 @@ def _checked(options: Options) -> Options:
         to = known.get(options.out.suffix.lower())
         if to is None:
             raise SonolexError(f"--out: expected a name that ends in {', '.join(known)}, or --to, found {options.out}")
-        options = Options(**{**vars(options), "to": to})
+        options = replace(options, to=to)
     if options.to == "parquet" and options.out is None:
         raise SonolexError(
             "--to parquet: expected --out FILE, found none: Parquet is not written to a terminal or a pipe"
@@ -123,7 +123,7 @@ def _checked(options: Options) -> Options:
     if (options.hop is not None or options.pool != "mean") and not windows:
         raise SonolexError("--hop, --pool: expected --window SECONDS beside them, found none")
     if windows and options.window is None:
-        options = Options(**{**vars(options), "window": DEFAULT_WINDOW})
+        options = replace(options, window=DEFAULT_WINDOW)
     return options
 
 
@@ -131,7 +131,7 @@ def _divide_cores(options: Options, num_files: int) -> int:
     """Return the number of files, or parts of a file, to compute at once; the cores are divided among them."""
     cores = usable_threads()
     threads = options.threads or (cores if options.window is not None else min(cores, max(1, num_files)))
-    use_threads(max(1, min(cores, num_cores()) // threads))
+    divide_cores(threads)
     return threads
 
 

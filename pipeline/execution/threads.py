@@ -12,8 +12,9 @@ also applies to libraries loaded later.
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -25,6 +26,8 @@ from pipeline.artifacts.settings import SETTINGS, Metadata
 TRAINING_THREADS = "train.num_threads"  # the setting that results of training depend on
 CORES_VARIABLE = "SONOLEX_CORES"  # a stage's share of cores where several run in parallel; see tools/repro.py
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+_ITEMS_AHEAD = 2  # of `map_ahead`, beside those at work, so that no thread waits for the caller
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -96,6 +99,29 @@ def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
             return [function(item) for item in items]
         with ThreadPoolExecutor(workers, initializer=_enter_pool) as pool:
             return list(pool.map(function, items))
+
+
+def map_ahead(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield `function(item)` of every item, in order, computed on `workers` threads; items are taken a few at a time.
+
+    What is at work or waits is bounded, so that items may be many; when the caller ends early, no further item is begun.
+    """
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= workers + _ITEMS_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def divide_cores(workers: int) -> None:
+    """Let `workers` threads of this program share the cores: each computes on its share of threads of BLAS and torch."""
+    use_threads(max(1, min(usable_threads(), num_cores()) // workers))
 
 
 def _enter_pool() -> None:

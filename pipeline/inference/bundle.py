@@ -19,7 +19,7 @@ from typing import Literal, TypedDict, cast
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.artifacts.files import file_digest, replacing
+from pipeline.artifacts.files import file_digest, parse_json, replacing
 from pipeline.artifacts.model import MODEL, ModelMetadata, TrainedModel, open_model, write_model
 from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
@@ -219,7 +219,7 @@ def _read_card(path: Path) -> BundleCard:
             f"{path}: expected a bundle, a folder with {CARD}, found {found}; `sonolex bundle` writes one"
         )
     try:
-        card = json.loads((path / CARD).read_bytes())
+        card = parse_json((path / CARD).read_bytes())
     except ValueError as error:
         raise _damaged(path / CARD, "text", expected="JSON", found=error) from None
     if not isinstance(card, dict):

@@ -16,7 +16,7 @@ from typing import Literal, TypedDict, cast
 
 import numpy as np
 
-from pipeline.artifacts.files import replacing
+from pipeline.artifacts.files import parse_json, replacing
 from pipeline.artifacts.tables import check_metadata, metadata_types
 from pipeline.errors import ArtifactError, SonolexError
 from pipeline.inference.prediction import Failure
@@ -85,11 +85,10 @@ def write_projector(folder: Path, embeddings: Embeddings) -> None:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def standardised(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (row, dim) float32 with mean 0 and variance 1 in every dimension that varies."""
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
-    std = centred.std(axis=0)
-    return np.asarray(centred / np.where(std > 1e-6, std, 1.0), dtype=np.float32)
+def standardised(vectors: np.ndarray, *, by: np.ndarray) -> np.ndarray:
+    """Return vectors (row, dim) float32 less the mean of `by` (row, dim), over its standard deviation where it varies."""
+    mean, std = by.mean(axis=0, dtype=np.float64), by.std(axis=0, dtype=np.float64)
+    return np.asarray((vectors - mean) / np.where(std > 1e-6, std, 1.0), dtype=np.float32)
 
 
 def require_suffix(path: Path) -> str:
@@ -193,7 +192,7 @@ def _read_npz(path: Path) -> Embeddings:
 
 def _card(path: Path, text: str | bytes | None) -> EmbeddingsCard:
     try:
-        card = json.loads(text or "null")
+        card = parse_json(text or "null")
     except ValueError as error:
         raise _damaged(path, "a card in JSON", error) from None
     if not isinstance(card, dict):

@@ -1,8 +1,6 @@
 """Embeddings of many files, in their order, computed on several threads: of whole files, of windows, or along time."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -10,15 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.execution.threads import usable_threads
+from pipeline.execution.threads import map_ahead, usable_threads
 from pipeline.inference.embedding import Embedder
 from pipeline.inference.prediction import Failure
 from pipeline.inference.sounds import MAX_SECONDS, read_file, require_readable
-from pipeline.inference.windows import Window, Windowing, WindowReader
-from pipeline.spectrogram.decoding import BadClip, prepare_waveform
+from pipeline.inference.windows import Windowing, WindowReader
+from pipeline.spectrogram.decoding import BadClip
 
 _WINDOWS_AT_ONCE = 16
-_JOBS_AHEAD = 2  # beside those that run, so that no thread waits for the caller
 
 
 class EmbeddedPart(NamedTuple):
@@ -50,18 +47,7 @@ def embed_files(
     default as many as cores; each is fastest where torch computes on one (`use_threads`).
     """
     embed = partial(_embed_file, embedder, windowing=windowing, frames=frames)
-    threads = threads or usable_threads()
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[EmbeddedFile | Failure]] = deque()
-    try:
-        for path in paths:
-            waiting.append(pool.submit(embed, path))
-            if len(waiting) >= threads + _JOBS_AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from map_ahead(embed, paths, threads or usable_threads())
 
 
 def _embed_file(embedder: Embedder, path: Path, *, windowing: Windowing | None, frames: bool) -> EmbeddedFile | Failure:
@@ -94,7 +80,8 @@ def _embed_windows(embedder: Embedder, path: Path, windowing: Windowing) -> Iter
     reader = WindowReader(path, windowing)
     try:
         while windows := reader.take(_WINDOWS_AT_ONCE):
-            waveforms = [_waveform(embedder, window, reader.rate, str(path)) for window in windows]
+            sizes = {"sample_rate": embedder.sample_rate, "min_samples": embedder.min_samples}
+            waveforms = [window.waveform(reader.rate, **sizes, source=str(path)) for window in windows]
             rows = zip(windows, waveforms, strict=True)
             for _, alike in groupby(rows, key=lambda row: len(row[1])):
                 group = list(alike)
@@ -103,15 +90,3 @@ def _embed_windows(embedder: Embedder, path: Path, windowing: Windowing) -> Iter
                     yield EmbeddedPart(window.start, window.end, vector)
     finally:
         reader.close()
-
-
-def _waveform(embedder: Embedder, window: Window, rate: int, source: str) -> np.ndarray:
-    """Return a window's waveform. Silence is no fault of a window; a file that is all silent fails as a whole."""
-    return prepare_waveform(
-        window.samples,
-        rate,
-        sample_rate=embedder.sample_rate,
-        min_samples=embedder.min_samples,
-        where=f"{source}, {window.start:.2f} s to {window.end:.2f} s",
-        allow_silence=True,
-    )

@@ -40,12 +40,17 @@ def find_files(names: Sequence[str], *, stdin: TextIO, root: Path | None = None)
     named = [path for name in names for path in _expand(name, stdin, root, failures)]
     if not named and not failures:
         raise SonolexError("expected at least one file, found an empty list on standard input")
-    counts = Counter(Path(os.path.abspath(path)) for path in named)  # noqa: PTH100 - symbolic links are left as named
+    counts = Counter(map(place_of, named))
     first: dict[Path, Path] = {}
     for path in named:
-        first.setdefault(Path(os.path.abspath(path)), path)  # noqa: PTH100
+        first.setdefault(place_of(path), path)
     repeated = {first[place]: count for place, count in counts.items() if count > 1}
     return FoundFiles(list(first.values()), repeated, failures)
+
+
+def place_of(path: str | Path) -> Path:
+    """Return the absolute path of a file, by which files are compared; symbolic links are left as they are named."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - `resolve` follows links
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -4,8 +4,6 @@ The metrics are those of the report (`pipeline/evaluation/reported/`), over file
 """
 
 import difflib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.files import parse_json
 from pipeline.corpora.base import reject
 from pipeline.errors import SonolexError
 from pipeline.evaluation.ensemble import ScoredClips
-from pipeline.inference.files import PATH_COLUMNS, choose_column, read_table
+from pipeline.inference.files import PATH_COLUMNS, choose_column, place_of, read_table
 from pipeline.inference.prediction import Prediction
 from pipeline.inference.records import LABEL_SEPARATOR
 
@@ -36,19 +35,19 @@ class FileLabels:
         """Raise SonolexError unless one of these files has labels."""
         if files and not self.count_of(files):
             raise SonolexError(
-                f"{self.path}: expected labels of the files to predict, such as {_place(files[0])}, found those of others, "
-                f"such as {next(iter(self.labels))}; --root says which folder the paths in it are below"
+                f"{self.path}: expected labels of the files to predict, such as {place_of(files[0])}, found those of "
+                f"others, such as {next(iter(self.labels))}; --root says which folder the paths in it are below"
             )
 
     def scored(self, predictions: Sequence[Prediction]) -> ScoredClips | None:
         """Return the predictions of files that have labels, with their targets; None where there is none."""
-        known = [prediction for prediction in predictions if _place(prediction.source) in self.labels]
+        known = [prediction for prediction in predictions if place_of(prediction.source) in self.labels]
         if not known:
             return None
         classes = list(known[0].classes)
         targets = np.zeros((len(known), len(classes)), dtype=np.float32)
         for row, prediction in enumerate(known):
-            for label in self.labels[_place(prediction.source)]:
+            for label in self.labels[place_of(prediction.source)]:
                 targets[row, classes.index(label)] = 1
         return ScoredClips(
             fold="",
@@ -61,7 +60,7 @@ class FileLabels:
 
     def count_of(self, files: Sequence[str | Path]) -> int:
         """Return how many of these files have labels."""
-        return sum(_place(file) in self.labels for file in files)
+        return sum(place_of(file) in self.labels for file in files)
 
 
 def read_labels(path: Path, root: Path | None, classes: Sequence[str], label_kind: LabelKind) -> FileLabels:
@@ -74,7 +73,7 @@ def read_labels(path: Path, root: Path | None, classes: Sequence[str], label_kin
     files, column = choose_column(path, rows[0], PATH_COLUMNS), choose_column(path, rows[0], LABEL_COLUMNS)
     labels: dict[Path, tuple[str, ...]] = {}
     for row in rows:
-        place = _place((root or path.parent) / Path(row[files]).expanduser())
+        place = place_of((root or path.parent) / Path(row[files]).expanduser())
         labels[place] = tuple(dict.fromkeys((*labels.get(place, ()), *_split(row[column], label_kind))))
     _require_classes(path, labels, classes)
     if label_kind == "one":
@@ -86,7 +85,7 @@ def read_labels(path: Path, root: Path | None, classes: Sequence[str], label_kin
 def _split(text: str, label_kind: LabelKind) -> list[str]:
     if text.startswith("["):
         try:
-            return [str(label) for label in json.loads(text)]
+            return [str(label) for label in parse_json(text)]
         except ValueError:
             pass  # a label that begins with a bracket
     parts = text.split(LABEL_SEPARATOR) if label_kind == "many" else [text]
@@ -107,7 +106,3 @@ def _require_classes(path: Path, labels: dict[Path, tuple[str, ...]], classes: S
         f"found {', '.join(named)}{more}; rename the labels in the table, leave out rows of other classes, or take a model "
         "of these classes"
     )
-
-
-def _place(path: str | Path) -> Path:
-    return Path(os.path.abspath(path))  # noqa: PTH100 - as files are named; symbolic links are not followed

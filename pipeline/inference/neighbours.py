@@ -1,13 +1,13 @@
 """Nearest neighbours among embeddings by cosine similarity, with FAISS's exact search."""
 
-import os
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import SonolexError
 from pipeline.inference.embedding import Embedder
-from pipeline.inference.embedding_tables import Embeddings
+from pipeline.inference.embedding_tables import Embeddings, standardised
+from pipeline.inference.files import place_of
 
 
 class Neighbour(NamedTuple):
@@ -29,7 +29,7 @@ def nearest(embeddings: Embeddings, query: np.ndarray, count: int, *, leave_out:
 
     stacked = np.concatenate([embeddings.vectors, query[None]]).astype(np.float32)
     if not raw:
-        stacked = _standardised_by(embeddings.vectors, stacked)
+        stacked = standardised(stacked, by=embeddings.vectors)
     stacked = np.ascontiguousarray(stacked / np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), 1e-12))
     rows = rows_of(embeddings, leave_out)
     index = faiss.IndexFlatIP(stacked.shape[1])
@@ -42,8 +42,8 @@ def nearest(embeddings: Embeddings, query: np.ndarray, count: int, *, leave_out:
 
 def rows_of(embeddings: Embeddings, file: str) -> set[int]:
     """Return the rows of a file, by its absolute path."""
-    place = os.path.abspath(file)  # noqa: PTH100 - as files are named; symbolic links are not followed
-    return {row for row, name in enumerate(embeddings.files) if os.path.abspath(name) == place}  # noqa: PTH100
+    place = place_of(file)
+    return {row for row, name in enumerate(embeddings.files) if place_of(name) == place}
 
 
 def require_same_source(embeddings: Embeddings, where: object, embedder: Embedder) -> None:
@@ -60,11 +60,6 @@ def require_same_source(embeddings: Embeddings, where: object, embedder: Embedde
             f"{where}: expected embeddings by this model, found those by another, {made_by}; name that model, or embed the "
             "files again by this one"
         )
-
-
-def _standardised_by(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    mean, std = vectors.mean(axis=0, dtype=np.float64), vectors.std(axis=0, dtype=np.float64)
-    return np.asarray((others - mean) / np.where(std > 1e-6, std, 1.0), dtype=np.float32)
 
 
 def _neighbour(embeddings: Embeddings, row: int, distance: float) -> Neighbour:

@@ -5,21 +5,21 @@ ahead of the caller. So memory depends neither on the number of files nor, with 
 order of the files.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.execution.threads import usable_threads
+from pipeline.execution.threads import map_ahead, usable_threads
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.sounds import MAX_SECONDS, read_file, require_readable
 from pipeline.inference.windows import Window, Windowing, WindowReader, pool_logits, pool_scores
-from pipeline.spectrogram.decoding import BadClip, prepare_waveform
+from pipeline.spectrogram.decoding import BadClip
 
 # A batch of 16 clips is as fast as one of 64 on a core, whose cache it does not outgrow.
 PIECES_PER_JOB = 16
@@ -27,8 +27,6 @@ PIECES_PER_JOB = 16
 FRAMES_PER_BATCH = 40_000
 # Of the windows that a job takes from a file: their samples at the file's rate are in memory at once.
 SECONDS_PER_JOB = 160.0
-
-_JOBS_AHEAD = 2  # beside those that run, so that no thread waits for the caller
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,8 @@ def predict_files(
     threads = threads or usable_threads()
     pieces: list[_Piece] = []
     failure: Failure | None = None
-    for scored in _run(classifier, _jobs(_parts(paths, windowing), len(paths), threads), threads):
+    jobs = _jobs(_parts(paths, windowing), len(paths), threads)
+    for scored in chain.from_iterable(map_ahead(partial(_score, classifier), jobs, threads)):
         pieces += scored.pieces
         failure = failure or scored.failure
         if advance and pieces:
@@ -152,20 +151,6 @@ def _jobs(parts: Iterable[_Part], num_files: int, threads: int) -> Iterator[list
         yield job
 
 
-def _run(classifier: Classifier, jobs: Iterable[list[_Part]], threads: int) -> Iterator[_ScoredPart]:
-    pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[list[_ScoredPart]]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(_score, classifier, job))
-            if len(waiting) >= threads + _JOBS_AHEAD:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _score(classifier: Classifier, parts: Sequence[_Part]) -> list[_ScoredPart]:
     batches = _Batches(classifier)
     failures: list[Failure | None] = []
@@ -198,17 +183,11 @@ def _whole(classifier: Classifier, path: Path) -> tuple[float, float, np.ndarray
 
 
 def _window_frames(classifier: Classifier, source: str, window: Window, rate: int) -> np.ndarray:
-    """Return a window's frames. Silence is no fault of a window; a file that is all silent fails as a whole."""
-    where = f"{source}, {window.start:.2f} s to {window.end:.2f} s"
-    waveform = prepare_waveform(
-        window.samples,
-        rate,
-        sample_rate=classifier.sample_rate,
-        min_samples=classifier.front_end.min_samples,
-        where=where,
-        allow_silence=True,
+    """Return a window's frames."""
+    waveform = window.waveform(
+        rate, sample_rate=classifier.sample_rate, min_samples=classifier.front_end.min_samples, source=source
     )
-    return classifier.frames(waveform, where)
+    return classifier.frames(waveform, window.name_in(source))
 
 
 class _Batches:

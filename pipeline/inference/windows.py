@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.artifacts.clips import LabelKind
 from pipeline.errors import SonolexError
 from pipeline.evaluation.averaging import average_logits
-from pipeline.spectrogram.decoding import BadClip, ForwardReader
+from pipeline.spectrogram.decoding import BadClip, ForwardReader, prepare_waveform
 
 Pool: TypeAlias = Literal["mean", "max"]
 
@@ -59,6 +59,19 @@ class Window(NamedTuple):
     start: float  # seconds
     end: float  # seconds
     samples: np.ndarray  # (sample,) float32 at the source's rate
+
+    def name_in(self, source: str) -> str:
+        """Return what messages call the window."""
+        return f"{source}, {self.start:.2f} s to {self.end:.2f} s"
+
+    def waveform(self, rate: int, *, sample_rate: int, min_samples: int, source: str) -> np.ndarray:
+        """Return the waveform (sample,) at `sample_rate` Hz; `rate` is the source's.
+
+        Silence is no fault of a window; a file that is all silent fails as a whole. Raises BadClip as `prepare_waveform`.
+        """
+        where = self.name_in(source)
+        sizes = {"sample_rate": sample_rate, "min_samples": min_samples}
+        return prepare_waveform(self.samples, rate, **sizes, where=where, allow_silence=True)
 
 
 def window_bounds(num_samples: int, rate: int, windowing: Windowing) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ def write_picture(path: Path, embeddings: Embeddings) -> None:
     """Write a PNG. Raises SonolexError unless there are two embeddings."""
     if len(embeddings.files) < 2:
         raise SonolexError(f"{path}: expected at least 2 embeddings to draw, found {len(embeddings.files)}")
-    points, shares = principal_components(standardised(embeddings.vectors))
+    points, shares = principal_components(standardised(embeddings.vectors, by=embeddings.vectors))
     figure = Figure(figsize=_INCHES, layout="constrained")
     axes = figure.subplots()
     labels = np.array(embeddings.labels)

@@ -15,6 +15,7 @@ from pipeline.errors import SonolexError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.embedding import Embedder, open_embedder
 from pipeline.inference.opening import open_classifier
+from pipeline.inference.predicting import describe
 from pipeline.inference.prediction import Prediction
 from pipeline.spectrogram.decoding import prepare_waveform
 from tools.serving.centroids import centroid_wav
@@ -46,18 +47,10 @@ class ServedModel:
         classifier = self.classifier
         logits = classifier.logits([classifier.frames(waveform[start:stop], source) for start, stop in spans])
         scores = classifier.scores(logits)
+        rate = classifier.sample_rate
         return [
-            Prediction(
-                source=source,
-                start=start / classifier.sample_rate,
-                end=stop / classifier.sample_rate,
-                classes=classifier.classes,
-                label_kind=classifier.label_kind,
-                thresholds=classifier.thresholds,
-                logits=logits[row],
-                scores=scores[row],
-            )
-            for row, (start, stop) in enumerate(spans)
+            describe(classifier, source, start / rate, stop / rate, *of_classes)
+            for (start, stop), *of_classes in zip(spans, logits, scores, strict=True)
         ]
 
     def embed(self, waveform: np.ndarray, layer: str, source: str) -> np.ndarray:
