@@ -78,7 +78,7 @@ def test_masked_tokens_become_the_mask_token_and_never_padding() -> None:
 def test_spectrogram_masks_cover_whole_frames_and_bands() -> None:
     torch.manual_seed(0)
     spectrogram = augmentation.mask_features(
-        torch.ones(40, 12, 8), MasksParams(count=1, width=4), MasksParams(count=1, width=3)
+        torch.ones(40, 12, 8), None, MasksParams(count=1, width=4), MasksParams(count=1, width=3)
     )
     for clip in spectrogram:
         frames, bands = (clip == 0).all(1), (clip == 0).all(0)
@@ -147,12 +147,36 @@ def test_noise_is_uniform_and_of_another_strength_in_every_clip() -> None:
 @pytest.mark.parametrize(("width", "length"), [(3, 8), (20, 5)])
 def test_spans_have_all_widths_and_reach_both_ends(width: int, length: int) -> None:
     torch.manual_seed(0)
-    spans = augmentation._spans(2000, length, MasksParams(count=1, width=width))
+    spans = augmentation._spans(torch.full((2000, 1), length), length, MasksParams(count=1, width=width))
     assert set(spans.sum(1).tolist()) == set(range(min(width, length) + 1))
     assert spans[:, 0].any()
     assert spans[:, -1].any()
     edges = torch.nn.functional.pad(spans, (1, 1)).int().diff(dim=1)
     assert edges.abs().sum(1).max() == 2  # one span is in one piece
+
+
+def test_spans_of_a_fraction_follow_the_length_of_each_clip() -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([[10], [50], [100]]).repeat(1000, 1)
+    spans = augmentation._spans(lengths, 100, MasksParams(count=1, width=0.2))
+    for row, length in enumerate((10, 50, 100)):
+        own = spans[row::3]
+        assert set(own.sum(1).tolist()) == set(range(length // 5 + 1))
+        assert own[:, 0].any()
+        assert own[:, length - 1].any()
+        assert not own[:, length:].any()
+
+
+def test_a_mixture_is_masked_within_the_longer_of_its_clips() -> None:
+    torch.manual_seed(0)
+    mask = torch.arange(100) < torch.tensor([[10], [100]]).repeat(200, 1)
+    masked = augmentation.mask_features(
+        torch.ones(400, 100, 8), mask, MasksParams(count=1, width=0.3), MasksParams(count=0, width=0)
+    )
+    hidden = (masked == 0).all(2)
+    assert hidden[0::2].sum(1).max() == 3
+    assert hidden[1::2].sum(1).max() == 30
+    assert not hidden[0::2, 10:].any()
 
 
 def test_a_stretch_reads_faster_or_slower_by_what_it_says() -> None:
@@ -203,7 +227,7 @@ def test_masks_of_clips_that_are_all_as_long_and_of_bands_alone() -> None:
     torch.manual_seed(0)
     hidden = augmentation.mask_tokens(torch.zeros(50, 1, 20, dtype=torch.int64), None, 9, MasksParams(count=1, width=6))
     assert hidden[:, :, -1].any()
-    bands = augmentation.mask_features(torch.ones(40, 12, 8), None, MasksParams(count=1, width=3))
+    bands = augmentation.mask_features(torch.ones(40, 12, 8), None, None, MasksParams(count=1, width=3))
     assert (bands == bands[:, :1]).all()
     assert (bands == 0).any()
 

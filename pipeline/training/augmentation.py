@@ -12,7 +12,7 @@ by the squares of the mixing weights, and takes the logarithm.
 Conventions: B batch, T frame, F feature, K class.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt
@@ -25,7 +25,8 @@ Fraction = Field(ge=0, le=1)
 
 class MasksParams(Params):
     count: NonNegativeInt  # spans per clip
-    width: NonNegativeInt  # each span covers 0 to this many
+    # Each span covers 0 to this many frames or bands of the batch; a fraction below 1 is one of the clip's own length.
+    width: NonNegativeInt | Annotated[float, Field(gt=0, lt=1)]
 
 
 class AugmentationParams(Params):
@@ -80,18 +81,21 @@ def replace_tokens(tokens: Tensor, neighbours: Tensor, probability: float) -> Te
 
 def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: MasksParams) -> Tensor:
     """Replace spans of real tokens (B, codebook, T) by the mask token."""
-    hidden = _spans(len(tokens), tokens.shape[2], masks).to(tokens.device)
+    hidden = _spans(_lengths(mask, len(tokens), tokens.shape[2]), tokens.shape[2], masks).to(tokens.device)
     if mask is not None:
         hidden &= mask
     return tokens.masked_fill(hidden[:, None, :], mask_token)
 
 
-def mask_features(features: Tensor, frame_masks: MasksParams | None, band_masks: MasksParams) -> Tensor:
-    """Zero spans of frames (unless None) and of features of (B, T, F)."""
+def mask_features(
+    features: Tensor, mask: Tensor | None, frame_masks: MasksParams | None, band_masks: MasksParams
+) -> Tensor:
+    """Zero spans of frames (unless None) and of features of (B, T, F); `mask` (B, T) is True for real frames."""
+    batch, num_frames, num_features = features.shape
     if frame_masks is not None:
-        frames = _spans(len(features), features.shape[1], frame_masks).to(features.device)
+        frames = _spans(_lengths(mask, batch, num_frames), num_frames, frame_masks).to(features.device)
         features = features.masked_fill(frames[:, :, None], 0.0)
-    bands = _spans(len(features), features.shape[2], band_masks).to(features.device)
+    bands = _spans(_lengths(None, batch, num_features), num_features, band_masks).to(features.device)
     return features.masked_fill(bands[:, None, :], 0.0)
 
 
@@ -142,12 +146,21 @@ def _loudness(features: Tensor, mask: Tensor | None, log_unit: float, share: Ten
     return loudness if mask is None else loudness.masked_fill(~mask[:, :, None], -torch.inf)
 
 
-def _spans(batch: int, length: int, masks: MasksParams) -> Tensor:
-    """Draw `count` spans of 0 to `width` positions in each row of (batch, length); True = inside one."""
-    inside = torch.zeros(batch, length, dtype=torch.bool)
+def _lengths(mask: Tensor | None, batch: int, length: int) -> Tensor:
+    """Return the number of real frames of each clip, on the CPU, where spans are drawn: (B, 1)."""
+    return torch.full((batch, 1), length) if mask is None else mask.sum(1, keepdim=True).cpu()
+
+
+def _spans(lengths: Tensor, length: int, masks: MasksParams) -> Tensor:
+    """Draw `count` spans in each row of (B, length), given the real lengths (B, 1); True = inside one."""
+    inside = torch.zeros(len(lengths), length, dtype=torch.bool)
     positions = torch.arange(length)
     for _ in range(masks.count):
-        size = torch.randint(0, min(masks.width, length) + 1, (batch, 1))
-        start = (torch.rand(batch, 1) * (length - size + 1)).long()
+        if isinstance(masks.width, int):
+            size = torch.randint(0, min(masks.width, length) + 1, lengths.shape)
+            start = (torch.rand(lengths.shape) * (length - size + 1)).long()
+        else:
+            size = (torch.rand(lengths.shape) * ((lengths * masks.width).long() + 1)).long()
+            start = (torch.rand(lengths.shape) * (lengths - size + 1)).long()
         inside |= (positions >= start) & (positions < start + size)
     return inside

@@ -53,7 +53,7 @@ class Classification:
         soft = smooth_labels(targets, self.params.label_smoothing, self.label_kind)
         mixed = augmentation.mix(features, batch.mask, soft, options, self.log_unit)
         frame_masks = options.frame_masks if mask_token is None else None
-        features = augmentation.mask_features(mixed.features, frame_masks, options.band_masks)
+        features = augmentation.mask_features(mixed.features, mixed.mask, frame_masks, options.band_masks)
         features = augmentation.add_noise(features, options.noise)
         logits = forward(features, mixed.mask)
         return classification_loss(logits.float(), mixed.targets, self.label_kind), []
