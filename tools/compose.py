@@ -14,7 +14,7 @@ import copy
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,7 +26,8 @@ from ruamel.yaml.tokens import CommentToken
 
 from pipeline.artifacts.files import replacing
 from pipeline.check_params import load_experiment
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, SonolexError
+from tools.fitting import FIT, fitted, measure
 from tools.kind_defaults import KIND, PLACES, Choice, Defaults, find_choice, place_below
 
 BASE = "base"
@@ -48,7 +49,9 @@ def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_pat
     Otherwise leaves the file as it is and raises ParamsError that names every mistake at once.
     """
     before = dict(_leaves(_load(params_path))) if params_path.exists() else {}
-    document, mistakes = compose(recipe, overrides, recipes_path)
+    merged = _merge(recipe, overrides, recipes_path)
+    document, mistakes = merged.document, merged.mistakes
+    remark = _fit(merged, open_composer(recipes_path)) if merged.fits and not mistakes else ""
     with replacing(params_path) as partial:
         partial.write_text(dump(document), encoding="utf-8")
         try:
@@ -58,13 +61,27 @@ def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_pat
         if mistakes:
             raise ParamsError("\n".join(mistakes))
     _print_changes(before, dict(_leaves(_load(params_path))), f"{params_path} = {recipe}", console)
+    if remark:
+        console.print(escape(remark), soft_wrap=True)
 
 
 def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[CommentedMap, list[str]]:
-    """Return the merged document, and a message for each override that could not be parsed.
+    """Return the merged document, not fitted to its corpus, and a message for each override that could not be parsed.
 
     `recipe` may be several, such as `esc50+ast_tiny224`, merged from left to right.
     """
+    merged = _merge(recipe, overrides, recipes_path)
+    return merged.document, merged.mistakes
+
+
+class _Merged(NamedTuple):
+    document: CommentedMap
+    mistakes: list[str]
+    by_hand: CommentedMap  # what the overrides set, as an overlay
+    fits: bool  # to its corpus, as a recipe asks
+
+
+def _merge(recipe: str, overrides: Sequence[str], recipes_path: Path) -> _Merged:
     known = list_recipes(recipes_path)
     document, composer = _load(recipes_path / f"{BASE}.yaml"), open_composer(recipes_path)
     for name in recipe.split("+"):
@@ -77,8 +94,24 @@ def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[
             composer.merge(by_hand, _parse_override(override), None)
         except ParamsError as error:
             mistakes.append(str(error))
-    composer.merge(document, by_hand, PLACES)
-    return document, mistakes
+    fits = bool(document.pop(FIT, False))
+    composer.merge(document, copy.deepcopy(by_hand), PLACES)
+    return _Merged(document, mistakes, by_hand, fits)
+
+
+def _fit(merged: _Merged, composer: "Composer") -> str:
+    """Fit a document to its corpus, in place, and return what it was fitted to, or why it could not be."""
+    plain = cast(dict[str, Any], _plain(merged.document))
+    try:
+        size = measure(plain)
+    except SonolexError as error:
+        return f"not fitted to the corpus, which cannot be read yet; compose again when it can: {error}"
+    composer.merge(merged.document, fitted(plain, size), PLACES)
+    composer.merge(merged.document, merged.by_hand, PLACES)  # what is set by hand stays
+    return (
+        f"fitted to {size.training_clips:,} training clips a fold, of {size.seconds:.2g} s in the median: folds, strides, masks, "
+        "epochs and sizes (docs/training.md has the rules)"
+    )
 
 
 def open_composer(recipes_path: Path) -> "Composer":

@@ -1,17 +1,21 @@
-"""Checks that the corpus of params.yaml is on this machine, and that it has the folds of the experiment."""
+"""Checks that the corpus of params.yaml is on this machine, that it has the folds of the experiment, and that networks fit it."""
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
+from pipeline.corpora.durations import sample_durations
 from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.relabelling import identity_with
 from pipeline.corpora.splitting import folds_of, require_known
 from pipeline.errors import ArtifactError, CorpusError
+
+FEWEST_POSITIONS = 8  # of the median clip, without a remark
 
 
 def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -> list[str]:
@@ -38,6 +42,34 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
         except CorpusError as error:
             mistakes.append(str(error))
     return mistakes
+
+
+def positions_remarks(experiment: Experiment, layout: Layout) -> list[str]:
+    """Name the networks that see the corpus's median clip as fewer than a handful of positions; empty without the corpus."""
+    params, manifest = experiment.sections["corpus"], _manifest(experiment, layout)
+    if not params.root.is_dir():
+        return []
+    clips = ADAPTERS[params.kind].list_clips(params).table() if manifest is None else manifest.columns
+    durations = sample_durations(clips, params.root)
+    if not len(durations):
+        return []
+    front_end = experiment.sections["spectrogram"].front_end
+    seconds = float(np.median(durations))
+    frames = seconds * front_end.sample_rate / front_end.hop_length
+    return [
+        f"models.{name}: the median clip of {seconds:.2g} s has {frames:.0f} frames, and so {frames / stride:.1f} positions; "
+        f"expected at least {FEWEST_POSITIONS}: halve strides over time, or let `sonolex compose` fit them (docs/training.md)"
+        for name, stride in _time_strides(experiment).items()
+        if frames / stride < FEWEST_POSITIONS
+    ]
+
+
+def _time_strides(experiment: Experiment) -> dict[str, int]:
+    """Return network of the experiment -> frames from one of its positions to the next."""
+    grid = experiment.sections["experiment"]
+    names = dict.fromkeys([*grid.frame_models, *grid.token_models])
+    strides = {name: experiment.models[name].time_stride for name in names}
+    return {name: stride for name, stride in strides.items() if stride is not None}
 
 
 def _manifest(experiment: Experiment, layout: Layout) -> Table | None:

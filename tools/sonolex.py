@@ -66,11 +66,13 @@ def compose(
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
     """Check params.yaml, the corpus and its folds, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
-    from tools.corpus_check import corpus_mistakes
+    from tools.corpus_check import corpus_mistakes, positions_remarks
 
     loaded = load_experiment(params)
     if mistakes := corpus_mistakes(loaded, Layout(), params):
         raise SonolexError("\n".join(mistakes))
+    for remark in positions_remarks(loaded, Layout()):
+        typer.echo(f"{params}: note: {remark}")
     sections = loaded.sections
     experiment = sections["experiment"]
     runs = len(experiment.models) * len(experiment.folds) * len(experiment.seeds)

@@ -78,6 +78,17 @@ def folds_of(published: pa.ChunkedArray, params: SplitParams, where: Path) -> li
             return [str(number + 1) for number in range(params.num_folds)]
 
 
+def count_training_clips(published: pa.ChunkedArray, params: SplitParams, where: Path) -> int:
+    """Return how many clips the smallest training set of a fold has, about, from the published fold or role of each clip."""
+    match _fold_source(published, where):
+        case "published roles":
+            return sum(PUBLISHED_ROLES[name.lower()] == "train" for name in published.to_pylist())
+        case "published folds":
+            return len(published) - max(pc.value_counts(published).field("counts").to_pylist())
+        case "drawn folds":
+            return len(published) - -(-len(published) // params.num_folds)
+
+
 def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]:
     """Return every clip's role in one fold, in manifest order.
 

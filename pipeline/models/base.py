@@ -58,5 +58,10 @@ class ModelParams(Params):
         """Whether its attention is a map over time and frequency."""
         return False
 
+    @property
+    def time_stride(self) -> int | None:
+        """Frames, or tokens, from one position of a network to the next; None where there are no positions along time."""
+        return None
+
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens the model cannot read."""

@@ -41,6 +41,10 @@ class NetworkParams(ModelParams):
     def has_attention_maps(self) -> bool:
         return self.reads == "frames" and ENCODERS[self.encoder.kind].has_attention
 
+    @property
+    def time_stride(self) -> int | None:
+        return None if self.stem.time_stride is None else self.stem.time_stride * self.encoder.time_stride
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "NetworkParams":
         self._stem_fits_the_encoder()

@@ -94,6 +94,11 @@ class StemParams(Params):
         """Whether shorter clips are padded, so that all have the same number of positions."""
         return False
 
+    @property
+    def time_stride(self) -> int | None:
+        """Frames from one time step to the next, in clips of any length; None where all are fitted to one length."""
+        return 1
+
 
 class Stem(nn.Module, ABC):
     """Module that maps a feature map to the encoder's input positions."""
@@ -141,6 +146,11 @@ class EncoderParams(Params):
     def input_width(self) -> int | None:
         """D of its input positions; None where it reads positions of any width, from a stem without projection."""
         return None
+
+    @property
+    def time_stride(self) -> int:
+        """Time steps of its input from one of its output to the next."""
+        return 1
 
 
 class Encoder(nn.Module, ABC):

@@ -15,6 +15,10 @@ from pipeline.models.parts import Encoder, EncoderParams, Stem
 class CnnParams(EncoderParams, StackParams):
     kind: Literal["cnn"]
 
+    @property
+    def time_stride(self) -> int:
+        return math.prod(stride for stride, _ in self.strides)
+
 
 class Cnn(Encoder):
     """Encoder of the feature map (B, T, F); its rows are the features after the strides."""
@@ -26,7 +30,7 @@ class Cnn(Encoder):
         super().__init__(params, stem)
         self.stack = ConvolutionStack(params, stem.num_features)
         self.num_features, self.num_rows = self.stack.channels, self.stack.bands
-        self.time_stride = math.prod(self.stack.strides)
+        self.time_stride = params.time_stride
         self.stride = stem.stride * self.time_stride
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:

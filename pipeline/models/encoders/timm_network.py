@@ -32,6 +32,10 @@ class TimmParams(EncoderParams):
     network: str  # name in timm
     drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
 
+    @property
+    def time_stride(self) -> int:
+        return int(2**_STAGES)
+
     @field_validator("network")
     @classmethod
     def _is_known(cls, network: str) -> str:
@@ -52,7 +56,7 @@ class TimmNetwork(Encoder):
         super().__init__(params, stem)
         self.padding = Padding()
         self.network, self.num_features = build_network(params.network, params.drop_path, self.padding)
-        self.num_rows, self.stride = 1, stem.stride * 2**_STAGES
+        self.num_rows, self.stride = 1, stem.stride * params.time_stride
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
         self.padding.set(mask)

@@ -18,9 +18,17 @@ from pipeline.models.positions import SinusoidalPositions
 class ConvolutionParams(StemParams, StackParams):
     kind: Literal["convolution"]
 
+    @property
+    def time_stride(self) -> int:
+        return math.prod(stride for stride, _ in self.strides)
+
 
 class TimeConvolutionParams(StemParams, TimeStackParams):
     kind: Literal["convolution_1d"]
+
+    @property
+    def time_stride(self) -> int:
+        return math.prod(self.strides)
 
 
 class _Convolution(Stem):
@@ -28,7 +36,7 @@ class _Convolution(Stem):
         super().__init__(params, source, width)
         assert width is not None  # checked by NetworkParams, since time steps are projected
         self.stack = ConvolutionStack(params, source.num_features)
-        self.stride, self.num_features = math.prod(self.stack.strides), width
+        self.stride, self.num_features = params.time_stride, width
         self.project = nn.Linear(self.stack.channels * self.stack.bands, width)
         self.positions = SinusoidalPositions(width)
 

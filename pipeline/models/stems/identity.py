@@ -20,6 +20,10 @@ class FixedLengthParams(StemParams):
     def pads(self) -> bool:
         return True
 
+    @property
+    def time_stride(self) -> int | None:
+        return None
+
 
 class Identity(Stem):
     """Stem that returns the feature map unchanged, for encoders that read it as an image or frame by frame."""

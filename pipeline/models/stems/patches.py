@@ -23,6 +23,10 @@ class PatchesParams(StemParams):
     def pads(self) -> bool:
         return isinstance(self.positions, LearnedParams) and self.positions.shorter == "pad"
 
+    @property
+    def time_stride(self) -> int:
+        return self.stride_frames
+
     @model_validator(mode="after")
     def _table_holds_a_patch(self) -> "PatchesParams":
         if isinstance(self.positions, LearnedParams) and self.positions.frames < self.frames:
