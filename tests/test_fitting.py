@@ -1,4 +1,4 @@
-"""Settings fitted to a corpus: the rules by number, and params.yaml as `sonolex compose` writes it for short and for many clips."""
+"""Settings fitted to a corpus: the rules by number, and params.yaml as `sonolex compose` writes it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from conftest import REPOSITORY
 from typer.testing import CliRunner
 
 from pipeline.check_params import load_experiment
+from pipeline.params import read_params
 from tools.fitting import CorpusSize, epochs_for, fitted, shorten
 from tools.sonolex import app
 
@@ -49,7 +49,7 @@ def test_epochs_fall_with_the_root_of_the_number_of_clips_within_bounds() -> Non
 
 
 def _fitted(clips: int, seconds: float) -> dict[str, Any]:
-    base = yaml.safe_load((RECIPES / "base.yaml").read_text())
+    base = read_params(RECIPES / "base.yaml")
     return dict(fitted(base, CorpusSize(clips, seconds, ("1", "2"))))
 
 
@@ -64,6 +64,10 @@ def test_networks_grow_with_the_corpus_and_never_shrink() -> None:
     large = _fitted(100_000, 4.0)
     assert large["models"]["bert"]["encoder"] == {"width": 384, "depth": 6, "heads": 6}
     assert large["train"]["batch_size"] == 64
+
+
+def _compose_to(params: Path) -> list[str]:
+    return ["compose", "table", "--recipes", str(RECIPES), "--params", str(params)]
 
 
 def _say(*arguments: str) -> str:
@@ -92,12 +96,7 @@ def _words(folder: Path, number: int) -> Path:
 def test_compose_fits_a_table_of_words_and_what_is_set_by_hand_stays(tmp_path: Path) -> None:
     table, params = _words(tmp_path, 20), tmp_path / "params.yaml"
     arguments = [
-        "compose",
-        "table",
-        "--recipes",
-        str(RECIPES),
-        "--params",
-        str(params),
+        *_compose_to(params),
         f"corpus.root={tmp_path}",
         f"corpus.table={table}",
         "train.epochs=7",
@@ -119,12 +118,7 @@ def test_compose_fits_a_table_of_words_and_what_is_set_by_hand_stays(tmp_path: P
 def test_without_the_corpus_settings_stay_and_it_is_said(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     arguments = [
-        "compose",
-        "table",
-        "--recipes",
-        str(RECIPES),
-        "--params",
-        str(params),
+        *_compose_to(params),
         f"corpus.root={tmp_path}/none",
         f"corpus.table={tmp_path}/none.csv",
     ]

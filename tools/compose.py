@@ -109,8 +109,8 @@ def _fit(merged: _Merged, composer: "Composer") -> str:
     composer.merge(merged.document, fitted(plain, size), PLACES)
     composer.merge(merged.document, merged.by_hand, PLACES)  # what is set by hand stays
     return (
-        f"fitted to {size.training_clips:,} training clips a fold, of {size.seconds:.2g} s in the median: folds, strides, masks, "
-        "epochs and sizes (docs/training.md has the rules)"
+        f"fitted to {size.training_clips:,} training clips a fold, of {size.seconds:.2g} s in the median: folds, strides, "
+        "masks, epochs and sizes (docs/training.md has the rules)"
     )
 
 

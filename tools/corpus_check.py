@@ -1,4 +1,4 @@
-"""Checks that the corpus of params.yaml is on this machine, that it has the folds of the experiment, and that networks fit it."""
+"""Checks that the corpus of params.yaml is here and has the folds of the experiment, and that networks fit its clips."""
 
 from pathlib import Path
 
@@ -53,12 +53,12 @@ def positions_remarks(experiment: Experiment, layout: Layout) -> list[str]:
     durations = sample_durations(clips, params.root)
     if not len(durations):
         return []
-    front_end = experiment.sections["spectrogram"].front_end
     seconds = float(np.median(durations))
-    frames = seconds * front_end.sample_rate / front_end.hop_length
+    frames = seconds * experiment.sections["spectrogram"].front_end.frame_rate
     return [
-        f"models.{name}: the median clip of {seconds:.2g} s has {frames:.0f} frames, and so {frames / stride:.1f} positions; "
-        f"expected at least {FEWEST_POSITIONS}: halve strides over time, or let `sonolex compose` fit them (docs/training.md)"
+        f"models.{name}: the median clip of {seconds:.2g} s has {frames:.0f} frames, and so {frames / stride:.1f} "
+        f"positions; expected at least {FEWEST_POSITIONS}: halve strides over time, or let `sonolex compose` fit them "
+        "(docs/training.md)"
         for name, stride in _time_strides(experiment).items()
         if frames / stride < FEWEST_POSITIONS
     ]

@@ -1,8 +1,8 @@
 """Settings that fit a corpus: strides from the length of its clips, epochs and sizes of networks from their number.
 
-`recipes/base.yaml` fits the demo: clips of two seconds, and few epochs. A recipe for audio of one's own has `fit: true`; then
-`sonolex compose` replaces these settings by the rules below, and writes numbers, which can be read and changed. What is set by
-hand stays. docs/training.md has the rules as a table, LOG.md what they were chosen by.
+`recipes/base.yaml` fits the demo: clips of two seconds, and few epochs. A recipe for audio of one's own has `fit: true`;
+then `sonolex compose` replaces these settings by the rules below, and writes numbers, which can be read and changed. What is
+set by hand stays. docs/training.md has the rules as a table, LOG.md what they were chosen by.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from pipeline.corpora.registry import ADAPTERS, CorpusParams
 from pipeline.corpora.splitting import SplitParams, count_training_clips, folds_of
 from pipeline.errors import CorpusError
 from pipeline.params import validate_params
+from pipeline.spectrogram.settings import SpectrogramParams
 
 FIT = "fit"  # key of a recipe
 
@@ -67,8 +68,8 @@ def measure(document: Mapping[str, Any]) -> CorpusSize:
 
 def fitted(document: Mapping[str, Any], size: CorpusSize) -> CommentedMap:
     """Return the settings of a params document that a corpus of this size changes, as an overlay of it."""
-    front_end = document["spectrogram"]["front_end"]
-    frames = size.seconds * front_end["sample_rate"] / front_end["hop_length"]
+    front_end = validate_params(SpectrogramParams, document["spectrogram"], "spectrogram").front_end
+    frames = size.seconds * front_end.frame_rate
     networks = {name: _network(section, frames, size) for name, section in document["models"].items()}
     return _mapping(
         experiment={"folds": _flow(list(size.folds))},

@@ -84,7 +84,7 @@ def count_training_clips(published: pa.ChunkedArray, params: SplitParams, where:
         case "published roles":
             return sum(PUBLISHED_ROLES[name.lower()] == "train" for name in published.to_pylist())
         case "published folds":
-            return len(published) - max(pc.value_counts(published).field("counts").to_pylist())
+            return len(published) - int(pc.max(pc.value_counts(published).field("counts")).as_py())
         case "drawn folds":
             return len(published) - -(-len(published) // params.num_folds)
 

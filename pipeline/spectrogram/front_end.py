@@ -19,6 +19,11 @@ class FrontEndSection(Params):
 
     kind: str
 
+    @property
+    @abstractmethod
+    def frame_rate(self) -> float:
+        """Frames per second."""
+
 
 class Inversion(NamedTuple):
     """Settings of a front end that inversion from log-mel frames needs (`pipeline/spectrogram/inversion.py`)."""

@@ -38,6 +38,10 @@ class KaldiParams(FrontEndSection):
     f_max: PositiveFloat  # Hz
     pre_emphasis: float = Field(ge=0, le=1)
 
+    @property
+    def frame_rate(self) -> float:
+        return self.sample_rate / self.hop_length
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.win_length < 2:
@@ -78,7 +82,7 @@ class KaldiFrontEnd(FrontEnd):
             "f_min": params.f_min,
             "f_max": params.f_max,
             "log_floor": float(np.log(_FLOOR)),
-            "frame_rate": params.sample_rate / params.hop_length,
+            "frame_rate": params.frame_rate,
             "params": params.model_dump(),
         }
 

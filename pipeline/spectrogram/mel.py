@@ -34,6 +34,10 @@ class MelParams(FrontEndSection):
     norm: Literal["slaney", "none"]  # slaney: triangles of equal area
     log_floor: float  # dB, -100 is torchaudio's
 
+    @property
+    def frame_rate(self) -> float:
+        return self.sample_rate / self.hop_length
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.win_length > self.n_fft:
@@ -75,7 +79,7 @@ class MelFrontEnd(FrontEnd):
             "f_min": params.f_min,
             "f_max": params.f_max,
             "log_floor": params.log_floor,
-            "frame_rate": params.sample_rate / params.hop_length,
+            "frame_rate": params.frame_rate,
             "params": params.model_dump(),
         }
 
