@@ -203,6 +203,48 @@ def test_what_changed_is_printed(tmp_path: Path) -> None:
     assert line.split() == ["vocabularies.kmeans.seed", "0", "->", "17"]
 
 
+def _run(path: Path, recipe: str, *overrides: str, force: bool = False) -> None:
+    run(recipe, overrides, recipes_path=RECIPES, params_path=path, console=Console(quiet=True), force=force)
+
+
+def test_changes_by_hand_are_not_overwritten_without_being_asked(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    _run(path, "demo", "train.epochs=3")
+    assert path.read_text().startswith("# `sonolex compose demo train.epochs=3` wrote this file")
+    _run(path, "demo")  # as it was composed
+    edited = path.read_text().replace("epochs: 16", "epochs: 17")
+    path.write_text(edited)
+    with pytest.raises(
+        ParamsError, match=r"changed by hand; .*--force, which keeps the old file as .*params\.yaml\.bak"
+    ):
+        _run(path, "demo")
+    assert path.read_text() == edited
+    _run(path, "demo", force=True)
+    assert "epochs: 16" in path.read_text()
+    assert (tmp_path / "params.yaml.bak").read_text() == edited
+
+
+def test_the_committed_params_can_be_composed_over(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((REPOSITORY / "params.yaml").read_text())
+    _run(path, "demo", "train.epochs=3")
+    path.write_text((REPOSITORY / "params.yaml").read_text() + "# mine\n")
+    with pytest.raises(ParamsError, match="changed by hand"):
+        _run(path, "demo")
+
+
+def test_an_overlay_of_ones_own_is_merged_like_a_recipe(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("# Longer.\ntrain:\n  epochs: 33\nmodels:\n  mine:\n    kind: network\n    encoder: {kind: lstm}\n")
+    document, mistakes = compose(f"demo+{own}", ["train.batch_size=8"], RECIPES)
+    assert not mistakes
+    assert document["train"]["epochs"] == 33
+    assert document["train"]["batch_size"] == 8
+    assert document["models"]["mine"]["encoder"]["kind"] == "lstm"
+    with pytest.raises(ParamsError, match=r"none\.yaml: expected an overlay of your own, found no such file"):
+        compose(f"demo+{tmp_path}/none.yaml", [], RECIPES)
+
+
 # Defaults of kinds
 
 # Keys without a default: the person has them, or they follow from another setting. (section, kind or * for all) -> keys.

@@ -12,6 +12,7 @@ and defaults fill in the rest. All settings given by hand are one overlay: their
 
 import copy
 import io
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -27,6 +28,7 @@ from ruamel.yaml.tokens import CommentToken
 from pipeline.artifacts.files import replacing
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError, SonolexError
+from tools.composed_file import changed_by_hand, sign
 from tools.fitting import FIT, fitted, measure
 from tools.kind_defaults import KIND, PLACES, Choice, Defaults, find_choice, place_below
 
@@ -43,23 +45,42 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_path: Path, console: Console) -> None:
+def run(
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    recipes_path: Path,
+    params_path: Path,
+    console: Console,
+    force: bool = False,
+) -> None:
     """Write `params_path` if all of it is valid, and print the changed settings.
 
-    Otherwise leaves the file as it is and raises ParamsError that names every mistake at once.
+    Otherwise leaves the file as it is and raises ParamsError that names every mistake at once; so too where the file has
+    been changed by hand, unless `force` is true: then the old one is kept beside it, as `params.yaml.bak`.
     """
     before = dict(_leaves(_load(params_path))) if params_path.exists() else {}
+    by_hand = bool(before) and changed_by_hand(params_path.read_text(encoding="utf-8"), _base_text(recipes_path))
     merged = _merge(recipe, overrides, recipes_path)
     document, mistakes = merged.document, merged.mistakes
     remark = _fit(merged, open_composer(recipes_path)) if merged.fits and not mistakes else ""
     with replacing(params_path) as partial:
-        partial.write_text(dump(document), encoding="utf-8")
+        partial.write_text(sign(dump(document), recipe, overrides), encoding="utf-8")
         try:
             load_experiment(partial)
         except ParamsError as error:
             mistakes.append(str(error).replace(str(partial), str(params_path)))
         if mistakes:
             raise ParamsError("\n".join(mistakes))
+        if by_hand and not force:
+            raise ParamsError(
+                f"{params_path}: expected the file as `sonolex compose` wrote it, found it changed by hand; give the "
+                "changes as key=value, or write them into an overlay, `sonolex compose RECIPE+mine.yaml`; or overwrite them "
+                f"by --force, which keeps the old file as {params_path}.bak"
+            )
+        if by_hand:
+            shutil.copyfile(params_path, f"{params_path}.bak")
+            console.print(f"{escape(str(params_path))}.bak: the file as it was", soft_wrap=True)
     _print_changes(before, dict(_leaves(_load(params_path))), f"{params_path} = {recipe}", console)
     if remark:
         console.print(escape(remark), soft_wrap=True)
@@ -68,7 +89,8 @@ def run(recipe: str, overrides: Sequence[str], *, recipes_path: Path, params_pat
 def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[CommentedMap, list[str]]:
     """Return the merged document, not fitted to its corpus, and a message for each override that could not be parsed.
 
-    `recipe` may be several, such as `esc50+ast_tiny224`, merged from left to right.
+    `recipe` may be several, such as `esc50+ast_tiny224`, merged from left to right; one that ends in `.yaml` is a file of
+    one's own.
     """
     merged = _merge(recipe, overrides, recipes_path)
     return merged.document, merged.mistakes
@@ -85,9 +107,10 @@ def _merge(recipe: str, overrides: Sequence[str], recipes_path: Path) -> _Merged
     known = list_recipes(recipes_path)
     document, composer = _load(recipes_path / f"{BASE}.yaml"), open_composer(recipes_path)
     for name in recipe.split("+"):
-        if name not in known:
+        own = name.endswith((".yaml", ".yml"))
+        if not own and name not in known:
             raise ParamsError(_describe_unknown(name, known, recipes_path))
-        composer.merge(document, _load(recipes_path / f"{name}.yaml"), PLACES)
+        composer.merge(document, _load(Path(name) if own else recipes_path / f"{name}.yaml"), PLACES)
     mistakes, by_hand = [], CommentedMap()
     for override in overrides:
         try:
@@ -145,6 +168,10 @@ def dump(document: CommentedMap) -> str:
     return stream.getvalue()
 
 
+def _base_text(recipes_path: Path) -> str:
+    return dump(_load(recipes_path / f"{BASE}.yaml"))
+
+
 def _describe_unknown(name: str, known: list[str], recipes_path: Path) -> str:
     """Say that a recipe is none, and what was probably meant."""
     hint = ""
@@ -168,6 +195,8 @@ def _load(path: Path) -> CommentedMap:
     if not path.is_file():
         raise ParamsError(
             f"{path}: expected a file, found none; run in the project's folder, or name one with --recipes"
+            if path.name in (f"{BASE}.yaml", f"{DEFAULTS}.yaml")
+            else f"{path}: expected an overlay of your own, found no such file"
         )
     try:
         document = _yaml().load(path)

@@ -47,17 +47,20 @@ app = typer.Typer(
 
 @app.command()
 def compose(
-    recipe: Annotated[str, typer.Argument(help="a recipe, or several: esc50+ast_tiny224; none lists them")] = "",
+    recipe: Annotated[
+        str, typer.Argument(help="a recipe, or several: esc50+ast_tiny224, esc50+mine.yaml; none lists them")
+    ] = "",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="train.epochs=80")] = None,
     recipes: Annotated[Path, typer.Option(help="folder of the recipes")] = Path("recipes"),
     params: Annotated[Path, typer.Option(help="file to write")] = Path("params.yaml"),
+    force: Annotated[bool, typer.Option(help="overwrite changes that were made by hand; keeps FILE.bak")] = False,
 ) -> None:
-    """Write params.yaml from recipes and key=value settings."""
+    """Write params.yaml from recipes, overlays of your own, and key=value settings."""
     from tools import compose as command
 
     console = _console()
     if recipe:
-        command.run(recipe, overrides or [], recipes_path=recipes, params_path=params, console=console)
+        command.run(recipe, overrides or [], recipes_path=recipes, params_path=params, console=console, force=force)
     else:
         command.print_recipes(recipes, console)
 
