@@ -106,7 +106,7 @@ def _content_digests(paths: Sequence[Path | str], store: sqlite3.Connection) -> 
 
 
 def forget(paths: Iterable[Path], store_path: Path = STORE_PATH) -> None:
-    """Remove files, plain or tar, from the cache, since their content changed and their size and time did not."""
+    """Remove files, plain, tar or Parquet, from the cache, since their content changed and their size and time did not."""
     if not shared_path(store_path).exists():
         return
     names = [(os.fspath(path.absolute()),) for path in paths]
@@ -114,8 +114,8 @@ def forget(paths: Iterable[Path], store_path: Path = STORE_PATH) -> None:
     def remove(store: sqlite3.Connection) -> None:
         tables = {name for (name,) in store.execute("SELECT name FROM sqlite_master")}
         with store:
-            for table in tables & {"files", "tar_files"}:
-                store.executemany(f"DELETE FROM {table} WHERE path = ?", names)  # noqa: S608 - one of two names
+            for table in tables & {"files", "tar_files", "parquet_files"}:
+                store.executemany(f"DELETE FROM {table} WHERE path = ?", names)  # noqa: S608 - one of three names
 
     with_store(store_path, remove)
 
