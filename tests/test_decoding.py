@@ -11,10 +11,11 @@ import pytest
 import soundfile
 from conftest import make_waveform
 from faults import failing, forbidden
+from test_parquet_audio import write_parquet
 
 from pipeline.artifacts.files import file_digest
 from pipeline.spectrogram import decoding
-from pipeline.spectrogram.decoding import BadClip, TarMember, decode
+from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
 
 
 def _decode(path: Path, **changed: Any) -> np.ndarray:
@@ -22,11 +23,11 @@ def _decode(path: Path, **changed: Any) -> np.ndarray:
     return decode(path, **(settings | changed))  # type: ignore[arg-type]
 
 
-def _pack(path: Path) -> tuple[Path, TarMember]:
+def _pack(path: Path) -> tuple[Path, PackedAudio]:
     """Put a file's bytes between others, as a tar does; what stands around them must not matter."""
     data, tar = path.read_bytes(), path.with_suffix(".tar")
     tar.write_bytes(b"#" * 777 + data + data[:2000] + b"#" * 777)
-    return tar, TarMember(path.name, 777, len(data), file_digest(path))
+    return tar, PackedAudio(path.name, 777, len(data), file_digest(path))
 
 
 def _write(path: Path, waveform: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16") -> Path:
@@ -330,3 +331,22 @@ def test_every_clip_of_esc10_decodes(esc10_root: Path) -> None:
         sum(79000 < length < 81000 for length in lengths) == 394
     )  # five seconds; six clips are published longer or shorter
     assert (min(lengths), max(lengths)) == (58305, 115844)
+
+
+def test_a_row_of_a_parquet_file_is_decoded_as_the_file_is(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.flac", make_waveform("noise"))
+    rows, expected = tmp_path / "a.parquet", _decode(path)
+    write_parquet(rows, [("other.flac", b"other"), ("a.flac", path.read_bytes())])
+    place = PackedAudio("a.flac", 1, path.stat().st_size, file_digest(path))
+    np.testing.assert_array_equal(_decode(rows, member=place), expected)
+
+
+def test_a_row_that_is_another_clips_now_is_moved(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.flac", make_waveform("noise"))
+    rows = write_parquet(tmp_path / "a.parquet", [("a.flac", path.read_bytes()), ("b.flac", b"other")])
+    for row in (1, 2):
+        with pytest.raises(BadClip, match=r"moved: .*a\.parquet/a\.flac: .*the Parquet file was changed; `dvc repro`"):
+            _decode(rows, member=PackedAudio("a.flac", row, path.stat().st_size, file_digest(path)))
+    rows.write_bytes(b"no longer Parquet")
+    with pytest.raises(BadClip, match="moved"):
+        _decode(rows, member=PackedAudio("a.flac", 0, path.stat().st_size, file_digest(path)))

@@ -30,8 +30,8 @@ def write_parquet(path: Path, audio: list[tuple[str | None, bytes | None]], grou
     return path
 
 
-def index(path: Path, column: str = "") -> ParquetIndex:
-    return index_parquet([path], column, path.parent / "content.sqlite")[0]
+def index(path: Path) -> ParquetIndex:
+    return index_parquet([path], path.parent / "content.sqlite")[0]
 
 
 def test_rows_have_numbers_names_sizes_and_the_digests_of_plain_files(tmp_path: Path) -> None:
@@ -144,15 +144,15 @@ def test_rows_that_cannot_be_decoded_are_unread_and_the_others_are_used(
     assert read_row(path, 4) == AUDIO[4][1]
 
 
-def test_a_column_of_binary_values_and_a_named_column_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"id": ["x"], "sound": [b"1"], "picture": [b"2"]}), path)
-    assert index(path, "sound").rows["name"].to_pylist() == ["row 0"]
-    assert (read_row(path, 0, "sound"), read_row(path, 0, "picture")) == (b"1", b"2")
-    with pytest.raises(CorpusError, match=r"expected one column of audio .*found id: string, sound: binary"):
-        read_row(path, 0)
-    with pytest.raises(CorpusError, match="expected a column `speech` of audio"):
-        index(path, "speech")
+def test_a_column_of_binary_values_is_read_and_two_of_them_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["x"], "sound": [b"1"]}), tmp_path / "a.parquet")
+    assert index(tmp_path / "a.parquet").rows["name"].to_pylist() == ["row 0"]
+    assert read_row(tmp_path / "a.parquet", 0) == b"1"
+    pq.write_table(pa.table({"sound": [b"1"], "picture": [b"2"]}), tmp_path / "b.parquet")
+    with pytest.raises(
+        CorpusError, match=r"expected one column of audio .*found sound: binary, picture: binary; write"
+    ):
+        index(tmp_path / "b.parquet")
 
 
 def test_audio_is_told_from_images_by_the_metadata_of_hugging_face(tmp_path: Path) -> None:

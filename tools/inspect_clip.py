@@ -26,7 +26,7 @@ from pipeline.execution.stage import stage_main
 from pipeline.params import load_params
 from pipeline.paths import shared_path
 from pipeline.spectrogram.band_scale import tick_labels
-from pipeline.spectrogram.decoding import BadClip, TarMember, decode
+from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
 from pipeline.spectrogram.reader import FrameReader
 
 _INCHES = (10.0, 7.0)
@@ -151,7 +151,7 @@ def _waveform(row: ClipRecord, root: Path, sample_rate: int, seconds: float, lef
             duration=row["duration"],
             sample_rate=sample_rate,
             max_duration=seconds + 1,
-            member=TarMember.of(row),
+            member=PackedAudio.of(row),
             content=row["content"],
         )
     except BadClip as error:

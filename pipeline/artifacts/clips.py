@@ -46,15 +46,15 @@ CLIPS = TableSchema(
     columns={
         "clip_id": pa.string(),
         "source": pa.string(),  # file below the corpus root
-        "member": pa.string(),  # member of `source` when that is a tar file, else empty
-        "offset": pa.int64(),  # of the member's first byte in the tar; 0 for a file of its own
+        "member": pa.string(),  # member of `source` when that is a tar or Parquet file, else empty
+        "offset": pa.int64(),  # of the member's first byte in the tar, its row in the Parquet file; 0 for a file of its own
         "size": pa.int64(),  # of the member, in bytes; 0 for a file of its own
         "start": pa.float64(),  # seconds from the beginning of the source
         "duration": pa.float64(),  # seconds; 0 = to the end of the source
         "labels": pa.list_(pa.uint16()),  # positions in the class list, ascending
         "group": pa.string(),  # recording, song or video that the clip was cut from; a group has one role
         "fold": pa.string(),  # published fold or split ("train", "test"); empty = none published
-        "content": pa.string(),  # digest of the encoded audio, in a tar or not; empty = the file is missing
+        "content": pa.string(),  # digest of the encoded audio, packed or not; empty = the file is missing
     },
     metadata=ClipsMetadata,
 )
@@ -75,7 +75,7 @@ def open_clips(path: Path) -> ClipTable:
     misplaced = pc.or_(pc.less(clips["offset"], 0), pc.less(clips["size"], 0))
     outside = pc.and_(pc.invert(within), pc.or_(pc.not_equal(clips["offset"], 0), pc.not_equal(clips["size"], 0)))
     if (num_wrong := pc.sum(pc.or_(misplaced, outside)).as_py() or 0) > 0:
-        expected = "offset and size in bytes for members of a tar, 0 and 0 for others"
+        expected = "offset and size for members of a tar or Parquet file, 0 and 0 for others"
         raise CLIPS.error(path, "offset and size", expected=expected, found=f"other values for {num_wrong} clips")
     if clips.metadata["label_kind"] not in ("one", "many"):
         raise CLIPS.error(path, "metadata label_kind", expected="one or many", found=clips.metadata["label_kind"])

@@ -76,13 +76,13 @@ def corpus_name(identity: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ClipRow:
-    """One clip as its corpus lists it; for members of tar files with the entries of the tar's index."""
+    """One clip as its corpus lists it; for members of tar and Parquet files with the entries of the file's index."""
 
     clip_id: str
     source: str  # file below the root
     labels: tuple[str, ...]
-    member: str = ""  # member of `source` when that is a tar file
-    offset: int = 0  # of the member, in bytes
+    member: str = ""  # member of `source` when that is a tar file, name of the row when it is a Parquet file
+    offset: int = 0  # of the member, in bytes; number of the row
     size: int = 0  # of the member, in bytes
     content: str = ""  # digest of the member; empty for a file of its own, which the manifest hashes
     start: float = 0.0  # seconds

@@ -71,14 +71,13 @@ class _Known:
     entries: pa.Table
 
 
-def index_parquet(paths: Sequence[Path], column: str = "", store_path: Path = STORE_PATH) -> list[ParquetIndex]:
+def index_parquet(paths: Sequence[Path], store_path: Path = STORE_PATH) -> list[ParquetIndex]:
     """Return the indexes of Parquet files in the order asked for; each is cached as soon as it is made.
 
-    `column` names the column of audio; empty = the only one. Raises CorpusError where a file is not Parquet with such a
-    column, or cannot be read.
+    Raises CorpusError where a file is not Parquet with one column of audio, or cannot be read.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        indexes = list(pool.map(lambda path: _index(path.absolute(), column, store_path), paths))
+        indexes = list(pool.map(lambda path: _index(path.absolute(), store_path), paths))
     for path, index in zip(paths, indexes, strict=True):
         if index.num_empty:
             log.warning("%s: %d rows have no bytes of audio, and are not read", path, index.num_empty)
@@ -98,16 +97,16 @@ def read_columns(path: Path, columns: Sequence[str]) -> pa.Table:
             raise _unreadable(path, error) from None
 
 
-def read_row(path: Path, row: int, column: str = "") -> bytes | None:
+def read_row(path: Path, row: int) -> bytes | None:
     """Return the bytes of one row's audio; None where the file, which was replaced, has no such row with bytes.
 
     Raises OSError where the file cannot be read, also where it is damaged, and CorpusError where it is no Parquet file.
     """
     status = path.stat()
-    state = (path, column, status.st_ino, status.st_size, status.st_mtime_ns)
+    state = (path, status.st_ino, status.st_size, status.st_mtime_ns)
     if getattr(_last, "state", None) != state:
         _last.state, _last.reader = None, None
-        _last.reader = _RowReader(path, column)
+        _last.reader = _RowReader(path)
         _last.state = state
     reader: _RowReader = _last.reader
     return reader.read(row)
@@ -119,9 +118,9 @@ _last = threading.local()  # the file that this thread read last, open at its ro
 class _RowReader:
     """Audio of one file, read forward: rows that are asked for in ascending order are decoded once."""
 
-    def __init__(self, path: Path, column: str) -> None:
+    def __init__(self, path: Path) -> None:
         self._file = _open(path)
-        self._column = _audio_column(path, self._file.schema_arrow, column)
+        self._column = _audio_column(path, self._file.schema_arrow)
         self._starts = _group_starts(self._file)
         self._group = -1
         self._batches: Iterator[pa.Array] = iter(())
@@ -146,24 +145,22 @@ class _RowReader:
         return content or None
 
 
-def _index(path: Path, column: str, store_path: Path) -> ParquetIndex:
+def _index(path: Path, store_path: Path) -> ParquetIndex:
     try:
-        return with_store(store_path, lambda store: _refresh(path, column, store))
+        return with_store(store_path, lambda store: _refresh(path, store))
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def _refresh(path: Path, column: str, store: sqlite3.Connection) -> ParquetIndex:
+def _refresh(path: Path, store: sqlite3.Connection) -> ParquetIndex:
     status = path.stat()
     store.execute(_TABLE)
     known = _recall(store, path)
     if known is not None and (known.size, known.mtime_ns) != (status.st_size, status.st_mtime_ns):
         known = None  # another file
-    if known is not None and column not in ("", known.audio):
-        known = None
     with _open(path) as file:
         if known is None:
-            audio = _audio_column(path, file.schema_arrow, column)
+            audio = _audio_column(path, file.schema_arrow)
             known = _Known(status.st_size, status.st_mtime_ns, audio, 0, _ENTRIES.empty_table())
         if known.groups == file.num_row_groups:
             return _as_index(known.entries, num_read=0)
@@ -236,19 +233,17 @@ def _open(path: Path) -> pq.ParquetFile:
         raise CorpusError(f"{path}: expected a Parquet file, found {found}") from None
 
 
-def _audio_column(path: Path, schema: pa.Schema, column: str) -> str:
+def _audio_column(path: Path, schema: pa.Schema) -> str:
     """Return the name of the column of audio. Raises CorpusError unless there is one."""
     audio = [field.name for field in schema if _holds_bytes(field.type)]
-    if column:
-        audio = [column] if column in audio else []
-    elif len(audio) > 1:  # images are stored in the same way
+    if len(audio) > 1:  # images are stored in the same way
         declared = _declared_audio(schema)
         audio = [name for name in audio if name in declared]
     if len(audio) == 1:
         return str(audio[0])
-    expected = f"a column `{column}` of audio" if column else "one column of audio"
+    expected = "one column of audio (struct<bytes: binary, path: string>, or binary)"
     found = ", ".join(f"{field.name}: {field.type}" for field in schema)
-    raise CorpusError(f"{path}: expected {expected} (struct<bytes: binary, path: string>, or binary), found {found}")
+    raise CorpusError(f"{path}: expected {expected}, found {found}; write the file with one such column")
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -28,7 +28,7 @@ class Recordings:
         return self._kept[clip]
 
     def _decode(self, clip: str) -> tuple[np.ndarray, str]:
-        from pipeline.spectrogram.decoding import BadClip, TarMember, decode
+        from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
 
         nothing, row = np.empty(0, dtype=np.float32), self._clips[clip]
         if not (self._audio_path / row["source"]).is_file():
@@ -40,7 +40,7 @@ class Recordings:
                 duration=row["duration"],
                 sample_rate=self._sample_rate,
                 max_duration=_LONGEST_SECONDS,
-                member=TarMember.of(row),
+                member=PackedAudio.of(row),
                 content=row["content"],
             )
         except BadClip as error:

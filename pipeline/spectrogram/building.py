@@ -177,24 +177,16 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
 
     Memory: the stored frames of one shard, and one clip. A shard without a usable clip has no array.
     """
-    front_end, donors = build_front_end(spec.params.front_end), _Donors(spec.memo)
     rows: list[ShardRecord] = []
     pieces: list[np.ndarray] = []
     start = decoded = reused = 0
     unsettled = False
-    for clip in spec.clips:
-        known = spec.known.get(clip.key)
-        stored = donors.read(known) if known else None
-        if known and stored is not None:
-            reused += 1
-            outcome = _usable(known["sum"], known["sum_of_squares"], known["num_clipped"])
-            pieces.append(stored)
-        else:
-            outcome, frames = _compute(spec, clip, front_end)
-            if frames is not None:
-                decoded += 1
-                pieces.append(frames)
-            unsettled |= outcome["reason"] in PASSING_REASONS and bool(clip.key)
+    for clip, (outcome, frames, known) in zip(spec.clips, _outcomes(spec), strict=True):
+        reused += known
+        if frames is not None:
+            decoded += not known
+            pieces.append(frames)
+        unsettled |= outcome["reason"] in PASSING_REASONS and bool(clip.key)
         row: ShardRecord = {
             "clip_id": clip.clip_id, "key": clip.key, "shard": "", "start": 0, "num_frames": 0, **outcome
         }  # fmt: skip
@@ -210,6 +202,26 @@ def compute_shard(spec: ShardSpec) -> ShardReport:
             write_frames(folder, _ARRAY, pieces)
         pq.write_table(pa.Table.from_pylist(rows, schema=_ROWS_SCHEMA), folder / _ROWS)
     return ShardReport(spec.name, entry, decoded, reused)
+
+
+def _outcomes(spec: ShardSpec) -> list[tuple[_Outcome, np.ndarray | None, bool]]:
+    """Return each clip's outcome, its stored frames, and whether another entry held them.
+
+    Clips are read in the order of their places, since Parquet files are read forward.
+    """
+    front_end, donors = build_front_end(spec.params.front_end), _Donors(spec.memo)
+    order = sorted(range(len(spec.clips)), key=lambda row: (spec.clips[row].source, spec.clips[row].offset))
+    outcomes: dict[int, tuple[_Outcome, np.ndarray | None, bool]] = {}
+    for row in order:
+        clip = spec.clips[row]
+        known = spec.known.get(clip.key)
+        stored = donors.read(known) if known else None
+        if known and stored is not None:
+            outcome = _usable(known["sum"], known["sum_of_squares"], known["num_clipped"])
+            outcomes[row] = outcome, stored, True
+        else:
+            outcomes[row] = *_compute(spec, clip, front_end), False
+    return [outcomes[row] for row in range(len(order))]
 
 
 def _compute(spec: ShardSpec, clip: Clip, front_end: FrontEnd) -> tuple[_Outcome, np.ndarray | None]:

@@ -14,7 +14,7 @@ import zarr
 
 from pipeline.artifacts.spectrogram import FRAMES_ARRAY, SpectrogramMetadata
 from pipeline.execution.code import code_version
-from pipeline.spectrogram.decoding import BadClip, TarMember, decode
+from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.storing import restore, store
 
@@ -34,8 +34,8 @@ class Clip(NamedTuple):
     start: float  # seconds
     duration: float  # seconds; 0 = to the end
     content: str  # digest of the encoded audio; empty = missing
-    member: str = ""  # of `source` when that is a tar file
-    offset: int = 0  # of the member, in bytes
+    member: str = ""  # of `source` when that is a tar or Parquet file
+    offset: int = 0  # of the member, in bytes; its row in a Parquet file
     size: int = 0  # of the member, in bytes
 
     @property
@@ -71,7 +71,7 @@ def compute_clip(
         sample_rate=metadata["sample_rate"],
         max_duration=max_duration,
         min_samples=front_end.min_samples,
-        member=TarMember(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
+        member=PackedAudio(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
         content=clip.content,
     )
     stored, num_clipped = stored_frames(waveform, front_end, metadata, where=str(path))

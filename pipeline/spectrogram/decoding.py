@@ -25,6 +25,9 @@ import soxr
 from typing_extensions import Buffer
 
 from pipeline.artifacts.clips import ClipRecord
+from pipeline.corpora.parquet_audio import SUFFIX as PARQUET
+from pipeline.corpora.parquet_audio import read_row
+from pipeline.errors import CorpusError
 from pipeline.spectrogram.ogg import OggFault, find_fault
 
 # Endings of files in the formats that are read, for looking through folders; a file that is named may have any ending.
@@ -42,7 +45,7 @@ _BLOCK = (
 _SHORT_WAV = re.compile(r"^data *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_LENGTHS = (0, 0x7FFFFFFF, 0xFFFFFFFF)
 
-# A member of a tar is read into memory as a whole; ten seconds of the largest format take 60 MB.
+# A member is read into memory as a whole; ten seconds of the largest format take 60 MB.
 _LARGEST_MEMBER = 1 << 30  # bytes
 
 _REMEMBERED = 1024  # files whose digest is kept, since a long recording may have many clips
@@ -60,17 +63,17 @@ class BadClip(Exception):  # noqa: N818 - not a fault of the program but a prope
 
 
 @dataclass(frozen=True, slots=True)
-class TarMember:
-    """Place of a clip's bytes in a tar file, from the manifest."""
+class PackedAudio:
+    """Place of a clip's bytes in a file that holds many, a tar or a Parquet file, from the manifest."""
 
     name: str  # for messages
-    offset: int  # bytes
+    offset: int  # bytes from the beginning of a tar; row of a Parquet file
     size: int  # bytes
-    content: str  # digest of the bytes, to detect a tar that was packed again
+    content: str  # digest of the bytes, to detect a file that was packed again
 
     @classmethod
     def of(cls, row: ClipRecord) -> Self | None:
-        """Return the member of a manifest row, or None when its clip has a file of its own."""
+        """Return the place of a manifest row, or None when its clip has a file of its own."""
         return cls(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None
 
 
@@ -82,13 +85,14 @@ def decode(
     sample_rate: int,
     max_duration: float,
     min_samples: int = 1,
-    member: TarMember | None = None,
+    member: PackedAudio | None = None,
     content: str = "",
 ) -> np.ndarray:
     """Return the waveform of `duration` seconds from `start` (0 = to the end), shape (sample,) float32 at `sample_rate`.
 
-    Reads WAV, FLAC, OGG and MP3 at 8 to 192 kHz, of any depth and number of channels, from a file or a `member` of a tar;
-    only the part asked for is decoded. `content` is the digest that a file must have, empty = any; a member has its own.
+    Reads WAV, FLAC, OGG and MP3 at 8 to 192 kHz, of any depth and number of channels, from a file, or from a `member` of a
+    tar or Parquet file; only the part asked for is decoded. `content` is the digest that a file must have, empty = any; a
+    member has its own.
 
     Raises BadClip with one of the reasons missing, read_error (the file is there and cannot be read: no permission, a
     failing disk), moved (it has other bytes than the manifest names), unreadable (no audio), empty, truncated, damaged (in
@@ -232,7 +236,7 @@ class _State(NamedTuple):
 
 
 @contextlib.contextmanager
-def _opened(path: Path, where: Path, member: TarMember | None, content: str) -> Iterator[_Source]:
+def _opened(path: Path, where: Path, member: PackedAudio | None, content: str) -> Iterator[_Source]:
     """Yield a clip's encoded bytes. An error of the block counts only if they could be read and stayed the same.
 
     Raises BadClip with the reasons missing, read_error and moved.
@@ -240,7 +244,7 @@ def _opened(path: Path, where: Path, member: TarMember | None, content: str) -> 
     try:
         with path.open("rb") as file:
             before = _State.of(file)
-            source = _Source(io.BytesIO(_read_member(file, where, member)) if member else file)
+            source = _Source(io.BytesIO(_read_packed(file, path, where, member)) if member else file)
             if content and not member and _digest(file, before) != content:
                 raise _moved(where, "file")
             try:
@@ -277,16 +281,32 @@ def _digest(file: io.BufferedReader, state: _State) -> str:
     return _digests[state]
 
 
-def _read_member(tar: io.BufferedReader, where: Path, member: TarMember) -> bytes:
+def _read_packed(file: io.BufferedReader, path: Path, where: Path, member: PackedAudio) -> bytes:
     """Return the bytes of a member, checked against the manifest's digest."""
     if member.size > _LARGEST_MEMBER:
         raise BadClip("too_long", f"{where}: expected at most {_LARGEST_MEMBER} bytes, found {member.size}")
+    in_parquet = path.suffix == PARQUET
+    encoded = _read_row(path, where, member) if in_parquet else _read_member(file, where, member)
+    if hashlib.sha256(encoded).hexdigest()[: len(member.content)] != member.content:
+        raise _moved(where, "Parquet file" if in_parquet else "tar")
+    return encoded
+
+
+def _read_member(tar: io.BufferedReader, where: Path, member: PackedAudio) -> bytes:
     tar.seek(member.offset)
     encoded = tar.read(member.size)
     if len(encoded) < member.size:
         raise _truncated(where, f"{member.size} bytes from byte {member.offset}", f"{len(encoded)}: the tar was cut")
-    if hashlib.sha256(encoded).hexdigest()[: len(member.content)] != member.content:
-        raise _moved(where, "tar")
+    return encoded
+
+
+def _read_row(path: Path, where: Path, member: PackedAudio) -> bytes:
+    try:
+        encoded = read_row(path, member.offset)
+    except CorpusError:  # it was a Parquet file with audio when it was listed
+        encoded = None
+    if encoded is None:
+        raise _moved(where, "Parquet file")
     return encoded
 
 
