@@ -59,7 +59,14 @@ _CLIPS_PER_TAR = 40_000
 def corpus_params(root: Path) -> AudiosetParams:
     tables = {name: f"{name}.csv" for name in ("bal_train", "unbal_train", "eval")}
     limits = {"max_bad_fraction": 0.05, "max_duration": 15.0, "missing": "drop"}
-    values = {"kind": "audioset", "root": str(root), "tables": tables, "class_table": str(CLASS_TABLE), **limits}
+    whole = {"classes": None, "min_clips": 0, "parts": {}, "test_share": 0.0, "seed": 0}
+    values = whole | {
+        "kind": "audioset",
+        "root": str(root),
+        "tables": tables,
+        "class_table": str(CLASS_TABLE),
+        **limits,
+    }
     return validate_params(AudiosetParams, values, "corpus")
 
 

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import REPOSITORY, make_waveform
+from test_parquet_audio import write_parquet
 from test_spectrogram_stage import PARAMS
 from test_tars import write_tar
 
+import pipeline.corpora.parquet_audio as parquet_audio
 import stages.corpus
 import stages.spectrogram
 from pipeline.artifacts.clips import open_clips
@@ -25,9 +27,10 @@ from pipeline.corpora.audioset_files import read_classes, read_segments
 from pipeline.corpora.manifest import Refresh, refresh_manifest
 from pipeline.corpora.relabelling import UsedLabels
 from pipeline.corpora.splitting import SplitParams, assign_roles, fold_names
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import validate_params
+from pipeline.spectrogram.building import ShardSpec, compute_shard, manifest_clips, open_memo
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.settings import SpectrogramParams
 
@@ -36,6 +39,7 @@ CLASSES = REPOSITORY / "metadata" / "audioset" / "class_labels_indices.csv"
 COMMENTS = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_segs=4\n# YTID, start_seconds, end_seconds, labels\n"
 TRAIN, TEST = ("--PJHxphWEs", "-0aBcDeFgHi", "_under_scor", "Ystartswith"), ("0123456789a", "vanished_00")
 SPEECH, DOG, BARK = "/m/09x0r", "/m/0bt9lr", "/m/05tny_"
+WHOLE = {"classes": None, "min_clips": 0, "parts": {}, "test_share": 0.0, "seed": 0}
 SPLIT = SplitParams(num_folds=2, validation_fraction=0.0, seed=0)
 
 
@@ -72,7 +76,7 @@ def params(root: Path, **settings: Any) -> AudiosetParams:
         "tables": {"bal_train": "train.csv", "unbal_train": None, "eval": "eval.csv"},
         "class_table": str(root / "classes.csv"),
         "missing": "drop",
-    }
+    } | WHOLE
     return validate_params(AudiosetParams, values | settings, "corpus")
 
 
@@ -93,6 +97,16 @@ def make_tars(root: Path) -> Path:
     write_tar(root / "data" / "bal_train01.tar", *members[3:], members[0], ("audio/bal_train/unlisted_00.flac", b"?"))
     write_tar(root / "data" / "unbal_train00.tar", ("audio/unbal_train/not_asked_f.flac", b"?"))
     write_tar(root / "data" / "eval00.tar", (f"audio/eval/{TEST[0]}.flac", flac(TEST[0])))
+    return root
+
+
+def make_parquet(root: Path, paths: tuple[str, ...] = ("data/bal_train/00.parquet", "data/eval/00.parquet")) -> Path:
+    """Lay the corpus out as on Hugging Face since October 2025: rows in any order, one test clip nowhere."""
+    make_root(root)
+    for path, videos in zip(paths, ((*TRAIN[::-1], "unlisted_00"), TEST[:1]), strict=True):
+        audio = [(f"{video}.flac", flac(video)) for video in videos]
+        labels = [[DOG, SPEECH]] * len(videos)
+        write_parquet(root / path, list(audio), group=2, video_id=list(videos), labels=labels)
     return root
 
 
@@ -177,7 +191,9 @@ def test_a_broken_table_is_named(tmp_path: Path, text: str, message: str) -> Non
 
 def test_a_class_table_with_gaps_and_a_missing_table_are_named(tmp_path: Path) -> None:
     root = make_root(tmp_path / "corpus")
-    with pytest.raises(CorpusError, match=r"nowhere\.csv: expected AudioSet's table of segments, found no such file"):
+    with pytest.raises(
+        CorpusError, match=r"nowhere\.csv: expected AudioSet's table of segments, found no such file, there or in"
+    ):
         read_segments(root / "nowhere.csv")
     (root / "classes.csv").write_text(f"index,mid,display_name\n0,{DOG},Dog\n2,{SPEECH},Speech\n")
     with pytest.raises(CorpusError, match=r"classes\.csv: index: expected 0 to 1, each once"):
@@ -284,6 +300,205 @@ def test_without_audio_the_manifest_is_kept(tmp_path: Path) -> None:
         path.unlink()
     done = refresh(root)
     assert (done.num_clips, done.written) == (5, False)
+
+
+# Parquet files
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("data/bal_train/00.parquet", "data/eval/00.parquet"),
+        ("data/bal_train-00000-of-00001.parquet", "data/eval-00000-of-00001.parquet"),
+        ("bal_train/0.parquet", "eval/0.parquet"),
+    ],
+)
+def test_parquet_files_are_read_in_place(tmp_path: Path, paths: tuple[str, str]) -> None:
+    root = make_parquet(tmp_path / "corpus", paths)
+    done = refresh(root)
+    assert (done.num_clips, done.num_missing) == (5, 1)
+    assert {reason: count for reason, count in done.left_out.items() if count} == {"unlisted": 1}
+    rows = {row["clip_id"]: row for row in open_clips(Path("clips.parquet")).columns.to_pylist()}
+    row = rows[f"bal_train/{TRAIN[0]}"]
+    assert (row["source"], row["member"], row["offset"]) == (paths[0], f"{TRAIN[0]}.flac", 3)
+    assert row["size"] == len(flac(TRAIN[0]))
+
+
+def test_parquet_files_need_no_table_of_segments(tmp_path: Path) -> None:
+    root = make_parquet(tmp_path / "corpus")
+    for table in ("train.csv", "eval.csv"):
+        (root / table).unlink()
+    done = refresh(root)
+    assert (done.num_clips, done.num_missing) == (6, 0)  # the rows are all there is, listed by Google or not
+    assert open_clips(Path("clips.parquet")).list("labels") == [[0, 1]] * 6
+
+
+def test_tars_and_parquet_files_give_the_same_frames_and_recompute_none(tmp_path: Path) -> None:
+    packed = build(params(make_tars(tmp_path / "tars")), tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one" / "memo").rename(tmp_path / "two" / "memo")
+    rows = build(params(make_parquet(tmp_path / "rows")), tmp_path / "two")
+    one, two = (open_clips(path / "clips.parquet").columns for path in (packed, rows))
+    places = ["source", "member", "offset", "size"]
+    assert one.drop_columns(places).equals(two.drop_columns(places))
+    report = json.loads(Path("results/stages/spectrogram.json").read_text())
+    assert (report["decoded"], report["clips"]) == (0, 5)
+    fresh = build(params(tmp_path / "rows"), tmp_path / "three")
+    a, b = (open_spectrogram(path / "spectrogram") for path in (rows, fresh))
+    ids = one["clip_id"].to_pylist()
+    for left, right in zip(FrameReader(a).read(ids), FrameReader(b).read(ids), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_shard_reads_each_row_group_once_whatever_the_order_of_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, groups = params(make_parquet(tmp_path / "rows")), []
+    batches = parquet_audio._batches
+    refresh_manifest(corpus, Path("clips.parquet"), Path("content.sqlite"))
+
+    def counted(file: Any, column: str, group: int) -> Any:
+        groups.append((file.metadata.num_rows, group))
+        return batches(file, column, group)
+
+    monkeypatch.setattr(parquet_audio, "_batches", counted)
+    clips = open_clips(Path("clips.parquet"))
+    settings = validate_params(SpectrogramParams, PARAMS, "spectrogram")
+    memo = open_memo(Path("memo"), settings, 15.0)
+    spec = ShardSpec("0" * 32, tuple(manifest_clips(clips, 0, 5)), {}, settings, corpus.root, 15.0, memo)
+    assert compute_shard(spec).decoded == 5
+    assert groups == [(5, 0), (5, 1), (1, 0)]
+
+
+def test_a_replaced_parquet_file_is_noticed(tmp_path: Path) -> None:
+    root = make_parquet(tmp_path / "corpus")
+    refresh(root)
+    before = open_clips(Path("clips.parquet")).columns
+    audio = [(f"{video}.flac", flac(video + "!")) for video in TRAIN]
+    write_parquet(root / "data/bal_train/00.parquet", list(audio), video_id=list(TRAIN), labels=[[DOG]] * 4)
+    assert refresh(root).written
+    after = open_clips(Path("clips.parquet")).columns
+    same = [a == b for a, b in zip(before["content"].to_pylist(), after["content"].to_pylist(), strict=True)]
+    assert same == [False] * 4 + [True]
+
+
+def test_parquet_files_without_labels_ask_for_the_table(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "corpus")
+    (root / "train.csv").unlink()
+    write_parquet(root / "bal_train.parquet", [("a.flac", b"a")], video_id=[TRAIN[0]])
+    with pytest.raises(
+        CorpusError, match="expected the columns video_id and labels, found video_id; put AudioSet's table"
+    ):
+        refresh(root)
+
+
+# parts
+
+
+def made_up(root: Path, count: int = 400) -> Path:
+    """Make tables of many videos without audio: Speech everywhere, Dog in every second, Bark in three."""
+    make_root(root)
+    (root / "classes.csv").write_text(f"index,mid,display_name\n0,{SPEECH},Speech\n1,{DOG},Dog\n2,{BARK},Bark\n")
+    for name in ("train", "eval"):
+        lines = [
+            f'{name[:2]}{i:09}, 0.0, 10.0, "{",".join([SPEECH] + [DOG] * (i % 2) + [BARK] * (i < 3))}"'
+            for i in range(count)
+        ]
+        (root / f"{name}.csv").write_text(COMMENTS + "\n".join(lines) + "\n")
+    return root
+
+
+def listed(root: Path, **settings: Any) -> dict[str, str]:
+    clips = list_clips(params(root, **settings)).table()
+    return dict(zip(clips["clip_id"].to_pylist(), clips["fold"].to_pylist(), strict=True))
+
+
+def test_a_larger_share_holds_the_smaller_one_and_sets_have_their_own(tmp_path: Path) -> None:
+    root = made_up(tmp_path / "corpus")
+    small, large = (listed(root, parts={"bal_train": share}) for share in (0.1, 0.3))
+    train = [{i for i in ids if i.startswith("bal")} for ids in (small, large)]
+    assert train[0] < train[1]
+    assert 20 <= len(train[0]) <= 60
+    assert 90 <= len(train[1]) <= 150
+    assert sum(i.startswith("eval") for i in small) == 400
+    assert listed(root, parts={"bal_train": 0.1}, seed=1).keys() != small.keys()
+
+
+def test_a_number_is_of_clips_with_audio(tmp_path: Path) -> None:
+    root = make_parquet(tmp_path / "corpus")
+    write_parquet(
+        root / "data/bal_train/00.parquet", [(f"{v}.flac", flac(v)) for v in TRAIN[:3]], video_id=list(TRAIN[:3])
+    )
+    for number in (1, 2, 3, 10):
+        assert refresh(root, parts={"bal_train": number}).num_clips == min(number, 3) + 1
+
+
+def test_classes_keep_their_clips_and_no_other_label(tmp_path: Path) -> None:
+    root = made_up(tmp_path / "corpus")
+    listing = list_clips(params(root, classes=["Bark", DOG]))
+    assert listing.classes == ("Dog", "Bark")
+    labels = listing.table()["labels"].to_pylist()
+    assert len(labels) == 2 * (200 + 2)
+    assert {tuple(sorted(own)) for own in labels} == {("Dog",), ("Bark",), ("Bark", "Dog")}
+    assert listing.left_out["not_in_part"] == 800 - len(labels)
+    with pytest.raises(CorpusError, match=r"corpus\.classes.*unknown classes \(1\): Meow"):
+        list_clips(params(root, classes=["Meow"]))
+
+
+def test_test_clips_are_held_out_where_there_is_no_evaluation_set(tmp_path: Path) -> None:
+    root = made_up(tmp_path / "corpus")
+    tables = {"bal_train": "train.csv", "unbal_train": None, "eval": None}
+    small, large = (listed(root, tables=tables, test_share=share) for share in (0.1, 0.2))
+    tested = [{i for i, fold in folds.items() if fold == "test"} for folds in (small, large)]
+    assert tested[0] < tested[1]
+    assert 20 <= len(tested[0]) <= 60
+    growing = listed(root, tables=tables, test_share=0.1, parts={"bal_train": 0.5})
+    assert all(small[clip] == fold for clip, fold in growing.items())
+    assert 0 < sum(fold == "test" for fold in growing.values()) < len(tested[0])
+    with pytest.raises(ParamsError, match=r"found test_share 0\.1 and tables\.eval eval\.csv; set test_share to 0, or"):
+        params(root, test_share=0.1)
+
+
+def test_rare_classes_are_left_out_on_demand(tmp_path: Path) -> None:
+    root = made_up(tmp_path / "corpus", 20)
+    for name in ("train", "eval"):
+        rows = read_segments(root / f"{name}.csv")["video"].to_pylist()
+        folder = "bal_train" if name == "train" else "eval"
+        write_parquet(root / "data" / folder / "0.parquet", [(None, b"x" + v.encode()) for v in rows], video_id=rows)
+    assert list_clips(params(root, min_clips=3)).classes == ("Speech", "Dog", "Bark")
+    listing = list_clips(params(root, min_clips=4))
+    assert listing.classes == ("Speech", "Dog")
+    assert {label for own in listing.table()["labels"].to_pylist() for label in own} == {"Speech", "Dog"}
+
+
+def test_a_class_without_clips_stops_with_what_to_do(tmp_path: Path) -> None:
+    root = make_parquet(tmp_path / "corpus")
+    (root / "classes.csv").write_text(f"index,mid,display_name\n0,{SPEECH},Speech\n1,{DOG},Dog\n2,{BARK},Bark\n")
+    refresh(root)
+    with pytest.raises(CorpusError, match=r"classes without a training clip \(1\): Bark\n(.*\n)*.*corpus\.min_clips=1"):
+        assign_roles(open_clips(Path("clips.parquet")), "official", SPLIT)
+    refresh(root, min_clips=1)
+    assert assign_roles(open_clips(Path("clips.parquet")), "official", SPLIT) == ["train"] * 4 + ["test"]
+
+
+@pytest.mark.parametrize("part", [0, -1, 1.0, 1.5, True, "0.1"])
+def test_a_part_is_a_share_below_1_or_a_number(tmp_path: Path, part: Any) -> None:
+    with pytest.raises(ParamsError, match=r"corpus\.parts\.bal_train"):
+        params(tmp_path, parts={"bal_train": part})
+
+
+def test_the_whole_has_the_identity_that_it_had_before_there_were_parts(tmp_path: Path) -> None:
+    whole = params(tmp_path, parts={"bal_train": None})
+    assert list(json.loads(whole.identity())) == ["class_table", "kind", "missing", "tables"]
+    assert params(tmp_path, parts={"bal_train": 10}).identity() != whole.identity()
+
+
+@pytest.mark.parametrize("where", ["", "data"])
+def test_tables_are_found_beside_the_tars_too(tmp_path: Path, where: str) -> None:
+    root = make_tars(tmp_path / "corpus")
+    for table in ("train.csv", "eval.csv", "classes.csv"):
+        (root / table).rename(root / where / table)
+    assert refresh(root).num_clips == 5
 
 
 # from tars or from folders, the frames are the same

@@ -15,7 +15,7 @@ import pytest
 from conftest import REPOSITORY, make_wav_corpus
 from pydantic import AfterValidator
 from ruamel.yaml import YAML
-from test_audioset import make_tars
+from test_audioset import WHOLE, make_tars
 from test_corpora import table_params
 from test_spectrogram_stage import PARAMS
 from typer.testing import CliRunner
@@ -230,7 +230,7 @@ def _corpora(root: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if kind == "audioset":
         make_tars(root)
         tables = {"bal_train": "train.csv", "unbal_train": None, "eval": "eval.csv"}
-        values = {"tables": tables, "class_table": f"{root.name}/classes.csv", "missing": "drop"}
+        values = {"tables": tables, "class_table": f"{root.name}/classes.csv", "missing": "drop"} | WHOLE
         return values, {"tables": tables | {"eval": "~/there/eval.csv"}, "class_table": "~/there/classes.csv"}
     root.mkdir()
     return {"clips_per_class": 1, "duration": 0.2, "seed": 0}, {}

@@ -1,11 +1,14 @@
-"""Readers of AudioSet's files: tables of segments and of classes, and FLAC files in tars or in folders.
+"""Readers of AudioSet's files: tables of segments and of classes, and FLAC files in Parquet files, in tars or in folders.
 
 A segment is named by its video, of which a set holds one segment. Mirrors differ in layout; audio is looked for at:
 
-<root>/[data/]<set>*.tar                  as on Hugging Face; members named <anything>/<video>.flac, read in place
+<root>/[data/]<set>/*.parquet, <set>*.parquet    as on Hugging Face since October 2025: columns video_id, audio, labels
+<root>/[data/]<set>*.tar                         as before; members named <anything>/<video>.flac
 <root>/[audio/]<set>/[<two letters>/]<video>.flac        folders, as tools/expand_audioset.py makes them
 
-Some mirrors write `Y` before every video. Where a set has tars, single files serve only videos that the tars lack.
+Parquet files and tars are read in place. Some mirrors write `Y` before every video. Tars come before Parquet files, and both
+before single files, which serve only videos that the others lack. Tables are looked for in <root>/ and in <root>/data/; a
+set of Parquet files needs none, for its rows have the labels.
 """
 
 import logging
@@ -21,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from pipeline.corpora.base import read_rows, reject
+from pipeline.corpora.parquet_audio import SUFFIX, index_parquet, read_columns
 from pipeline.corpora.tars import index_tars
 from pipeline.errors import CorpusError
 
@@ -28,6 +32,7 @@ log = logging.getLogger(__name__)
 
 VIDEO_IN_NAME = r"(?:^|/)Y?(?P<video>[A-Za-z0-9_-]{11})\.(?:flac|wav|ogg|mp3)$"
 _SEGMENT_COLUMNS = ("video", "start", "end", "labels")
+_SEGMENTS = pa.schema({"video": pa.string(), "labels": pa.list_(pa.string())})
 _PLACE = pa.schema(
     {
         "video": pa.string(),
@@ -53,10 +58,44 @@ def read_classes(path: Path) -> tuple[list[str], list[str]]:
     return [row["mid"] for row in rows], [row["display_name"] for row in rows]
 
 
+def find_table(root: Path, path: Path) -> Path:
+    """Return the place of a table, below `root` or below its `data/`, where mirrors put it; if in neither, the first."""
+    places = (root / path, root / "data" / path)
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def read_set(root: Path, name: str, table: Path) -> pa.Table:
+    """Return `video` and `labels` of a set, by its table of segments or, where there is none, by its Parquet files.
+
+    Parquet files list what the mirror has; only the table tells what is missing.
+    """
+    path, files = find_table(root, table), _parquet_files(root, name)
+    if path.is_file() or not files:
+        return read_segments(path)
+    log.info("%s: no table at %s: taking videos and labels from %d Parquet files", name, path, len(files))
+    return pa.concat_tables([_labelled_rows(file) for file in files])
+
+
+def _labelled_rows(path: Path) -> pa.Table:
+    rows = read_columns(path, ["video_id", "labels"])
+    if rows.column_names != ["video_id", "labels"]:
+        found = ", ".join(rows.column_names) or "neither"
+        raise CorpusError(
+            f"{path}: expected the columns video_id and labels, found {found}; put AudioSet's table of segments beside it"
+        )
+    rows = rows.rename_columns(["video", "labels"]).cast(_SEGMENTS)
+    empty = rows.filter(pc.equal(pc.list_value_length(rows["labels"]), 0))
+    reject(path, {"segments without a label": empty["video"].to_pylist()})
+    return rows
+
+
 def read_segments(path: Path) -> pa.Table:
     """Return `video` and `labels` (machine ids) of a published table of segments."""
     if not path.is_file():
-        raise CorpusError(f"{path}: expected AudioSet's table of segments, found no such file")
+        raise CorpusError(
+            f"{path}: expected AudioSet's table of segments, found no such file, there or in a folder data beside it; put "
+            f"it there, or set the table of the set in corpus.tables (null = without this set)"
+        )
     text = path.read_bytes()
     num_comments = next((i for i, line in enumerate(text.split(b"\n", 100)) if not line.startswith(b"#")), 0)
     try:
@@ -84,7 +123,7 @@ def read_segments(path: Path) -> pa.Table:
 
 
 def place_segments(root: Path, name: str, videos: pa.ChunkedArray) -> tuple[pa.Table, Counter[str]]:
-    """Return the place of each segment's audio, in their order, and counts of other files found, by reason.
+    """Return the place of each segment's audio, and whether it was `found`, in their order; and counts of other files.
 
     A segment without audio gets the path that its file would have. Reasons: refused (unsafe members of tars), not_audio,
     repeated (further files of a video; the first counts), unlisted (videos that are not in the table).
@@ -101,40 +140,65 @@ def place_segments(root: Path, name: str, videos: pa.ChunkedArray) -> tuple[pa.T
     as_files = pc.binary_join_element_wise(name, pc.utf8_slice_codeunits(videos, 0, 2), file_names, "/")
     places = found.select(["source", "member", "offset", "size", "content"]).take(row)
     columns = {key: pc.fill_null(places[key], as_files if key == "source" else default) for key, default in _NOWHERE}
-    return pa.table(columns), left_out
+    return pa.table(columns | {"found": pc.is_valid(row)}), left_out
 
 
 def _find_audio(root: Path, name: str) -> tuple[pa.Table, Counter[str]]:
-    """Find a set's audio, in its tars and then in its folders; return the first _PLACE of each video, and the counts."""
-    pieces = [_PLACE.empty_table()]
+    """Find a set's audio, packed and then in folders; return the first _PLACE of each video, and the counts."""
     left_out: Counter[str] = Counter()
-    tars = sorted(tar for folder in (root, root / "data") for tar in _tars_in(folder, name))
+    pieces = [*_in_tars(root, name, left_out), *_in_parquet(root, name, left_out), *_in_folders(root, name)]
+    files_found = pa.concat_tables([_PLACE.empty_table(), *pieces])
+    audio = files_found.filter(pc.not_equal(files_found["video"], ""))
+    first = pc.equal(pc.index_in(audio["video"], audio["video"]), pa.array(np.arange(len(audio), dtype=np.int32)))
+    found = audio.filter(first)
+    left_out["not_audio"] += len(files_found) - len(audio)
+    left_out["repeated"] = len(audio) - len(found)
+    return found, left_out
+
+
+def _in_tars(root: Path, name: str, left_out: Counter[str]) -> Iterator[pa.Table]:
+    tars = sorted(tar for folder in (root, root / "data") for tar in _files_in(folder, f"{name}*.tar"))
     for path, index in zip(tars, index_tars(tars), strict=True):
         left_out["refused"] += len(index.refused)
         members = index.members
         source = pa.repeat(path.relative_to(root).as_posix(), len(members))
         columns = [_videos(members["name"]), source, *(members[key] for key in ("name", "offset", "size", "digest"))]
-        pieces.append(pa.table(columns, schema=_PLACE))
+        yield pa.table(columns, schema=_PLACE)
+
+
+def _in_parquet(root: Path, name: str, left_out: Counter[str]) -> Iterator[pa.Table]:
+    files = _parquet_files(root, name)
+    for path, index in zip(files, index_parquet(files), strict=True):
+        left_out["not_audio"] += index.num_empty
+        rows, named = index.rows, read_columns(path, ["video_id"])
+        videos = named["video_id"].take(rows["row"]) if named.num_columns else _videos(rows["name"])
+        source = pa.repeat(path.relative_to(root).as_posix(), len(rows))
+        columns = [videos, source, *(rows[key] for key in ("name", "row", "size", "digest"))]
+        yield pa.table(columns, names=_PLACE.names).cast(_PLACE)
+
+
+def _in_folders(root: Path, name: str) -> Iterator[pa.Table]:
     for folder in (root / name, root / "audio" / name):
-        files = pa.array(_walk_folder(folder, folder.relative_to(root).as_posix()), pa.string())
+        walked = _walk_folder(folder, folder.relative_to(root).as_posix())
+        files = pa.array((file for file in walked if not file.endswith(SUFFIX)), pa.string())
         nothing, zero = pa.repeat("", len(files)), pa.repeat(pa.scalar(0, pa.int64()), len(files))
-        pieces.append(pa.table([_videos(files), files, nothing, zero, zero, nothing], schema=_PLACE))
-    files_found = pa.concat_tables(pieces)
-    audio = files_found.filter(pc.not_equal(files_found["video"], ""))
-    first = pc.equal(pc.index_in(audio["video"], audio["video"]), pa.array(np.arange(len(audio), dtype=np.int32)))
-    found = audio.filter(first)
-    left_out["not_audio"] = len(files_found) - len(audio)
-    left_out["repeated"] = len(audio) - len(found)
-    return found, left_out
+        yield pa.table([_videos(files), files, nothing, zero, zero, nothing], schema=_PLACE)
 
 
-def _tars_in(folder: Path, name: str) -> list[Path]:
-    """Return the tars of a set in a folder; `Path.glob` would find none in a folder that may not be listed."""
+def _parquet_files(root: Path, name: str) -> list[Path]:
+    """Return a set's Parquet files: `<set>/*.parquet` and `<set>*.parquet`, below the root or its folder `data`."""
+    folders = (root, root / "data")
+    inside = [file for folder in folders for file in _files_in(folder / name, f"*{SUFFIX}")]
+    return sorted(inside + [file for folder in folders for file in _files_in(folder, f"{name}*{SUFFIX}")])
+
+
+def _files_in(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder by a pattern; `Path.glob` would find none in a folder that may not be listed."""
     try:
         names = os.listdir(folder)  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [folder / tar for tar in names if fnmatch(tar, f"{name}*.tar") and (folder / tar).is_file()]
+    return [folder / name for name in names if fnmatch(name, pattern) and (folder / name).is_file()]
 
 
 def _walk_folder(folder: Path, name: str) -> Iterator[str]:

@@ -119,6 +119,7 @@ class CorpusListing:
     clips: list[ClipRow] | pa.Table  # rows, or the columns of CLIP_COLUMNS
     missing: Literal["keep", "drop"] = "keep"  # clips without audio: in the manifest without content, or left out of it
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter skipped
+    sets: pa.ChunkedArray | None = None  # published set of each clip, for counts of missing clips; None = its fold
 
     def table(self) -> pa.Table:
         """Return the clips as columns."""
@@ -166,15 +167,15 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def reject(where: object, problems: Mapping[str, Sequence[str]]) -> None:
-    """Raise one CorpusError with all broken rules (name -> offenders); return if no rule has offenders."""
+def reject(where: object, problems: Mapping[str, Sequence[str]], remedy: str = "") -> None:
+    """Raise one CorpusError with all broken rules (name -> offenders), and what to do; return if no rule has offenders."""
     lines = []
     for rule, offenders in problems.items():
         if offenders:
             more = f", and {len(offenders) - _NAMED} more" if len(offenders) > _NAMED else ""
             lines.append(f"{where}: {rule} ({len(offenders)}): {', '.join(offenders[:_NAMED])}{more}")
     if lines:
-        raise CorpusError("\n".join(lines))
+        raise CorpusError("\n".join([*lines, *filter(None, [remedy])]))
 
 
 def _read_separated(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:

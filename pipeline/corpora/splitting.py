@@ -50,6 +50,12 @@ PUBLISHED_ROLES: dict[str, Role] = {
 # Empty files are bad clips, not copies of each other.
 _NO_AUDIO = ("", hashlib.sha256(b"").hexdigest()[:32])
 
+_REMEDY = (
+    "A class needs clips with audio in both: take the class out of the corpus's table, or take more clips. For AudioSet, "
+    "corpus.min_clips=1 leaves such classes out, corpus.parts takes a larger part, and without an evaluation set "
+    "corpus.test_share=0.1 draws test clips"
+)
+
 Source = Literal["published roles", "published folds", "drawn folds"]
 
 
@@ -164,12 +170,14 @@ def check_roles(clips: ClipTable, roles: Sequence[Role], fold: str, *, every_cla
     present = {role: set(targets[present_owners & (codes[owners] == code)].tolist()) for code, role in enumerate(ROLES)}
     classes: list[str] = clips.metadata["classes"]
     untested = [name for t, name in enumerate(classes) if t not in present["test"]]
-    problems = {
-        "groups in two roles": _straddling(clips, codes),
+    where = f"{clips.path}, fold {fold}"
+    lacking = {
         "classes without a training clip": [name for t, name in enumerate(classes) if t not in present["train"]],
         "classes without a test clip": untested if every_class_tested else [],
     }
-    reject(f"{clips.path}, fold {fold}", problems)
+    reject(
+        where, {"groups in two roles": _straddling(clips, codes)} | lacking, _REMEDY if any(lacking.values()) else ""
+    )
 
 
 def _fold_source(published: pa.ChunkedArray, where: Path) -> Source:
