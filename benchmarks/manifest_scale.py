@@ -59,7 +59,7 @@ _CLIPS_PER_TAR = 40_000
 def corpus_params(root: Path) -> AudiosetParams:
     tables = {name: f"{name}.csv" for name in ("bal_train", "unbal_train", "eval")}
     limits = {"max_bad_fraction": 0.05, "max_duration": 15.0, "missing": "drop"}
-    whole = {"classes": None, "min_clips": 0, "parts": {}, "test_share": 0.0, "seed": 0}
+    whole: dict[str, object] = {"classes": None, "min_clips": 0, "parts": {}, "test_share": 0.0, "seed": 0}
     values = whole | {
         "kind": "audioset",
         "root": str(root),
