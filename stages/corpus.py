@@ -1,6 +1,6 @@
 """Stage `corpus`: write the manifest, with every clip of the corpus and a content digest of every file.
 
-    corpus (a folder of audio and its table), labels.use -> clips.parquet
+    corpus (a folder of audio and its table), labels.use -> clips.parquet, missing.parquet
 
 DVC runs this stage every time: it compares size and time of each file with the last run, reads changed files, and leaves the
 manifest as it is when nothing changed, so that later stages are skipped.
@@ -19,9 +19,9 @@ from pipeline.params import load_params
 log = logging.getLogger(__name__)
 
 
-def run(params: CorpusParams, labels: UsedLabels, clips_path: Path) -> None:
+def run(params: CorpusParams, labels: UsedLabels, clips_path: Path, missing_path: Path | None = None) -> None:
     report = StageReport("corpus")
-    refresh = refresh_manifest(params, clips_path, labels_path=labels.use)
+    refresh = refresh_manifest(params, clips_path, labels_path=labels.use, missing_path=missing_path)
     log.info(
         "%d clips of `%s`: read %d files, %d missing; %s %s",
         refresh.num_clips,
@@ -39,7 +39,8 @@ def run(params: CorpusParams, labels: UsedLabels, clips_path: Path) -> None:
 
 
 def main() -> None:
-    run(load_params(CorpusParams, "corpus"), load_params(UsedLabels, "labels"), Layout().clips)
+    layout = Layout()
+    run(load_params(CorpusParams, "corpus"), load_params(UsedLabels, "labels"), layout.clips, layout.missing)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import pipeline.corpora.parquet_audio as parquet_audio
 import stages.corpus
 import stages.spectrogram
 from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.missing import open_missing
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.corpora.audioset import Params as AudiosetParams
 from pipeline.corpora.audioset import list_clips
@@ -247,6 +248,27 @@ def test_missing_clips_are_kept_on_demand(tmp_path: Path) -> None:
     done = refresh(root, missing="keep")
     assert (done.num_clips, done.num_missing) == (6, 1)
     assert open_clips(Path("clips.parquet")).columns.to_pylist()[-1]["content"] == ""
+
+
+def test_clips_without_audio_are_listed_by_set_whether_they_are_kept_or_not(tmp_path: Path) -> None:
+    root = make_tars(tmp_path / "corpus")
+    for missing in ("keep", "drop"):
+        corpus, path = params(root, missing=missing), Path(missing) / "missing.parquet"
+        stages.corpus.run(corpus, UsedLabels(use=""), path.with_name("clips.parquet"), path)
+        table = open_missing(path)
+        assert table.metadata["listed"] == {"bal_train": 4, "eval": 2}
+        lost = {"clip_id": f"eval/{TEST[1]}", "source": "eval/va/vanished_00.flac", "set": "eval", "reason": "missing"}
+        assert table.columns.to_pylist() == [lost]
+    before = path.stat().st_mtime_ns
+    stages.corpus.run(corpus, UsedLabels(use=""), path.with_name("clips.parquet"), path)
+    assert path.stat().st_mtime_ns == before
+    for tar in root.rglob("*.tar"):
+        tar.unlink()
+    stages.corpus.run(corpus, UsedLabels(use=""), path.with_name("clips.parquet"), path)  # kept, as the manifest is
+    assert len(open_missing(path)) == 1
+    path.unlink()
+    stages.corpus.run(corpus, UsedLabels(use=""), path.with_name("clips.parquet"), path)
+    assert (len(open_missing(path)), open_missing(path).metadata["listed"]) == (0, {})
 
 
 def test_the_report_of_the_stage_has_every_count(tmp_path: Path) -> None:

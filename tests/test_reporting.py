@@ -32,6 +32,7 @@ from pipeline.artifacts.clips import CLIPS as CLIPS_SCHEMA
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.curves import write_fitted, writing_epochs
 from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.missing import MISSING
 from pipeline.artifacts.model import MODEL, open_model, read_card, write_model
 from pipeline.artifacts.ngram_perplexity import ALL_CLASSES, NgramPerplexity, write_ngram_perplexity
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
@@ -115,6 +116,8 @@ def write_experiment(
     labels = [[number % 3] for number in range(12)] + [[0]]
     make_clips(root / "data" / "clips.parquet", root / "audio", sources, labels=labels)
     _rewrite_classes(root / "data" / "clips.parquet", label_kind)
+    lost = {"clip_id": ["lost"], "source": ["lost.wav"], "set": ["train"], "reason": ["missing"]}
+    MISSING.write(root / "data" / "missing.parquet", lost, {"corpus": "esc10", "listed": {"test": 5, "train": 8}})
     frames = {clip: generator.normal(size=(28, N_MELS)).astype(np.float32) for clip in CLIPS}
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     for fold in FOLDS:
@@ -985,3 +988,11 @@ def test_results_table_starts_without_heavy_libraries() -> None:
     program = f"import sys, stages.report; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_clips_without_audio_are_counted_by_set(reported: Path) -> None:
+    page = Layout(reported).page.read_text()
+    section = page[page.index('<section id="failed">') : page.index('<section id="made">')]
+    assert re.search(r"<tr><th[^>]*>train</th><td[^>]*>8</td><td[^>]*>1</td><td[^>]*>12\.5 %</td></tr>", section)
+    assert ">test</th>" not in section
+    assert "data/missing.parquet" in section

@@ -107,6 +107,11 @@ class Layout:
         return self.data / "clips.parquet"
 
     @property
+    def missing(self) -> Path:
+        """Return the table of the clips without audio, beside the manifest."""
+        return self.clips.with_name("missing.parquet")
+
+    @property
     def spectrogram(self) -> Path:
         return self.data / "spectrogram"
 

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import CLIPS, ClipsMetadata, ClipTable, open_clips
+from pipeline.artifacts.missing import MISSING, MissingMetadata, open_missing
 from pipeline.artifacts.settings import SETTINGS
+from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import CorpusListing, corpus_name, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
 from pipeline.corpora.registry import ADAPTERS, CorpusParams
@@ -48,10 +50,13 @@ def refresh_manifest(
     *,
     labels_path: Path | None = None,
     written_to: Path | None = None,
+    missing_path: Path | None = None,
 ) -> Refresh:
     """Bring the manifest at `path` up to date with the corpus; an unchanged corpus leaves the file untouched.
 
     With `written_to` a changed manifest is written there, and the one at `path` is left untouched.
+
+    With `missing_path` the clips without audio are listed there, see `pipeline/artifacts/missing.py`.
 
     With `labels_path` training clips get that table's labels, see `pipeline/corpora/relabelling.py`.
 
@@ -61,7 +66,9 @@ def refresh_manifest(
     """
     identity = identity_with(params.identity(), labels_path)
     if not params.root.is_dir() and not params.makes_audio:
-        return _keep(params, path, identity, found="no such folder")
+        kept = _keep(params, path, identity, found="no such folder")
+        _write_missing(missing_path, None, identity)
+        return kept
     listing = ADAPTERS[params.kind].list_clips(params)
     columns, contents = manifest_columns(listing, params.root, store_path)
     there = pc.not_equal(columns["content"], "")
@@ -69,9 +76,11 @@ def refresh_manifest(
     num_clips, num_missing = len(columns), len(columns) - (pc.sum(there).as_py() or 0)
     if num_missing == num_clips:
         _require_readable(columns.filter(unread), params.root)
-        return _keep(
+        kept = _keep(
             params, path, identity, found=f"none of the {num_missing} clips' files, {columns['source'][0]} for one"
         )
+        _write_missing(missing_path, None, identity)
+        return kept
     if num_missing:
         first = columns["source"][pc.index(there, False).as_py()]
         log.warning(
@@ -82,6 +91,7 @@ def refresh_manifest(
             first,
             "; corpus.missing is drop, so they are left out of the manifest" if listing.missing == "drop" else "",
         )
+    _write_missing(missing_path, _missing(listing, columns, unread), identity)
     if listing.missing == "drop" and num_missing:
         columns = columns.filter(pc.or_(there, unread))  # what is there and cannot be read is not missing
     if labels_path is not None:
@@ -116,6 +126,41 @@ def manifest_columns(listing: CorpusListing, root: Path, store_path: Path = STOR
     for name, values in (("group", group), ("content", content)):
         clips = clips.set_column(clips.column_names.index(name), name, values)
     return clips.select(list(CLIPS.columns)).cast(CLIPS.arrow).combine_chunks(), contents
+
+
+def _missing(listing: CorpusListing, columns: pa.Table, unread: pa.Array) -> pa.Table:
+    """Return the rows of all clips, as MISSING has them, with the reason where a clip has no audio and "" where it has."""
+    clips = listing.table()
+    sets = (clips["fold"] if listing.sets is None else listing.sets).take(
+        pc.index_in(columns["clip_id"], clips["clip_id"])
+    )
+    there = pc.not_equal(columns["content"], "")
+    reasons = pc.if_else(there, "", pc.if_else(unread, "unreadable", "missing"))
+    values = [columns["clip_id"], columns["source"], sets, reasons]
+    return pa.table(values, names=list(MISSING.columns)).cast(MISSING.arrow)
+
+
+def _write_missing(path: Path | None, clips: pa.Table | None, identity: str) -> None:
+    """List the clips without audio, of `clips` as `_missing` returns them; None = not known, and a table there is kept."""
+    if path is None:
+        return
+    previous = _previous_missing(path)
+    if clips is None:
+        if previous is None:
+            MISSING.write(path, MISSING.arrow.empty_table(), {"corpus": identity, "listed": {}})
+        return
+    listed = {str(name): count for name, count in sorted(_counts(clips["set"]))}
+    metadata: MissingMetadata = {"corpus": identity, "listed": listed}
+    rows = clips.filter(pc.not_equal(clips["reason"], "")).combine_chunks()
+    if previous is None or previous.metadata != metadata or not previous.columns.equals(rows):
+        MISSING.write(path, rows, metadata)
+
+
+def _previous_missing(path: Path) -> Table[MissingMetadata] | None:
+    try:
+        return open_missing(path)
+    except ArtifactError:
+        return None
 
 
 def _unread(columns: pa.Table, contents: Contents, root: Path) -> pa.Array:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pipeline.artifacts.attention import ATTENTION, attention_maps, open_attention
 from pipeline.artifacts.clips import ClipTable, open_clips
 from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.missing import open_missing
 from pipeline.artifacts.ngram_perplexity import read_ngram_perplexity
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
@@ -67,6 +68,7 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         folds={fold: held_out(clips, split) for fold, split in splits.items()},
         fold_rules=list(dict.fromkeys(split.metadata["rule"] for split in splits.values())),
         clips=clips,
+        missing=open_missing(layout.missing),
         spectrogram=spectrogram,
         vocabularies=vocabularies,
         tokens=tokens,

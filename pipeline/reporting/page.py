@@ -20,7 +20,9 @@ import numpy as np
 
 from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.layout import RunId
+from pipeline.artifacts.missing import MissingMetadata
 from pipeline.artifacts.spectrogram import Spectrogram
+from pipeline.artifacts.tables import Table
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.evaluation.metric_definition import reported_metrics
@@ -61,6 +63,7 @@ class PageContent:
     folds: Mapping[str, str]  # fold -> which groups of clips it holds out; "" where every clip is a group of its own
     fold_rules: Sequence[str]  # how clips got their folds
     clips: ClipTable
+    missing: Table[MissingMetadata]
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
     tokens: Mapping[str, TokenUse]  # name of the vocabulary -> what there is to say of its tokens
@@ -124,6 +127,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "examples": content.examples,
         "mistakes": content.mistakes,
         "failures": _failures(content.spectrogram),
+        "missing": _missing(content.missing),
         "front_end": content.spectrogram.metadata,
         "settings": settings,
         "digest": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12],
@@ -208,6 +212,12 @@ def _merged(content: PageContent, name: str) -> dict[str, Any]:
         "rows": [(fold, metadata[fold]["compression"], compression(shares)) for fold, shares in lengths.items()],
         "figure": figures.length_figure(lengths),
     }
+
+
+def _missing(missing: Table[MissingMetadata]) -> list[tuple[str, int, int]]:
+    """Return set, clips that the corpus lists in it, and those of them without audio; sets with such clips alone."""
+    counts = Counter(missing.list("set"))
+    return [(name, num_listed, counts[name]) for name, num_listed in missing.metadata["listed"].items() if counts[name]]
 
 
 def _failures(spectrogram: Spectrogram) -> list[tuple[str, int, list[tuple[str, str]]]]:
