@@ -43,7 +43,7 @@ ENCODERS: dict[str, Section] = {
         "kernel": 5,
         "drop_path": 0.0,
     },
-    "lstm": {"kind": "lstm", "width": 32, "depth": 1, "dropout": 0.0},
+    "lstm": {"kind": "lstm", "input_size": None, "width": 32, "depth": 1, "dropout": 0.0},
     "cnn": {"kind": "cnn", "channels": [8, 16, 24], "strides": [[2, 2]] * 3, "kernel": 3},
     "timm": {"kind": "timm", "network": "mobilenetv3_small_050", "drop_path": 0.0},
     "identity": {"kind": "identity"},

@@ -16,7 +16,7 @@ from pipeline.vocabulary.features import (
     unstack_features,
     window_places,
 )
-from pipeline.vocabulary.fitting import fit_space
+from pipeline.vocabulary.fitting import fit_normalisation, fit_space
 from pipeline.vocabulary.sampling import FrameSample
 
 
@@ -139,5 +139,17 @@ def test_more_dimensions_than_features_is_an_error() -> None:
 def test_levels_are_what_l2_forgets() -> None:
     frames, zero, one = noise(), np.full(8, -6, np.float32), np.ones(8, np.float32)
     z = normalise_frames(frames, zero, one, "l2")
-    level, length = frame_levels(frames, zero, one).T[:, :, None]
+    level, length = frame_levels(frames, zero, one, "l2").T[:, :, None]
     assert np.allclose(z * length + level - 6, frames, atol=1e-4)
+
+
+def test_unit_frames_keep_their_direction_alone() -> None:
+    frames, zero, one = np.abs(noise()) + 0.1, np.zeros(8, np.float32), np.ones(8, np.float32)
+    mean, scale = fit_normalisation(frames, "unit")
+    np.testing.assert_array_equal(np.stack([mean, scale]), np.stack([zero, one]))
+    z = normalise_frames(frames, zero, one, "unit")
+    np.testing.assert_allclose(z, frames / np.linalg.norm(frames, axis=1, keepdims=True), rtol=1e-5)
+    assert not normalise_frames(0 * frames, zero, one, "unit").any()  # a frame of zeros has no direction, and no NaN
+    level, length = frame_levels(frames, zero, one, "unit").T[:, :, None]
+    assert not level.any()
+    np.testing.assert_allclose(z * length, frames, rtol=1e-5)

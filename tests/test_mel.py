@@ -11,6 +11,7 @@ from pipeline.errors import ParamsError
 from pipeline.params import validate_params
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.mel import MelFrontEnd, MelParams, mel_filters
+from pipeline.spectrogram.scaled_mel import ScaledMelFrontEnd, ScaledMelParams
 
 # As danavery/audio-tokens has it.
 AUDIO_TOKENS = {
@@ -159,3 +160,16 @@ def test_equals_librosa_and_torchaudio_on_esc10(esc10_root: Path) -> None:
         frames = front_end.log_mel(waveform)
         _assert_equal(frames, _librosa(waveform, front_end.params))
         _assert_equal(frames, _torchaudio(waveform, front_end.params))
+
+
+def test_scaled_mel_is_mel_between_the_clips_smallest_and_largest_value() -> None:
+    scaled, waveform = (
+        ScaledMelFrontEnd(ScaledMelParams(**(AUDIO_TOKENS | {"kind": "scaled_mel"}))),
+        make_waveform("noise"),
+    )
+    decibels, frames = _front_end().log_mel(waveform), scaled.log_mel(waveform)
+    assert (frames.min(), frames.max(), frames.dtype) == (0, 1, np.float32)
+    np.testing.assert_allclose(frames, (decibels - decibels.min()) / np.ptp(decibels), atol=1e-6)
+    np.testing.assert_allclose(scaled.log_mel(waveform * 0.1), frames, atol=1e-4)  # a gain changes nothing
+    np.testing.assert_array_equal(scaled.log_mel(np.stack([waveform, waveform[::-1]]))[0], frames)
+    assert not scaled.log_mel(np.zeros(8000, np.float32)).any()

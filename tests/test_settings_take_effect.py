@@ -30,7 +30,7 @@ NETWORK: dict[str, Any] = {
     "stem.channels": [8, 16, 32],
     "stem.strides": [[2, 4], [2, 2], [2, 2]],
     "stem.kernel": 5,
-    "encoder.kind": {"kind": "lstm", "width": 32, "depth": 1, "dropout": 0.0},
+    "encoder.kind": {"kind": "lstm", "input_size": None, "width": 32, "depth": 1, "dropout": 0.0},
     "encoder.width": 64,
     "encoder.depth": 2,
     "encoder.heads": 2,

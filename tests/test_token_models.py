@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from networks import METADATA, STEMS, build, changed, network, params_of
+from networks import METADATA, NUM_CLASSES, STEMS, build, changed, make_inputs, network, params_of
 from test_features import make_space
 from test_resuming import _kill_and_resume
 from test_training import PLAIN, train_small
 
-from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS, Vocabulary
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
 from pipeline.models.encoders.lstm import Lstm, LstmParams
@@ -137,7 +137,7 @@ def test_an_lstm_reads_as_one_of_packed_clips_does() -> None:
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
     stem = _build(LSTM, _metadata([[0, 4]])).stem
-    ours = Lstm(LstmParams(kind="lstm", width=16, depth=2, dropout=0.0), stem)
+    ours = Lstm(LstmParams(kind="lstm", input_size=None, width=16, depth=2, dropout=0.0), stem)
     packed = torch.nn.LSTM(16, 8, 2, batch_first=True, bidirectional=True)
     with torch.no_grad():
         for layers, direction in ((ours.forwards, ""), (ours.backwards, "_reverse")):
@@ -220,7 +220,7 @@ def test_a_perceptron_cuts_long_clips_and_fills_up_short_ones_with_silence() -> 
 def _frames_lstm() -> Any:
     section = network("frames", "convolution_1d", "lstm", "last", input__normalisation="none") | {
         "stem": {"kind": "convolution_1d", "channels": [8], "strides": [2], "kernel": 3},
-        "encoder": {"kind": "lstm", "width": 16, "depth": 2, "dropout": 0.2},
+        "encoder": {"kind": "lstm", "input_size": None, "width": 16, "depth": 2, "dropout": 0.2},
     }
     return build(section, {"n_mels": 6}, 3, seed=5)
 
@@ -235,3 +235,39 @@ def test_an_lstm_learns_in_every_precision(tmp_path: Path, precision: str) -> No
 def test_an_lstm_that_was_killed_ends_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("test_training.make_model", _frames_lstm)
     _kill_and_resume(tmp_path, monkeypatch)
+
+
+# audio-tokens (danavery, 2024), at 500 tokens and 543 classes
+TOKENS_500 = METADATA["tokens"] | {"vocabulary_size": 500, "num_codebooks": 1, "bands": [[0, 64]]}
+# BERT has learned positions for 512 tokens, two token types, and a norm of both; the transformer has a class token, a norm
+# after its blocks and one in its head, and a scale of its positions. BERT's pooler has the size of the linear stem.
+BERT_HAS, OURS_HAS = (512 + 2 + 2) * 768, (1 + 2 + 2) * 768 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "width", "differs"),
+    [
+        ("lstm", 3_838_495, 256, 0),
+        ("bag_of_embeddings", 801_567, 768, 0),
+        ("bert", 8_876_319, 768, OURS_HAS - BERT_HAS),
+    ],
+)
+def test_networks_have_the_size_of_those_of_audio_tokens(name: str, published: int, width: int, differs: int) -> None:
+    document, mistakes = compose("audio_tokens", [], REPOSITORY / "recipes")
+    assert not mistakes
+    model = build(document["models"][name], TOKENS_500, 543)
+    special = NUM_SPECIAL_TOKENS * width  # rows of the table
+    assert sum(weights.numel() for weights in model.parameters()) == published + special + differs
+
+
+def test_an_lstm_reads_positions_as_a_stem_leaves_them() -> None:
+    model = build(network("tokens", "identity", "lstm", "last", encoder__width=16, encoder__input_size="stem"))
+    assert model.encoder.forwards[0].input_size == model.input.num_features != 16
+    projected = build(network("tokens", "linear", "lstm", "last", encoder__width=16, encoder__input_size=8))
+    assert projected.encoder.forwards[0].input_size == projected.stem.num_features == 8
+    inputs = make_inputs("tokens", [5, 9])
+    assert model(*inputs).shape == projected(*inputs).shape == (2, NUM_CLASSES)
+    with pytest.raises(
+        ParamsError, match=r"stem\.kind: expected one of .* encoder\.kind lstm, which reads positions as"
+    ):
+        params_of(network("tokens", "linear", "lstm", "last", encoder__input_size="stem"))

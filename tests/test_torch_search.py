@@ -14,7 +14,7 @@ from pipeline.vocabulary.registry import KINDS
 from pipeline.vocabulary.torch_search import SEARCHES, TokenSearch
 
 
-@pytest.mark.parametrize("normalisation", ["standardise", "l2", "none"])
+@pytest.mark.parametrize("normalisation", ["standardise", "l2", "unit", "none"])
 @pytest.mark.parametrize(
     "features", [{}, {"stack": 3}, {"deltas": 2}, {"stack": 2, "deltas": 1}, {"stack": 2, "deltas": 1, "pca": 5}]
 )

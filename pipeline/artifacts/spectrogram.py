@@ -22,8 +22,8 @@ from pipeline.artifacts.tables import Table, TableSchema
 class FrontEndMetadata(TypedDict):
     """Metadata of a front end: what its log-mel frames are."""
 
-    front_end: str  # kaldi or mel
-    units: str  # "ln(power)" or "dB"
+    front_end: str  # kaldi, mel or scaled_mel
+    units: str  # "ln(power)", "dB" or "of the clip's range"
     sample_rate: int  # Hz
     n_fft: int  # samples
     win_length: int  # samples

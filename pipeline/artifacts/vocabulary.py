@@ -1,7 +1,8 @@
 """Artifact of a fold's vocabulary: codebooks, the features that they quantise, and special tokens.
 
 Conventions, from a clip's frames x (frame, mel) in the front end's units to tokens:
-- z = (x - mean) / scale; when `normalisation` is "l2", z less its own mean over the mel bands, at unit length.
+- z = (x - mean) / scale; when `normalisation` is "l2", z less its own mean over the mel bands, at unit length; when it is
+  "unit", z at unit length.
 - With `deltas` > 0 a frame also has its slopes over time, divided by `delta_scale`. A token covers `stack` consecutive
   frames, without overlap; a clip's last frame is repeated to fill its last stack. A token's features are ordered by group
   (`groups` equal groups of mel bands), within a group by frame, within a frame z before slopes.
@@ -64,7 +65,7 @@ class VocabularyMetadata(Metadata):
     additive: bool  # whether tokens stand for the sum of their codes
     num_tokens: int
     num_codebooks: int
-    normalisation: str  # standardise, l2 or none
+    normalisation: str  # standardise, l2, unit or none
     features: FeatureMetadata
     bands: list[list[int]]  # [from, to) of each codebook
     bpe: MergeMetadata
@@ -167,8 +168,8 @@ class Vocabulary:
     path: Path
     space: FeatureSpace
     codebooks: np.ndarray  # (codebook, code, feature) float32
-    # (codebook, code, 2) float32: with "l2", the mean level and length of the frames of a token before they were normalised,
-    # which the code itself does not keep; else 0 and 1.
+    # (codebook, code, 2) float32: with "l2" and "unit", the mean level and length of the frames of a token before they were
+    # normalised, which the code itself does not keep; else 0 and 1.
     levels: np.ndarray
     counts: np.ndarray  # (codebook, code) int64, over the sample
     metadata: StoredMetadata

@@ -10,6 +10,7 @@ FRONT_ENDS: "Registry[type[FrontEnd]]" = Registry(
     {
         "kaldi": "pipeline.spectrogram.kaldi:KaldiFrontEnd",
         "mel": "pipeline.spectrogram.mel:MelFrontEnd",
+        "scaled_mel": "pipeline.spectrogram.scaled_mel:ScaledMelFrontEnd",
     },
 )
 

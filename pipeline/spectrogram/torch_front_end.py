@@ -125,6 +125,15 @@ class MelLogMel(nn.Module):
         return 10 * powers.clamp(min=self._floor).log10()
 
 
+class ScaledMelLogMel(MelLogMel):
+    """Mel spectrogram of waveforms, scaled to 0 to 1 within each clip."""
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        decibels = super().forward(waveforms)
+        low, high = decibels.amin((1, 2), keepdim=True), decibels.amax((1, 2), keepdim=True)
+        return (decibels - low) / (high - low).clamp(min=float(np.finfo(np.float32).tiny))
+
+
 def frame(waveforms: Tensor, length: int, hop: int) -> Tensor:
     """Return the windows (batch, frame, sample) of waveforms that lie wholly within them."""
     count = (waveforms.shape[1] - length) // hop + 1
@@ -132,7 +141,7 @@ def frame(waveforms: Tensor, length: int, hop: int) -> Tensor:
     return waveforms[:, starts + torch.arange(length, device=waveforms.device)]
 
 
-_LOG_MEL: dict[str, Callable[..., nn.Module]] = {"kaldi": KaldiLogMel, "mel": MelLogMel}
+_LOG_MEL: dict[str, Callable[..., nn.Module]] = {"kaldi": KaldiLogMel, "mel": MelLogMel, "scaled_mel": ScaledMelLogMel}
 
 
 def front_end_module(metadata: SpectrogramMetadata) -> StoredFrames:

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import FeatureSpace
 
+DIRECTIONS = ("l2", "unit")  # normalisations after which a frame has unit length
 SHORTEST = 1e-6  # a frame that is this close to flat has no shape; it stays at the origin
 _TOKENS_PER_BLOCK = 1 << 14  # bounds the windows that are in memory at once
 
@@ -78,7 +79,7 @@ def slopes(windows: np.ndarray, deltas: int) -> np.ndarray:
 
 
 def normalise_frames(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray, normalisation: str) -> np.ndarray:
-    """Return z = (x - mean) / scale; for "l2", z less its own mean over the bands, at unit length.
+    """Return z = (x - mean) / scale; "l2": z less its own mean over the bands, at unit length; "unit": z at unit length.
 
     A gain adds one number to all bands of a log-mel frame, so "l2" ignores level exactly when `scale` is the same in
     all bands, and keeps the shape of the spectrum alone. `mean` and `scale` are (mel,).
@@ -87,15 +88,16 @@ def normalise_frames(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray, no
     z /= scale
     if normalisation == "l2":
         z -= z.mean(axis=1, keepdims=True)
+    if normalisation in DIRECTIONS:
         length = np.linalg.norm(z, axis=1, keepdims=True)
         z /= np.where(length > SHORTEST, length, np.float32(np.inf))
     return z
 
 
-def frame_levels(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return what "l2" takes from each frame, (frame, 2): its mean over the bands, and its length after that."""
+def frame_levels(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray, normalisation: str) -> np.ndarray:
+    """Return what DIRECTIONS take from each frame, (frame, 2): its mean over the bands ("unit": 0), and its length then."""
     z = np.subtract(frames, mean, dtype=np.float32) / scale
-    level = z.mean(axis=1)
+    level = z.mean(axis=1) if normalisation == "l2" else np.zeros(len(z), np.float32)
     return np.stack([level, np.linalg.norm(z - level[:, None], axis=1)], axis=1)
 
 

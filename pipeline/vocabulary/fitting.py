@@ -22,6 +22,7 @@ from pipeline.artifacts.vocabulary import (
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.threads import single_threaded
 from pipeline.vocabulary.features import (
+    DIRECTIONS,
     frame_levels,
     normalise_frames,
     slopes,
@@ -123,7 +124,7 @@ def check_frames(sample: FrameSample) -> None:
 def fit_normalisation(frames: np.ndarray, normalisation: str) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and scale, each (mel,) float32, fitted on the sample; constant bands keep scale 1."""
     num_mels = frames.shape[1]
-    if normalisation == "none":
+    if normalisation in ("none", "unit"):
         return np.zeros(num_mels, np.float32), np.ones(num_mels, np.float32)
     mean = frames.mean(axis=0, dtype=np.float64)
     if normalisation == "l2":  # one scale for all bands, or a gain would change the direction of z
@@ -141,13 +142,13 @@ def normalise_windows(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
 def _fit_delta_scale(slope: np.ndarray, normalisation: str) -> np.ndarray:
     """Return what slopes (token, frame, mel) are divided by, so that they weigh as much as the frames themselves: (mel,).
 
-    Their deviation in each band; with "l2", where all bands have one scale, their mean length; with "none" one.
+    Their deviation in each band; with DIRECTIONS, where all bands have one scale, their mean length; with "none" one.
     """
     num_mels = slope.shape[2]
     if normalisation == "none":
         return np.ones(num_mels, np.float32)
     square = np.square(slope, dtype=np.float64).mean(axis=(0, 1))
-    if normalisation == "l2":
+    if normalisation in DIRECTIONS:
         square = np.full(num_mels, square.sum())
     size = np.sqrt(square)
     return np.where(size > SMALLEST_STD, size, 1.0).astype(np.float32)
@@ -232,16 +233,17 @@ def write_vocabulary(
 
 
 def token_levels(space: FeatureSpace, sample: FrameSample, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the mean of what "l2" took from the frames of each token: (codebook, code, 2), level and length.
+    """Return the mean of what DIRECTIONS took from the frames of each token: (codebook, code, 2), level and length.
 
     `tokens` (codebook, token) are the sample's, `counts` (codebook, code) how often each occurs; tokens that do not have the
     mean over all. Level 0 and length 1 with another normalisation.
     """
     levels = np.zeros((*counts.shape, 2), dtype=np.float32)
     levels[:, :, 1] = 1
-    if space.normalisation != "l2":
+    if space.normalisation not in DIRECTIONS:
         return levels
-    taken = frame_levels(sample.frames, space.mean, space.scale).reshape(-1, space.stack, 2).mean(axis=1)
+    taken = frame_levels(sample.frames, space.mean, space.scale, space.normalisation)
+    taken = taken.reshape(-1, space.stack, 2).mean(axis=1)
     for number, row in enumerate(tokens):
         for column in range(2):
             sums = np.bincount(row, taken[:, column], minlength=counts.shape[1])

@@ -9,17 +9,17 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, Vocabulary
 from pipeline.vocabulary.bpe import merger_of, separate
-from pipeline.vocabulary.features import unstack_features
+from pipeline.vocabulary.features import DIRECTIONS, unstack_features
 from pipeline.vocabulary.registry import KINDS
 
-SEPARABLE = "plain tokens (bpe: null) of a kind whose codes add up, and of one codebook if normalisation is l2"
+SEPARABLE = "plain tokens (bpe: null) of a kind whose codes add up, and of one codebook if normalisation is l2 or unit"
 
 
 def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
     """Return the frames (frame, mel) that tokens (codebook, token) stand for: what their kind decodes them to.
 
-    Slopes are dropped, and what PCA left out is its mean. With normalisation "l2" a frame has the mean level and length of
-    its tokens in the sample, since no token tells how loud it was. Merged tokens stand for all frames of theirs;
+    Slopes are dropped, and what PCA left out is its mean. With normalisations "l2" and "unit" a frame has the mean level and
+    length of its tokens in the sample, since no token tells how loud it was. Merged tokens stand for all frames of theirs;
     raises SonolexError when a token sequence of them does not give whole frames.
     """
     space = vocabulary.space
@@ -28,7 +28,7 @@ def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
         base = merger_of(vocabulary.merges, num_codebooks * size).split(tokens[0])
         tokens = separate(base, num_codebooks, size)
     z = decode_frames(space, vocabulary.kind, vocabulary.fitted, tokens)
-    if space.normalisation == "l2":
+    if space.normalisation in DIRECTIONS:
         levels = np.stack([levels[row] for levels, row in zip(vocabulary.levels, tokens, strict=True)]).mean(axis=0)
         level, length = np.repeat(levels, space.stack, axis=0).T[:, :, None]
         z = z * length + level
@@ -47,7 +47,7 @@ def separable_frames(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray] | 
     In the front end's units: `rebuild`, as a table. None where frames are no such sums, see SEPARABLE.
     """
     space, (num_codebooks, size) = vocabulary.space, vocabulary.codebooks.shape[:2]
-    levelled = space.normalisation == "l2"
+    levelled = space.normalisation in DIRECTIONS
     if vocabulary.merged or not vocabulary.additive or (levelled and num_codebooks > 1):
         return None
     centre = unstack_features(space, np.zeros((1, space.num_features), np.float32))  # (frame, mel)

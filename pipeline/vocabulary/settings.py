@@ -32,7 +32,7 @@ class CommonParams(Params):
 
     kind: str
     num_tokens: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # tokens in each codebook; ids are stored as uint16
-    normalisation: Literal["standardise", "l2", "none"]
+    normalisation: Literal["standardise", "l2", "unit", "none"]
     features: FeatureParams
     bpe: BpeParams | None  # null = no merging
     sample_frames: PositiveInt  # at most this many frames are drawn; and again, in whole clips, to learn merges on

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, Vocabulary
 from pipeline.errors import SonolexError
-from pipeline.vocabulary.features import SHORTEST
+from pipeline.vocabulary.features import DIRECTIONS, SHORTEST
 
 
 class TokenSearch(nn.Module):
@@ -54,7 +54,7 @@ class Features(nn.Module):
 
     def __init__(self, space: FeatureSpace) -> None:
         super().__init__()
-        self._l2 = space.normalisation == "l2"
+        self._centres, self._is_direction = space.normalisation == "l2", space.normalisation in DIRECTIONS
         self._deltas, self._stack, self._groups = space.deltas, space.stack, space.groups
         self._projects = len(space.components) > 0
         self.register_buffer("mean", torch.tensor(space.mean))
@@ -66,8 +66,10 @@ class Features(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         z = (frames - self.mean) / self.scale
-        if self._l2:
-            z = _unit(z - z.mean(dim=2, keepdim=True), shortest=SHORTEST)
+        if self._centres:
+            z = z - z.mean(dim=2, keepdim=True)
+        if self._is_direction:
+            z = _unit(z, shortest=SHORTEST)
         if self._stack > 1:
             z = self._fill_last_stack(z)
         parts = torch.stack([z, self._slopes(z)] if self._deltas else [z], dim=2)

@@ -61,8 +61,8 @@ class TokensParams(TextureInputParams):
             found = "merged tokens"
         elif not vocabulary.additive:
             found = f"kind {vocabulary.kind}, whose codes do not add up"
-        elif vocabulary.normalisation == "l2" and vocabulary.num_codebooks > 1:
-            found = f"kind {vocabulary.kind} with l2 and {vocabulary.num_codebooks} codebooks"
+        elif vocabulary.normalisation in ("l2", "unit") and vocabulary.num_codebooks > 1:
+            found = f"kind {vocabulary.kind} with {vocabulary.normalisation} and {vocabulary.num_codebooks} codebooks"
         if found is not None:
             raise ValueError(f"expected {SEPARABLE}, found {found}")
 

@@ -23,6 +23,7 @@ from pipeline.models.baselines.texture_inputs import TextureInputParams
 from pipeline.models.baselines.texture_statistics import CopiesParams, augmented_copies, extract_features, mixture
 from pipeline.models.registry import TEXTURE_INPUTS
 from pipeline.seeding import named_seed
+from pipeline.spectrogram.scaled_mel import RANGE, UNITS
 
 WHERE = "models.*.kind texture_statistics"  # of settings, for messages
 _FLOOR_FRAMES = 1 << 16  # sampled evenly from all training clips, to estimate the floor
@@ -62,7 +63,8 @@ class TextureStatistics(Baseline):
         """
         params, decoding = self.params, self._input.fit(setting)
         clips = self._input.frames(decoding, inputs)
-        log_unit = 1.0 if setting.front_end["units"] == "ln(power)" else math.log(10) / 10
+        decibel = math.log(10) / 10  # in ln(power)
+        log_unit = {"ln(power)": 1.0, UNITS: RANGE * decibel}.get(setting.front_end["units"], decibel)
         weights = {
             "floor": np.array([_floor(clips, params.floor) * log_unit], np.float32),
             "frame_rate": np.array([setting.front_end["frame_rate"]], np.float32),

@@ -19,13 +19,16 @@ from pipeline.models.parts import Encoder, EncoderParams, Stem
 
 class LstmParams(EncoderParams):
     kind: Literal["lstm"]
-    width: PositiveInt  # of input and output, half of it for each direction
+    input_size: (
+        PositiveInt | Literal["stem"] | None
+    )  # width of its input; stem = of a stem without projection; null = width
+    width: PositiveInt  # of the output, half of it for each direction
     depth: PositiveInt  # layers
     dropout: float = Field(ge=0, lt=1)  # between layers and after the last one
 
     @property
-    def input_width(self) -> int:
-        return self.width
+    def input_width(self) -> int | None:
+        return None if self.input_size == "stem" else self.input_size or self.width
 
     @field_validator("width")
     @classmethod
@@ -43,9 +46,10 @@ class Lstm(Encoder):
 
     def __init__(self, params: LstmParams, stem: Stem) -> None:
         super().__init__(params, stem)
-        half = params.width // 2
-        self.forwards = nn.ModuleList(nn.LSTM(params.width, half, batch_first=True) for _ in range(params.depth))
-        self.backwards = nn.ModuleList(nn.LSTM(params.width, half, batch_first=True) for _ in range(params.depth))
+        self.num_features = params.width
+        sizes = [stem.num_features] + [params.width] * (params.depth - 1)
+        self.forwards = nn.ModuleList(nn.LSTM(size, params.width // 2, batch_first=True) for size in sizes)
+        self.backwards = nn.ModuleList(nn.LSTM(size, params.width // 2, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(params.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:

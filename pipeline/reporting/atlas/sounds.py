@@ -20,6 +20,7 @@ from pipeline.spectrogram.concatenation import choose_units, join_units, match_g
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.inversion import Inverter
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.spectrogram.scaled_mel import RANGE, UNITS
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.rebuilding import rebuild
 
@@ -77,7 +78,7 @@ class ResynthesisedClip:
 
 def decibels(metadata: Mapping[str, object]) -> float:
     """Return how many dB one of a front end's units is."""
-    return 10 / math.log(10) if metadata["units"] == "ln(power)" else 1.0
+    return {"ln(power)": 10 / math.log(10), UNITS: RANGE}.get(str(metadata["units"]), 1.0)
 
 
 def collect_occurrences(
