@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import soundfile
 from conftest import REPOSITORY, make_wav_corpus, make_waveform
+from test_parquet_audio import write_parquet
 from test_tars import write_tar
 from workspace import clone_workspace, make_workspace, run
 
@@ -150,6 +151,18 @@ def write_table(root: Path) -> None:
     (root / "clips.csv").write_text("file,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
 
 
+def write_parquet_set(path: Path) -> None:
+    """Write a Parquet file of a training set as on Hugging Face: forty clips, each of Speech and one of four other classes."""
+    others = ("/m/0bt9lr", "/m/01yrx", "/m/06mb1", "/m/04rlf")
+    videos = [f"{clip:_>11}" for clip in range(40)]
+    files = [write_sound(path.parent / f"{video}.flac", clip) for clip, video in enumerate(videos)]
+    audio = [(file.name, file.read_bytes()) for file in files]
+    for file in files:
+        file.unlink()
+    labels = [["/m/09x0r", others[clip % len(others)]] for clip in range(len(videos))]
+    write_parquet(path, list(audio), group=8, video_id=videos, labels=labels)
+
+
 @pytest.fixture(scope="session")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder `audio` of a project that has every corpus, with the tables that docs/corpora.md writes."""
@@ -245,3 +258,19 @@ def test_every_recipe_ends_in_a_report(name: str, audio: Path, origin: Path, tmp
     assert all(model in page.text for model in rows)
     assert all(vocabulary in _Page(layout.atlas_index).text for vocabulary in experiment.vocabularies)
     shutil.rmtree(workspace)
+
+
+@pytest.mark.slow
+def test_audio_tokens_ends_in_a_report_on_parquet_files_alone(origin: Path, tmp_path: Path) -> None:
+    workspace = clone_workspace(origin, tmp_path / "clone")
+    write_parquet_set(workspace / "audio" / "AudioSet" / "data" / "bal_train" / "00.parquet")
+    document, mistakes = compose("audio_tokens", ["corpus.parts.bal_train=30", "corpus.test_share=0.3"], RECIPES)
+    assert not mistakes
+    shrink(document)
+    (workspace / "params.yaml").write_text(dump(document))
+    run(workspace, "dvc", "repro", "-q")
+    layout = Layout(workspace)
+    clips = open_clips(layout.clips)
+    assert (len(clips), len(clips.metadata["classes"]), set(clips.list("fold"))) == (30, 5, {"train", "test"})
+    with layout.summary.open(newline="") as file:
+        assert len({row["model"] for row in csv.DictReader(file)}) == 7
