@@ -89,6 +89,8 @@ def make_clips(path: Path, root: Path, sources: Sequence[str], **columns: Sequen
         "group": [Path(source).stem for source in sources],
         "fold": ["1"] * count,
         "content": [file_digest(root / source) if (root / source).is_file() else "" for source in sources],
+        "unknown": [[]] * count,
+        "weight": [0.0] * count,
     }
     classes = [f"class {i}" for i in range(1 + max((max(x, default=0) for x in columns.get("labels", [])), default=0))]
     metadata = {"corpus": "test", "classes": classes, "label_kind": "one", "licence": ""}

@@ -218,6 +218,8 @@ def test_clips_check_ids_and_labels(tmp_path: Path) -> None:
         "group": ["a", "b"],
         "fold": ["1", "2"],
         "content": ["x", "y"],
+        "unknown": [[], []],
+        "weight": [0.0, 0.0],
     }
     metadata = {"corpus": "table", "classes": ["dog", "rain"], "label_kind": "one", "licence": ""}
     CLIPS.write(tmp_path / "clips.parquet", columns, metadata)
@@ -225,6 +227,9 @@ def test_clips_check_ids_and_labels(tmp_path: Path) -> None:
         open_clips(tmp_path / "clips.parquet")
     CLIPS.write(tmp_path / "clips.parquet", columns | {"clip_id": ["a", "b"], "labels": [[0], [2]]}, metadata)
     with pytest.raises(ArtifactError, match="labels: expected below 2, found 2"):
+        open_clips(tmp_path / "clips.parquet")
+    CLIPS.write(tmp_path / "clips.parquet", columns | {"clip_id": ["a", "b"], "unknown": [[], [3]]}, metadata)
+    with pytest.raises(ArtifactError, match="unknown: expected below 2, found 3"):
         open_clips(tmp_path / "clips.parquet")
 
 

@@ -177,8 +177,8 @@ def test_esc50_names_a_missing_table_and_contradicting_targets(wav_corpus: Path)
     path.write_text(path.read_text().replace(",1,noise,", ",0,noise,", 1).replace(",2,clicks,", ",two,clicks,", 1))
     with pytest.raises(CorpusError) as error:
         esc50.list_clips(esc50_params(wav_corpus))
-    assert "targets that are not numbers (1): two" in str(error.value)
-    assert "targets of several categories (1): 0 (noise, tone)" in str(error.value)
+    assert "values of target that are not numbers (1): two" in str(error.value)
+    assert "values of target with several classes (1): 0 (noise, tone)" in str(error.value)
 
 
 @pytest.mark.slow

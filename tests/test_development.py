@@ -119,7 +119,7 @@ def test_tables_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"targets\.parquet: clip_id: expected the clips of .*, found other clips"):
         open_targets(other.targets, own)
     targets = open_targets(made.targets, own)
-    TARGETS.write(made.targets, {"clip_id": list("bdh"), "labels": [[0], [7], [0]]}, targets.metadata)
+    TARGETS.write(made.targets, targets.columns.set_column(1, "labels", [[[0], [7], [0]]]), targets.metadata)
     with pytest.raises(ArtifactError, match="labels: expected below 1, found 7"):
         open_targets(made.targets, own)
     made = collect(tmp_path / "fewer", ROLES)

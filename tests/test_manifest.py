@@ -77,9 +77,17 @@ def test_the_content_of_a_member_is_its_own_and_not_that_of_its_tar(tmp_path: Pa
             "clips without exactly one label, where label_kind is one (2): a (wren, tit), b (none)",
         ),
         (
-            [ClipRow("a", "a.wav", ("wren",), fold="fold 1;id"), ClipRow("b", "b.wav", ("tit",), fold="2")],
-            "folds whose names are not at most 64 letters, digits, _ and -, not starting with - (rename them in the "
-            "corpus's table) (1): 'fold 1;id'",
+            [ClipRow("a", "a.wav", ("wren",), unknown=("tit",))],
+            "clips with masked labels, which label_kind many allows (1): a",
+        ),
+        (
+            [ClipRow("a", "a.wav", ("wren",), unknown=("owl",))],
+            "masked labels that are no classes, where the classes are wren, tit (1): 'owl' (of 1 clip)",
+        ),
+        ([ClipRow("a", "a.wav", ("wren",), unknown=("wren",))], "clips with a label that is masked too (1): a"),
+        (
+            [ClipRow("a", "a.wav", ("wren",), weight=float("inf"))],
+            "clips with a negative or endless sampling weight (1): a",
         ),
         ([ClipRow("a", "../a.wav", ("wren",))], "clips that are not files below the root (1): a"),
         ([ClipRow("a", "/etc/passwd", ("wren",))], "clips that are not files below the root (1): a"),

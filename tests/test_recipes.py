@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import layouts
 import pytest
-import soundfile
-from conftest import REPOSITORY, make_wav_corpus, make_waveform
+from conftest import REPOSITORY, make_wav_corpus
+from layouts import write_sound
 from test_parquet_audio import write_parquet
 from test_tars import write_tar
 from workspace import clone_workspace, make_workspace, run
@@ -92,12 +93,6 @@ def small(name: str) -> str:
 # corpora as they are published, where the recipes look for them
 
 
-def write_sound(path: Path, seed: int, kind: str = "noise") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, make_waveform(kind, 0.5, frequency=400.0 + 50 * seed, seed=seed), 16000)
-    return path
-
-
 def write_audioset(root: Path) -> None:
     """Write tars of the training sets, and folders of the evaluation set; each set has all classes among its clips."""
     with (REPOSITORY / "metadata" / "audioset" / "class_labels_indices.csv").open(newline="") as file:
@@ -120,37 +115,6 @@ def write_audioset(root: Path) -> None:
             write_tar(root / "data" / f"{name}00.tar", *members)
 
 
-def write_speech_commands(root: Path) -> None:
-    parts: dict[str, list[str]] = {"training": [], "validation": [], "testing": []}
-    for label in ("left", "right"):
-        for speaker, part in enumerate(("training", "training", "validation", "testing")):
-            name = f"{label}/{speaker:08x}_nohash_0.wav"
-            write_sound(root / name, speaker, "tone" if label == "left" else "noise")
-            parts[part].append(name)
-    for part in ("validation", "testing"):
-        (root / f"{part}_list.txt").write_text("\n".join(parts[part]) + "\n")
-
-
-def write_fsd50k(root: Path) -> None:
-    (root / "FSD50K.ground_truth").mkdir(parents=True)
-    for name, parts in (("dev", ("train", "train", "val")), ("eval", ("test",))):
-        rows = [["fname", "labels", "mids", *(["split"] if name == "dev" else [])]]
-        for number, (part, labels) in enumerate([(part, labels) for part in parts for labels in ("Bark,Dog", "Rain")]):
-            write_sound(
-                root / f"FSD50K.{name}_audio" / f"{number}.wav", number, "noise" if labels == "Rain" else "tone"
-            )
-            rows.append([str(number), labels, "", *([part] if name == "dev" else [])])
-        with (root / "FSD50K.ground_truth" / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
-
-
-def write_table(root: Path) -> None:
-    rows = [(f"{label}/{number}.wav", label) for label in ("tone", "noise") for number in range(6)]
-    for number, (name, label) in enumerate(rows):
-        write_sound(root / name, number, label)
-    (root / "clips.csv").write_text("file,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
-
-
 def write_parquet_set(path: Path) -> None:
     """Write a Parquet file of a training set as on Hugging Face: forty clips, each of Speech and one of four other classes."""
     others = ("/m/0bt9lr", "/m/01yrx", "/m/06mb1", "/m/04rlf")
@@ -165,19 +129,12 @@ def write_parquet_set(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder `audio` of a project that has every corpus, with the tables that docs/corpora.md writes."""
+    """Return the folder `audio` of a project that has every corpus."""
     project = tmp_path_factory.mktemp("corpora")
     make_wav_corpus(project / "audio" / "ESC-50")
     write_audioset(project / "audio" / "AudioSet")
-    write_speech_commands(project / "audio" / "speech_commands_v0.02")
-    write_fsd50k(project / "audio" / "FSD50K")
-    write_table(project / "audio" / "table")
-    guide = (REPOSITORY / "docs" / "corpora.md").read_text()
-    program = re.search(r"```python\n(import csv\n.*?)```", guide, re.DOTALL)
-    assert program
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(project)
-        exec(program[1], {})
+    for folder, write in layouts.WRITERS.items():
+        write(project / "audio" / folder)
     return project / "audio"
 
 

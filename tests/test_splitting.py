@@ -48,6 +48,8 @@ def manifest(folder: Path, clips: list[dict[str, Any]], num_classes: int = 2) ->
             "group": f"group {number}",
             "fold": "",
             "content": f"{number:032x}",
+            "unknown": [],
+            "weight": 0.0,
         }
         | clip
         for number, clip in enumerate(clips)

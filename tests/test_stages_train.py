@@ -99,6 +99,8 @@ def make_artifacts(
         "group": ids,
         "fold": ["1"] * 6,
         "content": ids,
+        "unknown": [[]] * 6,
+        "weight": [0.0] * 6,
     }
     metadata = {"corpus": "test", "classes": list(classes), "label_kind": label_kind, "licence": ""}
     CLIPS.write(folder / "clips.parquet", columns, metadata)

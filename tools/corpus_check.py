@@ -10,7 +10,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
 from pipeline.corpora.durations import sample_durations
-from pipeline.corpora.registry import ADAPTERS, CorpusParams
+from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.relabelling import identity_with
 from pipeline.corpora.splitting import folds_of, require_known
 from pipeline.errors import ArtifactError, CorpusError
@@ -49,7 +49,7 @@ def positions_remarks(experiment: Experiment, layout: Layout) -> list[str]:
     params, manifest = experiment.sections["corpus"], _manifest(experiment, layout)
     if not params.root.is_dir():
         return []
-    clips = ADAPTERS[params.kind].list_clips(params).table() if manifest is None else manifest.columns
+    clips = list_corpus(params).table() if manifest is None else manifest.columns
     durations = sample_durations(clips, params.root)
     if not len(durations):
         return []
@@ -86,4 +86,4 @@ def _published(params: CorpusParams) -> pa.ChunkedArray:
     """Return the folds or roles of the clips, by params or else by the listing."""
     if params.published_folds is not None:
         return pa.chunked_array([pa.array(params.published_folds, pa.string())])
-    return ADAPTERS[params.kind].list_clips(params).table()["fold"]
+    return list_corpus(params).table()["fold"]

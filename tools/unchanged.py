@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import ClipTable
-from pipeline.artifacts.development import DEVELOPMENT_ROLES, open_development, open_targets
+from pipeline.artifacts.development import DEVELOPMENT_ROLES, TARGETS, open_development, open_targets
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import INDEX
@@ -64,9 +64,13 @@ def _development_stays(clips: ClipTable, params: SplitParams, layout: Layout, fo
     if targets.metadata.get(SETTINGS, {}) != clips.metadata.get(SETTINGS, {}):
         return False
     keys = [clip.key for clip in building.manifest_clips(clips, 0, len(clips))]
-    now = pa.table({"clip_id": clips["clip_id"], "role": pa.array(roles), "key": keys, "labels": clips["labels"]})
+    labels = [name for name in TARGETS.columns if name != "clip_id"]
+    now = pa.table({"clip_id": clips["clip_id"], "role": pa.array(roles), "key": keys})
+    now = pa.table(dict(zip(now.column_names, now.columns, strict=True)) | {name: clips[name] for name in labels})
     now = now.filter(pc.is_in(now["role"], pa.array(DEVELOPMENT_ROLES, pa.string())))
     failed = index.columns.filter(pc.equal(index["status"], "failed"))
     now = now.filter(pc.invert(pc.is_in(now["key"], failed["key"].combine_chunks())))
-    own = recorded.columns.select(["clip_id", "role", "key"]).append_column("labels", targets["labels"])
+    own = recorded.columns.select(["clip_id", "role", "key"])
+    for name in labels:
+        own = own.append_column(name, targets[name])
     return bool(now.cast(own.schema).equals(own))

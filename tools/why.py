@@ -156,7 +156,9 @@ def _describe_prediction(predictions: PredictionTable, row: Row) -> tuple[str, b
         scores /= scores.sum()
     else:
         scores = 0.5 * (1 + np.tanh(logits / 2))  # the sigmoid, without overflow
-    true = [f"{classes[i]} ranks {int((logits >= logits[i]).sum())} ({scores[i]:.0%})" for i in np.flatnonzero(targets)]
+    true = [
+        f"{classes[i]} ranks {int((logits >= logits[i]).sum())} ({scores[i]:.0%})" for i in np.flatnonzero(targets == 1)
+    ]
     best = int(logits.argmax())
-    first = "" if targets[best] else f"; first is {classes[best]} ({scores[best]:.0%})"
+    first = "" if targets[best] == 1 else f"; first is {classes[best]} ({scores[best]:.0%})"
     return f"{row['role']}: {', '.join(true) or 'no true class'} of {len(classes)}{first}", False

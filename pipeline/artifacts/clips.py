@@ -35,13 +35,15 @@ class ClipRecord(TypedDict):
     group: str
     fold: str
     content: str
+    unknown: list[int]
+    weight: float
 
 
 ClipTable = Table[ClipsMetadata]
 
 CLIPS = TableSchema(
     name="clips",
-    version=2,
+    version=3,
     stage="corpus",
     columns={
         "clip_id": pa.string(),
@@ -55,6 +57,8 @@ CLIPS = TableSchema(
         "group": pa.string(),  # recording, song or video that the clip was cut from; a group has one role
         "fold": pa.string(),  # published fold or split ("train", "test"); empty = none published
         "content": pa.string(),  # digest of the encoded audio, packed or not; empty = the file is missing
+        "unknown": pa.list_(pa.uint16()),  # classes of which nobody has said whether the clip has them, ascending
+        "weight": pa.float64(),  # published sampling weight, in any unit; 0 = none published
     },
     metadata=ClipsMetadata,
 )
@@ -67,10 +71,11 @@ def open_clips(path: Path) -> ClipTable:
     num_repeated = len(ids) - pc.count_distinct(ids).as_py()
     if num_repeated:
         raise CLIPS.error(path, "clip_id", expected="unique ids", found=f"{num_repeated} repeated")
-    highest = pc.max(clips["labels"].combine_chunks().flatten()).as_py()
     num_classes = len(clips.metadata["classes"])
-    if highest is not None and highest >= num_classes:
-        raise CLIPS.error(path, "labels", expected=f"below {num_classes}", found=highest)
+    for name in ("labels", "unknown"):
+        highest = pc.max(clips[name].combine_chunks().flatten()).as_py()
+        if highest is not None and highest >= num_classes:
+            raise CLIPS.error(path, name, expected=f"below {num_classes}", found=highest)
     within = pc.not_equal(clips["member"], "")
     misplaced = pc.or_(pc.less(clips["offset"], 0), pc.less(clips["size"], 0))
     outside = pc.and_(pc.invert(within), pc.or_(pc.not_equal(clips["offset"], 0), pc.not_equal(clips["size"], 0)))

@@ -57,9 +57,14 @@ DEVELOPMENT = TableSchema(
 
 TARGETS = TableSchema(
     name="targets",
-    version=1,
+    version=2,
     stage="development",
-    columns={"clip_id": pa.string(), "labels": pa.list_(pa.uint16())},  # positions in the class list, ascending
+    columns={  # `labels` and `unknown` are positions in the class list, ascending; see `pipeline/artifacts/clips.py`
+        "clip_id": pa.string(),
+        "labels": pa.list_(pa.uint16()),
+        "unknown": pa.list_(pa.uint16()),
+        "weight": pa.float64(),
+    },
     metadata=TargetsMetadata,
 )
 
@@ -84,7 +89,7 @@ def write_development(path: Path, split: Table[SplitMetadata], index: Table[Inde
 
 def write_targets(path: Path, development: DevelopmentTable, clips: ClipTable) -> None:
     """Write the labels of a development set."""
-    columns = _rows_of(CLIPS, clips, development["clip_id"]).select(["clip_id", "labels"])
+    columns = _rows_of(CLIPS, clips, development["clip_id"]).select(list(TARGETS.columns))
     metadata: TargetsMetadata = {
         "fold": development.metadata["fold"],
         "classes": clips.metadata["classes"],
@@ -110,10 +115,11 @@ def open_targets(path: Path, development: DevelopmentTable) -> TargetTable:
     targets = TARGETS.open(path)
     if not targets["clip_id"].equals(development["clip_id"]):
         raise TARGETS.error(path, "clip_id", expected=f"the clips of {development.path}", found="other clips")
-    highest = pc.max(targets["labels"].combine_chunks().flatten()).as_py()
     num_classes = len(targets.metadata["classes"])
-    if highest is not None and highest >= num_classes:
-        raise TARGETS.error(path, "labels", expected=f"below {num_classes}", found=highest)
+    for name in ("labels", "unknown"):
+        highest = pc.max(targets[name].combine_chunks().flatten()).as_py()
+        if highest is not None and highest >= num_classes:
+            raise TARGETS.error(path, name, expected=f"below {num_classes}", found=highest)
     return targets
 
 

@@ -37,14 +37,14 @@ PREDICTIONS = TableSchema(
         "clip_id": pa.string(),
         "role": pa.string(),
         "logits": pa.list_(pa.float32()),  # one per class, before softmax (label kind one) or sigmoid (many)
-        "targets": pa.list_(pa.float32()),  # one per class, 0 or 1
+        "targets": pa.list_(pa.float32()),  # one per class, 0 or 1, or NaN where it is unknown
     },
     metadata=PredictionsMetadata,
 )
 
 
 def open_predictions(path: Path) -> PredictionTable:
-    """Open predictions and check that each clip has one finite logit and one 0-1 target per class."""
+    """Open predictions and check that each clip has one finite logit per class, and one target: finite, or NaN (unknown)."""
     predictions = PREDICTIONS.open(path)
     num_classes = len(predictions.metadata["classes"])
     for name in ("logits", "targets"):
@@ -52,7 +52,7 @@ def open_predictions(path: Path) -> PredictionTable:
         if flat.size != len(predictions) * num_classes:
             found = f"{flat.size} values for {len(predictions)} clips"
             raise PREDICTIONS.error(path, name, expected=f"{num_classes} a clip", found=found)
-        if not np.isfinite(flat).all():
+        if np.isinf(flat).any() or (name == "logits" and np.isnan(flat).any()):
             raise PREDICTIONS.error(path, name, expected="finite numbers", found="NaN or infinity")
     return predictions
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pipeline.corpora.base import read_rows, reject
+from pipeline.corpora.base import read_class_table, reject
 from pipeline.corpora.parquet_audio import SUFFIX, index_parquet, read_columns
 from pipeline.corpora.tars import index_tars
 from pipeline.errors import CorpusError
@@ -51,11 +51,8 @@ def read_classes(path: Path) -> tuple[list[str], list[str]]:
 
     This table defines the published 527 classes; the ontology has more, some of which are never used.
     """
-    rows = read_rows(path, ("index", "mid", "display_name"))
-    if sorted(row["index"] for row in rows) != sorted(map(str, range(len(rows)))):
-        raise CorpusError(f"{path}: index: expected 0 to {len(rows) - 1}, each once, found other values")
-    rows.sort(key=lambda row: int(row["index"]))
-    return [row["mid"] for row in rows], [row["display_name"] for row in rows]
+    names = read_class_table(path, "mid")
+    return list(names), list(names.values())
 
 
 def find_table(root: Path, path: Path) -> Path:

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, Literal, Protocol
 
 import pyarrow as pa
@@ -89,6 +89,8 @@ class ClipRow:
     duration: float = 0.0  # seconds; 0 = to the end of the source
     group: str = ""  # recording, song or video that the clip was cut from; empty = its source
     fold: str = ""  # published fold or role; empty = none published
+    unknown: tuple[str, ...] = ()  # classes of which nobody has said whether the clip has them
+    weight: float = 0.0  # published sampling weight; 0 = none published
 
 
 # The same as columns, for corpora too large for Python objects.
@@ -109,6 +111,11 @@ CLIP_COLUMNS = pa.schema(
 )
 
 
+# Columns that few corpora have; a listing without them has `unknown` empty and `weight` 0 for all clips.
+_RARE_COLUMNS = pa.schema({"unknown": pa.list_(pa.string()), "weight": pa.float64()})
+_ALL_COLUMNS = pa.schema([*CLIP_COLUMNS, *_RARE_COLUMNS])
+
+
 @dataclass(frozen=True)
 class CorpusListing:
     """Result of an adapter: all clips that the corpus lists, with and without audio."""
@@ -116,17 +123,22 @@ class CorpusListing:
     classes: tuple[str, ...]  # in the order of the targets
     label_kind: LabelKind
     licence: str
-    clips: list[ClipRow] | pa.Table  # rows, or the columns of CLIP_COLUMNS
+    clips: list[ClipRow] | pa.Table  # rows, or the columns of CLIP_COLUMNS, `unknown` and `weight` if there are any
     missing: Literal["keep", "drop"] = "keep"  # clips without audio: in the manifest without content, or left out of it
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter skipped
     sets: pa.ChunkedArray | None = None  # published set of each clip, for counts of missing clips; None = its fold
 
     def table(self) -> pa.Table:
-        """Return the clips as columns."""
-        if isinstance(self.clips, pa.Table):
-            return self.clips.select(CLIP_COLUMNS.names).cast(CLIP_COLUMNS)
-        columns = {name: [getattr(clip, name) for clip in self.clips] for name in CLIP_COLUMNS.names}
-        return pa.table(columns, schema=CLIP_COLUMNS)
+        """Return the clips as columns, all of them."""
+        if not isinstance(self.clips, pa.Table):
+            columns = {name: [getattr(clip, name) for clip in self.clips] for name in _ALL_COLUMNS.names}
+            return pa.table(columns, schema=_ALL_COLUMNS)
+        table = self.clips
+        for name, nothing in (("unknown", []), ("weight", 0.0)):
+            if name not in table.column_names:
+                kind = _RARE_COLUMNS.field(name)
+                table = table.append_column(kind, pa.repeat(pa.scalar(nothing, kind.type), len(table)))
+        return table.select(_ALL_COLUMNS.names).cast(_ALL_COLUMNS)
 
 
 class CorpusAdapter(Protocol):
@@ -142,17 +154,14 @@ class CorpusAdapter(Protocol):
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a CSV (`.csv`), tab-separated (`.tsv`) or JSON-lines (`.jsonl`) table that has at least these columns.
+    """Read a table that has at least these columns: separated values, a list of objects (`.json`) or JSON lines (`.jsonl`).
 
-    Every value is returned as text; lists stay JSON. Raises CorpusError that names the file, and the line or column.
+    Values are separated by tabs (`.tsv`), or by the first of comma, semicolon and tab that yields the columns. Every value
+    is returned as text; lists stay JSON. Raises CorpusError that names the file, and the line or column.
     """
-    if not path.is_file():
-        raise CorpusError(f"{path}: expected the corpus's table of clips, found no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: expected text in UTF-8, found {error}") from None
-    rows = _read_json_lines(path, text) if path.suffix == ".jsonl" else _read_separated(path, text)
+    text = read_text(path, "the corpus's table of clips")
+    reader = {".jsonl": _read_json_lines, ".json": _read_json}.get(path.suffix.lower())
+    rows = reader(path, text) if reader else _read_separated(path, text, columns)
     for line, row in rows:
         missing = [column for column in columns if row.get(column) is None]
         if missing:
@@ -160,6 +169,61 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not rows:
         raise CorpusError(f"{path}: expected at least one clip, found none")
     return [row for _, row in rows]
+
+
+def read_text(path: Path, what: str) -> str:
+    """Return a file's text, without a byte order mark. Raises CorpusError where it is missing, or not in UTF-8."""
+    if not path.is_file():
+        raise CorpusError(f"{path}: expected {what}, found no such file")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}: expected text in UTF-8, found {error}; save it as UTF-8") from None
+
+
+def read_class_table(path: Path, key: str) -> dict[str, str]:
+    """Return `key` -> `display_name` of a table of classes, in the order of its `index`. Raises CorpusError."""
+    rows = read_rows(path, ("index", key, "display_name"))
+    if sorted(row["index"] for row in rows) != sorted(map(str, range(len(rows)))):
+        raise CorpusError(f"{path}: index: expected 0 to {len(rows) - 1}, each once, found other values")
+    rows.sort(key=lambda row: int(row["index"]))
+    reject(path, {f"values of {key} listed twice": _repeated([row[key] for row in rows])})
+    return {row[key]: row["display_name"] for row in rows}
+
+
+def numbered_classes(path: Path, rows: Sequence[Mapping[str, str]], *, number: str, name: str) -> tuple[str, ...]:
+    """Return the classes of a table that names and numbers every clip's class, in the order of the numbers.
+
+    Raises CorpusError for numbers that are none, and for those of several classes.
+    """
+    names: dict[str, set[str]] = {}
+    for row in rows:
+        names.setdefault(row[number], set()).add(row[name])
+    problems = {
+        f"values of {number} that are not numbers": [value for value in names if not value.isdecimal()],
+        f"values of {number} with several classes": [
+            f"{value} ({', '.join(sorted(found))})" for value, found in names.items() if len(found) > 1
+        ],
+    }
+    reject(path, problems)
+    return tuple(names[value].pop() for value in sorted(names, key=int))
+
+
+def path_below(root: Path, text: str) -> str:
+    """Return a path in its shortest form ("./a.wav" is "a.wav"), below the root where it is absolute and leads there."""
+    path = PurePosixPath(text)
+    if path.is_absolute():
+        above = next((folder for folder in (root, root.resolve()) if path.is_relative_to(folder)), None)
+        return str(path.relative_to(above) if above is not None else path)
+    return str(path)
+
+
+def as_seconds(text: str) -> float | None:
+    """Return a number of seconds, 0 of an empty text; None where the text is no number."""
+    try:
+        return float(text.strip() or 0)
+    except ValueError:
+        return None
 
 
 def is_unicode(text: str) -> bool:
@@ -178,19 +242,38 @@ def reject(where: object, problems: Mapping[str, Sequence[str]], remedy: str = "
         raise CorpusError("\n".join([*lines, *filter(None, [remedy])]))
 
 
-def _read_separated(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = []
+def _read_separated(path: Path, text: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(path, text, columns), strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                expected = f"{len(reader.fieldnames or ())} values, one per column"
+        names = next(filter(None, reader), [])
+        reject(path, {"columns listed twice (rename or delete one)": _repeated(names)})
+        for values in reader:
+            if not any(value.strip() for value in values):
+                continue  # spreadsheets end tables with rows of separators
+            if len(values) != len(names):
+                expected = f"{len(names)} values, one per column"
                 raise CorpusError(f"{path}, line {reader.line_num}: expected {expected}, found another number")
-            rows.append((reader.line_num, dict(row)))
+            rows.append((reader.line_num, dict(zip(names, values, strict=True))))
     except csv.Error as error:
         raise CorpusError(f"{path}, line {reader.line_num}: expected separated values, found {error}") from None
     return rows
+
+
+def _separator(path: Path, text: str, columns: Sequence[str]) -> str:
+    """Return the separator of a table: of `.tsv` a tab, else the first of , ; and tab that yields the columns."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    head = text.lstrip().partition("\n")[0]
+    for separator in ",;\t":
+        names = next(csv.reader([head], delimiter=separator), [])
+        if set(columns) <= set(names) and len(names) > 1:
+            return separator
+    return ","
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _read_json_lines(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
@@ -202,13 +285,28 @@ def _read_json_lines(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
             row = parse_json(entry)
         except ValueError as error:
             raise CorpusError(f"{path}, line {line}: expected JSON, found {error}") from None
-        if not isinstance(row, dict):
-            raise CorpusError(f"{path}, line {line}: expected a JSON object, found {type(row).__name__}")
-        texts = {key: _as_text(value) for key, value in row.items()}
-        if wrong := [key for key, text in texts.items() if not is_unicode(text)]:
-            raise CorpusError(f"{path}, line {line}: {wrong[0]}: expected Unicode, found half of a surrogate pair")
-        rows.append((line, texts))
+        rows.append((line, _texts_of(row, f"{path}, line {line}")))
     return rows
+
+
+def _read_json(path: Path, text: str) -> list[tuple[int, dict[str, str]]]:
+    try:
+        entries = parse_json(text)
+    except ValueError as error:
+        raise CorpusError(f"{path}: expected JSON, found {error}") from None
+    if not isinstance(entries, list):
+        raise CorpusError(f"{path}: expected a list of objects, one per clip, found {type(entries).__name__}")
+    return [(number, _texts_of(row, f"{path}, entry {number}")) for number, row in enumerate(entries, start=1)]
+
+
+def _texts_of(row: object, where: str) -> dict[str, str]:
+    """Return an object's values as text. Raises CorpusError where it is none, or where a text cannot be stored."""
+    if not isinstance(row, dict):
+        raise CorpusError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    texts = {key: _as_text(value) for key, value in row.items()}
+    if wrong := [key for key, text in texts.items() if not is_unicode(text)]:
+        raise CorpusError(f"{where}: {wrong[0]}: expected Unicode, found half of a surrogate pair")
+    return texts
 
 
 def _as_text(value: object) -> str:

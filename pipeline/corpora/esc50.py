@@ -9,7 +9,7 @@ Clips cut from one Freesound recording share `src_file`, and lie in one fold.
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
-from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, reject
+from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, numbered_classes, read_rows
 from pipeline.params import PathBelow
 
 LICENCE = "ESC-50 is CC BY-NC 3.0, its subset ESC-10 is CC BY 3.0; the recordists are named in the corpus's own LICENSE"
@@ -26,14 +26,6 @@ def list_clips(params: Params) -> CorpusListing:
     """List the clips of the table; the classes are its categories in the order of their targets."""
     path = params.root / params.table
     rows = read_rows(path, ("filename", "fold", "target", "category", "src_file"))
-    names: dict[str, set[str]] = {}
-    for row in rows:
-        names.setdefault(row["target"], set()).add(row["category"])
-    problems = {
-        "targets that are not numbers": [target for target in names if not target.isdecimal()],
-        "targets of several categories": [f"{t} ({', '.join(sorted(c))})" for t, c in names.items() if len(c) > 1],
-    }
-    reject(path, problems)
     clips = [
         ClipRow(
             clip_id=PurePosixPath(row["filename"]).stem,
@@ -44,5 +36,4 @@ def list_clips(params: Params) -> CorpusListing:
         )
         for row in rows
     ]
-    classes = tuple(names[target].pop() for target in sorted(names, key=int))
-    return CorpusListing(classes, "one", LICENCE, clips)
+    return CorpusListing(numbered_classes(path, rows, number="target", name="category"), "one", LICENCE, clips)

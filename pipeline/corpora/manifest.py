@@ -5,7 +5,7 @@ the same manifest on every machine. A clip whose file is missing stays in it, wi
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +19,15 @@ from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import CorpusListing, corpus_name, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
-from pipeline.corpora.registry import ADAPTERS, CorpusParams
+from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.relabelling import identity_with, relabelled
 from pipeline.errors import ArtifactError, CorpusError
-from pipeline.params import SAFE_NAME, is_safe_name
 
 # Matches sources that are not plain relative paths in their shortest form: these could name one file in several ways.
 _MOST_CLASSES = 1 << 16  # positions of labels are stored as uint16
 _LONGEST_SECONDS = 1e9  # of a file: thirty years
+_TIMES = ("start", "duration")
+_NAMED = 10  # files that a warning names
 _NOT_BELOW = r"^$|^/|//|/$|(^|/)\.\.?(/|$)"
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def refresh_manifest(
         kept = _keep(params, path, identity, found="no such folder")
         _write_missing(missing_path, None, identity)
         return kept
-    listing = ADAPTERS[params.kind].list_clips(params)
+    listing = list_corpus(params)
     columns, contents = manifest_columns(listing, params.root, store_path)
     there = pc.not_equal(columns["content"], "")
     unread = _unread(columns, contents, params.root)
@@ -115,8 +116,10 @@ def manifest_columns(listing: CorpusListing, root: Path, store_path: Path = STOR
     Raises CorpusError that names all faults of the listing at once.
     """
     clips = listing.table().combine_chunks()
-    targets = check_listing(listing, clips, root)
-    clips = clips.set_column(clips.column_names.index("labels"), "labels", targets).sort_by("clip_id")
+    positions = check_listing(listing, clips, root)
+    for name, values in positions.items():
+        clips = clips.set_column(clips.column_names.index(name), name, values)
+    clips = clips.sort_by("clip_id")
     in_tar = pc.not_equal(clips["member"], "")
     sources = pc.unique(clips["source"].filter(pc.invert(in_tar))).sort()
     contents = content_digests([f"{root}/{source}" for source in sources.to_pylist()], store_path)
@@ -125,7 +128,30 @@ def manifest_columns(listing: CorpusListing, root: Path, store_path: Path = STOR
     content = pc.if_else(in_tar, clips["content"], digests)
     for name, values in (("group", group), ("content", content)):
         clips = clips.set_column(clips.column_names.index(name), name, values)
-    return clips.select(list(CLIPS.columns)).cast(CLIPS.arrow).combine_chunks(), contents
+    columns = clips.select(list(CLIPS.columns)).cast(CLIPS.arrow).combine_chunks()
+    _warn_of_contradictions(columns, listing.classes)
+    return columns, contents
+
+
+def _warn_of_contradictions(columns: pa.Table, classes: Sequence[str]) -> None:
+    """Warn of clips with the same audio, byte for byte and from the same start, that have different labels."""
+    rows = columns.filter(pc.not_equal(columns["content"], "")).select(["content", *_TIMES, "clip_id", "labels"])
+    counted = rows.group_by(["content", *_TIMES]).aggregate([([], "count_all")])
+    copied = counted["content"].filter(pc.greater(counted["count_all"], 1))
+    same: dict[tuple[object, ...], list[tuple[str, list[int]]]] = {}
+    for row in rows.filter(pc.is_in(rows["content"], pc.unique(copied))).to_pylist():
+        same.setdefault((row["content"], row["start"], row["duration"]), []).append((row["clip_id"], row["labels"]))
+    contrary = [
+        " = ".join(f"{clip} ({', '.join(classes[label] for label in labels) or 'none'})" for clip, labels in clips)
+        for clips in same.values()
+        if any(labels != clips[0][1] for _, labels in clips)
+    ]
+    if contrary:
+        more = f"; and {len(contrary) - _NAMED} more" * (len(contrary) > _NAMED)
+        log.warning(
+            "%d times the same audio has different labels, at most one of which is right: %s%s",
+            len(contrary), "; ".join(contrary[:_NAMED]), more,
+        )  # fmt: skip
 
 
 def _missing(listing: CorpusListing, columns: pa.Table, unread: pa.Array) -> pa.Table:
@@ -179,33 +205,38 @@ def _require_readable(unread: pa.Table, root: Path) -> None:
         )
 
 
-def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Array:
-    """Return the targets of every clip, ascending and unique, as (clip,) lists of uint16.
+def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> dict[str, pa.Array]:
+    """Return `labels` and `unknown` of every clip as positions in the class list, ascending and unique: lists of uint16.
 
     Raises CorpusError with every clip, label and class that a manifest cannot hold.
     """
     if not len(clips):
         raise CorpusError(f"{root}: expected a corpus with clips, found none listed")
-    classes = listing.classes
-    ids, labels = clips["clip_id"], clips["labels"].combine_chunks()
-    names, owners = labels.flatten(), pc.list_parent_indices(labels).to_numpy()
-    targets = pc.index_in(names, pa.array(classes, pa.string()))
-    unknown = _counts(names.filter(targets.is_null()))
-    places = (
-        clips.select(["source", "member", "start"])
-        .group_by(["source", "member", "start"])
-        .aggregate([([], "count_all")])
+    if not listing.classes:
+        raise CorpusError(
+            f"{root}: expected clips with labels, found none in any of the {len(clips)} clips; see to the settings of the "
+            f"section corpus that say where labels are"
+        )
+    labels, unknown = (_Positions(clips[name].combine_chunks(), listing.classes) for name in ("labels", "unknown"))
+    reject(
+        root, _faulty_classes(listing.classes) | _faulty_clips(clips) | _faulty_labels(listing, clips, labels, unknown)
     )
-    times = [clips[name] for name in ("start", "duration")]
-    endless = pc.invert(
-        pc.and_(*(pc.and_(pc.less(time, _LONGEST_SECONDS), pc.greater_equal(time, 0.0)) for time in times))
-    )
-    problems = {
+    return {"labels": labels.lists(), "unknown": unknown.lists()}
+
+
+def _faulty_classes(classes: Sequence[str]) -> dict[str, list[str]]:
+    return {
         f"more than {_MOST_CLASSES} classes": [str(len(classes))] * (len(classes) > _MOST_CLASSES),
         "classes listed twice": [name for name, count in _counts(pa.array(classes, pa.string())) if count > 1],
-        f"unknown labels, where the classes are {', '.join(classes[:20])}{' ...' * (len(classes) > 20)}": [
-            f"{label!r} (of {count} clip{'s' * (count > 1)})" for label, count in sorted(unknown)
-        ],
+    }
+
+
+def _faulty_clips(clips: pa.Table) -> dict[str, list[str]]:
+    ids, place = clips["clip_id"], ["source", "member", "start"]
+    places = clips.select(place).group_by(place).aggregate([([], "count_all")])
+    in_range = [pc.and_(pc.less(clips[x], _LONGEST_SECONDS), pc.greater_equal(clips[x], 0.0)) for x in _TIMES]
+    weighted = pc.and_(pc.is_finite(clips["weight"]), pc.greater_equal(clips["weight"], 0.0))
+    return {
         "clip ids listed twice": _repeated(ids),
         "clips listed twice, by file and start (several labels belong in one row)": [
             f"{'/'.join(filter(None, (row['source'], row['member'])))} at {row['start']:g} s"
@@ -214,31 +245,57 @@ def check_listing(listing: CorpusListing, clips: pa.Table, root: Path) -> pa.Arr
         "clips that are not files below the root": ids.filter(
             pc.match_substring_regex(clips["source"], _NOT_BELOW)
         ).to_pylist(),
-        "clips with a negative or endless start or duration": ids.filter(endless).to_pylist(),
-        f"folds whose names are not {SAFE_NAME} (rename them in the corpus's table)": [
-            repr(name) for name in pc.unique(clips["fold"]).to_pylist() if name and not is_safe_name(name)
-        ],
+        "clips with a negative or endless start or duration": ids.filter(pc.invert(pc.and_(*in_range))).to_pylist(),
+        "clips with a negative or endless sampling weight": ids.filter(pc.invert(weighted)).to_pylist(),
     }
-    rows, sorted_targets = _sorted_targets(owners, targets, names)
-    num_labels = np.bincount(rows, minlength=len(clips))
+
+
+def _faulty_labels(
+    listing: CorpusListing, clips: pa.Table, labels: "_Positions", unknown: "_Positions"
+) -> dict[str, list[str]]:
+    classes, ids = listing.classes, clips["clip_id"]
+    known = f"where the classes are {', '.join(classes[:20])}{' ...' * (len(classes) > 20)}"
+    problems = {
+        f"unknown labels, {known}": labels.strangers,
+        f"masked labels that are no classes, {known}": unknown.strangers,
+        "clips with a label that is masked too": ids.take(pa.array(labels.shared_owners(unknown))).to_pylist(),
+    }
     if listing.label_kind == "one":
-        wrong = clips.filter(pa.array(num_labels != 1)).select(["clip_id", "labels"]).to_pylist()
+        wrong = clips.filter(pa.array(labels.per_clip != 1)).select(["clip_id", "labels"]).to_pylist()
         problems["clips without exactly one label, where label_kind is one"] = [
             f"{row['clip_id']} ({', '.join(row['labels']) or 'none'})" for row in wrong
         ]
-    reject(root, problems)
-    ends = np.concatenate([[0], np.cumsum(num_labels)])
-    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(sorted_targets, pa.uint16()))
+        problems["clips with masked labels, which label_kind many allows"] = ids.filter(
+            pa.array(unknown.per_clip > 0)
+        ).to_pylist()
+    return problems
 
 
-def _sorted_targets(owners: np.ndarray, targets: pa.Array, names: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted, unique (owner, target) pairs of all labels; unknown labels are numbered after the classes."""
-    unknown = names.filter(targets.is_null())
-    numbers = pc.fill_null(targets, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    numbers[numbers < 0] = (1 << 20) + pc.index_in(unknown, pc.unique(unknown)).to_numpy(zero_copy_only=False)
-    pairs = np.sort((owners.astype(np.int64) << 32) + numbers)  # np.unique hashes, which takes five times as long
-    pairs = pairs[np.diff(pairs, prepend=-1) != 0]
-    return pairs >> 32, pairs & 0xFFFFFFFF
+class _Positions:
+    """Names of classes in lists, one list per clip, as positions in the class list, ascending and unique."""
+
+    def __init__(self, lists: pa.ListArray, classes: Sequence[str]) -> None:
+        names, owners = lists.flatten(), pc.list_parent_indices(lists).to_numpy()
+        targets = pc.index_in(names, pa.array(classes, pa.string()))
+        strange = names.filter(targets.is_null())
+        self.strangers = [
+            f"{label!r} (of {count} clip{'s' * (count > 1)})" for label, count in sorted(_counts(strange))
+        ]
+        numbers = pc.fill_null(targets, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        # Names that are no classes are numbered after the classes.
+        numbers[numbers < 0] = (1 << 20) + pc.index_in(strange, pc.unique(strange)).to_numpy(zero_copy_only=False)
+        pairs = np.sort((owners.astype(np.int64) << 32) + numbers)  # np.unique hashes, which takes five times as long
+        self._pairs = pairs[np.diff(pairs, prepend=-1) != 0]
+        self.per_clip = np.bincount(self._pairs >> 32, minlength=len(lists))  # (clip,)
+
+    def lists(self) -> pa.ListArray:
+        """Return the positions (clip,) as lists of uint16."""
+        ends = np.concatenate([[0], np.cumsum(self.per_clip)])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(self._pairs & 0xFFFFFFFF, pa.uint16()))
+
+    def shared_owners(self, other: "_Positions") -> np.ndarray:
+        """Return the clips, ascending, that have a name in both."""
+        return np.unique(np.intersect1d(self._pairs, other._pairs) >> 32)
 
 
 def _counts(values: pa.Array | pa.ChunkedArray) -> list[tuple[str, int]]:

@@ -1,19 +1,20 @@
-"""Table adapter: a corpus described by one row per clip in CSV, TSV or JSON lines. See docs/corpora.md."""
+"""Table adapter: a corpus described by one row per clip: CSV, TSV, JSON or JSON lines. See docs/corpora.md."""
 
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.artifacts.files import parse_json
-from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, is_unicode, read_rows, reject
+from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, as_seconds, path_below, read_rows, reject
+from pipeline.corpora.label_cells import class_columns, marked_classes, split_labels
+from pipeline.corpora.spelling import found_classes
 from pipeline.params import FilePath
 
 
 class Params(AdapterParams):
     kind: Literal["table"]
-    table: FilePath  # .csv, .tsv or .jsonl; need not lie below root
-    path_column: str  # audio file, below root
-    labels_column: str
+    table: FilePath  # .csv, .tsv, .json or .jsonl; need not lie below root
+    path_column: str  # audio file, below root, or absolute
+    labels_column: str | None  # null = a column of 1 and 0 for each class (one-hot)
     label_separator: str | None  # between labels; null = a cell is one label. A JSON list is read as such either way
     label_kind: LabelKind  # one: exactly one label per clip; many: any number
     classes: list[str] | None  # in the order of the targets; null = every label of the table, sorted
@@ -25,50 +26,46 @@ class Params(AdapterParams):
 
     layout: ClassVar[str] = "the audio files that corpus.table names"
 
+    def columns(self) -> list[str]:
+        """Return the columns that are read, those of one-hot labels excepted."""
+        optional = (self.labels_column, self.fold_column, self.group_column, self.start_column, self.duration_column)
+        return [self.path_column, *filter(None, optional)]
+
 
 def list_clips(params: Params) -> CorpusListing:
     """List the table's clips; a clip's id is its path, with its start where the table has one."""
-    optional = (params.fold_column, params.group_column, params.start_column, params.duration_column)
-    columns = (params.path_column, params.labels_column, *(name for name in optional if name is not None))
-    clips: list[ClipRow] = []
+    rows = read_rows(params.table, params.columns())
+    one_hot = class_columns(params.table, rows, params.columns(), params.classes) if not params.labels_column else []
     problems: dict[str, list[str]] = {"not a number of seconds": [], "not a JSON list of labels": []}
-    for row in read_rows(params.table, columns):
-        source = str(PurePosixPath(row[params.path_column]))  # "./a.wav" is "a.wav"
-        start = row[params.start_column] if params.start_column else ""
-        clip_id = f"{source}@{start}" if start else source
-        times = [0.0, 0.0]
-        for index, text in enumerate((start, row[params.duration_column] if params.duration_column else "")):
-            try:
-                times[index] = float(text or 0)
-            except ValueError:
-                problems["not a number of seconds"].append(f"{clip_id} ({text!r})")
-        labels = _split_labels(row[params.labels_column], params.label_separator)
-        if labels is None:
-            problems["not a JSON list of labels"].append(f"{clip_id} ({row[params.labels_column]})")
-        clips.append(
-            ClipRow(
-                clip_id,
-                source,
-                labels or (),
-                start=times[0],
-                duration=times[1],
-                group=row[params.group_column] if params.group_column else "",
-                fold=row[params.fold_column] if params.fold_column else "",
-            )
-        )
+    clips = [_clip(params, row, one_hot, problems) for row in rows]
     reject(params.table, problems)
-    found = sorted({label for clip in clips for label in clip.labels})
+    found = one_hot or found_classes(clip.labels for clip in clips)
     classes = found if params.classes is None else params.classes
     return CorpusListing(tuple(classes), params.label_kind, params.licence, clips)
 
 
-def _split_labels(text: str, separator: str | None) -> tuple[str, ...] | None:
-    """Return the labels of a cell, or None when it begins like a JSON list but is not one."""
-    if not text.startswith("["):
-        parts = [text] if separator is None else text.split(separator)
-        return tuple(part.strip() for part in parts if part.strip())
-    try:
-        labels = parse_json(text)
-    except ValueError:
-        return None
-    return tuple(labels) if all(isinstance(label, str) and is_unicode(label) for label in labels) else None
+def _clip(params: Params, row: dict[str, str], one_hot: Sequence[str], problems: dict[str, list[str]]) -> ClipRow:
+    source = path_below(params.root, row[params.path_column])
+    start = row[params.start_column] if params.start_column else ""
+    clip_id = f"{source}@{start}" if start else source
+    texts = (start, row[params.duration_column] if params.duration_column else "")
+    times = [as_seconds(text) for text in texts]
+    problems["not a number of seconds"] += [
+        f"{clip_id} ({text!r})" for text, time in zip(texts, times, strict=True) if time is None
+    ]
+    labels: tuple[str, ...] | None
+    labels, unknown = marked_classes(row, one_hot)
+    if params.labels_column:
+        labels = split_labels(row[params.labels_column], params.label_separator)
+    if labels is None:
+        problems["not a JSON list of labels"].append(f"{clip_id} ({row[params.labels_column or '']})")
+    return ClipRow(
+        clip_id,
+        source,
+        labels or (),
+        start=times[0] or 0.0,
+        duration=times[1] or 0.0,
+        group=row[params.group_column] if params.group_column else "",
+        fold=row[params.fold_column] if params.fold_column else "",
+        unknown=unknown,
+    )

@@ -60,8 +60,9 @@ def choose_examples(scores: ScoredExperiment, count: int) -> list[str]:
     for fold in scores.folds:
         clips = scores.scored[scores.models[0], fold]
         for clip, target in zip(clips.clip_ids, clips.targets, strict=True):
-            if target.any() and scores.fold_of[clip] == fold:
-                own.append((clip, int(target.argmax())))
+            positives = target == 1
+            if positives.any() and scores.fold_of[clip] == fold:
+                own.append((clip, int(positives.argmax())))
     return choose_in_turn(own, num_classes, count)
 
 

@@ -31,7 +31,7 @@ class ScoredClips:
     label_kind: LabelKind
     clip_ids: tuple[str, ...]
     scores: NDArray[np.float64]  # (clip, class) probabilities
-    targets: NDArray[np.float32]  # (clip, class) 0 or 1
+    targets: NDArray[np.float32]  # (clip, class) 0 or 1, or NaN where it is unknown
 
 
 def score_clips(predictions: PredictionTable, role: Role) -> ScoredClips:
@@ -68,7 +68,8 @@ def average_predictions(tables: Sequence[PredictionTable], role: Role) -> Scored
             if expected != found:
                 raise PREDICTIONS.error(table.path, field, expected=f"{expected}, as {tables[0].path}", found=found)
         order = _rows_of(first, member, tables[0], table)
-        unequal = np.flatnonzero((member.targets[order] != first.targets).any(axis=1))
+        same = (member.targets[order] == first.targets) | (np.isnan(member.targets[order]) & np.isnan(first.targets))
+        unequal = np.flatnonzero(~same.all(axis=1))
         if unequal.size:
             clip = first.clip_ids[unequal[0]]
             raise PREDICTIONS.error(table.path, f"targets of {clip}", expected=f"as {tables[0].path}", found="others")

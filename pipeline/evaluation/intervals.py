@@ -64,7 +64,7 @@ class _RankedClass:
     """The clips of one class by descending score, sorted once for all resamples."""
 
     def __init__(self, scores: Floats, positives: Bools) -> None:
-        order = np.argsort(-scores, kind="stable")
+        order = np.argsort(-scores, kind="stable")[: len(scores) - np.isnan(scores).sum()]  # NaN (unknown) comes last
         ordered, self._hits = scores[order], np.flatnonzero(positives[order])
         # Equal scores form one step: what counts is the number of clips, and of hits, up to the last of them.
         ends = np.searchsorted(-ordered, -ordered[self._hits], side="right") - 1

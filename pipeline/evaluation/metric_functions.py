@@ -8,11 +8,15 @@ Conventions
 -----------
 `scores` and `targets` have shape (clip, class); they never change name or order. A score is a probability: the softmax
 of a clip's logits where a clip has one class (label kind "one"), the sigmoid of each logit where it may have several
-("many"). A target is 0 or 1. Everything is computed in float64 over all clips of a split together: a mean over batches
-would depend on the batch size.
+("many"). A target is 0 or 1, or NaN where it is unknown. Everything is computed in float64 over all clips of a split
+together: a mean over batches would depend on the batch size.
 
 Decisions: "one" decides for the class of the highest score (the first of equals); "many" decides for every class whose
 score is at least `DECISION_THRESHOLD`.
+
+Unknown labels: a target of NaN says that nobody knows whether the clip has the class. Such an entry counts in no metric.
+`validate` marks it by a score of NaN beside the target False; `average_precision` and `roc_auc` rank a class's other clips,
+and `decide` decides against it, which makes it neither an error nor a hit.
 
 Absent classes: a class without positives has no average precision, recall or F1; one without positives or without
 negatives has no AUC. Such values are NaN, never 0 and never an exception; means run over the other classes.
@@ -27,7 +31,7 @@ the distance of two unit-variance normals with that AUC; infinite at AUC 1.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -45,23 +49,25 @@ Bools = NDArray[np.bool_]
 
 
 def validate(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Bools]:
-    """Return scores (clip, class) as float64 and targets (clip, class) as bool.
+    """Return scores (clip, class) as float64 and targets (clip, class) as bool; NaN and False where a target is unknown.
 
-    Raises ValueError unless both have the same two axes with at least one clip and one class, scores are finite and
-    targets are 0 or 1.
+    Targets of bools cannot hold NaN: beside them a score of NaN says the same, so that what is returned can be passed
+    again. Raises ValueError unless both have the same two axes with at least one clip and one class, scores are finite where
+    targets are known, and targets are 0, 1 or NaN.
     """
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(targets)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"scores: expected shape (clip, class) with at least one of each, found {values.shape}")
     if truth.shape != values.shape:
         raise ValueError(f"targets: expected the shape of scores {values.shape}, found {truth.shape}")
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
+    unknown = np.isnan(values) & ~truth if truth.dtype == bool else np.isnan(truth)
+    if (wrong := ~(np.isfinite(values) | unknown)).any():
+        row, column = np.argwhere(wrong)[0]
         raise ValueError(f"scores: expected finite numbers, found {values[row, column]} in row {row}, class {column}")
-    if not np.isin(truth, (0, 1)).all():
-        found = truth[~np.isin(truth, (0, 1))][0]
+    if (wrong := ~(np.isin(truth, (0, 1)) | unknown)).any():
+        found = truth[wrong][0]
         raise ValueError(f"targets: expected 0 or 1, found {found}: metrics take hard targets, not mixed-up ones")
-    return values, truth.astype(bool)
+    return (np.where(unknown, np.nan, values) if unknown.any() else values), truth == 1
 
 
 def to_scores(logits: ArrayLike, label_kind: LabelKind) -> Floats:
@@ -127,6 +133,8 @@ def average_precision(scores: ArrayLike, targets: ArrayLike) -> Floats:
     Clips of equal score are counted together, so the order of clips does not matter. NaN without positives.
     """
     values, positives = validate(scores, targets)
+    if np.isnan(values).any():
+        return _by_known_clips(average_precision, values, positives)
     result = np.full(values.shape[1], np.nan)
     for block, ranked, ends in _ranked_blocks(-values, positives):
         found = np.take_along_axis(np.cumsum(ranked, axis=0), ends, axis=0)
@@ -141,6 +149,8 @@ def roc_auc(scores: ArrayLike, targets: ArrayLike) -> Floats:
     NaN for a class without positives or without negatives.
     """
     values, positives = validate(scores, targets)
+    if np.isnan(values).any():
+        return _by_known_clips(roc_auc, values, positives)
     num_clips = len(values)
     result = np.full(values.shape[1], np.nan)
     for block, ranked, ends in _ranked_blocks(values, positives):
@@ -150,6 +160,16 @@ def roc_auc(scores: ArrayLike, targets: ArrayLike) -> Floats:
         num_positives = ranked.sum(axis=0)
         wins = (mid_ranks * ranked).sum(axis=0) - num_positives * (num_positives + 1) / 2
         result[block] = ratio(wins, num_positives * (num_clips - num_positives), empty=math.nan)
+    return result
+
+
+def _by_known_clips(metric: Callable[[Floats, Bools], Floats], values: Floats, positives: Bools) -> Floats:
+    """Return a metric of each class (class,) over the clips whose label is known; NaN for a class without any."""
+    result = np.full(values.shape[1], np.nan)
+    for number, (scores, truth) in enumerate(zip(values.T, positives.T, strict=True)):
+        known = ~np.isnan(scores)
+        if known.any():
+            result[number] = metric(scores[known][:, None], truth[known][:, None])[0]
     return result
 
 

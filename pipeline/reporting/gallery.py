@@ -118,6 +118,7 @@ def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision
         decided = decide(clips.scores[row : row + 1], clips.label_kind)[0]
         order = [int(position) for position in np.argsort(-clips.scores[row], kind="stable")]
         names = tuple(clips.classes[position] for position in order if decided[position])
-        right = bool((decided == (clips.targets[row] > 0)).all())
+        target = clips.targets[row]
+        right = bool(((decided == (target > 0)) | np.isnan(target)).all())  # NaN = unknown
         decisions.append(Decision(model, names, float(clips.scores[row].max()), right))
     return tuple(decisions)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Classification:
-    """Predict the classes of a clip; targets are (clip, class) float32."""
+    """Predict the classes of a clip; targets are (clip, class) float32, NaN where unknown."""
 
     params: TrainParams
     label_kind: LabelKind
@@ -60,10 +60,18 @@ class Classification:
 
 
 def classification_loss(logits: Tensor, targets: Tensor, label_kind: LabelKind) -> Tensor:
-    """Cross entropy against soft targets (one label per clip), or mean binary cross entropy over classes (many)."""
+    """Cross entropy against soft targets (one label per clip), or mean binary cross entropy over classes (many).
+
+    Where targets are unknown (NaN), a clip's loss is the mean over its other classes, and 0 if it has none; the loss of the
+    batch is the mean over clips, so that micro-batches add up.
+    """
     if label_kind == "one":
         return -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
-    return F.binary_cross_entropy_with_logits(logits, targets)
+    unknown = targets.isnan()
+    if not unknown.any():
+        return F.binary_cross_entropy_with_logits(logits, targets)
+    losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0), reduction="none")
+    return (losses.masked_fill(unknown, 0.0).sum(1) / (~unknown).sum(1).clamp(min=1)).mean()
 
 
 def smooth_labels(targets: Tensor, smoothing: float, label_kind: LabelKind) -> Tensor:

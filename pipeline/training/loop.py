@@ -184,7 +184,9 @@ class _Run(Generic[M]):
         """Run an epoch's steps; random numbers are seeded by (seed, epoch, rank), so a resumed run draws the same."""
         learner, context, params = self.learner, self.learner.context, self.learner.params
         torch.manual_seed(named_seed(self.seed, "epoch", self.epoch))
-        order = sampling.draw_rows(self.examples.targets, params.sampling)  # the same in all processes
+        order = sampling.draw_rows(
+            self.examples.targets, params.sampling, self.examples.weights
+        )  # the same in all processes
         if context.size > 1:
             torch.manual_seed(named_seed(self.seed, "epoch", self.epoch, "rank", context.rank))
         learner.model.train()

@@ -96,7 +96,8 @@ def train_model(
 
     def examples(part: Examples) -> StoredExamples:
         batches = Batches(inputs, part.clip_ids, normalisation)
-        return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids))
+        weights = None if part.weights is None else torch.from_numpy(part.weights)
+        return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights)
 
     identity = {
         "params": params.model_dump(mode="json"),
@@ -107,6 +108,7 @@ def train_model(
         "source": inputs.source,
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
         "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
+        "weights": "" if training.weights is None else hashlib.sha256(training.weights.tobytes()).hexdigest(),
     }
     code = code_version(train_model, kinds=kinds_in(identity["params"]))
     seen = examples(training)

@@ -52,7 +52,8 @@ class Examples(NamedTuple):
     """The clips of a role, with their targets."""
 
     clip_ids: Sequence[str]
-    targets: np.ndarray  # (clip, class)
+    targets: np.ndarray  # (clip, class); NaN = unknown
+    weights: np.ndarray | None = None  # (clip,) float64, for balanced sampling; None = from the targets
 
 
 class TrainingData(NamedTuple):

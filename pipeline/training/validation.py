@@ -27,8 +27,9 @@ Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 class Examples(NamedTuple):
     batches: Batches
-    targets: Tensor  # (clip, class)
+    targets: Tensor  # (clip, class); NaN = unknown
     clip_ids: list[str]
+    weights: Tensor | None = None  # (clip,) float64, for balanced sampling; None = from the targets
 
 
 class Validation:

@@ -59,11 +59,15 @@ class BagOfTokens(Baseline):
                     weights, biases = np.stack([-weights[0], weights[0]]) / 2, np.array([-biases[0], biases[0]]) / 2
                 coefficients[seen], intercepts[seen] = weights, biases
         else:
-            for number, wanted in enumerate(targets.T > 0.5):
+            for number, labels in enumerate(targets.T):
+                known = ~np.isnan(labels)
+                wanted = labels[known] > 0.5
+                if not wanted.any():
+                    continue
                 if wanted.all():
                     intercepts[number] = -UNSEEN_LOGIT
-                elif wanted.any():
-                    regression.fit(features, wanted)
+                else:
+                    regression.fit(features[known], wanted)
                     coefficients[number], intercepts[number] = regression.coef_[0], regression.intercept_[0]
         weights_by_name = {"idf": idf, "coefficients": coefficients, "intercepts": intercepts}
         return {name: values.astype(np.float32) for name, values in weights_by_name.items()}

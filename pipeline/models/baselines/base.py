@@ -49,7 +49,10 @@ class Baseline(ABC):
 
     @abstractmethod
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Fit on training clips, one array each, with `targets` (clip, class) 0-1. All randomness comes from the seed."""
+        """Fit on training clips, one array each, with `targets` (clip, class) of 0, 1 and NaN (unknown).
+
+        All randomness comes from the seed.
+        """
 
     @abstractmethod
     def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,7 @@
 Ensembles average probabilities, in which an underconfident model has no weight next to an overconfident one. The scale is
 fitted on training clips, each scored by a model fitted on others (Platt, 1999, with the slope only).
 
-Conventions: logits (clip, class); wanted (clip, class) bool.
+Conventions: logits (clip, class); wanted and known (clip, class) bool.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,13 @@ def halves(num_clips: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.flatnonzero(second != half), np.flatnonzero(second == half)) for half in (False, True)]
 
 
-def fit_scale(logits_at: Callable[[float], np.ndarray], wanted: np.ndarray, label_kind: str) -> float:
-    """Return the maximum-likelihood scale for the clips' labels; `logits_at` returns the logits under a scale."""
+def fit_scale(
+    logits_at: Callable[[float], np.ndarray], wanted: np.ndarray, label_kind: str, known: np.ndarray | None = None
+) -> float:
+    """Return the maximum-likelihood scale for the clips' labels, those that are `known`; None = all.
+
+    `logits_at` returns the logits under a scale.
+    """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_expit, log_softmax
 
@@ -29,7 +34,8 @@ def fit_scale(logits_at: Callable[[float], np.ndarray], wanted: np.ndarray, labe
         logits = logits_at(float(np.exp(log_scale))).astype(np.float64)
         if label_kind == "one":
             return -float(log_softmax(logits, axis=1)[wanted].mean())
-        return -float(np.where(wanted, log_expit(logits), log_expit(-logits)).mean())
+        likelihoods = np.where(wanted, log_expit(logits), log_expit(-logits))
+        return -float((likelihoods if known is None else likelihoods[known]).mean())
 
     found = minimize_scalar(loss, bounds=(np.log(SMALLEST_SCALE), np.log(LARGEST_SCALE)), method="bounded")
     return float(np.exp(found.x))

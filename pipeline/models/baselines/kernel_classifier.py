@@ -39,25 +39,29 @@ def fit_one_vs_rest(
     kernel_width: float,
     label_kind: LabelKind,
 ) -> Weights:
-    """Fit classifiers on features; row r belongs to clip `clips[r]`, a row of `targets` (clip, class) 0-1.
+    """Fit classifiers on features; row r belongs to clip `clips[r]`, a row of `targets` (clip, class) of 0, 1 and NaN.
+
+    A class is fitted on the rows whose label is known.
 
     Returns `mean` and `scale` (feature,), `support` (vector, feature) standardised, `dual` (class, vector), and `intercepts`
     (class,), all float32.
     """
-    wanted = targets > 0.5
-    weights = _fit(features, wanted[clips], solver, kernel_width)
+    wanted, known = targets > 0.5, ~np.isnan(targets)
+    weights = _fit(features, wanted[clips], known[clips], solver, kernel_width)
     margins = np.full(targets.shape, -1.0)  # of a class without clips in the other half
     for own, others in halves(len(targets)):
         rows = np.isin(clips, own)
         if rows.any() and len(others):
-            half, judged = _fit(features[rows], wanted[clips[rows]], solver, kernel_width), ~rows
+            judged, fitted = ~rows, clips[rows]
+            half = _fit(features[rows], wanted[fitted], known[fitted], solver, kernel_width)
             scores = np.clip(score(half, features[judged], kernel_width=kernel_width), -_SURE, _SURE)
             sums = np.zeros_like(margins)
             np.add.at(sums, clips[judged], scores)
             seen = wanted[own].any(axis=0)
             counts = np.bincount(clips[judged], minlength=len(targets))
             margins[np.ix_(others, seen)] = (sums[others] / counts[others, None])[:, seen]
-    scale = np.float32(fit_scale(lambda factor: factor * margins, wanted, label_kind))
+    judgeable = None if known.all() else known
+    scale = np.float32(fit_scale(lambda factor: factor * margins, wanted, label_kind, judgeable))
     intercepts = weights["intercepts"]
     told_apart = np.abs(intercepts) != -UNSEEN_LOGIT
     return weights | {
@@ -119,19 +123,34 @@ def score(weights: Weights, features: np.ndarray, *, kernel_width: float) -> np.
     return logits
 
 
-def _fit(features: np.ndarray, wanted: np.ndarray, solver: Solver, kernel_width: float) -> Weights:
-    """Return the weights of classifiers whose logits are margins; `wanted` (row, class) bool."""
+def _fit(features: np.ndarray, wanted: np.ndarray, known: np.ndarray, solver: Solver, kernel_width: float) -> Weights:
+    """Return the weights of classifiers whose logits are margins; `wanted` and `known` (row, class) bool."""
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     scale = np.where(std > SMALLEST_STD, std, 1.0)
     # Rounded to the stored precision first, so that the stored vectors are exactly those of the fit.
     mean, scale = mean.astype(np.float32), scale.astype(np.float32)
     rows = ((features - mean) / scale).astype(np.float32)
-    everyone, nobody = wanted.all(axis=0), ~wanted.any(axis=0)
+    nobody = ~wanted.any(axis=0)
+    everyone = (wanted | ~known).all(axis=0) & ~nobody
     fitted = ~(everyone | nobody)
     dual = np.zeros((wanted.shape[1], len(rows)))
     intercepts = np.where(everyone, -UNSEEN_LOGIT, UNSEEN_LOGIT)
     if fitted.any():
-        dual[fitted], intercepts[fitted] = solver(rows, wanted[:, fitted], kernel_width / rows.shape[1])
+        gamma = kernel_width / rows.shape[1]
+        dual[fitted], intercepts[fitted] = _solve(rows, wanted[:, fitted], known[:, fitted], solver, gamma)
     used = np.flatnonzero(dual.any(axis=0))
     weights = {"support": rows[used], "dual": dual[:, used], "intercepts": intercepts, "mean": mean, "scale": scale}
     return {name: values.astype(np.float32) for name, values in weights.items()}
+
+
+def _solve(
+    rows: np.ndarray, wanted: np.ndarray, known: np.ndarray, solver: Solver, gamma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return dual (class, row) and intercepts (class,); where labels are unknown, of one class after the other."""
+    if known.all():
+        return solver(rows, wanted, gamma)
+    dual, intercepts = np.zeros((wanted.shape[1], len(rows))), np.zeros(wanted.shape[1])
+    for number, (own, judged) in enumerate(zip(wanted.T, known.T, strict=True)):
+        coefficients, means = solver(rows[judged], own[judged, None], gamma)
+        dual[number, judged], intercepts[number] = coefficients[0], means[0]
+    return dual, intercepts

@@ -23,7 +23,8 @@ class Majority(Baseline):
 
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
         """Return `logits` (class,) of the class frequencies; inputs and seed are not used."""
-        share = (targets.sum(axis=0) + 0.5) / (len(targets) + 1)  # smoothed, so that no class has probability 0
+        known = (~np.isnan(targets)).sum(axis=0).astype(np.float32)
+        share = (np.nansum(targets, axis=0) + 0.5) / (known + 1)  # smoothed, so that no class has probability 0
         one = setting.label_kind == "one"
         return {"logits": (np.log(share) if one else np.log(share / (1 - share))).astype(np.float32)}
 

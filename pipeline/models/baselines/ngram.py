@@ -47,10 +47,16 @@ class NgramClassifier(Baseline):
         """
         size = setting.input_metadata["vocabulary_size"]
         wanted = targets > 0.5
-        biases = _prior_logits(wanted, setting.label_kind)
+        known = ~np.isnan(targets)
+        biases = _prior_logits(wanted, known.sum(axis=0), setting.label_kind)
         evidence, scored = _cross_evidence(self.params.order, inputs, wanted, size)
         weights = _count(self.params.order, inputs, wanted, size)
-        scale = fit_scale(lambda factor: _logits(evidence, factor, biases), wanted[scored], setting.label_kind)
+        scale = fit_scale(
+            lambda factor: _logits(evidence, factor, biases),
+            wanted[scored],
+            setting.label_kind,
+            known=None if known.all() else known[scored],
+        )
         return weights | {"scale": np.array([scale], np.float32), "biases": biases}
 
     def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -120,16 +126,15 @@ def _cross_evidence(
     return evidence, scored
 
 
-def _prior_logits(wanted: np.ndarray, label_kind: LabelKind) -> np.ndarray:
-    """Return the prior logit of each class, (class,) float32."""
+def _prior_logits(wanted: np.ndarray, num_known: np.ndarray, label_kind: LabelKind) -> np.ndarray:
+    """Return the prior logit of each class, (class,) float32, from the clips whose label is known, (class,) of them."""
     present = wanted.sum(axis=0)
     if label_kind == "one":
         logits = np.log(np.maximum(present, 1) / len(wanted))
     else:
-        logits = np.log((present + 0.5) / (len(wanted) - present + 0.5))
-    return np.where(present == 0, UNSEEN_LOGIT, np.where(present == len(wanted), -UNSEEN_LOGIT, logits)).astype(
-        np.float32
-    )
+        logits = np.log((present + 0.5) / (num_known - present + 0.5))
+    logits = np.where(present == 0, UNSEEN_LOGIT, np.where(present == num_known, -UNSEEN_LOGIT, logits))
+    return logits.astype(np.float32)
 
 
 def _logits(evidence: np.ndarray, scale: float, biases: np.ndarray) -> np.ndarray:

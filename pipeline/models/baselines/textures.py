@@ -117,7 +117,7 @@ def _floor(clips: Sequence[np.ndarray], fraction: float) -> float:
 
 
 def _same_labels(targets: np.ndarray) -> list[np.ndarray]:
-    """Return, for each clip, the clips with the same labels, itself included."""
-    _, groups = np.unique(targets > 0.5, axis=0, return_inverse=True)
+    """Return, for each clip, the clips with the same labels and the same unknown ones, itself included."""
+    _, groups = np.unique(np.where(np.isnan(targets), 2, targets > 0.5), axis=0, return_inverse=True)
     members = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
     return [members[group] for group in groups.ravel().tolist()]
