@@ -18,6 +18,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT, open_split
+from pipeline.corpora.splitting import check_frames
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import read_params
 
@@ -28,8 +29,10 @@ def run(clips_path: Path, split_path: Path, index_path: Path, development_path: 
     split = open_split(split_path)
     fold = split.metadata["fold"]
     report = StageReport("development", fold)
-    development = write_development(development_path, split, INDEX.open(index_path))
-    write_targets(targets_path, development, open_clips(clips_path))
+    clips, index = open_clips(clips_path), INDEX.open(index_path)
+    development = write_development(development_path, split, index)
+    check_frames(clips, split, index)
+    write_targets(targets_path, development, clips)
     log.info("fold %s: %d training and validation clips -> %s", fold, len(development), development_path)
     report.clips = len(development)
     report.bytes_written = development_path.stat().st_size + targets_path.stat().st_size

@@ -250,6 +250,7 @@ def test_an_overlay_of_ones_own_is_merged_like_a_recipe(tmp_path: Path) -> None:
 # Keys without a default: the person has them, or they follow from another setting. (section, kind or * for all) -> keys.
 GIVEN: dict[tuple[str, str], dict[str, Any]] = {
     ("corpora", EVERY_KIND): {"root": "audio"},
+    ("corpora", "pattern"): {"pattern": "(?P<label>.*)"},
     ("corpora", "table"): {"table": "clips.csv"},
     ("checkpoint_formats", EVERY_KIND): {"source": "weights.pth"},
     ("averages", "epochs"): {"first": 2, "last": 3},

@@ -14,7 +14,7 @@ from pipeline.artifacts.development import TARGETS, open_development, open_targe
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, CorpusError
 from pipeline.training.inputs import FrameInputs, TokenInputs, open_spectrogram
 from pipeline.vocabulary import sequences
 from stages import development
@@ -63,6 +63,13 @@ def test_it_holds_the_training_and_validation_clips_that_have_frames(tmp_path: P
     targets = open_targets(made.targets, opened)
     assert targets.list("labels") == [[0], [0], [1]]
     assert targets.metadata["classes"] == ["class 0", "class 1"]
+
+
+def test_a_class_whose_training_clips_all_failed_is_named_before_training(tmp_path: Path) -> None:
+    with pytest.raises(
+        CorpusError, match=r"fold 1: classes whose training clips all failed .* \(1\): class 1 \(1 missing\)"
+    ):
+        collect(tmp_path, ROLES, labels={"lost": 1, "f": 1})
 
 
 @pytest.mark.parametrize("clip", ["a", "e", "z"])

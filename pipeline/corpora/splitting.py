@@ -15,7 +15,7 @@ same audio, the test clip stays and its copies are excluded. Roles follow from t
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,7 +26,9 @@ import pyarrow.compute as pc
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from pipeline.artifacts.clips import ClipTable
-from pipeline.artifacts.splits import ROLES, Role
+from pipeline.artifacts.spectrogram import IndexMetadata
+from pipeline.artifacts.splits import ROLES, Role, SplitMetadata
+from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
 from pipeline.corpora.relabelling import require_fold
 from pipeline.errors import CorpusError, ParamsError
@@ -178,6 +180,26 @@ def check_roles(clips: ClipTable, roles: Sequence[Role], fold: str, *, every_cla
     reject(
         where, {"groups in two roles": _straddling(clips, codes)} | lacking, _REMEDY if any(lacking.values()) else ""
     )
+
+
+def check_frames(clips: ClipTable, split: Table[SplitMetadata], index: Table[IndexMetadata]) -> None:
+    """Raise CorpusError that names every class whose training clips all failed, with the reasons."""
+    columns = split.columns.filter(pc.equal(split["role"], "train")).select(["clip_id"])
+    columns = columns.append_column("labels", clips["labels"].take(pc.index_in(columns["clip_id"], clips["clip_id"])))
+    places = pc.index_in(columns["clip_id"], index["clip_id"])
+    columns = columns.append_column("reason", index["reason"].take(places)).combine_chunks()
+    labels = columns["labels"].combine_chunks()
+    reasons: dict[int, Counter[str]] = defaultdict(Counter)
+    owners = pc.list_parent_indices(labels)
+    for target, reason in zip(labels.flatten().to_pylist(), columns["reason"].take(owners).to_pylist(), strict=True):
+        reasons[target][reason] += 1
+    lost = {target: found for target, found in sorted(reasons.items()) if not found[""]}
+    names = [
+        f"{clips.metadata['classes'][target]} ({', '.join(f'{count} {why}' for why, count in sorted(found.items()))})"
+        for target, found in lost.items()
+    ]
+    where = f"{index.path}, fold {split.metadata['fold']}"
+    reject(where, {"classes whose training clips all failed (mend the files, or leave the classes out)": names})
 
 
 def _fold_source(published: pa.ChunkedArray, where: Path) -> Source:
