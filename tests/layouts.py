@@ -2,13 +2,17 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 from conftest import make_waveform
 
 INSTRUMENTS = ("accordion", "banjo", "cello")  # of the small OpenMIC
+AUDIO = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as Hugging Face's feature Audio stores it
 ROLES = ("train", "train", "test")
 
 
@@ -127,6 +131,27 @@ def write_datafile(root: Path) -> None:
     (root / "train_weight.csv").write_text("".join(f"{weight}\n" for weight in (1, 1, 1, 1, 1, 5.5)))
 
 
+def write_parquet(
+    path: Path, sounds: Sequence[Path], features: Mapping[str, Mapping[str, object]], **columns: list[Any]
+) -> None:
+    """Write a file as `datasets` does: the audio as bytes and name, and the features in the schema's metadata."""
+    audio = pa.array([{"bytes": sound.read_bytes(), "path": sound.name} for sound in sounds], AUDIO)
+    table = pa.table({"audio": audio, **columns})
+    info = {"info": {"features": {"audio": {"sampling_rate": 16000, "_type": "Audio"}, **features}}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), path)
+
+
+def write_huggingface(root: Path) -> None:
+    features = {"label": {"names": ["tone", "noise"], "_type": "ClassLabel"}}
+    for name, first in (("train-00000-of-00002", 0), ("train-00001-of-00002", 4), ("test-00000-of-00001", 8)):
+        numbers = range(first, first + 4)
+        sounds = [write_sound(root / f"{number}.wav", number, "noise" if number % 2 else "tone") for number in numbers]
+        write_parquet(root / "data" / f"{name}.parquet", sounds, features, label=[number % 2 for number in numbers])
+        for sound in sounds:
+            sound.unlink()
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {  # folder of `audio`, as recipes have it -> what writes it
     "speech_commands_v0.02": write_speech_commands,
     "FSD50K": write_fsd50k,
@@ -137,4 +162,5 @@ WRITERS: dict[str, Callable[[Path], None]] = {  # folder of `audio`, as recipes 
     "IRMAS": write_irmas,
     "openmic-2018": write_openmic,
     "datafile": write_datafile,
+    "huggingface": write_huggingface,
 }

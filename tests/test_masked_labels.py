@@ -138,15 +138,13 @@ def test_a_kernel_classifier_of_a_class_is_fitted_on_the_clips_that_are_known(so
     features = generator.normal(size=(30, 4)) + 3 * (np.arange(30)[:, None] % 2)
     targets = np.stack([np.arange(30) % 2 == 0, np.arange(30) % 3 == 0], axis=1).astype(np.float32)
     hidden = targets.copy()
-    hidden[20:, 0] = np.nan
+    hidden[6:, 0] = np.nan
     clips = np.arange(30)
 
-    def logits(own: np.ndarray) -> np.ndarray:
+    def right(own: np.ndarray) -> bool:
         weights = fit_one_vs_rest(features, clips, own, solver, kernel_width=1.0, label_kind="many")
-        return score(weights, features, kernel_width=1.0)
+        logits = score(weights, features, kernel_width=1.0)
+        return bool(((logits[:, 0] > 0) == (targets[:, 0] > 0)).all())
 
-    inverted = hidden.copy()
-    inverted[20:, 0] = 1 - targets[20:, 0]  # what would be learned if these labels counted
-    assert ((logits(hidden)[:, 0] > 0) == (targets[:, 0] > 0)).all()
-    assert not ((logits(inverted)[:, 0] > 0) == (targets[:, 0] > 0)).all()
-    np.testing.assert_array_equal(logits(targets), logits(targets.copy()))
+    assert right(hidden)
+    assert not right(np.nan_to_num(hidden))  # what would be learned if these labels were negative

@@ -11,6 +11,7 @@ from conftest import REPOSITORY
 from test_corpora import LIMITS
 
 from pipeline.artifacts.clips import ClipTable, open_clips
+from pipeline.artifacts.files import file_digest
 from pipeline.corpora import irmas
 from pipeline.corpora.base import CorpusListing
 from pipeline.corpora.manifest import refresh_manifest
@@ -284,3 +285,67 @@ def test_a_class_table_with_a_machine_id_twice_is_refused(tmp_path: Path, caplog
     (tmp_path / "class_labels_indices.csv").write_text("index,mid,display_name\n0,/m/0a,A\n1,/m/0a,B\n")
     with pytest.raises(CorpusError, match=r"values of mid listed twice \(1\): /m/0a"), caplog.at_level(logging.INFO):
         list_corpus(datafile_params(tmp_path))
+
+
+# Hugging Face
+
+
+def huggingface_params(root: Path, **settings: Any) -> CorpusParams:
+    values = {"labels_column": "label", "label_kind": "one", "fold_column": None, "group_column": None, "licence": ""}
+    return params(root, "huggingface", **(values | settings))
+
+
+def test_a_hugging_face_dataset_is_read_in_place_by_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the index of digests goes there
+    layouts.write_huggingface(tmp_path / "audio")
+    clips = manifest(tmp_path, huggingface_params(tmp_path / "audio"))
+    assert clips.metadata["classes"] == ["tone", "noise"]
+    rows = {row["clip_id"]: row for row in clips.columns.to_pylist()}
+    assert len(rows) == 12
+    row = rows["train/1/5.wav"]
+    assert (row["source"], row["member"], row["offset"]) == ("data/train-00001-of-00002.parquet", "5.wav", 1)
+    assert (row["labels"], row["group"], row["fold"]) == ([1], "train/1/5.wav", "train")
+    assert row["content"] == file_digest(layouts.write_sound(tmp_path / "5.wav", 5, "noise"))
+    assert assign_roles(clips, "official", SPLIT) == ["test"] * 4 + ["train"] * 8
+
+
+def test_a_hugging_face_dataset_of_one_split_has_drawn_or_published_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sounds = [layouts.write_sound(tmp_path / f"{number}.wav", number) for number in range(4)]
+    path = tmp_path / "audio" / "default" / "train" / "0000.parquet"
+    features = {"tags": {"feature": {"names": ["a", "b"], "_type": "ClassLabel"}, "_type": "List"}}
+    columns = {"tags": [[0], [0, 1], [], [1]], "fold": [1, 1, 2, 2], "speaker": ["x", "x", "y", None]}
+    layouts.write_parquet(path, sounds, features, **columns)
+    settings = {"labels_column": "tags", "label_kind": "many"}
+    table = list_corpus(huggingface_params(tmp_path / "audio", **settings)).table()
+    assert table["labels"].to_pylist() == [["a"], ["a", "b"], [], ["b"]]
+    assert set(table["fold"].to_pylist()) == {""}
+    settings |= {"fold_column": "fold", "group_column": "speaker"}
+    table = list_corpus(huggingface_params(tmp_path / "audio", **settings)).table()
+    assert table["fold"].to_pylist() == ["1", "1", "2", "2"]
+    assert table["group"].to_pylist() == ["x", "x", "y", "train/3.wav"]
+
+
+def test_labels_of_a_hugging_face_dataset_are_names_or_numbers_or_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sounds = [layouts.write_sound(tmp_path / f"{number}.wav", number) for number in range(3)]
+    path = tmp_path / "audio" / "train-00000-of-00003-0a1b2c.parquet"
+    layouts.write_parquet(path, sounds, {}, label=["wren", "tit", None])
+    listing = list_corpus(huggingface_params(tmp_path / "audio"))
+    assert (listing.classes, listing.left_out["unlabelled"]) == (("tit", "wren"), 1)
+    assert "found 1 of 3 files of train; fetch the others" in caplog.text
+    features = {"label": {"names": ["wren"], "_type": "ClassLabel"}}
+    layouts.write_parquet(path, sounds, features, label=[0, -1, 0])
+    assert list_corpus(huggingface_params(tmp_path / "audio")).left_out["unlabelled"] == 1
+    layouts.write_parquet(path, sounds, features, label=[0, 1, 0])
+    with pytest.raises(CorpusError, match=r"labels in label that are no number of its 1 classes \(1\): 1"):
+        list_corpus(huggingface_params(tmp_path / "audio"))
+    with pytest.raises(CorpusError, match=r"expected the column `tag`, found"):
+        list_corpus(huggingface_params(tmp_path / "audio", labels_column="tag"))
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"expected Parquet files named <split>-00000-of-00001\.parquet"):
+        list_corpus(huggingface_params(tmp_path / "audio"))

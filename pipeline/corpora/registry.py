@@ -18,6 +18,7 @@ ADAPTERS: Registry[CorpusAdapter] = Registry(
         "esc50": "pipeline.corpora.esc50",
         "folder": "pipeline.corpora.folder",
         "fsd50k": "pipeline.corpora.fsd50k",
+        "huggingface": "pipeline.corpora.huggingface",
         "irmas": "pipeline.corpora.irmas",
         "openmic2018": "pipeline.corpora.openmic2018",
         "pattern": "pipeline.corpora.pattern",
