@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -146,6 +147,18 @@ def test_headers_say_what_a_recipe_is_laid_over() -> None:
         "esc50+leaderboard",
         "esc50+leaderboard+probe",
     )
+
+
+def test_every_command_of_the_guide_composes_without_a_mistake(tmp_path: Path) -> None:
+    guide = (REPOSITORY / "docs" / "corpora.md").read_text().replace("\\\n", "")
+    commands = re.findall(r"^(?:`)?sonolex compose ([^`#\n]+)", guide, re.MULTILINE)
+    assert len(commands) > 12
+    for command in commands:
+        recipe, *settings = shlex.split(command)
+        document, mistakes = compose(recipe, settings, RECIPES)
+        assert not mistakes, command
+        (tmp_path / "params.yaml").write_text(dump(document))
+        load_experiment(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("name", NAMES)
