@@ -14,7 +14,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from pipeline.corpora.base import AdapterParams
 from pipeline.corpora.durations import sample_durations
-from pipeline.corpora.registry import ADAPTERS, CorpusParams
+from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.splitting import SplitParams, count_training_clips, folds_of
 from pipeline.errors import CorpusError
 from pipeline.params import validate_params
@@ -55,7 +55,7 @@ def measure(document: Mapping[str, Any]) -> CorpusSize:
     if not params.root.is_dir():
         raise CorpusError(f"corpus.root: expected the folder of the corpus, found none at {params.root}")
     split = validate_params(SplitParams, document["split"], "split")
-    clips = ADAPTERS[params.kind].list_clips(params).table()
+    clips = list_corpus(params).table()
     durations = sample_durations(clips, params.root)
     if not len(durations):
         raise CorpusError(f"{params.root}: expected clips whose header can be read, found none")
