@@ -34,6 +34,8 @@ PARAMS: dict[str, Any] = {
         "f_max": 8000.0,
         "pre_emphasis": 0.97,
     },
+    "mix": "mean",
+    "silence": "fail",
     "dtype": "float16",
     "uint8_range": {"low": -16.0, "high": 10.0},
     "clips_per_shard": {"minimum": 2, "average": 4, "maximum": 6},

@@ -32,10 +32,10 @@ from pipeline.spectrogram.computing import (
     computing_version,
     write_frames,
 )
-from pipeline.spectrogram.decoding import BadClip
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.registry import build_front_end
 from pipeline.spectrogram.settings import ClipsPerShard, SpectrogramParams
+from pipeline.spectrogram.sources import BadClip
 
 log = logging.getLogger(__name__)
 
