@@ -36,6 +36,9 @@ def find_samples(read_at: ReadAt, size: int) -> SampleBytes | None:
     magic = read_at(0, 20)
     if magic[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and magic[8:12] == b"WAVE":
         return _riff(read_at, size, magic)
+    if magic[:4] == b"RIFF" and magic[8:12] == b"AVI ":
+        length = int.from_bytes(magic[4:8], "little")
+        return SampleBytes(8, None if _unknown(length) or not length else length)
     if magic[:4] == b"riff":
         return _w64(read_at)
     if magic[:4] == b"FORM":

@@ -186,7 +186,9 @@ def _read(reader: AudioReader, mixer: Mixer, path: Path, start: float, duration:
     if num_samples is not None:
         last = _within(path, rate, first, last, num_samples)
     if first:
-        reader.seek(first)
+        reached = reader.seek(first)
+        if reached < first:
+            _within(path, rate, first, last, reached)
     found = _read_blocks(reader, mixer, path, most + 1 if last is None else last - first)
     if last is None and found > most:
         raise BadClip("too_long", f"{path}: expected at most {max_duration} s, found more")

@@ -100,10 +100,11 @@ class FFmpegReader:
     def close(self) -> None:
         self._file.close()
 
-    def seek(self, sample: int) -> None:
-        """Move to a sample, not before the last one read; fewer samples where the file ends before."""
+    def seek(self, sample: int) -> int:
+        """Move to a sample, not before the last one read, and return the place: the end where it comes before."""
         while self._read < sample and len(self.read(min(sample - self._read, self.rate))):
             pass
+        return self._read
 
     def read(self, count: int) -> np.ndarray:
         """Return the next `count` samples (sample, channel), fewer at the end. Raises FFmpegError."""

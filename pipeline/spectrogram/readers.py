@@ -37,8 +37,8 @@ class AudioReader(Protocol):
     num_channels: int
     num_samples: int | None  # None = it is known once the file has been read
 
-    def seek(self, sample: int) -> None:
-        """Move to a sample; forward, where the number of samples is unknown."""
+    def seek(self, sample: int) -> int:
+        """Move to a sample, forward where their number is unknown, and return the place: the end where it comes before."""
 
     def read(self, count: int) -> np.ndarray:
         """Return the next `count` samples, fewer at the end. Raises DecodingError."""
@@ -103,7 +103,7 @@ def _open_with_ffmpeg(source: Source, path: Path, found: str) -> AudioReader:
         raise BadClip("unreadable", f"{path}: expected {container.title}, found: {error}") from None
 
 
-class _ForwardFile(soundfile.SoundFile):
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc] # it has no types
     """A file that soundfile does not seek in after every read, which fails where libsndfile knows no length."""
 
     def seekable(self) -> bool:
@@ -126,12 +126,13 @@ class _SoundfileReader:
         self.num_samples: int | None = self._file.frames if self._file.frames < _UNKNOWN else None
         self._read = 0  # samples
 
-    def seek(self, sample: int) -> None:
-        """Move to a sample."""
+    def seek(self, sample: int) -> int:
+        """Move to a sample, and return the place."""
         if self.num_samples is not None:
-            self._file.seek(sample)
-        while self.num_samples is None and self._read < sample and len(self.read(min(sample - self._read, self.rate))):
+            return int(self._file.seek(sample))
+        while self._read < sample and len(self.read(min(sample - self._read, self.rate))):
             pass
+        return self._read
 
     def read(self, count: int) -> np.ndarray:
         """Return the next `count` samples, fewer at the end. Raises DecodingError."""
@@ -167,15 +168,16 @@ class _ChainedReader:
         self._lengths = [reader.num_samples or 0 for reader in readers]
         self.num_samples: int | None = sum(self._lengths)
 
-    def seek(self, sample: int) -> None:
-        """Move to a sample."""
-        self._current = 0
+    def seek(self, sample: int) -> int:
+        """Move to a sample, and return the place."""
+        place, self._current = sample, 0
         while self._current < len(self._readers) - 1 and sample >= self._lengths[self._current]:
             sample -= self._lengths[self._current]
             self._current += 1
         self._readers[self._current].seek(sample)
         for reader in self._readers[self._current + 1 :]:
             reader.seek(0)
+        return place
 
     def read(self, count: int) -> np.ndarray:
         """Return the next samples, at most `count`, none at the end. Raises DecodingError."""
