@@ -95,7 +95,7 @@ def test_the_sound_is_the_one_that_was_written(
     assert -0.01 < len(waveform) / RATE - SECONDS < 0.1  # a coder's last frame is filled
     middle = waveform[4000:-4000]
     assert abs(_loudest_frequency(middle) - 440.0) < 2.0
-    assert 0.45 < np.sqrt(2 * np.square(middle).mean()) < 0.55
+    assert 0.3 < np.sqrt(2 * np.square(middle).mean()) < 0.55
     part = _decode(path, data, start=0.75, duration=0.5)
     assert len(part) == 8000
     np.testing.assert_allclose(part[200:-200], waveform[12200:19800], atol=2e-3)  # a resampler rings at the ends

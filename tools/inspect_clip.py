@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pipeline.artifacts.clips import ClipRecord, ClipTable, open_clips
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.spectrogram import FrontEndMetadata, open_spectrogram
+from pipeline.artifacts.spectrogram import FrontEndMetadata, Mix, open_spectrogram
 from pipeline.artifacts.tokens import TokensMetadata, open_tokens, token_arrays
 from pipeline.corpora.base import AudioParams
 from pipeline.errors import ArtifactError, CorpusError
@@ -48,7 +48,8 @@ def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: P
     (frames,) = reader.read([clip_id])
     left_out: list[str] = []
     metadata = spectrogram.metadata
-    waveform = _waveform(row, corpus_root, metadata, len(frames), left_out)
+    seconds = len(frames) / metadata["frame_rate"]
+    waveform = _waveform(row, corpus_root, metadata["sample_rate"], seconds, left_out, metadata.get("mix", "mean"))
     tokens, token_metadata = _tokens(clip_id, layout.tokens(vocabulary, fold), left_out)
 
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"])
@@ -144,7 +145,7 @@ def axes_extent(frames: np.ndarray, metadata: FrontEndMetadata) -> tuple[float, 
 
 
 def _waveform(
-    row: ClipRecord, root: Path, metadata: FrontEndMetadata, num_frames: int, left_out: list[str]
+    row: ClipRecord, root: Path, sample_rate: int, seconds: float, left_out: list[str], mix: Mix = "mean"
 ) -> np.ndarray | None:
     """Decode the clip; a file longer than its frames by more than a second counts as another file."""
     try:
@@ -152,11 +153,11 @@ def _waveform(
             root / row["source"],
             start=row["start"],
             duration=row["duration"],
-            sample_rate=metadata["sample_rate"],
-            max_duration=num_frames / metadata["frame_rate"] + 1,
+            sample_rate=sample_rate,
+            max_duration=seconds + 1,
             member=PackedAudio.of(row),
             content=row["content"],
-            mix=metadata.get("mix", "mean"),
+            mix=mix,
             allow_silence=True,
         )
     except BadClip as error:

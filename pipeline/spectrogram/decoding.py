@@ -60,9 +60,9 @@ def decode(
 ) -> np.ndarray:
     """Return the waveform of `duration` seconds from `start` (0 = to the end), shape (sample,) float32 at `sample_rate`.
 
-    Reads what libsndfile and FFmpeg do (docs/corpora.md) at 1 to 384 kHz, of any depth and number of channels, from a file
-    or a `member` of a tar or Parquet file; only the part asked for is decoded, and what is before it where the length is unknown. `content`
-    is the digest that a file must have, empty = any; a member has its own.
+    Reads what libsndfile and FFmpeg do (docs/corpora.md) at 1 to 384 kHz, of any depth and number of channels, from a file,
+    or from a `member` of a tar or Parquet file; only the part asked for is decoded, and what is before it where the length
+    is unknown. `content` is the digest that a file must have, empty = any; a member has its own.
 
     Raises BadClip with one of the reasons missing, read_error (the file is there and cannot be read: no permission, a
     failing disk), moved (it has other bytes than the manifest names), unreadable (no audio), empty, truncated, damaged (in

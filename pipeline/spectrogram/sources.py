@@ -1,4 +1,4 @@
-"""Encoded audio as decoders read it: files, members of tars and rows of Parquet files, checked against the manifest; and what makes a clip bad.
+"""Encoded audio as decoders read it: files, and clips packed in tars and Parquet files; and what makes a clip bad.
 
 What a decoder says of a file counts only if the file could be read, and has the content that the manifest names, before and
 after decoding. Decoders take a failing read for the end of the file, so they read through an object that keeps the error.
