@@ -11,6 +11,7 @@ from conftest import make_waveform
 from sounds import case, encode, with_data_size, without_count, without_total
 
 from pipeline.artifacts.spectrogram import Mix
+from pipeline.execution.code import project_sources, reach
 from pipeline.spectrogram import decoding
 from pipeline.spectrogram.containers import find_samples
 from pipeline.spectrogram.decoding import ForwardReader, decode
@@ -308,6 +309,14 @@ def test_a_constant_is_silence_and_may_be_kept(tmp_path: Path, value: float) -> 
     with pytest.raises(BadClip, match=rf"silent: .*16000 samples that are all {value:g}"):
         decode(path, **options)
     assert len(decode(path, **options, allow_silence=True)) == RATE
+
+
+def test_what_is_remembered_of_a_clip_follows_from_all_that_judges_it() -> None:
+    """So a clip that was refused by an earlier release is tried again."""
+    found = reach(project_sources(), [("pipeline.spectrogram.computing", "compute_clip")])
+    assert {"soundfile", "soxr", "numpy"} <= set(found.packages)
+    judges = ("containers", "ffmpeg", "mixing", "mp3", "ogg", "readers", "sources")
+    assert {f"pipeline.spectrogram.{name}" for name in judges} <= {module for module, _ in found.definitions}
 
 
 # the files that were found to be read wrongly

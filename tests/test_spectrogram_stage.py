@@ -221,6 +221,25 @@ def test_too_many_bad_clips_fail_with_a_table_after_all_were_tried(wav_corpus: P
     assert [entry.name for entry in path.parent.iterdir()] == ["clips.parquet"]
 
 
+def test_mix_and_silence_are_settings_that_old_artifacts_need_not_have(tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    root.mkdir()
+    tone = make_waveform("tone", 1.0)
+    soundfile.write(root / "a.wav", np.stack([tone, -tone], axis=1), 16000)
+    soundfile.write(root / "b.wav", np.zeros(16000), 16000)
+    clips = make_clips(tmp_path / "clips.parquet", root, ["a.wav", "b.wav"])
+    execution = ExecutionParams(executor="local", workers=1, scheduler="", memo=tmp_path / "memo")
+    corpus: Any = SimpleNamespace(root=root, max_bad_fraction=1.0, max_duration=5.0)
+    found = {}
+    for mix, silence in (("mean", "fail"), ("left", "keep")):
+        params = validate_params(SpectrogramParams, PARAMS | {"mix": mix, "silence": silence}, "spectrogram")
+        run(params, corpus, execution, clips, tmp_path / mix)
+        spectrogram = open_spectrogram(tmp_path / mix)
+        found[mix] = spectrogram.index.list("reason")
+        assert {"mix", "silence"} & set(spectrogram.metadata) == (set() if mix == "mean" else {"mix", "silence"})
+    assert found == {"mean": ["cancelling", "silent"], "left": ["", ""]}
+
+
 def test_too_many_bad_clips_have_one_example_for_each_cause_and_suffix() -> None:
     messages = [
         *(f"audio/{name}.wav: expected {name}00 bytes of samples, as its header says, found 7" for name in range(5)),

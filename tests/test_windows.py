@@ -65,6 +65,18 @@ def test_a_window_is_the_clip_of_its_start_and_duration(
     assert windows[-1].end == pytest.approx(reader.seconds)
 
 
+def test_windows_have_the_mix_of_clips(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 2.2, 16000, channels=2)
+    both, _ = soundfile.read(path, dtype="float32")
+    for mix, channel in (("left", 0), ("right", 1)):
+        for window in WindowReader(path, Windowing(1.0, 0.5), mix=mix).take(99):  # type: ignore[arg-type]
+            first = round(window.start * 16000)
+            np.testing.assert_array_equal(window.samples, both[first : first + 16000, channel])
+    soundfile.write(path, np.stack([both[:, 0], -both[:, 0]], axis=1), 16000, subtype="FLOAT")
+    with pytest.raises(BadClip, match="cancelling: "):
+        WindowReader(path, Windowing(1.0, 0.5)).take(99)
+
+
 def test_windows_of_an_array_are_those_of_its_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", 2.2, 8000)
     samples, rate = soundfile.read(path, dtype="float32")

@@ -26,7 +26,7 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
     Without its audio, a corpus whose manifest is here (`dvc pull`) can be used, and is no mistake.
     """
     params, split = experiment.sections["corpus"], experiment.sections["split"]
-    manifest = currentcurrent_manifest(experiment, layout)
+    manifest = current_manifest(experiment, layout)
     if manifest is None and not params.makes_audio and not params.root.is_dir():
         return [
             f"{params_path}: corpus.root: expected the folder of the corpus ({params.layout}), found none at {params.root}; "
@@ -113,7 +113,7 @@ def try_clips(experiment: Experiment, layout: Layout, most: int = 20) -> tuple[l
 
 def _rows(experiment: Experiment, layout: Layout, most: int) -> list[ClipRecord]:
     """Return at most so many rows of the manifest, or of the listing where the manifest is another corpus's."""
-    params, manifest = experiment.sections["corpus"], currentcurrent_manifest(experiment, layout)
+    params, manifest = experiment.sections["corpus"], current_manifest(experiment, layout)
     if manifest is not None:
         table = manifest.columns
     elif params.published_folds is None and not params.makes_audio:
