@@ -18,9 +18,9 @@ from pipeline.inference.embedding import DEFAULT_LAYER, Embedder, TextureEmbedde
 from pipeline.inference.opening import open_classifier
 from pipeline.inference.predicting import FilePrediction, describe, predict_files, predict_windows
 from pipeline.inference.prediction import Failure, Prediction
-from pipeline.inference.sounds import ARRAY, MAX_SECONDS, mix_array, read_array, read_file, require_rate
+from pipeline.inference.sounds import ARRAY, MAX_SECONDS, Reading, mix_array, read_array, read_file, require_rate
 from pipeline.inference.windows import Pool, Windowing, array_windows
-from pipeline.spectrogram.decoding import BadClip
+from pipeline.spectrogram.sources import BadClip
 
 Sound: TypeAlias = str | Path | np.ndarray
 
@@ -148,7 +148,7 @@ class Model:
                 raise SonolexError(f"{found.reason}: {found.message}")
             return found
         rate = require_rate(rate)
-        windows = array_windows(mix_array(sound), rate, windowing)
+        windows = array_windows(mix_array(sound, self._classifier.reading["mix"]), rate, windowing)
         try:
             return predict_windows(self._classifier, ARRAY, windows, rate, windowing)
         except BadClip as error:
@@ -158,7 +158,7 @@ class Model:
         return Windowing.of(window, hop, pool, shortest=self._classifier.front_end.min_samples / self.sample_rate)
 
     def _waveform(self, sound: Sound, rate: int | None) -> np.ndarray:
-        return _read(sound, rate, self.sample_rate, self._classifier.front_end.min_samples)
+        return _read(sound, rate, self._classifier.reading)
 
     def _frames(self, waveform: np.ndarray, where: str) -> np.ndarray:
         try:
@@ -185,7 +185,7 @@ def texture_statistics(sound: Sound, rate: int | None = None, *, frames: bool = 
 
 def _embed(embedder: Embedder, sound: Sound, rate: int | None, *, frames: bool) -> np.ndarray | FrameEmbeddings:
     where = ARRAY if isinstance(sound, np.ndarray) else str(sound)
-    waveforms = _read(sound, rate, embedder.sample_rate, embedder.min_samples)[None]
+    waveforms = _read(sound, rate, embedder.reading)[None]
     try:
         if frames:
             steps = embedder.steps(waveforms, where)
@@ -195,11 +195,10 @@ def _embed(embedder: Embedder, sound: Sound, rate: int | None, *, frames: bool) 
         raise SonolexError(str(error)) from None
 
 
-def _read(sound: Sound, rate: int | None, sample_rate: int, min_samples: int) -> np.ndarray:
-    sizes = {"sample_rate": sample_rate, "min_samples": min_samples}
+def _read(sound: Sound, rate: int | None, reading: Reading) -> np.ndarray:
     try:
         if isinstance(sound, np.ndarray):
-            return read_array(sound, rate, **sizes)
-        return read_file(Path(sound), **sizes, max_seconds=MAX_SECONDS)
+            return read_array(sound, rate, **reading)
+        return read_file(Path(sound), **reading, max_seconds=MAX_SECONDS)
     except BadClip as error:
         raise SonolexError(str(error)) from None

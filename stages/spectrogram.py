@@ -112,7 +112,7 @@ def _build(
         rows = assemble(partial, plans, reuse.entries, memo, params.metadata, settings)
         report.failed = count_failed(rows)
         forget_moved(rows, clips, corpus.root)
-        require_few_failed(rows, corpus.max_bad_fraction)
+        require_few_failed(rows, corpus.max_bad_fraction, corpus.root)
         report.bytes_written = sum(
             file.stat().st_size for file in partial.rglob("*") if file.is_file() and not known & set(file.parts)
         )

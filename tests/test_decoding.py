@@ -15,7 +15,8 @@ from test_parquet_audio import write_parquet
 
 from pipeline.artifacts.files import file_digest
 from pipeline.spectrogram import decoding
-from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
+from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.sources import BadClip, PackedAudio
 
 
 def _decode(path: Path, **changed: Any) -> np.ndarray:
@@ -123,7 +124,7 @@ def _no_samples(folder: Path) -> Path:
 
 
 def _odd_rate(folder: Path) -> Path:
-    return _write(folder / "a.wav", make_waveform("tone", 1.0, 4000), 4000)
+    return _write(folder / "a.wav", make_waveform("tone", 1.0, 900), 900)
 
 
 def _short(folder: Path) -> Path:
@@ -158,7 +159,7 @@ def _silent(folder: Path) -> Path:
         (_empty, "empty", "0 bytes"),
         (_no_samples, "empty", "header without samples"),
         (_headless, "unreadable", "expected WAV, FLAC, OGG or MP3"),
-        (_odd_rate, "unreadable", "found 4000 Hz"),
+        (_odd_rate, "unreadable", "expected a rate of 1000 to 384000 Hz, found 900 Hz"),
         (_short, "too_short", "at least 400 samples at 16000 Hz, found 399"),
         (_long, "too_long", "at most 10.0 s, found 10.0 s"),
         (_nan, "not_finite", "found 1 NaN or infinite"),
@@ -306,7 +307,7 @@ def test_a_part_beyond_the_end_fails(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.wav", make_waveform("tone", 1.0))
     with pytest.raises(BadClip, match=r"truncated: .*expected sound to 1.500 s, found the end at 1.000 s"):
         _decode(path, start=0.5, duration=1.0)
-    with pytest.raises(BadClip, match=r"too_short: .*expected sound at 1.0 s, found the end at 1.000 s"):
+    with pytest.raises(BadClip, match=r"too_short: .*expected sound at 1.000 s, found the end at 1.000 s"):
         _decode(path, start=1.0, duration=0.5)
 
 
@@ -317,7 +318,7 @@ def test_a_file_is_what_its_content_says_and_not_its_suffix(tmp_path: Path, suff
     path.write_bytes(np.random.default_rng(0).bytes(4096))
     with pytest.raises(BadClip, match=rf"a\{suffix}: expected WAV, FLAC, OGG or MP3, found"):
         _decode(path)
-    soundfile.write(tmp_path / "a.wav", np.full(8000, 0.5), 16000)
+    soundfile.write(tmp_path / "a.wav", make_waveform("tone"), 16000)
     shutil.copy(tmp_path / "a.wav", path)
     assert len(_decode(path)) == 8000
 

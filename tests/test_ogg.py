@@ -9,8 +9,9 @@ import pytest
 import soundfile
 from conftest import make_waveform
 
-from pipeline.spectrogram.decoding import BadClip, decode
-from pipeline.spectrogram.ogg import OggFault, find_fault
+from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.ogg import OggFault, scan_pages
+from pipeline.spectrogram.sources import BadClip
 
 Damage = Callable[[bytearray, int, np.random.Generator], None]
 
@@ -43,7 +44,7 @@ def _encoded(subtype: str = "VORBIS") -> bytes:
 
 
 def _fault(data: bytes) -> OggFault | None:
-    return find_fault(io.BytesIO(data).read)
+    return scan_pages(io.BytesIO(data).read).fault
 
 
 def _decode(path: Path, **part: float) -> np.ndarray:
@@ -79,4 +80,4 @@ def test_whole_files_have_no_fault(subtype: str) -> None:
 def test_every_clip_of_esc10_is_whole(esc10_root: Path) -> None:
     for path in sorted((esc10_root / "audio").glob("*.ogg")):
         with path.open("rb") as file:
-            assert find_fault(file.read) is None, path
+            assert scan_pages(file.read).fault is None, path

@@ -60,6 +60,8 @@ CHANGES: dict[str, Any] = {
     "spectrogram.front_end.f_min": 40.0,
     "spectrogram.front_end.f_max": 6000.0,
     "spectrogram.front_end.pre_emphasis": 0.9,
+    "spectrogram.mix": "left",
+    "spectrogram.silence": "keep",
     "spectrogram.dtype": "uint8",
     "spectrogram.clips_per_shard.minimum": 8,
     "spectrogram.clips_per_shard.average": 40,

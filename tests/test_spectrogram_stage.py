@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 from conftest import make_clips, make_waveform
@@ -15,7 +16,7 @@ from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.execution.executors import ExecutionParams
 from pipeline.params import validate_params
-from pipeline.spectrogram.building import Reuse, open_memo, plan_shards, shard_specs
+from pipeline.spectrogram.building import Reuse, open_memo, plan_shards, require_few_failed, shard_specs
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import build_front_end
@@ -34,6 +35,8 @@ PARAMS: dict[str, Any] = {
         "f_max": 8000.0,
         "pre_emphasis": 0.97,
     },
+    "mix": "mean",
+    "silence": "fail",
     "dtype": "float16",
     "uint8_range": {"low": -16.0, "high": 10.0},
     "clips_per_shard": {"minimum": 2, "average": 4, "maximum": 6},
@@ -209,11 +212,53 @@ def test_too_many_bad_clips_fail_with_a_table_after_all_were_tried(wav_corpus: P
     assert message.startswith(
         "9 of 21 clips cannot be used: expected at most the fraction corpus.max_bad_fraction 0.42"
     )
-    assert "  not_finite: 2\n    not_finite: audio/not_finite.wav: expected finite samples" in message
+    audio = wav_corpus / "audio"
+    assert f"  not_finite: 2\n    not_finite: {audio}/not_finite.wav: expected finite samples" in message
+    assert f"\n    overflow: {audio}/overflow.wav: expected samples about [-1, 1]" in message  # another cause
     for reason in ("missing", "empty", "unreadable", "truncated", "too_short", "too_long", "silent"):
-        assert f"\n  {reason}: 1\n    {reason}: audio/{reason}" in message
+        assert f"\n  {reason}: 1\n    {reason}: {audio}/{reason}" in message
     assert not path.exists()
     assert [entry.name for entry in path.parent.iterdir()] == ["clips.parquet"]
+
+
+def test_mix_and_silence_are_settings_that_old_artifacts_need_not_have(tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    root.mkdir()
+    tone = make_waveform("tone", 1.0)
+    soundfile.write(root / "a.wav", np.stack([tone, -tone], axis=1), 16000)
+    soundfile.write(root / "b.wav", np.zeros(16000), 16000)
+    clips = make_clips(tmp_path / "clips.parquet", root, ["a.wav", "b.wav"])
+    execution = ExecutionParams(executor="local", workers=1, scheduler="", memo=tmp_path / "memo")
+    corpus: Any = SimpleNamespace(root=root, max_bad_fraction=1.0, max_duration=5.0)
+    found = {}
+    for mix, silence in (("mean", "fail"), ("left", "keep")):
+        params = validate_params(SpectrogramParams, PARAMS | {"mix": mix, "silence": silence}, "spectrogram")
+        run(params, corpus, execution, clips, tmp_path / mix)
+        spectrogram = open_spectrogram(tmp_path / mix)
+        found[mix] = spectrogram.index.list("reason")
+        assert {"mix", "silence"} & set(spectrogram.metadata) == (set() if mix == "mean" else {"mix", "silence"})
+    assert found == {"mean": ["cancelling", "silent"], "left": ["", ""]}
+
+
+def test_too_many_bad_clips_have_one_example_for_each_cause_and_suffix() -> None:
+    messages = [
+        *(f"audio/{name}.wav: expected {name}00 bytes of samples, as its header says, found 7" for name in range(5)),
+        "audio/a.mp3: expected whole frames to the end, found the end in the frame at byte 17",
+        "audio/b.mp3: expected whole frames to the end, found the end in the frame at byte 99",
+        "audio/c.mp3: expected whole frames to the end, found 3 frames of 80",
+        "audio/d.ogg: expected 4 samples, as its header says, found 0 before: Error in 'audio/d.ogg'",
+    ]
+    columns = {"clip_id": [str(number) for number in range(9)], "message": messages}
+    rows = pa.table(columns | {"status": ["failed"] * 9, "reason": ["truncated"] * 9})
+    with pytest.raises(CorpusError) as caught:
+        require_few_failed(rows, 0.5, Path("/corpus"))
+    assert str(caught.value).splitlines()[1:] == [
+        "  truncated: 9",
+        f"    0: /corpus/{messages[0]} (4 more like it)",
+        f"    5: /corpus/{messages[5]} (1 more like it)",
+        f"    7: /corpus/{messages[7]}",
+        f"    8: /corpus/{messages[8]}",
+    ]
 
 
 def test_a_corpus_without_a_usable_clip_makes_an_artifact_that_says_so(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.splits import SPLIT
@@ -29,6 +30,7 @@ from pipeline.errors import CorpusError
 from pipeline.execution.memo import Memo
 from pipeline.params import read_params
 from tools import doctor, inspect_clip
+from tools.corpus_check import try_clips
 from tools.doctor import Cache
 from tools.sonolex import app
 from tools.why import Finding, trace
@@ -383,16 +385,40 @@ def test_doctor_names_the_links_that_copy_nothing(
 
 def test_doctor_reckons_the_space_that_frames_take(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = load_experiment(REPOSITORY / "params.yaml")
+    assert doctor.corpus_seconds(experiment, Layout(workspace))[0] is None  # what lies here is of another corpus
+    monkeypatch.setattr(doctor, "current_manifest", lambda experiment, layout: open_clips(layout.clips))
     seconds, source = doctor.corpus_seconds(experiment, Layout(workspace))
     assert (seconds, source) == (pytest.approx(3 * 0.98), "index of frames")
     (workspace / "data" / "spectrogram" / "index.parquet").unlink()
     longest = experiment.sections["corpus"].max_duration
     assert doctor.corpus_seconds(experiment, Layout(workspace)) == (4 * longest, "manifest, at most")
+    assert doctor.corpus_seconds(experiment, Layout(workspace), [1.0, 2.0]) == (6.0, "4 clips, by 2 of them")
     assert doctor.check_space(experiment, Layout(workspace), None).verdict == "ok"
     monkeypatch.setattr(doctor, "_free", lambda path: 1 << 30)
     row = doctor.check_space(experiment, Layout(workspace), None)
     assert row.verdict == "broken"
     assert "make room: 1." in row.advice
+
+
+def test_doctor_tries_clips_of_the_corpus_as_it_is(
+    esc50: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a manifest nor an index of another corpus says what is in this one's files."""
+    monkeypatch.chdir(tmp_path)
+    experiment = load_experiment(_replace_corpus(_write_params(tmp_path), esc50))
+    (tmp_path / "audio").mkdir()
+    assert not any(try_clips(experiment, Layout(tmp_path))[0])
+    soundfile.write(tmp_path / "audio" / "1-a.wav", make_waveform("noise", 0.25), 16000)
+    (tmp_path / "audio" / "2-a.wav").write_bytes(b"\0\0\0\x18ftypM4A " + bytes(400))
+    seconds, errors = try_clips(experiment, Layout(tmp_path))
+    assert seconds == [0.25]
+    assert [error.reason for error in errors] == ["unreadable"]
+    (row,) = doctor.check_audio(experiment, seconds, errors)
+    assert row.found.startswith(
+        f"1 of 2 clips that were tried can be used\nunreadable: {tmp_path}/audio/2-a.wav: expected"
+    )
+    assert row.verdict == "note"
+    assert "repair the files" in row.advice
 
 
 def test_doctor_ends_with_1_when_something_is_broken(tmp_path: Path) -> None:

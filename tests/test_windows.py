@@ -11,7 +11,8 @@ from pipeline.inference.prediction import Prediction
 from pipeline.inference.timeline import Region, regions, write_label_track
 from pipeline.inference.windows import Windowing, WindowReader, array_windows, pool_logits, segments, window_bounds
 from pipeline.spectrogram import decoding
-from pipeline.spectrogram.decoding import BadClip, decode, prepare_waveform
+from pipeline.spectrogram.decoding import decode, prepare_waveform
+from pipeline.spectrogram.sources import BadClip
 
 
 def write(path: Path, seconds: float, rate: int, channels: int = 1, **options: str) -> Path:
@@ -64,6 +65,18 @@ def test_a_window_is_the_clip_of_its_start_and_duration(
     assert windows[-1].end == pytest.approx(reader.seconds)
 
 
+def test_windows_have_the_mix_of_clips(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", 2.2, 16000, channels=2)
+    both, _ = soundfile.read(path, dtype="float32")
+    for mix, channel in (("left", 0), ("right", 1)):
+        for window in WindowReader(path, Windowing(1.0, 0.5), mix=mix).take(99):  # type: ignore[arg-type]
+            first = round(window.start * 16000)
+            np.testing.assert_array_equal(window.samples, both[first : first + 16000, channel])
+    soundfile.write(path, np.stack([both[:, 0], -both[:, 0]], axis=1), 16000, subtype="FLOAT")
+    with pytest.raises(BadClip, match="cancelling: "):
+        WindowReader(path, Windowing(1.0, 0.5)).take(99)
+
+
 def test_windows_of_an_array_are_those_of_its_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", 2.2, 8000)
     samples, rate = soundfile.read(path, dtype="float32")
@@ -86,12 +99,12 @@ def test_memory_is_a_window_and_a_block(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_silent_window_is_no_fault_but_a_silent_file_is(tmp_path: Path) -> None:
     samples = np.zeros(16000)
-    samples[12000:] = 0.1
+    samples[12000:] = np.random.default_rng(0).uniform(-0.1, 0.1, 4000)
     soundfile.write(tmp_path / "half.wav", samples, 8000)
     windows = WindowReader(tmp_path / "half.wav", Windowing(0.5, 0.5)).take(9)
     assert [bool(window.samples.any()) for window in windows] == [False, False, False, True]
     soundfile.write(tmp_path / "all.wav", np.zeros(16000), 8000)
-    with pytest.raises(BadClip, match=r"all\.wav: expected sound, found samples that are all 0") as caught:
+    with pytest.raises(BadClip, match=r"all\.wav: expected sound, found samples that are all the same") as caught:
         WindowReader(tmp_path / "all.wav", Windowing(0.5, 0.5)).take(9)
     assert caught.value.reason == "silent"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import ClipRecord, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
@@ -14,6 +14,8 @@ from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.relabelling import identity_with
 from pipeline.corpora.splitting import folds_of, require_known
 from pipeline.errors import ArtifactError, CorpusError
+from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.sources import BadClip, PackedAudio
 
 FEWEST_POSITIONS = 8  # of the median clip, without a remark
 
@@ -24,7 +26,7 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
     Without its audio, a corpus whose manifest is here (`dvc pull`) can be used, and is no mistake.
     """
     params, split = experiment.sections["corpus"], experiment.sections["split"]
-    manifest = _manifest(experiment, layout)
+    manifest = current_manifest(experiment, layout)
     if manifest is None and not params.makes_audio and not params.root.is_dir():
         return [
             f"{params_path}: corpus.root: expected the folder of the corpus ({params.layout}), found none at {params.root}; "
@@ -46,7 +48,7 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
 
 def positions_remarks(experiment: Experiment, layout: Layout) -> list[str]:
     """Name the networks that see the corpus's median clip as fewer than a handful of positions; empty without the corpus."""
-    params, manifest = experiment.sections["corpus"], _manifest(experiment, layout)
+    params, manifest = experiment.sections["corpus"], current_manifest(experiment, layout)
     if not params.root.is_dir():
         return []
     clips = list_corpus(params).table() if manifest is None else manifest.columns
@@ -72,7 +74,7 @@ def _time_strides(experiment: Experiment) -> dict[str, int]:
     return {name: stride for name, stride in strides.items() if stride is not None}
 
 
-def _manifest(experiment: Experiment, layout: Layout) -> Table | None:
+def current_manifest(experiment: Experiment, layout: Layout) -> Table | None:
     """Return the manifest of the experiment's corpus as the last run left it, if there is one."""
     try:
         manifest = open_clips(layout.clips)
@@ -80,6 +82,47 @@ def _manifest(experiment: Experiment, layout: Layout) -> Table | None:
     except (ArtifactError, CorpusError):
         return None
     return manifest if manifest.metadata["corpus"] == identity else None
+
+
+def try_clips(experiment: Experiment, layout: Layout, most: int = 20) -> tuple[list[float], list[BadClip]]:
+    """Decode some clips, evenly spread over the corpus: durations in seconds, and errors of those that cannot be used.
+
+    None are tried without audio, and where listing the clips takes long (tars) or would make them.
+    """
+    corpus, frames = experiment.sections["corpus"], experiment.sections["spectrogram"]
+    rows = _rows(experiment, layout, most) if corpus.root.is_dir() else []
+    seconds: list[float] = []
+    errors: list[BadClip] = []
+    for row in rows:
+        try:
+            waveform = decode(
+                corpus.root / row["source"],
+                start=row["start"],
+                duration=row["duration"],
+                sample_rate=frames.metadata["sample_rate"],
+                max_duration=corpus.max_duration,
+                member=PackedAudio.of(row),
+                mix=frames.mix,
+                allow_silence=frames.silence == "keep",
+            )
+            seconds.append(len(waveform) / frames.metadata["sample_rate"])
+        except BadClip as error:
+            errors.append(error)
+    return seconds, errors
+
+
+def _rows(experiment: Experiment, layout: Layout, most: int) -> list[ClipRecord]:
+    """Return at most so many rows of the manifest, or of the listing where the manifest is another corpus's."""
+    params, manifest = experiment.sections["corpus"], current_manifest(experiment, layout)
+    if manifest is not None:
+        table = manifest.columns
+    elif params.published_folds is None and not params.makes_audio:
+        table = ADAPTERS[params.kind].list_clips(params).table()
+    else:
+        return []
+    places = np.unique(np.linspace(0, table.num_rows - 1, min(most, table.num_rows)).round().astype(int))
+    rows: list[ClipRecord] = table.take(pa.array(places)).to_pylist()
+    return rows
 
 
 def _published(params: CorpusParams) -> pa.ChunkedArray:

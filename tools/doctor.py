@@ -9,7 +9,7 @@ import importlib.util
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.spectrogram import INDEX
@@ -28,7 +27,8 @@ from pipeline.artifacts.tables import Table, TableSchema
 from pipeline.check_params import Experiment, load_experiment
 from pipeline.errors import ArtifactError, ParamsError
 from pipeline.execution.threads import allowed_cores
-from tools.corpus_check import corpus_mistakes
+from pipeline.spectrogram.sources import BadClip
+from tools.corpus_check import corpus_mistakes, current_manifest, try_clips
 
 Verdict = Literal["ok", "note", "broken"]
 
@@ -66,7 +66,9 @@ def run(params_path: Path, layout: Layout, console: Console) -> bool:
     rows.append(row)
     if experiment:
         rows.append(check_corpus(experiment, layout, params_path))
-        rows.append(check_space(experiment, layout, cache))
+        seconds, errors = try_clips(experiment, layout) if rows[-1].verdict == "ok" else ([], [])
+        rows += check_audio(experiment, seconds, errors)
+        rows.append(check_space(experiment, layout, cache, seconds))
     console.print(rows_table(rows))
     return any(row.verdict == "broken" for row in rows)
 
@@ -236,9 +238,22 @@ def check_corpus(experiment: Experiment, layout: Layout, params_path: Path) -> R
     return Row("corpus", f"{root}: not yet made" if makes_audio else f"no audio at {root}; its manifest is here")
 
 
-def check_space(experiment: Experiment, layout: Layout, cache: Cache | None) -> Row:
-    """Compare the free space, here and in the cache, with the size of the corpus's frames."""
-    seconds, source = corpus_seconds(experiment, layout)
+def check_audio(experiment: Experiment, seconds: list[float], errors: list[BadClip]) -> Iterator[Row]:
+    """Check that clips can be decoded: those that were tried, by their durations, or their errors."""
+    tried = len(seconds) + len(errors)
+    if not tried:
+        return
+    found = f"{len(seconds)} of {tried} clips that were tried can be used"
+    causes = {error.reason: error for error in errors}.values()
+    found += "".join(f"\n{error}" for error in causes)
+    allowed = len(errors) <= experiment.sections["corpus"].max_bad_fraction * tried
+    advice = "" if allowed else "a run may stop: repair the files, or raise corpus.max_bad_fraction"
+    yield Row("audio", found, advice, "note" if errors else "ok")
+
+
+def check_space(experiment: Experiment, layout: Layout, cache: Cache | None, tried: Sequence[float] = ()) -> Row:
+    """Compare the free space, here and in the cache, with the size of the corpus's frames; `tried` as `corpus_seconds`."""
+    seconds, source = corpus_seconds(experiment, layout, tried)
     if seconds is None:
         return Row("disk space", f"{_size(_free(Path.cwd()))} free", source)
     frames = experiment.sections["spectrogram"]
@@ -256,16 +271,20 @@ def check_space(experiment: Experiment, layout: Layout, cache: Cache | None) -> 
     return Row("disk space", found, f"make room: {', '.join(short)}" if short else "", "broken" if short else "ok")
 
 
-def corpus_seconds(experiment: Experiment, layout: Layout) -> tuple[float | None, str]:
-    """Return the duration of the corpus in seconds, from the best available source, and the source (or what is missing)."""
-    corpus = experiment.sections["corpus"]
-    index = _open(INDEX, layout.spectrogram_index)
-    if index is not None:
-        return (pc.sum(index["num_frames"]).as_py() or 0) / index.metadata["front_end"]["frame_rate"], "index of frames"
-    clips = _open(CLIPS, layout.clips)
+def corpus_seconds(experiment: Experiment, layout: Layout, tried: Sequence[float] = ()) -> tuple[float | None, str]:
+    """Return the duration of the corpus in seconds, from the best available source, and the source (or what is missing).
+
+    What the last run left counts only if it is of this corpus. `tried` are durations of some clips in seconds.
+    """
+    clips = current_manifest(experiment, layout)
     if clips is None:
         return None, "the size of the corpus is known after `dvc repro corpus`"
-    durations = [duration or corpus.max_duration for duration in clips.list("duration")]
+    index = _open(INDEX, layout.spectrogram_index)
+    if index is not None and index["clip_id"].equals(clips["clip_id"]):
+        return (pc.sum(index["num_frames"]).as_py() or 0) / index.metadata["front_end"]["frame_rate"], "index of frames"
+    if tried:
+        return len(clips) * sum(tried) / len(tried), f"{len(clips)} clips, by {len(tried)} of them"
+    durations = [duration or experiment.sections["corpus"].max_duration for duration in clips.list("duration")]
     return sum(durations), "manifest, at most"
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pipeline.artifacts.clips import ClipRecord, ClipTable, open_clips
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.spectrogram import FrontEndMetadata, open_spectrogram
+from pipeline.artifacts.spectrogram import FrontEndMetadata, Mix, open_spectrogram
 from pipeline.artifacts.tokens import TokensMetadata, open_tokens, token_arrays
 from pipeline.corpora.base import AudioParams
 from pipeline.errors import ArtifactError, CorpusError
@@ -26,8 +26,9 @@ from pipeline.execution.stage import stage_main
 from pipeline.params import load_params
 from pipeline.paths import shared_path
 from pipeline.spectrogram.band_scale import tick_labels
-from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
+from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.spectrogram.sources import BadClip, PackedAudio
 
 _INCHES = (10.0, 7.0)
 _DPI = 110
@@ -47,7 +48,8 @@ def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: P
     (frames,) = reader.read([clip_id])
     left_out: list[str] = []
     metadata = spectrogram.metadata
-    waveform = _waveform(row, corpus_root, metadata["sample_rate"], len(frames) / metadata["frame_rate"], left_out)
+    seconds = len(frames) / metadata["frame_rate"]
+    waveform = _waveform(row, corpus_root, metadata["sample_rate"], seconds, left_out, metadata.get("mix", "mean"))
     tokens, token_metadata = _tokens(clip_id, layout.tokens(vocabulary, fold), left_out)
 
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"])
@@ -142,7 +144,9 @@ def axes_extent(frames: np.ndarray, metadata: FrontEndMetadata) -> tuple[float, 
     return 0.0, len(frames) / metadata["frame_rate"], -0.5, frames.shape[1] - 0.5
 
 
-def _waveform(row: ClipRecord, root: Path, sample_rate: int, seconds: float, left_out: list[str]) -> np.ndarray | None:
+def _waveform(
+    row: ClipRecord, root: Path, sample_rate: int, seconds: float, left_out: list[str], mix: Mix = "mean"
+) -> np.ndarray | None:
     """Decode the clip; a file longer than its frames by more than a second counts as another file."""
     try:
         return decode(
@@ -153,6 +157,8 @@ def _waveform(row: ClipRecord, root: Path, sample_rate: int, seconds: float, lef
             max_duration=seconds + 1,
             member=PackedAudio.of(row),
             content=row["content"],
+            mix=mix,
+            allow_silence=True,
         )
     except BadClip as error:
         left_out.append(f"waveform: {error}")

@@ -31,7 +31,7 @@ from pipeline.inference.predicting import FilePrediction, predict_files
 from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.records import TableFormat, Write, open_table
 from pipeline.inference.windows import Windowing
-from pipeline.spectrogram.decoding import BadClip
+from pipeline.spectrogram.sources import BadClip
 
 DEFAULT_WINDOW = 5.0  # seconds; of timelines
 SHOWN = 3  # classes of a row, unless --top or --all says another number

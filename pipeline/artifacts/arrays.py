@@ -154,7 +154,7 @@ class GroupSchema(Generic[M]):
         return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)
 
     def _check_metadata(self, path: Path, metadata: Mapping[str, object]) -> None:
-        expected = self.metadata if isinstance(self.metadata, Mapping) else metadata_types(self.metadata)
+        expected = self.metadata if isinstance(self.metadata, Mapping) else metadata_types(self.metadata, metadata)
         check_metadata(expected, metadata, lambda key, **found: self.error(path, key, **found))
 
 

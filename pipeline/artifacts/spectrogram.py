@@ -9,7 +9,7 @@ used stands in the index with status "failed", a reason, and no frames.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,8 @@ import pyarrow as pa
 from pipeline.artifacts.arrays import ArraySchema, GroupSchema
 from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
+
+Mix: TypeAlias = Literal["mean", "left", "right", "loudest"]  # of channels; "right" of mono is the only channel
 
 
 class FrontEndMetadata(TypedDict):
@@ -34,6 +36,8 @@ class FrontEndMetadata(TypedDict):
     log_floor: float  # smallest value, in units
     frame_rate: float  # frames per second = sample_rate / hop_length
     params: dict[str, Any]  # all of the front end's, enough to build it again
+    mix: NotRequired[Mix]  # of the channels it gets; absent = mean
+    silence: NotRequired[Literal["keep"]]  # absent = silent clips have failed
 
 
 class SpectrogramMetadata(FrontEndMetadata):

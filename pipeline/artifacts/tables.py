@@ -8,7 +8,7 @@ digest over metadata and columns: a file that was edited afterwards or truncated
 import builtins
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
@@ -167,10 +167,12 @@ class _Error(Protocol):
     def __call__(self, field: str, /, *, expected: object, found: object) -> ArtifactError: ...
 
 
-def metadata_types(kind: type) -> dict[str, type]:
-    """Return key -> class of its value as JSON has it, for the required keys of a TypedDict of metadata."""
+def metadata_types(kind: type, present: Collection[str] = ()) -> dict[str, type]:
+    """Return key -> class of its value as JSON has it, for a TypedDict's required keys, and others in `present`."""
     hints = get_type_hints(kind, include_extras=True)
-    return {key: _json_type(hint) for key, hint in hints.items() if get_origin(hint) is not NotRequired}
+    optional = {key: get_args(hint)[0] for key, hint in hints.items() if get_origin(hint) is NotRequired}
+    chosen = {key: optional.get(key, hint) for key, hint in hints.items() if key in present or key not in optional}
+    return {key: _json_type(hint) for key, hint in chosen.items()}
 
 
 def _json_type(hint: object) -> type:

@@ -50,6 +50,7 @@ LEFT_OUT = frozenset(
 
 # Import name -> distributions, of packages whose releases can change numbers; that of a YAML reader cannot.
 NUMERIC = {
+    "av": ("av",),
     "faiss": ("faiss-cpu", "faiss-gpu"),
     "librosa": ("librosa",),
     "numpy": ("numpy",),

@@ -38,7 +38,15 @@ _SECONDS_BETWEEN_LOOKS = 5.0  # between checks of a cluster without news
 _SECONDS_BETWEEN_LINES = 60.0  # between log lines about a cluster without workers
 _MOST_SUSPECTS = 8  # shards that lost their workers; at this number they are tried alone before others are sent
 _SCHEDULER_PACKAGES = ("dask", "distributed")  # messages depend on them
-_WORKER_PACKAGES = (*_SCHEDULER_PACKAGES, "numpy", "pyarrow", "soundfile", "soxr", "zarr")  # these determine the bytes
+_WORKER_PACKAGES = (
+    *_SCHEDULER_PACKAGES,
+    "av",
+    "numpy",
+    "pyarrow",
+    "soundfile",
+    "soxr",
+    "zarr",
+)  # these determine the bytes
 
 
 def run_on_cluster(

@@ -20,6 +20,7 @@ from pipeline.evaluation.averaging import average_logits
 from pipeline.evaluation.metric_functions import Floats, to_scores
 from pipeline.evaluation.prediction import Predictor, open_predictor, params_of
 from pipeline.inference.clip_inputs import ClipInputs
+from pipeline.inference.sounds import Reading, reading_of
 from pipeline.spectrogram.computing import stored_frames
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
@@ -79,6 +80,11 @@ class Classifier:
     def sample_rate(self) -> int:
         """Samples per second, Hz, of waveforms."""
         return int(self.metadata["sample_rate"])
+
+    @property
+    def reading(self) -> Reading:
+        """How sounds are read, as the training clips were."""
+        return reading_of(self.metadata, self.front_end.min_samples)
 
     @cached_property
     def front_end(self) -> FrontEnd:

@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.artifacts.spectrogram import Mix
 from pipeline.artifacts.tables import metadata_digest
 from pipeline.errors import SonolexError
 from pipeline.evaluation.prediction import describe_model
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.opening import open_classifier
+from pipeline.inference.sounds import Reading
 from pipeline.models.baselines.texture_statistics import extract_features
-from pipeline.spectrogram.decoding import BadClip
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
+from pipeline.spectrogram.sources import BadClip
 
 TEXTURES = "textures"  # the layer that every model has
 DEFAULT_LAYER = "encoder"
@@ -54,8 +56,20 @@ class Embedder(ABC):
     dim: int
     sample_rate: int  # Hz
     min_samples: int  # of the shortest waveform
+    mix: Mix = "mean"  # of channels
+    allow_silence: bool = False
     hop: float | None  # seconds from one time step to the next; None for a layer of one vector a clip
     digest: str  # of all that the vectors follow from, the layer left out
+
+    @property
+    def reading(self) -> Reading:
+        """How sounds are read."""
+        return {
+            "sample_rate": self.sample_rate,
+            "min_samples": self.min_samples,
+            "mix": self.mix,
+            "allow_silence": self.allow_silence,
+        }
 
     @abstractmethod
     def clips(self, waveforms: np.ndarray, where: str) -> np.ndarray:

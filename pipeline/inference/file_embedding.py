@@ -13,7 +13,7 @@ from pipeline.inference.embedding import Embedder
 from pipeline.inference.prediction import Failure
 from pipeline.inference.sounds import MAX_SECONDS, read_file, require_readable
 from pipeline.inference.windows import Windowing, WindowReader
-from pipeline.spectrogram.decoding import BadClip
+from pipeline.spectrogram.sources import BadClip
 
 _WINDOWS_AT_ONCE = 16
 
@@ -54,9 +54,7 @@ def _embed_file(embedder: Embedder, path: Path, *, windowing: Windowing | None, 
     try:
         if windowing is not None:
             return EmbeddedFile(str(path), list(_embed_windows(embedder, path, windowing)))
-        waveform = read_file(
-            path, sample_rate=embedder.sample_rate, min_samples=embedder.min_samples, max_seconds=MAX_SECONDS
-        )
+        waveform = read_file(path, **embedder.reading, max_seconds=MAX_SECONDS)
         return EmbeddedFile(str(path), _embed_whole(embedder, waveform, str(path), frames=frames))
     except BadClip as error:
         return Failure(str(path), error.reason, error.message)
@@ -77,7 +75,7 @@ def _embed_whole(embedder: Embedder, waveform: np.ndarray, where: str, *, frames
 def _embed_windows(embedder: Embedder, path: Path, windowing: Windowing) -> Iterator[EmbeddedPart]:
     """Yield the embeddings of a file's windows, which are read forward, so memory does not grow with the file's length."""
     require_readable(path)
-    reader = WindowReader(path, windowing)
+    reader = WindowReader(path, windowing, mix=embedder.mix, allow_silence=embedder.allow_silence)
     try:
         while windows := reader.take(_WINDOWS_AT_ONCE):
             sizes = {"sample_rate": embedder.sample_rate, "min_samples": embedder.min_samples}

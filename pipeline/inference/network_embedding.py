@@ -69,6 +69,7 @@ class NetworkEmbedder(Embedder):
         self.layer, self._layer = layer, layers[layer]
         self.dim = self._layer.dim
         self.sample_rate, self.min_samples = classifier.sample_rate, classifier.front_end.min_samples
+        self.mix, self.allow_silence = classifier.reading["mix"], classifier.reading["allow_silence"]
         self._frame_rate = self._member.inputs([]).frame_rate
         self.hop = None if self._layer.time_axis is None else self._layer.stride / self._frame_rate
         metadata = member.model.metadata

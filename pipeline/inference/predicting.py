@@ -19,7 +19,7 @@ from pipeline.inference.classifier import Classifier
 from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.sounds import MAX_SECONDS, read_file, require_readable
 from pipeline.inference.windows import Window, Windowing, WindowReader, pool_logits, pool_scores
-from pipeline.spectrogram.decoding import BadClip
+from pipeline.spectrogram.sources import BadClip
 
 # A batch of 16 clips is as fast as one of 64 on a core, whose cache it does not outgrow.
 PIECES_PER_JOB = 16
@@ -78,7 +78,7 @@ def predict_files(
     threads = threads or usable_threads()
     pieces: list[_Piece] = []
     failure: Failure | None = None
-    jobs = _jobs(_parts(paths, windowing), len(paths), threads)
+    jobs = _jobs(_parts(classifier, paths, windowing), len(paths), threads)
     for scored in chain.from_iterable(map_ahead(partial(_score, classifier), jobs, threads)):
         pieces += scored.pieces
         failure = failure or scored.failure
@@ -115,14 +115,15 @@ def describe(
     )
 
 
-def _parts(paths: Iterable[Path], windowing: Windowing | None) -> Iterator[_Part]:
+def _parts(classifier: Classifier, paths: Iterable[Path], windowing: Windowing | None) -> Iterator[_Part]:
+    reading = classifier.reading
     for path in paths:
         if windowing is None:
             yield _Part(path, None, 1, last=True)
             continue
         try:
             require_readable(path)
-            reader = WindowReader(path, windowing)
+            reader = WindowReader(path, windowing, mix=reading["mix"], allow_silence=reading["allow_silence"])
         except BadClip as error:
             yield _Part(path, None, 0, last=True, failure=_failure(path, error))
             continue
@@ -178,7 +179,7 @@ def _add_pieces(batches: "_Batches", classifier: Classifier, number: int, part: 
 def _whole(classifier: Classifier, path: Path) -> tuple[float, float, np.ndarray]:
     """Return start and end of a file in seconds, and its frames."""
     rate = classifier.sample_rate
-    waveform = read_file(path, sample_rate=rate, min_samples=classifier.front_end.min_samples, max_seconds=MAX_SECONDS)
+    waveform = read_file(path, **classifier.reading, max_seconds=MAX_SECONDS)
     return 0.0, len(waveform) / rate, classifier.frames(waveform, str(path))
 
 

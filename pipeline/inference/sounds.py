@@ -6,11 +6,15 @@ are averaged, and any rate is resampled, as for files (`pipeline/spectrogram/dec
 
 import os
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
+from pipeline.artifacts.spectrogram import Mix, SpectrogramMetadata
 from pipeline.errors import SonolexError
-from pipeline.spectrogram.decoding import BadClip, decode, prepare_waveform
+from pipeline.spectrogram.decoding import decode, prepare_waveform
+from pipeline.spectrogram.mixing import mix_channels
+from pipeline.spectrogram.sources import BadClip
 
 _MOST_CHANNELS = 64  # an array with more is taken for one whose axes are swapped
 
@@ -19,7 +23,28 @@ MAX_SECONDS = 600.0  # of a sound that is predicted as a whole
 ARRAY = "array"  # the name of a sound that is no file, in messages
 
 
-def read_file(path: Path, *, sample_rate: int, min_samples: int, max_seconds: float) -> np.ndarray:
+class Reading(TypedDict):
+    """How a front end's sounds are read."""
+
+    sample_rate: int  # Hz
+    min_samples: int  # of the shortest
+    mix: Mix
+    allow_silence: bool
+
+
+def reading_of(metadata: SpectrogramMetadata, min_samples: int) -> Reading:
+    """Return how the sounds of frames with this metadata are read, as the training clips were."""
+    return {
+        "sample_rate": metadata["sample_rate"],
+        "min_samples": min_samples,
+        "mix": metadata.get("mix", "mean"),
+        "allow_silence": metadata.get("silence") == "keep",
+    }
+
+
+def read_file(
+    path: Path, *, sample_rate: int, min_samples: int, mix: Mix, allow_silence: bool, max_seconds: float
+) -> np.ndarray:
     """Return the waveform of a whole file. Raises BadClip as `decode` does."""
     require_readable(path)
     try:
@@ -30,6 +55,8 @@ def read_file(path: Path, *, sample_rate: int, min_samples: int, max_seconds: fl
             sample_rate=sample_rate,
             max_duration=max_seconds,
             min_samples=min_samples,
+            mix=mix,
+            allow_silence=allow_silence,
         )
     except BadClip as error:
         if error.reason != "too_long":
@@ -43,9 +70,9 @@ def require_readable(path: Path) -> None:
         raise BadClip("unreadable", f"{path}: expected permission to read it, found none; try `chmod u+r`")
 
 
-def mix_array(samples: np.ndarray) -> np.ndarray:
+def mix_array(samples: np.ndarray, mix: Mix) -> np.ndarray:
     """Return an array as mono float32 (sample,). Raises SonolexError for a shape or a type that no sound has."""
-    return _mono(_scaled(samples))
+    return _mono(_scaled(samples), mix)
 
 
 def require_rate(rate: int | None) -> int:
@@ -58,13 +85,16 @@ def require_rate(rate: int | None) -> int:
     return rate
 
 
-def read_array(samples: np.ndarray, rate: int | None, *, sample_rate: int, min_samples: int) -> np.ndarray:
+def read_array(
+    samples: np.ndarray, rate: int | None, *, sample_rate: int, min_samples: int, mix: Mix, allow_silence: bool
+) -> np.ndarray:
     """Return the waveform of an array of `rate` Hz.
 
     Raises SonolexError for a shape, a type or a rate that no sound has, BadClip for samples that cannot be used.
     """
-    rate, values = require_rate(rate), mix_array(samples)
-    return prepare_waveform(values, rate, sample_rate=sample_rate, min_samples=min_samples, where=ARRAY)
+    rate, values = require_rate(rate), mix_array(samples, mix)
+    sizes = {"sample_rate": sample_rate, "min_samples": min_samples}
+    return prepare_waveform(values, rate, **sizes, where=ARRAY, allow_silence=allow_silence)
 
 
 def _scaled(samples: np.ndarray) -> np.ndarray:
@@ -75,7 +105,7 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
     return samples.astype(np.float32, copy=False)
 
 
-def _mono(samples: np.ndarray) -> np.ndarray:
+def _mono(samples: np.ndarray, mix: Mix) -> np.ndarray:
     channels = samples.shape[0] if samples.ndim == 2 else 1
     if samples.ndim not in (1, 2) or not 1 <= channels <= _MOST_CHANNELS:
         advice = "; transpose it" if samples.ndim == 2 else ""
@@ -83,4 +113,6 @@ def _mono(samples: np.ndarray) -> np.ndarray:
             f"{ARRAY}: expected the shape (sample,) or (channel, sample) with at most {_MOST_CHANNELS} channels, "
             f"found {samples.shape}{advice}"
         )
+    if samples.ndim == 2 and mix != "mean":
+        return mix_channels(samples.T, mix)
     return samples if samples.ndim == 1 else np.asarray(samples.mean(axis=0, dtype=np.float32))

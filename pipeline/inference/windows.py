@@ -15,9 +15,12 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.spectrogram import Mix
 from pipeline.errors import SonolexError
 from pipeline.evaluation.averaging import average_logits
-from pipeline.spectrogram.decoding import BadClip, ForwardReader, prepare_waveform
+from pipeline.spectrogram.decoding import ForwardReader, cancelling, is_silent, prepare_waveform
+from pipeline.spectrogram.mixing import Mixer
+from pipeline.spectrogram.sources import BadClip
 
 Pool: TypeAlias = Literal["mean", "max"]
 
@@ -98,15 +101,18 @@ def array_windows(samples: np.ndarray, rate: int, windowing: Windowing) -> list[
 class WindowReader:
     """Windows of a file, read forward: in memory are a window and a block. Several threads may take windows."""
 
-    def __init__(self, path: Path, windowing: Windowing) -> None:
+    def __init__(self, path: Path, windowing: Windowing, *, mix: Mix = "mean", allow_silence: bool = False) -> None:
         """Open a file. Raises BadClip where it cannot be used."""
+        self._mix: Mix = mix
         self._path, self._reader = path, ForwardReader(path)
         self.rate = self._reader.rate  # Hz
         self._waiting = deque(window_bounds(self._reader.num_samples, self.rate, windowing))
         self.num_windows = len(self._waiting)
         self.seconds = self._reader.num_samples / self.rate
-        self._buffer, self._first = np.empty(0, dtype=np.float32), 0  # samples, and the place of the first in the file
-        self._heard = False  # any sample that is not 0
+        self._buffer = np.empty((0, self._reader.num_channels), dtype=np.float32)  # (sample, channel)
+        self._first = 0  # place of its first sample in the file
+        self._heard = allow_silence  # sound in any window
+        self._cancelling = False  # channels in any window
         self._fault: BadClip | None = None  # that every thread is told
         self._lock = threading.Lock()
 
@@ -129,18 +135,23 @@ class WindowReader:
         windows = [self._window(*self._waiting.popleft()) for _ in range(min(count, len(self._waiting)))]
         if not self._waiting:
             self._reader.close()
+            if not self._heard and self._cancelling:
+                raise cancelling(self._path)
             if not self._heard:
-                raise BadClip("silent", f"{self._path}: expected sound, found samples that are all 0")
+                raise BadClip("silent", f"{self._path}: expected sound, found samples that are all the same")
         return windows
 
     def _window(self, first: int, last: int) -> Window:
         while self._first + len(self._buffer) < last:
             block = self._reader.read()
-            self._heard = self._heard or bool(block.any())
             kept = self._buffer[max(0, first - self._first) :]
             self._first += len(self._buffer) - len(kept)
             self._buffer = np.concatenate([kept, block])
-        samples = self._buffer[first - self._first : last - self._first].copy()
+        mixer = Mixer(self._mix)
+        mixer.add(self._buffer[first - self._first : last - self._first].copy())
+        samples = mixer.mixed()
+        self._cancelling |= mixer.cancels
+        self._heard = self._heard or not (mixer.cancels or is_silent(samples))
         return Window(first / self.rate, last / self.rate, samples)
 
 

@@ -74,7 +74,8 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
     from pipeline.spectrogram.reader import FrameReader
 
     reader = FrameReader(sources.spectrogram)
-    recordings = Recordings(sources.clips, sources.audio_path, sources.spectrogram.metadata["sample_rate"])
+    metadata = sources.spectrogram.metadata
+    recordings = Recordings(sources.clips, sources.audio_path, metadata["sample_rate"], metadata.get("mix", "mean"))
     cards = {}
     for fold in dict.fromkeys(scores.fold_of[clip] for clip in clip_ids):
         own = [clip for clip in clip_ids if scores.fold_of[clip] == fold]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts.clips import ClipRecord
+from pipeline.artifacts.spectrogram import Mix
 
 _LONGEST_SECONDS = 3600.0  # of a clip that is decoded for a page
 _KEPT = 256  # clips that are in memory, the last ones asked for
@@ -14,8 +15,9 @@ _KEPT = 256  # clips that are in memory, the last ones asked for
 class Recordings:
     """Decodes clips of the manifest at one sample rate, and keeps some."""
 
-    def __init__(self, clips: Mapping[str, ClipRecord], audio_path: Path, sample_rate: int) -> None:
-        """Take rows of the manifest by clip id, the corpus root, which may be missing, and a rate in Hz."""
+    def __init__(self, clips: Mapping[str, ClipRecord], audio_path: Path, sample_rate: int, mix: Mix = "mean") -> None:
+        """Take rows of the manifest by clip id, the corpus root, which may be missing, a rate in Hz, a mix."""
+        self._mix: Mix = mix
         self._clips, self._audio_path, self._sample_rate = clips, audio_path, sample_rate
         self._kept: dict[str, tuple[np.ndarray, str]] = {}
 
@@ -28,7 +30,8 @@ class Recordings:
         return self._kept[clip]
 
     def _decode(self, clip: str) -> tuple[np.ndarray, str]:
-        from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
+        from pipeline.spectrogram.decoding import decode
+        from pipeline.spectrogram.sources import BadClip, PackedAudio
 
         nothing, row = np.empty(0, dtype=np.float32), self._clips[clip]
         if not (self._audio_path / row["source"]).is_file():
@@ -42,6 +45,8 @@ class Recordings:
                 max_duration=_LONGEST_SECONDS,
                 member=PackedAudio.of(row),
                 content=row["content"],
+                mix=self._mix,
+                allow_silence=True,
             )
         except BadClip as error:
             return nothing, f"audio cannot be read now ({error.reason})"

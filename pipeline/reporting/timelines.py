@@ -52,7 +52,8 @@ def write_picture(path: Path, classifier: Classifier, source: Path, windows: Seq
 
 def _columns(classifier: Classifier, source: Path, seconds: float) -> tuple[np.ndarray, np.ndarray | None]:
     """Return mean frames (column, mel), and of models that read tokens one token a column (codebook, column)."""
-    reader = WindowReader(source, Windowing(_SECONDS_AT_ONCE, _SECONDS_AT_ONCE))
+    windowing, reading = Windowing(_SECONDS_AT_ONCE, _SECONDS_AT_ONCE), classifier.reading
+    reader = WindowReader(source, windowing, mix=reading["mix"], allow_silence=reading["allow_silence"])
     frames: list[np.ndarray] = []
     tokens: list[np.ndarray] = []
     digests = list(classifier.vocabularies)

@@ -7,6 +7,7 @@ A failure that may pass (the file is missing or cannot be read just now) is not 
 """
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +33,10 @@ from pipeline.spectrogram.computing import (
     computing_version,
     write_frames,
 )
-from pipeline.spectrogram.decoding import BadClip
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.registry import build_front_end
 from pipeline.spectrogram.settings import ClipsPerShard, SpectrogramParams
+from pipeline.spectrogram.sources import BadClip
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,10 @@ _UNSETTLED = ".unsettled"  # suffix of entries with clips whose failure may be t
 
 _ROWS_SCHEMA = INDEX.arrow.append(pa.field("num_clipped", pa.int64(), nullable=False))
 
-_EXAMPLES = 3  # per reason, in the message when too many clips failed
+_EXAMPLES = 6  # causes per reason, in the message when too many clips failed
+_VARYING = re.compile(
+    r"-?\d[\d.]*(e[+-]?\d+)?|'[^']*'"
+)  # what differs between messages of one cause: numbers and names
 
 
 class ShardRecord(FrameRecord):
@@ -340,8 +344,11 @@ def forget_moved(rows: pa.Table, clips: ClipTable, root: Path) -> None:
         forget(root / source for source in pc.unique(sources).to_pylist())
 
 
-def require_few_failed(rows: pa.Table, max_bad_fraction: float) -> None:
-    """Raise CorpusError, with the reasons and examples of each, when too large a fraction of the clips failed."""
+def require_few_failed(rows: pa.Table, max_bad_fraction: float, root: Path) -> None:
+    """Raise CorpusError, with the reasons and an example of each cause, when too large a fraction of the clips failed.
+
+    `root` is the corpus's, which messages in the index leave out.
+    """
     num_clips, failed = rows.num_rows, count_failed(rows)
     num_failed = sum(failed.values())
     if num_failed <= max_bad_fraction * num_clips:
@@ -351,6 +358,19 @@ def require_few_failed(rows: pa.Table, max_bad_fraction: float) -> None:
         f"{max_bad_fraction}, found {num_failed / num_clips:.4f}; repair or remove the clips, or raise the limit"
     ]
     for reason, count in failed.items():
-        examples = rows.filter(pc.equal(rows["reason"], reason)).slice(0, _EXAMPLES).to_pylist()
-        lines += [f"  {reason}: {count}", *(f"    {row['clip_id']}: {row['message']}" for row in examples)]
+        lines += [f"  {reason}: {count}", *_examples(rows.filter(pc.equal(rows["reason"], reason)), root)]
     raise CorpusError("\n".join(lines))
+
+
+def _examples(rows: pa.Table, root: Path) -> Iterator[str]:
+    """Yield a line for each cause among failed clips and each suffix of their files, the most frequent first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for clip_id, message in zip(rows["clip_id"].to_pylist(), rows["message"].to_pylist(), strict=True):
+        path, _, rest = message.partition(": ")
+        cause = _VARYING.sub("", rest.replace(path, ""))
+        found.setdefault((Path(path).suffix.lower(), cause), []).append(f"{clip_id}: {root}/{message}")
+    causes = sorted(found.values(), key=len, reverse=True)
+    for lines in causes[:_EXAMPLES]:
+        yield f"    {lines[0]}" + (f" ({len(lines) - 1} more like it)" if len(lines) > 1 else "")
+    if len(causes) > _EXAMPLES:
+        yield f"    and {len(causes) - _EXAMPLES} other causes"

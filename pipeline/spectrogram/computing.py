@@ -14,8 +14,9 @@ import zarr
 
 from pipeline.artifacts.spectrogram import FRAMES_ARRAY, SpectrogramMetadata
 from pipeline.execution.code import code_version
-from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
+from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.front_end import FrontEnd
+from pipeline.spectrogram.sources import BadClip, PackedAudio
 from pipeline.spectrogram.storing import restore, store
 
 # Frames of one chunk, the unit of reading. Shuffled batches of 5 s clips read equally fast, within the noise, with 64 to 512
@@ -73,6 +74,8 @@ def compute_clip(
         min_samples=front_end.min_samples,
         member=PackedAudio(clip.member, clip.offset, clip.size, clip.content) if clip.member else None,
         content=clip.content,
+        mix=metadata.get("mix", "mean"),
+        allow_silence=metadata.get("silence") == "keep",
     )
     stored, num_clipped = stored_frames(waveform, front_end, metadata, where=str(path))
     # Statistics are of the restored values, as a reader sees them.

@@ -29,16 +29,32 @@ class _Page(NamedTuple):
     intact: bool  # whether its checksum is that of its bytes
 
 
-def find_fault(read: Callable[[int], bytes]) -> OggFault | None:
-    """Return the first fault of an Ogg file, which `read` gives from its start, so many bytes at most at a time.
+class OggScan(NamedTuple):
+    """What the pages of an Ogg file say."""
+
+    fault: OggFault | None  # the first
+    links: list[int]  # bytes at which streams begin that follow each other (a chained file), and the end of the last
+
+
+def scan_pages(read: Callable[[int], bytes]) -> OggScan:
+    """Return what the pages of an Ogg file say, which `read` gives from its start, so many bytes at most at a time.
 
     Several streams may follow each other or be interleaved. What follows the end of all streams and is no page counts as no
     part of the file, as decoders have it.
     """
+    links: list[int] = []
+    fault = _walk(read, links)
+    return OggScan(fault, links)
+
+
+def _walk(read: Callable[[int], bytes], links: list[int]) -> OggFault | None:
+    """Return the first fault, and add the links to `links`."""
     following: dict[int, int] = {}  # number of the next page of each stream that has not ended
+    ended = True  # all streams so far, or none has begun
     at = 0
     while header := read(_HEADER):
         if header[:4] != b"OggS":
+            links.append(at)
             return OggFault(cut=False, found=f"no page at byte {at}") if following or not at else None
         lengths = read(header[-1]) if len(header) == _HEADER else b""
         body = read(sum(lengths))
@@ -50,10 +66,15 @@ def find_fault(read: Callable[[int], bytes]) -> OggFault | None:
             return OggFault(cut=False, found=f"another checksum of the page at byte {at}")
         if page.number != expected:
             return OggFault(cut=False, found=f"page {page.number} at byte {at}, where page {expected} follows")
+        if ended:
+            links.append(at)
+        ended = False
         following[page.stream] = page.number + 1
         if page.ends:
             del following[page.stream]
+            ended = not following
         at += len(header) + len(lengths) + len(body)
+    links.append(at)
     return OggFault(cut=True, found="a stream without end") if following else None
 
 

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
-from pipeline.artifacts.spectrogram import SpectrogramMetadata
+from pipeline.artifacts.spectrogram import Mix, SpectrogramMetadata
 from pipeline.params import Params
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
 
@@ -40,6 +40,8 @@ class SpectrogramParams(Params):
     """Settings of the stage spectrogram."""
 
     front_end: FrontEndParams
+    mix: Mix
+    silence: Literal["fail", "keep"]  # what becomes of a silent clip
     dtype: Literal["float32", "float16", "uint8"]  # as stored
     uint8_range: ValueRange  # read when dtype is uint8
     clips_per_shard: ClipsPerShard
@@ -50,4 +52,11 @@ class SpectrogramParams(Params):
         scale, offset = 1.0, 0.0
         if self.dtype == "uint8":
             offset, scale = self.uint8_range.low, (self.uint8_range.high - self.uint8_range.low) / 255
-        return {**build_front_end(self.front_end).metadata, "dtype": self.dtype, "scale": scale, "offset": offset}
+        metadata: SpectrogramMetadata = {
+            **build_front_end(self.front_end).metadata, "dtype": self.dtype, "scale": scale, "offset": offset
+        }  # fmt: skip
+        if self.mix != "mean":
+            metadata["mix"] = self.mix
+        if self.silence == "keep":
+            metadata["silence"] = "keep"
+        return metadata

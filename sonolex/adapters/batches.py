@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline.errors import SonolexError
 from pipeline.inference.embedding import Embedder, TimeSteps, open_embedder_of
-from pipeline.spectrogram.decoding import BadClip, prepare_waveform
+from pipeline.spectrogram.decoding import prepare_waveform
+from pipeline.spectrogram.sources import BadClip
 
 _SOUND = "a sound of the evaluation"
 _AT_ONCE = 16  # clips

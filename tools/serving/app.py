@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from pipeline.errors import SonolexError
 from pipeline.inference.embedding import DEFAULT_LAYER
 from pipeline.inference.windows import Windowing, window_bounds
-from pipeline.spectrogram.decoding import BadClip
+from pipeline.spectrogram.sources import BadClip
 from tools.serving.answers import (
     EmbeddingAnswer,
     ErrorAnswer,
@@ -224,8 +224,7 @@ class Service:
         job = Job(
             path=str(upload.path),
             name=upload.name,
-            sample_rate=classifier.sample_rate,
-            min_samples=classifier.front_end.min_samples,
+            reading=classifier.reading,
             max_seconds=self.limits.max_seconds,
         )
         with self.metrics.step("decode"):

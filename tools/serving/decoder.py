@@ -17,8 +17,8 @@ from typing import BinaryIO, TypedDict
 
 import numpy as np
 
-from pipeline.inference.sounds import read_file
-from pipeline.spectrogram.decoding import BadClip
+from pipeline.inference.sounds import Reading, read_file
+from pipeline.spectrogram.sources import BadClip
 
 
 class Job(TypedDict):
@@ -26,8 +26,7 @@ class Job(TypedDict):
 
     path: str  # of the server's own choice
     name: str  # for messages, in the place of the path
-    sample_rate: int
-    min_samples: int
+    reading: Reading
     max_seconds: float
 
 
@@ -41,12 +40,7 @@ class Answer(TypedDict):
 
 def read_job(job: Job) -> np.ndarray:
     """Return the waveform (sample,) float32 of a job. Raises BadClip."""
-    return read_file(
-        Path(job["path"]),
-        sample_rate=job["sample_rate"],
-        min_samples=job["min_samples"],
-        max_seconds=job["max_seconds"],
-    )
+    return read_file(Path(job["path"]), **job["reading"], max_seconds=job["max_seconds"])
 
 
 def answer_jobs(jobs: BinaryIO, answers: BinaryIO, read: Callable[[Job], np.ndarray] = read_job) -> None:

@@ -17,7 +17,7 @@ from tools.serving.limits import Limits, Refusal
 
 ROOT = Path(__file__).parents[2]  # of the packages, which a worker imports from wherever the server was started
 
-_HIGHEST_RATE = 192_000  # Hz, that `pipeline/spectrogram/decoding.py` reads
+_HIGHEST_RATE = 384_000  # Hz, that `pipeline/spectrogram/readers.py` reads
 _BASE_MEMORY = 2 << 30  # bytes of address space: libraries, stacks, blocks of many channels
 
 # Reasons of BadClip that are no fault of the server's limits: the upload is no audio that is read, or no usable one.
@@ -81,7 +81,7 @@ class Decoder:
         answer: Answer = json.loads(answers.readline())
         if answer["reason"]:
             raise Refusal(_STATUS.get(answer["reason"], _UNUSABLE), answer["reason"], answer["message"])
-        size = 4 * min(answer["samples"], round((job["max_seconds"] + 1) * job["sample_rate"]))
+        size = 4 * min(answer["samples"], round((job["max_seconds"] + 1) * job["reading"]["sample_rate"]))
         encoded = answers.read(size)
         if len(encoded) < size:
             raise EOFError

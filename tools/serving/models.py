@@ -65,6 +65,7 @@ class ServedModel:
             sample_rate=embedder.sample_rate,
             min_samples=embedder.min_samples,
             where=source,
+            allow_silence=embedder.allow_silence,
         )
         return np.asarray(embedder.clips(waveform[None], source)[0])
 

@@ -109,7 +109,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     whole = choose_in_turn(candidates, len(classes), params.clips)
     played = clips.columns.filter(pc.is_in(clips["clip_id"], pa.array([*occurrences.clips, *whole])))
     rows = {row["clip_id"]: row for row in played.to_pylist()}
-    recordings = Recordings(rows, paths.audio, inverter.sample_rate)
+    recordings = Recordings(rows, paths.audio, inverter.sample_rate, spectrogram.metadata.get("mix", "mean"))
     sounding = most_frequent(counts, params.tokens)
     snippets = _find_snippets(params, occurrences, sounding, recordings, inverter)
     speaker = Resynthesiser(vocabulary, front_end, inverter, occurrences, recordings)
