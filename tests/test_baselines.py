@@ -103,7 +103,9 @@ def test_kernel_classifiers_are_as_sure_as_they_may_be(kind: Any, solver: Solver
         return classes, generator.normal(0, 1, (count, 5)) + 1.2 * np.eye(NUM_CLASSES, 5)[classes]
 
     classes, features = drawn(300)
-    weights = fit_one_vs_rest(features, np.arange(300), one_hot(classes), solver, kernel_width=1.0, label_kind=kind)
+    weights = fit_one_vs_rest(
+        features, np.arange(300), one_hot(classes), solver, kernel_width=1.0, label_kind=kind, seed=0
+    )
     test, unseen = drawn(2000)
     logits = score(weights, unseen, kernel_width=1.0).astype(np.float64)
 
@@ -120,7 +122,7 @@ def test_rows_of_a_clip_are_judged_by_those_of_others(solver: Solver) -> None:
     classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 60)  # of noise, so that no other clip helps
     features = np.random.default_rng(1).normal(0, 1, (60, 20)).repeat(5, axis=0)
     clips = np.arange(60).repeat(5)
-    weights = fit_one_vs_rest(features, clips, one_hot(classes), solver, kernel_width=1.0, label_kind="one")
+    weights = fit_one_vs_rest(features, clips, one_hot(classes), solver, kernel_width=1.0, label_kind="one", seed=0)
     logits = score(weights, features[::5], kernel_width=1.0)
     assert (logits.argmax(axis=1) == classes).mean() > 0.9  # learnt by heart
     assert np.ptp(logits) < 1.0  # and not sure of it
@@ -151,7 +153,9 @@ def test_neighbours_that_sound_alike_make_no_classifier_sure(solver: Solver) -> 
     classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 64).repeat(10)
     features = np.random.default_rng(1).normal(0, 1, (64, 20)).repeat(10, axis=0)
     features += np.random.default_rng(2).normal(0, 0.05, features.shape)
-    weights = fit_one_vs_rest(features, np.arange(640), one_hot(classes), solver, kernel_width=1.0, label_kind="one")
+    weights = fit_one_vs_rest(
+        features, np.arange(640), one_hot(classes), solver, kernel_width=1.0, label_kind="one", seed=0
+    )
     logits = score(weights, features, kernel_width=1.0)
     assert (logits.argmax(axis=1) == classes).mean() > 0.9
     assert np.ptp(logits) < 1.0
@@ -161,7 +165,9 @@ def test_least_squares_are_those_of_scikit_learn() -> None:
     classes = np.arange(30) % 3
     features = np.random.default_rng(0).normal(0, 1, (30, 4)) + classes[:, None]
     solver = least_squares(0.1)
-    weights = fit_one_vs_rest(features, np.arange(30), one_hot(classes), solver, kernel_width=2.0, label_kind="one")
+    weights = fit_one_vs_rest(
+        features, np.arange(30), one_hot(classes), solver, kernel_width=2.0, label_kind="one", seed=0
+    )
     logits = score(weights, features, kernel_width=2.0)
     rows = (features - features.mean(axis=0)) / features.std(axis=0)
     values = 2 * one_hot(classes) - 1
