@@ -10,11 +10,20 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from pipeline.errors import ParamsError
+from pipeline.models.baselines import kernel_classifier, rbf_kernel
 from pipeline.models.baselines.bag_of_tokens import BagOfTokens, BagOfTokensParams
-from pipeline.models.baselines.base import Baseline, Setting, Weights
+from pipeline.models.baselines.base import Baseline, LazyClips, Setting, Weights
 from pipeline.models.baselines.calibration import halves
 from pipeline.models.baselines.frame_statistics import FrameStatistics, FrameStatisticsParams, extract_features
-from pipeline.models.baselines.kernel_classifier import Solver, fit_one_vs_rest, least_squares, score, support_vectors
+from pipeline.models.baselines.kernel_classifier import (
+    Solver,
+    fit_one_vs_rest,
+    least_squares,
+    require_room,
+    score,
+    support_vectors,
+)
 from pipeline.models.baselines.majority import Majority, MajorityParams
 from pipeline.models.baselines.ngram import NgramClassifier, NgramParams
 from pipeline.models.registry import BASELINES
@@ -174,6 +183,60 @@ def test_least_squares_are_those_of_scikit_learn() -> None:
     machine = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.5).fit(rows, values - values.mean(axis=0))
     margins = machine.predict(rows) + values.mean(axis=0)
     assert np.allclose(logits * np.abs(margins).max() / np.abs(logits).max(), margins, atol=2e-3)
+
+
+@pytest.mark.parametrize("basis_rows", [None, 300, 40], ids=["float32", "all rows", "a basis"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_many_rows_have_the_logits_of_least_squares_on_few(
+    solver: Solver, basis_rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the solver, with its own ridge; in float32, on a basis of all rows, and nearly so on some."""
+    generator = np.random.default_rng(0)
+    classes = generator.integers(0, NUM_CLASSES, 300)
+    features = generator.normal(0, 1, (300, 3)) + 2 * np.eye(3)[classes]
+
+    def fit(used: Solver) -> np.ndarray:
+        arguments: dict[str, Any] = {"kernel_width": 0.5, "label_kind": "one", "seed": 0}
+        weights = fit_one_vs_rest(features, np.arange(300), one_hot(classes), used, **arguments)
+        assert len(weights["support"]) == len(weights["dual"].T) == (basis_rows or 300 if used is solver else 300)
+        return score(weights, features, kernel_width=0.5)
+
+    exact = fit(least_squares(solver.ridge))
+    monkeypatch.setattr(kernel_classifier, "MOST_EXACT_ROWS", 299)
+    monkeypatch.setattr(rbf_kernel, "ROWS_PER_BLOCK", 64)
+    if basis_rows is not None:
+        monkeypatch.setattr(kernel_classifier, "MOST_FLOAT32_ROWS", 299)
+        monkeypatch.setattr(kernel_classifier, "BASIS_ROWS", basis_rows)
+    found = fit(solver)
+    np.testing.assert_allclose(found, exact, atol=2e-3 * np.abs(exact).max() if basis_rows != 40 else 0.5)
+    assert (found.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.97
+
+
+def test_a_ridge_that_rounding_would_drown_is_solved_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_classifier, "MOST_EXACT_ROWS", 0)
+    monkeypatch.setattr(kernel_classifier, "solve_in_float32", None)
+    classes = np.arange(60) % 3
+    features = np.random.default_rng(0).normal(0, 1, (60, 4)).repeat(2, axis=0)  # every row twice
+    clips, solver = np.arange(60).repeat(2), least_squares(1e-7)
+    weights = fit_one_vs_rest(features, clips, one_hot(classes), solver, kernel_width=1.0, label_kind="one", seed=0)
+    assert (score(weights, features[::2], kernel_width=1.0).argmax(axis=1) == classes).all()
+
+
+@pytest.mark.parametrize(("num_clips", "rows"), [(66_667, 15), (1_000_001, 1)])
+def test_rows_that_outgrow_the_memory_are_refused(num_clips: int, rows: int) -> None:
+    require_room(1_000_000 // rows, rows, "here")
+    with pytest.raises(ParamsError, match=f"here: expected at most 1,000,000 rows .* of {num_clips:,} training clips"):
+        require_room(num_clips, rows, "here")
+
+
+def test_clips_that_are_taken_when_they_are_used() -> None:
+    taken: list[int] = []
+    clips = LazyClips(5, lambda number: taken.append(number) or np.full(2, number))  # type: ignore[func-returns-value]
+    assert len(clips) == 5
+    assert not taken
+    assert [int(clip[0]) for clip in clips] == [0, 1, 2, 3, 4] == taken
+    assert [int(clip[0]) for clip in clips[3:0:-2]] == [3, 1]
+    assert int(clips[-1][0]) == 4
 
 
 def test_statistics_by_hand() -> None:

@@ -274,7 +274,7 @@ def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_comput
     monkeypatch.setattr(textures, "extract_features", None)
     monkeypatch.setattr(kernel_classifier, "MOST_ROWS", 25_000)
     clips, targets = [noise(2)] * 2000, one_hot(np.arange(2000) % 3)
-    with pytest.raises(ParamsError, match=r"texture_statistics: expected at most 25,000 .*, found 26,000 of 2,000 .*, 13 of each.*; leave augm"):
+    with pytest.raises(ParamsError, match=r"25,000 rows .*, found 26,000 of 2,000 .*, 13 of each.*; leave augm"):
         FRAMES.fit(clips, targets, Setting({}, FRONT_END, "one", 0))
 
 
