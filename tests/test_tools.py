@@ -220,7 +220,7 @@ def test_check_names_models_without_room_for_the_clips(
     table = tmp_path / "meta" / "esc50.csv"
     if not published:
         document, _ = compose("table", [f"corpus.root={tmp_path}", f"corpus.table={table}"], REPOSITORY / "recipes")
-        esc50 = dict(document["corpus"]) | {"path_column": "filename", "labels_column": "category"}
+        esc50 = json.loads(json.dumps(document["corpus"])) | {"path_column": "filename", "labels_column": "category"}
         table.write_text("filename,category\n" + "".join(f"{clip}.wav,dog\n" for clip in range(4)))
     path = _replace_corpus(_write_params(tmp_path, experiment={"folds": ["1", "2"]}, split={"num_folds": 4}), esc50)
     assert _check(path) == ""
