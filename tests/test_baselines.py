@@ -10,11 +10,20 @@ from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from pipeline.errors import ParamsError
+from pipeline.models.baselines import kernel_classifier, rbf_kernel
 from pipeline.models.baselines.bag_of_tokens import BagOfTokens, BagOfTokensParams
-from pipeline.models.baselines.base import Baseline, Setting, Weights
+from pipeline.models.baselines.base import Baseline, LazyClips, Setting, Weights
 from pipeline.models.baselines.calibration import halves
 from pipeline.models.baselines.frame_statistics import FrameStatistics, FrameStatisticsParams, extract_features
-from pipeline.models.baselines.kernel_classifier import Solver, fit_one_vs_rest, least_squares, score, support_vectors
+from pipeline.models.baselines.kernel_classifier import (
+    Solver,
+    fit_one_vs_rest,
+    least_squares,
+    require_room,
+    score,
+    support_vectors,
+)
 from pipeline.models.baselines.majority import Majority, MajorityParams
 from pipeline.models.baselines.ngram import NgramClassifier, NgramParams
 from pipeline.models.registry import BASELINES
@@ -103,7 +112,9 @@ def test_kernel_classifiers_are_as_sure_as_they_may_be(kind: Any, solver: Solver
         return classes, generator.normal(0, 1, (count, 5)) + 1.2 * np.eye(NUM_CLASSES, 5)[classes]
 
     classes, features = drawn(300)
-    weights = fit_one_vs_rest(features, np.arange(300), one_hot(classes), solver, kernel_width=1.0, label_kind=kind)
+    weights = fit_one_vs_rest(
+        features, np.arange(300), one_hot(classes), solver, kernel_width=1.0, label_kind=kind, seed=0
+    )
     test, unseen = drawn(2000)
     logits = score(weights, unseen, kernel_width=1.0).astype(np.float64)
 
@@ -120,7 +131,7 @@ def test_rows_of_a_clip_are_judged_by_those_of_others(solver: Solver) -> None:
     classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 60)  # of noise, so that no other clip helps
     features = np.random.default_rng(1).normal(0, 1, (60, 20)).repeat(5, axis=0)
     clips = np.arange(60).repeat(5)
-    weights = fit_one_vs_rest(features, clips, one_hot(classes), solver, kernel_width=1.0, label_kind="one")
+    weights = fit_one_vs_rest(features, clips, one_hot(classes), solver, kernel_width=1.0, label_kind="one", seed=0)
     logits = score(weights, features[::5], kernel_width=1.0)
     assert (logits.argmax(axis=1) == classes).mean() > 0.9  # learnt by heart
     assert np.ptp(logits) < 1.0  # and not sure of it
@@ -151,7 +162,9 @@ def test_neighbours_that_sound_alike_make_no_classifier_sure(solver: Solver) -> 
     classes = np.random.default_rng(0).integers(0, NUM_CLASSES, 64).repeat(10)
     features = np.random.default_rng(1).normal(0, 1, (64, 20)).repeat(10, axis=0)
     features += np.random.default_rng(2).normal(0, 0.05, features.shape)
-    weights = fit_one_vs_rest(features, np.arange(640), one_hot(classes), solver, kernel_width=1.0, label_kind="one")
+    weights = fit_one_vs_rest(
+        features, np.arange(640), one_hot(classes), solver, kernel_width=1.0, label_kind="one", seed=0
+    )
     logits = score(weights, features, kernel_width=1.0)
     assert (logits.argmax(axis=1) == classes).mean() > 0.9
     assert np.ptp(logits) < 1.0
@@ -161,13 +174,69 @@ def test_least_squares_are_those_of_scikit_learn() -> None:
     classes = np.arange(30) % 3
     features = np.random.default_rng(0).normal(0, 1, (30, 4)) + classes[:, None]
     solver = least_squares(0.1)
-    weights = fit_one_vs_rest(features, np.arange(30), one_hot(classes), solver, kernel_width=2.0, label_kind="one")
+    weights = fit_one_vs_rest(
+        features, np.arange(30), one_hot(classes), solver, kernel_width=2.0, label_kind="one", seed=0
+    )
     logits = score(weights, features, kernel_width=2.0)
     rows = (features - features.mean(axis=0)) / features.std(axis=0)
     values = 2 * one_hot(classes) - 1
     machine = KernelRidge(alpha=0.1, kernel="rbf", gamma=0.5).fit(rows, values - values.mean(axis=0))
     margins = machine.predict(rows) + values.mean(axis=0)
     assert np.allclose(logits * np.abs(margins).max() / np.abs(logits).max(), margins, atol=2e-3)
+
+
+@pytest.mark.parametrize("basis_rows", [None, 300, 40], ids=["float32", "all rows", "a basis"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_many_rows_have_the_logits_of_least_squares_on_few(
+    solver: Solver, basis_rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the solver, with its own ridge; in float32, on a basis of all rows, and nearly so on some."""
+    generator = np.random.default_rng(0)
+    classes = generator.integers(0, NUM_CLASSES, 300)
+    features = generator.normal(0, 1, (300, 3)) + 2 * np.eye(3)[classes]
+
+    def fit(used: Solver) -> np.ndarray:
+        arguments: dict[str, Any] = {"kernel_width": 0.5, "label_kind": "one", "seed": 0}
+        weights = fit_one_vs_rest(features, np.arange(300), one_hot(classes), used, **arguments)
+        assert len(weights["support"]) == len(weights["dual"].T) == (basis_rows or 300 if used is solver else 300)
+        return score(weights, features, kernel_width=0.5)
+
+    exact = fit(least_squares(solver.ridge))
+    monkeypatch.setattr(kernel_classifier, "MOST_EXACT_ROWS", 299)
+    monkeypatch.setattr(rbf_kernel, "ROWS_PER_BLOCK", 64)
+    if basis_rows is not None:
+        monkeypatch.setattr(kernel_classifier, "MOST_FLOAT32_ROWS", 299)
+        monkeypatch.setattr(kernel_classifier, "BASIS_ROWS", basis_rows)
+    found = fit(solver)
+    np.testing.assert_allclose(found, exact, atol=2e-3 * np.abs(exact).max() if basis_rows != 40 else 0.5)
+    assert (found.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.97
+
+
+def test_a_ridge_that_rounding_would_drown_is_solved_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_classifier, "MOST_EXACT_ROWS", 0)
+    monkeypatch.setattr(kernel_classifier, "solve_in_float32", None)
+    classes = np.arange(60) % 3
+    features = np.random.default_rng(0).normal(0, 1, (60, 4)).repeat(2, axis=0)  # every row twice
+    clips, solver = np.arange(60).repeat(2), least_squares(1e-7)
+    weights = fit_one_vs_rest(features, clips, one_hot(classes), solver, kernel_width=1.0, label_kind="one", seed=0)
+    assert (score(weights, features[::2], kernel_width=1.0).argmax(axis=1) == classes).all()
+
+
+@pytest.mark.parametrize(("num_clips", "rows"), [(66_667, 15), (1_000_001, 1)])
+def test_rows_that_outgrow_the_memory_are_refused(num_clips: int, rows: int) -> None:
+    require_room(1_000_000 // rows, rows, "here")
+    with pytest.raises(ParamsError, match=f"here: expected at most 1,000,000 rows .* of {num_clips:,} training clips"):
+        require_room(num_clips, rows, "here")
+
+
+def test_clips_that_are_taken_when_they_are_used() -> None:
+    taken: list[int] = []
+    clips = LazyClips(5, lambda number: taken.append(number) or np.full(2, number))  # type: ignore[func-returns-value]
+    assert len(clips) == 5
+    assert not taken
+    assert [int(clip[0]) for clip in clips] == [0, 1, 2, 3, 4] == taken
+    assert [int(clip[0]) for clip in clips[3:0:-2]] == [3, 1]
+    assert int(clips[-1][0]) == 4
 
 
 def test_statistics_by_hand() -> None:

@@ -21,7 +21,7 @@ from pipeline.artifacts.model import open_model
 from pipeline.artifacts.pretrained import PRETRAINED
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.check_params import load_experiment
-from pipeline.errors import ArtifactError, ParamsError
+from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.evaluation.pseudo_perplexity import measure_surprise, perplexity_rows
 from pipeline.execution.executors import ExecutionParams
 from pipeline.models.base import NOT_NORMALISED
@@ -249,6 +249,13 @@ def run_pretrain(paths: Paths, section: dict[str, Any]) -> Path:
     where = pretrain_stage.Paths(development, paths.source, paths.vocabulary, paths.pretrained, paths.curves)
     pretrain_stage.run(validate_model_params("m", section), MASKING, TRAIN, where, model="m", fold="1", seed=0)
     return paths.pretrained
+
+
+def test_clips_that_outgrow_a_batch_stop_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.training.inputs.FRAMES_PER_BATCH", 5)
+    with pytest.raises(CorpusError, match=r"training clips: expected at most .*5 frames.* set corpus\.max_duration"):
+        run_pretrain(make_sequences(tmp_path / "a"), make_section())
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,13 @@ from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
+from pipeline.evaluation import classical_prediction
 from pipeline.evaluation.averaging import average_logits
 from pipeline.evaluation.metric_functions import to_scores
 from pipeline.evaluation.network_prediction import build_network, predict_time_steps
 from pipeline.models.registry import validate_model_params
 from pipeline.params import PARAMS_PATH, load_params
-from pipeline.training import checkpoints, neural
+from pipeline.training import checkpoints, classical, neural
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import open_inputs_of
 from pipeline.training.logits import predict_logits
@@ -129,6 +130,36 @@ def run_evaluate(paths: Paths, source: Path | None = None) -> Path:
     predictions = paths.model.parent / "predictions.parquet"
     evaluate.run(paths.clips, paths.split, source or paths.source, paths.model, predictions)
     return predictions
+
+
+@pytest.mark.parametrize("section", [STATISTICS, TEXTURES], ids=["frame_statistics", "frame_textures"])
+def test_frames_that_are_read_when_they_are_used_fit_the_same_model(
+    tmp_path: Path, section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = [run_train(make_artifacts(tmp_path / "loaded"), section)["weights"]]
+    monkeypatch.setattr(classical, "FRAMES_BYTES", 0)
+    weights.append(run_train(make_artifacts(tmp_path / "read"), section)["weights"])
+    assert weights[0] == weights[1]
+
+
+def test_a_clip_that_outgrows_a_batch_stops_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = make_artifacts(tmp_path)
+    monkeypatch.setattr("pipeline.training.inputs.FRAMES_PER_BATCH", 33)
+    monkeypatch.setattr(neural, "run_epochs", None)
+    with pytest.raises(CorpusError, match=r"expected at most .*33 frames.*found clip4 of .*set corpus\.max_duration"):
+        run_train(paths, AST)
+
+
+@pytest.mark.parametrize("section", [STATISTICS, TEXTURES], ids=["frame_statistics", "frame_textures"])
+def test_baselines_predict_in_batches_that_are_bounded_in_frames(
+    tmp_path: Path, section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_artifacts(tmp_path)
+    run_train(paths, section)
+    together = matrix(open_predictions(run_evaluate(paths)), "logits")
+    monkeypatch.setattr(classical_prediction, "FRAMES_PER_BATCH", 1)
+    alone = matrix(open_predictions(run_evaluate(paths)), "logits")
+    np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
 @pytest.mark.parametrize("section", [AST, STATISTICS, TEXTURES], ids=["ast", "frame_statistics", "frame_textures"])

@@ -14,7 +14,7 @@ from test_rebuilding import fit as fit_tokens
 
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
-from pipeline.models.baselines import textures
+from pipeline.models.baselines import kernel_classifier, textures
 from pipeline.models.baselines.base import Setting
 from pipeline.models.baselines.texture_inputs import TokensParams
 from pipeline.models.baselines.texture_statistics import (
@@ -272,8 +272,9 @@ def test_more_clips_than_there_is_room_for_are_refused_before_anything_is_comput
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(textures, "extract_features", None)
+    monkeypatch.setattr(kernel_classifier, "MOST_ROWS", 25_000)
     clips, targets = [noise(2)] * 2000, one_hot(np.arange(2000) % 3)
-    with pytest.raises(ParamsError, match=r"texture_statistics: expected at most 25,000 .*, found 26,000; leave augm"):
+    with pytest.raises(ParamsError, match=r"25,000 rows .*, found 26,000 of 2,000 .*, 13 of each.*; leave augm"):
         FRAMES.fit(clips, targets, Setting({}, FRONT_END, "one", 0))
 
 

@@ -28,8 +28,10 @@ from pipeline.corpora.esc50 import Params
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.errors import CorpusError
 from pipeline.execution.memo import Memo
+from pipeline.models.baselines import kernel_classifier
 from pipeline.params import read_params
 from tools import doctor, inspect_clip
+from tools.compose import compose
 from tools.corpus_check import try_clips
 from tools.doctor import Cache
 from tools.sonolex import app
@@ -211,6 +213,26 @@ def _replace_corpus(path: Path, corpus: dict[str, Any]) -> Path:
     document = read_params(path)
     YAML(typ="safe").dump(document | {"corpus": corpus}, path)
     return path
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_check_names_models_without_room_for_the_clips(
+    tmp_path: Path, esc50: dict[str, Any], published: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "meta" / "esc50.csv"
+    if not published:
+        document, _ = compose("table", [f"corpus.root={tmp_path}", f"corpus.table={table}"], REPOSITORY / "recipes")
+        esc50 = json.loads(json.dumps(document["corpus"])) | {"path_column": "filename", "labels_column": "category"}
+        table.write_text("filename,category\n" + "".join(f"{clip}.wav,dog\n" for clip in range(4)))
+    path = _replace_corpus(_write_params(tmp_path, experiment={"folds": ["1", "2"]}, split={"num_folds": 4}), esc50)
+    assert _check(path) == ""
+    num_clips = 1 if published else 3  # that a fold is trained on
+    room = 15 * num_clips - 1
+    monkeypatch.setattr(kernel_classifier, "MOST_ROWS", room)
+    found = _check(path)
+    assert f"experiment: frame_textures: models.*.kind texture_statistics: expected at most {room} rows" in found
+    assert f"found {15 * num_clips} of {num_clips} training clips, 15 of each" in found
+    assert "frame_statistics" not in found
 
 
 @pytest.mark.parametrize("fold", ["9", "1-9"])

@@ -14,12 +14,13 @@ import pytest
 import torch
 from networks import build, changed, network
 
-from pipeline.errors import SonolexError
+from pipeline.errors import CorpusError, SonolexError
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.network import Network
 from pipeline.spectrogram.storing import restore, store
 from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch, normalise
 from pipeline.training.classification import Classification, classification_loss, smooth_labels
+from pipeline.training.inputs import require_short_clips
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
 from pipeline.training.settings import TrainParams
@@ -75,7 +76,7 @@ MODEL = network(
 class Memory:
     """Inputs that are held in memory: class k has its energy in band k, clips differ in length."""
 
-    source, time_axis = "", 0
+    source, time_axis, frame_rate = "", 0, 100.0
     metadata: dict[str, Any] = {"n_mels": 6}  # noqa: RUF012
     front_end: dict[str, Any] = {}  # noqa: RUF012
 
@@ -206,6 +207,60 @@ def test_batches_read_the_same_without_memory(monkeypatch: pytest.MonkeyPatch) -
     kept = make_examples(5).batches.take([4, 1])
     monkeypatch.setattr("pipeline.training.batches.CACHE_BYTES", 0)
     torch.testing.assert_close(make_examples(5).batches.take([4, 1]).inputs, kept.inputs)
+
+
+def test_batches_are_bounded_in_frames_with_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = make_examples(9).batches
+    whole = predict_logits(make_model(), batches, 9)
+    assert list(batches.bounded([4, 1, 2])) == [[4, 1, 2]]
+    monkeypatch.setattr("pipeline.training.batches.FRAMES_PER_BATCH", 80)  # clips have 20 to 39
+    divided = list(batches.bounded(range(9)))
+    lengths = [[len(batches._cache[row]) for row in rows] for rows in divided]  # type: ignore[index]
+    assert [row for rows in divided for row in rows] == list(range(9))
+    assert all(len(of_batch) * max(of_batch) <= 80 for of_batch in lengths)
+    assert 1 < len(divided) < 9
+    assert [batch.rows.tolist() for batch in batches.in_order(9)] == divided
+    assert [batch.rows.tolist() for batch in batches.in_order(9, 1, 2)] == divided[1::2]
+    torch.testing.assert_close(predict_logits(make_model(), batches, 9), whole)
+    monkeypatch.setattr("pipeline.training.batches.FRAMES_PER_BATCH", 1)
+    assert list(batches.bounded([4, 1])) == [[4], [1]]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_long_clips_divide_a_batch_and_change_no_step(
+    tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for rounding, without batch norm and augmentation."""
+    changes: dict[str, Any] = {"augmentation": PLAIN, "epochs": 1, "accumulate": accumulate}
+    patches = {"kind": "patches", "frames": 8, "bands": 3, "stride_frames": 4, "stride_bands": 3}
+    plain = {"encoder.drop_path": 0.0, "stem": patches | {"positions": {"kind": "sinusoidal"}}}
+    _, trained = train_small(tmp_path / "c", model=make_model(plain), **changes)
+    monkeypatch.setattr("pipeline.training.batches.FRAMES_PER_BATCH", 80)
+    examples = make_examples(24)
+    sizes: list[int] = []
+    take = examples.batches.take
+    examples.batches.take = lambda rows: sizes.append(len(rows)) or take(rows)  # type: ignore[func-returns-value, method-assign]
+    _, other = train_small(tmp_path / "c", model=make_model(plain), examples=examples, **changes)
+    assert max(sizes) <= 4
+    assert sum(sizes) == 24
+    assert other.history[0]["loss"] == pytest.approx(trained.history[0]["loss"], rel=1e-4)
+    assert other.history[0]["gradient_norm"] == pytest.approx(trained.history[0]["gradient_norm"], rel=1e-3)
+
+
+def test_clips_that_outgrow_a_batch_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, stem = Memory(9), make_model().stem
+    inputs.frame_rate = 10.0
+    require_short_clips(inputs, list(inputs.clips), stem)
+    monkeypatch.setattr("pipeline.training.inputs.FRAMES_PER_BATCH", 30)
+    long = [clip for clip, frames in inputs.clips.items() if len(frames) > 30]
+    first = f"{long[0]} of {len(inputs.clips[long[0]]) / 10:.0f} s"
+    expected = (
+        rf"at most 3 s \(30 frames, .*found {first}, .* and {len(long) - 3} more; set corpus.max_duration to 3 or"
+    )
+    with pytest.raises(CorpusError, match=expected):
+        require_short_clips(inputs, list(inputs.clips), stem)
+    stem.max_frames = 20  # reads the first frames of any clip
+    require_short_clips(inputs, list(inputs.clips), stem)
 
 
 def test_normalisation_by_corpus_and_by_clip() -> None:

@@ -39,6 +39,11 @@ def test_where_windows_lie(num_samples: int, window: float, hop: float, expected
     assert len(bounds) == (19 if num_samples == 100 else len(expected))
 
 
+@pytest.mark.parametrize(("window", "expected"), [(1.0, 16), (10.0, 16), (20.0, 8), (100.0, 1), (1000.0, 1)])
+def test_long_windows_are_read_few_at_once(window: float, expected: int) -> None:
+    assert Windowing(window, window).at_once(16) == expected
+
+
 @pytest.mark.parametrize(
     ("name", "rate", "channels", "tolerance"),
     [

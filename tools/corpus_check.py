@@ -1,4 +1,4 @@
-"""Checks that the corpus of params.yaml is here and has the folds of the experiment, and that networks fit its clips."""
+"""Checks that the corpus of params.yaml is here and has the folds of the experiment, and that models fit its clips."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from pipeline.check_params import Experiment
 from pipeline.corpora.durations import sample_durations
 from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.relabelling import identity_with
-from pipeline.corpora.splitting import folds_of, require_known
-from pipeline.errors import ArtifactError, CorpusError
+from pipeline.corpora.splitting import count_training_clips, folds_of, require_known
+from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.sources import BadClip, PackedAudio
 
@@ -21,7 +21,7 @@ FEWEST_POSITIONS = 8  # of the median clip, without a remark
 
 
 def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -> list[str]:
-    """Name what would stop a run: a root that is not there, a table that cannot be read, a fold that the corpus has not.
+    """Name what would stop a run: no root, an unreadable table, an unknown fold, or a model without room for all clips.
 
     Without its audio, a corpus whose manifest is here (`dvc pull`) can be used, and is no mistake.
     """
@@ -43,14 +43,26 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
             require_known(fold, names, split, params_path)
         except CorpusError as error:
             mistakes.append(str(error))
+    return mistakes or _too_many_clips(experiment, count_training_clips(published, split, layout.clips))
+
+
+def _too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
+    """Name the models of the experiment for which a fold has too many training clips."""
+    grid = experiment.sections["experiment"]
+    mistakes = []
+    for name in dict.fromkeys([*grid.frame_models, *grid.token_models]):
+        try:
+            experiment.models[name].require_room(training_clips)
+        except ParamsError as error:
+            mistakes.append(f"experiment: {name}: {error}")
     return mistakes
 
 
 def positions_remarks(experiment: Experiment, layout: Layout) -> list[str]:
     """Name the networks that see the corpus's median clip as fewer than a handful of positions; empty without the corpus."""
     params, manifest = experiment.sections["corpus"], current_manifest(experiment, layout)
-    if not params.root.is_dir():
-        return []
+    if not params.root.is_dir() or (manifest is None and params.published_folds is not None):
+        return []  # listing such a corpus may take long
     clips = list_corpus(params).table() if manifest is None else manifest.columns
     durations = sample_durations(clips, params.root)
     if not len(durations):

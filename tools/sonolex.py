@@ -67,7 +67,7 @@ def compose(
 
 @app.command()
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
-    """Check params.yaml, the corpus and its folds, and report all mistakes at once."""
+    """Check params.yaml, the corpus, its folds and its size, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
     from tools.corpus_check import corpus_mistakes, positions_remarks
 

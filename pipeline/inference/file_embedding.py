@@ -77,7 +77,7 @@ def _embed_windows(embedder: Embedder, path: Path, windowing: Windowing) -> Iter
     require_readable(path)
     reader = WindowReader(path, windowing, mix=embedder.mix, allow_silence=embedder.allow_silence)
     try:
-        while windows := reader.take(_WINDOWS_AT_ONCE):
+        while windows := reader.take(windowing.at_once(_WINDOWS_AT_ONCE)):
             sizes = {"sample_rate": embedder.sample_rate, "min_samples": embedder.min_samples}
             waveforms = [window.waveform(reader.rate, **sizes, source=str(path)) for window in windows]
             rows = zip(windows, waveforms, strict=True)

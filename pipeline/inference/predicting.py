@@ -20,13 +20,12 @@ from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.sounds import MAX_SECONDS, read_file, require_readable
 from pipeline.inference.windows import Window, Windowing, WindowReader, pool_logits, pool_scores
 from pipeline.spectrogram.sources import BadClip
+from pipeline.vocabulary.batching import padded_batches
 
 # A batch of 16 clips is as fast as one of 64 on a core, whose cache it does not outgrow.
 PIECES_PER_JOB = 16
 # Of a batch, padding included, unless a single sound has more: 16 clips of 25 s at 100 frames/s.
 FRAMES_PER_BATCH = 40_000
-# Of the windows that a job takes from a file: their samples at the file's rate are in memory at once.
-SECONDS_PER_JOB = 160.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,15 @@ class _Part(NamedTuple):
     num_pieces: int
     last: bool  # of its file
     failure: Failure | None = None  # found before the job
+
+
+class _Frames(NamedTuple):
+    """Frames of a piece that is not scored yet."""
+
+    number: int  # of its part
+    start: float  # seconds
+    end: float  # seconds
+    frames: np.ndarray  # (frame, mel) float32
 
 
 class _Piece(NamedTuple):
@@ -93,10 +101,10 @@ def predict_windows(
     classifier: Classifier, source: str, windows: Iterable[Window], rate: int, windowing: Windowing
 ) -> FilePrediction:
     """Return the prediction of the windows of one sound of `rate` Hz. Raises BadClip where a window cannot be used."""
-    batches = _Batches(classifier)
-    for window in windows:
-        batches.add(0, window.start, window.end, _window_frames(classifier, source, window, rate))
-    return _join(classifier, source, [piece for _, piece in batches.finish()], windowing)
+    frames = (
+        _Frames(0, window.start, window.end, _window_frames(classifier, source, window, rate)) for window in windows
+    )
+    return _join(classifier, source, [piece for _, piece in _scored(classifier, frames)], windowing)
 
 
 def describe(
@@ -131,7 +139,7 @@ def _parts(classifier: Classifier, paths: Iterable[Path], windowing: Windowing |
 
 
 def _window_parts(path: Path, reader: WindowReader, windowing: Windowing) -> Iterator[_Part]:
-    size = max(1, min(PIECES_PER_JOB, int(SECONDS_PER_JOB / windowing.window)))
+    size = windowing.at_once(PIECES_PER_JOB)
     for start in range(0, reader.num_windows, size):
         count = min(size, reader.num_windows - start)
         yield _Part(path, reader, count, last=start + count == reader.num_windows)
@@ -153,27 +161,32 @@ def _jobs(parts: Iterable[_Part], num_files: int, threads: int) -> Iterator[list
 
 
 def _score(classifier: Classifier, parts: Sequence[_Part]) -> list[_ScoredPart]:
-    batches = _Batches(classifier)
-    failures: list[Failure | None] = []
-    for number, part in enumerate(parts):
-        failures.append(part.failure or _add_pieces(batches, classifier, number, part))
+    failures = [part.failure for part in parts]
     pieces: list[list[_Piece]] = [[] for _ in parts]
-    for number, piece in batches.finish():
+    for number, piece in _scored(classifier, _frames_of_parts(classifier, parts, failures)):
         pieces[number].append(piece)
     return [_ScoredPart(*scored) for scored in zip(parts, pieces, failures, strict=True)]
 
 
-def _add_pieces(batches: "_Batches", classifier: Classifier, number: int, part: _Part) -> Failure | None:
-    try:
-        if part.reader is None:
-            batches.add(number, *_whole(classifier, part.path))
-        else:
-            for window in part.reader.take(part.num_pieces):
-                frames = _window_frames(classifier, str(part.path), window, part.reader.rate)
-                batches.add(number, window.start, window.end, frames)
-    except BadClip as error:
-        return _failure(part.path, error)
-    return None
+def _frames_of_parts(
+    classifier: Classifier, parts: Sequence[_Part], failures: list[Failure | None]
+) -> Iterator[_Frames]:
+    """Yield the frames of all pieces; a part that cannot be used ends there, with its failure in the list."""
+    for number, part in enumerate(parts):
+        if part.failure is None:
+            try:
+                yield from _frames_of(classifier, number, part)
+            except BadClip as error:
+                failures[number] = _failure(part.path, error)
+
+
+def _frames_of(classifier: Classifier, number: int, part: _Part) -> Iterator[_Frames]:
+    if part.reader is None:
+        yield _Frames(number, *_whole(classifier, part.path))
+        return
+    for window in part.reader.take(part.num_pieces):
+        frames = _window_frames(classifier, str(part.path), window, part.reader.rate)
+        yield _Frames(number, window.start, window.end, frames)
 
 
 def _whole(classifier: Classifier, path: Path) -> tuple[float, float, np.ndarray]:
@@ -191,35 +204,12 @@ def _window_frames(classifier: Classifier, source: str, window: Window, rate: in
     return classifier.frames(waveform, window.name_in(source))
 
 
-class _Batches:
-    """Pieces that are collected until they fill a batch, and then scored."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
-        self._waiting: list[tuple[int, float, float, np.ndarray]] = []
-        self._longest = 0  # frames
-        self._scored: list[tuple[int, _Piece]] = []
-
-    def add(self, number: int, start: float, end: float, frames: np.ndarray) -> None:
-        """Add the frames of a piece of the file with this number."""
-        longest = max(self._longest, len(frames))
-        if self._waiting and longest * (len(self._waiting) + 1) > FRAMES_PER_BATCH:
-            self._flush()
-            longest = len(frames)
-        self._waiting.append((number, start, end, frames))
-        self._longest = longest
-
-    def finish(self) -> list[tuple[int, _Piece]]:
-        """Return every piece with the number of its file, in the order in which they were added."""
-        self._flush()
-        return self._scored
-
-    def _flush(self) -> None:
-        if self._waiting:
-            logits = self._classifier.logits([frames for *_, frames in self._waiting])
-            for (number, start, end, _), row in zip(self._waiting, logits, strict=True):
-                self._scored.append((number, _Piece(start, end, row)))
-        self._waiting, self._longest = [], 0
+def _scored(classifier: Classifier, frames: Iterable[_Frames]) -> Iterator[tuple[int, _Piece]]:
+    """Yield every piece with the number of its part, in order, as soon as pieces fill a batch."""
+    for batch in padded_batches(frames, lambda piece: len(piece.frames), frames_per_batch=FRAMES_PER_BATCH):
+        logits = classifier.logits([piece.frames for piece in batch])
+        for piece, row in zip(batch, logits, strict=True):
+            yield piece.number, _Piece(piece.start, piece.end, row)
 
 
 def _join(classifier: Classifier, source: str, pieces: list[_Piece], windowing: Windowing | None) -> FilePrediction:

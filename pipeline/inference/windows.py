@@ -25,6 +25,7 @@ from pipeline.spectrogram.sources import BadClip
 Pool: TypeAlias = Literal["mean", "max"]
 
 SHORTEST_HOP = 0.001  # seconds
+SECONDS_AT_ONCE = 160.0  # of windows that are in memory at once, at the file's rate
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Windowing:
         if pool not in get_args(Pool):
             raise SonolexError(f"pool: expected one of {', '.join(get_args(Pool))}, found {pool!r}")
         return cls(window, hop, "max" if pool == "max" else "mean")
+
+    def at_once(self, most: int) -> int:
+        """Return how many windows to read at once, `most` or fewer of long ones."""
+        return max(1, min(most, int(SECONDS_AT_ONCE / self.window)))
 
 
 class Window(NamedTuple):

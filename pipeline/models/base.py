@@ -65,3 +65,6 @@ class ModelParams(Params):
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens the model cannot read."""
+
+    def require_room(self, num_clips: int) -> None:
+        """Raise ParamsError for more training clips than the model can be fitted on in bounded memory."""

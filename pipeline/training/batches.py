@@ -7,12 +7,15 @@ from padded values; it is None when no clip of the batch is padded, which saves 
 
 There is no DataLoader and no worker process: clips are read by threads of this process, or are in its memory, so no start
 method can deadlock. `Inputs` may also be read in a DataLoader's workers, with any start method.
+
+A batch has at most `FRAMES_PER_BATCH` frames, padding included, unless a single clip has more; larger ones are divided.
 """
 
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +25,8 @@ from torch import Tensor
 from pipeline.artifacts.model import Normalisation
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.models.base import SMALLEST_STD, normalisation_unit
-from pipeline.training.inputs import Inputs
+from pipeline.training.inputs import FRAMES_PER_BATCH, Inputs
+from pipeline.vocabulary.batching import padded_batches
 
 # Up to this many bytes, the stored clips of a run are kept in memory after the first read.
 CACHE_BYTES = 2 << 30
@@ -60,6 +64,7 @@ class Batches:
 
     def __init__(self, inputs: Inputs, clip_ids: Sequence[str], normalisation: Normalisation) -> None:
         self._inputs, self._clip_ids, self._normalisation = inputs, list(clip_ids), normalisation
+        self._lengths = [inputs.num_frames(clip) for clip in self._clip_ids]
         self._padding = inputs.metadata.get("vocabulary_size", 0)
         self._cache = inputs.stored(self._clip_ids) if self._bytes() <= CACHE_BYTES else None
 
@@ -95,13 +100,19 @@ class Batches:
                 yield waiting.popleft().result()
 
     def in_order(self, size: int, first: int = 0, step: int = 1) -> Iterator[StoredBatch]:
-        """Yield all clips in order, in batches of `size`; or every `step`-th of these batches from `first` on."""
-        for start in range(0, len(self), size)[first::step]:
-            yield self.take(range(start, min(start + size, len(self))))
+        """Yield all clips in order, in batches of at most `size`; or every `step`-th of these batches from `first` on."""
+        starts = range(0, len(self), size)
+        batches = (rows for start in starts for rows in self.bounded(range(start, min(start + size, len(self)))))
+        for rows in islice(batches, first, None, step):
+            yield self.take(rows)
+
+    def bounded(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        """Yield rows in order, in batches within the bound of frames: one, where they are within it together."""
+        return padded_batches(rows, self._lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH)
 
     def _bytes(self) -> int:
         """Return the number of bytes of all stored clips."""
-        values = sum(self._inputs.num_frames(clip) for clip in self._clip_ids)
+        values = sum(self._lengths)
         if self._inputs.time_axis:
             return 2 * values * self._inputs.metadata.get("num_codebooks", 1)
         width: int = np.dtype(self._inputs.front_end.get("dtype", "float32")).itemsize

@@ -4,12 +4,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.artifacts.curves import write_fitted
 from pipeline.execution import launch
 from pipeline.models.base import ModelParams
-from pipeline.models.baselines.base import Setting
+from pipeline.models.baselines.base import LazyClips, Setting
 from pipeline.models.registry import BASELINES
+from pipeline.training.inputs import Inputs
 from pipeline.training.trainers import Fitted, Score, TrainingData
+
+FRAMES_BYTES = 2 << 30  # of a run's clips, up to which their frames are in memory
 
 
 def train(
@@ -26,7 +31,16 @@ def train(
         return None
     started, inputs = time.perf_counter(), data.inputs
     setting = Setting(inputs.metadata, inputs.front_end, data.label_kind, seed, data.vocabulary)
-    weights = BASELINES[params.kind](params).fit(inputs.arrays(data.training.clip_ids), data.training.targets, setting)
+    clips = _clips(inputs, data.training.clip_ids)
+    weights = BASELINES[params.kind](params).fit(clips, data.training.targets, setting)
     write_fitted(curves_path)
     seconds = time.perf_counter() - started
     return Fitted(weights, {}, inputs.metadata, len(data.training.clip_ids), 1, seconds, ())
+
+
+def _clips(inputs: Inputs, clip_ids: Sequence[str]) -> Sequence[np.ndarray]:
+    """Return the arrays of clips; frames beyond `FRAMES_BYTES` are read when they are used. Tokens are in memory anyway."""
+    values = sum(map(inputs.num_frames, clip_ids)) * inputs.metadata.get("n_mels", 0)
+    if values * np.dtype(np.float32).itemsize <= FRAMES_BYTES:
+        return inputs.arrays(clip_ids)
+    return LazyClips(len(clip_ids), lambda clip: inputs.arrays([clip_ids[clip]])[0])

@@ -18,7 +18,7 @@ from pipeline.artifacts.settings import Schema
 from pipeline.artifacts.spectrogram import INDEX, Spectrogram, SpectrogramMetadata, open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
-from pipeline.errors import ArtifactError, SonolexError
+from pipeline.errors import ArtifactError, CorpusError, SonolexError
 from pipeline.spectrogram.normalisation import corpus_statistics
 from pipeline.spectrogram.reader import FrameReader
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from pipeline.models.parts import Stem
 
 log = logging.getLogger(__name__)
+
+# Of a batch that a network trains on or predicts, padding included: 64 clips of 20 s at 100 frames/s. A default model of
+# the recipes takes up to about 3 GB for it.
+FRAMES_PER_BATCH = 1 << 17
+_NAMED = 3  # clips in a message
 
 
 class Inputs(Protocol):
@@ -178,3 +183,18 @@ def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], stem: "Stem") -> 
             "%d of %d clips have more than %d frames: the model reads the first ones; stem.%s sets their number",
             longer, len(clip_ids), limit, stem.max_frames_setting,
         )  # fmt: skip
+
+
+def require_short_clips(inputs: Inputs, clip_ids: Sequence[str], stem: "Stem") -> None:
+    """Raise CorpusError that names training clips which alone outgrow a batch; a stem that cuts them reads any."""
+    too_long = [clip for clip in clip_ids if inputs.num_frames(clip) > FRAMES_PER_BATCH]
+    if not too_long or stem.max_frames is not None:
+        return
+    rate, more = inputs.frame_rate, len(too_long) - _NAMED
+    found = ", ".join(f"{clip} of {inputs.num_frames(clip) / rate:.0f} s" for clip in too_long[:_NAMED])
+    raise CorpusError(
+        f"training clips: expected at most {FRAMES_PER_BATCH / rate:.0f} s ({FRAMES_PER_BATCH:,} frames, the most of a "
+        f"batch), found {found}{f' and {more} more' if more > 0 else ''}; set corpus.max_duration to "
+        f"{int(FRAMES_PER_BATCH / rate)} or less and corpus.max_bad_fraction to their share or more, which leaves them out, "
+        "or list parts of them in a table with start and duration (docs/corpora.md)"
+    )

@@ -193,17 +193,15 @@ class _Run(Generic[M]):
         started = time.perf_counter()
         steps = math.ceil(len(order) / params.batch_size)
         batches = torch.tensor_split(order, steps)
-        micro_batches = [
-            micro for rows in batches for micro in torch.tensor_split(context.local_rows(rows), params.accumulate)
-        ]
-        reader = _Reader(self.examples, micro_batches)
+        micro_batches = [self._micro_batches(rows) for rows in batches]
+        reader = _Reader(self.examples, [rows for of_batch in micro_batches for rows in of_batch])
         losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
             step = self.epoch * steps + index
             factor = rate_factor(params.schedule, step, steps_per_epoch=steps, num_epochs=params.epochs)
             rate = params.learning_rate * factor
             try:
-                loss, norm = learner.step(reader.take(params.accumulate), len(rows), rate)
+                loss, norm = learner.step(reader.take(len(micro_batches[index])), len(rows), rate)
             except NotFiniteError as fault:
                 raise self._stopped(fault, step, rate, rows) from None
             losses.append(loss)
@@ -218,6 +216,11 @@ class _Run(Generic[M]):
             "gradient_norm": sum(finite) / len(finite) if finite else math.nan,
             **{name: sum(values) / steps for name, *values in zip(learner.task.measures, *measured, strict=True)},
         }
+
+    def _micro_batches(self, rows: Tensor) -> list[list[int]]:
+        """Return this process's micro-batches of a batch: those of `train.accumulate`, and more where clips are long."""
+        parts = torch.tensor_split(self.learner.context.local_rows(rows), self.learner.params.accumulate)
+        return [micro for part in parts for micro in self.examples.batches.bounded(part.tolist())]
 
     def _stopped(self, fault: NotFiniteError, step: int, rate: float, rows: Tensor) -> SonolexError:
         """Build the error for a loss or gradient that is not finite, with the place, the clips, and the last checkpoint."""
@@ -264,10 +267,10 @@ class _Run(Generic[M]):
 class _Reader:
     """Reader of an epoch's micro-batches with their targets, which measures the time that training waits."""
 
-    def __init__(self, examples: Examples, micro_batches: Sequence[Tensor]) -> None:
+    def __init__(self, examples: Examples, micro_batches: Sequence[Sequence[int]]) -> None:
         self.waited = 0.0
         self._targets = examples.targets
-        self._batches = examples.batches.ahead(rows.tolist() for rows in micro_batches)
+        self._batches = examples.batches.ahead(micro_batches)
 
     def take(self, count: int) -> Iterator[tuple[StoredBatch, Tensor]]:
         """Yield the next `count` micro-batches."""

@@ -23,7 +23,7 @@ from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
-from pipeline.training.inputs import warn_of_cut_clips
+from pipeline.training.inputs import require_short_clips, warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.settings import TrainParams
@@ -92,6 +92,7 @@ def train_model(
         metadata = data.pretrained.metadata
         input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
     warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model.stem)
+    require_short_clips(inputs, training.clip_ids, model.stem)
     model = model.to(context.device)
 
     def examples(part: Examples) -> StoredExamples:

@@ -13,7 +13,7 @@ from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import DistributedContext
-from pipeline.training.inputs import TokenInputs
+from pipeline.training.inputs import TokenInputs, require_short_clips
 from pipeline.training.loop import Trained, train
 from pipeline.training.masked_tokens import MaskedTokens, MaskedValidation, Unigrams
 from pipeline.training.neural import curves
@@ -45,6 +45,7 @@ def pretrain(
     torch.set_flush_denormal(True)  # see `train_model`
     torch.manual_seed(named_seed(seed, "weights"))
     reader = new_reader(params, inputs.metadata)
+    require_short_clips(inputs, clip_ids, reader.stem)
     reader.input.load_codebooks(vocabulary.token_vectors())
     sequences = inputs.arrays(clip_ids)
     unigrams = Unigrams(sequences, inputs.metadata["vocabulary_size"])

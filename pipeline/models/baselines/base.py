@@ -5,8 +5,8 @@ A classical model is one file with one class, and one line of `pipeline/models/r
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple, overload
 
 import numpy as np
 
@@ -33,6 +33,26 @@ class Setting(NamedTuple):
     vocabulary: Vocabulary | None = None  # of tokens
 
 
+class LazyClips(Sequence[np.ndarray]):
+    """Arrays of clips that are read or computed whenever they are taken, where all together outgrow the memory."""
+
+    def __init__(self, count: int, take: Callable[[int], np.ndarray]) -> None:
+        self._count, self._take = count, take
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, place: slice) -> "LazyClips": ...
+    def __getitem__(self, place: int | slice) -> "np.ndarray | LazyClips":
+        places = range(self._count)[place]
+        if isinstance(places, int):
+            return self._take(places)
+        return LazyClips(len(places), lambda number: self._take(places[number]))
+
+
 class Baseline(ABC):
     """A classical model of the section `params`."""
 
@@ -51,7 +71,8 @@ class Baseline(ABC):
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
         """Fit on training clips, one array each, with `targets` (clip, class) of 0, 1 and NaN (unknown).
 
-        All randomness comes from the seed.
+        All randomness comes from the seed. Every use of an item of `inputs` may read it anew: an array that is kept fills
+        memory that the caller does not count.
         """
 
     @abstractmethod

@@ -15,7 +15,9 @@ from pydantic import PositiveFloat
 from pipeline.artifacts.model import Reads
 from pipeline.models.base import ModelParams
 from pipeline.models.baselines.base import Baseline, Setting, Weights
-from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, score, support_vectors
+from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, require_room, score, support_vectors
+
+WHERE = "models.*.kind frame_statistics"  # of settings, for messages
 
 
 class FrameStatisticsParams(ModelParams):
@@ -27,13 +29,17 @@ class FrameStatisticsParams(ModelParams):
     def reads(self) -> Reads:
         return "frames"
 
+    def require_room(self, num_clips: int) -> None:
+        require_room(num_clips, 1, WHERE)
+
 
 class FrameStatistics(Baseline):
     Params = FrameStatisticsParams
     params: FrameStatisticsParams
 
     def fit(self, inputs: Sequence[np.ndarray], targets: np.ndarray, setting: Setting) -> Weights:
-        """Return the arrays of `fit_one_vs_rest`; the fit is deterministic."""
+        """Return the arrays of `fit_one_vs_rest`; only the fit on many clips depends on the seed."""
+        self.params.require_room(len(inputs))
         return fit_one_vs_rest(
             extract_features(inputs),
             np.arange(len(targets)),
@@ -41,6 +47,7 @@ class FrameStatistics(Baseline):
             support_vectors(self.params.penalty),
             kernel_width=self.params.kernel_width,
             label_kind=setting.label_kind,
+            seed=setting.seed,
         )
 
     def predict(self, weights: Weights, inputs: Sequence[np.ndarray]) -> np.ndarray:

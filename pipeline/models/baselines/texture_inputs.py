@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.artifacts.model import Reads
 from pipeline.errors import ParamsError
 from pipeline.models.base import VocabularySection
-from pipeline.models.baselines.base import Setting, Weights
+from pipeline.models.baselines.base import LazyClips, Setting, Weights
 from pipeline.params import Params
 from pipeline.vocabulary.rebuilding import SEPARABLE, separable_frames
 
@@ -89,7 +89,7 @@ class DecodedTokens(TextureInput):
         return dict(zip(("tokens", "silence"), table, strict=True))
 
     def frames(self, weights: Weights, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        return [_decode(weights["tokens"], weights["silence"], tokens) for tokens in inputs]
+        return LazyClips(len(inputs), lambda clip: _decode(weights["tokens"], weights["silence"], inputs[clip]))
 
 
 def _decode(codebook_frames: np.ndarray, silence: np.ndarray, tokens: np.ndarray) -> np.ndarray:

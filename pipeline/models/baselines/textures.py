@@ -9,13 +9,14 @@ Conventions: frames (frame, mel) float32 in the front end's units.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from pipeline.artifacts.model import Reads
+from pipeline.execution.progress import progress
 from pipeline.models.base import ModelParams, VocabularySection
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, require_room, score
@@ -43,8 +44,16 @@ class TextureStatisticsParams(ModelParams):
     def reads(self) -> Reads:
         return TEXTURE_INPUTS[self.input.kind].reads
 
+    @property
+    def rows_per_clip(self) -> int:
+        """Training rows of a clip: its augmented copies, itself included, and its mixtures."""
+        return self.augmented_copies.count + self.mixtures
+
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         self.input.require_vocabulary(vocabulary)
+
+    def require_room(self, num_clips: int) -> None:
+        require_room(num_clips, self.rows_per_clip, WHERE)
 
 
 class TextureStatistics(Baseline):
@@ -61,7 +70,9 @@ class TextureStatistics(Baseline):
         The floor is in ln(power), the frame rate in Hz; the unit is one unit of the front end in ln(power). Mixtures are
         drawn with the seed.
         """
-        params, decoding = self.params, self._input.fit(setting)
+        params = self.params
+        params.require_room(len(inputs))
+        decoding = self._input.fit(setting)
         clips = self._input.frames(decoding, inputs)
         decibel = math.log(10) / 10  # in ln(power)
         log_unit = {"ln(power)": 1.0, UNITS: RANGE * decibel}.get(setting.front_end["units"], decibel)
@@ -70,27 +81,15 @@ class TextureStatistics(Baseline):
             "frame_rate": np.array([setting.front_end["frame_rate"]], np.float32),
             "log_unit": np.array([log_unit], np.float32),
         }
-        require_room(len(clips) * (params.augmented_copies.count + params.mixtures), WHERE)
-        rows, numbers = [], []
-        for number, frames in enumerate(clips):
-            found = self._features_of_copies(weights, frames)
-            rows += found
-            numbers += [number] * len(found)
-        generator = np.random.default_rng(named_seed(setting.seed, "mixtures"))
-        partners = _same_labels(targets)
-        for _ in range(params.mixtures):
-            for number, frames in enumerate(clips):
-                other = clips[int(generator.choice(partners[number]))]
-                mixed = mixture(frames * log_unit, other * log_unit, generator, gain=params.mixture_gain)
-                rows.append(_features(weights, mixed))
-                numbers.append(number)
+        features, numbers = self._training_rows(weights, clips, targets, setting.seed)
         classifiers = fit_one_vs_rest(
-            np.stack(rows),
-            np.array(numbers),
+            features,
+            numbers,
             targets,
             least_squares(params.ridge),
             kernel_width=params.kernel_width,
             label_kind=setting.label_kind,
+            seed=setting.seed,
         )
         return decoding | classifiers | weights
 
@@ -100,6 +99,34 @@ class TextureStatistics(Baseline):
         rows = np.concatenate([np.stack(self._features_of_copies(weights, frames)) for frames in clips])
         logits = score(weights, rows, kernel_width=self.params.kernel_width)
         return np.asarray(logits.reshape(len(clips), -1, logits.shape[1]).mean(axis=1), dtype=np.float32)
+
+    def _training_rows(
+        self, weights: Weights, clips: Sequence[np.ndarray], targets: np.ndarray, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features (row, feature) float32 of all training rows, and the clip (row,) of each."""
+        num_rows = len(clips) * self.params.rows_per_clip
+        features, numbers = np.empty((0, 0), np.float32), np.empty(num_rows, np.int64)
+        with progress("texture statistics", num_rows, unit="rows") as advance:
+            for row, (number, values) in enumerate(self._each_row(weights, clips, targets, seed)):
+                if row == 0:
+                    features = np.empty((num_rows, len(values)), np.float32)
+                features[row], numbers[row] = values, number
+                advance(1)
+        return features, numbers
+
+    def _each_row(
+        self, weights: Weights, clips: Sequence[np.ndarray], targets: np.ndarray, seed: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the clip and the features of every training row: copies of all clips, then mixtures."""
+        for number, frames in enumerate(clips):
+            yield from ((number, values) for values in self._features_of_copies(weights, frames))
+        generator = np.random.default_rng(named_seed(seed, "mixtures"))
+        partners, log_unit = _same_labels(targets), float(weights["log_unit"][0])
+        for _ in range(self.params.mixtures):
+            for number, frames in enumerate(clips):
+                other = clips[int(generator.choice(partners[number]))]
+                mixed = mixture(frames * log_unit, other * log_unit, generator, gain=self.params.mixture_gain)
+                yield number, _features(weights, mixed)
 
     def _features_of_copies(self, weights: Weights, frames: np.ndarray) -> list[np.ndarray]:
         copies = augmented_copies(frames * weights["log_unit"][0], self.params.augmented_copies)
@@ -113,7 +140,7 @@ def _features(weights: Weights, frames: np.ndarray) -> np.ndarray:
 def _floor(clips: Sequence[np.ndarray], fraction: float) -> float:
     """Return the value, in the front end's units, below which this fraction of the clips' values lies."""
     step = max(1, sum(map(len, clips)) // _FLOOR_FRAMES)
-    return float(np.quantile(np.concatenate([frames[::step] for frames in clips]), fraction))
+    return float(np.quantile(np.concatenate([frames[::step].copy() for frames in clips]), fraction))
 
 
 def _same_labels(targets: np.ndarray) -> list[np.ndarray]:
