@@ -129,7 +129,7 @@ def _rows(experiment: Experiment, layout: Layout, most: int) -> list[ClipRecord]
     if manifest is not None:
         table = manifest.columns
     elif params.published_folds is None and not params.makes_audio:
-        table = ADAPTERS[params.kind].list_clips(params).table()
+        table = list_corpus(params).table()
     else:
         return []
     places = np.unique(np.linspace(0, table.num_rows - 1, min(most, table.num_rows)).round().astype(int))
