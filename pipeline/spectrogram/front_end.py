@@ -20,9 +20,9 @@ class FrontEndSection(Params):
     kind: str
 
     @property
-    @abstractmethod
     def frame_rate(self) -> float:
         """Frames per second."""
+        raise NotImplementedError
 
 
 class Inversion(NamedTuple):
