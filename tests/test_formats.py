@@ -139,11 +139,12 @@ def test_a_cut_file_is_truncated_in_every_container(tmp_path: Path, container: s
     assert caught.value.reason == "truncated"
 
 
-@pytest.mark.parametrize(("container", "subtype"), [pair for pair in CONTAINERS if pair[1].startswith("PCM")][:-1])
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [pair for pair in CONTAINERS if pair[1].startswith("PCM") and pair[0] not in ("CAF", "FLAC")],
+)
 def test_a_few_samples_too_many_in_a_header_cost_nothing(tmp_path: Path, container: str, subtype: str) -> None:
-    """CAF is left out: libsndfile does not open it then."""
-    if container == "CAF":
-        pytest.skip("libsndfile does not open it")
+    """Of PCM in all containers but CAF, which libsndfile does not open then."""
     data = _whole(container, subtype)
     samples = find_samples(lambda offset, size: data[offset : offset + size], len(data))
     assert samples is not None
