@@ -152,7 +152,7 @@ def write_table(root: Path) -> None:
 
 
 def write_parquet_set(path: Path) -> None:
-    """Write a Parquet file of a training set as on Hugging Face: forty clips, each of Speech and one of four other classes."""
+    """Write a Parquet file of a training set as on Hugging Face: forty clips of Speech and one of four other classes."""
     others = ("/m/0bt9lr", "/m/01yrx", "/m/06mb1", "/m/04rlf")
     videos = [f"{clip:_>11}" for clip in range(40)]
     files = [write_sound(path.parent / f"{video}.flac", clip) for clip, video in enumerate(videos)]

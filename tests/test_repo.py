@@ -93,7 +93,7 @@ def _written(stage: str) -> list[Path]:
     run = {"frames": FRAMES, "tokens": RUN, "pretrained": PRETRAINED}.get(form, RUN)
     return {
         "code": [layout.code],
-        "corpus": [layout.clips],
+        "corpus": [layout.clips, layout.missing],
         "split": [layout.split(fold)],
         "spectrogram": [layout.spectrogram],
         "development": [layout.development(fold), layout.targets(fold)],

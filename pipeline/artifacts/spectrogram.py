@@ -18,6 +18,9 @@ from pipeline.artifacts.arrays import ArraySchema, GroupSchema
 from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
+CLIP_RANGE = "of the clip's range"  # units of frames that are scaled to 0 to 1 within each clip
+RANGE = 80.0  # dB from 0 to 1 of such frames, for what needs a scale: the clip's own range is not kept
+
 
 class FrontEndMetadata(TypedDict):
     """Metadata of a front end: what its log-mel frames are."""
