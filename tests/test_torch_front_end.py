@@ -9,11 +9,10 @@ from conftest import make_waveform
 from test_kaldi import AST
 from test_mel import AUDIO_TOKENS, SLANEY
 
-from pipeline.artifacts.spectrogram import SpectrogramMetadata
+from pipeline.artifacts.spectrogram import CLIP_RANGE, SpectrogramMetadata
 from pipeline.errors import SonolexError
 from pipeline.params import validate_params
 from pipeline.spectrogram.registry import FRONT_ENDS, build_front_end
-from pipeline.spectrogram.scaled_mel import UNITS
 from pipeline.spectrogram.storing import restore, store
 from pipeline.spectrogram.torch_front_end import front_end_module
 
@@ -66,7 +65,8 @@ def test_frames_are_those_that_are_stored(section: dict[str, Any], storage: dict
             assert frames.shape == expected.shape == (module.num_frames(num_samples), metadata["n_mels"])
             # Bands a million times weaker than the clip's loudest hold what float32 rounds away.
             heard = (
-                expected > expected.max() - 6 * {"ln(power)": np.log(10), "dB": 10, UNITS: 1 / 16}[metadata["units"]]
+                expected
+                > expected.max() - 6 * {"ln(power)": np.log(10), "dB": 10, CLIP_RANGE: 1 / 16}[metadata["units"]]
             )
             np.testing.assert_allclose(frames[heard], expected[heard], atol=step + 0.01)
             assert (frames != expected)[heard].mean() < (

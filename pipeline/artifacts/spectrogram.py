@@ -19,6 +19,8 @@ from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 Mix: TypeAlias = Literal["mean", "left", "right", "loudest"]  # of channels; "right" of mono is the only channel
+CLIP_RANGE = "of the clip's range"  # units of frames that are scaled to 0 to 1 within each clip
+RANGE = 80.0  # dB from 0 to 1 of such frames, for what needs a scale: the clip's own range is not kept
 
 
 class FrontEndMetadata(TypedDict):

@@ -9,12 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.artifacts.spectrogram import FrontEndMetadata
+from pipeline.artifacts.spectrogram import CLIP_RANGE, RANGE, FrontEndMetadata
 from pipeline.spectrogram.front_end import Inversion
 from pipeline.spectrogram.mel import MelFrontEnd, MelParams
-
-RANGE = 80.0  # dB from 0 to 1, where the clip's own range is no longer known
-UNITS = "of the clip's range"
 
 
 class ScaledMelParams(MelParams):
@@ -31,7 +28,7 @@ class ScaledMelFrontEnd(MelFrontEnd):
     @property
     def metadata(self) -> FrontEndMetadata:
         """Return the metadata that artifacts of these frames record."""
-        return {**super().metadata, "front_end": "scaled_mel", "units": UNITS, "log_floor": 0.0}
+        return {**super().metadata, "front_end": "scaled_mel", "units": CLIP_RANGE, "log_floor": 0.0}
 
     @property
     def inversion(self) -> Inversion:

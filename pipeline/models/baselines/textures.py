@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from pipeline.artifacts.model import Reads
+from pipeline.artifacts.spectrogram import CLIP_RANGE, RANGE
 from pipeline.execution.progress import progress
 from pipeline.models.base import ModelParams, VocabularySection
 from pipeline.models.baselines.base import Baseline, Setting, Weights
@@ -24,7 +25,6 @@ from pipeline.models.baselines.texture_inputs import TextureInputParams
 from pipeline.models.baselines.texture_statistics import CopiesParams, augmented_copies, extract_features, mixture
 from pipeline.models.registry import TEXTURE_INPUTS
 from pipeline.seeding import named_seed
-from pipeline.spectrogram.scaled_mel import RANGE, UNITS
 
 WHERE = "models.*.kind texture_statistics"  # of settings, for messages
 _FLOOR_FRAMES = 1 << 16  # sampled evenly from all training clips, to estimate the floor
@@ -75,7 +75,7 @@ class TextureStatistics(Baseline):
         decoding = self._input.fit(setting)
         clips = self._input.frames(decoding, inputs)
         decibel = math.log(10) / 10  # in ln(power)
-        log_unit = {"ln(power)": 1.0, UNITS: RANGE * decibel}.get(setting.front_end["units"], decibel)
+        log_unit = {"ln(power)": 1.0, CLIP_RANGE: RANGE * decibel}.get(setting.front_end["units"], decibel)
         weights = {
             "floor": np.array([_floor(clips, params.floor) * log_unit], np.float32),
             "frame_rate": np.array([setting.front_end["frame_rate"]], np.float32),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.artifacts.spectrogram import CLIP_RANGE, RANGE
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import CorpusError
 from pipeline.reporting.atlas.tokens import CodebookPatterns, token_places
@@ -20,12 +21,11 @@ from pipeline.spectrogram.concatenation import choose_units, join_units, match_g
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.inversion import Inverter
 from pipeline.spectrogram.reader import FrameReader
-from pipeline.spectrogram.scaled_mel import RANGE, UNITS
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.rebuilding import rebuild
 
 _FRAMES_LISTENED_TO = 200_000  # of training clips, drawn by hash: where snippets are looked for
-_UNITS = 40_000  # of these frames, the first ones: what token sequences are resynthesised with
+_CLIP_RANGE = 40_000  # of these frames, the first ones: what token sequences are resynthesised with
 _FRAMES_PER_BATCH = 1 << 15
 _FADE = 0.004  # seconds, at both ends of a snippet, so that cutting does not click
 _AUDIBLE = 60.0  # dB below a clip's loudest band; what is quieter does not count in distances
@@ -78,7 +78,7 @@ class ResynthesisedClip:
 
 def decibels(metadata: Mapping[str, object]) -> float:
     """Return how many dB one of a front end's units is."""
-    return {"ln(power)": 10 / math.log(10), UNITS: RANGE}.get(str(metadata["units"]), 1.0)
+    return {"ln(power)": 10 / math.log(10), CLIP_RANGE: RANGE}.get(str(metadata["units"]), 1.0)
 
 
 def collect_occurrences(
@@ -113,7 +113,7 @@ def collect_occurrences(
             tokens.append(sequences[name][:, :whole])
             starts.append(start[:whole])
             stops.append(stop[:whole])
-            if held < _UNITS:
+            if held < _CLIP_RANGE:
                 units.append(frames.copy())
                 held += len(frames)
     lengths = [len(frames) for frames in units]
