@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.duplicates import DUPLICATES
 from pipeline.corpora.audioset import Params as AudiosetParams
 from pipeline.corpora.audioset_files import read_classes
 from pipeline.corpora.content import STORE_PATH, with_store
@@ -133,8 +134,13 @@ def corpus(folder: Path) -> str:
 
 
 def split(folder: Path, validation_fraction: float) -> str:
-    params = SplitParams(num_folds=5, validation_fraction=validation_fraction, seed=0)
-    split_stage.run(params, folder / "clips.parquet", folder / "split.parquet", "official")
+    DUPLICATES.write(
+        folder / "duplicates.parquet", DUPLICATES.arrow.empty_table(), {"searched": False, "threshold": 1.0}
+    )
+    params = SplitParams(num_folds=5, validation_fraction=validation_fraction, seed=0, near_duplicates="report")
+    split_stage.run(
+        params, folder / "clips.parquet", folder / "duplicates.parquet", folder / "split.parquet", "official"
+    )
     return f"{(folder / 'split.parquet').stat().st_size / 1e6:.0f} MB"
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypedDict, TypeVar, cast, get_type_hints
 from pipeline.artifacts.model import Reads
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import SplitParams
+from pipeline.duplicates.settings import DuplicateParams
 from pipeline.errors import ParamsError, spell
 from pipeline.evaluation.enhancement import LabelParams
 from pipeline.execution.executors import ExecutionParams
@@ -38,6 +39,7 @@ class Sections(TypedDict):
     labels: LabelParams
     split: SplitParams
     spectrogram: SpectrogramParams
+    duplicates: DuplicateParams
     pretrain: PretrainParams
     train: TrainParams
     report: ReportParams

@@ -47,6 +47,7 @@ STAGES = {
     "corpus": StageCode(("corpus",)),
     "split": StageCode(),
     "spectrogram": StageCode(("spectrogram",)),
+    "duplicates": StageCode(),
     "development": StageCode(),
     "vocabulary": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "tokenize": StageCode(("vocabularies.{entry}",), _VOCABULARIES),

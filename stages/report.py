@@ -1,6 +1,6 @@
 """Stage `report`: compute metrics from all predictions, and write tables, plots and the report page.
 
-    predictions, results/{train,attention,ngram_perplexity}, clips, splits, spectrogram, vocabulary, tokens
+    predictions, results/{train,attention,ngram_perplexity}, clips, duplicates, splits, spectrogram, vocabulary, tokens
         -> results/{metrics.json,summary.csv,vocabularies.csv,plots/}, report/{index.html,atlas.html}
 
 Every metric is computed from stored predictions; no model is opened, and no training code is run.
@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.duplicates import DUPLICATES
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.settings import require_current
@@ -60,6 +61,7 @@ def main() -> None:
         read_params(),
         (CLIPS, layout.clips),
         (INDEX, layout.spectrogram_index),
+        (DUPLICATES, layout.duplicates),
         *((SPLIT, layout.split(fold)) for fold in experiment.folds),
         *((TOKENS, layout.tokens(name, fold)) for name, fold in read),
         *((PREDICTIONS, layout.prediction(this)) for this in experiment.runs()),

@@ -1,6 +1,6 @@
 """Stage `split`: assign every clip its role in one fold, and check for leaks between roles.
 
-clips.parquet -> splits/<fold>.parquet
+clips.parquet + duplicates.parquet -> splits/<fold>.parquet
 """
 
 import logging
@@ -11,20 +11,25 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.duplicates import DUPLICATES, open_duplicates
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import ROLES, SPLIT
+from pipeline.corpora.copies import find_copied, find_separated, join_copies
 from pipeline.corpora.splitting import SplitParams, assign_roles, describe_rule
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import load_params, read_params
 
 log = logging.getLogger(__name__)
 
+_NAMED_PAIRS = 3  # in the warning
 
-def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> None:
+
+def run(params: SplitParams, clips_path: Path, duplicates_path: Path, split_path: Path, fold: str) -> None:
     report = StageReport("split", fold)
-    clips = open_clips(clips_path)
-    roles = assign_roles(clips, fold, params)
+    clips, duplicates = open_clips(clips_path), open_duplicates(duplicates_path)
+    joined = join_copies(clips, duplicates)
+    roles = assign_roles(joined if params.near_duplicates == "exclude" else clips, fold, params)
     rule = describe_rule(clips, params, fold)
     SPLIT.write(
         split_path,
@@ -40,6 +45,14 @@ def run(params: SplitParams, clips_path: Path, split_path: Path, fold: str) -> N
             fold, counts["excluded"], split_path,
         )  # fmt: skip
         report.failed["same audio in a later role"] = counts["excluded"]
+    if copied := find_copied(joined, roles):
+        named = find_separated(clips, duplicates, roles) or copied
+        log.warning(
+            "fold %s: near-duplicates of %d training or validation clips have a later role, so that results of this fold "
+            "may be too good: %s; with split.near_duplicates: exclude such clips are left out; the report lists all pairs",
+            fold, len(copied), ", ".join(map(str, named[:_NAMED_PAIRS])),
+        )  # fmt: skip
+        report.failed["near-duplicate in a later role"] = len(copied)
     report.clips = len(clips)
     report.bytes_written = split_path.stat().st_size
     report.write()
@@ -49,8 +62,8 @@ def main(
     fold: Annotated[str, typer.Argument(help="a fold of the corpus, `official`, or an inner fold: `official-1`")],
 ) -> None:
     layout = Layout()
-    require_current(read_params(), (CLIPS, layout.clips))
-    run(load_params(SplitParams, "split"), layout.clips, layout.split(fold), fold)
+    require_current(read_params(), (CLIPS, layout.clips), (DUPLICATES, layout.duplicates))
+    run(load_params(SplitParams, "split"), layout.clips, layout.duplicates, layout.split(fold), fold)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.development import write_development
+from pipeline.artifacts.duplicates import DUPLICATES
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.spectrogram import FRAMES, INDEX
 from pipeline.artifacts.splits import open_split
@@ -150,6 +152,18 @@ def make_spectrogram(
 def make_development(path: Path, spectrogram: Path, split: Path) -> Path:
     """Write the development set of a split for the frames of a spectrogram."""
     write_development(path, open_split(split), INDEX.open(spectrogram / "index.parquet"))
+    return path
+
+
+def make_duplicates(
+    path: Path, pairs: Sequence[tuple[str, str]] = (), *, searched: bool = True, lag: float = 0.0
+) -> Path:
+    """Write a table of near-duplicates, each pair with a correlation of 0.9 and the same lag in seconds."""
+    rows = [
+        {"clip_id": one, "other_id": other, "correlation": 0.9, "lag": lag, "identical": False} for one, other in pairs
+    ]
+    table = pa.Table.from_pylist(rows, schema=DUPLICATES.arrow)
+    DUPLICATES.write(path, table, {"searched": searched, "threshold": 0.8})
     return path
 
 

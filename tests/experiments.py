@@ -10,7 +10,7 @@ from conftest import make_wav_corpus
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.grid import ExperimentParams
 from pipeline.params import load_params
-from stages import corpus, development, evaluate, spectrogram, split, tokenize, train, vocabulary
+from stages import corpus, development, duplicates, evaluate, spectrogram, split, tokenize, train, vocabulary
 from tools.compose import compose, dump
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,7 @@ def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
         experiment = load_params(ExperimentParams, "experiment")
         corpus.main()
         spectrogram.main()
+        duplicates.main()
         for fold in experiment.folds:
             split.main(fold)
             development.main(fold)

@@ -41,7 +41,7 @@ COMMENTS = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_segs=4\n# YTI
 TRAIN, TEST = ("--PJHxphWEs", "-0aBcDeFgHi", "_under_scor", "Ystartswith"), ("0123456789a", "vanished_00")
 SPEECH, DOG, BARK = "/m/09x0r", "/m/0bt9lr", "/m/05tny_"
 WHOLE = {"classes": None, "min_clips": 0, "parts": {}, "test_share": 0.0, "seed": 0}
-SPLIT = SplitParams(num_folds=2, validation_fraction=0.0, seed=0)
+SPLIT = SplitParams(num_folds=2, validation_fraction=0.0, seed=0, near_duplicates="report")
 
 
 @pytest.fixture(autouse=True)

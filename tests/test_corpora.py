@@ -189,7 +189,7 @@ def test_esc10_as_published(tmp_path: Path, esc10_root: Path) -> None:
     clips = open_clips(tmp_path / "clips.parquet")
     assert clips.metadata["classes"][:4] == ["dog", "rooster", "rain", "sea_waves"]
     assert len(clips.metadata["classes"]) == 10
-    split = SplitParams(num_folds=5, validation_fraction=0.1, seed=0)
+    split = SplitParams(num_folds=5, validation_fraction=0.1, seed=0, near_duplicates="report")
     assert fold_names(clips, split) == ["1", "2", "3", "4", "5"]
     tested: list[str] = []
     for fold in fold_names(clips, split):
@@ -329,7 +329,7 @@ def test_own_audio_end_to_end(tmp_path: Path, wav_corpus: Path) -> None:
     refresh = refresh_manifest(params, tmp_path / "clips.parquet", tmp_path / "content.sqlite")
     assert (refresh.num_clips, refresh.num_missing, refresh.written) == (12, 0, True)
     clips = open_clips(tmp_path / "clips.parquet")
-    split = SplitParams(num_folds=4, validation_fraction=0.0, seed=0)
+    split = SplitParams(num_folds=4, validation_fraction=0.0, seed=0, near_duplicates="report")
     assert [assign_roles(clips, fold, split).count("test") for fold in fold_names(clips, split)] == [3, 3, 3, 3]
 
 

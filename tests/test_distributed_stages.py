@@ -57,8 +57,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     yaml.dump(document, folder / "params.yaml")
     run = (sys.executable, "-m")
     _python(folder, *run, "stages.corpus")
-    _python(folder, *run, "stages.split", "1")
     _python(folder, *run, "stages.spectrogram")
+    _python(folder, *run, "stages.duplicates")
+    _python(folder, *run, "stages.split", "1")
     path = Layout(folder).split("1")
     split = open_split(path)
     columns = {name: split.list(name) for name in ("clip_id", "role")}

@@ -149,7 +149,7 @@ def test_thresholds_are_over_clips_that_have_the_label(threshold: Any, expected:
 # the stage, and what is made of its table
 
 INNER_FOLDS = ("official-1", "official-2")
-SPLIT_PARAMS = SplitParams(num_folds=2, validation_fraction=0.0, seed=0)
+SPLIT_PARAMS = SplitParams(num_folds=2, validation_fraction=0.0, seed=0, near_duplicates="report")
 EXPERIMENT = ExperimentParams(
     frame_models=["ast", "cnn"],
     token_models=[],

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 from browser import CHROMIUM, browse
-from conftest import REPOSITORY, documented_metric, make_clips, make_spectrogram, make_waveform
+from conftest import REPOSITORY, documented_metric, make_clips, make_duplicates, make_spectrogram, make_waveform
 from networks import build, network, params_of
 from PIL import Image
 
@@ -120,6 +120,7 @@ def write_experiment(
     MISSING.write(root / "data" / "missing.parquet", lost, {"corpus": "esc10", "listed": {"test": 5, "train": 8}})
     frames = {clip: generator.normal(size=(28, N_MELS)).astype(np.float32) for clip in CLIPS}
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
+    make_duplicates(root / "data" / "duplicates.parquet", [("clip02", "clip04"), ("clip02", "clip05")], lag=0.5)
     for fold in FOLDS:
         write_tokens(root / "data", fold, generator, merges)
         rows = [

@@ -21,7 +21,18 @@ from pipeline.artifacts.settings import leaves
 from pipeline.params import read_params
 
 # Then the others.
-ORDER = ("code", "corpus", "split", "spectrogram", "development", "vocabulary", "tokenize", "train", "evaluate")
+ORDER = (
+    "code",
+    "corpus",
+    "spectrogram",
+    "duplicates",
+    "split",
+    "development",
+    "vocabulary",
+    "tokenize",
+    "train",
+    "evaluate",
+)
 LAST = "report"
 
 # Other values for both networks.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, make_duplicates
 
 from pipeline.artifacts.clips import CLIPS, open_clips
 from pipeline.artifacts.splits import clips_of, open_split
@@ -30,7 +30,9 @@ EMPTY_FILE = "e3b0c44298fc1c149afbf4c8996fb924"  # the digest of no bytes
 
 
 def params(num_folds: int = 5, validation_fraction: float = 0.0, seed: int = 0) -> SplitParams:
-    return SplitParams(num_folds=num_folds, validation_fraction=validation_fraction, seed=seed)
+    return SplitParams(
+        num_folds=num_folds, validation_fraction=validation_fraction, seed=seed, near_duplicates="report"
+    )
 
 
 def manifest(folder: Path, clips: list[dict[str, Any]], num_classes: int = 2) -> Table:
@@ -322,7 +324,7 @@ def test_too_few_recordings_for_the_folds_are_named(tmp_path: Path) -> None:
     ("key", "value"), [("num_folds", 1), ("validation_fraction", 1.0), ("validation_fraction", -0.1), ("seed", -1)]
 )
 def test_a_setting_out_of_range_is_named(key: str, value: float) -> None:
-    values = {"num_folds": 5, "validation_fraction": 0.0, "seed": 0} | {key: value}
+    values = {"num_folds": 5, "validation_fraction": 0.0, "seed": 0, "near_duplicates": "report"} | {key: value}
     with pytest.raises(ParamsError, match=rf"split\.{key}: .* found {value}"):
         validate_params(SplitParams, values, "split")
 
@@ -330,24 +332,28 @@ def test_a_setting_out_of_range_is_named(key: str, value: float) -> None:
 def test_the_stage_writes_roles_rule_and_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     clips = manifest(tmp_path, groups_of(4, 60, 2))
+    none = make_duplicates(tmp_path / "duplicates.parquet")
     for name in ("a.parquet", "b.parquet"):
-        split_stage.run(params(validation_fraction=0.1), clips.path, tmp_path / name, "3")
+        split_stage.run(params(validation_fraction=0.1), clips.path, none, tmp_path / name, "3")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     split = open_split(tmp_path / "a.parquet")
     assert split.metadata == {
         "fold": "3",
         "seed": 0,
         "rule": "5 folds drawn by group; 0.1 of the training clips drawn for validation by group",
-        "settings": {"split": {"num_folds": 5, "seed": 0, "validation_fraction": 0.1}},
+        "settings": {"split": {"num_folds": 5, "seed": 0, "validation_fraction": 0.1, "near_duplicates": "report"}},
     }
     assert sorted(clips_of(split, "train", "validation", "test")) == clips.list("clip_id")
     assert (tmp_path / "results" / "stages" / "split-3.json").exists()
 
 
 def test_the_program_prints_a_mistake_without_a_traceback(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("split: {num_folds: 5, validation_fraction: 0.0, seed: 0}\n")
+    (tmp_path / "params.yaml").write_text(
+        "split: {num_folds: 5, validation_fraction: 0.0, seed: 0, near_duplicates: report}\n"
+    )
     (tmp_path / "data").mkdir()
     manifest(tmp_path, published("12")).path.rename(tmp_path / "data/clips.parquet")
+    make_duplicates(tmp_path / "data/duplicates.parquet")
     command = [sys.executable, "-m", "stages.split", "7"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import OF_A_MODEL, REPOSITORY, make_clips, make_spectrogram, make_waveform
+from conftest import OF_A_MODEL, REPOSITORY, make_clips, make_duplicates, make_spectrogram, make_waveform
 from faults import forbidden
 from matplotlib.image import imread
 from ruamel.yaml import YAML
@@ -50,6 +50,7 @@ def workspace(tmp_path: Path) -> Path:
     make_clips(data / "clips.parquet", tmp_path / "audio", [f"{clip}.wav" for clip in CLIPS], labels=labels, fold=folds)
     ramp = np.linspace(-10, 5, 98 * 64, dtype=np.float32).reshape(98, 64)
     make_spectrogram(data / "spectrogram", dict.fromkeys(CLIPS[:3], ramp), failed=["d-lost"])
+    make_duplicates(data / "duplicates.parquet", [("a-dog", "b-rain")], lag=0.5)
     for fold in ("1", "2"):
         roles = ["test" if own == fold else "train" for own in folds]
         SPLIT.write(
@@ -93,6 +94,8 @@ def test_why_follows_a_clip_through_every_artifact(workspace: Path) -> None:
     assert not [path for path, finding in findings.items() if finding.wrong]
     assert findings["data/clips.parquet"].text.startswith("class 1; b-rain.wav, 0 s to its end; group b-rain, fold 1")
     assert "shard shard0000, frames 98 to 195: 98 frames, 0.98 s" in findings["data/spectrogram/index.parquet"].text
+    found = findings["data/duplicates.parquet"].text
+    assert found == "near-duplicate of a-dog (correlation 0.900, 0.5 s earlier here)"
     assert findings["data/splits/1.parquet"].text == "role test"
     assert findings["data/splits/2.parquet"].text == "role train"
     assert findings["data/tokens/kmeans/1.parquet"].text.startswith("98 tokens, 50 distinct of 50: 0 7 14")

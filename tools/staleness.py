@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.duplicates import DUPLICATES
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.settings import SETTINGS, Schema, differences
@@ -45,6 +46,7 @@ def _artifacts(layout: Layout) -> Iterator[tuple[Schema, Path]]:
     for schema, paths in (
         (CLIPS, [layout.clips]),
         (INDEX, [layout.spectrogram_index]),
+        (DUPLICATES, [layout.duplicates]),
         (SPLIT, layout.splits.glob("*.parquet")),
         (VOCABULARY, (layout.data / "vocabulary").glob("*/*.zarr")),
         (PREDICTIONS, layout.predictions.glob("*/*/*.parquet")),

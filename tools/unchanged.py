@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.development import DEVELOPMENT_ROLES, open_development, open_targets
+from pipeline.artifacts.duplicates import open_duplicates
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import INDEX
+from pipeline.corpora.copies import join_copies
 from pipeline.corpora.splitting import SplitParams, assign_roles
 from pipeline.errors import SonolexError
 from pipeline.grid import ExperimentParams
@@ -35,7 +37,7 @@ def unchanged_outputs(
     def by_input_alone(*stages: str) -> bool:
         return all(reasons.get(stage, set()) <= _INPUT for stage in stages)
 
-    if not by_input_alone("spectrogram"):
+    if not by_input_alone("spectrogram", "duplicates"):
         return set()
     found = {layout.spectrogram_metadata}
     for fold in grid.folds:
@@ -50,12 +52,17 @@ def unchanged_outputs(
 
 
 def _development_stays(clips: ClipTable, params: SplitParams, layout: Layout, fold: str) -> bool:
-    """Return whether a manifest gives a fold the development set that is on disk."""
+    """Return whether a manifest gives a fold the development set that is on disk.
+
+    Near-duplicates are those on disk: whether an added clip is one of a training clip is not known yet.
+    """
     try:
         recorded = open_development(layout.development(fold), fold=fold)
         targets = open_targets(layout.targets(fold), recorded)
         index = INDEX.open(layout.spectrogram_index)
-        roles = assign_roles(clips, fold, params)
+        copies = params.near_duplicates == "exclude"
+        joined = join_copies(clips, open_duplicates(layout.duplicates)) if copies else clips
+        roles = assign_roles(joined, fold, params)
     except SonolexError:
         return False
     for name in ("classes", "label_kind"):

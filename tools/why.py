@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipeline.artifacts.clips import CLIPS, ClipTable
+from pipeline.artifacts.duplicates import open_duplicates, pairs_of
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable
 from pipeline.artifacts.settings import Metadata
@@ -52,6 +53,7 @@ def trace(clip_id: str, layout: Layout) -> list[Finding]:
     if findings[0].absent:
         _reject_unknown(clip_id, findings[0].path)
     findings.append(_look(layout.spectrogram_index, INDEX, clip_id, _describe_frames))
+    findings.append(_look_at_duplicates(layout.duplicates, clip_id))
     splits = _look_at_all(layout.found_splits(), layout.splits, SPLIT, clip_id, _describe_role)
     tests = {split.fold for split in splits if split.text == _TESTED}
     findings += splits
@@ -90,6 +92,25 @@ def _look(
         return Finding(path, f"the clip is not in it ({len(table)} others are)", wrong=True, absent=True, fold=fold)
     text, wrong = describe(table, rows[0])
     return Finding(path, text, wrong, fold=fold)
+
+
+def _look_at_duplicates(path: Path, clip_id: str) -> Finding:
+    try:
+        duplicates = open_duplicates(path)
+    except ArtifactError as error:
+        return Finding(path, "missing" if not path.exists() else str(error), wrong=True)
+    if not duplicates.metadata["searched"]:
+        return Finding(path, "near-duplicates were not searched")
+    found = []
+    for row in pairs_of(duplicates, clip_id).to_pylist():
+        first = row["clip_id"] == clip_id
+        lag = (
+            f"{abs(row['lag']):g} s {'later' if (row['lag'] > 0) == first else 'earlier'} here"
+            if row["lag"]
+            else "no lag"
+        )
+        found.append(f"{row['other_id' if first else 'clip_id']} (correlation {row['correlation']:.3f}, {lag})")
+    return Finding(path, f"near-duplicate of {', '.join(found)}" if found else "no near-duplicates")
 
 
 def _look_at_all(

@@ -125,6 +125,11 @@ class Layout:
         return self.spectrogram / "frames.zarr" / "zarr.json"
 
     @property
+    def duplicates(self) -> Path:
+        """Return the table of pairs of near-duplicates."""
+        return self.data / "duplicates.parquet"
+
+    @property
     def splits(self) -> Path:
         """Return the folder with one table per fold."""
         return self.data / "splits"

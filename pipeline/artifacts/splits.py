@@ -1,7 +1,7 @@
 """Roles of all clips in one fold: train, validation, test, or excluded.
 
-A clip is excluded where its audio is, byte for byte, that of a clip with a later role (its label would leak into training),
-and, in an inner fold, where the outer fold does not train on it.
+A clip is excluded where its audio is that of a clip with a later role (its label would leak into training): the same bytes
+or, with `split.near_duplicates: exclude`, a near-duplicate; and, in an inner fold, where the outer one does not train on it.
 """
 
 from pathlib import Path

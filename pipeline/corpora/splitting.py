@@ -11,7 +11,8 @@ A fold F has inner folds F-1, F-2 ... F-`num_folds` (nested cross-validation; St
 folds together give out-of-fold scores for every training clip of F, without access to test clips of F.
 
 Clips of one group, and clips with the same audio, are drawn together. Where published roles or folds separate clips with the
-same audio, the test clip stays and its copies are excluded. Roles follow from the manifest and the seed alone.
+same audio, the test clip stays and its copies are excluded. Audio is the same where the manifest has the same content; where
+near-duplicates count, `pipeline/corpora/copies.py` has given them one. Roles follow from the manifest and the seed alone.
 """
 
 import hashlib
@@ -65,6 +66,7 @@ class SplitParams(Params):
     num_folds: Annotated[int, Field(ge=2)]  # folds drawn where a corpus publishes none, and inner folds of every fold
     validation_fraction: Annotated[NonNegativeFloat, Field(lt=1)]  # of the training clips; 0 = no validation clips
     seed: NonNegativeInt
+    near_duplicates: Literal["report", "exclude"]  # pairs in two roles: named only, or treated as the same audio is
 
 
 def fold_names(clips: ClipTable, params: SplitParams) -> list[str]:
@@ -107,7 +109,7 @@ def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]
     require_fold(clips, fold)
     roles = _published_or_drawn(clips, outer, params)
     if inner:
-        _exclude_copies(clips, roles)
+        exclude_copies(clips, roles)
         _draw_inner_fold(clips, roles, inner, params)
     if params.validation_fraction > 0:
         if "validation" in roles:
@@ -116,7 +118,7 @@ def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]
                 f"clips, found {params.validation_fraction}"
             )
         _draw_validation(clips, roles, fold, params)
-    _exclude_copies(clips, roles)
+    exclude_copies(clips, roles)
     check_roles(clips, roles, fold, every_class_tested=not inner)
     return roles
 
@@ -178,6 +180,23 @@ def check_roles(clips: ClipTable, roles: Sequence[Role], fold: str, *, every_cla
     reject(
         where, {"groups in two roles": _straddling(clips, codes)} | lacking, _REMEDY if any(lacking.values()) else ""
     )
+
+
+def exclude_copies(clips: ClipTable, roles: list[Role]) -> None:
+    """Exclude, in place, every clip whose audio also occurs in a later role (train < validation < test)."""
+    positions = pa.array(np.flatnonzero(_audible(clips)))
+    contents = clips["content"].take(positions)
+    copied = pc.is_in(contents, _repeated(contents))
+    by_content: dict[str, list[int]] = defaultdict(list)
+    for position, content in zip(
+        positions.filter(copied).to_pylist(), contents.filter(copied).to_pylist(), strict=True
+    ):
+        by_content[content].append(position)
+    for copies in by_content.values():
+        last = max(ROLES.index(roles[position]) for position in copies)
+        for position in copies:
+            if ROLES.index(roles[position]) < last:
+                roles[position] = "excluded"
 
 
 def _fold_source(published: pa.ChunkedArray, where: Path) -> Source:
@@ -297,23 +316,6 @@ def _audible(clips: ClipTable) -> np.ndarray:
     """Return whether each clip's file exists and is not empty: (clip,) bool."""
     silent = pc.is_in(clips["content"], pa.array(_NO_AUDIO, pa.string()))
     return np.asarray(pc.invert(silent).combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
-
-
-def _exclude_copies(clips: ClipTable, roles: list[Role]) -> None:
-    """Exclude, in place, every clip whose audio also occurs in a later role (train < validation < test)."""
-    positions = pa.array(np.flatnonzero(_audible(clips)))
-    contents = clips["content"].take(positions)
-    copied = pc.is_in(contents, _repeated(contents))
-    by_content: dict[str, list[int]] = defaultdict(list)
-    for position, content in zip(
-        positions.filter(copied).to_pylist(), contents.filter(copied).to_pylist(), strict=True
-    ):
-        by_content[content].append(position)
-    for copies in by_content.values():
-        last = max(ROLES.index(roles[position]) for position in copies)
-        for position in copies:
-            if ROLES.index(roles[position]) < last:
-                roles[position] = "excluded"
 
 
 def _repeated(values: pa.ChunkedArray) -> pa.Array:

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.artifacts.attention import ATTENTION, attention_maps, open_attention
 from pipeline.artifacts.clips import ClipTable, open_clips
+from pipeline.artifacts.duplicates import open_duplicates
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.missing import open_missing
 from pipeline.artifacts.ngram_perplexity import read_ngram_perplexity
@@ -20,6 +21,7 @@ from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.evaluation.choosing import choose_shown, score_experiment
 from pipeline.reporting.gallery import GallerySources, clip_cards
 from pipeline.reporting.measuring import Experiment
+from pipeline.reporting.near_duplicates import describe_duplicates
 from pipeline.reporting.page import PageContent, VocabularyKey
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.report_settings import ReportParams
@@ -69,6 +71,7 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         fold_rules=list(dict.fromkeys(split.metadata["rule"] for split in splits.values())),
         clips=clips,
         missing=open_missing(layout.missing),
+        duplicates=describe_duplicates(clips, open_duplicates(layout.duplicates), splits),
         spectrogram=spectrogram,
         vocabularies=vocabularies,
         tokens=tokens,

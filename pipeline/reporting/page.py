@@ -31,6 +31,7 @@ from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.model_styles import model_styles
+from pipeline.reporting.near_duplicates import DuplicatePairs
 from pipeline.reporting.pictures import AUDIO_SECONDS
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.rendering import write_html
@@ -64,6 +65,7 @@ class PageContent:
     fold_rules: Sequence[str]  # how clips got their folds
     clips: ClipTable
     missing: Table[MissingMetadata]
+    duplicates: DuplicatePairs
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
     tokens: Mapping[str, TokenUse]  # name of the vocabulary -> what there is to say of its tokens
@@ -126,6 +128,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "audio_seconds": AUDIO_SECONDS,
         "examples": content.examples,
         "mistakes": content.mistakes,
+        "duplicates": content.duplicates,
         "failures": _failures(content.spectrogram),
         "missing": _missing(content.missing),
         "front_end": content.spectrogram.metadata,
