@@ -38,9 +38,9 @@ THRESHOLD = 0.8
 
 
 def make_sound(seed: int, seconds: float = 4.0, *, place: int = 0) -> np.ndarray:
-    """Return calls of noise in changing bands over a bed of noise, (sample,) float32.
+    """Return calls of noise in changing bands over a bed of noise, (sample,) int16.
 
-    `seed` draws the calls; `place` the noise alone: another take of the same source.
+    `seed` draws the calls; `place` the noise, and by how little each call differs: another take of the same source.
     """
     calls, noise = np.random.default_rng(seed), np.random.default_rng([seed, place])
     count = round(seconds * RATE)
@@ -48,11 +48,12 @@ def make_sound(seed: int, seconds: float = 4.0, *, place: int = 0) -> np.ndarray
     frequencies, times = np.fft.rfftfreq(count, 1 / RATE), np.arange(count) / RATE
     sound = 0.01 * noise.normal(size=count)
     for start in np.arange(0, seconds, 0.4):
-        low = calls.uniform(200, 4000)
+        low = calls.uniform(200, 4000) * noise.uniform(0.8, 1.25)
         band = np.fft.irfft(spectrum * ((frequencies > low) & (frequencies < 2 * low)), count)
-        middle, width = start + calls.uniform(0, 0.3), calls.uniform(0.03, 0.1)
+        middle = start + calls.uniform(0, 0.3) + noise.uniform(-0.05, 0.05)
+        width = calls.uniform(0.03, 0.1) * noise.uniform(0.6, 1.6)
         sound += calls.uniform(0.2, 1) * band / band.std() * np.exp(-(((times - middle) / width) ** 2))
-    return (0.4 * sound / np.abs(sound).max()).astype(np.float32)
+    return (13000 * sound / np.abs(sound).max()).astype(np.int16)
 
 
 def write(path: Path, sound: np.ndarray, rate: int = RATE, **format: Any) -> None:
@@ -74,19 +75,19 @@ def list_chunk(path: Path, sound: np.ndarray) -> None:
 LOSSLESS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "flac": ("flac", write),
     "list_chunk": ("wav", list_chunk),
-    "24_bits": ("wav", lambda path, sound: write(path, (sound * 32768).round() / 32768, subtype="PCM_24")),
+    "24_bits": ("wav", lambda path, sound: write(path, sound.astype(np.int32) << 16, subtype="PCM_24")),
 }
 LOSSY: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
     "ogg": ("ogg", lambda path, sound: write(path, sound, subtype="VORBIS")),
     "mp3": ("mp3", lambda path, sound: write(path, sound, subtype="MPEG_LAYER_III")),
-    "6_dB_softer": ("wav", lambda path, sound: write(path, sound / 2)),
+    "6_dB_softer": ("wav", lambda path, sound: write(path, sound // 2)),
     "shifted_10_ms": ("wav", lambda path, sound: write(path, sound[RATE // 100 :])),
     "shifted_5_ms": ("wav", lambda path, sound: write(path, sound[RATE // 200 :])),
-    "48_kHz": ("wav", lambda path, sound: write(path, soxr.resample(sound, RATE, 48000), 48000)),
-    "one_sample_longer": ("wav", lambda path, sound: write(path, np.append(sound, np.float32(0.1)))),
+    "48_kHz": ("wav", lambda path, sound: write(path, soxr.resample(sound / 32768, RATE, 48000), 48000)),
+    "one_sample_longer": ("wav", lambda path, sound: write(path, np.append(sound, np.int16(1000)))),
     "first_half": ("wav", lambda path, sound: write(path, sound[: len(sound) // 2])),
     "second_half": ("wav", lambda path, sound: write(path, sound[len(sound) // 2 :])),
-    "after_silence": ("wav", lambda path, sound: write(path, np.append(np.zeros(RATE // 3, np.float32), sound))),
+    "after_silence": ("wav", lambda path, sound: write(path, np.append(np.zeros(RATE // 3, np.int16), sound))),
 }
 DISGUISES = LOSSLESS | LOSSY
 
@@ -132,17 +133,16 @@ def test_other_recordings_and_other_takes_are_not_copies(disguised: dict[tuple[s
 
 
 def test_takes_of_one_source_do_correlate() -> None:
-    """The takes of the test above are hard to tell apart: their bursts are at the same times, in the same bands."""
+    """The takes of the test above have their calls at nearly the same times, in nearly the same bands."""
     scale, spectra = Scale(100.0, 1.0), [_spectrum(make_sound(0, place=place)) for place in (0, 1)]
     ones = [smooth_bands(frames, scale) for frames in spectra]
-    assert 0.2 < correlate_at(*ones, 0, scale) < 0.7
-    assert np.corrcoef(ones[0].ravel(), ones[1].ravel())[0, 1] > 0.9
+    assert 0.3 < correlate(*ones, 0, scale).correlation < THRESHOLD
 
 
 def _spectrum(sound: np.ndarray) -> np.ndarray:
     """Return frames (frame, band) in dB of windows of 25 ms, every 10 ms."""
     starts = np.arange(0, len(sound) - 1102, 441)
-    windows = sound[starts[:, None] + np.arange(1102)] * np.hanning(1102)
+    windows = sound[starts[:, None] + np.arange(1102)] / 32768 * np.hanning(1102)
     power = np.abs(np.fft.rfft(windows)[:, :512]) ** 2
     frames: np.ndarray = 10 * np.log10(power.reshape(len(starts), 64, 8).sum(axis=2) + 1e-10)
     return frames
@@ -216,7 +216,7 @@ def test_many_landmarks_are_searched_in_cells(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("pipeline.duplicates.candidates._EXACT", 1000)
     monkeypatch.setattr("pipeline.duplicates.candidates._CELL", 150)
     cells = find_candidates(owners, positions, vectors)
-    assert len(exact) == 100
+    assert len(exact) == 34  # clips: three landmarks each
     assert cells.tolist() == exact.tolist()
     assert cells.tolist() == find_candidates(owners, positions, vectors).tolist()
 

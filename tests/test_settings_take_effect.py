@@ -171,6 +171,9 @@ NO_RESULT: dict[str, Any] = {
 RECORDED: dict[str, Any] = {
     "split.num_folds": 4,  # the demo publishes folds
     "split.seed": 1,  # no clip is drawn for validation
+    "split.near_duplicates": "exclude",  # the demo has none
+    "duplicates.search": False,
+    "duplicates.threshold": 0.85,
     "spectrogram.uint8_range.low": -10.0,  # dtype is float16
     "spectrogram.uint8_range.high": 10.0,
     "train.activation_checkpointing": True,  # the same numbers by other means

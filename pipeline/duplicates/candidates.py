@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.duplicates.landmarks import VECTOR_SIZE
 from pipeline.execution.threads import map_threads
 
-_NEIGHBOURS = 16  # of a landmark, itself included
+_NEIGHBOURS = 8  # of a landmark, itself included
 _LEAST_SIMILARITY = 0.7  # cosine; of copies nearly all landmarks are above it, of other clips one pair in a thousand
 _EXACT = 100_000  # landmarks
 _BLOCK = 4096  # queries
@@ -59,7 +59,6 @@ def _build_index(vectors: np.ndarray) -> Any:
         kind = faiss.ScalarQuantizer.QT_8bit
         quantizer = faiss.IndexFlatIP(VECTOR_SIZE)
         index = faiss.IndexIVFScalarQuantizer(quantizer, VECTOR_SIZE, cells, kind, faiss.METRIC_INNER_PRODUCT)
-        index.quantizer_kept = quantizer  # FAISS does not own it
         index.nprobe, index.cp.seed = _PROBED, _SEED
         chosen = np.random.default_rng(_SEED).permutation(len(vectors))[: cells * _TRAINING]
         map_threads(lambda rows: index.train(vectors[rows].astype(np.float32)), [np.sort(chosen)])
