@@ -48,7 +48,7 @@ def run(params: SplitParams, clips_path: Path, duplicates_path: Path, split_path
     if copied := find_copied(joined, roles):
         named = find_separated(clips, duplicates, roles) or copied
         log.warning(
-            "fold %s: near-duplicates of %d training or validation clips have a later role, so that results of this fold "
+            "fold %s: training or validation clips with a near-duplicate in a later role: %d, so that results of this fold "
             "may be too good: %s; with split.near_duplicates: exclude such clips are left out; the report lists all pairs",
             fold, len(copied), ", ".join(map(str, named[:_NAMED_PAIRS])),
         )  # fmt: skip

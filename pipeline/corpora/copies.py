@@ -48,11 +48,12 @@ def join_copies(clips: ClipTable, duplicates: DuplicatesTable) -> ClipTable:
 
 
 def find_copied(joined: ClipTable, roles: Sequence[Role]) -> list[str]:
-    """Return the clips, of a manifest with joined contents, whose recording is in a later role too."""
-    kept = list(roles)
-    exclude_copies(joined, kept)
-    ids = joined.list("clip_id")
-    return [clip for clip, role, left in zip(ids, roles, kept, strict=True) if role != left]
+    """Return the clips, of a manifest with joined contents, whose recording is in a later role too (excluded is none)."""
+    used = [row for row, role in enumerate(roles) if role != "excluded"]
+    table = replace(joined, columns=joined.columns.take(pa.array(used, pa.int64())))
+    kept = [roles[row] for row in used]
+    exclude_copies(table, kept)
+    return [clip for clip, role in zip(table.list("clip_id"), kept, strict=True) if role == "excluded"]
 
 
 def find_separated(clips: ClipTable, duplicates: DuplicatesTable, roles: Sequence[Role]) -> list[SeparatedPair]:
