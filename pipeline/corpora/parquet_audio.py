@@ -104,15 +104,10 @@ def read_row(path: Path, row: int) -> bytes | None:
     """
     status = path.stat()
     state = (path, status.st_ino, status.st_size, status.st_mtime_ns)
-    if getattr(_last, "state", None) != state:
-        _last.state, _last.reader = None, None
-        _last.reader = _RowReader(path)
-        _last.state = state
-    reader: _RowReader = _last.reader
-    return reader.read(row)
-
-
-_last = threading.local()  # the file that this thread read last, open at its row
+    if _last.reader is None or _last.state != state:
+        _last.reader = None  # if the new file cannot be opened
+        _last.state, _last.reader = state, _RowReader(path)
+    return _last.reader.read(row)
 
 
 class _RowReader:
@@ -143,6 +138,16 @@ class _RowReader:
             raise OSError(f"row {row} cannot be decoded: {error or 'the row group has fewer rows'}") from None
         content: bytes | None = self._batch[row - self._first].as_py()
         return content or None
+
+
+class _LastRead(threading.local):
+    """The file that this thread read last, open at its row."""
+
+    state: tuple[Path, int, int, int] | None = None  # path, and inode, size and time of modification
+    reader: _RowReader | None = None
+
+
+_last = _LastRead()
 
 
 def _index(path: Path, store_path: Path) -> ParquetIndex:
@@ -274,7 +279,7 @@ def _as_index(entries: pa.Table, num_read: int) -> ParquetIndex:
 
 
 def _unreadable(path: Path, error: Exception) -> CorpusError:
-    found = getattr(error, "strerror", None) or error
+    found = (error.strerror if isinstance(error, OSError) else None) or error
     return CorpusError(
         f"{path}: expected a Parquet file that can be read, found: {found}; fetch it again, or see to its permissions"
     )
