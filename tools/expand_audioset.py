@@ -9,12 +9,9 @@ made only from the id of their video. After an interruption, run it again: files
 and existing files of full size are skipped.
 """
 
-import logging
 import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -22,7 +19,6 @@ from typing import Annotated, BinaryIO
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table as Grid
 
 from pipeline.corpora.audioset import SET_NAMES
@@ -30,11 +26,9 @@ from pipeline.corpora.audioset_files import VIDEO_IN_NAME
 from pipeline.corpora.tar_walk import Member, Walk
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.execution.stage import stage_main
-
-log = logging.getLogger(__name__)
+from tools.byte_progress import byte_progress
 
 _PIECE = 1 << 20  # bytes copied at a time
-_SECONDS_BETWEEN_LINES = 10.0  # of progress, without a terminal
 _REFUSED_NAMED = 10
 
 
@@ -76,11 +70,11 @@ def expand(tars: Sequence[Path], out: Path) -> list[Expansion]:
     """Unpack all tars, also after a damaged one, and return the result of each."""
     done: list[Expansion] = []
     seen: set[Path] = set()
-    with _progress(sum(path.stat().st_size for path in tars)) as advance:
+    with byte_progress("expand", sum(path.stat().st_size for path in tars)) as counter:
         for path in tars:
             done.append(Expansion(path))
             try:
-                _expand_one(done[-1], out / set_name(path), seen, advance)
+                _expand_one(done[-1], out / set_name(path), seen, counter.advance)
             except CorpusError as error:  # not a tar
                 done[-1].damage = str(error).removeprefix(f"{path}: ")
     return done
@@ -127,29 +121,6 @@ def _copy(file: BinaryIO, member: Member, target: Path) -> None:
             output.write(piece)
             left -= len(piece)
     os.replace(partial, target)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of bytes just passed: a bar on a terminal, log lines elsewhere."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("expand"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("expand", total=total)
-            yield lambda num_bytes: bar.advance(task, num_bytes)
-        return
-    done, started = 0, time.monotonic()
-    logged = started
-
-    def advance(num_bytes: int) -> None:
-        nonlocal done, logged
-        done += num_bytes
-        if time.monotonic() - logged > _SECONDS_BETWEEN_LINES:
-            logged = time.monotonic()
-            log.info("%.1f of %.1f GB, %.0f MB/s", done / 1e9, total / 1e9, done / 1e6 / (logged - started))
-
-    yield advance
 
 
 def results_table(done: Sequence[Expansion]) -> Grid:

@@ -66,6 +66,28 @@ def compose(
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="a corpus; none lists them")] = "",
+    to: Annotated[Path, typer.Option(help="folder of all corpora")] = Path("audio"),
+    yes: Annotated[bool, typer.Option("--yes", help="accept the licence without being asked")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep the archives, in .fetch")] = False,
+    show: Annotated[bool, typer.Option("--list", help="only list the corpora: names, sizes, licences")] = False,
+    catalogue: Annotated[Path, typer.Option(help="addresses and checksums")] = Path("metadata/corpora.yaml"),
+) -> None:
+    """Download a published corpus, check it, and unpack it. An interrupted download goes on where it ended."""
+    from pipeline.execution.stage import start_logging
+    from tools import fetch as command
+    from tools.fetching.catalogue import find_corpus, load_catalogue
+
+    corpora = load_catalogue(catalogue)
+    if show or not name:
+        _console().print(command.catalogue_table(corpora))
+        return
+    start_logging()  # of the progress, without a terminal
+    command.run(name, find_corpus(corpora, name), command.Options(to, accepted=yes, keep=keep), _console())
+
+
+@app.command()
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
     """Check params.yaml, the corpus and its folds, and report all mistakes at once."""
     from pipeline.check_params import load_experiment

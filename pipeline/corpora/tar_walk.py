@@ -38,7 +38,7 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
 }
-_UNSAFE = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
+LEAVES_FOLDER = re.compile(r"^/|^[A-Za-z]:|\\|(^|/)\.\.(/|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,6 @@ def _why_refused(name: str, kind: bytes, notes: dict[str, str]) -> str:
         return "a sparse file"
     if kind not in _FILES and kind != _FOLDER:
         return _REFUSED.get(kind, f"of the unknown type {kind!r}")
-    if not name or "\0" in name or _UNSAFE.search(name):
+    if not name or "\0" in name or LEAVES_FOLDER.search(name):
         return "an unsafe name"
     return ""
