@@ -42,6 +42,13 @@ def byte_progress(label: str, total: int | None) -> Iterator[ByteCounter]:
         yield ByteCounter(total, lambda done, whole: bar.update(task, completed=done, total=whole))
 
 
+def spell_size(size: int | None) -> str:
+    """Return a number of bytes for people."""
+    if size is None:
+        return "size unknown"
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
 def _lines(label: str) -> Callable[[int, int | None], None]:
     started = logged = time.monotonic()
     first: int | None = None

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from pipeline.artifacts.files import locked
 from pipeline.errors import SonolexError
-from tools.byte_progress import byte_progress
+from tools.byte_progress import byte_progress, spell_size
 from tools.fetching.catalogue import Archive, Corpus, RemoteFile
 from tools.fetching.download import Patience, download, partial_path
 from tools.fetching.unpack import Unpacked, unpack
@@ -75,13 +75,6 @@ def catalogue_table(corpora: dict[str, Corpus]) -> Table:
     for name, corpus in corpora.items():
         table.add_row(name, escape(corpus.title), spell_size(corpus.size), escape(corpus.licence))
     return table
-
-
-def spell_size(size: int | None) -> str:
-    """Return a number of bytes for people."""
-    if size is None:
-        return "size unknown"
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def is_fetched(root: Path, corpus: Corpus) -> bool:
@@ -166,7 +159,7 @@ def _print_terms(corpus: Corpus, console: Console) -> None:
     unchecked = [file.name for file in corpus.files if file.checksum is None]
     lines = [
         corpus.title,
-        f"{spell_size(corpus.size)} to download, from {corpus.page}",
+        f"download: {spell_size(corpus.size)}, published at {corpus.page}",
         f"licence: {corpus.licence}; {corpus.licence_url}",
         f"cite: {corpus.citation}",
         *([f"no checksum is known of {', '.join(unchecked)}"] if unchecked else []),

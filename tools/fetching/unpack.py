@@ -18,7 +18,7 @@ from typing import IO
 
 from pipeline.corpora.tar_walk import LEAVES_FOLDER
 from pipeline.errors import SonolexError
-from tools.byte_progress import ByteCounter
+from tools.byte_progress import ByteCounter, spell_size
 from tools.fetching.split_zip import open_zip
 from tools.fetching.storage import naming
 
@@ -132,7 +132,7 @@ def _require_room(path: Path, unpacked: Unpacked, size: int) -> None:
     free = shutil.disk_usage(unpacked.folder).free
     if size > free:
         raise SonolexError(
-            f"{unpacked.folder}: expected {size / 1e9:.2f} GB free to unpack {path.name}, found {free / 1e9:.2f} GB; make "
+            f"{unpacked.folder}: expected {spell_size(size)} free to unpack {path.name}, found {spell_size(free)}; make "
             "room, then run the same command again: the archives are kept"
         )
 
