@@ -72,15 +72,12 @@ def partial_path(target: Path) -> Path:
 def _transfer(url: str, part: Path, size: int | None, counter: ByteCounter, timeout: float) -> None:
     """Ask for what is missing once, and append it. Raises _InterruptedError if something is missing still."""
     there = _size_of(part)
-    if size is not None and there > size:  # of another version of the file
-        part.unlink()
-        there = 0
     if there and there == size:
         return
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
-            if not _is_complete(answer, part, there):
+            if not _is_complete(url, answer, part, there, size):
                 total = _check(url, answer, part, there, size)
                 _receive(url, answer, part, total, counter)
     except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
@@ -89,11 +86,12 @@ def _transfer(url: str, part: Path, size: int | None, counter: ByteCounter, time
         raise SonolexError(f"{url}: expected a file, found {error}; correct the address in the catalogue") from None
 
 
-def _is_complete(answer: requests.Response, part: Path, there: int) -> bool:
+def _is_complete(url: str, answer: requests.Response, part: Path, there: int, size: int | None) -> bool:
     """Return whether the server says that nothing is missing. Where the rest cannot be had, the start is discarded."""
     if answer.status_code != requests.codes.requested_range_not_satisfiable:
         return False
     if answer.headers.get("Content-Range", "") == f"bytes */{there}":
+        _require_size(url, there, size)
         return True
     part.unlink(missing_ok=True)
     raise _InterruptedError(f"a server that cannot go on after {there:,} bytes")
@@ -115,12 +113,17 @@ def _check(url: str, answer: requests.Response, part: Path, there: int, size: in
     if answer.status_code == requests.codes.partial and _first_byte(answer) != there:
         part.unlink(missing_ok=True)
         raise _InterruptedError(f"a server that does not go on after {there:,} bytes")
+    _require_size(url, total, size)
+    return total if size is None else size
+
+
+def _require_size(url: str, total: int | None, size: int | None) -> None:
+    """Raise SonolexError if the server's file has another size than the catalogue says, as far as both are known."""
     if size is not None and total is not None and total != size:
         raise SonolexError(
             f"{url}: expected {size:,} bytes, found {total:,} on the server; the publisher has changed the file: compare "
             "with the page of the corpus, then correct size and checksum in the catalogue"
         )
-    return total if size is None else size
 
 
 def _receive(url: str, answer: requests.Response, part: Path, total: int | None, counter: ByteCounter) -> None:
