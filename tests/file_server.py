@@ -25,6 +25,7 @@ class FileServer:
     hold_after: int | None = None  # bytes after which an answer waits for `go`
     go: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str]] = field(default_factory=list)  # path and range
+    agents: set[str] = field(default_factory=set)  # programs that asked
 
 
 @contextmanager
@@ -51,6 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state, path = self.state, self.path.partition("?")[0]
         state.asked.append((path, self.headers.get("Range", "")))
+        state.agents.add(self.headers.get("User-Agent", ""))
         if state.answers:
             status, headers = state.answers.pop(0)
             self._answer(status, headers | {"Content-Length": "0"})

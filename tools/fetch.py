@@ -45,26 +45,21 @@ class Options:
 def run(name: str, corpus: Corpus, options: Options, console: Console) -> None:
     """Fetch one corpus, unless it is there, and print the commands that follow."""
     root, work = options.to / corpus.folder, options.to / ".fetch" / name
-    if not is_fetched(root, corpus):
+    if is_fetched(root, corpus):
+        _say(console, f"{root}: fetched before, nothing to do")
+    else:
         _require_free(root, corpus)
-        _print_terms(corpus, console)
+        _say(console, _terms(corpus))
         _require_acceptance(accepted=options.accepted)
         with locked(work):
             if not is_fetched(root, corpus):  # by another process, meanwhile
-                _fetch(corpus, root, work, options, console)
+                _fetch(corpus, root, work, options.patience, console)
         if not options.keep:
-            shutil.rmtree(work)
+            shutil.rmtree(work, ignore_errors=True)
             with contextlib.suppress(OSError):  # another corpus is being fetched
                 work.parent.rmdir()
-    else:
-        console.print(f"{root}: there already, and complete", markup=False, highlight=False, soft_wrap=True)
     setting = shlex.quote(f"corpus.root={root}")
-    console.print(
-        f"Next:\n    sonolex compose {corpus.recipe} {setting}\n    dvc repro",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    _say(console, f"Next:\n    sonolex compose {corpus.recipe} {setting}\n    dvc repro")
 
 
 def catalogue_table(corpora: dict[str, Corpus]) -> Table:
@@ -84,33 +79,33 @@ def is_fetched(root: Path, corpus: Corpus) -> bool:
     except (OSError, ValueError):
         return False
     files = {file.name: file.checksum for file in corpus.files}
-    return record.keys() == files.keys() and all(record[name] == (sum_ or record[name]) for name, sum_ in files.items())
+    if not isinstance(record, dict) or record.keys() != files.keys():
+        return False
+    return all(record[name] == (sum_ or record[name]) for name, sum_ in files.items())
 
 
-def _fetch(corpus: Corpus, root: Path, work: Path, options: Options, console: Console) -> None:
+def _fetch(corpus: Corpus, root: Path, work: Path, patience: Patience, console: Console) -> None:
     """Download, check and unpack; the folder of the corpus appears at the end."""
     _require_room(corpus, work)
-    sums = {file.name: _bring(file, work / file.name, options.patience) for file in corpus.files}
+    sums = {file.name: _bring(file, work / file.name, patience) for file in corpus.files}
     staging = work / "unpacked"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    unpacked = Unpacked(staging, corpus.max_unpacked)
-    for archive in corpus.archives:
-        _unpack(archive, work, unpacked)
-    (staging / _RECORD).write_text(json.dumps(sums, indent=2) + "\n")
-    _require_free(root, corpus)
-    staging.rename(root)
-    console.print(
-        f"{root}: {unpacked.files:,} files, {spell_size(unpacked.size)}", markup=False, highlight=False, soft_wrap=True
-    )
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    with contextlib.ExitStack() as stack:
+        stack.callback(
+            shutil.rmtree, staging, ignore_errors=True
+        )  # if there was no room for all, what is there takes some
+        staging.mkdir()
+        unpacked = Unpacked(staging, corpus.max_unpacked)
+        for archive in corpus.archives:
+            _unpack(archive, work, unpacked)
+        (staging / _RECORD).write_text(json.dumps(sums, indent=2) + "\n")
+        _require_free(root, corpus)
+        staging.rename(root)
+    _say(console, f"{root}: {unpacked.files:,} files, {spell_size(unpacked.size)}")
     if unpacked.refused:
-        named = ", ".join(unpacked.refused[:_REFUSED_NAMED])
-        more = (
-            f", and {len(unpacked.refused) - _REFUSED_NAMED:,} more" if len(unpacked.refused) > _REFUSED_NAMED else ""
-        )
-        console.print(
-            f"not unpacked, since it may not be: {named}{more}", markup=False, highlight=False, soft_wrap=True
-        )
+        more = len(unpacked.refused) - _REFUSED_NAMED
+        named = ", ".join(unpacked.refused[:_REFUSED_NAMED]) + (f", and {more:,} more" if more > 0 else "")
+        _say(console, f"not unpacked, since it may not be: {named}")
 
 
 def _bring(file: RemoteFile, path: Path, patience: Patience) -> str:
@@ -154,8 +149,8 @@ def _unpack(archive: Archive, work: Path, unpacked: Unpacked) -> None:
         unpack(paths, archive.strip, unpacked, counter)
 
 
-def _print_terms(corpus: Corpus, console: Console) -> None:
-    """Print what a corpus is, what it takes, and on which terms it may be used."""
+def _terms(corpus: Corpus) -> str:
+    """Return what a corpus is, what it takes, and on which terms it may be used."""
     unchecked = [file.name for file in corpus.files if file.checksum is None]
     lines = [
         corpus.title,
@@ -164,7 +159,12 @@ def _print_terms(corpus: Corpus, console: Console) -> None:
         f"cite: {corpus.citation}",
         *([f"no checksum is known of {', '.join(unchecked)}"] if unchecked else []),
     ]
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    return "\n".join(lines)
+
+
+def _say(console: Console, text: str) -> None:
+    """Print text as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _require_acceptance(*, accepted: bool) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
@@ -78,7 +79,7 @@ def load_catalogue(path: Path) -> dict[str, Corpus]:
     except YAMLError as error:
         raise SonolexError(f"{path}: expected YAML, found a syntax error: {error}; correct it") from None
     try:
-        return TypeAdapter(dict[str, Corpus]).validate_python(document)
+        return TypeAdapter(dict[Annotated[str, Field(pattern=_FILE_NAME)], Corpus]).validate_python(document)
     except ValidationError as error:
         lines = [
             f"{path}: {'.'.join(map(str, one['loc']))}: {one['msg']}, found {spell(one['input'])}"

@@ -74,7 +74,7 @@ def _transfer(url: str, part: Path, size: int | None, counter: ByteCounter, time
     there = _size_of(part)
     if there and there == size:
         return
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
+    headers = {"Accept-Encoding": "identity", "User-Agent": "sonolex"} | ({"Range": f"bytes={there}-"} if there else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
             if not _is_complete(url, answer, part, there, size):
