@@ -20,7 +20,7 @@ from pipeline.corpora.splitting import SplitParams, assign_roles, fold_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
 
-SPLIT = SplitParams(num_folds=5, validation_fraction=0.0, seed=0)
+SPLIT = SplitParams(num_folds=5, validation_fraction=0.0, seed=0, near_duplicates="report")
 INSTRUMENTS = REPOSITORY / "metadata" / "irmas" / "instruments.csv"
 
 

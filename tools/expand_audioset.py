@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipeline.corpora.audioset import SET_NAMES
-from pipeline.corpora.audioset_files import VIDEO_IN_NAME
+from pipeline.corpora.audioset_files import SET_NAMES, VIDEO_IN_NAME
 from pipeline.corpora.tar_walk import Member, Walk
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.execution.stage import stage_main

@@ -14,21 +14,29 @@ set of Parquet files needs none, for its rows have the labels.
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from pipeline.corpora.base import read_class_table, reject
+from pipeline.corpora.base import CLIP_COLUMNS, read_class_table, reject
 from pipeline.corpora.parquet_audio import SUFFIX, index_parquet, read_columns
 from pipeline.corpora.tars import index_tars
 from pipeline.errors import CorpusError
 
 log = logging.getLogger(__name__)
+
+SetName = Literal["bal_train", "unbal_train", "eval"]
+SET_NAMES: tuple[SetName, ...] = get_args(SetName)
+_ROLES: dict[SetName, str] = {"bal_train": "train", "unbal_train": "train", "eval": "test"}
+
+# Of a listing, with the set of each clip, and whether its audio was found.
+_COLUMNS = pa.schema([*CLIP_COLUMNS, pa.field("set", pa.string()), pa.field("found", pa.bool_())])
 
 VIDEO_IN_NAME = r"(?:^|/)Y?(?P<video>[A-Za-z0-9_-]{11})\.(?:flac|wav|ogg|mp3)$"
 _SEGMENT_COLUMNS = ("video", "start", "end", "labels")
@@ -44,6 +52,30 @@ _PLACE = pa.schema(
     }
 )
 _NOWHERE = (("source", ""), ("member", ""), ("offset", 0), ("size", 0), ("content", ""))
+
+
+def read_sets(root: Path, tables: Mapping[SetName, Path | None]) -> tuple[pa.Table, Counter[str]]:
+    """Return the clips of the sets that have a table, labels as ids, and what was left out: reason -> segments or files.
+
+    A video of two training sets is listed once.
+    """
+    left_out: Counter[str] = Counter()
+    parts: list[pa.Table] = []
+    seen: dict[str, pa.ChunkedArray] = {}  # role -> videos
+    for name, role in _ROLES.items():
+        path = tables.get(name)
+        if path is None:
+            continue
+        segments = read_set(root, name, path)
+        if role in seen:
+            again = pc.is_in(segments["video"], seen[role])
+            left_out["listed_again"] += pc.sum(again).as_py()
+            segments = segments.filter(pc.invert(again))
+        places, passed_over = place_segments(root, name, segments["video"])
+        left_out.update(passed_over)
+        seen[role] = segments["video"]
+        parts.append(_as_clips(name, role, segments, places))
+    return pa.concat_tables(parts or [_COLUMNS.empty_table()]).combine_chunks(), left_out
 
 
 def read_classes(path: Path) -> tuple[list[str], list[str]]:
@@ -215,3 +247,19 @@ def _videos(names: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return the video of each file name; empty where the file is not a video's audio."""
     found = pc.struct_field(pc.extract_regex(names, VIDEO_IN_NAME), "video")
     return pc.fill_null(found, "")
+
+
+def _as_clips(name: str, role: str, segments: pa.Table, places: pa.Table) -> pa.Table:
+    """Return a set's segments as _COLUMNS; every file is one whole segment."""
+    videos = segments["video"]
+    zero = pa.repeat(0.0, len(videos))
+    columns = {key: places[key] for key in places.column_names} | {
+        "clip_id": pc.binary_join_element_wise(name, videos, "/"),
+        "labels": segments["labels"],
+        "start": zero,
+        "duration": zero,
+        "group": videos,
+        "fold": pa.repeat(role, len(videos)),
+        "set": pa.repeat(name, len(videos)),
+    }
+    return pa.table({key: columns[key] for key in _COLUMNS.names}, schema=_COLUMNS)
