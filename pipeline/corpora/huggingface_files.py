@@ -20,6 +20,8 @@ from pipeline.errors import CorpusError
 
 log = logging.getLogger(__name__)
 
+Value = str | int | list[str] | list[int] | None  # of a column of labels
+
 _SHARD = re.compile(r"(?P<split>[\w.]+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?\.parquet")
 _NUMBER = re.compile(r"(?P<number>\d+)\.parquet")
 
@@ -87,3 +89,16 @@ def _shard(path: Path) -> Shard | None:
         return Shard(path, match["split"], int(match["number"]), int(match["count"]))
     match = _NUMBER.fullmatch(path.name)
     return Shard(path, path.parent.name, int(match["number"]), 0) if match else None
+
+
+def labels_of(value: Value, names: list[str]) -> tuple[str, ...] | None:
+    """Return the labels of a row, none for null and -1 (a label that is kept secret); None where a number is of no class."""
+    found: list[str] = []
+    for label in value if isinstance(value, list) else [value]:
+        if not (isinstance(label, int) and names):
+            found += [] if label is None else [str(label)]
+        elif not -1 <= label < len(names):
+            return None
+        elif label >= 0:
+            found.append(names[label])
+    return tuple(found)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 AUDIO_SUFFIXES = (
     ".wav", ".wave", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au",
     ".snd", ".sph", ".voc", ".caf", ".m4a", ".mp4", ".aac", ".3gp", ".3g2", ".amr", ".webm", ".wma", ".mka", ".mkv", ".mov",
-    ".avi",
+    ".avi", ".flv",
 )  # fmt: skip
 
 _NAMED = 5  # files that a warning names

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.corpora.base import read_rows
+from pipeline.corpora.walking import AUDIO_SUFFIXES
 from pipeline.errors import SonolexError
 from pipeline.inference.prediction import Failure
-from pipeline.spectrogram.decoding import SUFFIXES
 
 STDIN = "-"
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -113,14 +113,14 @@ def _files_below(folder: Path, failures: list[Failure]) -> list[Path]:
 
     for place, folders, files in os.walk(folder, onerror=note):
         folders.sort()
-        audio = sorted(file for file in files if file.lower().endswith(SUFFIXES))
+        audio = sorted(file for file in files if file.lower().endswith(AUDIO_SUFFIXES))
         found += [Path(place, file) for file in audio]
         others += len(files) - len(audio)
     if not found and len(failures) == before:
         content = f"{others} with other endings" if others else "an empty folder"
         raise SonolexError(
-            f"{folder}: expected files that end in {', '.join(SUFFIXES)}, found {content}; a file of another ending can be "
-            "named by itself"
+            f"{folder}: expected files that end in {', '.join(AUDIO_SUFFIXES)}, found {content}; a file of another ending can "
+            "be named by itself"
         )
     return sorted(found)
 

@@ -17,27 +17,6 @@ from pipeline.spectrogram.mixing import Mixer
 from pipeline.spectrogram.readers import AudioReader, DecodingError, open_reader
 from pipeline.spectrogram.sources import BadClip, PackedAudio, open_source
 
-# Endings of files in the formats that are read, for looking through folders; a file that is named may have any ending.
-SUFFIXES = (
-    *(
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".caf",
-        ".rf64",
-        ".w64",
-        ".voc",
-    ),
-    *(".m4a", ".mp4", ".aac", ".3gp", ".amr", ".webm", ".mka", ".mkv", ".mov", ".wma", ".avi", ".flv"),
-)
-
 RESAMPLING_QUALITY = "HQ"  # of soxr; rejects aliases to about 100 dB
 
 _BLOCK = (
