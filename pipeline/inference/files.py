@@ -119,8 +119,8 @@ def _files_below(folder: Path, failures: list[Failure]) -> list[Path]:
     if not found and len(failures) == before:
         content = f"{others} with other endings" if others else "an empty folder"
         raise SonolexError(
-            f"{folder}: expected files that end in {', '.join(AUDIO_SUFFIXES)}, found {content}; a file of another ending can "
-            "be named by itself"
+            f"{folder}: expected files that end in {', '.join(AUDIO_SUFFIXES)}, found {content}; a file of "
+            "another ending can be named by itself"
         )
     return sorted(found)
 
