@@ -18,6 +18,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.corpora.audioset_files import find_table, place_segments, read_classes, read_set
 from pipeline.corpora.base import CLIP_COLUMNS, AdapterParams, CorpusListing, reject
+from pipeline.corpora.layouts import FolderContents, Recognised, Setting
+from pipeline.corpora.parquet_audio import SUFFIX
 from pipeline.corpora.parts import common_classes, part_of, positions_of, with_classes
 from pipeline.params import FilePath, PathBelow
 
@@ -25,6 +27,7 @@ LICENCE = "AudioSet's tables are CC BY 4.0, (c) Google; the rights in the audio 
 
 SetName = Literal["bal_train", "unbal_train", "eval"]
 SET_NAMES: tuple[SetName, ...] = get_args(SetName)
+_TABLES: dict[SetName, str] = {"bal_train": "balanced_train", "unbal_train": "unbalanced_train", "eval": "eval"}
 _ROLES: dict[SetName, str] = {"bal_train": "train", "unbal_train": "train", "eval": "test"}
 
 # Of a listing, with the set of each clip, and whether its audio was found.
@@ -73,6 +76,30 @@ class Params(AdapterParams):
             if is_whole:
                 del chosen[key]
         return chosen
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with AudioSet's training sets; a set that is not here is left out."""
+    found = [name for name in SET_NAMES if _is_here(contents, name)]
+    if not {"bal_train", "unbal_train"} & set(found):
+        return None
+    settings: dict[str, Setting] = {}
+    if "bal_train" not in found:
+        settings["tables.bal_train"] = None
+    if "unbal_train" in found:
+        settings["tables.unbal_train"] = f"{_TABLES['unbal_train']}_segments.csv"
+    if "eval" not in found:
+        settings |= {"tables.eval": None, "test_share": 0.1}
+    return Recognised("audioset", f"it has the sets {', '.join(found)} of AudioSet", settings)
+
+
+def _is_here(contents: FolderContents, name: SetName) -> bool:
+    """Return whether a set has a table, tars or Parquet files."""
+    table = f"{_TABLES[name]}_segments.csv"
+    return contents.has(table) or contents.has(f"data/{table}") or any(
+        path.suffix in (".tar", SUFFIX) and (path.name.startswith(name) or path.parent.name == name)
+        for path in contents.others
+    )
 
 
 def list_clips(params: Params) -> CorpusListing:
