@@ -64,7 +64,9 @@ def test_registry_and_files_agree() -> None:
         assert adapter.__name__ == f"pipeline.corpora.{kind}"
         assert get_args(adapter.Params.model_fields["kind"].annotation) == (kind,)
         lines = (REPOSITORY / "pipeline" / "corpora" / f"{kind}.py").read_text().splitlines()
-        assert len(lines) < 90
+        assert (
+            len(lines) < 130
+        )  # settings, listing, and how its layout is recognised: more belongs into modules of its own
         assert issubclass(adapter.Params, AdapterParams)
         assert adapter.Params.layout
         assert list(signature(adapter.list_clips).parameters) == ["params"]  # as `CorpusAdapter` has it
