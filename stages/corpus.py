@@ -3,17 +3,22 @@
     corpus (a folder of audio and its table), labels.use -> clips.parquet, missing.parquet
 
 DVC runs this stage every time: it compares size and time of each file with the last run, reads changed files, and leaves the
-manifest as it is when nothing changed, so that later stages are skipped.
+manifest as it is when nothing changed, so that later stages are skipped. What would stop the stage `split`, which waits for
+all frames, stops the run here.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.relabelling import UsedLabels
+from pipeline.corpora.splitting import SplitParams, assign_roles
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.grid import ExperimentParams
 from pipeline.params import load_params
 
 log = logging.getLogger(__name__)
@@ -38,9 +43,18 @@ def run(params: CorpusParams, labels: UsedLabels, clips_path: Path, missing_path
     report.write()
 
 
+def check_folds(folds: Sequence[str], split: SplitParams, layout: Layout) -> None:
+    """Raise CorpusError for a fold that the stage `split` could not make, before frames are computed; once it did, return."""
+    if new := [fold for fold in folds if not layout.split(fold).exists()]:
+        clips = open_clips(layout.clips)
+        for fold in new:
+            assign_roles(clips, fold, split)
+
+
 def main() -> None:
     layout = Layout()
     run(load_params(CorpusParams, "corpus"), load_params(UsedLabels, "labels"), layout.clips, layout.missing)
+    check_folds(load_params(ExperimentParams, "experiment").folds, load_params(SplitParams, "split"), layout)
 
 
 if __name__ == "__main__":

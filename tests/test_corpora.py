@@ -374,15 +374,22 @@ def test_the_corpus_that_the_docs_add_is_one_file_and_one_line(tmp_path: Path) -
     registry = project / "pipeline/corpora/registry.py"
     registry.write_text(registry.read_text().replace('        "demo": ', line + '        "demo": '))
     audio.mkdir()
-    for name in ("wren-ann-1", "wren-bob-1", "owl-ann-2"):
-        soundfile.write(audio / f"{name}.wav", np.random.default_rng(len(name)).uniform(-0.1, 0.1, 8000), 16000)
+    people = ("ann", "bob", "cy", "dee", "eve")
+    names = [f"{bird}-{person}-1" for bird in ("owl", "wren") for person in people]
+    for number, name in enumerate(names):
+        soundfile.write(audio / f"{name}.wav", np.random.default_rng(number).uniform(-0.1, 0.1, 8000), 16000)
     for program in (["tools.sonolex", *command[1].split()], ["stages.code"], ["stages.corpus"]):
         program[-1] += str(audio) if program[0].startswith("tools") else ""
         workspace.run(project, "python", "-m", *program)
     clips = open_clips(project / "data/clips.parquet")
-    assert clips.list("clip_id") == ["owl-ann-2", "wren-ann-1", "wren-bob-1"]
-    assert clips.list("group") == ["ann", "ann", "bob"]
+    assert clips.list("clip_id") == names
+    assert clips.list("group") == [*people, *people]
     assert clips.metadata["classes"] == ["owl", "wren"]
     soundfile.write(audio / "nameless.wav", np.zeros(10), 16000)
     done = workspace.run(project, "python", "-m", "stages.corpus", check=False)
     assert "names without three parts (1): nameless.wav" in done.stderr
+    (audio / "nameless.wav").unlink()
+    for person in people[1:]:
+        (audio / f"owl-{person}-1.wav").unlink()
+    done = workspace.run(project, "python", "-m", "stages.corpus", check=False)  # before any frame is computed
+    assert re.search(r"fold 1: classes without a (training|test) clip \(1\): owl", done.stderr)
