@@ -94,7 +94,7 @@ def _written(stage: str) -> list[Path]:
     run = {"frames": FRAMES, "tokens": RUN, "pretrained": PRETRAINED}.get(form, RUN)
     return {
         "code": [layout.code],
-        "corpus": [layout.clips, layout.missing],
+        "corpus": [layout.clips, layout.missing, layout.training_labels],
         "split": [layout.split(fold)],
         "spectrogram": [layout.spectrogram],
         "duplicates": [layout.duplicates],
