@@ -190,6 +190,11 @@ class Layout:
         return self.root / "report" / "index.html"
 
     @property
+    def data_page(self) -> Path:
+        """Return the page about the corpus, beside the report."""
+        return self.root / "report" / "data.html"
+
+    @property
     def atlas_index(self) -> Path:
         return self.root / "report" / "atlas.html"
 
