@@ -36,7 +36,7 @@ def run(models: Sequence[str], *, count: int, page: Path, layout: Layout, params
     quality = rank_labels(labelled)
     classes = clips.metadata["classes"]
     console.print(_table(labelled, quality, classes))
-    shown = [labelled.clip_ids[row] for row in quality.order[:count]]
+    shown = [labelled.clip_ids[row] for row in quality.order[:count].tolist()]
     audio = load_params(AudioParams, "corpus", params_path).root
     items = doubtful_clips(_cards(shown, scores, clips, layout, audio), labelled, quality, classes)
     num_doubtful = int(quality.doubtful.sum())
@@ -63,9 +63,9 @@ def _table(clips: Labelled, quality: LabelQuality, classes: Sequence[str]) -> Gr
         grid.add_column(name)
     for name in ("probability", "label quality"):
         grid.add_column(name, justify="right")
-    for row in quality.order[:_PRINTED]:
+    for row in quality.order[:_PRINTED].tolist():
         best = int(clips.scores[row].argmax())
-        own = ", ".join(classes[i] for i in np.flatnonzero(clips.labels[row])) or "none"
+        own = ", ".join(classes[i] for i in np.flatnonzero(clips.labels[row]).tolist()) or "none"
         cells = (clips.clip_ids[row], own, classes[best])
         grid.add_row(*map(escape, cells), f"{clips.scores[row, best]:.0%}", f"{quality.values[row]:.2f}")
     return grid
