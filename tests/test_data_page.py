@@ -98,7 +98,12 @@ def test_the_page_shows_it_at_any_width(tmp_path: Path, label_kind: Any) -> None
     assert "&lt;rain&gt;" in text
     assert "<rain>" not in text
     assert ('id="together"' in text) == (label_kind == "many")
-    for part in ("44\N{NARROW NO-BREAK SPACE}100", "mine.csv", "Excluded in fold 1: the same audio", "expected a file"):
+    for part in (
+        "44\N{NARROW NO-BREAK SPACE}100",
+        "mine.csv",
+        "Excluded in fold 1: the audio of a clip",
+        "expected a file",
+    ):
         assert part in text
     if CHROMIUM is None:
         pytest.skip("needs Chromium: no chromium, chromium-browser or google-chrome on this machine")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import OF_A_MODEL, REPOSITORY
+from conftest import OF_A_MODEL, REPOSITORY, make_duplicates
 
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.development import target_columns
@@ -199,8 +199,9 @@ def workspace(tmp_path: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     refresh(tmp_path, make_corpus(tmp_path / "corpus"))
     clips = open_clips(tmp_path / "data/clips.parquet")
+    nothing = make_duplicates(tmp_path / "data/duplicates.parquet")
     for name in INNER_FOLDS:
-        split_stage.run(SPLIT_PARAMS, tmp_path / "data/clips.parquet", tmp_path / f"data/splits/{name}.parquet", name)
+        split_stage.run(SPLIT_PARAMS, clips.path, nothing, tmp_path / f"data/splits/{name}.parquet", name)
         tested = clips_of(open_split(tmp_path / f"data/splits/{name}.parquet"), "test")
         for model in ("ast", "cnn"):
             for seed in (0, 1):

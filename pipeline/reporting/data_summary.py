@@ -205,7 +205,9 @@ def _count_roles(split: Table[SplitMetadata]) -> dict[str, int]:
 
 def _why_excluded(split: Table[SplitMetadata]) -> str:
     """Return why the split may exclude clips, which follows from its rule."""
-    same = "the same audio as a clip with a later role (validation, test), byte for byte, or nearly where the settings say so"
+    same = (
+        "the audio of a clip with a later role (validation, test), byte for byte, or nearly with split.near_duplicates"
+    )
     return f"test clips of the outer fold, and {same}" if "inner fold" in split.metadata["rule"] else same
 
 
