@@ -106,8 +106,8 @@ def write_targets(
 
 def target_columns(clips: pa.Table, roles: pa.ChunkedArray, replacing: pa.Table | None) -> pa.Table:
     """Return the columns of TARGETS for rows of the manifest with these roles; see `write_targets`."""
-    kind = TARGETS.columns["soft"]
-    columns = clips.append_column("soft", pa.repeat(pa.scalar([], kind), len(clips))).select(list(TARGETS.columns))
+    none = pa.ListArray.from_arrays(pa.array([0] * (len(clips) + 1), pa.int32()), pa.array([], pa.float32()))
+    columns = clips.append_column("soft", none).select(list(TARGETS.columns))
     if replacing is None or not len(replacing):
         return columns
     places = pc.index_in(columns["clip_id"], replacing["clip_id"].combine_chunks())
