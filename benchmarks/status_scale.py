@@ -88,7 +88,8 @@ def write_spectrogram(path: Path, clips_path: Path, clips_per_shard: int) -> Non
     ones, zeros, empty = np.ones(len(clip_ids), dtype=np.int64), np.zeros(len(clip_ids)), [""] * len(clip_ids)
     columns = {
         "clip_id": clip_ids, "key": clip_ids, "shard": names, "start": starts, "num_frames": ones, "sum": zeros,
-        "sum_of_squares": zeros, "status": ["ok"] * len(clip_ids), "reason": empty, "message": empty,
+        "sum_of_squares": zeros, "sample_rate": ones, "num_channels": ones, "bandwidth": zeros,
+        "status": ["ok"] * len(clip_ids), "reason": empty, "message": empty,
     }  # fmt: skip
     INDEX.write(path / "index.parquet", columns, {"shards": shards, "front_end": metadata, "version": "simulated"})
 

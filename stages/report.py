@@ -1,7 +1,8 @@
 """Stage `report`: compute metrics from all predictions, and write tables, plots and the report page.
 
-    predictions, results/{train,attention,ngram_perplexity}, clips, duplicates, splits, spectrogram, vocabulary, tokens
-        -> results/{metrics.json,summary.csv,vocabularies.csv,plots/}, report/{index.html,atlas.html}
+    predictions, results/{train,attention,ngram_perplexity}, clips, duplicates, training_labels, splits, spectrogram,
+    vocabulary, tokens
+        -> results/{metrics.json,summary.csv,vocabularies.csv,plots/}, report/{index.html,data.html,atlas.html}
 
 Every metric is computed from stored predictions; no model is opened, and no training code is run.
 """
@@ -24,6 +25,7 @@ from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
 from pipeline.reporting.assembly import gather_page
 from pipeline.reporting.atlas.index import write_atlas_index
+from pipeline.reporting.data_page import write_data_page
 from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
 from pipeline.reporting.plots import write_plots
@@ -46,6 +48,7 @@ def run(params: ReportParams, grid: ExperimentParams, layout: Layout, *, audio: 
     content = gather_page(params, experiment, layout, audio=audio)
     write_token_statistics(layout.vocabulary_statistics, content.tokens)
     write_page(layout.page, content)
+    write_data_page(layout.data_page, content)
     write_atlas_index(layout.atlas_index, content)
     report.clips, report.bytes_written = summaries[0].num_clips, layout.page.stat().st_size
     report.write(layout.stage_reports / "report.json")

@@ -27,6 +27,9 @@ OF_A_MODEL = {"reads": "frames", "params": {"kind": "majority"}, "num_parameters
 # Files that take longest, in this order, before all others: two workers then end at about the same time.
 LONGEST = ("test_reporting.py", "test_repro.py", "test_graph.py", "test_distributed.py", "test_same_bytes.py")
 
+# Rate, channels and bandwidth of clips whose frames are given.
+SOURCE = (16000, 1, 8000.0)
+
 WAV_CLASSES = ("tone", "noise", "clicks")
 
 
@@ -136,12 +139,13 @@ def make_spectrogram(
         shard, start = f"shard{first:04d}", 0
         for clip in clip_ids[first : first + clips_per_shard]:
             values = frames[clip].astype(np.float64)
-            rows.append(
-                (clip, f"key of {clip}", shard, start, len(values), values.sum(), (values**2).sum(), "ok", "", "")
-            )
+            place = (clip, f"key of {clip}", shard, start, len(values))
+            rows.append((*place, values.sum(), (values**2).sum(), *SOURCE, "ok", "", ""))
             start += len(values)
         arrays[shard] = np.concatenate([frames[c] for c in clip_ids[first : first + clips_per_shard]])
-    rows += [(clip, "", "", 0, 0, 0.0, 0.0, "failed", "missing", "expected a file, found none") for clip in failed]
+    rows += [
+        (clip, "", "", 0, 0, 0.0, 0.0, 0, 0, 0.0, "failed", "missing", "expected a file, found none") for clip in failed
+    ]
     group = FRAMES.create(path / "frames.zarr", metadata)
     for shard, values in arrays.items():
         FRAMES.arrays["*"].write(group, shard, values.astype(np.float32), chunks=(64, n_mels))

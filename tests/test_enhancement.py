@@ -1,22 +1,25 @@
 """Label enhancement: its rules by hand, that its scores are out of fold, and that what is tested keeps its labels."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from conftest import OF_A_MODEL, REPOSITORY
+from conftest import OF_A_MODEL, REPOSITORY, make_duplicates
 
 from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.development import target_columns
 from pipeline.artifacts.labels import LABELS, open_labels
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tables import Table
+from pipeline.artifacts.training_labels import TrainingLabelTable
 from pipeline.corpora.manifest import Refresh, refresh_manifest
 from pipeline.corpora.ontology import read_ontology
+from pipeline.corpora.relabelling import refresh_training_labels, require_fold
 from pipeline.corpora.splitting import SplitParams, assign_roles
 from pipeline.corpora.table import Params as TableParams
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
@@ -196,8 +199,9 @@ def workspace(tmp_path: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     refresh(tmp_path, make_corpus(tmp_path / "corpus"))
     clips = open_clips(tmp_path / "data/clips.parquet")
+    nothing = make_duplicates(tmp_path / "data/duplicates.parquet")
     for name in INNER_FOLDS:
-        split_stage.run(SPLIT_PARAMS, tmp_path / "data/clips.parquet", tmp_path / f"data/splits/{name}.parquet", name)
+        split_stage.run(SPLIT_PARAMS, clips.path, nothing, tmp_path / f"data/splits/{name}.parquet", name)
         tested = clips_of(open_split(tmp_path / f"data/splits/{name}.parquet"), "test")
         for model in ("ast", "cnn"):
             for seed in (0, 1):
@@ -205,8 +209,8 @@ def workspace(tmp_path: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-def refresh(folder: Path, corpus: TableParams, labels_path: Path | None = None) -> Refresh:
-    return refresh_manifest(corpus, folder / "data/clips.parquet", folder / "content.sqlite", labels_path=labels_path)
+def refresh(folder: Path, corpus: TableParams) -> Refresh:
+    return refresh_manifest(corpus, folder / "data/clips.parquet", folder / "content.sqlite")
 
 
 def write_predictions(path: Path, clips: Table, tested: list[str], **metadata: Any) -> None:
@@ -297,32 +301,29 @@ def test_a_class_that_no_clip_has_is_named_and_never_added(workspace: Path, capl
     assert "1 classes have no place in the ontology and are never added: rain" in caplog.text
 
 
+def use(folder: Path) -> TrainingLabelTable:
+    """Return the stage's table as `labels.use` makes it the training labels."""
+    clips = open_clips(folder / "data/clips.parquet")
+    return refresh_training_labels(
+        folder / "data/labels/official.parquet", clips, folder / "data/training_labels.parquet"
+    )
+
+
 def test_training_clips_get_the_new_labels_and_test_clips_keep_theirs(workspace: Path) -> None:
-    published = open_clips(workspace / "data/clips.parquet")
-    table = run_stage(workspace)
-    corpus = make_corpus(workspace / "again")
-    assert refresh(workspace, corpus, workspace / "data/labels/official.parquet").written
-    clips = open_clips(workspace / "data/clips.parquet")
-    assert clips.list("labels")[:10] == table.list("labels")
-    assert clips.list("labels")[10:] == published.list("labels")[10:]
-    assert not refresh(workspace, corpus, workspace / "data/labels/official.parquet").written
-    about = json.loads(clips.metadata["corpus"])["labels"]
-    assert (about["table"], about["fold"]) == ("official.parquet", "official")
-    assert assign_roles(clips, "official", SPLIT_PARAMS).count("test") == 5
-    assert refresh(workspace, corpus).written  # and back to what was published
-    assert open_clips(workspace / "data/clips.parquet").columns.equals(published.columns)
+    table, clips = run_stage(workspace), open_clips(workspace / "data/clips.parquet")
+    roles = pa.chunked_array([assign_roles(clips, "official", SPLIT_PARAMS)])
+    columns = target_columns(clips.columns, roles, use(workspace).columns)
+    assert columns["labels"].to_pylist()[:10] == table.list("labels")
+    assert columns["labels"].to_pylist()[10:] == clips.list("labels")[10:]
 
 
-def test_enhanced_labels_serve_no_other_fold_and_are_not_enhanced_again(workspace: Path) -> None:
+def test_enhanced_labels_serve_no_other_fold(workspace: Path) -> None:
     run_stage(workspace)
-    refresh(workspace, make_corpus(workspace / "again"), workspace / "data/labels/official.parquet")
-    clips = open_clips(workspace / "data/clips.parquet")
+    require_fold(use(workspace), "official")
     with pytest.raises(
         CorpusError, match=r"found those of official\.parquet, .* set experiment\.folds to \[official\]"
     ):
-        assign_roles(clips, "official-1", SPLIT_PARAMS)
-    with pytest.raises(CorpusError, match=r"expected those published, found those of official\.parquet"):
-        run_stage(workspace)
+        require_fold(use(workspace), "official-1")
 
 
 def test_labels_of_clips_that_were_published_otherwise_since_are_refused(workspace: Path) -> None:
@@ -330,8 +331,9 @@ def test_labels_of_clips_that_were_published_otherwise_since_are_refused(workspa
     corpus = make_corpus(workspace / "again")
     table = workspace / "again" / "clips.csv"
     table.write_text(table.read_text().replace("03.wav,rain", "03.wav,rain+dog"))
+    refresh(workspace, corpus)
     with pytest.raises(CorpusError, match=r"whose published labels have changed since \(1\): 03\.wav"):
-        refresh(workspace, corpus, workspace / "data/labels/official.parquet")
+        use(workspace)
 
 
 def trained_on(folder: Path) -> None:

@@ -15,7 +15,9 @@ from dvc.repo import Repo
 from workspace import FOLDS, ROOT, SMALL, change_params, finish, make_workspace, run, stages_run, stale
 
 from pipeline import stage_code
+from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.splits import SPLIT
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
 from pipeline.execution.code import Definition, Reach, Sources
@@ -247,6 +249,24 @@ def test_an_edited_artifact_is_refused_and_made_again(finished: Path) -> None:
     run(finished, "dvc", "checkout", "-q", "--force")
     run(finished, "python", "-m", "stages.code")  # of these params: another test's are put back
     assert stale(finished) == set()
+
+
+@pytest.mark.slow
+def test_a_label_retrains_the_folds_that_train_on_its_clip_alone(changed: Path) -> None:
+    split = SPLIT.open(changed / "data/splits/1.parquet").columns.to_pylist()
+    clip = {row["role"]: row["clip_id"] for row in split}
+    classes = open_clips(changed / "data/clips.parquet").metadata["classes"]
+    change_params(changed, {"labels.use": "mine.csv"})
+    try:
+        for role, retrained in (("test", set()), ("train", {"train_frames", "train_tokens"})):
+            (changed / "mine.csv").write_text(f"clip,labels\n{clip[role]},{classes[0]}\n")
+            output = run(changed, "dvc", "repro", "--glob", "development*").stdout
+            assert stages_run(output) == ["code", "corpus", "development@1"]
+            assert {name.partition("@")[0] for name in stale(changed)} == retrained
+    finally:
+        change_params(changed, {"labels.use": ""})
+        run(changed, "dvc", "repro", "-q", "--glob", "development*")
+    assert stale(changed) == set()
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def _written(stage: str) -> list[Path]:
     run = {"frames": FRAMES, "tokens": RUN, "pretrained": PRETRAINED}.get(form, RUN)
     return {
         "code": [layout.code],
-        "corpus": [layout.clips, layout.missing],
+        "corpus": [layout.clips, layout.missing, layout.training_labels],
         "split": [layout.split(fold)],
         "spectrogram": [layout.spectrogram],
         "duplicates": [layout.duplicates],
@@ -109,7 +109,14 @@ def _written(stage: str) -> list[Path]:
         "attention": [layout.attention("${item.model}")],
         "ngram": [layout.ngram_perplexity(vocabulary, fold)],
         "atlas": [layout.atlas(vocabulary)],
-        "report": [layout.page, layout.atlas_index, layout.summary, layout.vocabulary_statistics, layout.plots],
+        "report": [
+            layout.page,
+            layout.data_page,
+            layout.atlas_index,
+            layout.summary,
+            layout.vocabulary_statistics,
+            layout.plots,
+        ],
     }[step]
 
 

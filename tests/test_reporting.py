@@ -39,6 +39,7 @@ from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT, open_split
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
+from pipeline.artifacts.training_labels import TRAINING_LABELS
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.check_params import load_experiment
 from pipeline.errors import ArtifactError, ParamsError
@@ -118,6 +119,9 @@ def write_experiment(
     _rewrite_classes(root / "data" / "clips.parquet", label_kind)
     lost = {"clip_id": ["lost"], "source": ["lost.wav"], "set": ["train"], "reason": ["missing"]}
     MISSING.write(root / "data" / "missing.parquet", lost, {"corpus": "esc10", "listed": {"test": 5, "train": 8}})
+    nothing = {"clip_id": [], "labels": [], "unknown": [], "soft": []}
+    about = {"classes": list(CLASSES), "table": "", "fold": ""}
+    TRAINING_LABELS.write(Layout(root).training_labels, nothing, about)
     frames = {clip: generator.normal(size=(28, N_MELS)).astype(np.float32) for clip in CLIPS}
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     make_duplicates(root / "data" / "duplicates.parquet", [("clip02", "clip04"), ("clip02", "clip05")], lag=0.5)

@@ -143,6 +143,16 @@ def test_the_index_holds_the_sums_of_what_a_reader_gets(wav_corpus: Path, tmp_pa
         assert squares == pytest.approx(np.square(frames.astype(np.float64)).sum(), rel=1e-12)
 
 
+def test_the_index_says_what_the_files_are_like(wav_corpus: Path, tmp_path: Path) -> None:
+    tone = make_waveform("tone", 0.5, 44100, frequency=2000.0)
+    soundfile.write(wav_corpus / "audio" / "1-1000-A-0.wav", np.stack([tone, tone], axis=1), 44100)
+    index = _build(wav_corpus, tmp_path / "data" / "spectrogram").index
+    first = index.columns.slice(0, 2).to_pylist()
+    assert [(row["sample_rate"], row["num_channels"]) for row in first] == [(44100, 2), (16000, 1)]
+    assert first[0]["bandwidth"] == pytest.approx(2000, abs=50)
+    assert first[1]["bandwidth"] == 8000  # noise
+
+
 def test_the_artifact_is_the_same_bytes_for_any_workers_and_run(wav_corpus: Path, tmp_path: Path) -> None:
     once, again, two = (tmp_path / name / "spectrogram" for name in ("once", "again", "two"))
     assert len(_build(wav_corpus, once).index.metadata["shards"]) > 2

@@ -11,7 +11,6 @@ from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
 from pipeline.corpora.durations import sample_durations
 from pipeline.corpora.registry import CorpusParams, list_corpus
-from pipeline.corpora.relabelling import identity_with
 from pipeline.corpora.splitting import count_training_clips, folds_of, require_known
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.spectrogram.decoding import decode
@@ -92,10 +91,9 @@ def current_manifest(experiment: Experiment, layout: Layout) -> Table | None:
     """Return the manifest of the experiment's corpus as the last run left it, if there is one."""
     try:
         manifest = open_clips(layout.clips)
-        identity = identity_with(experiment.sections["corpus"].identity(), experiment.sections["labels"].use)
-    except (ArtifactError, CorpusError):
+    except ArtifactError:
         return None
-    return manifest if manifest.metadata["corpus"] == identity else None
+    return manifest if manifest.metadata["corpus"] == experiment.sections["corpus"].identity() else None
 
 
 def try_clips(experiment: Experiment, layout: Layout, most: int = 20) -> tuple[list[float], list[BadClip]]:

@@ -18,9 +18,11 @@ from rich.table import Table as RichTable
 from pipeline.artifacts.clips import ClipTable, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.training_labels import TrainingLabelTable
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.check_params import Experiment, load_experiment
 from pipeline.corpora.manifest import refresh_manifest
+from pipeline.corpora.relabelling import refresh_training_labels
 from pipeline.errors import SonolexError
 from pipeline.execution.housekeeping import versions
 from pipeline.execution.memo import Memo, read_entry
@@ -60,8 +62,9 @@ def make_plan(params_path: Path, layout: Layout) -> list[StagePlan]:
     experiment = load_experiment(params_path)
     with tempfile.TemporaryDirectory() as folder:
         clips = _manifest_now(experiment, layout.clips, Path(folder) / "clips.parquet")
-        moved = not _same_clips(clips, layout.clips)
-        plans = _asked_of_dvc(experiment, layout, clips, moved=moved)
+        labels = _labels_now(experiment, clips, layout.training_labels, Path(folder) / "labels.parquet")
+        moved = not _same_clips(clips, layout.clips) or (labels is not None and labels.path != layout.training_labels)
+        plans = _asked_of_dvc(experiment, layout, clips, labels, moved=moved)
         if clips is not None and "spectrogram" in plans:
             _plan_spectrogram(plans["spectrogram"], experiment, clips)
         if "tokenize" in plans:
@@ -107,8 +110,17 @@ def _manifest_now(experiment: Experiment, path: Path, scratch: Path) -> ClipTabl
     params = experiment.sections["corpus"]
     if params.makes_audio and not params.root.is_dir():
         return None
-    refresh = refresh_manifest(params, path, labels_path=experiment.sections["labels"].use, written_to=scratch)
+    refresh = refresh_manifest(params, path, written_to=scratch)
     return open_clips(scratch if refresh.written else path)
+
+
+def _labels_now(
+    experiment: Experiment, clips: ClipTable | None, path: Path, scratch: Path
+) -> TrainingLabelTable | None:
+    """Return the training labels that the stage corpus would write now; None where there is no corpus yet."""
+    if clips is None:
+        return None
+    return refresh_training_labels(experiment.sections["labels"].use, clips, path, written_to=scratch)
 
 
 def _same_clips(clips: ClipTable | None, path: Path) -> bool:
@@ -119,11 +131,12 @@ def _same_clips(clips: ClipTable | None, path: Path) -> bool:
 
 
 def _asked_of_dvc(
-    experiment: Experiment, layout: Layout, clips: ClipTable | None, *, moved: bool
+    experiment: Experiment, layout: Layout, clips: ClipTable | None, labels: TrainingLabelTable | None, *, moved: bool
 ) -> dict[str, StagePlan]:
     """Return stage -> plan from DVC's status, including stages that would rerun after those before them.
 
-    `clips` is the manifest as it would be now; `moved` = it differs from the one on disk.
+    `clips` and `labels` are the manifest and the training labels as they would be now; `moved` = they differ from those on
+    disk.
     """
     from dvc.repo import Repo
 
@@ -142,8 +155,8 @@ def _asked_of_dvc(
     if moved:
         reasons["corpus"] = {"input"}
     stays = set()
-    if clips is not None and (moved or any("input" in why for why in reasons.values())):
-        stays = unchanged_outputs(grid, experiment.sections["split"], layout, clips, reasons)
+    if clips is not None and labels is not None and (moved or any("input" in why for why in reasons.values())):
+        stays = unchanged_outputs(grid, experiment.sections["split"], layout, (clips, labels), reasons)
     changing = {name: {dep for dep in before[name] if _reads(recorded[name], written[dep], stays)} for name in before}
     stale = {name for name, why in reasons.items() if why}
     grown = True

@@ -17,6 +17,7 @@ from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.training_labels import TRAINING_LABELS, open_training_labels
 from pipeline.errors import ParamsError
 from pipeline.params import PARAMS_PATH, read_params
 from pipeline.paths import workspaces_folder
@@ -69,6 +70,9 @@ def _link_data(layout: Layout, project: Layout) -> None:
     usable = {clip for clip, status in zip(index.list("clip_id"), index.list("status"), strict=True) if status == "ok"}
     layout.data.mkdir()
     layout.clips.symlink_to(project.clips.resolve())
+    labels = open_training_labels(project.training_labels)
+    # Labels of one fold's training clips serve here too, since no clip is left to test.
+    TRAINING_LABELS.write(layout.training_labels, labels.columns, {**labels.metadata, "fold": ""})
     layout.spectrogram.symlink_to(project.spectrogram.resolve())
     ids = clips.list("clip_id")
     roles = ["train" if clip in usable else "excluded" for clip in ids]

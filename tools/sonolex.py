@@ -215,6 +215,23 @@ def why(
 
 
 @app.command()
+def doubtful(
+    model: Annotated[
+        list[str] | None, typer.Option(help="a model of the experiment; by default those of labels.models")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="clips of the page")] = 40,
+    page: Annotated[Path, typer.Option(help="page to write")] = Path("report/doubtful.html"),
+    params: Annotated[Path, typer.Option(help="the experiment")] = Path("params.yaml"),
+) -> None:
+    """Rank the clips by how likely their labels are wrong, and write a page to listen and correct them."""
+    from tools import doubtful as command
+
+    command.run(
+        model or [], count=count, page=page, layout=Layout(params.parent), params_path=params, console=_console()
+    )
+
+
+@app.command()
 def bundle(
     out: Annotated[Path, typer.Option(help="folder to write")],
     name: Annotated[str, typer.Argument(help="a model of the experiment, or an ensemble")] = "",

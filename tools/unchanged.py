@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts.clips import ClipTable
-from pipeline.artifacts.development import DEVELOPMENT_ROLES, TARGETS, open_development, open_targets
+from pipeline.artifacts.development import DEVELOPMENT_ROLES, TARGETS, open_development, open_targets, target_columns
 from pipeline.artifacts.duplicates import open_duplicates
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.training_labels import TrainingLabelTable
 from pipeline.corpora.copies import join_copies
 from pipeline.corpora.splitting import SplitParams, assign_roles
 from pipeline.errors import SonolexError
@@ -26,9 +27,13 @@ _INPUT = {"input"}
 
 
 def unchanged_outputs(
-    grid: ExperimentParams, split: SplitParams, layout: Layout, clips: ClipTable, reasons: Mapping[str, set[str]]
+    grid: ExperimentParams,
+    split: SplitParams,
+    layout: Layout,
+    now: tuple[ClipTable, TrainingLabelTable],
+    reasons: Mapping[str, set[str]],
 ) -> set[Path]:
-    """Return the paths that a run with the manifest `clips` would leave as they are, to the byte.
+    """Return the paths that a run with the manifest and the training labels `now` would leave as they are, to the byte.
 
     `reasons` are those for which DVC considers stages changed, by address; an output stays only where its stage, and those
     before it, are changed by their input alone.
@@ -42,7 +47,7 @@ def unchanged_outputs(
     found = {layout.spectrogram_metadata}
     for fold in grid.folds:
         stages = f"split@{fold}", f"development@{fold}"
-        if not by_input_alone(*stages) or not _development_stays(clips, split, layout, fold):
+        if not by_input_alone(*stages) or not _development_stays(*now, split, layout, fold):
             continue
         found |= {layout.development(fold), layout.targets(fold)}
         for name in grid.vocabularies:
@@ -51,8 +56,10 @@ def unchanged_outputs(
     return found
 
 
-def _development_stays(clips: ClipTable, params: SplitParams, layout: Layout, fold: str) -> bool:
-    """Return whether a manifest gives a fold the development set that is on disk.
+def _development_stays(
+    clips: ClipTable, replacing: TrainingLabelTable, params: SplitParams, layout: Layout, fold: str
+) -> bool:
+    """Return whether a manifest and training labels give a fold the development set that is on disk.
 
     Near-duplicates are those on disk: whether an added clip is one of a training clip is not known yet.
     """
@@ -73,7 +80,8 @@ def _development_stays(clips: ClipTable, params: SplitParams, layout: Layout, fo
     keys = [clip.key for clip in building.manifest_clips(clips, 0, len(clips))]
     labels = [name for name in TARGETS.columns if name != "clip_id"]
     now = pa.table({"clip_id": clips["clip_id"], "role": pa.array(roles), "key": keys})
-    now = pa.table(dict(zip(now.column_names, now.columns, strict=True)) | {name: clips[name] for name in labels})
+    columns = target_columns(clips.columns, now["role"], replacing.columns)
+    now = pa.table(dict(zip(now.column_names, now.columns, strict=True)) | {name: columns[name] for name in labels})
     now = now.filter(pc.is_in(now["role"], pa.array(DEVELOPMENT_ROLES, pa.string())))
     failed = index.columns.filter(pc.equal(index["status"], "failed"))
     now = now.filter(pc.invert(pc.is_in(now["key"], failed["key"].combine_chunks())))

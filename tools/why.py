@@ -23,6 +23,7 @@ from pipeline.artifacts.spectrogram import INDEX, IndexMetadata
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tables import Table, TableSchema
 from pipeline.artifacts.tokens import TOKENS, TokenTable
+from pipeline.artifacts.training_labels import TRAINING_LABELS, TrainingLabelTable
 from pipeline.errors import ArtifactError, CorpusError
 
 _TOKENS_SHOWN = 12
@@ -52,6 +53,9 @@ def trace(clip_id: str, layout: Layout) -> list[Finding]:
     findings = [_look(layout.clips, CLIPS, clip_id, _describe_clip)]
     if findings[0].absent:
         _reject_unknown(clip_id, findings[0].path)
+    labels = _look(layout.training_labels, TRAINING_LABELS, clip_id, _describe_labels)
+    if not labels.wrong:
+        findings.append(labels)
     findings.append(_look(layout.spectrogram_index, INDEX, clip_id, _describe_frames))
     findings.append(_look_at_duplicates(layout.duplicates, clip_id))
     splits = _look_at_all(layout.found_splits(), layout.splits, SPLIT, clip_id, _describe_role)
@@ -141,6 +145,13 @@ def _describe_clip(clips: ClipTable, row: Row) -> tuple[str, bool]:
     origin = f"group {row['group'] or 'none'}, fold {row['fold'] or 'none published'}"
     content = row["content"] or "none: the file was missing"
     return f"{labels}; {place}; {origin}; digest {content}", not row["content"]
+
+
+def _describe_labels(table: TrainingLabelTable, row: Row) -> tuple[str, bool]:
+    classes = table.metadata["classes"]
+    shares = dict(enumerate(row["soft"]))
+    names = [classes[label] + (f" ({shares[label]:.0%})" if shares else "") for label in row["labels"]]
+    return f"trained on as {', '.join(names) or 'no class'}, by {table.metadata['table']}", False
 
 
 def _describe_role(_: Table, row: Row) -> tuple[str, bool]:

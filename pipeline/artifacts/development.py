@@ -19,6 +19,7 @@ from pipeline.artifacts.settings import SETTINGS, Metadata
 from pipeline.artifacts.spectrogram import INDEX, IndexMetadata, SpectrogramMetadata
 from pipeline.artifacts.splits import Role, SplitMetadata
 from pipeline.artifacts.tables import Table, TableSchema
+from pipeline.artifacts.training_labels import TrainingLabelTable
 
 M = TypeVar("M", bound=Metadata)
 
@@ -64,6 +65,7 @@ TARGETS = TableSchema(
         "labels": pa.list_(pa.uint16()),
         "unknown": pa.list_(pa.uint16()),
         "weight": pa.float64(),
+        "soft": pa.list_(pa.float32()),  # see `pipeline/artifacts/training_labels.py`
     },
     metadata=TargetsMetadata,
 )
@@ -87,9 +89,12 @@ def write_development(path: Path, split: Table[SplitMetadata], index: Table[Inde
     return open_development(path, fold=metadata["fold"])
 
 
-def write_targets(path: Path, development: DevelopmentTable, clips: ClipTable) -> None:
-    """Write the labels of a development set."""
-    columns = _rows_of(CLIPS, clips, development["clip_id"]).select(list(TARGETS.columns))
+def write_targets(
+    path: Path, development: DevelopmentTable, clips: ClipTable, replacing: TrainingLabelTable | None = None
+) -> None:
+    """Write the labels of a development set; those of training clips as `replacing` has them, if it has them."""
+    columns = _rows_of(CLIPS, clips, development["clip_id"])
+    columns = target_columns(columns, development["role"], None if replacing is None else replacing.columns)
     metadata: TargetsMetadata = {
         "fold": development.metadata["fold"],
         "classes": clips.metadata["classes"],
@@ -97,6 +102,23 @@ def write_targets(path: Path, development: DevelopmentTable, clips: ClipTable) -
         SETTINGS: clips.metadata.get(SETTINGS, {}),
     }
     TARGETS.write(path, columns.combine_chunks(), metadata)
+
+
+def target_columns(clips: pa.Table, roles: pa.ChunkedArray, replacing: pa.Table | None) -> pa.Table:
+    """Return the columns of TARGETS for rows of the manifest with these roles; see `write_targets`."""
+    none = pa.ListArray.from_arrays(pa.array([0] * (len(clips) + 1), pa.int32()), pa.array([], pa.float32()))
+    columns = clips.append_column("soft", none).select(list(TARGETS.columns))
+    if replacing is None or not len(replacing):
+        return columns
+    places = pc.index_in(columns["clip_id"], replacing["clip_id"].combine_chunks())
+    replaced = pc.and_(places.is_valid(), pc.equal(roles, "train"))
+    rows = pc.if_else(
+        replaced, pc.add(places.cast(pa.int64()), len(columns)), pa.array(range(len(columns)), pa.int64())
+    )
+    for name in ("labels", "unknown", "soft"):
+        both = pa.concat_arrays([table[name].combine_chunks() for table in (columns, replacing)])
+        columns = columns.set_column(columns.column_names.index(name), name, both.take(rows))
+    return columns
 
 
 def open_development(path: Path, *, fold: str) -> DevelopmentTable:

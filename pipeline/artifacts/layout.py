@@ -112,6 +112,11 @@ class Layout:
         return self.clips.with_name("missing.parquet")
 
     @property
+    def training_labels(self) -> Path:
+        """Return the table of labels that replace published ones in training, beside the manifest."""
+        return self.clips.with_name("training_labels.parquet")
+
+    @property
     def spectrogram(self) -> Path:
         return self.data / "spectrogram"
 
@@ -183,6 +188,11 @@ class Layout:
     @property
     def page(self) -> Path:
         return self.root / "report" / "index.html"
+
+    @property
+    def data_page(self) -> Path:
+        """Return the page about the corpus, beside the report."""
+        return self.root / "report" / "data.html"
 
     @property
     def atlas_index(self) -> Path:

@@ -68,6 +68,9 @@ class FrameRecord(TypedDict):
     num_frames: int
     sum: float
     sum_of_squares: float
+    sample_rate: int
+    num_channels: int
+    bandwidth: float
     status: str
     reason: str
     message: str
@@ -89,7 +92,7 @@ FRAMES = GroupSchema(
 
 INDEX = TableSchema(
     name="spectrogram index",
-    version=2,
+    version=3,
     stage="spectrogram",
     columns={
         "clip_id": pa.string(),
@@ -99,6 +102,9 @@ INDEX = TableSchema(
         "num_frames": pa.int64(),
         "sum": pa.float64(),  # of all values of the clip, in units
         "sum_of_squares": pa.float64(),
+        "sample_rate": pa.int64(),  # of the file, Hz; 0 when failed, as the next two
+        "num_channels": pa.int64(),  # of the file
+        "bandwidth": pa.float64(),  # highest frequency with sound, Hz, up to half the front end's rate
         "status": pa.string(),  # ok or failed
         "reason": pa.string(),  # one word for counting, empty when ok
         "message": pa.string(),  # for people, empty when ok

@@ -154,21 +154,29 @@ class CorpusAdapter(Protocol):
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a table that has at least these columns: separated values, a list of objects (`.json`) or JSON lines (`.jsonl`).
+    """Return the rows of a table that has at least these columns; see `read_numbered_rows`."""
+    rows = read_numbered_rows(path, columns)
+    if not rows:
+        raise CorpusError(f"{path}: expected at least one clip, found none")
+    return [row for _, row in rows]
+
+
+def read_numbered_rows(
+    path: Path, columns: Sequence[str], what: str = "the corpus's table of clips"
+) -> list[tuple[int, dict[str, str]]]:
+    """Read separated values, a list of objects (`.json`) or JSON lines (`.jsonl`), each row with its line or number.
 
     Values are separated by tabs (`.tsv`), or by the first of comma, semicolon and tab that yields the columns. Every value
     is returned as text; lists stay JSON. Raises CorpusError that names the file, and the line or column.
     """
-    text = read_text(path, "the corpus's table of clips")
+    text = read_text(path, what)
     reader = {".jsonl": _read_json_lines, ".json": _read_json}.get(path.suffix.lower())
     rows = reader(path, text) if reader else _read_separated(path, text, columns)
     for line, row in rows:
         missing = [column for column in columns if row.get(column) is None]
         if missing:
             raise CorpusError(f"{path}, line {line}: expected a column `{missing[0]}`, found only: {', '.join(row)}")
-    if not rows:
-        raise CorpusError(f"{path}: expected at least one clip, found none")
-    return [row for _, row in rows]
+    return rows
 
 
 def read_text(path: Path, what: str) -> str:
@@ -243,7 +251,7 @@ def reject(where: object, problems: Mapping[str, Sequence[str]], remedy: str = "
 
 
 def _read_separated(path: Path, text: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(path, text, columns), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(path, text, columns), strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     try:
         names = next(filter(None, reader), [])
@@ -260,7 +268,7 @@ def _read_separated(path: Path, text: str, columns: Sequence[str]) -> list[tuple
     return rows
 
 
-def _separator(path: Path, text: str, columns: Sequence[str]) -> str:
+def separator(path: Path, text: str, columns: Sequence[str]) -> str:
     """Return the separator of a table: of `.tsv` a tab, else the first of , ; and tab that yields the columns."""
     if path.suffix.lower() == ".tsv":
         return "\t"

@@ -20,7 +20,6 @@ from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import CorpusListing, corpus_name, reject
 from pipeline.corpora.content import STORE_PATH, Contents, content_digests
 from pipeline.corpora.registry import CorpusParams, list_corpus
-from pipeline.corpora.relabelling import identity_with, relabelled
 from pipeline.errors import ArtifactError, CorpusError
 
 # Matches sources that are not plain relative paths in their shortest form: these could name one file in several ways.
@@ -49,7 +48,6 @@ def refresh_manifest(
     path: Path,
     store_path: Path = STORE_PATH,
     *,
-    labels_path: Path | None = None,
     written_to: Path | None = None,
     missing_path: Path | None = None,
 ) -> Refresh:
@@ -59,13 +57,11 @@ def refresh_manifest(
 
     With `missing_path` the clips without audio are listed there, see `pipeline/artifacts/missing.py`.
 
-    With `labels_path` training clips get that table's labels, see `pipeline/corpora/relabelling.py`.
-
     Without the corpus's audio, a manifest of the same corpus (pulled from a DVC remote) is kept: artifacts computed from it
     can be used, and only new spectrograms need the audio. Raises CorpusError when there is no such manifest, and for every
     fault of the listing.
     """
-    identity = identity_with(params.identity(), labels_path)
+    identity = params.identity()
     if not params.root.is_dir() and not params.makes_audio:
         kept = _keep(params, path, identity, found="no such folder")
         _write_missing(missing_path, None, identity)
@@ -95,8 +91,6 @@ def refresh_manifest(
     _write_missing(missing_path, _missing(listing, columns, unread), identity)
     if listing.missing == "drop" and num_missing:
         columns = columns.filter(pc.or_(there, unread))  # what is there and cannot be read is not missing
-    if labels_path is not None:
-        columns = relabelled(columns, list(listing.classes), labels_path)
     metadata: ClipsMetadata = {
         "corpus": identity,
         "classes": list(listing.classes),

@@ -31,7 +31,6 @@ from pipeline.artifacts.spectrogram import IndexMetadata
 from pipeline.artifacts.splits import ROLES, Role, SplitMetadata
 from pipeline.artifacts.tables import Table
 from pipeline.corpora.base import reject
-from pipeline.corpora.relabelling import require_fold
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import Params
 from pipeline.seeding import named_seed
@@ -108,7 +107,6 @@ def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]
     names = fold_names(clips, params)
     require_known(fold, names, params, clips.path)
     outer, inner = outer_fold(fold, names, params.num_folds)
-    require_fold(clips, fold)
     roles = _published_or_drawn(clips, outer, params)
     if inner:
         exclude_copies(clips, roles)

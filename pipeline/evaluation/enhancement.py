@@ -30,7 +30,7 @@ from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.corpora.base import reject
 from pipeline.corpora.ontology import Ontology
-from pipeline.corpora.relabelling import UsedLabels, labels_of
+from pipeline.corpora.relabelling import UsedLabels
 from pipeline.corpora.splitting import inner_fold_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.evaluation.ensemble import average_predictions
@@ -146,10 +146,6 @@ def out_of_fold(
     if clips.metadata["label_kind"] != "many":
         found = "exactly one, which leaves no room for another"
         raise CorpusError(f"{clips.path}: label_kind: expected any number of labels a clip (many), found {found}")
-    if (about := labels_of(clips)) is not None:
-        raise CorpusError(
-            f"{clips.path}: labels: expected those published, found those of {about['table']}; set labels.use to ''"
-        )
     inner_folds = [name for name in inner_fold_names(fold, len(experiment.folds)) if name in experiment.folds]
     _check_inner_folds(fold, inner_folds, layout)
     models = [model for name in params.models for model in experiment.model_ids if model.name == name]

@@ -17,6 +17,7 @@ from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
+from pipeline.artifacts.training_labels import open_training_labels
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.evaluation.choosing import choose_shown, score_experiment
 from pipeline.reporting.gallery import GallerySources, clip_cards
@@ -72,6 +73,8 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         clips=clips,
         missing=open_missing(layout.missing),
         duplicates=describe_duplicates(clips, open_duplicates(layout.duplicates), splits),
+        training_labels=open_training_labels(layout.training_labels),
+        splits=splits,
         spectrogram=spectrogram,
         vocabularies=vocabularies,
         tokens=tokens,

@@ -22,7 +22,9 @@ from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.layout import RunId
 from pipeline.artifacts.missing import MissingMetadata
 from pipeline.artifacts.spectrogram import Spectrogram
+from pipeline.artifacts.splits import SplitMetadata
 from pipeline.artifacts.tables import Table
+from pipeline.artifacts.training_labels import TrainingLabelTable
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.evaluation.metric_definition import reported_metrics
@@ -66,6 +68,8 @@ class PageContent:
     clips: ClipTable
     missing: Table[MissingMetadata]
     duplicates: DuplicatePairs
+    training_labels: TrainingLabelTable
+    splits: Mapping[str, Table[SplitMetadata]]  # by fold
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
     tokens: Mapping[str, TokenUse]  # name of the vocabulary -> what there is to say of its tokens

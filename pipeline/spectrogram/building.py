@@ -8,10 +8,10 @@ A failure that may pass (the file is missing or cannot be read just now) is not 
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -68,6 +68,9 @@ class _Outcome(TypedDict):
 
     sum: float
     sum_of_squares: float
+    sample_rate: int
+    num_channels: int
+    bandwidth: float
     num_clipped: int
     status: str
     reason: str
@@ -221,8 +224,7 @@ def _outcomes(spec: ShardSpec) -> list[tuple[_Outcome, np.ndarray | None, bool]]
         known = spec.known.get(clip.key)
         stored = donors.read(known) if known else None
         if known and stored is not None:
-            outcome = _usable(known["sum"], known["sum_of_squares"], known["num_clipped"])
-            outcomes[row] = outcome, stored, True
+            outcomes[row] = _usable(known), stored, True
         else:
             outcomes[row] = *_compute(spec, clip, front_end), False
     return [outcomes[row] for row in range(len(order))]
@@ -235,16 +237,17 @@ def _compute(spec: ShardSpec, clip: Clip, front_end: FrontEnd) -> tuple[_Outcome
     except BadClip as error:
         message = error.message.replace(f"{spec.root}/", "")  # independent of where the corpus lies
         return {
-            "sum": 0.0, "sum_of_squares": 0.0, "num_clipped": 0,
+            "sum": 0.0, "sum_of_squares": 0.0, "sample_rate": 0, "num_channels": 0, "bandwidth": 0.0, "num_clipped": 0,
             "status": "failed", "reason": error.reason, "message": message,
         }, None  # fmt: skip
-    return _usable(frames.sum, frames.sum_of_squares, frames.num_clipped), frames.stored
+    return _usable(vars(frames)), frames.stored
 
 
-def _usable(total: float, squares: float, num_clipped: int) -> _Outcome:
-    return {
-        "sum": total, "sum_of_squares": squares, "num_clipped": num_clipped, "status": "ok", "reason": "", "message": ""
-    }  # fmt: skip
+def _usable(measured: Mapping[str, Any]) -> _Outcome:
+    """Return the outcome of a clip whose frames were measured, now or in another entry."""
+    names = ("sum", "sum_of_squares", "sample_rate", "num_channels", "bandwidth", "num_clipped")
+    outcome: dict[str, Any] = {name: measured[name] for name in names}
+    return cast(_Outcome, outcome | {"status": "ok", "reason": "", "message": ""})
 
 
 class _Donors:

@@ -14,7 +14,8 @@ import zarr
 
 from pipeline.artifacts.spectrogram import FRAMES_ARRAY, SpectrogramMetadata
 from pipeline.execution.code import code_version
-from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.bandwidth import measure_bandwidth
+from pipeline.spectrogram.decoding import decode_clip
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.sources import BadClip, PackedAudio
 from pipeline.spectrogram.storing import restore, store
@@ -55,6 +56,9 @@ class ClipFrames:
     sum: float  # of all values, in units
     sum_of_squares: float
     num_clipped: int  # values outside the range of uint8
+    sample_rate: int  # of the file, Hz
+    num_channels: int  # of the file
+    bandwidth: float  # see `bandwidth.py`
 
 
 def compute_clip(
@@ -65,7 +69,7 @@ def compute_clip(
     if not clip.content:
         found = "none that could be read when the corpus was listed"
         raise BadClip("missing", f"{path}: expected a file, found {found}")
-    waveform = decode(
+    decoded = decode_clip(
         path,
         start=clip.start,
         duration=clip.duration,
@@ -77,10 +81,18 @@ def compute_clip(
         mix=metadata.get("mix", "mean"),
         allow_silence=metadata.get("silence") == "keep",
     )
-    stored, num_clipped = stored_frames(waveform, front_end, metadata, where=str(path))
+    stored, num_clipped = stored_frames(decoded.waveform, front_end, metadata, where=str(path))
     # Statistics are of the restored values, as a reader sees them.
     values = restore(stored, metadata).astype(np.float64)
-    return ClipFrames(stored, float(values.sum()), float(np.square(values).sum()), num_clipped)
+    return ClipFrames(
+        stored,
+        float(values.sum()),
+        float(np.square(values).sum()),
+        num_clipped,
+        decoded.rate,
+        decoded.num_channels,
+        measure_bandwidth(decoded.waveform, metadata["sample_rate"]),
+    )
 
 
 def stored_frames(

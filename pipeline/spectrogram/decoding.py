@@ -8,9 +8,11 @@ quality HQ; another resampler would change the features.
 import contextlib
 import math
 from pathlib import Path
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import soxr
+from typing_extensions import Unpack
 
 from pipeline.artifacts.spectrogram import Mix
 from pipeline.spectrogram.mixing import Mixer
@@ -24,7 +26,34 @@ _BLOCK = (
 )  # samples per channel; after each block soundfile seeks to its position, and FLAC decodes a frame again
 
 
-def decode(
+class Decoding(TypedDict):
+    """Keywords of `decode`."""
+
+    start: float
+    duration: float
+    sample_rate: int
+    max_duration: float
+    min_samples: NotRequired[int]
+    member: NotRequired[PackedAudio | None]
+    content: NotRequired[str]
+    mix: NotRequired[Mix]
+    allow_silence: NotRequired[bool]
+
+
+class Decoded(NamedTuple):
+    """A decoded clip, and what its file was like."""
+
+    waveform: np.ndarray  # (sample,) float32, at the rate asked for
+    rate: int  # of the file, Hz
+    num_channels: int  # of the file
+
+
+def decode(path: Path, **how: Unpack[Decoding]) -> np.ndarray:
+    """Return the waveform alone; see `decode_clip`."""
+    return decode_clip(path, **how).waveform
+
+
+def decode_clip(
     path: Path,
     *,
     start: float,
@@ -36,7 +65,7 @@ def decode(
     content: str = "",
     mix: Mix = "mean",
     allow_silence: bool = False,
-) -> np.ndarray:
+) -> Decoded:
     """Return the waveform of `duration` seconds from `start` (0 = to the end), shape (sample,) float32 at `sample_rate`.
 
     Reads what libsndfile and FFmpeg do (docs/corpora.md) at 1 to 384 kHz, of any depth and number of channels, from a file,
@@ -53,18 +82,18 @@ def decode(
     with open_source(path, where, member, content) as source, open_reader(source, where, whole=not duration) as reader:
         mixer = Mixer(mix)
         _read(reader, mixer, where, start, duration, max_duration)
-        native_rate = reader.rate
+        native_rate, num_channels = reader.rate, reader.num_channels
     if mixer.cancels:
         raise cancelling(where)
-    waveform = mixer.mixed()
-    return prepare_waveform(
-        waveform,
+    waveform = prepare_waveform(
+        mixer.mixed(),
         native_rate,
         sample_rate=sample_rate,
         min_samples=min_samples,
         where=str(where),
         allow_silence=allow_silence,
     )
+    return Decoded(waveform, native_rate, num_channels)
 
 
 class ForwardReader:

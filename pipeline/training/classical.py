@@ -1,5 +1,6 @@
 """Training of classical models: one fit, in one process."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from pipeline.models.base import ModelParams
 from pipeline.models.baselines.base import LazyClips, Setting
 from pipeline.models.registry import BASELINES
 from pipeline.training.inputs import Inputs
+from pipeline.training.targets import decide_soft
 from pipeline.training.trainers import Fitted, Score, TrainingData
 
 FRAMES_BYTES = 2 << 30  # of a run's clips, up to which their frames are in memory
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -31,8 +35,10 @@ def train(
         return None
     started, inputs = time.perf_counter(), data.inputs
     setting = Setting(inputs.metadata, inputs.front_end, data.label_kind, seed, data.vocabulary)
-    clips = _clips(inputs, data.training.clip_ids)
-    weights = BASELINES[params.kind](params).fit(clips, data.training.targets, setting)
+    targets = decide_soft(data.training.targets, data.label_kind)
+    if targets is not data.training.targets:
+        log.warning("a model of kind %s is fitted on labels of 0 and 1: soft labels are decided", params.kind)
+    weights = BASELINES[params.kind](params).fit(_clips(inputs, data.training.clip_ids), targets, setting)
     write_fitted(curves_path)
     seconds = time.perf_counter() - started
     return Fitted(weights, {}, inputs.metadata, len(data.training.clip_ids), 1, seconds, ())

@@ -1,6 +1,7 @@
 """Class targets and sampling weights of clips, from the manifest or from the labels of a development set.
 
-A target is 1 for a class that a clip has, 0 for one that it has not, and NaN for one that is unknown. NaN goes through the
+A target is 1 for a class that a clip has, 0 for one that it has not, a probability where a clip has soft labels, and NaN
+where it is unknown. NaN goes through the
 arithmetic of smoothing and mix-up by itself: a mixture with a clip whose label is unknown has an unknown label. Losses and
 metrics leave NaN out.
 """
@@ -9,20 +10,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.artifacts.clips import ClipTable
+from pipeline.artifacts.clips import ClipTable, LabelKind
 from pipeline.artifacts.development import TargetTable
 
 
 def class_targets(clips: ClipTable | TargetTable, clip_ids: Sequence[str]) -> np.ndarray:
-    """Return targets (clip, class) float32 of 0, 1 and NaN (unknown) for these clips, in order."""
-    columns = (clips.list(name) for name in ("labels", "unknown"))
+    """Return targets (clip, class) float32 of 0, 1 and NaN (unknown) for these clips, in order.
+
+    Those of a clip with soft labels are their probabilities.
+    """
+    columns = [clips.list(name) for name in ("labels", "unknown")]
+    columns.append(clips.list("soft") if "soft" in clips.columns.column_names else [[]] * len(clips))
     positions = dict(zip(clips.list("clip_id"), zip(*columns, strict=True), strict=True))
     targets = np.zeros((len(clip_ids), len(clips.metadata["classes"])), dtype=np.float32)
     for row, clip in enumerate(clip_ids):
-        labels, unknown = positions[clip]
+        labels, unknown, soft = positions[clip]
         targets[row, unknown] = np.nan
         targets[row, labels] = 1
+        if soft:
+            targets[row] = soft
     return targets
+
+
+def decide_soft(targets: np.ndarray, label_kind: LabelKind) -> np.ndarray:
+    """Return targets of 0, 1 and NaN: of a clip with soft labels the likeliest class, or where it has several all from 1/2.
+
+    Without soft labels, these are the same targets.
+    """
+    soft = ((targets > 0) & (targets < 1)).any(axis=1)
+    if not soft.any():
+        return targets
+    decided = targets.copy()
+    if label_kind == "one":
+        decided[soft] = np.eye(targets.shape[1], dtype=targets.dtype)[targets[soft].argmax(axis=1)]
+    else:
+        decided[soft] = np.where(np.isnan(targets[soft]), np.nan, targets[soft] >= 0.5)
+    return decided
 
 
 def sampling_weights(clips: TargetTable, clip_ids: Sequence[str]) -> np.ndarray | None:
