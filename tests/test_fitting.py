@@ -58,6 +58,13 @@ def test_words_keep_their_order_and_long_clips_do_not_need_to() -> None:
     assert _fitted(240, 4.0)["train"]["augmentation"]["time_shift"] == 1.0
 
 
+def test_texture_statistics_of_many_clips_need_no_copies() -> None:
+    assert "frame_textures" not in _fitted(4_999, 4.0)["models"]
+    textures = _fitted(5_000, 4.0)["models"]["frame_textures"]
+    assert not any(textures["augmented_copies"].values())
+    assert textures["mixtures"] == 0
+
+
 def test_networks_grow_with_the_corpus_and_never_shrink() -> None:
     assert "encoder" not in _fitted(4_999, 4.0)["models"].get("ast", {})
     assert _fitted(5_000, 4.0)["models"]["ast"]["encoder"] == {"width": 192, "depth": 4, "heads": 4}

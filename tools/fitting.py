@@ -26,6 +26,7 @@ _POSITIONS = 10  # of the median clip, at least: below, a transformer has no seq
 _SHORT = 1.5  # seconds; clips up to here are events such as words, whose order in time a full circular shift destroys
 _SHIFT_OF_SHORT = 0.1
 _MASKED_FRAMES, _MASKED_BANDS = 0.2, 0.19  # largest width of a mask, as fractions of the clip and of the bands
+_WITHOUT_COPIES = 5_000  # training clips from which on texture statistics need no augmented copies, fourteen a clip
 _EPOCHS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1600, 5, 150
 
 
@@ -70,7 +71,7 @@ def fitted(document: Mapping[str, Any], size: CorpusSize) -> CommentedMap:
     """Return the settings of a params document that a corpus of this size changes, as an overlay of it."""
     front_end = validate_params(SpectrogramParams, document["spectrogram"], "spectrogram").front_end
     frames = size.seconds * front_end.frame_rate
-    networks = {name: _network(section, frames, size) for name, section in document["models"].items()}
+    models = {name: _model(section, frames, size) for name, section in document["models"].items()}
     return _mapping(
         experiment={"folds": _flow(list(size.folds))},
         train={
@@ -82,7 +83,7 @@ def fitted(document: Mapping[str, Any], size: CorpusSize) -> CommentedMap:
                 "band_masks": {"width": _MASKED_BANDS},
             },
         },
-        models={name: changes for name, changes in networks.items() if changes},
+        models={name: changes for name, changes in models.items() if changes},
     )
 
 
@@ -104,11 +105,18 @@ def shorten(strides: Sequence[int], frames: float) -> list[int]:
     return strides
 
 
-def _network(section: Mapping[str, Any], frames: float, size: CorpusSize) -> dict[str, Any]:
+def _model(section: Mapping[str, Any], frames: float, size: CorpusSize) -> dict[str, Any]:
     """Return what changes in a section of `models`."""
+    if section["kind"] == "network" and not section["pretrained"]:
+        return _network(section, frames, size)
+    if section["kind"] == "texture_statistics" and size.training_clips >= _WITHOUT_COPIES:
+        return {"augmented_copies": dict.fromkeys(section["augmented_copies"], 0.0), "mixtures": 0}
+    return {}
+
+
+def _network(section: Mapping[str, Any], frames: float, size: CorpusSize) -> dict[str, Any]:
+    """Return what changes in the section of a network."""
     changes: dict[str, Any] = {}
-    if section.get("kind") != "network" or section.get("pretrained"):
-        return changes
     for part in ("stem", "encoder"):
         if strides := section[part].get("strides"):
             changes[part] = {"strides": _shortened(strides, frames)}
