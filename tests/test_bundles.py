@@ -111,7 +111,7 @@ def test_arrays_are_predicted_as_the_files_that_they_come_from(token_bundle: Pat
         (np.ones((2, 2, 2), np.float32), 16000, r"found \(2, 2, 2\)"),
         (np.ones(16000, np.uint8), 16000, r"signed integers, found uint8"),
         (np.full(16000, np.nan, np.float32), 16000, r"not_finite: array"),
-        (np.ones(10, np.float32), 16000, r"too_short: array"),
+        (np.linspace(0, 1, 10, dtype=np.float32), 16000, r"too_short: array"),
         ("none.wav", None, r"missing: none\.wav: expected a file"),
     ],
 )
