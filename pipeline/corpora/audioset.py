@@ -14,12 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import model_validator
 
-from pipeline.corpora.audioset_files import SetName, find_table, read_classes, read_sets
+from pipeline.corpora.audioset_files import SET_NAMES, SetName, find_table, read_classes, read_sets
 from pipeline.corpora.audioset_parts import PartParams, choose_part
 from pipeline.corpora.base import CorpusListing
+from pipeline.corpora.layouts import FolderContents, Recognised, Setting
+from pipeline.corpora.parquet_audio import SUFFIX
 from pipeline.params import PathBelow
 
 LICENCE = "AudioSet's tables are CC BY 4.0, (c) Google; the rights in the audio stay with the authors of the videos"
+
+_TABLES: dict[SetName, str] = {"bal_train": "balanced_train", "unbal_train": "unbalanced_train", "eval": "eval"}
 
 
 class Params(PartParams):
@@ -38,6 +42,30 @@ class Params(PartParams):
                 f"{self.tables['eval']}; set test_share to 0, or tables.eval to null"
             )
         return self
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with AudioSet's training sets; a set that is not here is left out."""
+    found = [name for name in SET_NAMES if _is_here(contents, name)]
+    if not {"bal_train", "unbal_train"} & set(found):
+        return None
+    settings: dict[str, Setting] = {}
+    if "bal_train" not in found:
+        settings["tables.bal_train"] = None
+    if "unbal_train" in found:
+        settings["tables.unbal_train"] = f"{_TABLES['unbal_train']}_segments.csv"
+    if "eval" not in found:
+        settings |= {"tables.eval": None, "test_share": 0.1}
+    return Recognised("audioset", f"it has the sets {', '.join(found)} of AudioSet", settings)
+
+
+def _is_here(contents: FolderContents, name: SetName) -> bool:
+    """Return whether a set has a table, tars or Parquet files."""
+    table = f"{_TABLES[name]}_segments.csv"
+    return contents.has(table) or contents.has(f"data/{table}") or any(
+        path.suffix in (".tar", SUFFIX) and (path.name.startswith(name) or path.parent.name == name)
+        for path in contents.others
+    )
 
 
 def list_clips(params: Params) -> CorpusListing:

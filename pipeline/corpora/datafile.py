@@ -8,16 +8,24 @@ A line that begins with `#` before the JSON, as in the authors' sample, is passe
 """
 
 import math
+import re
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.files import parse_json
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, path_below, read_class_table, read_text, reject
+from pipeline.corpora.layouts import FolderContents, Recognised, Setting
 from pipeline.errors import CorpusError
 from pipeline.params import FilePath, PathBelow
 
 _Role = Literal["train", "validation", "test"]
+
+_NAMES: dict[_Role, re.Pattern[str]] = {
+    "train": re.compile("train"), "validation": re.compile("(?<!e)val(?!u)|dev"), "test": re.compile("eval|test"),
+}  # of files, by role  # fmt: skip
+_DATA = {"train": "train.json", "test": "eval.json"}  # by default, as in recipes/defaults.yaml
+_HEAD = 4096  # characters, in which the first entry begins
 
 
 class Params(AdapterParams):
@@ -30,6 +38,35 @@ class Params(AdapterParams):
     licence: str
 
     layout: ClassVar[str] = "the audio files that the files of corpus.data name"
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with a table of classes and JSON files of entries, roles being in their names."""
+    tables = [path for path in contents.others if path.name.endswith("class_labels_indices.csv")]
+    files = [path for path in contents.others if path.suffix == ".json" and _holds_entries(contents.root / path)]
+    data = {role: name for role, known in _NAMES.items() if (name := _named(files, known)) is not None}
+    if not tables or not {"train", "test"} <= data.keys():
+        return None
+    settings: dict[str, Setting] = {"class_table": str(contents.root / tables[0])}
+    settings |= {f"data.{role}": name for role, name in data.items() if _DATA.get(role) != name}
+    if weights := _named([path for path in contents.others if path.suffix == ".csv"], re.compile("weight")):
+        settings["weights"] = weights
+    return Recognised("datafile", f"it has {', '.join(data.values())} and {tables[0]}", settings)
+
+
+def _named(paths: list[PurePosixPath], pattern: re.Pattern[str]) -> str | None:
+    """Return the first path whose name has a pattern in it, if any."""
+    return next((str(path) for path in paths if pattern.search(path.stem.lower())), None)
+
+
+def _holds_entries(path: Path) -> bool:
+    """Return whether the beginning of a file is that of a JSON file of entries."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return re.search(r'\{\s*"data"\s*:\s*\[', head) is not None and '"wav"' in head
 
 
 def list_clips(params: Params) -> CorpusListing:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, numbered_classes, read_rows
+from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.params import PathBelow
 
 LICENCE = "ESC-50 is CC BY-NC 3.0, its subset ESC-10 is CC BY 3.0; the recordists are named in the corpus's own LICENSE"
@@ -20,6 +21,14 @@ class Params(AdapterParams):
     table: PathBelow  # CSV below root, meta/esc50.csv or meta/esc10.csv; or absolute
 
     layout: ClassVar[str] = "audio/ with the clips, and the CSV named by corpus.table"
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with ESC-50's table, or ESC-10's."""
+    for table in ("meta/esc50.csv", "meta/esc10.csv"):
+        if contents.has(table):
+            return Recognised("esc50", f"it has {table}", {} if table == "meta/esc50.csv" else {"table": table})
+    return None
 
 
 def list_clips(params: Params) -> CorpusListing:

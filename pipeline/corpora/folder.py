@@ -13,10 +13,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing
+from pipeline.corpora.folder_levels import choose_levels
+from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.corpora.spelling import found_classes
 from pipeline.corpora.walking import audio_files, report_left_out
 
 Level = Literal["label", "fold", "group", "other"]
+
+_IGNORED = {"_background_noise_"}  # by default, as in recipes/defaults.yaml
 
 
 def _require_levels(levels: list[Level]) -> list[Level]:
@@ -34,6 +38,16 @@ class Params(AdapterParams):
     licence: str
 
     layout: ClassVar[str] = "a folder of audio files for each class"
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder whose audio files lie in folders that can be labels."""
+    paths = [path for path in contents.audio if not _IGNORED & set(path.parts)]
+    levels = choose_levels(paths) if paths else None
+    if levels is None:
+        return None
+    why = f"its files lie in {'/'.join(f'<{level}>' for level in levels)}/, such as {paths[0].parent}"
+    return Recognised("folder", why, {} if levels == ["label"] else {"levels": levels})
 
 
 def list_clips(params: Params) -> CorpusListing:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows
+from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.corpora.spelling import found_classes
 
 LICENCE = "FSD50K is CC BY 4.0 as a set (Fonseca et al., 2022); each clip has its own licence"
@@ -23,6 +24,12 @@ class Params(AdapterParams):
 
     layout: ClassVar[str] = "FSD50K.dev_audio/, FSD50K.eval_audio/ and FSD50K.ground_truth/ with dev.csv and eval.csv"
     published_folds: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with FSD50K's tables."""
+    table = "FSD50K.ground_truth/dev.csv"
+    return Recognised("fsd50k", f"it has {table}") if contents.has(table) else None
 
 
 def list_clips(params: Params) -> CorpusListing:

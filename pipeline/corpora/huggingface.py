@@ -10,12 +10,15 @@ from collections import Counter
 from typing import ClassVar, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, reject
-from pipeline.corpora.huggingface_files import Shard, class_names, find_shards
+from pipeline.corpora.huggingface_files import Shard, class_names, find_shards, is_shard
+from pipeline.corpora.layouts import FolderContents, Recognised, Setting
 from pipeline.corpora.parquet_audio import ParquetIndex, index_parquet, read_columns
 from pipeline.corpora.spelling import found_classes
+from pipeline.corpora.table_columns import LABEL_NAMES
 from pipeline.errors import CorpusError
 
 Value = str | int | list[str] | list[int] | None  # of a column of labels
@@ -30,6 +33,29 @@ class Params(AdapterParams):
     licence: str
 
     layout: ClassVar[str] = "Parquet files named <split>-00000-of-00001.parquet, here or in data/"
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with Parquet files that have a column of audio and one of labels."""
+    shards = [contents.root / path for path in contents.others if is_shard(contents.root / path)]
+    if not shards:
+        return None
+    try:
+        schema = pq.read_schema(shards[0])
+    except (pa.ArrowException, OSError):
+        return None
+    labels = [name for name in schema.names if class_names(shards[0], name)]
+    labels += [name for name in LABEL_NAMES if name in schema.names and name not in labels]
+    if not any(_is_audio(schema.field(name).type) for name in schema.names) or not labels:
+        return None
+    settings: dict[str, Setting] = {} if labels[0] == "label" else {"labels_column": labels[0]}
+    if pa.types.is_list(schema.field(labels[0]).type):
+        settings["label_kind"] = "many"
+    return Recognised("huggingface", f"it has Parquet files with audio and a column `{labels[0]}`", settings)
+
+
+def _is_audio(column: pa.DataType) -> bool:
+    return pa.types.is_struct(column) and {"bytes", "path"} <= {field.name for field in column}
 
 
 def list_clips(params: Params) -> CorpusListing:

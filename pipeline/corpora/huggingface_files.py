@@ -61,6 +61,11 @@ def find_shards(root: Path) -> list[Shard]:
     ]
 
 
+def is_shard(path: Path) -> bool:
+    """Return whether a file is a shard by its name."""
+    return _shard(path) is not None
+
+
 def class_names(path: Path, column: str) -> list[str]:
     """Return the names of the classes of a column of numbers; an empty list where its values are the names themselves."""
     try:

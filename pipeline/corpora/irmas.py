@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_class_table, read_text, reject
+from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.corpora.walking import audio_files
 from pipeline.params import FilePath
 
@@ -26,6 +27,19 @@ class Params(AdapterParams):
 
     layout: ClassVar[str] = "IRMAS-TrainingData/ with a folder for each code, and IRMAS-TestingData-Part1/ and so on"
     published_folds: ClassVar[tuple[str, ...]] = ("train", "test")
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with IRMAS's training and test files; of the former alone, that of names with songs."""
+    folders = sorted({path.parts[0] for path in contents.audio if len(path.parts) > 1})
+    training = [name for name in folders if _TRAINING.match(name)]
+    if not training:
+        return None
+    if any(map(_TEST.match, folders)):
+        return Recognised("irmas", f"it has {', '.join(folders)}")
+    pattern = f"{training[0]}/(?P<label>[^/]+)/(?P<group>.+)__[0-9]+"
+    note = "the test files of IRMAS are not here: folds are drawn from the training files, and classes are its codes"
+    return Recognised("pattern", f"it has {training[0]}", {"pattern": pattern}, notes=(note,))
 
 
 def list_clips(params: Params) -> CorpusListing:

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, read_text, reject
+from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.corpora.spelling import found_classes
 
 LICENCE = "OpenMIC-2018 is CC BY 4.0 (Humphrey, Durand and McFee, 2018); the excerpts have the licences of the FMA"
@@ -37,6 +38,11 @@ class Params(AdapterParams):
                 f"positive and negative: expected negative at most positive, found {self.negative} and {self.positive}"
             )
         return self
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with OpenMIC's table of labels."""
+    return Recognised("openmic2018", f"it has {_TABLE}") if contents.has(_TABLE) else None
 
 
 def list_clips(params: Params) -> CorpusListing:

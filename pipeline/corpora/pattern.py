@@ -13,6 +13,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing
+from pipeline.corpora.layouts import FolderContents, Recognised
+from pipeline.corpora.name_fields import choose_pattern
 from pipeline.corpora.spelling import found_classes
 from pipeline.corpora.walking import audio_files, report_left_out
 from pipeline.errors import CorpusError
@@ -38,6 +40,18 @@ class Params(AdapterParams):
     licence: str
 
     layout: ClassVar[str] = "audio files whose names corpus.pattern matches"
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder whose files have a part of their names in common that recurs as labels do."""
+    fields = choose_pattern([path.stem for path in contents.audio]) if contents.audio else None
+    if fields is None:
+        return None
+    parts = "; ".join(f"{number}: {values}" for number, values in enumerate(fields.examples, start=1))
+    note = f"fields of the names: {parts}; if another one is the label, give corpus.pattern=..."
+    group = "" if fields.group is None else f", field {fields.group + 1} the group"
+    why = f"field {fields.label + 1} of its files' names is the label{group}"
+    return Recognised("pattern", why, {"pattern": fields.pattern}, notes=(note,))
 
 
 def list_clips(params: Params) -> CorpusListing:

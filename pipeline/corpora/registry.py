@@ -13,6 +13,7 @@ ADAPTERS: Registry[CorpusAdapter] = Registry(
     "corpus",
     {
         "audioset": "pipeline.corpora.audioset",
+        "beside": "pipeline.corpora.beside",
         "datafile": "pipeline.corpora.datafile",
         "demo": "pipeline.corpora.demo",
         "esc50": "pipeline.corpora.esc50",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_text, reject
+from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.corpora.spelling import found_classes
 from pipeline.corpora.walking import audio_files, report_left_out
 
@@ -24,6 +25,13 @@ class Params(AdapterParams):
 
     layout: ClassVar[str] = "a folder of WAV files for each word, validation_list.txt and testing_list.txt"
     published_folds: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with both of Speech Commands' lists."""
+    if not all(map(contents.has, _LISTS.values())):
+        return None
+    return Recognised("speech_commands", f"it has {' and '.join(_LISTS.values())}")
 
 
 def list_clips(params: Params) -> CorpusListing:

@@ -1,13 +1,21 @@
 """Table adapter: a corpus described by one row per clip: CSV, TSV, JSON or JSON lines. See docs/corpora.md."""
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, as_seconds, path_below, read_rows, reject
 from pipeline.corpora.label_cells import class_columns, marked_classes, split_labels
+from pipeline.corpora.layouts import FolderContents, Recognised, Setting
 from pipeline.corpora.spelling import found_classes
+from pipeline.corpora.table_columns import choose_columns, find_paths
+from pipeline.errors import CorpusError
 from pipeline.params import FilePath
+
+_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt")  # of files that may be tables
+_MOST_TABLES = 50  # that are looked at
+_LARGEST = 1 << 28  # bytes of a table that is looked at
 
 
 class Params(AdapterParams):
@@ -30,6 +38,33 @@ class Params(AdapterParams):
         """Return the columns that are read, those of one-hot labels excepted."""
         optional = (self.labels_column, self.fold_column, self.group_column, self.start_column, self.duration_column)
         return [self.path_column, *filter(None, optional)]
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with a table whose rows name its audio files and their labels, the largest such table."""
+    found = [layout for path in _tables(contents) if (layout := _recognise_table(contents, path)) is not None]
+    return max(found, key=lambda pair: pair[0], default=(0, None))[1]
+
+
+def _tables(contents: FolderContents) -> list[PurePosixPath]:
+    """Return the files that may be tables: not those that lie beside an audio file as its own."""
+    own = {path.with_suffix("") for path in contents.audio}
+    names = [path for path in contents.others if path.suffix.lower() in _SUFFIXES and path.with_suffix("") not in own]
+    return [path for path in names[:_MOST_TABLES] if (contents.root / path).stat().st_size <= _LARGEST]
+
+
+def _recognise_table(contents: FolderContents, table: PurePosixPath) -> tuple[int, Recognised] | None:
+    """Return the number of rows of a table and its layout; None where it is not of clips."""
+    path = contents.root / table
+    try:
+        rows = read_rows(path, ())
+    except CorpusError:
+        return None
+    if (paths := find_paths(contents, rows)) is None or (chosen := choose_columns(path, rows, paths[0])) is None:
+        return None
+    (column, below), (settings, notes) = paths, chosen
+    own: dict[str, Setting] = {"table": str(path)} | ({} if column == "file" else {"path_column": column})
+    return len(rows), Recognised("table", f"{table} names the files", own | settings, below, tuple(notes))
 
 
 def list_clips(params: Params) -> CorpusListing:

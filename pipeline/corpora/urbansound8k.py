@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, numbered_classes, read_rows
+from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.params import PathBelow
 
 LICENCE = "UrbanSound8K is CC BY-NC 3.0; the recordists are named in the corpus's own FREESOUNDCREDITS.txt"
@@ -21,6 +22,12 @@ class Params(AdapterParams):
 
     layout: ClassVar[str] = "audio/fold1 to fold10 with the clips, and the CSV named by corpus.table"
     published_folds: ClassVar[tuple[str, ...]] = tuple(str(fold) for fold in range(1, 11))
+
+
+def recognise(contents: FolderContents) -> Recognised | None:
+    """Return the layout of a folder with UrbanSound8K's table."""
+    table = "metadata/UrbanSound8K.csv"
+    return Recognised("urbansound8k", f"it has {table}") if contents.has(table) else None
 
 
 def list_clips(params: Params) -> CorpusListing:

@@ -32,15 +32,20 @@ class AudioFiles:
 
     paths: list[PurePosixPath]  # below the folder, sorted
     left_out: Counter[str] = field(default_factory=Counter)  # reason -> files or folders
+    others: list[PurePosixPath] = field(default_factory=list)  # files that do not end as audio does, sorted
 
 
 def audio_files(folder: Path, ignore: Collection[str] = ()) -> AudioFiles:
     """Return the audio files below a folder. Raises CorpusError where a folder cannot be listed, or is none."""
     left_out: Counter[str] = Counter()
-    paths = list(_walk(folder, PurePosixPath(), ignore, left_out, ()))
+    paths, others = [], []
+    for path in _walk(folder, PurePosixPath(), ignore, left_out, ()):
+        (paths if path.name.lower().endswith(AUDIO_SUFFIXES) else others).append(path)
+    if others:
+        left_out["not_audio"] = len(others)
     if left_out:
         log.info("%s: left out %s", folder, ", ".join(f"{count} {why}" for why, count in sorted(left_out.items())))
-    return AudioFiles(sorted(paths), left_out)
+    return AudioFiles(sorted(paths), left_out, sorted(others))
 
 
 def report_left_out(folder: Path, what: str, names: Sequence[object], remedy: str) -> None:
@@ -63,10 +68,8 @@ def _walk(
                 left_out["ignored"] += 1
             else:
                 yield from _walk(Path(entry.path), below / entry.name, ignore, left_out, (*parents, place))
-        elif entry.name.lower().endswith(AUDIO_SUFFIXES):
-            yield below / entry.name
         else:
-            left_out["not_audio"] += 1
+            yield below / entry.name
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
