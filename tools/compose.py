@@ -12,6 +12,7 @@ and defaults fill in the rest. All settings given by hand are one overlay: their
 
 import copy
 import io
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -124,17 +125,27 @@ def _merge(recipe: str, overrides: Sequence[str], recipes_path: Path) -> _Merged
 
 def _fit(merged: _Merged, composer: "Composer") -> str:
     """Fit a document to its corpus, in place, and return what it was fitted to, or why it could not be."""
-    plain = cast(dict[str, Any], _plain(merged.document))
+    document = cast(dict[str, Any], plain(merged.document))
     try:
-        size = measure(plain)
+        size = measure(document)
     except SonolexError as error:
         return f"not fitted to the corpus, which cannot be read yet; compose again when it can: {error}"
-    composer.merge(merged.document, fitted(plain, size), PLACES)
+    composer.merge(merged.document, fitted(document, size), PLACES)
     composer.merge(merged.document, merged.by_hand, PLACES)  # what is set by hand stays
     return (
         f"fitted to {size.training_clips:,} training clips a fold, of {size.seconds:.2g} s in the median: folds, strides, "
         "masks, epochs and sizes (docs/training.md has the rules)"
     )
+
+
+def spell_setting(key: str, value: object) -> str:
+    """Return a setting as it is given to compose, key=value."""
+    return f"{key}={_spell(value)}"
+
+
+def spell_command(recipe: str, overrides: Sequence[str]) -> str:
+    """Return the command that composes a recipe and settings, for a shell."""
+    return shlex.join(["sonolex", "compose", recipe, *overrides])
 
 
 def open_composer(recipes_path: Path) -> "Composer":
@@ -348,16 +359,16 @@ def _spell(value: object) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.width = True, 4096
     stream = io.StringIO()
-    yaml.dump(_plain(value), stream)
+    yaml.dump(plain(value), stream)
     return stream.getvalue().removesuffix("...\n").strip()
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """Return a value without ruamel's formatting information."""
     if isinstance(value, CommentedSeq):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, CommentedMap):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)

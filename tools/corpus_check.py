@@ -65,9 +65,11 @@ def positions_remarks(experiment: Experiment, layout: Layout) -> list[str]:
         return []  # listing such a corpus may take long
     clips = list_corpus(params).table() if manifest is None else manifest.columns
     durations = sample_durations(clips, params.root)
-    if not len(durations):
-        return []
-    seconds = float(np.median(durations))
+    return remarks_on_length(experiment, float(np.median(durations))) if len(durations) else []
+
+
+def remarks_on_length(experiment: Experiment, seconds: float) -> list[str]:
+    """Name the networks that see a clip of so many seconds, the median one, as fewer than FEWEST_POSITIONS positions."""
     frames = seconds * experiment.sections["spectrogram"].front_end.frame_rate
     return [
         f"models.{name}: the median clip of {seconds:.2g} s has {frames:.0f} frames, and so {frames / stride:.1f} "

@@ -46,6 +46,33 @@ app = typer.Typer(
 
 
 @app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="folder of sounds, or a published corpus as it was unpacked")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="as for compose")] = None,
+    kind: Annotated[str | None, typer.Option(help="read it as this corpus.kind, such as folder or pattern")] = None,
+    recipes: Annotated[Path, typer.Option(help="folder of the recipes")] = Path("recipes"),
+    params: Annotated[Path, typer.Option(help="file to write")] = Path("params.yaml"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="write without asking")] = False,
+    force: Annotated[bool, typer.Option(help="overwrite changes that were made by hand; keeps FILE.bak")] = False,
+) -> None:
+    """Look at a folder of sounds, and write params.yaml that reads it, after a yes. Exits with 1 if nothing was written."""
+    from tools import new as command
+
+    written = command.run(
+        folder,
+        overrides or [],
+        command.Options(kind, yes, force),
+        recipes_path=recipes,
+        params_path=params,
+        console=_console(),
+        messages=Console(stderr=True),
+        confirm=(lambda: typer.confirm(f"write {params}?")) if sys.stdin.isatty() else None,
+    )
+    if not written:
+        raise typer.Exit(1)
+
+
+@app.command()
 def compose(
     recipe: Annotated[
         str, typer.Argument(help="a recipe, or several: esc50+ast_tiny224, esc50+mine.yaml; none lists them")

@@ -62,9 +62,13 @@ def recognise(contents: FolderContents) -> Recognised | None:
 def _is_here(contents: FolderContents, name: SetName) -> bool:
     """Return whether a set has a table, tars or Parquet files."""
     table = f"{_TABLES[name]}_segments.csv"
-    return contents.has(table) or contents.has(f"data/{table}") or any(
-        path.suffix in (".tar", SUFFIX) and (path.name.startswith(name) or path.parent.name == name)
-        for path in contents.others
+    return (
+        contents.has(table)
+        or contents.has(f"data/{table}")
+        or any(
+            path.suffix in (".tar", SUFFIX) and (path.name.startswith(name) or path.parent.name == name)
+            for path in contents.others
+        )
     )
 
 

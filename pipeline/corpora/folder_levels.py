@@ -26,7 +26,9 @@ def choose_levels(paths: Sequence[PurePosixPath]) -> Levels | None:
     names = [sorted({parts[level] for parts in folders}) for level in range(depth)]
     levels = ["other" if len(own) < 2 else "fold" if _are_folds(own) else "" for own in names]
     if levels.count("fold") > 1:
-        levels = ["other" if level == "fold" and "fold" in levels[:place] else level for place, level in enumerate(levels)]
+        levels = [
+            "other" if level == "fold" and "fold" in levels[:place] else level for place, level in enumerate(levels)
+        ]
     free = [place for place, level in enumerate(levels) if not level]
     if not free:
         return None

@@ -59,7 +59,9 @@ class Recognised:
 
     kind: str  # of the adapter
     why: str  # evidence, for people
-    settings: Mapping[str, Setting] = field(default_factory=dict)  # key of the section `corpus` -> value, not the default
+    settings: Mapping[str, Setting] = field(
+        default_factory=dict
+    )  # key of the section `corpus` -> value, not the default
     below: str = ""  # folder of the contents that is the corpus's root; empty = they are
     notes: tuple[str, ...] = ()  # what was left out of the settings, and why
 

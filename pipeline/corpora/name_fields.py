@@ -45,7 +45,9 @@ def _by_separator(names: Sequence[str], separator: str) -> Fields | None:
     label = next((place for place, column in enumerate(columns) if _is_label(column)), None)
     if label is None:
         return None
-    group = next((place for place in range(width) if place != label and _is_group(columns[label], columns[place])), None)
+    group = next(
+        (place for place in range(width) if place != label and _is_group(columns[label], columns[place])), None
+    )
     return Fields(_expression(width, separator, label, group), label, group, tuple(map(_some, columns)))
 
 
@@ -65,10 +67,10 @@ def _is_group(labels: Sequence[str], values: Sequence[str]) -> bool:
 
 
 def _expression(width: int, separator: str, label: int, group: int | None) -> str:
-    field = f"[^{re.escape(separator)}]+"
+    field, between = f"[^{separator}]+", r"\." if separator == "." else separator
     names = {label: "label", group: "group"}
     fields = [f"(?P<{names[place]}>{field})" if place in names else field for place in range(width)]
-    return re.escape(separator).join(fields)
+    return between.join(fields)
 
 
 def _some(values: Sequence[str]) -> str:

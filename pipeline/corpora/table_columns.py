@@ -41,9 +41,7 @@ def find_paths(contents: FolderContents, rows: Rows) -> tuple[str, str] | None:
     by_name = _by_name(contents)
     best: tuple[float, str, str] | None = None
     for column in sample[0]:
-        above = Counter(
-            found for row in sample if (found := _folder_above(contents, by_name, row[column])) is not None
-        )
+        above = Counter(found for row in sample if (found := _folder_above(contents, by_name, row[column])) is not None)
         if above:
             folder, count = above.most_common(1)[0]
             if best is None or count / len(sample) > best[0]:
@@ -112,9 +110,7 @@ def _named(columns: Sequence[str], names: Sequence[str], fits: Callable[[str], b
     return None
 
 
-def _labels(
-    table: Path, rows: Rows, columns: Sequence[str]
-) -> tuple[dict[str, Setting], list[tuple[str, ...]]] | None:
+def _labels(table: Path, rows: Rows, columns: Sequence[str]) -> tuple[dict[str, Setting], list[tuple[str, ...]]] | None:
     """Return the settings of labels, and the labels of each row."""
     column = _named(columns, LABEL_NAMES, lambda name: _distinct(rows, name) > 1)
     if column is None and (one_hot := _one_hot(table, rows, columns)):
@@ -146,9 +142,7 @@ def _one_hot(table: Path, rows: Rows, columns: Sequence[str]) -> list[str]:
 def _recurring(rows: Rows, columns: Sequence[str]) -> str | None:
     """Return the column of words with the fewest values, each of several rows on average."""
     counted = {name: _distinct(rows, name) for name in columns}
-    fitting = [
-        name for name, count in counted.items() if 1 < count <= len(rows) / 4 and not _are_numbers(rows, name)
-    ]
+    fitting = [name for name, count in counted.items() if 1 < count <= len(rows) / 4 and not _are_numbers(rows, name)]
     return min(fitting, key=lambda name: counted[name], default=None)
 
 

@@ -1,0 +1,203 @@
+"""Survey of a corpus before its first run: headers and sound of a sample of its clips, and files that are copies of others.
+
+A sample is drawn by hash of the clip ids. Copies are found by size first, then by a block of each file, and only then by
+whole content, so that few files are read.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifacts.files import file_digest
+from pipeline.corpora.base import AdapterParams, CorpusListing
+from pipeline.corpora.headers import ClipPlace, Header, clip_seconds, draw_clips, read_header
+from pipeline.corpora.registry import list_corpus
+from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
+
+HEADERS = 2000  # clips whose headers are read
+DECODED = 300  # clips that are decoded
+COMPARED = 20_000  # files that are looked at for copies
+
+_RATE = 16_000  # Hz, at which a sample is decoded
+_BLOCK = 4096  # bytes from the middle of a file, by which most that differ are told apart
+_THREADS = 4  # reading waits for the disk more than for the processor
+
+
+class _Row(ClipPlace):
+    """Row of a listing, as far as a survey reads it."""
+
+    clip_id: str
+    labels: list[str]
+    content: str
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Advance = Callable[[str, int, int], None]  # told what is done, how much of it, and of how much
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A clip of the sample."""
+
+    clip_id: str
+    labels: tuple[str, ...]
+    header: Header | None  # None = it cannot be read
+    seconds: float | None  # of the clip; None = not known without decoding
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found."""
+
+    listing: CorpusListing
+    clips: pa.Table  # of the listing
+    sounds: list[Sound]  # a sample
+    num_decoded: int  # clips
+    faults: dict[str, list[str]] = field(default_factory=dict)  # reason -> messages, of the decoded clips
+    num_compared: int = 0  # files, or members of files
+    copies: list[list[str]] = field(default_factory=list)  # clip ids whose files have the same content
+
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        """Durations of the sampled clips, ascending."""
+        return np.sort(np.array([sound.seconds for sound in self.sounds if sound.seconds is not None]))
+
+    @cached_property
+    def class_sizes(self) -> Counter[str]:
+        """Clips of each class, those without one included."""
+        counts = Counter(dict.fromkeys(self.listing.classes, 0))
+        counts.update(label for labels in self.clips["labels"].to_pylist() for label in labels)
+        return counts
+
+    def groups_of_classes(self) -> dict[str, int]:
+        """Return the groups of each class, as folds are drawn: a clip without one is its file's, copies are of one group."""
+        joined = {clip: group[0] for group in self.copies for clip in group}
+        found: dict[str, set[str]] = {name: set() for name in self.listing.classes}
+        columns = (self.clips[name].to_pylist() for name in ("clip_id", "group", "source", "labels"))
+        for clip, group, source, labels in zip(*columns, strict=True):
+            for label in labels:
+                found.setdefault(label, set()).add(group or joined.get(clip, source))
+        return {name: len(groups) for name, groups in found.items()}
+
+
+def survey(params: AdapterParams, advance: Advance) -> Survey:
+    """List a corpus and look at a sample of its clips. Raises CorpusError where it cannot be listed."""
+    advance("list clips", 0, 1)
+    listing = list_corpus(params)
+    clips = listing.table()
+    sample = draw_clips(clips, HEADERS)
+    sounds = [_sound(clip, header) for clip, header in _headers(sample, params.root, advance)]
+    decoded = draw_clips(sample, DECODED)
+    faults: dict[str, list[str]] = defaultdict(list)
+    for fault in _each(lambda clip: _fault(clip, params), decoded.to_pylist(), "decode clips", advance):
+        if fault is not None:
+            faults[fault.reason].append(fault.message)
+    num_compared, copies = find_copies(clips, params.root, advance)
+    return Survey(listing, clips, sounds, len(decoded), dict(faults), num_compared, copies)
+
+
+def find_copies(clips: pa.Table, root: Path, advance: Advance) -> tuple[int, list[list[str]]]:
+    """Return the number of files or members compared, and the clip ids of those with the same content, by group.
+
+    Of a file with several clips the last one stands for all. Of more than COMPARED files with a size that others have, the
+    first are looked into.
+    """
+    ids = dict(zip(clips["source"].to_pylist(), clips["clip_id"].to_pylist(), strict=True))
+    if any(clips["member"].to_pylist()):
+        pairs = zip(clips["content"].to_pylist(), clips["clip_id"].to_pylist(), strict=True)
+        return len(clips), _alike(pair for pair in pairs if pair[0])
+    groups = _of_one_size(root, list(ids), advance)
+    files = [source for group in groups for source in group]
+    blocks = _each(lambda source: _middle(root / source), files, "compare files", advance)
+    suspects = [source for group in _alike(zip(blocks, files, strict=True)) for source in group]
+    digests = _each(lambda source: _digest(root / source), suspects, "compare files", advance)
+    found = _alike(pair for pair in zip(digests, suspects, strict=True) if pair[0])
+    return len(ids), [[ids[source] for source in group] for group in found]
+
+
+def _headers(sample: pa.Table, root: Path, advance: Advance) -> Iterator[tuple[_Row, Header | None]]:
+    rows = sample.to_pylist()
+    yield from zip(rows, _each(lambda row: read_header(row, root), rows, "read headers", advance), strict=True)
+
+
+def _sound(row: _Row, header: Header | None) -> Sound:
+    return Sound(row["clip_id"], tuple(row["labels"]), header, clip_seconds(row, header))
+
+
+def _fault(row: _Row, params: AdapterParams) -> BadClip | None:
+    """Return why a clip cannot be used, if it cannot."""
+    try:
+        decode(
+            params.root / row["source"],
+            start=row["start"],
+            duration=row["duration"],
+            sample_rate=_RATE,
+            max_duration=params.max_duration,
+            member=PackedAudio(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None,
+        )
+    except BadClip as error:
+        return error
+    return None
+
+
+def _of_one_size(root: Path, sources: Sequence[str], advance: Advance) -> list[list[str]]:
+    """Return the files that others have the size of, by size; of more than COMPARED, those of the first sizes."""
+    sizes = _each(lambda source: _size(root / source), sources, "compare sizes", advance)
+    kept, room = [], COMPARED
+    for group in _alike((size, source) for size, source in zip(sizes, sources, strict=True) if size):
+        kept.append(group[:room])
+        room -= len(kept[-1])
+    return kept
+
+
+def _alike(pairs: Iterable[tuple[object, str]]) -> list[list[str]]:
+    """Return the names that share a key, by key, in the order of their first."""
+    found: dict[object, list[str]] = defaultdict(list)
+    for key, name in pairs:
+        found[key].append(name)
+    return [names for names in found.values() if len(names) > 1]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _middle(path: Path) -> tuple[int, bytes]:
+    """Return a file's size and a block of it; an empty block where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            file.seek(max(0, size // 2 - _BLOCK // 2))
+            return size, file.read(_BLOCK)
+    except OSError:
+        return 0, b""
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        return ""
+
+
+def _each(function: Callable[[T], R], items: Sequence[T], what: str, advance: Advance) -> list[R]:
+    """Return the results for all items, in their order, by threads."""
+    results: list[R] = []
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for number, result in enumerate(threads.map(function, items)):
+            if number % 16 == 0:
+                advance(what, number, len(items))
+            results.append(result)
+    return results
