@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -18,11 +19,11 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.check_params import Experiment, load_experiment
 from pipeline.corpora.base import AdapterParams
-from pipeline.corpora.layouts import FolderContents, Recognised, Setting, look_into
+from pipeline.corpora.layouts import FolderContents, Recognised, look_into
 from pipeline.corpora.recognition import RECOGNISERS, recognised
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.walking import AUDIO_SUFFIXES
-from pipeline.errors import CorpusError, ParamsError, SonolexError
+from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
 from tools import compose
 from tools.corpus_check import remarks_on_length
@@ -39,7 +40,8 @@ from tools.survey_warnings import (
 
 LONGEST = 600.0  # seconds of a clip that a proposal takes whole
 
-_FEWEST_FOLDS = 2
+_FEWEST_FOLDS = _FEWEST_CLASSES = 2
+_NAMED = 8  # classes that a message names
 _PACKED = (".tar", ".parquet")  # endings of files that hold many sounds
 
 
@@ -117,8 +119,8 @@ def propose(
     asked = f" as {kind} says" if kind else ""
     raise CorpusError(
         f"{contents.root}: expected labels of at least two classes{asked}, found none: neither folders, nor names such as "
-        f"{contents.audio[0].name if contents.audio else contents.others[0].name}, nor a table tell them; write a table with "
-        "the columns file and label, and put it there as clips.csv"
+        f"{contents.audio[0].name if contents.audio else contents.others[0].name}, nor a table tell them; write a "
+        "table with the columns file and label, and put it there as clips.csv"
     )
 
 
@@ -147,15 +149,15 @@ def _propose(
     document = _composed(layout.kind, [*settings, *overrides], recipes_path)
     params = _corpus_params(document)
     found = survey(params.model_copy(update={"max_duration": max(LONGEST, params.max_duration)}), advance)
-    if len(found.listing.classes) < 2:
+    if len(found.listing.classes) < _FEWEST_CLASSES:
         raise CorpusError(f"{root}: expected at least two classes, found {', '.join(found.listing.classes) or 'none'}")
     warnings, obstacles = list(layout.notes), role_obstacles(found)
     settings += _length_settings(found, params.max_duration)
     if set(found.clips["fold"].to_pylist()) == {""}:
-        fold_settings, said, stops = _fold_settings(layout.kind, found, document)
-        settings += fold_settings
-        warnings += said
-        obstacles += stops
+        folds = _choose_folds(layout.kind, found, document)
+        settings += folds.settings
+        warnings += folds.warnings
+        obstacles += folds.obstacles
     settings += overrides
     if not obstacles:
         experiment = _experiment(layout.kind, settings, recipes_path)
@@ -164,13 +166,13 @@ def _propose(
 
 
 def _warnings(found: Survey, experiment: Experiment) -> list[str]:
-    front_end, corpus = experiment.sections["spectrogram"].front_end, experiment.sections["corpus"]
+    corpus, f_max = experiment.sections["corpus"], experiment.sections["spectrogram"].metadata["f_max"]
     return [
         *fault_warnings(found, corpus.max_bad_fraction),
-        *bandwidth_warnings(found.sounds, front_end.f_max),
+        *bandwidth_warnings(found.sounds, f_max),
         *format_warnings(found.sounds),
         *copy_warnings(found),
-        *(remarks_on_length(experiment, float(found.seconds[len(found.seconds) // 2])) if len(found.seconds) else []),
+        *(remarks_on_length(experiment, float(np.median(found.seconds))) if len(found.seconds) else []),
     ]
 
 
@@ -183,29 +185,28 @@ def _length_settings(found: Survey, max_duration: float) -> list[str]:
     return [compose.spell_setting("corpus.max_duration", float(min(LONGEST, int(longest * room) + 1)))]
 
 
-def _fold_settings(kind: str, found: Survey, document: CommentedMap) -> tuple[list[str], list[str], list[str]]:
-    """Return settings by which each drawn fold can test every class, warnings of them, and what stops a run."""
+def _choose_folds(kind: str, found: Survey, document: CommentedMap) -> "_Folds":
+    """Return the settings by which each drawn fold tests every class; classes of one group are left out if they can be."""
     groups, wanted = found.groups_of_classes(), int(document["split"]["num_folds"])
     lone = sorted(name for name, count in groups.items() if count < _FEWEST_FOLDS)
-    settings: list[str] = []
-    if lone and kind == "folder" and len(groups) - len(lone) >= 2:
-        ignore = [*document["corpus"]["ignore"], *lone]
-        settings.append(compose.spell_setting("corpus.ignore", ignore))
+    if lone and (kind != "folder" or len(groups) - len(lone) < _FEWEST_CLASSES):
+        obstacle = f"classes with one group alone, which cannot be in training and in test: {', '.join(lone[:_NAMED])}"
+        return _Folds(obstacles=[f"{obstacle}; add clips of other recordings, or take these classes out"])
+    settings, warnings = [], []
+    if lone:
+        settings.append(compose.spell_setting("corpus.ignore", [*document["corpus"]["ignore"], *lone]))
+        warnings.append(f"left out by corpus.ignore, since they have one clip or group alone: {', '.join(lone)}")
         groups = {name: count for name, count in groups.items() if name not in lone}
-    elif lone:
-        return (
-            [],
-            [],
-            [
-                f"classes with one group alone, which cannot be in training and in test: {', '.join(lone[:8])}; add clips of "
-                "other recordings, or take these classes out"
-            ],
-        )
     num_folds = min(wanted, *groups.values())
     if num_folds < wanted:
         settings.append(compose.spell_setting("split.num_folds", num_folds))
-    left_out = [f"left out by corpus.ignore, having one clip or group alone: {', '.join(lone)}"] if lone else []
-    return settings, left_out + group_warnings(groups, num_folds, wanted), []
+    return _Folds(settings, warnings + group_warnings(groups, num_folds, wanted))
+
+
+class _Folds(NamedTuple):
+    settings: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    obstacles: Sequence[str] = ()
 
 
 def _composed(recipe: str, settings: Sequence[str], recipes_path: Path) -> CommentedMap:

@@ -37,8 +37,8 @@ def bandwidth_warnings(sounds: Sequence[Sound], f_max: float) -> list[str]:
         return []
     total, several = sum(rates.values()), ", ".join(f"{count} of {rate:,} Hz" for rate, count in low.items())
     return [
-        f"mixed bandwidth: of {total} clips {several} have nothing above half of that, where the front end reads to "
-        f"{f_max:,.0f} Hz: a model can tell them by it; add spectrogram.front_end.f_max={min(low) / 2:.1f}, or leave them out"
+        f"mixed bandwidth: of {total} clips {several} have nothing above half of that, where the front end reads "
+        f"to {f_max:,.0f} Hz: a model can tell them by it; add spectrogram.front_end.f_max={min(low) / 2:.1f}"
     ]
 
 

@@ -64,8 +64,8 @@ def _label_and_group(folders: Sequence[tuple[str, ...]], free: Sequence[int]) ->
     for parts in folders:
         outer_of[parts[inner]].add(parts[outer])
         inner_of[parts[outer]].add(parts[inner])
-    recur = sum(map(len, outer_of.values())) / len(outer_of) >= len(inner_of) / 2
-    if recur and len(outer_of) <= len(inner_of):
+    recurrence = sum(map(len, outer_of.values())) / len(outer_of)  # folders that an inner name is in, on average
+    if recurrence > 1 and recurrence >= len(inner_of) / 2 and len(outer_of) <= len(inner_of):
         return inner, outer
     grouped = all(len(own) > 1 for own in inner_of.values())
     return outer, inner if grouped else None

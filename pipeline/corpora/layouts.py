@@ -1,4 +1,4 @@
-"""Layouts of corpora: the files of a folder by name, and the settings by which an adapter reads a folder that has its layout.
+"""Layouts of corpora: the files of a folder by name, and the settings by which an adapter reads it.
 
 Conventions: paths are below the folder, with forward slashes.
 """

@@ -3,7 +3,8 @@
 An adapter that can tell its layout has a function `recognise`, and one line here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from pipeline.corpora.layouts import FolderContents, Recognised
@@ -38,20 +39,29 @@ RECOGNISERS: Registry[Recognise] = Registry(
 )
 
 
+_OF_ANYONE = ("table", "folder", "beside", "pattern")  # layouts that folders of many people have
+
+
 def recognised(contents: FolderContents) -> Iterator[Recognised]:
     """Yield the layouts that a folder has, the likeliest first, of all adapters.
 
-    A folder that has none, and holds nothing but one folder, is looked at in that: archives often unpack so.
+    A folder that holds nothing but one folder, as archives often unpack, is asked for in that before it is taken for a
+    folder of anyone's.
     """
-    found = False
-    for kind in RECOGNISERS:
+    published = list(_asked(contents, [kind for kind in RECOGNISERS if kind not in _OF_ANYONE]))
+    only = "" if published else _only_folder(contents)
+    within = list(recognised(contents.within(only))) if only else []
+    yield from published
+    for layout in within:
+        yield replace(layout, below=f"{only}/{layout.below}".rstrip("/"))
+    if not within:
+        yield from _asked(contents, _OF_ANYONE)
+
+
+def _asked(contents: FolderContents, kinds: Iterable[str]) -> Iterator[Recognised]:
+    for kind in kinds:
         if layout := RECOGNISERS[kind](contents):
-            found = True
             yield layout
-    if not found and (only := _only_folder(contents)):
-        for layout in recognised(contents.within(only)):
-            below = f"{only}/{layout.below}" if layout.below else only
-            yield Recognised(layout.kind, layout.why, layout.settings, below, layout.notes)
 
 
 def _only_folder(contents: FolderContents) -> str:

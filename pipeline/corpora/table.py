@@ -41,7 +41,7 @@ class Params(AdapterParams):
 
 
 def recognise(contents: FolderContents) -> Recognised | None:
-    """Return the layout of a folder with a table whose rows name its audio files and their labels, the largest such table."""
+    """Return the layout of a folder with a table whose rows name audio files and their labels; of several, the longest."""
     found = [layout for path in _tables(contents) if (layout := _recognise_table(contents, path)) is not None]
     return max(found, key=lambda pair: pair[0], default=(0, None))[1]
 
@@ -63,7 +63,9 @@ def _recognise_table(contents: FolderContents, table: PurePosixPath) -> tuple[in
     if (paths := find_paths(contents, rows)) is None or (chosen := choose_columns(path, rows, paths[0])) is None:
         return None
     (column, below), (settings, notes) = paths, chosen
-    own: dict[str, Setting] = {"table": str(path)} | ({} if column == "file" else {"path_column": column})
+    own: dict[str, Setting] = {"table": str(path)}
+    if column != "file":
+        own["path_column"] = column
     return len(rows), Recognised("table", f"{table} names the files", own | settings, below, tuple(notes))
 
 

@@ -24,8 +24,8 @@ LABEL_NAMES = (
 _FOLD_NAMES = ("fold", "split", "subset", "partition", "set", "role", "part")
 _GROUP_NAMES = (
     "group", "speaker", "speaker_id", "recording", "recording_id", "song", "track", "artist", "subject", "patient",
-    "individual", "bird", "session", "src_file", "source", "video", "ytid", "fsid", "site", "location", "author", "client_id",
-    "uploader",
+    "individual", "bird", "session", "src_file", "source", "video", "ytid", "fsid", "site", "location", "author",
+    "client_id", "uploader",
 )  # fmt: skip
 _START_NAMES = ("start", "onset", "start_seconds", "start_time", "start_s", "begin", "begin_time", "offset")
 _DURATION_NAMES = ("duration", "length", "dur", "duration_seconds", "duration_s")
@@ -116,7 +116,7 @@ def _labels(table: Path, rows: Rows, columns: Sequence[str]) -> tuple[dict[str, 
     if column is None and (one_hot := _one_hot(table, rows, columns)):
         found = [marked_classes(row, one_hot)[0] for row in rows]
         kind = "one" if all(len(own) == 1 for own in found) else "many"
-        return {"labels_column": None} | ({} if kind == "one" else {"label_kind": kind}), found
+        return {"labels_column": None, "label_kind": kind}, found
     column = column or _recurring(rows, columns)
     if column is None:
         return None

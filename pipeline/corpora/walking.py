@@ -38,7 +38,8 @@ class AudioFiles:
 def audio_files(folder: Path, ignore: Collection[str] = ()) -> AudioFiles:
     """Return the audio files below a folder. Raises CorpusError where a folder cannot be listed, or is none."""
     left_out: Counter[str] = Counter()
-    paths, others = [], []
+    paths: list[PurePosixPath] = []
+    others: list[PurePosixPath] = []
     for path in _walk(folder, PurePosixPath(), ignore, left_out, ()):
         (paths if path.name.lower().endswith(AUDIO_SUFFIXES) else others).append(path)
     if others:
