@@ -111,9 +111,11 @@ def propose(
     failures = []
     for layout in _layouts(contents, kind):
         try:
-            return _propose(contents, layout, overrides, recipes_path, advance)
+            proposal = _propose(contents, layout, overrides, recipes_path, advance)
         except (CorpusError, ParamsError) as error:
-            failures.append(f"read as {layout.kind}, since {layout.why}: {error}")
+            failures.append(f"cannot be read as {layout.kind}, though {layout.why}: {error}")
+        else:
+            return proposal._replace(warnings=failures + proposal.warnings)
     if failures:
         raise CorpusError("\n".join(failures))
     asked = f" as {kind} says" if kind else ""

@@ -55,6 +55,16 @@ class Sound:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Copies among files, or members of files, and how many were compared."""
+
+    num_files: int = 0
+    num_suspects: int = 0  # files that have the size of another
+    num_compared: int = 0  # of the suspects
+    copies: list[list[str]] = field(default_factory=list)  # clip ids whose files have the same content
+
+
+@dataclass(frozen=True)
 class Survey:
     """What was found."""
 
@@ -63,8 +73,12 @@ class Survey:
     sounds: list[Sound]  # a sample
     num_decoded: int  # clips
     faults: dict[str, list[str]] = field(default_factory=dict)  # reason -> messages, of the decoded clips
-    num_compared: int = 0  # files, or members of files
-    copies: list[list[str]] = field(default_factory=list)  # clip ids whose files have the same content
+    comparison: Comparison = field(default_factory=Comparison)
+
+    @property
+    def copies(self) -> list[list[str]]:
+        """Clip ids whose files have the same content, by group."""
+        return self.comparison.copies
 
     @cached_property
     def seconds(self) -> np.ndarray:
@@ -101,12 +115,12 @@ def survey(params: AdapterParams, advance: Advance) -> Survey:
     for fault in _each(lambda clip: _fault(clip, params), decoded.to_pylist(), "decode clips", advance):
         if fault is not None:
             faults[fault.reason].append(fault.message)
-    num_compared, copies = find_copies(clips, params.root, advance)
-    return Survey(listing, clips, sounds, len(decoded), dict(faults), num_compared, copies)
+    comparison = find_copies(clips, params.root, advance)
+    return Survey(listing, clips, sounds, len(decoded), dict(faults), comparison)
 
 
-def find_copies(clips: pa.Table, root: Path, advance: Advance) -> tuple[int, list[list[str]]]:
-    """Return the number of files or members compared, and the clip ids of those with the same content, by group.
+def find_copies(clips: pa.Table, root: Path, advance: Advance) -> Comparison:
+    """Find the files or members with the same content.
 
     Of a file with several clips the last one stands for all. Of more than COMPARED files with a size that others have, the
     first are looked into.
@@ -114,14 +128,17 @@ def find_copies(clips: pa.Table, root: Path, advance: Advance) -> tuple[int, lis
     ids = dict(zip(clips["source"].to_pylist(), clips["clip_id"].to_pylist(), strict=True))
     if any(clips["member"].to_pylist()):
         pairs = zip(clips["content"].to_pylist(), clips["clip_id"].to_pylist(), strict=True)
-        return len(clips), _alike(pair for pair in pairs if pair[0])
-    groups = _of_one_size(root, list(ids), advance)
+        return Comparison(len(clips), len(clips), len(clips), _alike(pair for pair in pairs if pair[0]))
+    sizes = _each(lambda source: _size(root / source), list(ids), "compare sizes", advance)
+    groups = _alike((size, source) for size, source in zip(sizes, ids, strict=True) if size)
     files = [source for group in groups for source in group]
+    num_suspects, files = len(files), files[:COMPARED]
     blocks = _each(lambda source: _middle(root / source), files, "compare files", advance)
     suspects = [source for group in _alike(zip(blocks, files, strict=True)) for source in group]
     digests = _each(lambda source: _digest(root / source), suspects, "compare files", advance)
     found = _alike(pair for pair in zip(digests, suspects, strict=True) if pair[0])
-    return len(ids), [[ids[source] for source in group] for group in found]
+    copies = [[ids[source] for source in group] for group in found]
+    return Comparison(len(ids), num_suspects, len(files), copies)
 
 
 def _headers(sample: pa.Table, root: Path, advance: Advance) -> Iterator[tuple[_Row, Header | None]]:
@@ -147,16 +164,6 @@ def _fault(row: _Row, params: AdapterParams) -> BadClip | None:
     except BadClip as error:
         return error
     return None
-
-
-def _of_one_size(root: Path, sources: Sequence[str], advance: Advance) -> list[list[str]]:
-    """Return the files that others have the size of, by size; of more than COMPARED, those of the first sizes."""
-    sizes = _each(lambda source: _size(root / source), sources, "compare sizes", advance)
-    kept, room = [], COMPARED
-    for group in _alike((size, source) for size, source in zip(sizes, sources, strict=True) if size):
-        kept.append(group[:room])
-        room -= len(kept[-1])
-    return kept
 
 
 def _alike(pairs: Iterable[tuple[object, str]]) -> list[list[str]]:

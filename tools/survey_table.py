@@ -37,8 +37,7 @@ def _rows(found: Survey) -> Iterator[tuple[str, str]]:
     yield "length", _lengths(found.seconds) + of
     faults = _count([reason for reason, messages in found.faults.items() for _ in messages])
     yield "cannot be used", f"{faults}, of {found.num_decoded:,} decoded clips"
-    spare = sum(len(group) - 1 for group in found.copies)
-    yield "copies", f"{spare or 'none'}, byte for byte, of {found.num_compared:,} files"
+    yield "copies", _copies(found)
     left_out = {reason.replace("_", " "): count for reason, count in found.listing.left_out.items() if count}
     yield "left out", ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()) or "nothing"
 
@@ -63,6 +62,15 @@ def _folds(found: Survey) -> str:
 def _groups(found: Survey) -> str:
     groups = [group for group in found.clips["group"].to_pylist() if group]
     return f"{len(set(groups)):,}, named by the corpus" if groups else "none named: each file by itself"
+
+
+def _copies(found: Survey) -> str:
+    compared = found.comparison
+    spare = sum(len(group) - 1 for group in compared.copies)
+    of = f"{compared.num_files:,} files"
+    if compared.num_compared < compared.num_suspects:
+        of = f"the first {compared.num_compared:,} of {compared.num_suspects:,} files that have the size of another"
+    return f"{spare or 'none'}, byte for byte, of {of}"
 
 
 def _lengths(seconds: np.ndarray) -> str:

@@ -74,7 +74,8 @@ def copy_warnings(found: Survey) -> list[str]:
         "copies in one role"
     ]
     if differing:
-        names = [" = ".join(f"{clip} ({', '.join(labels[clip])})" for clip in group[:2]) for group in differing]
+        one_each = [{frozenset(labels[clip]): clip for clip in reversed(group)}.values() for group in differing]
+        names = [" = ".join(f"{clip} ({', '.join(labels[clip])})" for clip in sorted(group)) for group in one_each]
         texts.append(f"{len(differing)} files have copies with other labels: {_some(names)}; correct one of them")
     return texts
 
