@@ -70,6 +70,13 @@ def write_folder(root: Path) -> None:
     write_sound(root / "stray.wav", 9)
 
 
+def write_beside(root: Path) -> None:
+    for number in range(12):
+        kind = ("tone", "noise")[number % 2]
+        write_sound(root / f"{number}.wav", number, kind).with_suffix(".txt").write_bytes(f"{kind}\t\r\n\r\n".encode())
+    write_sound(root / "alone.wav", 99)
+
+
 def write_pattern(root: Path) -> None:
     for digit, kind in (("3", "tone"), ("7", "noise")):
         for speaker in range(6):
@@ -157,6 +164,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {  # folder of `audio`, as recipes 
     "FSD50K": write_fsd50k,
     "table": write_table,
     "folder": write_folder,
+    "beside": write_beside,
     "pattern": write_pattern,
     "UrbanSound8K": write_urbansound8k,
     "IRMAS": write_irmas,

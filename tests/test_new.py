@@ -1,5 +1,6 @@
 """`sonolex new`: what it sees in a folder, what it warns of, and that it writes what the shown command would write."""
 
+import io
 import re
 import shlex
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import soundfile
 from conftest import REPOSITORY, make_waveform
 from layouts import write_folder, write_irmas, write_sound, write_table
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.params import read_params
-from tools import survey
+from tools import new, survey
 from tools.sonolex import app
 
 RECIPES = str(REPOSITORY / "recipes")
@@ -60,6 +62,22 @@ def test_without_anyone_to_ask_nothing_is_written_and_the_status_is_said(tmp_pat
     assert "clips 12 classes 2 of 6 clips, one for each clip: noise (6), tone (6)" in output
     assert "nothing is written: add --yes, where nobody can be asked (exit status 1)" in output
     assert not Path("params.yaml").exists()
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_yes_writes_and_a_no_does_not(answer: bool, tmp_path: Path) -> None:
+    quiet = Console(file=io.StringIO())
+    written = new.run(
+        _classes(tmp_path),
+        [],
+        new.Options(),
+        recipes_path=Path(RECIPES),
+        params_path=Path("params.yaml"),
+        console=quiet,
+        messages=quiet,
+        confirm=lambda: answer,
+    )
+    assert written is Path("params.yaml").exists() is answer
 
 
 def test_params_that_were_changed_by_hand_are_kept(tmp_path: Path) -> None:
@@ -146,7 +164,7 @@ def test_a_role_without_a_class_is_an_obstacle(tmp_path: Path) -> None:
     for number, (fold, label) in enumerate((("train", "a"), ("train", "b"), *[("test", "a")] * 4)):
         write_sound(tmp_path / fold / label / f"{number}.wav", number)
     output = _new(tmp_path, "--kind", "folder", status=1)
-    assert "classes without a clip for test, which the split needs: b" in output
+    assert "classes without a clip in test, which the split needs: b" in output
 
 
 def test_clips_that_cannot_be_used_are_named_with_what_they_cost(tmp_path: Path) -> None:
@@ -157,7 +175,9 @@ def test_clips_that_cannot_be_used_are_named_with_what_they_cost(tmp_path: Path)
     assert "2 of 12 decoded clips cannot be used: more than corpus.max_bad_fraction=0.01" in output
     assert "add corpus.max_bad_fraction=0.26. 1 silent (" in output
     assert "; 1 unreadable (" in output
-    assert "they are left out" in _new(root, "corpus.max_bad_fraction=0.26", status=1)
+    (root / "tone" / "2.wav").rename(root / "tone" / "2.m4a").write_bytes(b"not what it says")
+    assert "1 M4A without a header that libsndfile reads" in _new(root, status=1)
+    assert "they are left out" in _new(root, "corpus.max_bad_fraction=0.3", status=1)
 
 
 def test_mixed_bandwidth_is_warned_of_and_what_it_says_ends_it(tmp_path: Path) -> None:
@@ -212,6 +232,14 @@ def test_large_folders_are_sampled_and_it_is_said(tmp_path: Path, monkeypatch: p
     assert "formats 6 WAV PCM_16, of a sample of 6 clips" in output
     assert "none, of 4 decoded clips" in output
     assert "byte for byte, of the first 2 of 12 files that have the size of another" in output
+
+
+def test_a_published_fold_without_a_class_is_an_obstacle(tmp_path: Path) -> None:
+    for number in range(12):
+        write_sound(
+            tmp_path / f"fold{number % 3 + 1}" / ("a" if number % 3 or number else "b") / f"{number}.wav", number
+        )
+    assert "classes without a clip in the fold fold2, which the split needs: b" in _new(tmp_path, status=1)
 
 
 @pytest.mark.skipif(not INSTRUMENTS.is_dir(), reason="the instruments are not here")

@@ -33,9 +33,9 @@ from tools.survey_warnings import (
     bandwidth_warnings,
     copy_warnings,
     fault_warnings,
+    fold_obstacles,
     format_warnings,
     group_warnings,
-    role_obstacles,
 )
 
 LONGEST = 600.0  # seconds of a clip that a proposal takes whole
@@ -153,7 +153,7 @@ def _propose(
     found = survey(params.model_copy(update={"max_duration": max(LONGEST, params.max_duration)}), advance)
     if len(found.listing.classes) < _FEWEST_CLASSES:
         raise CorpusError(f"{root}: expected at least two classes, found {', '.join(found.listing.classes) or 'none'}")
-    warnings, obstacles = list(layout.notes), role_obstacles(found)
+    warnings, obstacles = list(layout.notes), fold_obstacles(found)
     settings += _length_settings(found, params.max_duration)
     if set(found.clips["fold"].to_pylist()) == {""}:
         folds = _choose_folds(layout.kind, found, document)

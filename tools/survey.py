@@ -5,11 +5,11 @@ whole content, so that few files are read.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
@@ -50,8 +50,23 @@ class Sound:
 
     clip_id: str
     labels: tuple[str, ...]
-    header: Header | None  # None = it cannot be read
-    seconds: float | None  # of the clip; None = not known without decoding
+    suffix: str  # of its file, such as .wav
+    header: Header | None  # None = libsndfile cannot read it
+    seconds: float | None  # of the clip; None = not known
+
+    @property
+    def encoding(self) -> str:
+        """Container and encoding."""
+        if self.header is None:
+            return f"{self.suffix.lstrip('.').upper() or 'file'} without a header that libsndfile reads"
+        return f"{self.header.container} {self.header.encoding}"
+
+    @property
+    def format(self) -> str:
+        """Container, encoding, rate and channels."""
+        if self.header is None:
+            return self.encoding
+        return f"{self.encoding} {self.header.rate / 1000:g} kHz {describe_channels(self.header.channels)}"
 
 
 @dataclass(frozen=True)
@@ -109,14 +124,18 @@ def survey(params: AdapterParams, advance: Advance) -> Survey:
     listing = list_corpus(params)
     clips = listing.table()
     sample = draw_clips(clips, HEADERS)
-    sounds = [_sound(clip, header) for clip, header in _headers(sample, params.root, advance)]
-    decoded = draw_clips(sample, DECODED)
+    rows = sample.to_pylist()
+    headers = _each(lambda row: read_header(row, params.root), rows, "read headers", advance)
+    some = draw_clips(sample, DECODED).to_pylist()
+    decoded = _each(lambda row: _decode(row, params), some, "decode clips", advance)
     faults: dict[str, list[str]] = defaultdict(list)
-    for fault in _each(lambda clip: _fault(clip, params), decoded.to_pylist(), "decode clips", advance):
-        if fault is not None:
-            faults[fault.reason].append(fault.message)
+    for result in decoded:
+        if isinstance(result, BadClip):
+            faults[result.reason].append(result.message)
+    lengths = {row["clip_id"]: result for row, result in zip(some, decoded, strict=True) if isinstance(result, float)}
+    sounds = [_sound(row, header, lengths.get(row["clip_id"])) for row, header in zip(rows, headers, strict=True)]
     comparison = find_copies(clips, params.root, advance)
-    return Survey(listing, clips, sounds, len(decoded), dict(faults), comparison)
+    return Survey(listing, clips, sounds, len(some), dict(faults), comparison)
 
 
 def find_copies(clips: pa.Table, root: Path, advance: Advance) -> Comparison:
@@ -141,19 +160,22 @@ def find_copies(clips: pa.Table, root: Path, advance: Advance) -> Comparison:
     return Comparison(len(ids), num_suspects, len(files), copies)
 
 
-def _headers(sample: pa.Table, root: Path, advance: Advance) -> Iterator[tuple[_Row, Header | None]]:
-    rows = sample.to_pylist()
-    yield from zip(rows, _each(lambda row: read_header(row, root), rows, "read headers", advance), strict=True)
+def describe_channels(number: int) -> str:
+    """Return a number of channels in words."""
+    return {1: "mono", 2: "stereo"}.get(number, f"of {number} channels")
 
 
-def _sound(row: _Row, header: Header | None) -> Sound:
-    return Sound(row["clip_id"], tuple(row["labels"]), header, clip_seconds(row, header))
+def _sound(row: _Row, header: Header | None, decoded: float | None) -> Sound:
+    """Return a clip with its duration by the header, or else as it was decoded, if it was."""
+    seconds = clip_seconds(row, header)
+    suffix = PurePosixPath(row["member"] or row["source"]).suffix.lower()
+    return Sound(row["clip_id"], tuple(row["labels"]), suffix, header, decoded if seconds is None else seconds)
 
 
-def _fault(row: _Row, params: AdapterParams) -> BadClip | None:
-    """Return why a clip cannot be used, if it cannot."""
+def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
+    """Return the duration of a clip in seconds, or why it cannot be used."""
     try:
-        decode(
+        waveform = decode(
             params.root / row["source"],
             start=row["start"],
             duration=row["duration"],
@@ -163,7 +185,7 @@ def _fault(row: _Row, params: AdapterParams) -> BadClip | None:
         )
     except BadClip as error:
         return error
-    return None
+    return len(waveform) / _RATE
 
 
 def _alike(pairs: Iterable[tuple[object, str]]) -> list[list[str]]:

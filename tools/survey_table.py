@@ -8,8 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.corpora.splitting import PUBLISHED_ROLES
-from tools.survey import Survey
-from tools.survey_warnings import describe_channels
+from tools.survey import Survey, describe_channels
 
 _NAMED = 6  # values of a row
 
@@ -31,7 +30,7 @@ def _rows(found: Survey) -> Iterator[tuple[str, str]]:
     yield "groups", _groups(found)
     headers = [sound.header for sound in found.sounds if sound.header is not None]
     of = "" if len(found.sounds) == len(found.clips) else f", of a sample of {len(found.sounds):,} clips"
-    yield "formats", _count([f"{header.container} {header.encoding}" for header in headers]) + of
+    yield "formats", _count([sound.encoding for sound in found.sounds]) + of
     yield "rates", _count([f"at {header.rate:,} Hz" for header in headers]) + of
     yield "channels", _count([describe_channels(header.channels) for header in headers]) + of
     yield "length", _lengths(found.seconds) + of
@@ -76,7 +75,7 @@ def _copies(found: Survey) -> str:
 def _lengths(seconds: np.ndarray) -> str:
     if not len(seconds):
         return "not known"
-    return f"{seconds[0]:.2g} to {seconds[-1]:.3g} s, median {np.median(seconds):.2g} s"
+    return f"{seconds[0]:.3g} to {seconds[-1]:.3g} s, median {np.median(seconds):.3g} s"
 
 
 def _count(values: Sequence[str]) -> str:

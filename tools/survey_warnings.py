@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from pipeline.corpora.headers import Header
 from pipeline.corpora.splitting import PUBLISHED_ROLES
 from tools.survey import Sound, Survey
 
@@ -44,16 +43,15 @@ def bandwidth_warnings(sounds: Sequence[Sound], f_max: float) -> list[str]:
 
 def format_warnings(sounds: Sequence[Sound]) -> list[str]:
     """Name the classes all of whose clips have one format, where that is no chance: the format gives the class away."""
-    readable = [(sound.labels, sound.header) for sound in sounds if sound.header is not None]
-    overall = Counter(describe_format(header) for _, header in readable)
+    overall = Counter(sound.format for sound in sounds)
     by_class: dict[str, Counter[str]] = defaultdict(Counter)
-    for labels, header in readable:
-        for label in labels:
-            by_class[label][describe_format(header)] += 1
+    for sound in sounds:
+        for label in sound.labels:
+            by_class[label][sound.format] += 1
     leaks = []
     for label, formats in sorted(by_class.items()):
         [(name, count)] = formats.most_common(1)
-        share = overall[name] / len(readable)
+        share = overall[name] / len(sounds)
         if len(formats) == 1 and share**count < _SURPRISING:
             leaks.append(f"{label} ({count} clips, all {name}, as {share:.0%} of all)")
     return leaks and [
@@ -89,29 +87,21 @@ def group_warnings(groups: Mapping[str, int], num_folds: int, wanted: int) -> li
     ]
 
 
-def role_obstacles(found: Survey) -> list[str]:
-    """Name the classes that a published role lacks, which stops the split; empty where no roles are published."""
-    roles = [PUBLISHED_ROLES.get(name.lower()) for name in found.clips["fold"].to_pylist()]
-    if None in roles:
+def fold_obstacles(found: Survey) -> list[str]:
+    """Name the classes that a published role or fold lacks, which stops the split; empty where folds are drawn."""
+    names, labels = found.clips["fold"].to_pylist(), found.clips["labels"].to_pylist()
+    if set(names) == {""}:
         return []
-    present: dict[str | None, set[str]] = defaultdict(set)
-    for role, labels in zip(roles, found.clips["labels"].to_pylist(), strict=True):
-        present[role].update(labels)
+    present: dict[str, set[str]] = defaultdict(set)
+    for name, own in zip(names, labels, strict=True):
+        present[PUBLISHED_ROLES.get(name.lower(), f"the fold {name}")].update(own)
+    needed = ("train", "test") if present.keys() <= set(PUBLISHED_ROLES.values()) else sorted(present)
+    missing = {role: [name for name in found.listing.classes if name not in present[role]] for role in needed}
     return [
-        f"classes without a clip for {what}, which the split needs: {_some(missing)}; leave them out, or add clips"
-        for role, what in (("train", "training"), ("test", "test"))
-        if (missing := [name for name in found.listing.classes if name not in present[role]])
+        f"classes without a clip in {role}, which the split needs: {_some(lacking)}; leave them out, or add clips"
+        for role, lacking in missing.items()
+        if lacking
     ]
-
-
-def describe_format(header: Header) -> str:
-    """Return the format of a sound in words."""
-    return f"{header.container} {header.encoding} {header.rate / 1000:g} kHz {describe_channels(header.channels)}"
-
-
-def describe_channels(number: int) -> str:
-    """Return a number of channels in words."""
-    return {1: "mono", 2: "stereo"}.get(number, f"of {number} channels")
 
 
 def _some(names: Sequence[str]) -> str:
