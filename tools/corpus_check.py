@@ -43,10 +43,10 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
             require_known(fold, names, split, params_path)
         except CorpusError as error:
             mistakes.append(str(error))
-    return mistakes or _too_many_clips(experiment, count_training_clips(published, split, layout.clips))
+    return mistakes or too_many_clips(experiment, count_training_clips(published, split, layout.clips))
 
 
-def _too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
+def too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
     """Name the models of the experiment for which a fold has too many training clips."""
     grid = experiment.sections["experiment"]
     mistakes = []

@@ -19,7 +19,9 @@ from pipeline.artifacts.files import file_digest
 from pipeline.corpora.base import AdapterParams, CorpusListing
 from pipeline.corpora.headers import ClipPlace, Header, clip_seconds, draw_clips, read_header
 from pipeline.corpora.registry import list_corpus
-from pipeline.spectrogram.decoding import BadClip, PackedAudio, decode
+from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.readers import open_reader
+from pipeline.spectrogram.sources import BadClip, PackedAudio, open_source
 
 HEADERS = 2000  # clips whose headers are read
 DECODED = 300  # clips that are decoded
@@ -50,15 +52,15 @@ class Sound:
 
     clip_id: str
     labels: tuple[str, ...]
-    suffix: str  # of its file, such as .wav
-    header: Header | None  # None = libsndfile cannot read it
+    suffix: str  # of its file, such as WAV
+    header: Header | None  # None = it cannot be read
     seconds: float | None  # of the clip; None = not known
 
     @property
     def encoding(self) -> str:
         """Container and encoding."""
         if self.header is None:
-            return f"{self.suffix.lstrip('.').upper() or 'file'} without a header that libsndfile reads"
+            return f"{self.suffix} without a header that can be read"
         return f"{self.header.container} {self.header.encoding}"
 
     @property
@@ -125,7 +127,7 @@ def survey(params: AdapterParams, advance: Advance) -> Survey:
     clips = listing.table()
     sample = draw_clips(clips, HEADERS)
     rows = sample.to_pylist()
-    headers = _each(lambda row: read_header(row, params.root), rows, "read headers", advance)
+    headers = _each(lambda row: _header(row, params.root), rows, "read headers", advance)
     some = draw_clips(sample, DECODED).to_pylist()
     decoded = _each(lambda row: _decode(row, params), some, "decode clips", advance)
     faults: dict[str, list[str]] = defaultdict(list)
@@ -165,11 +167,32 @@ def describe_channels(number: int) -> str:
     return {1: "mono", 2: "stereo"}.get(number, f"of {number} channels")
 
 
+def _header(row: _Row, root: Path) -> Header | None:
+    """Return the header of a clip's file by libsndfile, or else by FFmpeg; None where neither can read it."""
+    if (header := read_header(row, root)) is not None:
+        return header
+    path = root / row["source"]
+    try:
+        with open_source(path, path, _member(row), "") as source, open_reader(source, path, whole=False) as reader:
+            seconds = None if reader.num_samples is None else reader.num_samples / reader.rate
+            return Header(_suffix(row), "by FFmpeg", reader.rate, reader.num_channels, seconds)
+    except BadClip:
+        return None
+
+
+def _member(row: _Row) -> PackedAudio | None:
+    return PackedAudio(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None
+
+
+def _suffix(row: _Row) -> str:
+    """Return how the name of a clip's file or member ends, such as WAV."""
+    return PurePosixPath(row["member"] or row["source"]).suffix.lstrip(".").upper() or "file"
+
+
 def _sound(row: _Row, header: Header | None, decoded: float | None) -> Sound:
     """Return a clip with its duration by the header, or else as it was decoded, if it was."""
     seconds = clip_seconds(row, header)
-    suffix = PurePosixPath(row["member"] or row["source"]).suffix.lower()
-    return Sound(row["clip_id"], tuple(row["labels"]), suffix, header, decoded if seconds is None else seconds)
+    return Sound(row["clip_id"], tuple(row["labels"]), _suffix(row), header, decoded if seconds is None else seconds)
 
 
 def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
@@ -181,7 +204,7 @@ def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
             duration=row["duration"],
             sample_rate=_RATE,
             max_duration=params.max_duration,
-            member=PackedAudio(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None,
+            member=_member(row),
         )
     except BadClip as error:
         return error

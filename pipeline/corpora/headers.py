@@ -37,7 +37,7 @@ class Header(NamedTuple):
     encoding: str  # PCM_16, VORBIS, ...
     rate: int  # Hz
     channels: int
-    seconds: float  # of the whole file
+    seconds: float | None  # of the whole file; None = it does not say
 
 
 def draw_clips(clips: pa.Table, number: int) -> pa.Table:
@@ -66,7 +66,7 @@ def clip_seconds(clip: ClipPlace, header: Header | None) -> float | None:
     """Return the duration of a clip: the listed one, or that from its start to the end of its file."""
     if clip["duration"] > 0:
         return float(clip["duration"])
-    return None if header is None else max(0.0, header.seconds - clip["start"])
+    return None if header is None or header.seconds is None else max(0.0, header.seconds - clip["start"])
 
 
 def _member(clip: ClipPlace, path: Path) -> io.BytesIO:
