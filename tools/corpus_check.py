@@ -9,12 +9,12 @@ from pipeline.artifacts.clips import ClipRecord, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
-from pipeline.corpora.durations import sample_durations
 from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.relabelling import identity_with
 from pipeline.corpora.splitting import count_training_clips, folds_of, require_known
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.sources import BadClip, PackedAudio
 
 FEWEST_POSITIONS = 8  # of the median clip, without a remark

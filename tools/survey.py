@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,11 +17,10 @@ import pyarrow as pa
 
 from pipeline.artifacts.files import file_digest
 from pipeline.corpora.base import AdapterParams, CorpusListing
-from pipeline.corpora.headers import ClipPlace, Header, clip_seconds, draw_clips, read_header
 from pipeline.corpora.registry import list_corpus
 from pipeline.spectrogram.decoding import decode
-from pipeline.spectrogram.readers import open_reader
-from pipeline.spectrogram.sources import BadClip, PackedAudio, open_source
+from pipeline.spectrogram.headers import ClipPlace, Header, clip_seconds, draw_clips, packed, read_header, suffix_of
+from pipeline.spectrogram.sources import BadClip
 
 HEADERS = 2000  # clips whose headers are read
 DECODED = 300  # clips that are decoded
@@ -37,7 +36,6 @@ class _Row(ClipPlace):
 
     clip_id: str
     labels: list[str]
-    content: str
 
 
 T = TypeVar("T")
@@ -127,7 +125,7 @@ def survey(params: AdapterParams, advance: Advance) -> Survey:
     clips = listing.table()
     sample = draw_clips(clips, HEADERS)
     rows = sample.to_pylist()
-    headers = _each(lambda row: _header(row, params.root), rows, "read headers", advance)
+    headers = _each(lambda row: read_header(row, params.root), rows, "read headers", advance)
     some = draw_clips(sample, DECODED).to_pylist()
     decoded = _each(lambda row: _decode(row, params), some, "decode clips", advance)
     faults: dict[str, list[str]] = defaultdict(list)
@@ -167,32 +165,10 @@ def describe_channels(number: int) -> str:
     return {1: "mono", 2: "stereo"}.get(number, f"of {number} channels")
 
 
-def _header(row: _Row, root: Path) -> Header | None:
-    """Return the header of a clip's file by libsndfile, or else by FFmpeg; None where neither can read it."""
-    if (header := read_header(row, root)) is not None:
-        return header
-    path = root / row["source"]
-    try:
-        with open_source(path, path, _member(row), "") as source, open_reader(source, path, whole=False) as reader:
-            seconds = None if reader.num_samples is None else reader.num_samples / reader.rate
-            return Header(_suffix(row), "by FFmpeg", reader.rate, reader.num_channels, seconds)
-    except BadClip:
-        return None
-
-
-def _member(row: _Row) -> PackedAudio | None:
-    return PackedAudio(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None
-
-
-def _suffix(row: _Row) -> str:
-    """Return how the name of a clip's file or member ends, such as WAV."""
-    return PurePosixPath(row["member"] or row["source"]).suffix.lstrip(".").upper() or "file"
-
-
 def _sound(row: _Row, header: Header | None, decoded: float | None) -> Sound:
     """Return a clip with its duration by the header, or else as it was decoded, if it was."""
     seconds = clip_seconds(row, header)
-    return Sound(row["clip_id"], tuple(row["labels"]), _suffix(row), header, decoded if seconds is None else seconds)
+    return Sound(row["clip_id"], tuple(row["labels"]), suffix_of(row), header, decoded if seconds is None else seconds)
 
 
 def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
@@ -204,7 +180,7 @@ def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
             duration=row["duration"],
             sample_rate=_RATE,
             max_duration=params.max_duration,
-            member=_member(row),
+            member=packed(row),
         )
     except BadClip as error:
         return error

@@ -4,16 +4,16 @@ A sample is drawn by hash of the clip ids, so that it stays the same as the corp
 """
 
 import hashlib
-import io
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import soundfile
 
-from pipeline.corpora.parquet_audio import SUFFIX, read_row
-from pipeline.errors import CorpusError
+from pipeline.spectrogram.ffmpeg import FFmpegReader
+from pipeline.spectrogram.readers import open_reader
+from pipeline.spectrogram.sources import BadClip, PackedAudio, Source, open_source
 
 
 class ClipPlace(TypedDict):
@@ -23,6 +23,7 @@ class ClipPlace(TypedDict):
     member: str
     offset: int
     size: int
+    content: str
     start: float
     duration: float
 
@@ -53,13 +54,16 @@ def draw_clips(clips: pa.Table, number: int) -> pa.Table:
 
 
 def read_header(clip: ClipPlace, root: Path) -> Header | None:
-    """Return the header of a clip's file, or of its part of a tar or Parquet file; None where it cannot be read."""
+    """Return the header of a clip's file, or of its part of a tar or Parquet file; None where it cannot be read.
+
+    libsndfile reads it, or else FFmpeg, as it decodes the file.
+    """
     path = root / clip["source"]
     try:
-        info = soundfile.info(_member(clip, path) if clip["member"] else str(path))
-    except (OSError, soundfile.SoundFileError, CorpusError):
+        with open_source(path, path, packed(clip), "") as source:
+            return _by_libsndfile(source) or _by_ffmpeg(source, path, suffix_of(clip))
+    except BadClip:
         return None
-    return Header(info.format, info.subtype, info.samplerate, info.channels, float(info.duration))
 
 
 def clip_seconds(clip: ClipPlace, header: Header | None) -> float | None:
@@ -69,9 +73,25 @@ def clip_seconds(clip: ClipPlace, header: Header | None) -> float | None:
     return None if header is None or header.seconds is None else max(0.0, header.seconds - clip["start"])
 
 
-def _member(clip: ClipPlace, path: Path) -> io.BytesIO:
-    if path.suffix == SUFFIX:
-        return io.BytesIO(read_row(path, clip["offset"]) or b"")
-    with path.open("rb") as file:
-        file.seek(clip["offset"])
-        return io.BytesIO(file.read(clip["size"]))
+def packed(clip: ClipPlace) -> PackedAudio | None:
+    """Return the place of a clip in a file that holds many; None where it has a file of its own."""
+    return PackedAudio(clip["member"], clip["offset"], clip["size"], clip["content"]) if clip["member"] else None
+
+
+def suffix_of(clip: ClipPlace) -> str:
+    """Return how the name of a clip's file or member ends, such as WAV."""
+    return PurePosixPath(clip["member"] or clip["source"]).suffix.lstrip(".").upper() or "file"
+
+
+def _by_libsndfile(source: Source) -> Header | None:
+    try:
+        info = soundfile.info(source)
+    except soundfile.SoundFileError:
+        return None
+    return Header(info.format, info.subtype, info.samplerate, info.channels, float(info.duration))
+
+
+def _by_ffmpeg(source: Source, path: Path, suffix: str) -> Header:
+    with open_reader(source, path, whole=False) as reader:
+        seconds = reader.stated_seconds if isinstance(reader, FFmpegReader) else None
+        return Header(suffix, "by FFmpeg", reader.rate, reader.num_channels, seconds)
