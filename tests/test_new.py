@@ -235,6 +235,25 @@ def test_large_folders_are_sampled_and_it_is_said(tmp_path: Path, monkeypatch: p
     assert "byte for byte, of the first 2 of 12 files that have the size of another" in output
 
 
+def _write_m4a(path: Path, seed: int) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("aac", rate=16000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(make_waveform("noise", seed=seed)[None], format="fltp", layout="mono")
+        frame.rate = 16000
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def test_settings_fit_the_formats_of_phones(tmp_path: Path) -> None:
+    for number in range(12):
+        _write_m4a(tmp_path / "ab"[number % 2] / f"{number}.m4a", number)
+    output = _new(tmp_path, "--yes")
+    assert "formats 12 M4A by FFmpeg rates 12 at 16,000 Hz" in output
+    assert "fitted to 9 training clips a fold, of 0." in output
+
+
 def test_a_model_without_room_for_the_clips_is_an_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_classifier, "MOST_ROWS", 20)
     output = _new(_classes(tmp_path), status=1)

@@ -86,7 +86,7 @@ class FFmpegReader:
         source.seek(0)
         self._source, self._container = source, container
         with _errors(av.error.FFmpegError):
-            self._file = av.open(source, format=container.name)
+            self._file = av.open(source, mode="r", format=container.name)
         if not self._file.streams.audio:
             self._file.close()
             raise FFmpegError("no audio stream")
