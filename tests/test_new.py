@@ -13,6 +13,7 @@ from layouts import write_folder, write_irmas, write_sound, write_table
 from rich.console import Console
 from typer.testing import CliRunner
 
+from pipeline.models.baselines import kernel_classifier
 from pipeline.params import read_params
 from tools import new, survey
 from tools.sonolex import app
@@ -176,7 +177,7 @@ def test_clips_that_cannot_be_used_are_named_with_what_they_cost(tmp_path: Path)
     assert "add corpus.max_bad_fraction=0.26. 1 silent (" in output
     assert "; 1 unreadable (" in output
     (root / "tone" / "2.wav").rename(root / "tone" / "2.m4a").write_bytes(b"not what it says")
-    assert "1 M4A without a header that libsndfile reads" in _new(root, status=1)
+    assert "1 M4A without a header that can be read" in _new(root, status=1)
     assert "they are left out" in _new(root, "corpus.max_bad_fraction=0.3", status=1)
 
 
@@ -232,6 +233,32 @@ def test_large_folders_are_sampled_and_it_is_said(tmp_path: Path, monkeypatch: p
     assert "formats 6 WAV PCM_16, of a sample of 6 clips" in output
     assert "none, of 4 decoded clips" in output
     assert "byte for byte, of the first 2 of 12 files that have the size of another" in output
+
+
+def _write_m4a(path: Path, seed: int) -> None:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("aac", rate=16000)
+        stream.layout = "mono"
+        frame = av.AudioFrame.from_ndarray(make_waveform("noise", seed=seed)[None], format="fltp", layout="mono")
+        frame.rate = 16000
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+def test_settings_fit_the_formats_of_phones(tmp_path: Path) -> None:
+    for number in range(12):
+        _write_m4a(tmp_path / "ab"[number % 2] / f"{number}.m4a", number)
+    output = _new(tmp_path, "--yes")
+    assert "formats 12 M4A by FFmpeg rates 12 at 16,000 Hz" in output
+    assert "fitted to 9 training clips a fold, of 0." in output
+
+
+def test_a_model_without_room_for_the_clips_is_an_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_classifier, "MOST_ROWS", 20)
+    output = _new(_classes(tmp_path), status=1)
+    assert "experiment: frame_textures: " in output
+    assert "nothing is written: a run would stop" in output
 
 
 def test_a_published_fold_without_a_class_is_an_obstacle(tmp_path: Path) -> None:

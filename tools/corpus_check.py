@@ -9,11 +9,11 @@ from pipeline.artifacts.clips import ClipRecord, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
-from pipeline.corpora.durations import sample_durations
 from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.splitting import count_training_clips, folds_of, require_known
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.sources import BadClip, PackedAudio
 
 FEWEST_POSITIONS = 8  # of the median clip, without a remark
@@ -42,10 +42,10 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
             require_known(fold, names, split, params_path)
         except CorpusError as error:
             mistakes.append(str(error))
-    return mistakes or _too_many_clips(experiment, count_training_clips(published, split, layout.clips))
+    return mistakes or too_many_clips(experiment, count_training_clips(published, split, layout.clips))
 
 
-def _too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
+def too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
     """Name the models of the experiment for which a fold has too many training clips."""
     grid = experiment.sections["experiment"]
     mistakes = []

@@ -13,11 +13,11 @@ import numpy as np
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from pipeline.corpora.base import AdapterParams
-from pipeline.corpora.durations import sample_durations
 from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.splitting import SplitParams, count_training_clips, folds_of
 from pipeline.errors import CorpusError
 from pipeline.params import validate_params
+from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.settings import SpectrogramParams
 
 FIT = "fit"  # key of a recipe

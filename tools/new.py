@@ -22,11 +22,12 @@ from pipeline.corpora.base import AdapterParams
 from pipeline.corpora.layouts import FolderContents, Recognised, look_into
 from pipeline.corpora.recognition import RECOGNISERS, recognised
 from pipeline.corpora.registry import CorpusParams
+from pipeline.corpora.splitting import count_training_clips
 from pipeline.corpora.walking import AUDIO_SUFFIXES
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
 from tools import compose
-from tools.corpus_check import remarks_on_length
+from tools.corpus_check import remarks_on_length, too_many_clips
 from tools.survey import Advance, Survey, survey
 from tools.survey_table import survey_table
 from tools.survey_warnings import (
@@ -164,6 +165,8 @@ def _propose(
     if not obstacles:
         experiment = _experiment(layout.kind, settings, recipes_path)
         warnings += _warnings(found, experiment)
+        split = experiment.sections["split"]
+        obstacles += too_many_clips(experiment, count_training_clips(found.clips["fold"], split, root))
     return Proposal(layout, found, settings, warnings, obstacles)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from pipeline.artifacts.files import file_digest
 from pipeline.corpora.base import AdapterParams, CorpusListing
-from pipeline.corpora.headers import ClipPlace, Header, clip_seconds, draw_clips, read_header
 from pipeline.corpora.registry import list_corpus
 from pipeline.spectrogram.decoding import decode
-from pipeline.spectrogram.sources import BadClip, PackedAudio
+from pipeline.spectrogram.headers import ClipPlace, Header, clip_seconds, draw_clips, packed, read_header, suffix_of
+from pipeline.spectrogram.sources import BadClip
 
 HEADERS = 2000  # clips whose headers are read
 DECODED = 300  # clips that are decoded
@@ -36,7 +36,6 @@ class _Row(ClipPlace):
 
     clip_id: str
     labels: list[str]
-    content: str
 
 
 T = TypeVar("T")
@@ -51,15 +50,15 @@ class Sound:
 
     clip_id: str
     labels: tuple[str, ...]
-    suffix: str  # of its file, such as .wav
-    header: Header | None  # None = libsndfile cannot read it
+    suffix: str  # of its file, such as WAV
+    header: Header | None  # None = it cannot be read
     seconds: float | None  # of the clip; None = not known
 
     @property
     def encoding(self) -> str:
         """Container and encoding."""
         if self.header is None:
-            return f"{self.suffix.lstrip('.').upper() or 'file'} without a header that libsndfile reads"
+            return f"{self.suffix} without a header that can be read"
         return f"{self.header.container} {self.header.encoding}"
 
     @property
@@ -169,8 +168,7 @@ def describe_channels(number: int) -> str:
 def _sound(row: _Row, header: Header | None, decoded: float | None) -> Sound:
     """Return a clip with its duration by the header, or else as it was decoded, if it was."""
     seconds = clip_seconds(row, header)
-    suffix = PurePosixPath(row["member"] or row["source"]).suffix.lower()
-    return Sound(row["clip_id"], tuple(row["labels"]), suffix, header, decoded if seconds is None else seconds)
+    return Sound(row["clip_id"], tuple(row["labels"]), suffix_of(row), header, decoded if seconds is None else seconds)
 
 
 def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
@@ -182,7 +180,7 @@ def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
             duration=row["duration"],
             sample_rate=_RATE,
             max_duration=params.max_duration,
-            member=PackedAudio(row["member"], row["offset"], row["size"], row["content"]) if row["member"] else None,
+            member=packed(row),
         )
     except BadClip as error:
         return error

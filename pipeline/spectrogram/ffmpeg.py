@@ -100,6 +100,13 @@ class FFmpegReader:
     def close(self) -> None:
         self._file.close()
 
+    @property
+    def stated_seconds(self) -> float | None:
+        """Duration by the header, which may be an estimate; None where it says none."""
+        if self._stream.duration and self._stream.time_base:
+            return float(self._stream.duration * self._stream.time_base)
+        return self._file.duration / 1e6 if self._file.duration else None
+
     def seek(self, sample: int) -> int:
         """Move to a sample, not before the last one read, and return the place: the end where it comes before."""
         while self._read < sample and len(self.read(min(sample - self._read, self.rate))):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.corpora.headers import COLUMNS, clip_seconds, draw_clips, read_header
+from pipeline.spectrogram.headers import COLUMNS, clip_seconds, draw_clips, read_header
 
 SAMPLED = 500  # clips whose headers are read
 
