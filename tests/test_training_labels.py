@@ -13,7 +13,7 @@ import torch
 from conftest import make_clips, make_spectrogram
 
 from pipeline.artifacts.clips import CLIPS, ClipsMetadata, ClipTable, LabelKind, open_clips
-from pipeline.artifacts.development import open_development, open_targets
+from pipeline.artifacts.development import open_development, open_targets, target_columns
 from pipeline.artifacts.splits import SPLIT
 from pipeline.corpora.label_tables import join_cell, split_cell
 from pipeline.corpora.relabelling import refresh_training_labels
@@ -168,6 +168,15 @@ def test_a_row_changes_the_folds_that_train_on_its_clip_alone(tmp_path: Path, mo
     assert targets[2] == [1, 0, 0]
     assert changed != targets_of(tmp_path / "w", NO_ROWS, "1")[2]
     assert targets_of(tmp_path / "w", text, "2")[2] == targets_of(tmp_path / "w", NO_ROWS, "2")[2]
+
+
+def test_validation_clips_keep_their_published_labels(tmp_path: Path) -> None:
+    clips = manifest(tmp_path)
+    (tmp_path / "mine.csv").write_text("clip,labels\na,sea\nb,owl\nc,rain\n")
+    used = refresh_training_labels(tmp_path / "mine.csv", clips, tmp_path / "training_labels.parquet")
+    roles = pa.chunked_array([["train", "validation", "test", "train", "train", "train"]])
+    columns = target_columns(clips.columns, roles, used.columns)
+    assert columns["labels"].to_pylist() == [[2], [1], [2], [0], [1], [2]]
 
 
 def test_soft_labels_are_the_targets_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
