@@ -14,6 +14,7 @@ from conftest import make_clips, make_spectrogram
 
 from pipeline.artifacts.clips import CLIPS, ClipsMetadata, ClipTable, LabelKind, open_clips
 from pipeline.artifacts.development import open_development, open_targets, target_columns
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.splits import SPLIT
 from pipeline.corpora.label_tables import join_cell, split_cell
 from pipeline.corpora.relabelling import refresh_training_labels
@@ -21,6 +22,7 @@ from pipeline.errors import CorpusError
 from pipeline.training.classification import classification_loss
 from pipeline.training.targets import class_targets, decide_soft
 from stages import development
+from tools.why import trace
 
 NAMES = ["owl", "rain", "sea"]
 LABELS = [[0], [1], [2], [0], [1], [2]]
@@ -192,6 +194,17 @@ def test_a_class_that_loses_its_last_training_clip_is_named(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CorpusError, match=r"classes without a training clip \(1\): rain\n.*mend its rows"):
         targets_of(tmp_path / "w", "clip,labels\ne,owl\n", "1")
+
+
+def test_why_says_what_a_clip_is_trained_on(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.data.mkdir()
+    clips = manifest(layout.data)
+    (tmp_path / "soft.csv").write_text("clip,owl,rain,sea\na,0.2,0.7,0.1\n")
+    refresh_training_labels(tmp_path / "soft.csv", clips, layout.training_labels)
+    texts = [finding.text for finding in trace("a", layout)]
+    assert "trained on as rain (70%), by soft.csv" in texts
+    assert not any("trained on" in finding.text for finding in trace("b", layout))
 
 
 def test_classical_models_get_decided_labels() -> None:
