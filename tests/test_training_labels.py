@@ -13,7 +13,8 @@ import torch
 from conftest import make_clips, make_spectrogram
 
 from pipeline.artifacts.clips import CLIPS, ClipsMetadata, ClipTable, LabelKind, open_clips
-from pipeline.artifacts.development import open_development, open_targets
+from pipeline.artifacts.development import open_development, open_targets, target_columns
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.splits import SPLIT
 from pipeline.corpora.label_tables import join_cell, split_cell
 from pipeline.corpora.relabelling import refresh_training_labels
@@ -21,6 +22,7 @@ from pipeline.errors import CorpusError
 from pipeline.training.classification import classification_loss
 from pipeline.training.targets import class_targets, decide_soft
 from stages import development
+from tools.why import trace
 
 NAMES = ["owl", "rain", "sea"]
 LABELS = [[0], [1], [2], [0], [1], [2]]
@@ -170,6 +172,15 @@ def test_a_row_changes_the_folds_that_train_on_its_clip_alone(tmp_path: Path, mo
     assert targets_of(tmp_path / "w", text, "2")[2] == targets_of(tmp_path / "w", NO_ROWS, "2")[2]
 
 
+def test_validation_clips_keep_their_published_labels(tmp_path: Path) -> None:
+    clips = manifest(tmp_path)
+    (tmp_path / "mine.csv").write_text("clip,labels\na,sea\nb,owl\nc,rain\n")
+    used = refresh_training_labels(tmp_path / "mine.csv", clips, tmp_path / "training_labels.parquet")
+    roles = pa.chunked_array([["train", "validation", "test", "train", "train", "train"]])
+    columns = target_columns(clips.columns, roles, used.columns)
+    assert columns["labels"].to_pylist() == [[2], [1], [2], [0], [1], [2]]
+
+
 def test_soft_labels_are_the_targets_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     targets, clips, _ = targets_of(tmp_path / "w", "clip,owl,rain,sea\nf,0.5,0.25,0.25\na,0,0,1\n", "1")
@@ -183,6 +194,17 @@ def test_a_class_that_loses_its_last_training_clip_is_named(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CorpusError, match=r"classes without a training clip \(1\): rain\n.*mend its rows"):
         targets_of(tmp_path / "w", "clip,labels\ne,owl\n", "1")
+
+
+def test_why_says_what_a_clip_is_trained_on(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.data.mkdir()
+    clips = manifest(layout.data)
+    (tmp_path / "soft.csv").write_text("clip,owl,rain,sea\na,0.2,0.7,0.1\n")
+    refresh_training_labels(tmp_path / "soft.csv", clips, layout.training_labels)
+    texts = [finding.text for finding in trace("a", layout)]
+    assert "trained on as rain (70%), by soft.csv" in texts
+    assert not any("trained on" in finding.text for finding in trace("b", layout))
 
 
 def test_classical_models_get_decided_labels() -> None:
