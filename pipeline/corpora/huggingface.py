@@ -14,14 +14,12 @@ import pyarrow.parquet as pq
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, reject
-from pipeline.corpora.huggingface_files import Shard, class_names, find_shards, is_shard
+from pipeline.corpora.huggingface_files import Shard, class_names, find_shards, is_shard, labels_of
 from pipeline.corpora.layouts import FolderContents, Recognised, Setting
 from pipeline.corpora.parquet_audio import ParquetIndex, index_parquet, read_columns
 from pipeline.corpora.spelling import found_classes
 from pipeline.corpora.table_columns import LABEL_NAMES
 from pipeline.errors import CorpusError
-
-Value = str | int | list[str] | list[int] | None  # of a column of labels
 
 
 class Params(AdapterParams):
@@ -78,7 +76,7 @@ def _rows(params: Params, shard: Shard, index: ParquetIndex, names: list[str]) -
         raise CorpusError(f"{shard.path}: expected the column `{missing[0]}`, found others; see to the section corpus")
     values = columns.take(index.rows["row"])
     cells = values[params.labels_column].to_pylist()
-    labels = [_labels(cell, names) for cell in cells]
+    labels = [labels_of(cell, names) for cell in cells]
     wrong = [str(cell) for cell, own in zip(cells, labels, strict=True) if own is None]
     reject(shard.path, {f"labels in {params.labels_column} that are no number of its {len(names)} classes": wrong})
     folds, groups = _texts(values, params.fold_column), _texts(values, params.group_column)
@@ -96,19 +94,6 @@ def _rows(params: Params, shard: Shard, index: ParquetIndex, names: list[str]) -
         )
         for row, own, fold, group in zip(index.rows.to_pylist(), labels, folds, groups, strict=True)
     ]
-
-
-def _labels(value: Value, names: list[str]) -> tuple[str, ...] | None:
-    """Return the labels of a row, none for null and -1 (a label that is kept secret); None where a number is of no class."""
-    found: list[str] = []
-    for label in value if isinstance(value, list) else [value]:
-        if isinstance(label, int) and names and -1 <= label < len(names):
-            found += [names[label]] if label >= 0 else []
-        elif label is not None and names and isinstance(label, int):
-            return None
-        elif label is not None:
-            found.append(str(label))
-    return tuple(found)
 
 
 def _texts(values: pa.Table, column: str | None) -> list[str]:
