@@ -11,6 +11,7 @@ import soundfile
 from conftest import REPOSITORY, make_waveform
 from layouts import write_folder, write_irmas, write_sound, write_table
 from rich.console import Console
+from test_duplicates import make_sound
 from typer.testing import CliRunner
 
 from pipeline.models.baselines import kernel_classifier
@@ -210,6 +211,19 @@ def test_copies_are_found_by_content_and_those_with_other_labels_named(tmp_path:
     (root / "tone" / "copy.wav").write_bytes((root / "noise" / "0.wav").read_bytes())
     output = _new(root, status=1)
     assert "1 files have copies with other labels: noise/0.wav (noise) = tone/copy.wav (tone); correct" in output
+
+
+def test_the_same_recording_in_files_that_differ_is_warned_of(tmp_path: Path) -> None:
+    root = _classes(tmp_path)
+    call = make_sound(7)
+    soundfile.write(root / "tone" / "call.wav", call, 16000)
+    soundfile.write(root / "noise" / "softer.flac", call[80:] // 2, 16000)
+    (root / "noise" / "copy.wav").write_bytes((root / "noise" / "0.wav").read_bytes())  # which is named as a copy
+    output = _new(root, status=1)
+    assert (
+        "1 pairs among 15 decoded clips seem to hold the same recording: noise/softer.flac = tone/call.wav (0."
+        in output
+    )
 
 
 def test_long_clips_are_let_in_and_short_ones_warned_of(tmp_path: Path) -> None:

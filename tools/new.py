@@ -24,8 +24,10 @@ from pipeline.corpora.recognition import RECOGNISERS, recognised
 from pipeline.corpora.registry import CorpusParams
 from pipeline.corpora.splitting import count_training_clips
 from pipeline.corpora.walking import AUDIO_SUFFIXES
+from pipeline.duplicates.settings import DuplicateParams
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
+from pipeline.spectrogram.settings import SpectrogramParams
 from tools import compose
 from tools.corpus_check import remarks_on_length, too_many_clips
 from tools.survey import Advance, Survey, survey
@@ -37,6 +39,7 @@ from tools.survey_warnings import (
     fold_obstacles,
     format_warnings,
     group_warnings,
+    near_duplicate_warnings,
 )
 
 LONGEST = 600.0  # seconds of a clip that a proposal takes whole
@@ -151,7 +154,10 @@ def _propose(
     settings += [compose.spell_setting(f"corpus.{key}", value) for key, value in layout.settings.items()]
     document = _composed(layout.kind, [*settings, *overrides], recipes_path)
     params = _corpus_params(document)
-    found = survey(params.model_copy(update={"max_duration": max(LONGEST, params.max_duration)}), advance)
+    frames = validate_params(SpectrogramParams, compose.plain(document["spectrogram"]), "spectrogram")
+    threshold = validate_params(DuplicateParams, compose.plain(document["duplicates"]), "duplicates").threshold
+    whole = params.model_copy(update={"max_duration": max(LONGEST, params.max_duration)})
+    found = survey(whole, frames, threshold, advance)
     if len(found.listing.classes) < _FEWEST_CLASSES:
         raise CorpusError(f"{root}: expected at least two classes, found {', '.join(found.listing.classes) or 'none'}")
     warnings, obstacles = list(layout.notes), fold_obstacles(found)
@@ -177,6 +183,7 @@ def _warnings(found: Survey, experiment: Experiment) -> list[str]:
         *bandwidth_warnings(found.sounds, f_max),
         *format_warnings(found.sounds),
         *copy_warnings(found),
+        *near_duplicate_warnings(found),
         *(remarks_on_length(experiment, float(np.median(found.seconds))) if len(found.seconds) else []),
     ]
 

@@ -10,23 +10,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.spectrogram import Mix
 from pipeline.corpora.base import AdapterParams, CorpusListing
 from pipeline.corpora.registry import list_corpus
+from pipeline.duplicates.searching import Pair, find_pairs_among
 from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.headers import ClipPlace, Header, clip_seconds, draw_clips, packed, read_header, suffix_of
+from pipeline.spectrogram.registry import build_front_end
+from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.spectrogram.sources import BadClip
 
 HEADERS = 2000  # clips whose headers are read
 DECODED = 300  # clips that are decoded
 COMPARED = 20_000  # files that are looked at for copies
 
-_RATE = 16_000  # Hz, at which a sample is decoded
+_HEARD = 30.0  # seconds of a decoded clip that are compared with others
 _BLOCK = 4096  # bytes from the middle of a file, by which most that differ are told apart
 _THREADS = 4  # reading waits for the disk more than for the processor
 
@@ -89,6 +94,7 @@ class Survey:
     num_decoded: int  # clips
     faults: dict[str, list[str]] = field(default_factory=dict)  # reason -> messages, of the decoded clips
     comparison: Comparison = field(default_factory=Comparison)
+    alike: list[Pair] = field(default_factory=list)  # near-duplicates among the decoded clips
 
     @property
     def copies(self) -> list[list[str]]:
@@ -118,8 +124,11 @@ class Survey:
         return {name: len(groups) for name, groups in found.items()}
 
 
-def survey(params: AdapterParams, advance: Advance) -> Survey:
-    """List a corpus and look at a sample of its clips. Raises CorpusError where it cannot be listed."""
+def survey(params: AdapterParams, frames: SpectrogramParams, threshold: float, advance: Advance) -> Survey:
+    """List a corpus and look at a sample of its clips; clips whose frames correlate by `threshold` are near-duplicates.
+
+    Raises CorpusError where the corpus cannot be listed.
+    """
     advance("list clips", 0, 1)
     listing = list_corpus(params)
     clips = listing.table()
@@ -127,15 +136,18 @@ def survey(params: AdapterParams, advance: Advance) -> Survey:
     rows = sample.to_pylist()
     headers = _each(lambda row: read_header(row, params.root), rows, "read headers", advance)
     some = draw_clips(sample, DECODED).to_pylist()
-    decoded = _each(lambda row: _decode(row, params), some, "decode clips", advance)
+    front_end = build_front_end(frames.front_end)
+    decoded = _each(lambda row: _decode(row, params, front_end, frames.mix), some, "decode clips", advance)
     faults: dict[str, list[str]] = defaultdict(list)
     for result in decoded:
         if isinstance(result, BadClip):
             faults[result.reason].append(result.message)
-    lengths = {row["clip_id"]: result for row, result in zip(some, decoded, strict=True) if isinstance(result, float)}
-    sounds = [_sound(row, header, lengths.get(row["clip_id"])) for row, header in zip(rows, headers, strict=True)]
+    heard = {row["clip_id"]: result for row, result in zip(some, decoded, strict=True) if isinstance(result, _Heard)}
+    sounds = [_sound(row, header, heard.get(row["clip_id"])) for row, header in zip(rows, headers, strict=True)]
     comparison = find_copies(clips, params.root, advance)
-    return Survey(listing, clips, sounds, len(some), dict(faults), comparison)
+    log_mel = {clip: result.log_mel for clip, result in heard.items()}
+    alike = find_pairs_among(log_mel, front_end.metadata, threshold) if log_mel else []
+    return Survey(listing, clips, sounds, len(some), dict(faults), comparison, alike)
 
 
 def find_copies(clips: pa.Table, root: Path, advance: Advance) -> Comparison:
@@ -165,26 +177,38 @@ def describe_channels(number: int) -> str:
     return {1: "mono", 2: "stereo"}.get(number, f"of {number} channels")
 
 
-def _sound(row: _Row, header: Header | None, decoded: float | None) -> Sound:
+class _Heard(NamedTuple):
+    """A decoded clip."""
+
+    seconds: float
+    log_mel: np.ndarray  # (frame, mel) float32, of its first _HEARD seconds
+
+
+def _sound(row: _Row, header: Header | None, heard: _Heard | None) -> Sound:
     """Return a clip with its duration by the header, or else as it was decoded, if it was."""
     seconds = clip_seconds(row, header)
-    return Sound(row["clip_id"], tuple(row["labels"]), suffix_of(row), header, decoded if seconds is None else seconds)
+    if seconds is None and heard is not None:
+        seconds = heard.seconds
+    return Sound(row["clip_id"], tuple(row["labels"]), suffix_of(row), header, seconds)
 
 
-def _decode(row: _Row, params: AdapterParams) -> float | BadClip:
-    """Return the duration of a clip in seconds, or why it cannot be used."""
+def _decode(row: _Row, params: AdapterParams, front_end: FrontEnd, mix: Mix) -> _Heard | BadClip:
+    """Return a clip as it is heard, or why it cannot be used."""
+    rate = front_end.metadata["sample_rate"]
     try:
         waveform = decode(
             params.root / row["source"],
             start=row["start"],
             duration=row["duration"],
-            sample_rate=_RATE,
+            sample_rate=rate,
             max_duration=params.max_duration,
+            min_samples=front_end.min_samples,
             member=packed(row),
+            mix=mix,
         )
     except BadClip as error:
         return error
-    return len(waveform) / _RATE
+    return _Heard(len(waveform) / rate, front_end.log_mel(waveform[: int(_HEARD * rate)]))
 
 
 def _alike(pairs: Iterable[tuple[object, str]]) -> list[list[str]]:

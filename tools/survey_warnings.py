@@ -78,6 +78,19 @@ def copy_warnings(found: Survey) -> list[str]:
     return texts
 
 
+def near_duplicate_warnings(found: Survey) -> list[str]:
+    """Count the pairs of decoded clips that hold the same recording, though their files are no copies of each other."""
+    groups = {clip: number for number, group in enumerate(found.copies) for clip in group}
+    pairs = [pair for pair in found.alike if groups.get(pair.clip_id, pair.clip_id) != groups.get(pair.other_id)]
+    if not pairs:
+        return []
+    names = [f"{pair.clip_id} = {pair.other_id} ({pair.correlation:.2f})" for pair in pairs]
+    return [
+        f"{len(pairs)} pairs among {found.num_decoded} decoded clips seem to hold the same recording: {_some(names)}; the "
+        "run searches all clips, and split.near_duplicates=exclude keeps a recording in one role"
+    ]
+
+
 def group_warnings(groups: Mapping[str, int], num_folds: int, wanted: int) -> list[str]:
     """Name the classes with fewer groups than the folds that were wanted, of which `num_folds` are drawn."""
     few = [f"{name} ({count})" for name, count in sorted(groups.items(), key=lambda pair: pair[1]) if count < wanted]

@@ -7,12 +7,12 @@ frames one stands for all. Memory: a few batches of clips, and the landmarks.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts.spectrogram import Spectrogram
+from pipeline.artifacts.spectrogram import FrontEndMetadata, Spectrogram, SpectrogramMetadata
 from pipeline.duplicates.bands import Scale, smooth_bands
 from pipeline.duplicates.candidates import find_candidates
 from pipeline.duplicates.correlation import Match, correlate
@@ -45,24 +45,23 @@ class _Scan(NamedTuple):
     vectors: np.ndarray  # (landmark, VECTOR_SIZE) float16
 
 
+_Read = Callable[[Sequence[str]], Sequence[np.ndarray]]
+
+
 def find_pairs(spectrogram: Spectrogram, threshold: float) -> list[Pair]:
     """Return all pairs of near-duplicates with at least this correlation, in the order of the spectrogram.
 
     Raises ArtifactError where frames are damaged.
     """
-    search = _Search(spectrogram)
-    scan = search.scan()
-    stands_for = _stand_ins(scan.digests)
-    own = stands_for[scan.owners] == scan.owners
-    candidates = find_candidates(scan.owners[own], scan.positions[own], scan.vectors[own])
-    log.info("comparing %d clips at %d places where they may be alike", len(scan.digests), len(candidates))
-    found = {(one, row): search.pair(one, row, None) for row, one in enumerate(stands_for.tolist()) if one != row}
-    matches: dict[tuple[int, int], Match] = {}
-    for one, other, match in search.compare(candidates):
-        if match.correlation >= threshold and match > matches.get((one, other), Match(0.0, 0)):
-            matches[one, other] = match
-    found |= {(one, other): search.pair(one, other, match) for (one, other), match in matches.items()}
-    return [found[rows] for rows in sorted(found)]
+    reader = FrameReader(spectrogram)
+    search = _Search(reader.ok(spectrogram.index.list("clip_id")), reader.read_stored, spectrogram.metadata)
+    return search.find(threshold)
+
+
+def find_pairs_among(frames: Mapping[str, np.ndarray], front_end: FrontEndMetadata, threshold: float) -> list[Pair]:
+    """Return the same among clips in memory: id -> log-mel frames (frame, mel) float32, in the front end's units."""
+    metadata: SpectrogramMetadata = {**front_end, "dtype": "float32", "scale": 1.0, "offset": 0.0}
+    return _Search(list(frames), lambda ids: [frames[clip_id] for clip_id in ids], metadata).find(threshold)
 
 
 def _stand_ins(digests: Sequence[bytes]) -> np.ndarray:
@@ -72,13 +71,25 @@ def _stand_ins(digests: Sequence[bytes]) -> np.ndarray:
 
 
 class _Search:
-    """Reading of one spectrogram's frames, for scanning all clips and for comparing pairs."""
+    """Search among clips whose frames are read by `read`, ids -> stored frames, for a scan of all and to compare pairs."""
 
-    def __init__(self, spectrogram: Spectrogram) -> None:
-        self._metadata = spectrogram.metadata
-        self._reader = FrameReader(spectrogram)
-        self._scale = Scale.of(spectrogram.metadata)
-        self._ids = self._reader.ok(spectrogram.index.list("clip_id"))
+    def __init__(self, ids: Sequence[str], read: _Read, metadata: SpectrogramMetadata) -> None:
+        self._ids, self._read, self._metadata, self._scale = ids, read, metadata, Scale.of(metadata)
+
+    def find(self, threshold: float) -> list[Pair]:
+        """Return all pairs with at least this correlation, in the order of the clips."""
+        scan = self.scan()
+        stands_for = _stand_ins(scan.digests)
+        own = stands_for[scan.owners] == scan.owners
+        candidates = find_candidates(scan.owners[own], scan.positions[own], scan.vectors[own])
+        log.info("comparing %d clips at %d places where they may be alike", len(scan.digests), len(candidates))
+        found = {(one, row): self.pair(one, row, None) for row, one in enumerate(stands_for.tolist()) if one != row}
+        matches: dict[tuple[int, int], Match] = {}
+        for one, other, match in self.compare(candidates):
+            if match.correlation >= threshold and match > matches.get((one, other), Match(0.0, 0)):
+                matches[one, other] = match
+        found |= {(one, other): self.pair(one, other, match) for (one, other), match in matches.items()}
+        return [found[rows] for rows in sorted(found)]
 
     def scan(self) -> _Scan:
         """Read all clips once."""
@@ -108,7 +119,7 @@ class _Search:
         return Pair(self._ids[one], self._ids[other], round(min(match.correlation, 1.0), 4), round(lag, 4), False)
 
     def _scan_batch(self, start: int) -> _Scan:
-        clips = self._reader.read_stored(self._ids[start : start + _BATCH])
+        clips = self._read(self._ids[start : start + _BATCH])
         found = [find_landmarks(self._bands(stored), self._scale) for stored in clips]
         return _Scan(
             [hashlib.blake2b(stored.tobytes(), digest_size=16).digest() for stored in clips],
@@ -119,7 +130,7 @@ class _Search:
 
     def _compare(self, candidates: np.ndarray) -> list[tuple[int, int, Match]]:
         rows = np.unique(candidates[:, :2]).tolist()
-        stored = self._reader.read_stored([self._ids[row] for row in rows])
+        stored = self._read([self._ids[row] for row in rows])
         bands = {row: self._bands(values) for row, values in zip(rows, stored, strict=True)}
         return [
             (one, other, correlate(bands[one], bands[other], lag, self._scale))
