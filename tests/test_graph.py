@@ -262,7 +262,8 @@ def test_a_label_retrains_the_folds_that_train_on_its_clip_alone(changed: Path) 
             (changed / "mine.csv").write_text(f"clip,labels\n{clip[role]},{classes[0]}\n")
             output = run(changed, "dvc", "repro", "--glob", "development*").stdout
             assert stages_run(output) == ["code", "corpus", "development@1"]
-            assert {name.partition("@")[0] for name in stale(changed)} == retrained
+            # The data page tells of the table, whosever labels it replaces.
+            assert {name.partition("@")[0] for name in stale(changed)} == {"report"} | retrained
     finally:
         change_params(changed, {"labels.use": ""})
         run(changed, "dvc", "repro", "-q", "--glob", "development*")
