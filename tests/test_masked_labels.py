@@ -14,6 +14,7 @@ from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.evaluation.intervals import map_interval
 from pipeline.evaluation.metric_functions import average_precision, roc_auc, validate
 from pipeline.evaluation.metrics import evaluate_scores
+from pipeline.models.baselines import kernel_classifier
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, score, support_vectors
 from pipeline.training.classification import classification_loss, smooth_labels
 from pipeline.training.sampling import clip_weights, draw_rows
@@ -133,7 +134,12 @@ def test_balanced_sampling_takes_published_weights() -> None:
 
 
 @pytest.mark.parametrize("solver", [support_vectors(1.0), least_squares(0.1)])
-def test_a_kernel_classifier_of_a_class_is_fitted_on_the_clips_that_are_known(solver: Any) -> None:
+@pytest.mark.parametrize(("most_exact", "most_float32"), [(100, 100), (10, 100), (10, 10)])  # the last on a basis
+def test_a_kernel_classifier_of_a_class_is_fitted_on_the_clips_that_are_known(
+    most_exact: int, most_float32: int, solver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_classifier, "MOST_EXACT_ROWS", most_exact)
+    monkeypatch.setattr(kernel_classifier, "MOST_FLOAT32_ROWS", most_float32)
     generator = np.random.default_rng(0)
     features = generator.normal(size=(30, 4)) + 3 * (np.arange(30)[:, None] % 2)
     targets = np.stack([np.arange(30) % 2 == 0, np.arange(30) % 3 == 0], axis=1).astype(np.float32)
