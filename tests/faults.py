@@ -1,4 +1,4 @@
-"""Faults of storage: a flipped bit, a read that fails, and no permission, also where the tests run as root."""
+"""Faults of storage: a read that fails, and no permission, also where the tests run as root."""
 
 import contextlib
 import ctypes
@@ -9,22 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 _VERSION = 0x20080522  # of the kernel's interface, _LINUX_CAPABILITY_VERSION_3
 _DAC = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
-
-
-def flip(path: Path, generator: np.random.Generator) -> None:
-    """Flip one bit as a failing disk does it: in place, with the size, the time and the mode that the file had."""
-    status, content = path.stat(), bytearray(path.read_bytes())
-    content[generator.integers(len(content))] ^= 1 << generator.integers(8)
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.write(content)
-    path.chmod(status.st_mode)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @contextlib.contextmanager

@@ -167,3 +167,18 @@ def test_without_the_package_the_message_names_it(tmp_path: Path, monkeypatch: p
     )
     with pytest.raises(BadClip, match=message):
         _decode(tmp_path / "a.m4a", b"\0\0\0\x18ftypM4A " + bytes(400))
+
+
+def test_more_channels_than_eight_are_read(tmp_path: Path, av: Any) -> None:
+    """PyAV finds planes behind the last of so many, in memory of others."""
+    samples = np.random.default_rng(0).integers(-9000, 9000, (RATE, 16)).astype(np.int16)
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream = output.add_stream("pcm_s16le", rate=RATE)
+        stream.layout = "hexadecagonal"
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="hexadecagonal")
+        frame.sample_rate = RATE
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    waveform = _decode(tmp_path / "a.mka", file.getvalue())
+    np.testing.assert_allclose(waveform, samples.mean(axis=1) / 32768, atol=1e-6)

@@ -14,11 +14,12 @@ import pytest
 import soundfile
 import zarr
 from conftest import make_clips, make_development, make_wav_corpus, make_waveform
-from faults import failing, flip, forbidden
+from faults import failing, forbidden
 from test_kinds import make_params
 from test_manifest import settle
 from test_spectrogram_stage import PARAMS
 
+from benchmarks.attack.bits import flip
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import flip, forbidden
+from faults import forbidden
 from rich.console import Console
 
+from benchmarks.attack.bits import flip
 from pipeline.artifacts.files import distrust
 from pipeline.errors import ParamsError, SonolexError
 from pipeline.execution import memo as memo_module

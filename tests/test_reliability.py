@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import REPOSITORY, make_clips, make_spectrogram, make_wav_corpus
-from faults import flip
 from safetensors import SafetensorError
 from workspace import FOLDS, change_params, run, stage, stages_run, stale
 
+from benchmarks.attack.bits import flip
 from pipeline.artifacts.files import replacing, storage_fault
 from pipeline.artifacts.model import open_model
 from pipeline.artifacts.spectrogram import open_spectrogram

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults import flip, forbidden
+from faults import forbidden
 from test_training import MODEL, PLAIN, SETTINGS, make_examples, make_model, train_small
 
+from benchmarks.attack.bits import flip
 from pipeline.errors import SonolexError
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.training import checkpoints, loop

@@ -61,7 +61,7 @@ def find_samples(read_at: ReadAt, size: int) -> SampleBytes | None:
 def _riff(read_at: ReadAt, size: int, magic: bytes) -> SampleBytes | None:
     order = _order(big=magic[:4] == b"RIFX")
     long_length: int | None = None  # of RF64
-    for name, start, length in _chunks(read_at, 12, order):
+    for name, start, length in iterate_chunks(read_at, 12, order):
         if name == b"ds64":
             long_length = int.from_bytes(read_at(start + 8, 8), order)
         if name != b"data":
@@ -94,7 +94,7 @@ def _w64(read_at: ReadAt) -> SampleBytes | None:
 
 
 def _iff(read_at: ReadAt) -> SampleBytes | None:
-    for name, start, length in _chunks(read_at, 12, "big"):
+    for name, start, length in iterate_chunks(read_at, 12, "big"):
         unknown = _unknown(length) or _AIFF_UNKNOWN <= length < _AIFF_UNKNOWN + 4096
         if name == b"SSND":
             return SampleBytes(start + 8, None if unknown or length < 8 else length - 8)
@@ -174,7 +174,7 @@ def _matroska_length(data: bytes, position: int) -> tuple[int, int]:
     return position + width, -1 if value == ones else value
 
 
-def _chunks(read_at: ReadAt, position: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
+def iterate_chunks(read_at: ReadAt, position: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, offset of the content, and length in bytes, of the chunks of a RIFF or IFF file."""
     for _ in range(_MOST_CHUNKS):
         header = read_at(position, 8)

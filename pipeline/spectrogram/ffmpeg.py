@@ -91,7 +91,11 @@ class FFmpegReader:
             self._file.close()
             raise FFmpegError("no audio stream")
         self._stream = self._file.streams.audio[0]
-        self.rate: int = self._stream.rate
+        try:
+            self.rate: int = self._stream.rate
+        except AttributeError:  # without a coder the stream has no such field
+            self._file.close()
+            raise FFmpegError("sound of an unknown coder") from None
         self.num_channels: int = self._stream.channels
         self._frames = self._decode()
         self._waiting = np.empty((0, self.num_channels), dtype=np.float32)
@@ -131,7 +135,8 @@ class FFmpegReader:
         """Yield the samples of every packet. Raises FFmpegError for a packet that cannot be decoded, and for a lost end."""
         import av
 
-        resampler, decoded = av.AudioResampler(format="fltp"), 0
+        # Packed, since PyAV looks for a frame's planes beyond the last of more than eight, in memory that is not theirs.
+        resampler, decoded = av.AudioResampler(format="flt"), 0
         with _errors(av.error.FFmpegError):
             for frame in self._file.decode(self._stream):
                 if frame.is_corrupt:
@@ -155,7 +160,7 @@ class FFmpegReader:
 def _samples(frames: "list[AudioFrame]", rate: int, num_channels: int) -> Iterator[np.ndarray]:
     """Yield frames as arrays. Raises FFmpegError where rate or channels change within a file."""
     for frame in frames:
-        samples = np.ascontiguousarray(frame.to_ndarray().T, dtype=np.float32)
+        samples = frame.to_ndarray().reshape(frame.samples, -1)
         if (frame.sample_rate, samples.shape[1]) != (rate, num_channels):
             found = f"{samples.shape[1]} at {frame.sample_rate} Hz"
             raise FFmpegError(f"{num_channels} channels at {rate} Hz, and then {found}")

@@ -8,6 +8,7 @@ before it have left (the bit reservoir). So bytes that are missing, added, or wi
 What is changed inside a frame's data is not: MP3 has no checksum of it.
 """
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -110,9 +111,12 @@ class _Walk:
 
     def run(self) -> Mp3Scan | None:
         self._skip_tags()
+        begin = self._position
         first = self._find(None)
         if first is None:
             return None
+        if self._position > begin and (self._at(begin, first) or re.search(b"Xing|Info", self._file.get(begin, 64))):
+            self._fault = Mp3Fault(cut=False, found=f"a frame at byte {begin} that no other follows")
         declared = self._declared(first)
         if declared is not None:
             self._position += first.length
@@ -171,6 +175,8 @@ class _Walk:
         at = 4 + first.side_length  # decoders look for it here, with or without a checksum
         if first.layer != 3 or frame[at : at + 4] not in (b"Xing", b"Info"):
             return None
+        if any(frame[6:at]):  # behind a checksum; decoders then take the frame for sound, and estimate the number
+            self._fault = Mp3Fault(cut=False, found=f"other bytes than 0 before {frame[at : at + 4].decode()}")
         return int.from_bytes(frame[at + 8 : at + 12], "big") if frame[at + 7] & 1 else 0
 
     def _follow_reservoir(self, header: _Header) -> None:

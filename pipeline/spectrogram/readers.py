@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from pipeline.spectrogram.containers import SampleBytes, find_samples
+from pipeline.spectrogram.contradictions import find_contradiction
 from pipeline.spectrogram.ffmpeg import ADVICE, FFmpegError, FFmpegReader, find_container, has_ffmpeg
 from pipeline.spectrogram.mp3 import Mp3Scan, scan_frames
 from pipeline.spectrogram.ogg import OggScan, scan_pages
@@ -60,6 +61,8 @@ def open_reader(source: Source, path: Path, *, whole: bool) -> Iterator[AudioRea
     """
     if source.size == 0:
         raise BadClip("empty", f"{path}: expected audio, found a file of 0 bytes")
+    if contradiction := find_contradiction(source.read_at, source.size):
+        raise BadClip("damaged", f"{path}: expected a header that agrees with itself, found {contradiction}")
     samples = find_samples(source.read_at, source.size)
     missing = samples.missing(source.size) if samples else 0
     with contextlib.ExitStack() as opened:
@@ -94,6 +97,8 @@ def _open_with_ffmpeg(source: Source, path: Path, found: str) -> AudioReader:
     container = find_container(source.read_at(0, _SIGNATURE))
     if container is None:
         raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found: {found}")
+    if container.name == "ogg":
+        _require_pages(source, path)
     if not has_ffmpeg():
         missing = f"{container.title}, which libsndfile does not read ({found}); {ADVICE}"
         raise BadClip("unreadable", f"{path}: expected WAV, FLAC, OGG or MP3, found {missing}")
@@ -219,18 +224,27 @@ def _scan(source: Source, kind: str) -> _Scan:
 def _checked_ogg(reader: _SoundfileReader, source: Source, path: Path) -> AudioReader:
     """Return a reader of all streams of an Ogg file. Raises BadClip where it has lost bytes."""
     position = source.tell()
-    scan = _scan(source, "OGG").ogg
-    source.seek(position)  # libsndfile relies on it
-    assert scan is not None
-    if scan.fault:
+    try:
+        scan = _require_pages(source, path)
+    except BadClip:
         reader.close()
-        chain = "pages that follow each other, each with its checksum"
-        expected = "a last page that ends the stream" if scan.fault.cut else chain
-        raise _faulty(path, f"{expected} (RFC 3533)", scan.fault.found, cut=scan.fault.cut)
+        raise
+    source.seek(position)  # libsndfile relies on it
     if len(scan.links) <= 2:
         return reader
     reader.close()
     return _open_links(source, path, scan.links)
+
+
+def _require_pages(source: Source, path: Path) -> OggScan:
+    """Return what the pages of an Ogg file say. Raises BadClip where it has lost bytes."""
+    scan = _scan(source, "OGG").ogg
+    assert scan is not None
+    if scan.fault:
+        chain = "pages that follow each other, each with its checksum"
+        expected = "a last page that ends the stream" if scan.fault.cut else chain
+        raise _faulty(path, f"{expected} (RFC 3533)", scan.fault.found, cut=scan.fault.cut)
+    return scan
 
 
 def _open_links(source: Source, path: Path, links: list[int]) -> _ChainedReader:

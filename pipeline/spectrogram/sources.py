@@ -23,6 +23,8 @@ from pipeline.errors import CorpusError
 # A member is read into memory as a whole; ten seconds of the largest format take 60 MB.
 _LARGEST_MEMBER = 1 << 30  # bytes
 
+_FURTHEST = 1 << 62  # bytes; systems do not seek beyond 1 << 63
+
 REMEMBERED = 1024  # files whose digest and structure are kept, since a long recording may have many clips
 
 
@@ -83,8 +85,9 @@ class Source:
         return FileState.of(self._raw) if isinstance(self._raw, io.BufferedReader) else None
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, and return the new position."""
-        return self._raw.seek(offset, whence)
+        """Move, and return the new position; a damaged header may name any, and none that is no position is sought."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._raw.tell(), os.SEEK_END: self.size}[whence]
+        return self._raw.seek(max(0, min(base + offset, _FURTHEST)))
 
     def tell(self) -> int:
         """Return the position."""
