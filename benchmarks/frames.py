@@ -42,7 +42,9 @@ def write_spectrogram(path: Path, clips: int, frames_per_clip: int, dtype: str) 
             turn = int(rng.integers(frames_per_clip))
             stored, _ = store(np.roll(originals[number % _DISTINCT] + noise, turn, axis=0), params.metadata)
             start = len(pieces) * frames_per_clip
-            rows.append((f"clip{number:06d}", f"{number:032d}", name, start, frames_per_clip, 0.0, 0.0, "ok", "", ""))
+            file = (16000, 1, 8000.0)  # rate, channels and bandwidth
+            place = (name, start, frames_per_clip)
+            rows.append((f"clip{number:06d}", f"{number:032d}", *place, 0.0, 0.0, *file, "ok", "", ""))
             pieces.append(stored)
         FRAMES.arrays["*"].write(group, name, np.concatenate(pieces), (CHUNK_FRAMES, FRONT_END.n_mels))
         shards[name] = len(pieces) * frames_per_clip
