@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,15 @@ class Page:
             (function look() {{ if ({condition}) done(true); else if (Date.now() > end)
                 fail("never: " + {json.dumps(condition)}); else setTimeout(look, 20); }})(); }})"""
         self.run(script)
+
+    def reload(self, seconds: float = 20) -> None:
+        """Load the page again. Whether it is there is asked again and again: a promise would end with the old page."""
+        self.run("window.isOld = true")
+        self.call("Page.reload")
+        end = time.monotonic() + seconds
+        while not self.run("!window.isOld && document.readyState === 'complete'"):
+            assert time.monotonic() < end, "never loaded again"
+            time.sleep(0.02)
 
     def picture(self, path: Path, *, width: int, height: int, dark: bool = False, scale: float = 1) -> None:
         """Save what a screen of this size shows."""

@@ -190,8 +190,7 @@ def test_the_page_writes_a_table_that_labels_use_reads(tmp_path: Path) -> None:
         assert page.run("document.getElementById('count').textContent") == "Labels of 2 clips changed"
         expected = {"clip003": ["class_3"], "clip027": ["a|b, <c>"], "clip050": ["class_7"]}
         assert read_back(page, layout, tmp_path) == expected
-        page.run("window.isOld = true; location.reload()")
-        page.wait("!window.isOld && document.readyState === 'complete'")
+        page.reload()
         assert page.run("document.querySelectorAll('.clip.changed').length") == 2
         page.run("document.getElementById('reset').click()")
         assert page.run("document.querySelectorAll('.clip.changed').length") == 0
