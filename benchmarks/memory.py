@@ -46,8 +46,9 @@ def stages() -> list[tuple[str, list[str]]]:
     model = [_MODEL, "--vocabulary", *tokens, "--seed", _SEED]
     return [
         ("corpus", []),
-        ("split", [_FOLD]),
         ("spectrogram", []),
+        ("duplicates", []),
+        ("split", [_FOLD]),
         ("development", [_FOLD]),
         ("vocabulary", tokens),
         ("tokenize", tokens),

@@ -40,6 +40,7 @@ from tools import bundle, predict
 _STAGES = (
     "corpus",
     "spectrogram",
+    "duplicates",
     "split 1",
     "development 1",
     "vocabulary kmeans --fold 1",

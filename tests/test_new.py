@@ -288,5 +288,7 @@ def test_a_published_fold_without_a_class_is_an_obstacle(tmp_path: Path) -> None
 def test_three_hundred_instruments_in_ten_folders() -> None:
     output = _new(INSTRUMENTS, "--yes")
     assert "300 OGG VORBIS" in output
-    assert "warning" not in output
+    (warning,) = re.findall(r"warning: .*", output)
+    assert "1 pairs among 300 decoded clips" in warning
+    assert "Snare_drum/229be2be.ogg = Snare_drum/5ce40b1b.ogg (0.87)" in warning
     assert read_params(Path("params.yaml"))["experiment"]["folds"] == ["1", "2", "3", "4", "5"]
