@@ -45,6 +45,11 @@ class _Scan(NamedTuple):
     vectors: np.ndarray  # (landmark, VECTOR_SIZE) float16
 
 
+class _Candidates(NamedTuple):
+    stands_for: np.ndarray  # (clip,) int64: the first clip with the same frames
+    places: np.ndarray  # (candidate, 3): two clips, and a lag in frames
+
+
 _Read = Callable[[Sequence[str]], Sequence[np.ndarray]]
 
 
@@ -55,13 +60,18 @@ def find_pairs(spectrogram: Spectrogram, threshold: float) -> list[Pair]:
     """
     reader = FrameReader(spectrogram)
     search = _Search(reader.ok(spectrogram.index.list("clip_id")), reader.read_stored, spectrogram.metadata)
-    return search.find(threshold)
+    candidates = search.candidates()
+    log.info(
+        "comparing %d clips at %d places where they may be alike", len(candidates.stands_for), len(candidates.places)
+    )
+    return search.confirm(candidates, threshold)
 
 
 def find_pairs_among(frames: Mapping[str, np.ndarray], front_end: FrontEndMetadata, threshold: float) -> list[Pair]:
     """Return the same among clips in memory: id -> log-mel frames (frame, mel) float32, in the front end's units."""
     metadata: SpectrogramMetadata = {**front_end, "dtype": "float32", "scale": 1.0, "offset": 0.0}
-    return _Search(list(frames), lambda ids: [frames[clip_id] for clip_id in ids], metadata).find(threshold)
+    search = _Search(list(frames), lambda ids: [frames[clip_id] for clip_id in ids], metadata)
+    return search.confirm(search.candidates(), threshold)
 
 
 def _stand_ins(digests: Sequence[bytes]) -> np.ndarray:
@@ -76,16 +86,19 @@ class _Search:
     def __init__(self, ids: Sequence[str], read: _Read, metadata: SpectrogramMetadata) -> None:
         self._ids, self._read, self._metadata, self._scale = ids, read, metadata, Scale.of(metadata)
 
-    def find(self, threshold: float) -> list[Pair]:
-        """Return all pairs with at least this correlation, in the order of the clips."""
+    def candidates(self) -> _Candidates:
+        """Read all clips once, and return where pairs of them may be alike."""
         scan = self.scan()
         stands_for = _stand_ins(scan.digests)
         own = stands_for[scan.owners] == scan.owners
-        candidates = find_candidates(scan.owners[own], scan.positions[own], scan.vectors[own])
-        log.info("comparing %d clips at %d places where they may be alike", len(scan.digests), len(candidates))
-        found = {(one, row): self.pair(one, row, None) for row, one in enumerate(stands_for.tolist()) if one != row}
+        return _Candidates(stands_for, find_candidates(scan.owners[own], scan.positions[own], scan.vectors[own]))
+
+    def confirm(self, candidates: _Candidates, threshold: float) -> list[Pair]:
+        """Return the pairs with at least this correlation, in the order of the clips."""
+        stands_for = candidates.stands_for.tolist()
+        found = {(one, row): self.pair(one, row, None) for row, one in enumerate(stands_for) if one != row}
         matches: dict[tuple[int, int], Match] = {}
-        for one, other, match in self.compare(candidates):
+        for one, other, match in self.compare(candidates.places):
             if match.correlation >= threshold and match > matches.get((one, other), Match(0.0, 0)):
                 matches[one, other] = match
         found |= {(one, other): self.pair(one, other, match) for (one, other), match in matches.items()}
