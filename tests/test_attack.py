@@ -43,3 +43,13 @@ def test_no_kill_of_a_stage_changes_a_byte(finished: Path, tmp_path: Path) -> No
     )
     _require_none_silent(tallies)
     assert {tally.counts["right"] for tally in tallies[:-1]} == {5}
+
+
+@pytest.mark.parametrize(
+    ("rows", "begun"),
+    [(b"", True), (b"a,b\n", True), (b"a,b\n1", False), (b"a,b\n2,2\n", False), (b"a,b\n1,2\n", True)],
+)
+def test_a_killed_run_leaves_the_first_rows_of_its_curves(rows: bytes, begun: bool, tmp_path: Path) -> None:
+    path = tmp_path / kills.CURVES
+    path.write_bytes(rows)
+    assert kills._is_begun(path, b"a,b\n1,2\n") == begun
