@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sounds import CASES
 from test_corpora import table_params
 
 from pipeline.artifacts.clips import open_clips
@@ -15,7 +16,7 @@ from pipeline.corpora.spelling import safe_folds, spelled_on_disk, tidied
 from pipeline.errors import CorpusError
 from pipeline.params import is_safe_name
 
-TABLES = Path("/work/shared/cases/tables")
+TABLES = CASES / "tables"
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.duplicates import DUPLICATES, DuplicatesTable
 from pipeline.artifacts.splits import Role
-from pipeline.corpora.splitting import exclude_copies
+from pipeline.corpora.splitting import exclude_copies, first_linked
 
 
 class SeparatedPair(NamedTuple):
@@ -39,7 +39,7 @@ def join_copies(clips: ClipTable, duplicates: DuplicatesTable) -> ClipTable:
     if not len(duplicates):
         return clips
     ones, others = (_rows(clips, duplicates, name) for name in ("clip_id", "other_id"))
-    first = _first_linked(ones.tolist(), others.tolist())
+    first = first_linked(zip(ones.tolist(), others.tolist(), strict=True))
     rows = np.arange(len(clips))
     rows[list(first)] = list(first.values())
     contents = clips["content"].take(pa.array(rows))
@@ -64,22 +64,6 @@ def find_separated(clips: ClipTable, duplicates: DuplicatesTable, roles: Sequenc
     )
     rows = zip(duplicates.list("clip_id"), ours, duplicates.list("other_id"), theirs, strict=True)
     return [pair for pair in map(SeparatedPair._make, rows) if len({pair.role, pair.other_role, "excluded"}) == 3]
-
-
-def _first_linked(ones: Sequence[int], others: Sequence[int]) -> dict[int, int]:
-    """Return for each row that is linked, directly or through others, the first row that it is linked with."""
-    parents: dict[int, int] = {}
-
-    def root(row: int) -> int:
-        while parents.setdefault(row, row) != row:
-            parents[row] = parents[parents[row]]
-            row = parents[row]
-        return row
-
-    for one, other in zip(ones, others, strict=True):
-        first, second = sorted((root(one), root(other)))
-        parents[second] = first
-    return {row: root(row) for row in list(parents)}
 
 
 def _rows(clips: ClipTable, duplicates: DuplicatesTable, column: str) -> np.ndarray:

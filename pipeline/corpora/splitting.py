@@ -17,9 +17,9 @@ near-duplicates count, `pipeline/corpora/copies.py` has given them one. Roles fo
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,8 @@ _REMEDY = (
     "corpus.min_clips=1 leaves such classes out, corpus.parts takes a larger part, and without an evaluation set "
     "corpus.test_share=0.1 draws test clips"
 )
+
+T = TypeVar("T", int, str)
 
 Source = Literal["published roles", "published folds", "drawn folds"]
 
@@ -274,24 +276,30 @@ def _draw_validation(clips: ClipTable, roles: list[Role], fold: str, params: Spl
         roles[position] = "validation"
 
 
+def first_linked(pairs: Iterable[tuple[T, T]]) -> dict[T, T]:
+    """Return for each member of the pairs the smallest one that it is linked with, directly or through others."""
+    parents: dict[T, T] = {}
+
+    def root(member: T) -> T:
+        while parents.setdefault(member, member) != member:
+            parents[member] = parents[parents[member]]
+            member = parents[member]
+        return member
+
+    for one, other in pairs:
+        roots = root(one), root(other)
+        parents[max(roots)] = min(roots)
+    return {member: root(member) for member in list(parents)}
+
+
 def _units(clips: ClipTable) -> pa.Array:
     """Return the unit that each clip is drawn with: its group, joined with all groups that share audio with it."""
     groups, contents = clips["group"].combine_chunks(), clips["content"].combine_chunks()
     sharing = pc.is_in(contents, _repeated(contents.filter(pa.array(_audible(clips)))))
-    parents: dict[str, str] = {}
-
-    def root(group: str) -> str:
-        while parents.setdefault(group, group) != group:
-            parents[group] = parents[parents[group]]
-            group = parents[group]
-        return group
-
     first_with: dict[str, str] = {}
-    for group, content in zip(groups.filter(sharing).to_pylist(), contents.filter(sharing).to_pylist(), strict=True):
-        one, other = sorted((root(group), root(first_with.setdefault(content, group))))
-        parents[other] = one
-    joined = pa.array(list(parents), pa.string())
-    roots = pa.array([root(group) for group in joined.to_pylist()], pa.string())
+    shared = zip(groups.filter(sharing).to_pylist(), contents.filter(sharing).to_pylist(), strict=True)
+    first = first_linked((group, first_with.setdefault(content, group)) for group, content in shared)
+    joined, roots = pa.array(list(first), pa.string()), pa.array(list(first.values()), pa.string())
     return pc.coalesce(roots.take(pc.index_in(groups, joined)), groups)
 
 
