@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, Tag, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
@@ -137,6 +137,9 @@ def _locate(kind: object, location: tuple[int | str, ...]) -> tuple[list[str], l
     keys: list[str] = []
     names: list[str] = []
     for part in location:
+        if part in (named := _named_members(kind)):
+            kind = named[part]
+            continue
         forms = members(kind)
         tagged = [form for form in forms if len(forms) > 1 and part in _tags(form)]
         if tagged:
@@ -166,6 +169,17 @@ def members(kind: object) -> list[object]:
     if get_origin(kind) in (Union, types.UnionType):
         return [m for argument in get_args(kind) for m in members(argument) if m is not type(None)]
     return [kind]
+
+
+def _named_members(kind: object) -> dict[object, object]:
+    """Return the members of a union by the tag that each is annotated with; none where they have no tags."""
+    return {
+        note.tag: get_args(member)[0]
+        for member in get_args(kind)
+        if get_origin(member) is Annotated
+        for note in get_args(member)[1:]
+        if isinstance(note, Tag)
+    }
 
 
 def fields_of(member: object) -> dict[str, FieldInfo]:

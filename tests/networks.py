@@ -30,7 +30,7 @@ STEMS: dict[str, Section] = {
     "convolution_1d": {"kind": "convolution_1d", "channels": [20, 16], "strides": [2, 1], "kernel": 5},
     "linear": {"kind": "linear"},
     "identity": {"kind": "identity"},
-    "fixed_length": {"kind": "fixed_length", "frames": 64},
+    "fixed_length": {"kind": "fixed_length", "frames": 64, "fill": "silence"},
 }
 ENCODERS: dict[str, Section] = {
     "transformer": {"kind": "transformer", "width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0},
@@ -45,7 +45,13 @@ ENCODERS: dict[str, Section] = {
     },
     "lstm": {"kind": "lstm", "input_size": None, "width": 32, "depth": 1, "dropout": 0.0},
     "cnn": {"kind": "cnn", "channels": [8, 16, 24], "strides": [[2, 2]] * 3, "kernel": 3},
-    "timm": {"kind": "timm", "network": "mobilenetv3_small_050", "drop_path": 0.0},
+    "timm": {
+        "kind": "timm",
+        "network": "mobilenetv3_small_050",
+        "drop_path": 0.0,
+        "norm_epsilon": None,
+        "norm_momentum": None,
+    },
     "identity": {"kind": "identity"},
 }
 HEADS: dict[str, Section] = {

@@ -285,10 +285,6 @@ def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
         ),
         (
             network(input__normalisation="pretrained"),
-            r"input: std_scale 1\.0 must be 2 with normalisation `pretrained`",
-        ),
-        (
-            network(input__normalisation="pretrained", input__std_scale=2.0),
             r"input\.normalisation: `pretrained` needs pretrained weights of log-mel frames; use `corpus`",
         ),
         (

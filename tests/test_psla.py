@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from networks import build, changed, params_of
+from psla_authors import make_psla
 from safetensors.torch import save_file
 from test_training import SETTINGS, Memory
 from torch import nn
@@ -20,7 +21,7 @@ from pipeline.models.encoders.identity import IdentityParams as IdentityEncoderP
 from pipeline.models.encoders.timm_network import TimmNetwork, TimmParams
 from pipeline.models.heads.attention import AttentionParams, AttentionPooling
 from pipeline.models.inputs.frames import Frames, FramesParams
-from pipeline.models.network import Network, open_pretrained_weights
+from pipeline.models.network import Network, fit_normalisation, open_pretrained_weights
 from pipeline.models.stems.identity import Identity, IdentityParams
 from pipeline.training.distributed import init_distributed
 from pipeline.training.loop import TrainParams
@@ -32,7 +33,7 @@ SECTION: dict[str, Any] = {
     "kind": "network",
     "input": {"kind": "frames", "normalisation": "corpus", "std_scale": 1.0},
     "stem": {"kind": "identity"},
-    "encoder": {"kind": "timm", "network": SMALL, "drop_path": 0.0},
+    "encoder": {"kind": "timm", "network": SMALL, "drop_path": 0.0, "norm_epsilon": None, "norm_momentum": None},
     "head": {"kind": "attention", "heads": 2},
     "pretrained": None,
 }
@@ -53,7 +54,8 @@ def _stem(num_features: int = 32) -> Identity:
 def _encoder(name: str) -> TimmNetwork:
     """Return an encoder whose norms have seen data: untrained ones map zero to zero, and could hide a leak."""
     torch.manual_seed(0)
-    encoder = TimmNetwork(TimmParams(kind="timm", network=name, drop_path=0.0), _stem())
+    params = TimmParams(kind="timm", network=name, drop_path=0.0, norm_epsilon=None, norm_momentum=None)
+    encoder = TimmNetwork(params, _stem())
     for layer in encoder.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.0)
@@ -264,20 +266,36 @@ def test_imagenet_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPa
         _load(_build(), f"{SMALL}.lamb_in1k")
 
 
-def test_training_begins_at_the_weights_and_the_model_keeps_their_digest(tmp_path: Path) -> None:
-    path = tmp_path / "rgb.safetensors"
-    rgb = _rgb_file(path)
+def _train(path: Path, tmp_path: Path, rate: float) -> tuple[Any, Any]:
+    """Train an epoch on from the weights at `path`, and return the new ones and the metadata of the input."""
     weights_of = {"kind": "timm", "source": str(path), "digest": None}
     section = changed(SECTION, {"pretrained": weights_of, "input.normalisation": "none"})
     inputs = Memory(6)
     training = Examples(list(inputs.clips), np.eye(3, dtype=np.float32)[np.arange(6) % 3])
     data = TrainingData(inputs, training, Examples([], np.zeros((0, 3), np.float32)), "one", None, None)
-    settings = TrainParams.model_validate(SETTINGS | {"epochs": 1, "learning_rate": 1e-9})
+    settings = TrainParams.model_validate(SETTINGS | {"epochs": 1, "learning_rate": rate})
     with init_distributed() as context:
         weights, _, metadata, _ = train_model(
             params_of(section), settings, data,
             seed=0, curves_path=tmp_path / "live", context=context, score=lambda scores, targets: {},
         )  # fmt: skip
+    return weights, metadata
+
+
+@pytest.mark.parametrize(("rate", "warns"), [(2e-3, True), (1e-3, False)])
+def test_a_rate_above_all_published_ones_is_warned_of(
+    tmp_path: Path, rate: float, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rgb.safetensors"
+    _rgb_file(path)
+    _train(path, tmp_path, rate)
+    assert ("train.learning_rate 0.002 is above 0.001" in caplog.text) == warns
+
+
+def test_training_begins_at_the_weights_and_the_model_keeps_their_digest(tmp_path: Path) -> None:
+    path = tmp_path / "rgb.safetensors"
+    rgb = _rgb_file(path)
+    weights, metadata = _train(path, tmp_path, 1e-9)
     summed = rgb["conv_stem.weight"].sum(1, keepdim=True).numpy()
     np.testing.assert_allclose(weights["encoder.network.conv_stem.weight"], summed, atol=1e-5)
     assert metadata["pretrained"] == {"digest": file_digest(path)}
@@ -298,3 +316,146 @@ def test_training_begins_at_the_weights_and_the_model_keeps_their_digest(tmp_pat
 def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         params_of(changed(SECTION, changes))
+
+
+# the authors' checkpoints
+
+MEAN, STD = -4.6476, 4.5699
+FRONT_END = {"front_end": "kaldi", "sample_rate": 16000, "win_length": 400, "hop_length": 160, "n_mels": 128}
+PUBLISHED = changed(
+    SECTION,
+    {
+        "input": {"kind": "frames", "normalisation": "pretrained", "std_scale": 1.0},
+        "stem": {"kind": "fixed_length", "frames": 352, "fill": "zero"},
+        "encoder": {
+            "kind": "timm",
+            "network": "efficientnet_b0",
+            "drop_path": 0.2,
+            "norm_epsilon": 1e-3,
+            "norm_momentum": 0.01,
+        },
+        "head.heads": 4,
+    },
+)
+
+
+def _write_authors(path: Path, size: int = 0, num_classes: int = 5, heads: int = 4) -> nn.Module:
+    oracle = make_psla(size, num_classes, heads)
+    torch.save(nn.DataParallel(oracle).state_dict(), path)
+    return oracle
+
+
+def _begin(path: Path, num_classes: int = 5, **changes: Any) -> Any:
+    """Return a network with the authors' weights, as training opens it."""
+    weights = {"kind": "psla", "source": str(path), "digest": None, "mean": MEAN, "std": STD}
+    section = changed(PUBLISHED, {"pretrained": weights} | {key.replace("__", "."): v for key, v in changes.items()})
+    params = params_of(section)
+    checkpoint = open_pretrained_weights(params, FRONT_END)
+    assert checkpoint is not None
+    normalisation = fit_normalisation(params, lambda: (0.0, 1.0), checkpoint)
+    metadata = {"n_mels": 128, "normalisation": normalisation, "pretrained": checkpoint.metadata}
+    model = Network(params, metadata, num_classes).eval()  # type: ignore[arg-type]
+    model.load_weights(params, checkpoint)
+    return model
+
+
+def _probabilities(oracle: nn.Module, frames: torch.Tensor, length: int) -> torch.Tensor:
+    """Return the authors' probabilities of normalised frames, padded with 0 in the units of log-mel, or cut, to a length."""
+    fill = -MEAN / STD
+    padded: torch.Tensor = oracle(nn.functional.pad(frames, (0, 0, 0, length - frames.shape[1]), value=fill))
+    return padded
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("num_frames", [298, 400])
+def test_the_authors_weights_give_the_authors_probabilities(tmp_path: Path, heads: int, num_frames: int) -> None:
+    """Padding to a fixed length and weights of heads that do not sum to 1 included."""
+    oracle = _write_authors(tmp_path / "psla.pth", heads=heads)
+    model = _begin(tmp_path / "psla.pth", head__heads=heads)
+    frames = torch.randn(2, num_frames, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = _probabilities(oracle, frames, 352)
+        torch.testing.assert_close(model(frames, None).sigmoid(), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("network", "epsilon"), [("tf_efficientnet_b0", 1e-3), ("efficientnet_b0", 1e-5), ("efficientnet_b0", None)]
+)
+def test_networks_that_differ_from_the_authors_are_refused(tmp_path: Path, network: str, epsilon: float | None) -> None:
+    _write_authors(tmp_path / "psla.pth")
+    with pytest.raises(ParamsError, match=r"encoder\.network efficientnet_b0 to b7 with encoder\.norm_epsilon 0\.001"):
+        _begin(tmp_path / "psla.pth", encoder__network=network, encoder__norm_epsilon=epsilon)
+
+
+def test_a_probability_above_one_is_cut_off(tmp_path: Path) -> None:
+    tensors = make_psla().state_dict()
+    tensors["attention.head_weight"] = torch.full((4,), 0.5)
+    for head in range(4):
+        tensors[f"attention.cla.{head}.bias"] += 20.0
+    torch.save(tensors, tmp_path / "psla.pth")
+    logits = _begin(tmp_path / "psla.pth")(torch.zeros(1, 352, 128), None)
+    torch.testing.assert_close(logits.sigmoid(), torch.ones(1, 5))
+
+
+def test_a_head_for_other_classes_is_new_and_an_average(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _write_authors(tmp_path / "psla.pth")
+    model = _begin(tmp_path / "psla.pth", num_classes=3)
+    assert "its head is for 5 classes, this corpus has 3" in caplog.text
+    assert model.head.head_weights.exp().sum().item() == pytest.approx(1)
+
+
+def test_norms_have_the_settings_that_are_given() -> None:
+    model = build(changed(SECTION, {"encoder.norm_epsilon": 1e-3, "encoder.norm_momentum": 0.01}), {"n_mels": 32}, 5)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {(layer.eps, layer.momentum) for layer in norms} == {(1e-3, 0.01)}
+    untouched = [layer for layer in _build().modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {(layer.eps, layer.momentum) for layer in untouched} == {(1e-5, 0.1)}
+
+
+def _negative_head(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["attention.head_weight"][0] = -0.1
+
+
+def _lost_block(tensors: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("effnet._blocks.15.")]:
+        del tensors[name]
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes", "message"),
+    [
+        (_negative_head, {}, r"attention\.head_weight: expected weights above 0, found \[-0\.1"),
+        (_lost_block, {}, r"expected an EfficientNet b0 to b7 .* found 15 blocks and 1280"),
+        (
+            lambda tensors: tensors.pop("effnet._bn0.bias"),
+            {},
+            r"tensors of the encoder, found 1 that differ \(bn1\.bias",
+        ),
+        (lambda tensors: tensors.clear(), {}, r"expected the tensor effnet\._conv_stem\.weight .* found no tensors"),
+        (lambda tensors: None, {"head__heads": 2}, r"expected 2 attention heads, .* found 4; set head\.heads to 4"),
+        (lambda tensors: None, {"encoder__network": "efficientnet_b2"}, r"set encoder\.network to efficientnet_b0"),
+    ],
+)
+def test_weights_of_the_authors_that_do_not_fit_are_named(
+    tmp_path: Path, damage: Any, changes: dict[str, Any], message: str
+) -> None:
+    tensors = dict(make_psla().state_dict())
+    damage(tensors)
+    torch.save(tensors, tmp_path / "psla.pth")
+    with pytest.raises(SonolexError, match=message):
+        _begin(tmp_path / "psla.pth", **changes)
+
+
+def test_the_mean_of_a_mobilenet_is_taken_before_the_sigmoid() -> None:
+    """P-10: features pooled over the clip, one linear layer, a sigmoid; timm's own classifier is the oracle."""
+    section = changed(SECTION, {"encoder.network": "mobilenetv2_100", "head": {"kind": "pooled", "pooling": "mean"}})
+    model = build(section, {"n_mels": 128}, 5).eval()
+    theirs = timm.create_model("mobilenetv2_100", in_chans=1, num_classes=5).eval()
+    theirs.load_state_dict({**model.encoder.network.state_dict(), **_as_classifier(model.head.classify)})
+    frames = torch.randn(2, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(model(frames, None), theirs(frames.transpose(1, 2)[:, None]), atol=1e-5, rtol=1e-4)
+
+
+def _as_classifier(layer: nn.Linear) -> dict[str, torch.Tensor]:
+    return {f"classifier.{name}": values for name, values in layer.state_dict().items()}

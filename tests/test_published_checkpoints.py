@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 import transformers
+from psla_authors import make_psla
 from rich.console import Console
 from safetensors.torch import save_file
 from test_checkpoint_formats import FRAMES, NUM_CLASSES, Oracle, make_deit, make_huggingface, make_original
@@ -81,6 +82,24 @@ def test_the_authors_file_for_audioset_needs_nothing_else(tmp_path: Path, stride
     np.testing.assert_allclose(classifier.logits([frames]), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "frames", "first"), [(527, 1056, "Speech"), (200, 3000, "Accelerating_and_revving_and_vroom")]
+)
+def test_the_file_of_pslas_authors_needs_nothing_else(
+    tmp_path: Path, num_classes: int, frames: int, first: str
+) -> None:
+    """Of AudioSet and of FSD50K: the number of classes tells which, and with it frames and names."""
+    oracle = make_psla(2, num_classes)
+    torch.save(torch.nn.DataParallel(oracle).state_dict(), tmp_path / "psla.pth")
+    classifier = open_checkpoint(tmp_path / "psla.pth")
+    assert (classifier.classes[0], len(classifier.classes), classifier.label_kind) == (first, num_classes, "many")
+    clip = np.random.default_rng(0).normal(-4, 4, (500, 128)).astype(np.float32)
+    padded = np.pad(clip, ((0, frames - len(clip)), (0, 0)))
+    with torch.no_grad():
+        expected = oracle(torch.from_numpy((padded + 4.6476) / 4.5699)[None]).numpy()
+    np.testing.assert_allclose(classifier.scores(classifier.logits([clip])), expected, atol=1e-6)
+
+
 def test_the_authors_file_for_speech_commands_takes_a_list_of_classes(tmp_path: Path) -> None:
     oracle = make_original(tmp_path / "speech.pth", frames=128, **SMALL)
     classifier = open_checkpoint(tmp_path / "speech.pth", write_names(tmp_path / "names.txt"))
@@ -146,7 +165,7 @@ WRONG = {
     "photographs": (
         lambda path: torch.save(make_deit().state_dict(), path / "x.pth"), "x.pth", "photographs.*pretrained.source",
     ),
-    "another program's": (_foreign, "x.pth", r"with v\.cls_token, found fc\.weight, \.\.\."),
+    "another program's": (_foreign, "x.pth", r"with v\.cls_token or .*, found fc\.weight, \.\.\."),
     "of other lengths": (
         lambda path: make_original(path / "x.pth", frames=64, **SMALL), "x.pth", "found 60, .*Hugging Face folder",
     ),
@@ -164,7 +183,7 @@ WRONG = {
     "more names than classes": (
         lambda path: _config(path, id2label={str(n): f"c{n}" for n in range(9)}), "", "the 7 classes .*found 9; pass",
     ),
-    "other sizes than the weights": (lambda path: _config(path, hidden_size=64), "", "weights of one AST, found others"),
+    "other sizes than the weights": (lambda path: _config(path, hidden_size=64), "", "weights of one network, found others"),
     "sizes that are no numbers": (lambda path: _config(path, patch_size="a"), "", "found .*patch_size 'a'.*fetch it again"),
     "gaps in the labels": (lambda path: _config(path, id2label={"0": "a", "9": "b"}), "", "numbers 0 to 1, found others"),
     "truncated": (

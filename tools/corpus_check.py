@@ -79,6 +79,13 @@ def remarks_on_length(experiment: Experiment, seconds: float) -> list[str]:
     ]
 
 
+def rate_remarks(experiment: Experiment) -> list[str]:
+    """Name the networks of the experiment that begin with published weights and too high a learning rate for them."""
+    grid, rate = experiment.sections["experiment"], experiment.sections["train"].learning_rate
+    remarks = {name: experiment.models[name].rate_remark(rate) for name in (*grid.frame_models, *grid.token_models)}
+    return [f"models.{name}.pretrained: {remark}" for name, remark in remarks.items() if remark]
+
+
 def _time_strides(experiment: Experiment) -> dict[str, int]:
     """Return network of the experiment -> frames from one of its positions to the next."""
     grid = experiment.sections["experiment"]

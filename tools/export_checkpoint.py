@@ -17,7 +17,8 @@ from pipeline.errors import SonolexError
 from pipeline.evaluation.network_prediction import build_network
 from pipeline.evaluation.prediction import describe_model
 from pipeline.models.checkpoint_formats import huggingface, original
-from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstForm, ast_form, front_end_differences
+from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstForm, ast_form
+from pipeline.models.checkpoint_formats.checkpoint import front_end_differences
 from pipeline.models.network import Network, NetworkParams
 from pipeline.models.registry import CHECKPOINT_FORMATS, validate_model_params
 from tools.export_report import Export, require_same

@@ -24,7 +24,7 @@ Reads = Literal["frames", "tokens"]  # the artifact that a model's clips come fr
 class Normalisation(TypedDict):
     """Normalisation of log-mel frames: (x - mean) / (std_scale * std); `clip` uses each clip's own mean and std."""
 
-    kind: str  # corpus, clip, none, or pretrained
+    kind: str  # corpus, clip, none, pretrained or constants
     std_scale: float
     mean: float
     std: float
@@ -35,6 +35,7 @@ class PretrainedMetadata(TypedDict, total=False):
 
     digest: str  # of the weights file
     norm_epsilons: list[float]  # of the encoder's layer norms and of the head's; absent where the defaults hold
+    free_head_weights: bool  # weights of attention heads need not sum to 1; absent where they do
 
 
 class InputMetadata(TypedDict, total=False):

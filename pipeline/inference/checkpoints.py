@@ -1,14 +1,16 @@
-"""Published checkpoints of the audio spectrogram transformer (AST; Gong et al., 2021) as classifiers, without training.
+"""Published checkpoints of AST and PSLA (Gong et al., 2021) as classifiers, without training.
 
-Three layouts, which the files themselves tell apart:
+Four layouts, which the files themselves tell apart:
 
 - a Hugging Face folder: config.json, preprocessor_config.json and weights state all there is to know;
 - the authors' `.pth`: frames, strides and normalisation follow from the shapes of its tensors; classes it has none, those of
   AudioSet are in `metadata/`, others are given as a list;
+- PSLA's `.pth`: sizes follow from the shapes of its tensors; frames and classes from the number of classes, 527 of AudioSet
+  or 200 of FSD50K, both of which are in `metadata/`;
 - timm's DeiT, which AST starts from: it knows photographs, and is refused.
 
-Frames are Kaldi's, of 25 ms every 10 ms, in float32; clips are padded or cut to the position table's frames, as in AST's own
-programs. Nothing is fetched from a network.
+Frames are Kaldi's, of 25 ms every 10 ms, in float32; clips are padded or cut to the frames of the training, as in the
+authors' programs. Nothing is fetched from a network.
 """
 
 from collections import Counter
@@ -28,16 +30,21 @@ from pipeline.errors import SonolexError
 from pipeline.evaluation.metric_functions import DECISION_THRESHOLD
 from pipeline.inference.classifier import Classifier, Member
 from pipeline.inference.opening import CONFIG, SUFFIXES, is_checkpoint
-from pipeline.models.checkpoint_formats import huggingface, imagenet, original
-from pipeline.models.checkpoint_formats.ast_checkpoint import AstCheckpoint, AstSizes, published_network
+from pipeline.models.checkpoint_formats import huggingface, imagenet, original, psla
+from pipeline.models.checkpoint_formats.ast_checkpoint import published_network
+from pipeline.models.checkpoint_formats.checkpoint import Checkpoint
 from pipeline.models.checkpoint_formats.files import read_tensors
 from pipeline.models.network import Network, NetworkParams, fit_normalisation
 from pipeline.models.registry import CHECKPOINT_FORMATS, validate_model_params
 from pipeline.spectrogram.kaldi import KaldiFrontEnd, KaldiParams
 
-AUDIOSET_CLASSES = Path(__file__).parents[2] / "metadata" / "audioset" / "class_labels_indices.csv"
+_METADATA = Path(__file__).parents[2] / "metadata"
+AUDIOSET_CLASSES = _METADATA / "audioset" / "class_labels_indices.csv"
 
 _NUM_AUDIOSET_CLASSES = 527
+# Of the authors' runs of PSLA, by corpus; FSD50K's files are known by their 200 classes.
+_FSD50K_CLASSES, _NUM_FSD50K_CLASSES = _METADATA / "fsd50k" / "class_labels_indices.csv", 200
+_AUDIOSET_FRAMES, _FSD50K_FRAMES = 1056, 3000
 _SAMPLE_RATE = 16000  # Hz, of the authors' runs
 _WINDOW, _HOP = 0.025, 0.010  # seconds
 _F_MIN = 20.0  # Hz
@@ -47,7 +54,7 @@ class _Published(NamedTuple):
     """A checkpoint's files as they describe it."""
 
     section: dict[str, object]  # of `models`
-    sizes: AstSizes
+    n_mels: int
     sample_rate: int  # Hz
     classes: list[str] | None  # None = not named in the files
     problem: str | None  # `problem_type` of config.json
@@ -77,7 +84,6 @@ def _open(path: Path, classes: Path | None) -> Classifier:
     assert isinstance(params, NetworkParams)
     assert params.pretrained is not None
     checkpoint = CHECKPOINT_FORMATS[params.pretrained.kind](params.pretrained)
-    assert isinstance(checkpoint, AstCheckpoint)
     names, label_kind = _classes_of(path, published, checkpoint, classes)
     model = _trained_model(path, published, params, checkpoint, names, label_kind)
     return Classifier((Member(model, None),), np.full(len(names), DECISION_THRESHOLD))
@@ -91,17 +97,29 @@ def _in_folder(path: Path) -> bool:
 def _read_folder(path: Path) -> _Published:
     folder = huggingface.read_folder(path if path.is_dir() else path.parent)
     section = published_network(folder.sizes, {"kind": "huggingface", "source": str(path), "digest": None})
-    return _Published(section, folder.sizes, folder.sample_rate, folder.classes, folder.problem)
+    return _Published(section, folder.sizes.n_mels, folder.sample_rate, folder.classes, folder.problem)
 
 
 def _read_file(path: Path) -> _Published:
     tensors = {name.removeprefix(original.PREFIX): tensor for name, tensor in read_tensors(path).items()}
+    if psla.SIGNATURE in tensors:
+        return _read_psla(path, tensors)
     if original.OriginalCheckpoint.signature not in tensors:
         raise _foreign(path, tensors)
     run, sizes = original.published_run(tensors, str(path))
     statistics = {"frames": run.frames, "mean": run.mean, "std": run.std}
     section = published_network(sizes, {"kind": "original", "source": str(path), "digest": None, **statistics})
-    return _Published(section, sizes, _SAMPLE_RATE, None, None)
+    return _Published(section, sizes.n_mels, _SAMPLE_RATE, None, None)
+
+
+def _read_psla(path: Path, tensors: dict[str, Tensor]) -> _Published:
+    sizes = psla.published_sizes(tensors, str(path))
+    statistics = {"mean": psla.MEAN, "std": psla.STD}
+    pretrained = {"kind": "psla", "source": str(path), "digest": None, **statistics}
+    is_fsd50k = sizes.num_classes == _NUM_FSD50K_CLASSES
+    section = psla.published_section(sizes, _FSD50K_FRAMES if is_fsd50k else _AUDIOSET_FRAMES, pretrained)
+    classes = read_class_list(_FSD50K_CLASSES) if is_fsd50k and _FSD50K_CLASSES.is_file() else None
+    return _Published(section, psla.N_MELS, _SAMPLE_RATE, classes, "multi_label_classification")
 
 
 def _foreign(path: Path, tensors: dict[str, Tensor]) -> SonolexError:
@@ -117,25 +135,26 @@ def _foreign(path: Path, tensors: dict[str, Tensor]) -> SonolexError:
         )
     found = ", ".join(list(tensors)[:3]) or "no tensors"
     return SonolexError(
-        f"{path}: expected weights of an AST in its authors' layout, with {original.NAMES.class_token}, found {found}, ...; "
+        f"{path}: expected weights of an AST or PSLA in their authors' layouts, with {original.NAMES.class_token} or "
+        f"{psla.SIGNATURE}, found {found}, ...; "
         "of a model trained here `sonolex bundle MODEL` makes a bundle"
     )
 
 
 def _classes_of(
-    path: Path, published: _Published, checkpoint: AstCheckpoint, listed: Path | None
+    path: Path, published: _Published, checkpoint: Checkpoint, listed: Path | None
 ) -> tuple[list[str], LabelKind]:
     """Return the names of the classes and the kind of labels that the model was trained on."""
-    matrix = checkpoint.tensors.get(checkpoint.classes or "")
-    if matrix is None:
+    count = checkpoint.num_classes
+    if count is None:
         raise SonolexError(
-            f"{path}: expected a classifier, the tensor {checkpoint.classes}, found none: a model for other tasks; take one "
-            "that classifies, or train one from it (docs/models.md)"
+            f"{path}: expected a classifier among the tensors, found none: a model for other tasks; take one that "
+            "classifies, or train one from it (docs/models.md)"
         )
-    names, where = _named_classes(path, published, len(matrix), listed)
-    if len(names) != len(matrix):
+    names, where = _named_classes(path, published, count, listed)
+    if len(names) != count:
         raise SonolexError(
-            f"{where}: expected the {len(matrix)} classes of the classifier in {checkpoint.where}, found {len(names)}; pass "
+            f"{where}: expected the {count} classes of the classifier in {checkpoint.where}, found {len(names)}; pass "
             "the list of the corpus that it was trained on: --classes FILE"
         )
     stated: dict[str | None, LabelKind] = {"single_label_classification": "one", "multi_label_classification": "many"}
@@ -184,11 +203,11 @@ def _trained_model(
     path: Path,
     published: _Published,
     params: NetworkParams,
-    checkpoint: AstCheckpoint,
+    checkpoint: Checkpoint,
     names: Sequence[str],
     label_kind: LabelKind,
 ) -> TrainedModel:
-    front_end = _front_end(published.sizes.n_mels, published.sample_rate)
+    front_end = _front_end(published.n_mels, published.sample_rate)
     section = params.model_dump(mode="json")
     section["pretrained"]["source"] = path.resolve().name  # without folders, as in artifacts
     card: ModelCard = {
@@ -198,7 +217,7 @@ def _trained_model(
         "label_kind": label_kind,
         "reads": "frames",
         "input": {
-            "n_mels": published.sizes.n_mels,
+            "n_mels": published.n_mels,
             "log_floor": front_end["log_floor"],
             "normalisation": fit_normalisation(params, lambda: (0.0, 1.0), checkpoint),
             "pretrained": checkpoint.metadata,
@@ -216,7 +235,7 @@ def _trained_model(
     return TrainedModel(path, weights, card)
 
 
-def _weights(path: Path, params: NetworkParams, checkpoint: AstCheckpoint, card: ModelCard) -> dict[str, np.ndarray]:
+def _weights(path: Path, params: NetworkParams, checkpoint: Checkpoint, card: ModelCard) -> dict[str, np.ndarray]:
     with torch.device("meta"):  # all weights are read: 90 million random ones would take longer than reading them
         network = Network(params, card["input"], len(card["classes"]))
     network.to_empty(device="cpu")
@@ -225,7 +244,7 @@ def _weights(path: Path, params: NetworkParams, checkpoint: AstCheckpoint, card:
     except SonolexError as error:
         reason = str(error).removeprefix("pretrained: ").partition(";")[0]  # its advice is for training
         raise SonolexError(
-            f"{path}: expected weights of one AST, found others ({reason}); take all files from one model, as published"
+            f"{path}: expected weights of one network, found others ({reason}); take all files from one model, as published"
         ) from None
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 

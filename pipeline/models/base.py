@@ -63,6 +63,10 @@ class ModelParams(Params):
         """Frames, or tokens, from one position of a network to the next; None where there are no positions along time."""
         return None
 
+    def rate_remark(self, learning_rate: float) -> str | None:
+        """Return a remark on a peak learning rate that is too high for its pretrained weights; None where it is not."""
+        return None
+
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens the model cannot read."""
 

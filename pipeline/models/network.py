@@ -45,6 +45,9 @@ class NetworkParams(ModelParams):
     def time_stride(self) -> int | None:
         return None if self.stem.time_stride is None else self.stem.time_stride * self.encoder.time_stride
 
+    def rate_remark(self, learning_rate: float) -> str | None:
+        return None if self.pretrained is None else self.pretrained.rate_remark(learning_rate)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> "NetworkParams":
         self._stem_fits_the_encoder()
@@ -64,6 +67,8 @@ class NetworkParams(ModelParams):
             raise ValueError(
                 "input.normalisation: `pretrained` needs pretrained weights of log-mel frames; use `corpus`"
             )
+        if self.input.normalises_as_pretrained and self.pretrained is not None:
+            self.input.require_std_scale(self.pretrained.std_scale)
         return self
 
     def _stem_fits_the_encoder(self) -> None:
@@ -106,6 +111,7 @@ class Network(NeuralModel):
         self.embedding_rate = self.input.embedding_rate
         self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
         self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
+        self.head.free_weights = metadata.get("pretrained", {}).get("free_head_weights", False)
         if "norm_epsilons" in metadata.get("pretrained", {}):
             for part, epsilon in zip((self.encoder, self.head), metadata["pretrained"]["norm_epsilons"], strict=True):
                 _set_norm_epsilons(part, epsilon)

@@ -43,6 +43,9 @@ class InputParams(Params):
         """Whether the normalisation is that of the pretrained weights."""
         return False
 
+    def require_std_scale(self, expected: float) -> None:
+        """Raise ValueError unless frames are scaled as those of the pretrained weights."""
+
     def fit_normalisation(self, corpus: Callable[[], Statistics], pretrained: Statistics | None) -> Normalisation:
         """Return the normalisation, from statistics of the training clips or of the pretrained weights."""
         return NOT_NORMALISED
@@ -216,6 +219,7 @@ class Head(nn.Module, ABC):
     supports_patchout: ClassVar[bool] = True
     supports_time_steps: ClassVar[bool] = False  # it has `classify_time_steps`
     num_class_tokens: int = 0
+    free_weights: bool = False  # those of attention heads need not sum to 1, as in PSLA's published weights
 
     def __init__(self, params: HeadParams, stem: Stem, encoder: Encoder, num_classes: int) -> None:
         super().__init__()

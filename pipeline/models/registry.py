@@ -81,6 +81,7 @@ CHECKPOINT_FORMATS: "Registry[type[Checkpoint]]" = Registry(
         "huggingface": "pipeline.models.checkpoint_formats.huggingface:HuggingFaceCheckpoint",
         "imagenet": "pipeline.models.checkpoint_formats.imagenet:ImageNetCheckpoint",
         "timm": "pipeline.models.checkpoint_formats.timm_weights:TimmCheckpoint",
+        "psla": "pipeline.models.checkpoint_formats.psla:PslaCheckpoint",
     },
 )
 

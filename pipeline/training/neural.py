@@ -5,6 +5,7 @@ Every epoch is a row of `epochs.csv` (`pipeline/artifacts/curves.py`) and goes t
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,8 @@ from pipeline.training.trackers import TrackedRun, open_trackers
 from pipeline.training.trainers import Examples, Fitted, Score, TrainingData, Weights
 from pipeline.training.validation import Examples as StoredExamples
 from pipeline.training.validation import Validation
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -80,6 +83,8 @@ def train_model(
     checkpoint = open_pretrained_weights(params, inputs.front_end)
     normalisation = fit_normalisation(params, lambda: inputs.statistics(training.clip_ids), checkpoint)
     input_metadata: InputMetadata = {**inputs.metadata, "normalisation": normalisation}
+    if remark := params.rate_remark(settings.learning_rate):
+        log.warning("pretrained: %s", remark)
     if checkpoint is not None:
         input_metadata["pretrained"] = checkpoint.metadata
     model = Network(params, input_metadata, training.targets.shape[1])

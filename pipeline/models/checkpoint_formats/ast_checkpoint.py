@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.artifacts.model import PretrainedMetadata
 from pipeline.errors import SonolexError
-from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
+from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams, warn_of_frames, warn_of_new_head
 from pipeline.models.encoders.transformer import NORM_EPSILON, TransformerParams
 from pipeline.models.heads.class_token import NORM_EPSILON as HEAD_NORM_EPSILON
 from pipeline.models.heads.class_token import ClassTokenParams
@@ -35,14 +35,6 @@ log = logging.getLogger(__name__)
 N_MELS = 128  # of every published AST
 _HEAD_WIDTH = 64  # of an attention head, of every DeiT and every AST
 _PREFIX = "module."  # of the authors' files
-# Front-end settings of all published ASTs: Kaldi's filterbank.
-_FRONT_END = {
-    "front_end": "kaldi",
-    "sample_rate": 16000,
-    "win_length": 400,
-    "hop_length": 160,
-    "n_mels": N_MELS,
-}
 
 
 class AstForm(NamedTuple):
@@ -110,6 +102,9 @@ class Stated(NamedTuple):
 
 
 class AstCheckpointParams(CheckpointParams):
+    highest_rate: ClassVar[float] = 2.5e-4  # of Speech Commands, from ImageNet
+    std_scale: ClassVar[float] = 2.0
+
     def require_network(self, network: "NetworkParams") -> None:
         if ast_form(network) is None:
             found = ", ".join(f"{name} {part.kind}" for name, part in _parts(network).items())
@@ -168,12 +163,14 @@ class AstCheckpoint(Checkpoint):
     def metadata(self) -> PretrainedMetadata:
         return PretrainedMetadata(digest=self.digest, norm_epsilons=list(self.norm_epsilons))
 
+    @property
+    def num_classes(self) -> int | None:
+        matrix = self.tensors.get(self.classes or "")
+        return None if matrix is None else len(matrix)
+
     def warn_of_front_end(self, front_end: Mapping[str, object]) -> None:
         if self.input_size is not None:
-            for difference in front_end_differences(front_end, self.input_size[0]):
-                log.warning(
-                    "pretrained: %s: trained on frames of AST: %s; see recipes/ast_base384.yaml", self.where, difference
-                )
+            warn_of_frames(front_end, self.input_size[0], self.where, "AST", "recipes/ast_base384.yaml")
 
     def load_into(self, network: "Network", params: "NetworkParams") -> None:
         form = ast_form(params)
@@ -187,10 +184,7 @@ class AstCheckpoint(Checkpoint):
         read["stem.table"] = fit_grid(read["stem.table"], *weights["stem.table"].shape[:2])
         kept = self.classes is not None
         if kept and read["head.classify.weight"].shape != weights["head.classify.weight"].shape:
-            log.warning(
-                "pretrained: %s: its head is for %d classes, this corpus has %d: the head keeps its random weights",
-                self.where, len(read["head.classify.weight"]), len(weights["head.classify.weight"]),
-            )  # fmt: skip
+            warn_of_new_head(self.where, len(read["head.classify.weight"]), len(weights["head.classify.weight"]))
             read = {
                 name: tensor for name, tensor in read.items() if not name.startswith(("head.norm", "head.classify"))
             }
@@ -265,15 +259,6 @@ class AstCheckpoint(Checkpoint):
                 "pretrained: %s: published weights of width %d have %d heads, the encoder has %d: set encoder.heads to %d",
                 self.where, width, usual, heads, usual,
             )  # fmt: skip
-
-
-def front_end_differences(front_end: Mapping[str, object], n_mels: int) -> list[str]:
-    """Return the differences between the frames of a run and those of published ASTs, for messages."""
-    differences = []
-    for key, expected in (_FRONT_END | {"n_mels": n_mels}).items():
-        if front_end.get(key, expected) != expected:
-            differences.append(f"{key}: expected {expected}, found {front_end[key]}")
-    return differences
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

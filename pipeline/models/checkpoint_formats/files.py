@@ -5,7 +5,7 @@ a function.
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -64,6 +64,27 @@ def hub_file(repository: str, names: Sequence[str], *, source: str) -> Path:
         f"the Hugging Face hub or in its local cache, found neither ({found}); without a network fetch the files elsewhere, "
         "and set pretrained.source to where they lie"
     )
+
+
+def require_shapes(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str, part: str, advice: str
+) -> None:
+    """Raise SonolexError unless the tensors are those of a network's part, by name and shape.
+
+    Old files may lack num_batches_tracked. `advice` is what to do.
+    """
+    wrong = [f"{name} missing" for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    wrong += [f"{name} unknown" for name in found if name not in expected]
+    wrong += [
+        f"{name} of shape {tuple(values.shape)} for {tuple(expected[name].shape)}"
+        for name, values in found.items()
+        if name in expected and values.shape != expected[name].shape
+    ]
+    if wrong:
+        raise SonolexError(
+            f"pretrained: {where}: expected the {len(expected)} tensors of the {part}, found {len(wrong)} that differ "
+            f"({', '.join(wrong[:3])}); {advice}"
+        )
 
 
 def _load_pth(path: Path) -> object:

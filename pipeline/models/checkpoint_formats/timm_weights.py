@@ -4,16 +4,14 @@ The first convolution is summed over the colour channels, for a feature map of o
 dropped.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from pipeline.artifacts.files import file_digest
 from pipeline.errors import SonolexError
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
-from pipeline.models.checkpoint_formats.files import hub_file, read_tensors
+from pipeline.models.checkpoint_formats.files import hub_file, read_tensors, require_shapes
 from pipeline.paths import input_path
 
 if TYPE_CHECKING:
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
 class TimmWeightsParams(CheckpointParams):
     kind: Literal["timm"]
+    highest_rate: ClassVar[float] = 1e-3  # of PSLA on AudioSet's balanced set
     source: str = Field(min_length=1)  # name of timm's weights, such as tf_efficientnet_b2.aa_in1k, or a file
 
     def require_network(self, network: "NetworkParams") -> None:
@@ -51,7 +50,8 @@ class TimmCheckpoint(Checkpoint):
         first = tensors.get(name := metadata["first_conv"] + ".weight")
         if first is not None and first.ndim == 4 and first.shape[1] == 3:
             tensors[name] = first.sum(1, keepdim=True)
-        _require_shapes(encoder.state_dict(), tensors, self.where)
+        advice = "set encoder.network to the weights' network, or use other weights"
+        require_shapes(encoder.state_dict(), tensors, self.where, "encoder", advice)
         encoder.load_state_dict(tensors, strict=False)
 
 
@@ -65,19 +65,3 @@ def _repository(name: str) -> str:
             f"pretrained.source: expected a file, or a name of timm's weights{examples}, found {name!r}; name one of these"
         )
     return str(timm.get_pretrained_cfg(name, allow_unregistered=False).hf_hub_id)  # type: ignore[union-attr]
-
-
-def _require_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Raise SonolexError unless the tensors are the network's, by name and shape; old files may lack num_batches_tracked."""
-    wrong = [f"{name} missing" for name in expected if name not in found and not name.endswith("num_batches_tracked")]
-    wrong += [f"{name} unknown" for name in found if name not in expected]
-    wrong += [
-        f"{name} of shape {tuple(values.shape)} for {tuple(expected[name].shape)}"
-        for name, values in found.items()
-        if name in expected and values.shape != expected[name].shape
-    ]
-    if wrong:
-        raise SonolexError(
-            f"pretrained: {where}: expected the {len(expected)} tensors of the encoder, found {len(wrong)} that differ "
-            f"({', '.join(wrong[:3])}); set encoder.network to the weights' network, or use other weights"
-        )

@@ -8,7 +8,7 @@ convolutions, whose padding depends on the image's size, pad as for multiples of
 Conventions: B batch, T frame, F feature (mel band), C channel; maps are (B, C, F, T), frequency as the image's height.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -46,9 +46,23 @@ class Padding:
         return maps if mask is None else maps * mask[:, None, None, :].to(maps.dtype)
 
 
-def build_network(name: str, drop_path: float, padding: Padding) -> tuple[nn.Module, int]:
+class BatchNorms(NamedTuple):
+    """Settings of all batch norms of a network; None = as timm has them."""
+
+    epsilon: float | None
+    momentum: float | None
+
+    def apply_to(self, network: nn.Module) -> None:
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eps = layer.eps if self.epsilon is None else self.epsilon
+                layer.momentum = layer.momentum if self.momentum is None else self.momentum
+
+
+def build_network(name: str, drop_path: float, norms: BatchNorms, padding: Padding) -> tuple[nn.Module, int]:
     """Build a network with random weights that maps (B, 1, F, T) to maps (B, C, F / 32, T / 32), and return it with C."""
     network: Any = timm.create_model(name, in_chans=1, num_classes=0, global_pool="", drop_path_rate=drop_path)
+    norms.apply_to(network)
     _leave_padding_out(network, padding)
     return network.to(memory_format=torch.channels_last), int(network.head_hidden_size)
 

@@ -6,10 +6,10 @@ layers. It imports timm, which takes longer than torch, so params are checked wi
 Conventions: B batch, T frame, F feature, S time step (T / 32), C channel.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor
 
 from pipeline.models.parts import Encoder, EncoderParams, Stem
@@ -31,6 +31,9 @@ class TimmParams(EncoderParams):
     kind: Literal["timm"]
     network: str  # name in timm
     drop_path: float = Field(ge=0, lt=1)  # of the last block; earlier ones less, in proportion to depth
+    # Of the batch norms; None = as timm has them. The momentum is the weight of a new batch in the running statistics.
+    norm_epsilon: PositiveFloat | None
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] | None
 
     @property
     def time_stride(self) -> int:
@@ -51,11 +54,12 @@ class TimmNetwork(Encoder):
     keeps_positions = supports_patchout = False
 
     def __init__(self, params: TimmParams, stem: Stem) -> None:
-        from pipeline.models.encoders.timm_layers import Padding, build_network
+        from pipeline.models.encoders.timm_layers import BatchNorms, Padding, build_network
 
         super().__init__(params, stem)
         self.padding = Padding()
-        self.network, self.num_features = build_network(params.network, params.drop_path, self.padding)
+        norms = BatchNorms(params.norm_epsilon, params.norm_momentum)
+        self.network, self.num_features = build_network(params.network, params.drop_path, norms, self.padding)
         self.num_rows, self.stride = 1, stem.stride * params.time_stride
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:

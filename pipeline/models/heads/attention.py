@@ -2,7 +2,8 @@
 
 Each position has a probability for each class; an attention head's weights, normalised over positions for each class,
 average these, and heads are averaged by learned weights. The output is the logit of that probability, computed in the log
-domain, so that losses that take logits apply, and probabilities of 0 or 1 need no clipping.
+domain, so that losses that take logits apply, and probabilities of 0 or 1 need no clipping. With `free_weights`, for PSLA's
+published weights, the heads' weights need not sum to 1.
 
 Conventions: B batch, N position, D width, H head, K class.
 """
@@ -15,6 +16,8 @@ from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from pipeline.models.parts import Encoder, Head, HeadParams, Stem
+
+_SMALLEST = 1e-7  # probability, as in the authors' loss
 
 
 class AttentionParams(HeadParams):
@@ -31,7 +34,7 @@ class AttentionPooling(Head):
         outputs = max(heads, 1) * num_classes
         self.score = nn.Linear(features, outputs)
         self.attend = nn.Linear(features, outputs) if heads else None
-        # Logarithms of the heads' weights; their sum cancels in the logit, so the result is an average.
+        # Logarithms of the heads' weights; unless `free_weights`, their sum cancels in the logit: the result is an average.
         self.head_weights = nn.Parameter(torch.zeros(heads)) if heads > 1 else None
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -44,6 +47,11 @@ class AttentionPooling(Head):
             weights = weights + self.head_weights[:, None]
         present = torch.logsumexp(weights + F.logsigmoid(scores), dim=(1, 2))
         absent = torch.logsumexp(weights + F.logsigmoid(-scores), dim=(1, 2))
+        if self.free_weights and self.head_weights is not None:
+            total = (
+                self.head_weights.exp().sum()
+            )  # of `present` and `absent` together; a probability above 1 is cut off
+            absent = (absent.exp() + 1 - total).clamp(min=_SMALLEST).log()
         return present - absent
 
     def _by_head(self, outputs: Tensor) -> Tensor:

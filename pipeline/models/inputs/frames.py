@@ -1,20 +1,37 @@
 """Input of log-mel frames: normalised frames (`pipeline/training/batches.py`) are the feature map."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import PositiveFloat, model_validator
+from pydantic import Discriminator, PositiveFloat, Tag
 from torch import Tensor
 
 from pipeline.artifacts.model import InputMetadata, Normalisation
 from pipeline.models.base import NOT_NORMALISED, normalisation_unit
 from pipeline.models.parts import Input, InputParams, Statistics
+from pipeline.params import Params
+
+
+class Constants(Params):
+    """Mean and standard deviation that are given, as the published programs give them for each corpus."""
+
+    mean: float  # of the log-mel values, in the front end's units
+    std: PositiveFloat
+
+
+def _form(value: object) -> str:
+    """Return the tag of a normalisation's form: by name, or by constants."""
+    return "constants" if isinstance(value, dict | Constants) else "name"
 
 
 class FramesParams(InputParams):
     kind: Literal["frames"]
     # corpus: mean and std of the fold's training clips; clip: each clip's own; pretrained: those of the published weights
-    normalisation: Literal["corpus", "clip", "none", "pretrained"]
+    normalisation: Annotated[
+        Annotated[Literal["corpus", "clip", "none", "pretrained"], Tag("name")]
+        | Annotated[Constants, Tag("constants")],
+        Discriminator(_form),
+    ]
     std_scale: PositiveFloat  # standard deviations per unit; 2 in AST
 
     @property
@@ -25,13 +42,17 @@ class FramesParams(InputParams):
     def normalises_as_pretrained(self) -> bool:
         return self.normalisation == "pretrained"
 
-    @model_validator(mode="after")
-    def _pretrained_statistics_are_scaled_as_in_ast(self) -> "FramesParams":
-        if self.normalisation == "pretrained" and self.std_scale != 2:
-            raise ValueError(f"std_scale {self.std_scale} must be 2 with normalisation `pretrained`, as in AST")
-        return self
+    def require_std_scale(self, expected: float) -> None:
+        if self.std_scale != expected:
+            raise ValueError(
+                f"input.std_scale: expected {expected:g} with normalisation `pretrained`, as the weights were trained with, "
+                f"found {self.std_scale:g}; set it so"
+            )
 
     def fit_normalisation(self, corpus: Callable[[], Statistics], pretrained: Statistics | None) -> Normalisation:
+        if isinstance(self.normalisation, Constants):
+            constants = self.normalisation
+            return Normalisation(kind="constants", std_scale=self.std_scale, mean=constants.mean, std=constants.std)
         if self.normalisation == "corpus":
             mean, std = corpus()
         elif self.normalisation == "pretrained":

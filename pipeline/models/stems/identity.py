@@ -15,6 +15,9 @@ class IdentityParams(StemParams):
 class FixedLengthParams(StemParams):
     kind: Literal["fixed_length"]
     frames: PositiveInt  # of a clip, from its start
+    fill: Literal[
+        "silence", "zero"
+    ]  # of shorter clips: the front end's floor, or 0 in its units, as AST and PSLA have it
 
     @property
     def pads(self) -> bool:
@@ -40,7 +43,7 @@ class Identity(Stem):
 
 
 class FixedLength(Stem):
-    """Stem that crops longer clips, and pads shorter ones with silence, the front end's floor."""
+    """Stem that crops longer clips, and pads shorter ones with silence (the front end's floor), or with 0 in its units."""
 
     Params = FixedLengthParams
     projects = False
@@ -49,10 +52,10 @@ class FixedLength(Stem):
         super().__init__(params, source, width)
         self.num_features = source.num_features
         self.max_frames = self.num_positions = params.frames
-        self.frames, self.silence = params.frames, source.silence
+        self.frames, self.fill = params.frames, source.silence if params.fill == "silence" else source.zero
 
     def forward(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return fit_frames(features, mask, self.frames, self.silence), None
+        return fit_frames(features, mask, self.frames, self.fill), None
 
     def real_time_steps(self, mask: Tensor, num_time_steps: int) -> Tensor:
         real = mask[:, :num_time_steps]
