@@ -35,7 +35,7 @@ def run(
     report = StageReport("enhance", fold)
     clips, labels_path = open_clips(layout.clips), layout.labels(fold)
     classes: list[str] = clips.metadata["classes"]
-    ontology = read_ontology(params.ontology, classes)
+    ontology = read_ontology(params.ontology, classes, clips.metadata.get("class_ids"))
     scored = out_of_fold(params, experiment, fold, clips, layout)
     enhanced = enhance(scored.scores, scored.labels, ontology, params.types, params.threshold)
     order = sorted(range(len(scored.clip_ids)), key=scored.clip_ids.__getitem__)

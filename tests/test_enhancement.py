@@ -1,5 +1,7 @@
 """Label enhancement: its rules by hand, that its scores are out of fold, and that what is tested keeps its labels."""
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,16 +55,57 @@ def test_children_are_direct_and_descendants_pass_through_what_is_no_class(ontol
     assert ontology.unknown == ("rain",)
 
 
-def test_the_published_ontology_has_all_classes_of_audioset() -> None:
-    table = (REPOSITORY / "metadata/audioset/class_labels_indices.csv").read_text().splitlines()[1:]
-    names = [line.split(",", 2)[2].strip('"') for line in table]
-    ontology = read_ontology(REPOSITORY / "metadata/audioset/ontology.json", names)
+def class_table(corpus: str) -> tuple[list[str], list[str]]:
+    """Return names and ids of the classes of a published corpus."""
+    with (REPOSITORY / f"metadata/{corpus}/class_labels_indices.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["display_name"] for row in rows], [row["mid"] for row in rows]
+
+
+def pairs_of_psla(ids: list[str]) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """Return (parent, child) and (ancestor, descendant) as PSLA finds them: upwards, by parents that are not abstract."""
+    nodes = json.loads((REPOSITORY / "metadata/audioset/ontology.json").read_text())
+    parents: dict[str, list[str]] = {node["id"]: [] for node in nodes}
+    for node in nodes:
+        for child in node["child_ids"] if node["restrictions"] != ["abstract"] else ():
+            parents[child].append(node["id"])
+
+    def above(id_: str) -> set[str]:
+        return set(parents[id_]).union(*map(above, parents[id_]))
+
+    direct = {(parent, child) for child in ids for parent in parents[child] if parent in ids}
+    return direct, {(ancestor, child) for child in ids for ancestor in above(child) if ancestor in ids}
+
+
+@pytest.mark.parametrize(("corpus", "num_direct", "num_anywhere"), [("audioset", 378, 767), ("fsd50k", 156, 304)])
+def test_pairs_of_the_published_ontology_are_those_of_psla(corpus: str, num_direct: int, num_anywhere: int) -> None:
+    names, ids = class_table(corpus)
+    ontology = read_ontology(REPOSITORY / "metadata/audioset/ontology.json", names, ids)
     assert ontology.unknown == ()
-    music, guitar, bass = (names.index(name) for name in ("Music", "Guitar", "Bass guitar"))
+    expected = pairs_of_psla(ids)
+    for relation, pairs in zip((ontology.children, ontology.descendants), expected, strict=True):
+        assert {(ids[a], ids[b]) for a, b in np.argwhere(relation)} == pairs
+    assert tuple(map(len, expected)) == (num_direct, num_anywhere)
+
+
+def test_nothing_is_below_music_through_an_abstract_node() -> None:
+    """Some 68 pairs of Music and what is below its genres, moods and roles alone, which PSLA has not."""
+    names, _ = class_table("audioset")
+    ontology = read_ontology(REPOSITORY / "metadata/audioset/ontology.json", names)  # by name
+    assert ontology.unknown == ()
+    music, guitar, bass, jazz = (names.index(name) for name in ("Music", "Guitar", "Bass guitar", "Jazz"))
     assert ontology.children[guitar, bass]
     assert ontology.descendants[music, bass]
     assert not ontology.children[music, bass]
     assert not ontology.descendants[bass, music]
+    assert not ontology.descendants[music, jazz]
+
+
+def test_names_of_fsd50k_lose_classes_that_ids_find() -> None:
+    names, ids = class_table("fsd50k")
+    path = REPOSITORY / "metadata/audioset/ontology.json"
+    assert len(read_ontology(path, names).unknown) == 82
+    assert read_ontology(path, names, ids).unknown == ()
 
 
 @pytest.mark.parametrize(

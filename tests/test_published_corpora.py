@@ -76,6 +76,7 @@ def test_fsd50k_takes_its_splits_and_the_order_of_its_vocabulary(tmp_path: Path)
     assert (rows["dev/4"]["fold"], rows["eval/1"]["fold"]) == ("validation", "test")
     clips = manifest(tmp_path, corpus)
     assert clips.metadata["classes"] == ["Rain", "Dog", "Bark"]
+    assert clips.metadata["class_ids"] == ["/m/06mb1", "/m/0bt9lr", "/m/05tny_"]
     assert assign_roles(clips, "official", SPLIT).count("validation") == 2
 
 

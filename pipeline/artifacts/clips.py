@@ -1,7 +1,7 @@
 """Manifest of a corpus: one row per clip, with the place of its audio, labels, group, fold and content digest."""
 
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ class ClipsMetadata(Metadata):
     classes: list[str]
     label_kind: LabelKind
     licence: str
+    class_ids: NotRequired[list[str]]  # published ids of the classes, such as /m/09x0r, where the corpus has any
 
 
 class ClipRecord(TypedDict):

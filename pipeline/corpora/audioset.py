@@ -88,4 +88,6 @@ def list_clips(params: Params) -> CorpusListing:
     clips, classes = choose_part(params, clips, mids, names)
     if len(clips) < num_listed:
         left_out["not_in_part"] = num_listed - len(clips)
-    return CorpusListing(tuple(classes), "many", LICENCE, clips, params.missing, left_out, clips["set"])
+    ids = dict(zip(names, mids, strict=True))
+    kept = tuple(ids[name] for name in classes)
+    return CorpusListing(tuple(classes), "many", LICENCE, clips, params.missing, left_out, clips["set"], kept)

@@ -127,6 +127,7 @@ class CorpusListing:
     missing: Literal["keep", "drop"] = "keep"  # clips without audio: in the manifest without content, or left out of it
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason -> files or rows that the adapter skipped
     sets: pa.ChunkedArray | None = None  # published set of each clip, for counts of missing clips; None = its fold
+    class_ids: tuple[str, ...] | None = None  # published ids of the classes, such as /m/09x0r
 
     def table(self) -> pa.Table:
         """Return the clips as columns, all of them."""

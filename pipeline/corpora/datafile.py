@@ -80,7 +80,7 @@ def list_clips(params: Params) -> CorpusListing:
             if role == "train" and params.weights is not None:
                 weights = _read_weights(params.root / params.weights, len(entries))
             clips += [_clip(params, role, *pair, names) for pair in zip(entries, weights, strict=True)]
-    return CorpusListing(tuple(names.values()), params.label_kind, params.licence, clips)
+    return CorpusListing(tuple(names.values()), params.label_kind, params.licence, clips, class_ids=tuple(names))
 
 
 def _clip(params: Params, role: _Role, entry: dict[str, str], weight: float, names: dict[str, str]) -> ClipRow:

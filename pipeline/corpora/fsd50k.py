@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows
+from pipeline.corpora.base import AdapterParams, ClipRow, CorpusListing, read_rows, read_text, reject
 from pipeline.corpora.layouts import FolderContents, Recognised
 from pipeline.corpora.spelling import found_classes
 
@@ -46,10 +46,16 @@ def list_clips(params: Params) -> CorpusListing:
         for row in read_rows(tables / f"{name}.csv", columns)
     ]
     vocabulary = tables / "vocabulary.csv"
-    classes = _read_vocabulary(vocabulary) if vocabulary.is_file() else found_classes(clip.labels for clip in clips)
-    return CorpusListing(classes, "many", LICENCE, clips)
+    if not vocabulary.is_file():
+        return CorpusListing(found_classes(clip.labels for clip in clips), "many", LICENCE, clips)
+    classes, ids = _read_vocabulary(vocabulary)
+    return CorpusListing(classes, "many", LICENCE, clips, class_ids=ids)
 
 
-def _read_vocabulary(path: Path) -> tuple[str, ...]:
-    rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
-    return tuple(row[1] for row in sorted(rows, key=lambda row: int(row[0])))
+def _read_vocabulary(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return names and machine ids of the classes. Raises CorpusError for a line that has not a number, a name and an id."""
+    rows = [row for row in csv.reader(read_text(path, "FSD50K's classes").splitlines()) if row]
+    wrong = [",".join(row) for row in rows if len(row) != 3 or not row[0].isdecimal()]
+    reject(path, {"lines that are not a number, a name and a machine id": wrong})
+    rows.sort(key=lambda row: int(row[0]))
+    return tuple(row[1] for row in rows), tuple(row[2] for row in rows)

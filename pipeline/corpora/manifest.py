@@ -98,6 +98,8 @@ def refresh_manifest(
         "licence": listing.licence,
         SETTINGS: params.settings(),
     }
+    if listing.class_ids is not None:
+        metadata["class_ids"] = list(listing.class_ids)
     written = not _holds(path, columns, metadata)
     if written:
         CLIPS.write(written_to or path, columns, metadata)
