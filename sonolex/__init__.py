@@ -8,6 +8,7 @@
 Importing it is cheap: torch is loaded with the first model that needs it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["SonolexError", "load", "texture_statistics"]
 
 
-def load(path: str | Path, classes: str | Path | None = None) -> "Model":
-    """Open a bundle, or a published checkpoint of the audio spectrogram transformer (docs/bundles.md).
+def load(path: str | Path | Sequence[str | Path], classes: str | Path | None = None) -> "Model":
+    """Open a bundle, or a published checkpoint of AST or PSLA (docs/bundles.md); of several, the mean predicts.
 
     `classes` is a text file with a name a line, for a checkpoint whose files do not name its classes. Raises SonolexError
     for what is neither, is incomplete or was altered.
     """
     from sonolex.model import Model
 
-    return Model.open(Path(path), None if classes is None else Path(classes))
+    paths = [path] if isinstance(path, str | Path) else path
+    return Model.open(*map(Path, paths), classes=None if classes is None else Path(classes))
 
 
 def __getattr__(name: str) -> object:

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.errors import SonolexError
 from pipeline.inference.classifier import Classifier
 from pipeline.inference.embedding import DEFAULT_LAYER, Embedder, TextureEmbedder, layer_sizes, open_embedder
-from pipeline.inference.opening import open_classifier
+from pipeline.inference.opening import open_ensemble
 from pipeline.inference.predicting import FilePrediction, describe, predict_files, predict_windows
 from pipeline.inference.prediction import Failure, Prediction
 from pipeline.inference.sounds import ARRAY, MAX_SECONDS, Reading, mix_array, read_array, read_file, require_rate
@@ -41,9 +41,12 @@ class Model:
         self._opening = threading.Lock()  # of embedders
 
     @classmethod
-    def open(cls, path: Path, classes: Path | None = None) -> Self:
-        """Open a bundle or a published checkpoint; `classes` lists those of a checkpoint whose files do not name them."""
-        return cls(open_classifier(path, classes))
+    def open(cls, *paths: Path, classes: Path | None = None) -> Self:
+        """Open a bundle or a published checkpoint, or several checkpoints as an ensemble.
+
+        `classes` lists the classes of checkpoints whose files do not name them.
+        """
+        return cls(open_ensemble(paths, classes))
 
     @property
     def classes(self) -> list[str]:

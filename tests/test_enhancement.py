@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pytest
 from conftest import OF_A_MODEL, REPOSITORY, make_duplicates
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import CLIPS, ClipsMetadata, open_clips
 from pipeline.artifacts.development import target_columns
 from pipeline.artifacts.labels import LABELS, open_labels
 from pipeline.artifacts.layout import Layout
@@ -19,17 +21,21 @@ from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.training_labels import TrainingLabelTable
+from pipeline.corpora.audioset_files import read_segments
+from pipeline.corpora.label_json import write_label_json
 from pipeline.corpora.manifest import Refresh, refresh_manifest
 from pipeline.corpora.ontology import read_ontology
 from pipeline.corpora.relabelling import refresh_training_labels, require_fold
 from pipeline.corpora.splitting import SplitParams, assign_roles
 from pipeline.corpora.table import Params as TableParams
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
-from pipeline.evaluation.enhancement import LabelParams, class_thresholds, enhance
+from pipeline.evaluation.enhancement import LabelParams, class_thresholds, enhance, missing_parents
 from pipeline.grid import ExperimentParams
 from pipeline.params import validate_params
 from stages import enhance as enhance_stage
 from stages import split as split_stage
+from tools import enhanced_labels
+from tools.enhanced_labels import LabelErrors, label_errors
 
 ANIMAL, DOG, PUPPY, RAIN, OWL = range(5)
 CLASSES = ["animal", "dog", "puppy", "rain", "owl"]
@@ -465,3 +471,75 @@ def test_a_label_outside_the_class_list_is_refused(workspace: Path) -> None:
     LABELS.write(table.path, columns | {"labels": [[9]] * len(table)}, table.metadata)
     with pytest.raises(ArtifactError, match="labels: expected below 5, found 9"):
         open_labels(table.path)
+
+
+# JSON of AST's and PSLA's programs, and label errors
+
+
+def test_enhanced_labels_are_written_as_json_and_read_again(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, clips = run_stage(workspace), open_clips(workspace / "data/clips.parquet")
+    path = workspace / "enhanced.json"
+    write_label_json(path, clips, workspace / "corpus", table.list("clip_id"), table.list("labels"))
+    first = json.loads(path.read_text())["data"][1]
+    assert first == {"wav": str(workspace / "corpus/01.wav"), "labels": "animal,dog,puppy"}
+    read = refresh_training_labels(path, clips, workspace / "data/training_labels.parquet")
+    assert read.list("clip_id") == table.list("clip_id")
+    assert read.list("labels") == table.list("labels")
+
+
+def test_labels_in_json_are_ids_where_the_corpus_has_ids(workspace: Path) -> None:
+    clips = open_clips(workspace / "data/clips.parquet")
+    metadata: ClipsMetadata = {**clips.metadata, "class_ids": [f"/m/{name}" for name in CLASSES]}
+    CLIPS.write(clips.path, clips.columns, metadata)
+    clips = open_clips(clips.path)
+    path = workspace / "theirs.json"
+    entries = [{"wav": "/theirs/00.flac", "labels": "/m/owl, /m/dog"}, {"wav": "/theirs/gone.flac", "labels": "/m/owl"}]
+    path.write_text(json.dumps({"data": entries}))
+    read = refresh_training_labels(path, clips, workspace / "data/training_labels.parquet")
+    assert (read.list("clip_id"), read.list("labels")) == (["00.wav"], [[DOG, OWL]])
+    wrong = {
+        r"labels that are none of /m/animal, .* 'owl' \(of 1 clips\)": [{"wav": "00.wav", "labels": "owl"}],
+        r"clips listed twice \(1\): 00": [{"wav": "00.wav", "labels": "/m/owl"}] * 2,
+        r"by the names of their files, found none of them": [{"wav": "x.wav", "labels": "/m/owl"}],
+        r"never trained on.*row 1: 12\.wav \(test\)": [{"wav": "12.wav", "labels": "/m/owl"}],
+    }
+    for message, entries in wrong.items():
+        path.write_text(json.dumps({"data": entries}))
+        with pytest.raises(CorpusError, match=message):
+            refresh_training_labels(path, clips, workspace / "data/training_labels.parquet")
+
+
+def test_label_errors_are_counted_by_hand(ontology_path: Path) -> None:
+    ontology = read_ontology(ontology_path, CLASSES)
+    missing = missing_parents(LABELS_IN, ontology)
+    assert {(CLASSES[a], CLASSES[b]): int(missing[a, b]) for a, b in np.argwhere(missing)} == {("dog", "puppy"): 2}
+    after = LABELS_IN.copy()
+    after[3, DOG] = True
+    assert label_errors(CLASSES, LABELS_IN, after, ontology) == [LabelErrors("dog", (2, 3), (2, 2), (2, 1))]
+
+
+def test_errors_of_speech_in_the_balanced_set_are_those_that_psla_counts() -> None:
+    """Kinds of speech that are not labelled as speech, in the published table of segments."""
+    path = Path("/work/shared/metadata/audioset/balanced_train_segments.csv")
+    if not path.is_file():
+        pytest.skip("needs AudioSet's table of segments")
+    names, ids = class_table("audioset")
+    segments = [set(labels) for labels in read_segments(path)["labels"].to_pylist()]
+    labels = np.array([[id_ in own for id_ in ids] for own in segments])
+    missing = missing_parents(labels, read_ontology(REPOSITORY / "metadata/audioset/ontology.json", names, ids))
+    for kind in ("/m/05zppz", "/m/02zsn", "/m/0ytgt"):
+        expected = sum(kind in own and "/m/09x0r" not in own for own in segments)
+        assert missing[ids.index("/m/09x0r"), ids.index(kind)] == expected
+
+
+def test_the_tool_prints_errors_and_writes_json(
+    workspace: Path, ontology_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_stage(workspace)
+    sections = {"labels": params(workspace), "corpus": make_corpus(workspace / "again")}
+    monkeypatch.setattr(enhanced_labels, "load_experiment", lambda: SimpleNamespace(sections=sections))
+    enhanced_labels.main("official", Path("out.json"))
+    assert re.search(r"dog\s.*2 > 4.*2 > 4.*2 > 0", capsys.readouterr().out)
+    assert len(json.loads(Path("out.json").read_text())["data"]) == 10

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import sonolex
 from pipeline.errors import SonolexError
 from pipeline.inference.checkpoints import open_checkpoint
-from tools.bundle import run_checkpoint
+from tools.bundle import run_checkpoints
 from tools.sonolex import app
 
 NAMES = [f"sound {number}" for number in range(NUM_CLASSES)]
@@ -98,6 +98,39 @@ def test_the_file_of_pslas_authors_needs_nothing_else(
     with torch.no_grad():
         expected = oracle(torch.from_numpy((padded + 4.6476) / 4.5699)[None]).numpy()
     np.testing.assert_allclose(classifier.scores(classifier.logits([clip])), expected, atol=1e-6)
+
+
+def test_an_ensemble_of_checkpoints_is_the_mean_of_their_probabilities(tmp_path: Path) -> None:
+    """Strides of 10 and 16 and a PSLA, as AST's ensemble-M and PSLA's mix settings: in Python, and as a bundle."""
+    paths = []
+    for stride, columns in ((10, 12 * 101), (16, 8 * 64)):
+        oracle = Oracle(make_deit(**SMALL), columns, 527, stride).eval()
+        paths.append(tmp_path / f"audioset_{stride}_{stride}.pth")
+        torch.save(torch.nn.DataParallel(oracle).state_dict(), paths[-1])
+    paths.append(tmp_path / "psla.pth")
+    torch.save(make_psla(0, 527).state_dict(), paths[-1])
+    waveform = noise(64)
+    alone = [sonolex.load(path).predict(waveform, 16000).scores for path in paths]
+    together = sonolex.load(paths).predict(waveform, 16000).scores
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6)
+    arguments = ["bundle", "--out", str(tmp_path / "mean")]
+    for path in paths:
+        arguments += ["--checkpoint", str(path)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "mean: mean, 3 models, 527 classes, label kind many" in result.output.replace("\n", "")
+    np.testing.assert_array_equal(sonolex.load(tmp_path / "mean").predict(waveform, 16000).scores, together)
+    with pytest.raises(SonolexError, match=r"several published checkpoints, found .*mean; an ensemble of models"):
+        sonolex.load([paths[0], tmp_path / "mean"])
+
+
+def test_checkpoints_of_other_classes_do_not_predict_together(tmp_path: Path) -> None:
+    for name, count in (("a.pth", 527), ("b.pth", 200)):
+        torch.save(make_psla(0, count).state_dict(), tmp_path / name)
+    with pytest.raises(
+        SonolexError, match=r"b\.pth: classes: expected that of .*a\.pth, .* take others, or one at a time"
+    ):
+        sonolex.load([tmp_path / "a.pth", tmp_path / "b.pth"])
 
 
 def test_the_authors_file_for_speech_commands_takes_a_list_of_classes(tmp_path: Path) -> None:
@@ -219,11 +252,11 @@ def test_files_that_are_no_list_and_bundles_with_a_list_are_named(tmp_path: Path
     make_named(tmp_path / "hf")
     with pytest.raises(SonolexError, match=r"none\.txt: expected a text file"):
         sonolex.load(tmp_path / "hf", classes=tmp_path / "none.txt")
-    run_checkpoint(tmp_path / "hf", tmp_path / "out", classes=None, licence="", console=Console(quiet=True))
+    run_checkpoints([tmp_path / "hf"], tmp_path / "out", classes=None, licence="", console=Console(quiet=True))
     with pytest.raises(SonolexError, match="which has its own; leave it out"):
         sonolex.load(tmp_path / "out", classes=write_names(tmp_path / "names.txt"))
     with pytest.raises(SonolexError, match=r"expected a folder with config\.json, .*found a folder without it"):
-        run_checkpoint(tmp_path / "out", tmp_path / "again", classes=None, licence="", console=Console(quiet=True))
+        run_checkpoints([tmp_path / "out"], tmp_path / "again", classes=None, licence="", console=Console(quiet=True))
     (tmp_path / "nothing").write_text("x")
     with pytest.raises(SonolexError, match=r"or a file of weights .*found another file"):
         open_checkpoint(tmp_path / "nothing")

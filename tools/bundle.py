@@ -4,6 +4,7 @@
     sonolex bundle ensemble --folds all --out ensemble-esc10
     sonolex bundle ast --retrain --out ast-esc10-all
     sonolex bundle --checkpoint ast-finetuned-audioset --out ast-audioset
+    sonolex bundle --checkpoint audioset_10_10_0.4495.pth --checkpoint audioset_12_12_0.4467.pth --out ensemble
 
 The folder needs neither `data/` nor params.yaml; `sonolex.load` and the commands that take a model use it (docs/bundles.md).
 """
@@ -52,19 +53,19 @@ _UNKNOWN_CLIPS = TrainingClips(corpus="", licence="", clips=0, seconds=0.0, shor
 
 
 def require_choice(
-    name: str, checkpoint: Path | None, classes: Path | None, folds: Sequence[str], *, retrain: bool
+    name: str, checkpoints: Sequence[Path], classes: Path | None, folds: Sequence[str], *, retrain: bool
 ) -> None:
     """Raise SonolexError for options that do not go together."""
-    if (checkpoint is None) == (not name):
+    if (not checkpoints) == (not name):
         found = "both" if name else "neither"
         raise SonolexError(
             f"sonolex bundle: expected a model or an ensemble, or --checkpoint PATH, found {found}; name one of them"
         )
-    if checkpoint is None and classes is not None:
+    if not checkpoints and classes is not None:
         raise SonolexError(
             "--classes: expected it with --checkpoint alone, since a model has its own classes; leave it out"
         )
-    if checkpoint is not None and (folds or retrain):
+    if checkpoints and (folds or retrain):
         raise SonolexError(
             "--checkpoint: expected neither --folds nor --retrain with it, since it is not trained here; leave them out"
         )
@@ -111,16 +112,23 @@ def run(
     )
 
 
-def run_checkpoint(checkpoint: Path, out: Path, *, classes: Path | None, licence: str, console: Console) -> None:
-    """Write the bundle of a published checkpoint. Raises SonolexError as `open_checkpoint` does."""
-    from pipeline.inference.checkpoints import open_checkpoint  # imports torch
+def run_checkpoints(
+    checkpoints: Sequence[Path], out: Path, *, classes: Path | None, licence: str, console: Console
+) -> None:
+    """Write the bundle of published checkpoints; one of several has the name of its folder.
+
+    Raises SonolexError as `open_checkpoints` does.
+    """
+    from pipeline.inference.checkpoints import open_checkpoints  # imports torch
 
     _require_free(out)
-    classifier = open_checkpoint(checkpoint, classes)
-    (member,) = classifier.members
-    content = _content(member.model.metadata["model"], "published", classifier, licence, _UNKNOWN_CLIPS)
-    write_bundle(out, [member], content, model_card(content, [member]))
-    console.print(f"{out}: {content['name']}, {len(content['classes'])} classes, label kind {content['label_kind']}")
+    classifier = open_checkpoints(checkpoints, classes)
+    members = classifier.members
+    name = members[0].model.metadata["model"] if len(members) == 1 else out.name
+    content = _content(name, "published", classifier, licence, _UNKNOWN_CLIPS)
+    write_bundle(out, members, content, model_card(content, members))
+    models = f", {len(members)} models" if len(members) > 1 else ""
+    console.print(f"{out}: {name}{models}, {len(content['classes'])} classes, label kind {content['label_kind']}")
 
 
 def _write(

@@ -240,7 +240,8 @@ def bundle(
     ] = None,
     retrain: Annotated[bool, typer.Option(help="train one model on all clips by the same recipe")] = False,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="in place of a model: a published AST, a folder or a file")
+        list[Path] | None,
+        typer.Option(help="in place of a model: a published AST or PSLA, a folder or a file; several predict the mean"),
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="of a checkpoint without: file with a class a line")] = None,
     licence: Annotated[str, typer.Option(help="of the weights, such as cc-by-4.0")] = "",
@@ -250,9 +251,9 @@ def bundle(
     from pipeline.execution.stage import start_logging
     from tools import bundle as command
 
-    command.require_choice(name, checkpoint, classes, folds or [], retrain=retrain)
-    if checkpoint is not None:
-        command.run_checkpoint(checkpoint, out, classes=classes, licence=licence, console=_console())
+    command.require_choice(name, checkpoint or [], classes, folds or [], retrain=retrain)
+    if checkpoint:
+        command.run_checkpoints(checkpoint, out, classes=classes, licence=licence, console=_console())
         return
     if retrain:
         start_logging()  # the stages log their progress

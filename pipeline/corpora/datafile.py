@@ -43,7 +43,7 @@ class Params(AdapterParams):
 def recognise(contents: FolderContents) -> Recognised | None:
     """Return the layout of a folder with a table of classes and JSON files of entries, roles being in their names."""
     tables = [path for path in contents.others if path.name.endswith("class_labels_indices.csv")]
-    files = [path for path in contents.others if path.suffix == ".json" and _holds_entries(contents.root / path)]
+    files = [path for path in contents.others if path.suffix == ".json" and holds_entries(contents.root / path)]
     data = {role: name for role, known in _NAMES.items() if (name := _named(files, known)) is not None}
     if not tables or not {"train", "test"} <= data.keys():
         return None
@@ -59,7 +59,7 @@ def _named(paths: list[PurePosixPath], pattern: re.Pattern[str]) -> str | None:
     return next((str(path) for path in paths if pattern.search(path.stem.lower())), None)
 
 
-def _holds_entries(path: Path) -> bool:
+def holds_entries(path: Path) -> bool:
     """Return whether the beginning of a file is that of a JSON file of entries."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -75,7 +75,7 @@ def list_clips(params: Params) -> CorpusListing:
     clips: list[ClipRow] = []
     for role, path in params.data.items():
         if path is not None:
-            entries = _read_entries(params.root / path)
+            entries = read_entries(params.root / path)
             weights = [0.0] * len(entries)
             if role == "train" and params.weights is not None:
                 weights = _read_weights(params.root / params.weights, len(entries))
@@ -91,7 +91,8 @@ def _clip(params: Params, role: _Role, entry: dict[str, str], weight: float, nam
     return ClipRow(f"{role}/{name}", source, labels, fold=role, weight=weight)
 
 
-def _read_entries(path: Path) -> list[dict[str, str]]:
+def read_entries(path: Path) -> list[dict[str, str]]:
+    """Return the entries of a JSON file, each with `wav` and `labels`. Raises CorpusError for any other file."""
     text = read_text(path, "a JSON file of clips")
     while text.startswith("#"):
         text = text.partition("\n")[2]

@@ -1,6 +1,7 @@
 """Tables of labels that people or other programs write, for clips that are trained on.
 
 overrides     CSV, TSV or JSON lines with the columns `clip` and `labels`: one label, several with | between, or a JSON list
+              or the JSON of AST's and PSLA's programs, with ids (pipeline/corpora/label_json.py)
 soft labels   CSV, TSV or Parquet with the column `clip` and one column per class, of probabilities: a clip's sum to 1 where
               clips have one label, and lie between 0 and 1 where they have several; an empty cell is then unknown
 
@@ -23,6 +24,8 @@ from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.files import parse_json
 from pipeline.artifacts.training_labels import TRAINING_LABELS
 from pipeline.corpora.base import is_unicode, read_numbered_rows, read_text, reject, separator
+from pipeline.corpora.datafile import holds_entries
+from pipeline.corpora.label_json import read_label_json
 from pipeline.corpora.splitting import PUBLISHED_ROLES
 from pipeline.errors import CorpusError
 
@@ -47,6 +50,8 @@ def is_of_a_stage(path: Path) -> bool:
 
 def read_label_table(path: Path, clips: ClipTable) -> pa.Table:
     """Return a table of overrides or of soft labels as the columns of TRAINING_LABELS."""
+    if path.suffix.lower() == ".json" and holds_entries(path):
+        return _read_published(path, clips)
     if path.suffix.lower() in (".json", ".jsonl"):
         return read_overrides(path, clips)
     if path.suffix.lower() == ".parquet":
@@ -80,6 +85,15 @@ def read_overrides(path: Path, clips: ClipTable) -> pa.Table:
     }
     reject(path, faults)
     return labels_as_columns(names, [sorted({number_of[label] for label in own}) for own in labels], clips)
+
+
+def _read_published(path: Path, clips: ClipTable) -> pa.Table:
+    names, labels = read_label_json(path, clips)
+    wrong = [name for name, own in zip(names, labels, strict=True) if len(own) != 1]
+    faults = _faulty_clips(names, range(1, len(names) + 1), clips)
+    one = clips.metadata["label_kind"] == "one"
+    reject(path, faults | {"clips without exactly one label, where label_kind is one": wrong if one else []})
+    return labels_as_columns(names, labels, clips)
 
 
 def split_cell(text: str, *, one: bool) -> list[str]:

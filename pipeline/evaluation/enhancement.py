@@ -119,6 +119,18 @@ def enhance(
     return Enhancement(enhanced, thresholds, added)
 
 
+def missing_parents(labels: NDArray[np.bool_], ontology: Ontology) -> NDArray[np.int64]:
+    """Return the number of clips (parent, child) that have a class and lack its direct parent; 0 for other pairs.
+
+    These are certain errors, of type 2; PSLA counts them for kinds of speech.
+    """
+    counts = np.zeros(ontology.children.shape, dtype=np.int64)
+    for start in range(0, len(labels), _ROWS):
+        own = labels[start : start + _ROWS].astype(np.float32)
+        counts += ((1 - own).T @ own).astype(np.int64)  # exact in float32: at most _ROWS
+    return counts * ontology.children
+
+
 def class_thresholds(
     scores: NDArray[np.float32], labels: NDArray[np.bool_], threshold: Threshold
 ) -> NDArray[np.float64]:

@@ -190,8 +190,8 @@ def require_members(members: Sequence[Member]) -> None:
         for field in ("front_end", "classes", "label_kind"):
             if member.model.metadata[field] != first.metadata[field]:
                 raise SonolexError(
-                    f"{member.model.path}: {field}: expected that of {first.path}, found another; models of one bundle "
-                    "come from one experiment"
+                    f"{member.model.path}: {field}: expected that of {first.path}, found another; only models with the "
+                    "same front end, classes and label kind predict together: take others, or one at a time"
                 )
         _require_vocabulary(member.model, member.vocabulary)
 

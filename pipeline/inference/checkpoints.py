@@ -28,6 +28,7 @@ from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.corpora.audioset_files import read_classes
 from pipeline.errors import SonolexError
 from pipeline.evaluation.metric_functions import DECISION_THRESHOLD
+from pipeline.inference.bundle import require_members
 from pipeline.inference.classifier import Classifier, Member
 from pipeline.inference.opening import CONFIG, SUFFIXES, is_checkpoint
 from pipeline.models.checkpoint_formats import huggingface, imagenet, original, psla
@@ -58,6 +59,17 @@ class _Published(NamedTuple):
     sample_rate: int  # Hz
     classes: list[str] | None  # None = not named in the files
     problem: str | None  # `problem_type` of config.json
+
+
+def open_checkpoints(paths: Sequence[Path], classes: Path | None = None) -> Classifier:
+    """Open several published checkpoints as an ensemble, the mean of whose probabilities predicts, as in AST and PSLA.
+
+    They may differ in network, strides and normalisation, and must have the same classes. Raises SonolexError.
+    """
+    opened = [open_checkpoint(path, classes) for path in paths]
+    members = tuple(member for classifier in opened for member in classifier.members)
+    require_members(members)
+    return Classifier(members, opened[0].thresholds)
 
 
 def open_checkpoint(path: Path, classes: Path | None = None) -> Classifier:

@@ -1,5 +1,6 @@
 """Opening of trained models by their path: bundles, and published checkpoints. Imports no torch for bundles."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import SonolexError
@@ -8,6 +9,22 @@ from pipeline.inference.classifier import Classifier
 
 CONFIG = "config.json"  # of a Hugging Face folder
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")  # of files of weights
+
+
+def open_ensemble(paths: Sequence[Path], classes: Path | None = None) -> Classifier:
+    """Open one path as `open_classifier` does, or several published checkpoints, whose mean predicts."""
+    if len(paths) == 1:
+        return open_classifier(paths[0], classes)
+    others = [str(path) for path in paths if is_bundle(path) or not is_checkpoint(path)]
+    if others or not paths:
+        found = ", ".join(others) or "no path"
+        raise SonolexError(
+            f"expected the path of a bundle, or those of several published checkpoints, found {found}; an ensemble of "
+            "models trained here becomes one bundle by `sonolex bundle ENSEMBLE`"
+        )
+    from pipeline.inference.checkpoints import open_checkpoints  # imports torch
+
+    return open_checkpoints(paths, classes)
 
 
 def open_classifier(path: Path, classes: Path | None = None) -> Classifier:
