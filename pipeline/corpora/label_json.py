@@ -40,8 +40,8 @@ def read_label_json(path: Path, clips: ClipTable) -> tuple[list[str], list[list[
     if not found:
         known = ", ".join(clips.list("clip_id")[:3])
         raise CorpusError(
-            f"{path}: expected clips of the corpus ({known}, ...) by the names of their files, found none of them; set labels.use "
-            "to a file of this corpus's clips, or to ''"
+            f"{path}: expected clips of the corpus ({known}, ...) by the names of their files, found none of them; set "
+            "labels.use to a file of this corpus's clips, or to ''"
         )
     if len(found) < len(entries):
         log.info("%s: %d of %d clips are not in the corpus", path, len(entries) - len(found), len(entries))
