@@ -271,10 +271,10 @@ def test_training_begins_at_the_weights_and_the_model_keeps_their_digest(tmp_pat
     section = changed(SECTION, {"pretrained": weights_of, "input.normalisation": "none"})
     inputs = Memory(6)
     training = Examples(list(inputs.clips), np.eye(3, dtype=np.float32)[np.arange(6) % 3])
-    data = TrainingData(inputs, training, Examples([], np.zeros((0, 3), np.float32)), "one", None, None)
+    data = TrainingData(inputs, training, Examples([], np.zeros((0, 3), np.float32)), "one", None, None, list("abc"))
     settings = TrainParams.model_validate(SETTINGS | {"epochs": 1, "learning_rate": 1e-9})
     with init_distributed() as context:
-        weights, _, metadata, _ = train_model(
+        weights, _, metadata, _, _ = train_model(
             params_of(section), settings, data,
             seed=0, curves_path=tmp_path / "live", context=context, score=lambda scores, targets: {},
         )  # fmt: skip

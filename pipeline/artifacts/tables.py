@@ -158,7 +158,9 @@ class TableSchema(Generic[M]):
         return ArtifactError(path, field_name, expected=expected, found=found, stage=self.stage)
 
     def _check_metadata(self, path: Path, metadata: Mapping[str, object]) -> None:
-        check_metadata(metadata_types(self.metadata), metadata, lambda key, **found: self.error(path, key, **found))
+        check_metadata(
+            metadata_types(self.metadata, metadata), metadata, lambda key, **found: self.error(path, key, **found)
+        )
 
 
 class _Error(Protocol):
