@@ -20,6 +20,8 @@ from pipeline.training.averaging import NoAverageParams
 from pipeline.training.batches import StoredBatch
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE, DistributedContext
+from pipeline.training.loss_settings import AutoParams
+from pipeline.training.losses import loss_of
 from pipeline.training.optimiser import AdamWParams, build_optimiser
 from pipeline.training.schedules import ConstantParams
 from pipeline.training.settings import TrainParams
@@ -89,7 +91,9 @@ class BenchmarkLearner(Learner[Network]):
     def __init__(self, shape: Shape, params: TrainParams, device: torch.device) -> None:
         keep_freed_memory()
         context = DistributedContext(0, 1, device)
-        super().__init__(_build(shape).to(device).train(), params, Classification(params, "one", 1, None), context)
+        super().__init__(
+            _build(shape).to(device).train(), params, Classification(params, loss_of("one"), 1, None), context
+        )
         inputs, classes = _clips(shape)
         front_end: SpectrogramMetadata = {
             **KaldiFrontEnd(FRONT_END).metadata, "dtype": "float32", "scale": 1.0, "offset": 0.0
@@ -114,7 +118,8 @@ def make_learner(
     settings: dict[str, Any] = {
         "epochs": epochs, "sampling": "shuffled", "batch_size": shape.batch, "accumulate": 1, "learning_rate": RATE,
         "schedule": ConstantParams(kind="constant", warmup_steps=0), "optimiser": ADAMW, "gradient_clip": None,
-        "label_smoothing": 0.0, "average": NoAverageParams(kind="none"), "checkpoint_ensemble": [], "early_stop_patience": 0,
+        "loss": AutoParams(kind="auto"), "label_smoothing": 0.0,
+        "average": NoAverageParams(kind="none"), "checkpoint_ensemble": [], "early_stop_patience": 0,
         "num_threads": torch.get_num_threads(), "precision": "float32", "compile": False, "activation_checkpointing": False,
         "patchout": 0.0, "gradient_flow": False, "augmentation": augmentation,
     }  # fmt: skip

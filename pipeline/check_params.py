@@ -27,6 +27,8 @@ from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.reporting.atlas.settings import AtlasParams
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.spectrogram.settings import SpectrogramParams
+from pipeline.training.families import read_families
+from pipeline.training.loss_settings import families_of, require_label_kind
 from pipeline.training.settings import PretrainParams, TrainParams
 from pipeline.vocabulary.registry import validate_vocabulary_params
 
@@ -132,6 +134,12 @@ def _check_between(
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
         with check.collecting():
             sections["pretrain"].settings(sections["train"])
+    if "train" in sections and (families := families_of(sections["train"].loss)):
+        with check.collecting(f"{path}: "):
+            read_families(families.groups)
+    if {"train", "corpus"} <= set(sections) and (label_kind := dict(sections["corpus"]).get("label_kind")):
+        with check.collecting(f"{path}: "):  # other corpora say it in the manifest, and `train` compares
+            require_label_kind(sections["train"].loss, label_kind)
     if {"train", "split"} <= set(sections):
         patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction
         if patience and not fraction:

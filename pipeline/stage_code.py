@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from pipeline.artifacts.files import replacing
+from pipeline.artifacts.files import file_digest, replacing
 from pipeline.artifacts.settings import leaves
 from pipeline.execution.code import NUMERIC, Sources, kinds_in, reach, releases, snapshot
 from pipeline.models.registry import BASELINES
+from pipeline.paths import input_path
 from pipeline.training.trainers import way_of
 
 _KEPT_OUTCOMES = 20  # latest earlier runs
@@ -36,6 +37,7 @@ class CodeFile(TypedDict):
     code: str  # digest of the definitions
     packages: dict[str, str]  # distribution -> release
     settings: NotRequired[dict[str, object]]  # of `train`, by their keys with dots; of stages that train
+    files: NotRequired[dict[str, str]]  # key of `train` that names a file -> digest of the file, where there are such
 
 
 _TOKEN_LISTS = ("experiment.token_models", "experiment.pretrained_models")
@@ -89,9 +91,18 @@ def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[s
     return {key: value for key, value in wanted.items() if key not in unread}
 
 
+def _files(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return key -> digest of the files that settings of `train` name; empty for a file that is missing."""
+    families = document["train"]["loss"].get("families")
+    if not families:
+        return {}
+    path = input_path(families["groups"])
+    return {"train.loss.families.groups": file_digest(path) if path.is_file() else ""}
+
+
 def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]:
     """Return path below the folder `code` -> content, for every stage of a validated params document."""
-    files = {}
+    files: dict[str, str] = {}
     for stage, about in STAGES.items():
         for entry in _entries(document, about):
             sections = [section.format(entry=entry) for section in about.sections]
@@ -99,6 +110,8 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
             content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             if about.trains:
                 content["settings"] = read_settings(document, stage, entry)
+                if files_read := {key: read for key, read in _files(document).items() if key in content["settings"]}:
+                    content["files"] = files_read
             files[f"{stage}/{entry}" if about.lists else stage] = json.dumps(content, indent=1) + "\n"
     return files
 
@@ -163,7 +176,9 @@ def _digest(texts: Mapping[str, str], document: Mapping[str, object]) -> str:
     digest = hashlib.sha256()
     for path, text in texts.items():
         digest.update(f"{path}\x1f{text}\x1e".encode())
-    digest.update(json.dumps([document, {name: releases(name) for name in NUMERIC}], default=str).encode())
+    digest.update(
+        json.dumps([document, _files(document), {name: releases(name) for name in NUMERIC}], default=str).encode()
+    )
     return digest.hexdigest()[:32]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.clips import CLIPS, open_clips
+from pipeline.artifacts.clips import CLIPS, link_of, open_clips
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import MODEL, open_model, predicting_digest
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionsMetadata
@@ -62,6 +62,7 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
         "seed": seed,
         "classes": clips.metadata["classes"],
         "label_kind": clips.metadata["label_kind"],
+        "link": link_of(model.metadata),
         "weights": predicting_digest(model.metadata),
         "reads": model.metadata["reads"],
         "params": model.metadata["params"],

@@ -78,7 +78,7 @@ def run(
     label_kind = targets.metadata["label_kind"]
     fitted = TRAINERS[way_of(params.kind)].train(
         params,
-        TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained),
+        TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained, targets.metadata["classes"]),
         seed=seed,
         curves_path=paths.curves,
         score=epoch_scorer(label_kind),
@@ -90,7 +90,7 @@ def run(
         "model": model, "fold": fold, "seed": seed, "reads": params.reads,
         "params": params.model_dump(mode="json"),
         "classes": targets.metadata["classes"],
-        "label_kind": label_kind,
+        "label_kind": label_kind, "link": fitted.link,
         "input": fitted.input_metadata,
         "clips_seen": fitted.clips_seen,
         "source": inputs.source,

@@ -18,6 +18,7 @@ from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
+from pipeline.training.losses import loss_of
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples, Validation
 
@@ -78,8 +79,8 @@ def run_training(
     settings, others = TrainParams.model_validate(SETTINGS | changes), options.get("validation")
     try:
         train(
-            model, settings, Classification(settings, "one", 1, None), examples,
-            Validation(others, "one", None, settings.batch_size) if others else None,
+            model, settings, Classification(settings, loss_of("one"), 1, None), examples,
+            Validation(others, loss_of("one"), None, settings.batch_size) if others else None,
             seed=3, on_epoch=on_epoch, checkpoint=checkpoint, context=context,
         )  # fmt: skip
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ from pipeline.training import loop
 from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE, DistributedContext, init_distributed
+from pipeline.training.losses import loss_of
 from pipeline.training.settings import TrainParams
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -95,7 +96,7 @@ def test_training_alone_draws_the_numbers_it_always_drew(tmp_path: Path) -> None
     model = build(probe.MODEL, {"n_mels": 6}, 3, seed=5)
     settings = TrainParams.model_validate(SETTINGS)
     trained = loop.train(
-        model, settings, Classification(settings, "one", 1, None), probe.make_examples(24), None,
+        model, settings, Classification(settings, loss_of("one"), 1, None), probe.make_examples(24), None,
         seed=3, on_epoch=lambda row, timing: None, checkpoint=tmp_path / "c",
     )  # fmt: skip
     losses = [row["loss"] for row in trained.history]
@@ -222,7 +223,7 @@ class Loss(torch.nn.Module):
         self.model, self.params, self.batch, self.targets, self.axis = model, params, batch, targets, axis
 
     def forward(self) -> torch.Tensor:
-        task = Classification(self.params, "one", self.axis, 0.5 if self.axis == 1 else None)
+        task = Classification(self.params, loss_of("one"), self.axis, 0.5 if self.axis == 1 else None)
         return task.loss(self.model, task.forward(self.model), self.batch, self.targets)[0]
 
 

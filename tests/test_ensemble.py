@@ -50,7 +50,7 @@ def test_the_average_is_of_probabilities_and_matches_rows_by_clip(tmp_path: Path
     ]
     average = average_predictions(tables, "test")
     assert average.clip_ids == tuple(CLIPS)
-    expected = (to_scores(LOGITS, "one") + to_scores(other, "one")) / 2
+    expected = (to_scores(LOGITS, "softmax") + to_scores(other, "softmax")) / 2
     np.testing.assert_allclose(average.scores, expected, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(average.targets, TARGETS)
 

@@ -16,7 +16,8 @@ from pipeline.evaluation.metric_functions import average_precision, roc_auc, val
 from pipeline.evaluation.metrics import evaluate_scores
 from pipeline.models.baselines import kernel_classifier
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, score, support_vectors
-from pipeline.training.classification import classification_loss, smooth_labels
+from pipeline.training.classification import smooth_labels
+from pipeline.training.losses import loss_of
 from pipeline.training.sampling import clip_weights, draw_rows
 from pipeline.training.targets import class_targets
 
@@ -49,26 +50,26 @@ def test_targets_are_nan_where_the_manifest_says_unknown_unless_a_label_was_adde
 def test_the_loss_is_the_mean_over_the_known_classes_of_each_clip() -> None:
     logits = torch.tensor([[0.0, 3.0, -1.0], [2.0, 0.5, 9.0], [1.0, 1.0, 1.0]], requires_grad=True)
     targets = torch.tensor([[1.0, NAN, 0.0], [0.0, NAN, NAN], [NAN, NAN, NAN]])
-    loss = classification_loss(logits, targets, "many")
+    loss = loss_of("many")(logits, targets)
     by_hand = ((np.log(2) + np.log1p(np.exp(-1.0))) / 2 + np.log1p(np.exp(2.0)) + 0) / 3
     assert loss.item() == pytest.approx(by_hand)
     loss.backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad == 0, targets.isnan())
     # Micro-batches add up.
-    parts = sum(classification_loss(logits[i : i + 1], targets[i : i + 1], "many").item() / 3 for i in range(3))
+    parts = sum(loss_of("many")(logits[i : i + 1], targets[i : i + 1]).item() / 3 for i in range(3))
     assert parts == pytest.approx(by_hand)
 
 
 def test_without_unknown_labels_the_loss_is_what_it_was() -> None:
     logits, targets = torch.randn(5, 4), torch.rand(5, 4)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
-    assert torch.equal(classification_loss(logits, targets, "many"), expected)
+    assert torch.equal(loss_of("many")(logits, targets), expected)
 
 
 def test_smoothing_and_mixing_keep_unknown_labels_unknown() -> None:
     targets = torch.tensor([[1.0, NAN, 0.0], [0.0, 1.0, 0.0]])
-    soft = smooth_labels(targets, 0.1, "many")
+    soft = smooth_labels(targets, 0.1, "sigmoid")
     assert torch.equal(soft.isnan(), targets.isnan())
     mixed = 0.3 * soft + 0.7 * soft.flip(0)
     assert mixed.isnan().tolist() == [[False, True, False], [False, True, False]]

@@ -168,7 +168,7 @@ def test_one_of_many_agrees_with_scikit_learn() -> None:
     assert result.values["macro_f1"] == pytest.approx(metrics.f1_score(actual, decided, average="macro"), abs=1e-12)
     np.testing.assert_array_equal(result.confusion, metrics.confusion_matrix(actual, decided))
     assert result.values["AUC"] == pytest.approx(
-        metrics.roc_auc_score(actual, to_scores(logits, "one"), multi_class="ovr"), abs=1e-12
+        metrics.roc_auc_score(actual, to_scores(logits, "softmax"), multi_class="ovr"), abs=1e-12
     )
 
 
@@ -188,10 +188,10 @@ def test_d_prime_of_known_areas() -> None:
 
 
 def test_scores_of_extreme_logits_are_finite_and_stay_apart() -> None:
-    many = to_scores([[-800.0, 800.0, -50.0, -49.0]], "many")
+    many = to_scores([[-800.0, 800.0, -50.0, -49.0]], "sigmoid")
     assert np.isfinite(many).all()
     assert many[0, 2] < many[0, 3]
-    one = to_scores([[1000.0, 0.0], [-1000.0, -1000.0]], "one")
+    one = to_scores([[1000.0, 0.0], [-1000.0, -1000.0]], "softmax")
     np.testing.assert_allclose(one, [[1, 0], [0.5, 0.5]])
 
 

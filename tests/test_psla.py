@@ -272,10 +272,10 @@ def _train(path: Path, tmp_path: Path, rate: float) -> tuple[Any, Any]:
     section = changed(SECTION, {"pretrained": weights_of, "input.normalisation": "none"})
     inputs = Memory(6)
     training = Examples(list(inputs.clips), np.eye(3, dtype=np.float32)[np.arange(6) % 3])
-    data = TrainingData(inputs, training, Examples([], np.zeros((0, 3), np.float32)), "one", None, None)
+    data = TrainingData(inputs, training, Examples([], np.zeros((0, 3), np.float32)), "one", None, None, list("abc"))
     settings = TrainParams.model_validate(SETTINGS | {"epochs": 1, "learning_rate": rate})
     with init_distributed() as context:
-        weights, _, metadata, _ = train_model(
+        weights, _, metadata, _, _ = train_model(
             params_of(section), settings, data,
             seed=0, curves_path=tmp_path / "live", context=context, score=lambda scores, targets: {},
         )  # fmt: skip

@@ -16,6 +16,7 @@ from pipeline.training import checkpoints, loop
 from pipeline.training.checkpoints import run_key
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE
+from pipeline.training.losses import loss_of
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import Learner
 
@@ -109,7 +110,7 @@ def test_the_scale_of_a_float16_loss_survives_a_checkpoint(tmp_path: Path) -> No
     settings = TrainParams.model_validate(SETTINGS | {"precision": "float16"})
 
     def learner() -> Learner:
-        return Learner(make_model(), settings, Classification(settings, "one", 1, None), ALONE)
+        return Learner(make_model(), settings, Classification(settings, loss_of("one"), 1, None), ALONE)
 
     def progress() -> checkpoints.Progress:
         return checkpoints.Progress({}, {}, torch.zeros(0, 0), {"epoch": 1})

@@ -98,6 +98,7 @@ CHANGES: dict[str, Any] = {
     "train.optimiser.betas": [0.8, 0.9],
     "train.optimiser.weight_decay": 0.5,
     "train.gradient_clip": 0.1,
+    "train.loss.kind": {"kind": "focal", "gamma": 2.0, "pos_weight": "balanced", "families": None},
     "train.label_smoothing": 0.0,
     "train.average.kind": {"kind": "none"},
     "train.average.decay": 0.5,

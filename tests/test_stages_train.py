@@ -16,7 +16,7 @@ from test_ast import SMALL
 from test_checkpoint_formats import MEAN, STD, make_original, original_weights
 from test_psla import SECTION as PSLA
 
-from pipeline.artifacts.clips import CLIPS
+from pipeline.artifacts.clips import CLIPS, link_of
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
@@ -230,7 +230,7 @@ def test_kept_epochs_predict_the_mean_of_their_probabilities(
         members.append(logits.softmax(1) if label_kind == "one" else logits.sigmoid())
     assert (members[0] - members[1]).abs().max() > 1e-3  # of unlike weights
     predictions = open_predictions(run_evaluate(paths))
-    found = to_scores(matrix(predictions, "logits"), label_kind)  # type: ignore[arg-type]
+    found = to_scores(matrix(predictions, "logits"), link_of(predictions.metadata))
     np.testing.assert_allclose(found, (members[0] + members[1]) / 2, atol=1e-6)
     assert predictions.metadata["weights"] != card["weights"]
     (paths.model / "epochs/3.safetensors").write_bytes((paths.model / "epochs/1.safetensors").read_bytes())
@@ -238,13 +238,13 @@ def test_kept_epochs_predict_the_mean_of_their_probabilities(
         run_evaluate(paths)
 
 
-@pytest.mark.parametrize("label_kind", ["one", "many"])
-def test_the_mean_of_probabilities_is_stored_as_logits_however_small(label_kind: Any) -> None:
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_the_mean_of_probabilities_is_stored_as_logits_however_small(link: Any) -> None:
     members = [np.array([[2.0, -1.0, 0.5]], np.float32), np.array([[-3.0, 4.0, 0.0]], np.float32)]
-    mean = (to_scores(members[0], label_kind) + to_scores(members[1], label_kind)) / 2
-    np.testing.assert_allclose(to_scores(average_logits(members, label_kind), label_kind), mean, rtol=1e-6)
+    mean = (to_scores(members[0], link) + to_scores(members[1], link)) / 2
+    np.testing.assert_allclose(to_scores(average_logits(members, link), link), mean, rtol=1e-6)
     sure = [np.array([[200.0, -200.0]], np.float32)] * 2
-    found = average_logits(sure, label_kind)
+    found = average_logits(sure, link)
     np.testing.assert_allclose(found[0, 0] - found[0, 1], 400, rtol=1e-6)
 
 

@@ -20,6 +20,7 @@ from pipeline.training.batches import Batch
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE
 from pipeline.training.loop import training_options
+from pipeline.training.losses import loss_of
 from pipeline.training.optimiser import OptimiserParams, build_optimiser, set_rate
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import Learner, compiled
@@ -34,7 +35,7 @@ def step(model_changes: dict[str, Any] | None = None, **changes: Any) -> Any:
     model = make_model({"stem": PATCHES, "encoder.drop_path": 0.0} | (model_changes or {}))
     params = TrainParams.model_validate(SETTINGS | EXACT | changes)
     examples = make_examples(8)
-    learner = Learner(model, params, Classification(params, "one", 1, None), ALONE)
+    learner = Learner(model, params, Classification(params, loss_of("one"), 1, None), ALONE)
     micro_batches = torch.tensor_split(torch.arange(8), params.accumulate)
     torch.manual_seed(0)
     with training_options(model.train(), params):
@@ -136,7 +137,7 @@ def test_mixed_labels_of_one_class_clips_train_towards_both_and_never_towards_th
     targets = torch.tensor([[0.0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1]])
     batch = Batch(torch.zeros(4, 5, 6), None, torch.arange(4))
     torch.manual_seed(1)
-    loss, _ = Classification(params, "one", 1, None).loss(
+    loss, _ = Classification(params, loss_of("one"), 1, None).loss(
         make_model(), lambda _features, _mask: logits * 1, batch, targets
     )
     loss.backward()  # type: ignore[no-untyped-call]
@@ -160,7 +161,7 @@ def test_labels_are_smoothed_in_the_loss(label_kind: Any, expected: float) -> No
     logits = torch.tensor([[math.log(2), 0.0, 0.0]])
     batch = Batch(torch.zeros(1, 5, 6), None, torch.arange(1))
     params = TrainParams.model_validate(SETTINGS | {"label_smoothing": 0.3, "augmentation": PLAIN})
-    loss, _ = Classification(params, label_kind, 1, None).loss(
+    loss, _ = Classification(params, loss_of(label_kind), 1, None).loss(
         make_model(), lambda _features, _mask: logits, batch, torch.eye(3)[:1]
     )
     assert loss.item() == pytest.approx(expected, rel=1e-6)

@@ -19,10 +19,11 @@ from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.network import Network
 from pipeline.spectrogram.storing import restore, store
 from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch, normalise
-from pipeline.training.classification import Classification, classification_loss, smooth_labels
+from pipeline.training.classification import Classification, smooth_labels
 from pipeline.training.inputs import require_short_clips
 from pipeline.training.logits import predict_logits
 from pipeline.training.loop import train
+from pipeline.training.losses import loss_of
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples, Validation
 
@@ -48,6 +49,7 @@ SETTINGS: dict[str, Any] = {
     "schedule": {"kind": "cosine", "warmup": 0.1},
     "optimiser": {"kind": "adamw", "betas": [0.9, 0.98], "weight_decay": 0.05},
     "gradient_clip": 1.0,
+    "loss": {"kind": "auto"},
     "label_smoothing": 0.1,
     "average": {"kind": "ema", "decay": 0.9},
     "checkpoint_ensemble": [],
@@ -128,8 +130,8 @@ def train_small(
     model = model or make_model()
     settings = TrainParams.model_validate(SETTINGS | changes)
     trained = train(
-        model, settings, Classification(settings, "one", 1, None), examples or make_examples(24),
-        Validation(validation, "one", score, settings.batch_size) if validation else None,
+        model, settings, Classification(settings, loss_of("one"), 1, None), examples or make_examples(24),
+        Validation(validation, loss_of("one"), score, settings.batch_size) if validation else None,
         seed=3, on_epoch=on_epoch, checkpoint=checkpoint,
     )  # fmt: skip
     return model, trained
@@ -178,7 +180,7 @@ def test_a_kept_epoch_is_what_a_run_that_ends_there_stores(tmp_path: Path, avera
 def test_soft_labels_train_towards_both_classes() -> None:
     """Peer bug 1.3.3: targets cut to integers made every mixture the first class."""
     logits = torch.zeros(1, 3, requires_grad=True)
-    loss = classification_loss(logits, torch.tensor([[0.0, 0.4, 0.6]]), "one")
+    loss = loss_of("one")(logits, torch.tensor([[0.0, 0.4, 0.6]]))
     loss.backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(loss.detach(), torch.tensor(math.log(3)))
     assert logits.grad is not None
@@ -187,9 +189,9 @@ def test_soft_labels_train_towards_both_classes() -> None:
 
 def test_the_loss_follows_the_label_kind() -> None:
     logits, targets = torch.zeros(2, 4), torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0]])
-    torch.testing.assert_close(classification_loss(logits, targets, "many"), torch.tensor(math.log(2)))
-    torch.testing.assert_close(smooth_labels(targets, 0.2, "many")[0], torch.tensor([0.9, 0.1, 0.1, 0.9]))
-    torch.testing.assert_close(smooth_labels(targets[:1], 0.2, "one")[0], torch.tensor([0.85, 0.05, 0.05, 0.85]))
+    torch.testing.assert_close(loss_of("many")(logits, targets), torch.tensor(math.log(2)))
+    torch.testing.assert_close(smooth_labels(targets, 0.2, "sigmoid")[0], torch.tensor([0.9, 0.1, 0.1, 0.9]))
+    torch.testing.assert_close(smooth_labels(targets[:1], 0.2, "softmax")[0], torch.tensor([0.85, 0.05, 0.05, 0.85]))
 
 
 def test_batches_pad_behind_and_mask_by_length() -> None:

@@ -19,7 +19,7 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.corpora.label_tables import join_cell, split_cell
 from pipeline.corpora.relabelling import refresh_training_labels
 from pipeline.errors import CorpusError
-from pipeline.training.classification import classification_loss
+from pipeline.training.losses import loss_of
 from pipeline.training.targets import class_targets, decide_soft
 from stages import development
 from tools.why import trace
@@ -186,7 +186,7 @@ def test_soft_labels_are_the_targets_of_networks(tmp_path: Path, monkeypatch: py
     targets, clips, _ = targets_of(tmp_path / "w", "clip,owl,rain,sea\nf,0.5,0.25,0.25\na,0,0,1\n", "1")
     assert dict(zip(clips, targets, strict=True)) == {"c": [0, 0, 1], "e": [0, 1, 0], "f": [0.5, 0.25, 0.25]}
     logits = torch.tensor([[0.0, 0.0, 0.0]])
-    loss = classification_loss(logits, torch.tensor([targets[2]]), "one")
+    loss = loss_of("one")(logits, torch.tensor([targets[2]]))
     assert loss.item() == pytest.approx(math.log(3))
 
 

@@ -163,10 +163,10 @@ def test_windows_that_cannot_be_are_named(window: float, hop: float | None, pool
 
 def test_pooling() -> None:
     logits = np.log([[0.9, 0.1], [0.3, 0.7]]).astype(np.float32)
-    np.testing.assert_allclose(np.exp(pool_logits(logits, "one", "mean")), [0.6, 0.4], atol=1e-6)
-    np.testing.assert_allclose(np.exp(pool_logits(logits + 5, "one", "max")), [0.9, 0.7], atol=1e-6)
-    np.testing.assert_array_equal(pool_logits(logits, "many", "max"), logits.max(axis=0))
-    mean = pool_logits(np.array([[0.0], [2.0]], np.float32), "many", "mean")
+    np.testing.assert_allclose(np.exp(pool_logits(logits, "softmax", "mean")), [0.6, 0.4], atol=1e-6)
+    np.testing.assert_allclose(np.exp(pool_logits(logits + 5, "softmax", "max")), [0.9, 0.7], atol=1e-6)
+    np.testing.assert_array_equal(pool_logits(logits, "sigmoid", "max"), logits.max(axis=0))
+    mean = pool_logits(np.array([[0.0], [2.0]], np.float32), "sigmoid", "mean")
     assert 1 / (1 + np.exp(-mean[0])) == pytest.approx((0.5 + 1 / (1 + np.exp(-2.0))) / 2)
 
 

@@ -15,7 +15,7 @@ import typer
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from pipeline.artifacts.clips import open_clips
+from pipeline.artifacts.clips import link_of, open_clips
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import TrainedModel, open_model
@@ -103,7 +103,7 @@ def run_that_tests(clip_id: str, entry: str, seed: int, layout: Layout) -> RunId
 
 
 def _describe(model: TrainedModel, attention: ClipAttention) -> str:
-    scores = to_scores(attention.logits[None], model.metadata["label_kind"])[0]
+    scores = to_scores(attention.logits[None], link_of(model.metadata))[0]
     best = int(scores.argmax())
     name, fold, seed = (model.metadata[key] for key in ("model", "fold", "seed"))
     return f"{name}, fold {fold}, seed {seed}: {model.metadata['classes'][best]} ({scores[best]:.0%})"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.artifacts.clips import link_of
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
@@ -82,7 +83,7 @@ def _properties(model: TrainedModel, classifier: SoundClassifier) -> dict[str, o
     """Return what the file says of itself."""
     card, front_end = model.metadata, classifier.front_end
     about = {"model": card["model"], "fold": card["fold"], "seed": card["seed"], "front_end": card["front_end"]}
-    about |= {"classes": card["classes"], "label_kind": card["label_kind"]}
+    about |= {"classes": card["classes"], "label_kind": card["label_kind"], "link": link_of(card)}
     if isinstance(front_end, StoredFrames):
         about |= {"sample_rate": card["front_end"]["sample_rate"]}
         about |= {"min_samples": front_end.samples_of(classifier.lengths.least)}

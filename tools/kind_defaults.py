@@ -28,6 +28,7 @@ from pipeline.models.registry import (
 from pipeline.params import field_annotation, fields_of, members
 from pipeline.spectrogram.registry import FrontEndParams
 from pipeline.training.averaging import AverageParams
+from pipeline.training.loss_settings import LossParams
 from pipeline.training.optimiser import OptimiserParams
 from pipeline.training.schedules import ScheduleParams
 from pipeline.vocabulary.registry import VocabularyParams
@@ -53,6 +54,7 @@ CHOICES: dict[str, object] = {
     "schedules": ScheduleParams,
     "optimisers": OptimiserParams,
     "averages": AverageParams,
+    "losses": LossParams,
 }
 
 # Section of params.yaml -> its place.

@@ -225,6 +225,8 @@ def _code_changes(path: Path, recorded: str | None) -> set[str]:
         if was["packages"].get(package) != now["packages"].get(package):
             reasons.add(f"release of {package}")
     before, after = was.get("settings", {}), now.get("settings", {})
+    if was.get("files", {}) != now.get("files", {}):
+        reasons.add("input")
     return reasons | {f"param {key}" for key in {**before, **after} if before.get(key) != after.get(key)}
 
 

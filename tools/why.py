@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipeline.artifacts.clips import CLIPS, ClipTable
+from pipeline.artifacts.clips import CLIPS, ClipTable, link_of
 from pipeline.artifacts.duplicates import open_duplicates, pairs_of
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable
@@ -25,6 +25,7 @@ from pipeline.artifacts.tables import Table, TableSchema
 from pipeline.artifacts.tokens import TOKENS, TokenTable
 from pipeline.artifacts.training_labels import TRAINING_LABELS, TrainingLabelTable
 from pipeline.errors import ArtifactError, CorpusError
+from pipeline.evaluation.metric_functions import to_scores
 
 _TOKENS_SHOWN = 12
 _MATCHES_SHOWN = 5
@@ -183,11 +184,7 @@ def _describe_prediction(predictions: PredictionTable, row: Row) -> tuple[str, b
     """Rank 1 is the class with the highest logit; ties get the worst rank, so that a tie does not count as a hit."""
     classes = predictions.metadata["classes"]
     logits, targets = np.array(row["logits"]), np.array(row["targets"])
-    if predictions.metadata["label_kind"] == "one":
-        scores = np.exp(logits - logits.max())
-        scores /= scores.sum()
-    else:
-        scores = 0.5 * (1 + np.tanh(logits / 2))  # the sigmoid, without overflow
+    scores = to_scores(logits[None], link_of(predictions.metadata))[0]
     true = [
         f"{classes[i]} ranks {int((logits >= logits[i]).sum())} ({scores[i]:.0%})" for i in np.flatnonzero(targets == 1)
     ]

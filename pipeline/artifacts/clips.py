@@ -10,6 +10,22 @@ from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 LabelKind = Literal["one", "many"]  # exactly one class per clip, or any number of them
+Link = Literal["softmax", "sigmoid"]  # from a model's logits to its probabilities of classes
+
+# Of models that are trained without another: classical ones, and networks with the label kind's own loss.
+LINKS: dict[LabelKind, Link] = {"one": "softmax", "many": "sigmoid"}
+
+
+class LogitsMetadata(Metadata):
+    """Base of the metadata of what has logits: models and predictions."""
+
+    label_kind: LabelKind
+    link: NotRequired[Link]  # absent = that of the label kind
+
+
+def link_of(metadata: LogitsMetadata) -> Link:
+    """Return the function from logits to probabilities."""
+    return metadata.get("link", LINKS[metadata["label_kind"]])
 
 
 class ClipsMetadata(Metadata):

@@ -12,8 +12,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from pipeline.artifacts.clips import LabelKind
-from pipeline.artifacts.settings import Metadata
+from pipeline.artifacts.clips import LogitsMetadata
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.tables import metadata_digest
 from pipeline.artifacts.weights import EPOCHS, WeightsCard, WeightsSchema
@@ -51,13 +50,12 @@ class InputMetadata(TypedDict, total=False):
     masked_pretraining: dict[str, object]  # networks initialised from it: metadata of its artifact
 
 
-class ModelMetadata(Metadata):
+class ModelMetadata(LogitsMetadata):
     """Metadata of a trained model, without what names its weights."""
 
     model: str
     params: dict[str, Any]  # the model's own section, as validated
     classes: list[str]
-    label_kind: LabelKind
     reads: Reads
     input: InputMetadata  # of the data that it was built for
     source: str  # digest of the vocabulary (tokens), or empty

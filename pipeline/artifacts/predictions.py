@@ -6,20 +6,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LogitsMetadata
 from pipeline.artifacts.model import Reads
-from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 
-class PredictionsMetadata(Metadata):
+class PredictionsMetadata(LogitsMetadata):
     """Metadata of predictions: those of the model too, so that whoever compares predictions needs no model."""
 
     model: str
     fold: str
     seed: int
     classes: list[str]
-    label_kind: LabelKind
     reads: Reads
     params: dict[str, Any]  # the model's own section, as validated
     num_parameters: int
@@ -36,7 +34,7 @@ PREDICTIONS = TableSchema(
     columns={
         "clip_id": pa.string(),
         "role": pa.string(),
-        "logits": pa.list_(pa.float32()),  # one per class, before softmax (label kind one) or sigmoid (many)
+        "logits": pa.list_(pa.float32()),  # one per class, before the link
         "targets": pa.list_(pa.float32()),  # one per class, 0 or 1, or NaN where it is unknown
     },
     metadata=PredictionsMetadata,

@@ -109,7 +109,7 @@ class WeightsSchema(Generic[C]):
         return weights
 
     def _check(self, path: Path, metadata: Mapping[str, object]) -> None:
-        expected = metadata_types(self.metadata) | ({EPOCHS: dict} if EPOCHS in metadata else {})
+        expected = metadata_types(self.metadata, metadata)
         check_metadata(expected, metadata, lambda key, **found: self.error(path, key, **found))
 
 

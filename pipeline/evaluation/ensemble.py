@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LabelKind, link_of
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, matrix
 from pipeline.artifacts.splits import Role
 from pipeline.evaluation.metric_functions import to_scores
@@ -46,7 +46,7 @@ def score_clips(predictions: PredictionTable, role: Role) -> ScoredClips:
         classes=tuple(metadata["classes"]),
         label_kind=metadata["label_kind"],
         clip_ids=tuple(clip_ids[row] for row in rows),
-        scores=to_scores(matrix(predictions, "logits")[rows], metadata["label_kind"]),
+        scores=to_scores(matrix(predictions, "logits")[rows], link_of(metadata)),
         targets=matrix(predictions, "targets")[rows],
     )
 

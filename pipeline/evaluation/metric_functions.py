@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LabelKind, Link
 
 DECISION_THRESHOLD = 0.5  # label kind many
 
@@ -70,10 +70,10 @@ def validate(scores: ArrayLike, targets: ArrayLike) -> tuple[Floats, Bools]:
     return (np.where(unknown, np.nan, values) if unknown.any() else values), truth == 1
 
 
-def to_scores(logits: ArrayLike, label_kind: LabelKind) -> Floats:
-    """Return the softmax (one) or sigmoid (many) of logits (clip, class), in float64 and without overflow."""
+def to_scores(logits: ArrayLike, link: Link) -> Floats:
+    """Return the softmax or sigmoid of logits (clip, class), in float64 and without overflow."""
     values = np.asarray(logits, dtype=np.float64)
-    if label_kind == "one":
+    if link == "softmax":
         exponentials = np.exp(values - values.max(axis=1, keepdims=True))
         softmax: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
         return softmax

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LINKS, LabelKind
 from pipeline.evaluation.ensemble import ScoredClips
 from pipeline.evaluation.metric_definition import Interval, reported_metrics
 from pipeline.evaluation.metric_functions import (
@@ -73,7 +73,7 @@ def evaluate(logits: ArrayLike, targets: ArrayLike, label_kind: LabelKind) -> Sc
 
     Raises ValueError as `validate` does.
     """
-    return evaluate_scores(to_scores(logits, label_kind), targets, label_kind)
+    return evaluate_scores(to_scores(logits, LINKS[label_kind]), targets, label_kind)
 
 
 def evaluate_scores(scores: ArrayLike, targets: ArrayLike, label_kind: LabelKind) -> Scores:

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 
+from pipeline.artifacts.clips import link_of
 from pipeline.artifacts.model import TrainedModel, open_members
 from pipeline.errors import SonolexError
 from pipeline.evaluation.averaging import average_logits
@@ -50,7 +51,7 @@ class NetworkPredictor(Predictor):
                 if not members:
                     warn_of_cut_clips(inputs, clip_ids, network.stem)
                 members.append(predict_logits(network.to(context.device), batches, CLIPS_PER_BATCH, context).numpy())
-        return average_logits(members, self._model.metadata["label_kind"])
+        return average_logits(members, link_of(self._model.metadata))
 
     def _networks(self) -> Iterator[Network]:
         """Yield the networks whose mean predicts; large ensembles are read from the disk one by one."""

@@ -18,7 +18,7 @@ from typing import Literal, TypedDict, cast
 
 import numpy as np
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LabelKind, link_of
 from pipeline.artifacts.files import file_digest, parse_json, replacing
 from pipeline.artifacts.model import MODEL, ModelMetadata, TrainedModel, open_model, write_model
 from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
@@ -193,6 +193,12 @@ def require_members(members: Sequence[Member]) -> None:
                     f"{member.model.path}: {field}: expected that of {first.path}, found another; only models with the "
                     "same front end, classes and label kind predict together: take others, or one at a time"
                 )
+        if link_of(member.model.metadata) != link_of(first.metadata):
+            raise SonolexError(
+                f"{member.model.path}: link: expected {link_of(first.metadata)}, that of {first.path}, found "
+                f"{link_of(member.model.metadata)}; bundle networks of one train.loss, and classical models with networks "
+                "of train.loss {kind: auto}"
+            )
         _require_vocabulary(member.model, member.vocabulary)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from pydantic import TypeAdapter
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LabelKind, Link, link_of
 from pipeline.artifacts.model import TrainedModel
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.vocabulary import Vocabulary
@@ -72,6 +72,11 @@ class Classifier:
         return self.members[0].model.metadata["label_kind"]
 
     @property
+    def link(self) -> Link:
+        """Function from logits to probabilities, the same for all models."""
+        return link_of(self.members[0].model.metadata)
+
+    @property
     def metadata(self) -> SpectrogramMetadata:
         """Metadata of the frames: front end, and how values are stored."""
         return self.members[0].model.metadata["front_end"]
@@ -117,8 +122,8 @@ class Classifier:
     def logits(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Return logits (clip, class) float32 of clips, given by their stored frames."""
         clips = {"": list(frames)} | {digest: self.tokens(frames, digest) for digest in self.vocabularies}
-        return average_logits([member.logits(clips[member.source]) for member in self.members], self.label_kind)
+        return average_logits([member.logits(clips[member.source]) for member in self.members], self.link)
 
     def scores(self, logits: np.ndarray) -> Floats:
         """Return probabilities (clip, class) of logits."""
-        return to_scores(logits, self.label_kind)
+        return to_scores(logits, self.link)

@@ -223,7 +223,7 @@ def _join(classifier: Classifier, source: str, pieces: list[_Piece], windowing: 
     ]
     if windowing is None:
         return FilePrediction(windows[0])
-    pooled = pool_logits(logits, classifier.label_kind, windowing.pool)
+    pooled = pool_logits(logits, classifier.link, windowing.pool)
     scores = pool_scores(scores, windowing.pool)
     return FilePrediction(describe(classifier, source, 0.0, windows[-1].end, pooled, scores), windows)
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import Link, link_of
 from pipeline.artifacts.model import ModelMetadata, TrainedModel, open_members
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.vocabulary import Vocabulary
@@ -120,7 +120,7 @@ class NetworkEnsemble(nn.Module):
         self.networks = nn.ModuleList(networks)
         self._normalisation = metadata["input"]["normalisation"]
         self._front_end: SpectrogramMetadata = {**metadata["front_end"], "dtype": "float32"}  # frames are restored
-        self._average = _AVERAGES[metadata["label_kind"]]
+        self._average = _AVERAGES[link_of(metadata)]
 
     def forward(self, inputs: Tensor) -> Tensor:
         if inputs.is_floating_point():
@@ -129,15 +129,15 @@ class NetworkEnsemble(nn.Module):
         return self._average(torch.stack(logits)) if len(logits) > 1 else logits[0]
 
 
-def _average_one_label(logits: Tensor) -> Tensor:
+def _average_softmax(logits: Tensor) -> Tensor:
     """Return the logarithm of the members' mean softmax, of logits (member, batch, class)."""
     return logits.log_softmax(dim=2).logsumexp(dim=0) - torch.tensor(float(logits.shape[0])).log()
 
 
-def _average_many_labels(logits: Tensor) -> Tensor:
+def _average_sigmoid(logits: Tensor) -> Tensor:
     """Return the logits of the members' mean sigmoid, of logits (member, batch, class)."""
     log_sigmoid = nn.functional.logsigmoid
     return log_sigmoid(logits).logsumexp(dim=0) - log_sigmoid(-logits).logsumexp(dim=0)
 
 
-_AVERAGES: dict[LabelKind, Callable[[Tensor], Tensor]] = {"one": _average_one_label, "many": _average_many_labels}
+_AVERAGES: dict[Link, Callable[[Tensor], Tensor]] = {"softmax": _average_softmax, "sigmoid": _average_sigmoid}

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import Link
 from pipeline.artifacts.spectrogram import Mix
 from pipeline.errors import SonolexError
 from pipeline.evaluation.averaging import average_logits
@@ -160,15 +160,15 @@ class WindowReader:
         return Window(first / self.rate, last / self.rate, samples)
 
 
-def pool_logits(logits: np.ndarray, label_kind: LabelKind, pool: Pool) -> np.ndarray:
+def pool_logits(logits: np.ndarray, link: Link, pool: Pool) -> np.ndarray:
     """Return logits (class,) float32 of a sound from those of its windows (window, class).
 
     "mean": those whose probabilities are the mean of the windows'. "max": logarithms of each class's highest probability
-    (label kind one), or each class's highest logit.
+    (softmax), or each class's highest logit.
     """
     if pool == "mean":
-        return np.asarray(average_logits(list(logits[:, None]), label_kind)[0])
-    if label_kind == "one":
+        return np.asarray(average_logits(list(logits[:, None]), link)[0])
+    if link == "softmax":
         logits = logits - np.logaddexp.reduce(logits.astype(np.float64), axis=1, keepdims=True)
     return np.asarray(logits.max(axis=0), dtype=np.float32)
 

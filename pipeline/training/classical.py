@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.artifacts.clips import LINKS
 from pipeline.artifacts.curves import write_fitted
 from pipeline.execution import launch
 from pipeline.models.base import ModelParams
@@ -41,7 +42,7 @@ def train(
     weights = BASELINES[params.kind](params).fit(_clips(inputs, data.training.clip_ids), targets, setting)
     write_fitted(curves_path)
     seconds = time.perf_counter() - started
-    return Fitted(weights, {}, inputs.metadata, len(data.training.clip_ids), 1, seconds, ())
+    return Fitted(weights, {}, inputs.metadata, LINKS[data.label_kind], len(data.training.clip_ids), 1, seconds, ())
 
 
 def _clips(inputs: Inputs, clip_ids: Sequence[str]) -> Sequence[np.ndarray]:

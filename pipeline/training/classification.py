@@ -1,16 +1,16 @@
-"""Classification task: augmentation, forward pass, and the loss of the corpus's label kind."""
+"""Classification task: augmentation, forward pass, and the loss (`pipeline/training/losses.py`)."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import Link
 from pipeline.models.network import Network
 from pipeline.training import augmentation
 from pipeline.training.batches import Batch
+from pipeline.training.losses import Loss
 from pipeline.training.settings import TrainParams
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class Classification:
     """Predict the classes of a clip; targets are (clip, class) float32, NaN where unknown."""
 
     params: TrainParams
-    label_kind: LabelKind
+    loss_function: Loss
     time_axis: int  # of a batch's inputs
     log_unit: float | None  # see `augmentation.mix`
     section: str = "train"
@@ -50,31 +50,16 @@ class Classification:
             inputs = augmentation.replace_tokens(inputs, model.input.neighbours, options.token_noise)
             inputs = augmentation.mask_tokens(inputs, batch.mask, mask_token, options.frame_masks)
         features = model.embed(inputs)
-        soft = smooth_labels(targets, self.params.label_smoothing, self.label_kind)
+        soft = smooth_labels(targets, self.params.label_smoothing, self.loss_function.link)
         mixed = augmentation.mix(features, batch.mask, soft, options, self.log_unit)
         frame_masks = options.frame_masks if mask_token is None else None
         features = augmentation.mask_features(mixed.features, mixed.mask, frame_masks, options.band_masks)
         features = augmentation.add_noise(features, options.noise)
         logits = forward(features, mixed.mask)
-        return classification_loss(logits.float(), mixed.targets, self.label_kind), []
+        return self.loss_function(logits.float(), mixed.targets), []
 
 
-def classification_loss(logits: Tensor, targets: Tensor, label_kind: LabelKind) -> Tensor:
-    """Cross entropy against soft targets (one label per clip), or mean binary cross entropy over classes (many).
-
-    Where targets are unknown (NaN), a clip's loss is the mean over its other classes, and 0 if it has none; the loss of the
-    batch is the mean over clips, so that micro-batches add up.
-    """
-    if label_kind == "one":
-        return -(targets * F.log_softmax(logits, dim=1)).sum(1).mean()
-    unknown = targets.isnan()
-    if not unknown.any():
-        return F.binary_cross_entropy_with_logits(logits, targets)
-    losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(0), reduction="none")
-    return (losses.masked_fill(unknown, 0.0).sum(1) / (~unknown).sum(1).clamp(min=1)).mean()
-
-
-def smooth_labels(targets: Tensor, smoothing: float, label_kind: LabelKind) -> Tensor:
-    """Interpolate targets by `smoothing` towards the uniform target: 1 / classes (one), or 1 / 2 (many)."""
-    uninformed = 1 / targets.shape[1] if label_kind == "one" else 0.5
+def smooth_labels(targets: Tensor, smoothing: float, link: Link) -> Tensor:
+    """Interpolate targets by `smoothing` towards the uniform target: 1 / classes (softmax), or 1 / 2 (sigmoid)."""
+    uninformed = 1 / targets.shape[1] if link == "softmax" else 0.5
     return targets * (1 - smoothing) + smoothing * uninformed

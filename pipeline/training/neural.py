@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.artifacts.clips import Link
 from pipeline.artifacts.curves import writing_epochs
 from pipeline.artifacts.model import InputMetadata
 from pipeline.execution.code import code_version, kinds_in
@@ -27,6 +28,9 @@ from pipeline.training.gradient_flow import write_gradients
 from pipeline.training.inputs import require_short_clips, warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
+from pipeline.training.loss_settings import loss_files
+from pipeline.training.losses import Loss, build_loss, positive_shares
+from pipeline.training.sampling import clip_weights
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import keep_freed_memory
 from pipeline.training.token_predictor import load_pretrained
@@ -49,13 +53,13 @@ def train(
 ) -> Fitted | None:
     """Train by the section `train` of params.yaml and return the model, or None in all processes but the main one."""
     with init_distributed() as context:
-        weights, kept, input_metadata, trained = train_model(
+        weights, kept, input_metadata, link, trained = train_model(
             params, load_params(TrainParams, "train"), data,
             seed=seed, curves_path=curves_path, context=context, score=score, trackers=trackers,
         )  # fmt: skip
     if not context.is_main_process:
         return None
-    return Fitted(weights, kept, input_metadata, trained.clips_seen, context.size, *trained.timing)
+    return Fitted(weights, kept, input_metadata, link, trained.clips_seen, context.size, *trained.timing)
 
 
 def train_model(
@@ -68,8 +72,8 @@ def train_model(
     context: DistributedContext,
     score: Score,
     trackers: Sequence[str] = (),
-) -> tuple[Weights, dict[int, Weights], InputMetadata, Trained]:
-    """Train and return the weights, those of kept epochs, the metadata of the input, and the run's history.
+) -> tuple[Weights, dict[int, Weights], InputMetadata, Link, Trained]:
+    """Train and return the weights, those of kept epochs, the metadata of the input, the link, and the run's history.
 
     With pretrained weights all weights but the head's are initialised from them. `score` computes metrics of validation
     clips, if there are any, in every epoch. All random numbers are derived from `seed`. `curves_path` ends in model, fold
@@ -77,6 +81,7 @@ def train_model(
     """
     assert isinstance(params, NetworkParams)
     inputs, training, validation = data.inputs, data.training, data.validation
+    loss = _loss(settings, data)
     keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights become denormal, a hundred times slower on a CPU
     torch.manual_seed(named_seed(seed, "weights"))
@@ -108,6 +113,7 @@ def train_model(
     identity = {
         "params": params.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
+        "files": list(loss_files(settings.loss).values()),
         "seed": seed,
         "input": input_metadata,
         "front_end": inputs.front_end,
@@ -118,15 +124,13 @@ def train_model(
     }
     code = code_version(train_model, kinds=kinds_in(identity["params"]))
     seen = examples(training)
-    measured = (
-        Validation(examples(validation), data.label_kind, score, settings.batch_size) if validation.clip_ids else None
-    )
+    measured = Validation(examples(validation), loss, score, settings.batch_size) if validation.clip_ids else None
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
     with curves(curves_path, context, trackers, tracked) as log_epoch:
         trained = run_epochs(
             model,
             settings,
-            Classification(settings, data.label_kind, inputs.time_axis + 1, seen.batches.log_unit),
+            Classification(settings, loss, inputs.time_axis + 1, seen.batches.log_unit),
             seen,
             measured,
             seed=seed,
@@ -137,7 +141,16 @@ def train_model(
     if context.is_main_process and trained.gradients:
         write_gradients(curves_path, trained.gradients)
     kept = {epoch: _arrays(state) for epoch, state in trained.kept.items()}
-    return _arrays(model.state_dict()), kept, input_metadata, trained
+    return _arrays(model.state_dict()), kept, input_metadata, loss.link, trained
+
+
+def _loss(settings: TrainParams, data: TrainingData) -> Loss:
+    """Return the loss of the params, for the classes as often as an epoch has them."""
+    targets = torch.from_numpy(data.training.targets)
+    published = None if data.training.weights is None else torch.from_numpy(data.training.weights)
+    drawn = clip_weights(targets) if published is None else published
+    shares = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
+    return build_loss(settings.loss, data.label_kind, data.classes, shares)
 
 
 def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:

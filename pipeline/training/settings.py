@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from pipeline.params import Params, validate_params
 from pipeline.training.augmentation import AugmentationParams
 from pipeline.training.averaging import AverageParams, averaged_epochs
+from pipeline.training.loss_settings import LossParams
 from pipeline.training.optimiser import OptimiserParams
 from pipeline.training.sampling import Sampling
 from pipeline.training.schedules import ScheduleParams
@@ -23,6 +24,7 @@ class TrainParams(Params):
     schedule: ScheduleParams
     optimiser: OptimiserParams
     gradient_clip: float | None = Field(gt=0, allow_inf_nan=False)  # largest norm; null = none
+    loss: LossParams
     label_smoothing: float = Field(ge=0, lt=1)
     average: AverageParams
     checkpoint_ensemble: list[PositiveInt]  # epochs (from 1) whose checkpoints predict together; empty = none
@@ -91,5 +93,5 @@ class PretrainParams(Params):
         """
         own = self.model_dump(include={"epochs", "batch_size", "learning_rate", "schedule"})
         other = {"sampling": "shuffled", "early_stop_patience": 0, "patchout": 0.0}  # for classification only
-        other |= {"gradient_flow": False, "checkpoint_ensemble": []}
+        other |= {"gradient_flow": False, "checkpoint_ensemble": [], "loss": {"kind": "auto"}}
         return validate_params(TrainParams, train.model_dump() | other | own, "pretrain")

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LabelKind, Link
 from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
@@ -65,6 +65,7 @@ class TrainingData(NamedTuple):
     label_kind: LabelKind
     vocabulary: Vocabulary | None  # of tokens
     pretrained: Pretrained | None  # initial weights from masked-token pretraining
+    classes: Sequence[str]
 
 
 class Fitted(NamedTuple):
@@ -73,6 +74,7 @@ class Fitted(NamedTuple):
     weights: Weights
     kept_epochs: Mapping[int, Weights]  # weights of the checkpoint ensemble, if any
     input_metadata: InputMetadata
+    link: Link  # from logits to probabilities
     clips_seen: int  # repeats counted
     num_processes: int
     seconds: float

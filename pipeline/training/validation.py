@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts.clips import LabelKind
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batches
-from pipeline.training.classification import classification_loss
 from pipeline.training.distributed import DistributedContext
 from pipeline.training.logits import predict_logits
+from pipeline.training.losses import Loss
 
 CUMULATIVE = ("accuracy", "mAP", "auc")
 
@@ -35,9 +34,9 @@ class Examples(NamedTuple):
 class Validation:
     """Validation clips, and the sum of their scores over all epochs so far."""
 
-    def __init__(self, examples: Examples, label_kind: LabelKind, score: Score | None, batch_size: int) -> None:
+    def __init__(self, examples: Examples, loss: Loss, score: Score | None, batch_size: int) -> None:
         self.total = torch.zeros(len(examples.targets), examples.targets.shape[1], dtype=torch.float64)
-        self._examples, self._label_kind, self._score, self._batch_size = examples, label_kind, score, batch_size
+        self._examples, self._loss, self._score, self._batch_size = examples, loss, score, batch_size
 
     def measure(
         self, model: nn.Module, average: WeightAverage, epoch: int, context: DistributedContext
@@ -47,11 +46,11 @@ class Validation:
         logits = predict_logits(model, self._examples.batches, self._batch_size, context)
         average.swap()
         targets = self._examples.targets
-        row = {"validation_loss": classification_loss(logits, targets, self._label_kind).item()}
+        row = {"validation_loss": self._loss(logits, targets).item()}
         if self._score is None:
             return row
         logits = logits.double()
-        scores = logits.softmax(1) if self._label_kind == "one" else logits.sigmoid()
+        scores = logits.softmax(1) if self._loss.link == "softmax" else logits.sigmoid()
         self.total += scores
         row |= self._score(scores.numpy(), targets.numpy())
         together = self._score((self.total / epoch).numpy(), targets.numpy())
