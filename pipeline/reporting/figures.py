@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts.ngram_perplexity import NgramPerplexity
+from pipeline.evaluation.metric_definition import Metric, primary_metric, secondary_metric
 from pipeline.reporting.drawing import (
     LINE,
     LINES,
@@ -33,14 +34,16 @@ _MOST_NARROW = 12  # classes of a confusion matrix that fits a phone; larger one
 
 
 def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run], styles: Mapping[str, ModelStyle]) -> str:
-    """Draw every run's accuracy and mAP as dots, with the mean and a bar beside them.
+    """Draw every run's primary and secondary metric as dots, with the mean and a bar beside them.
 
-    The bar is the deviation between folds; of a single fold, the interval over its test clips.
+    Both are shares. The bar is the deviation between folds; of a single fold, the interval over its test clips.
     """
     generator = np.random.default_rng(0)
+    kind = summaries[0].label_kind
+    shown = primary_metric(kind), secondary_metric(kind)
 
     def draw(axes: Sequence["Axes"]) -> None:
-        for axis, metric, label in zip(axes, ("accuracy", "mAP"), ("accuracy, %", "mAP, %"), strict=True):
+        for axis, metric, label in zip(axes, (about.name for about in shown), map(_axis_label, shown), strict=True):
             for position, summary in enumerate(summaries):
                 values = 100 * np.array([run.values[metric] for run in runs if run.model == summary.model])
                 heights = position + generator.uniform(-0.12, 0.12, len(values))
@@ -67,6 +70,11 @@ def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run], style
 
     height = 0.62 * len(summaries) + 0.9
     return render("results", draw, columns=2, size=(WIDTH, height), share_rows=True, narrow=2 * height)
+
+
+def _axis_label(metric: Metric) -> str:
+    """Return the label of the axis of a metric in percent: the first letter small, but in "mAP"."""
+    return f"{metric.label[0].lower()}{metric.label[1:]}, %"
 
 
 def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None], styles: Mapping[str, ModelStyle]) -> str:

@@ -46,6 +46,7 @@ def measure(name: str, seed: str, members: Sequence[PredictionsMetadata], clips:
     """Return the run of a model or an ensemble on one fold; its costs are its members' together."""
     return Run(
         model=name,
+        label_kind=clips.label_kind,
         reads=" + ".join(dict.fromkeys(own["reads"] for own in members)),
         fold=clips.fold,
         seed=seed,

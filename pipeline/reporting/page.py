@@ -27,7 +27,7 @@ from pipeline.artifacts.tables import Table
 from pipeline.artifacts.training_labels import TrainingLabelTable
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
-from pipeline.evaluation.metric_definition import reported_metrics
+from pipeline.evaluation.metric_definition import primary_metric, reported_metrics, secondary_metric
 from pipeline.evaluation.ngram_perplexity import ORDERS, over_folds
 from pipeline.reporting import figures
 from pipeline.reporting.gallery import ClipCard
@@ -39,6 +39,7 @@ from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.rendering import write_html
 from pipeline.reporting.summary import (
     ModelSummary,
+    defined_metrics,
     spell_seed_deviation,
     spread,
     spread_parts,
@@ -102,7 +103,10 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "params": experiment.params,
         "styles": styles,
         "folds": content.folds,
+        "primary": primary_metric(metadata["label_kind"]),
+        "secondary": secondary_metric(metadata["label_kind"]),
         "metrics": table_metrics(summaries),
+        "all_metrics": defined_metrics(summaries),
         "summaries": summaries,
         "spread": spread,
         "spread_parts": spread_parts,
@@ -158,12 +162,17 @@ def _fold_heads(content: PageContent) -> list[tuple[str, int, str]]:
 
 
 def _fold_rows(experiment: Experiment) -> list[tuple[str, list[tuple[str, float, float, bool]]]]:
-    """Return every model with (fold, accuracy, mAP, whether the accuracy is the fold's highest), seeds averaged."""
+    """Return every model with (fold, primary metric, secondary one, whether the first is the fold's highest).
+
+    Seeds are averaged.
+    """
     means: dict[tuple[str, str], tuple[float, float]] = {}
+    kind = experiment.runs[0].label_kind
+    shown = primary_metric(kind).name, secondary_metric(kind).name
     for model, fold in product(experiment.models, experiment.params.folds):
         runs = [run for run in experiment.runs if run.model == model and run.fold == fold]
-        accuracy, average = (sum(run.values[metric] for run in runs) / len(runs) for metric in ("accuracy", "mAP"))
-        means[model, fold] = accuracy, average
+        first, second = (sum(run.values[metric] for run in runs) / len(runs) for metric in shown)
+        means[model, fold] = first, second
     folds = experiment.params.folds
     highest = {fold: max(means[model, fold][0] for model in experiment.models) for fold in folds}
     return [
