@@ -31,7 +31,7 @@ from pipeline.artifacts.attention import ROLLOUT, attention_maps, open_attention
 from pipeline.artifacts.clips import CLIPS as CLIPS_SCHEMA
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.curves import write_fitted, writing_epochs
-from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.layout import ALL_SEEDS, Layout, RunId
 from pipeline.artifacts.missing import MISSING
 from pipeline.artifacts.model import MODEL, open_model, read_card, write_model
 from pipeline.artifacts.ngram_perplexity import ALL_CLASSES, NgramPerplexity, write_ngram_perplexity
@@ -58,7 +58,6 @@ from pipeline.reporting.model_styles import NUM_COLOURS, SHIPPED, model_styles
 from pipeline.reporting.plots import TrainingCurve
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.summary import (
-    ALL_SEEDS,
     Run,
     duration,
     headline_metrics,

@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.check_params import SECTIONS as PARAMS
 from pipeline.corpora.registry import CorpusParams
+from pipeline.evaluation.thresholds import ThresholdParams
 from pipeline.models.positions import PositionsParams
 from pipeline.models.registry import (
     BASELINES,
@@ -53,6 +54,7 @@ CHOICES: dict[str, object] = {
     "schedules": ScheduleParams,
     "optimisers": OptimiserParams,
     "averages": AverageParams,
+    "thresholds": ThresholdParams,
 }
 
 # Section of params.yaml -> its place.

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from ruamel.yaml import YAML
 
 from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.layout import ALL_SEEDS
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.metric_definition import Interval, reported_metrics
 from pipeline.inference.bundle import BundleContent, FoldMetrics, TrainingClips
 from pipeline.inference.classifier import Member
 from pipeline.reporting.summary import (
-    ALL_SEEDS,
     ModelSummary,
     Run,
     duration,

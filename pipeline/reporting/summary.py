@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, cast
 
 from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.files import replacing
+from pipeline.artifacts.layout import ALL_SEEDS
 from pipeline.errors import ArtifactError, SonolexError
 from pipeline.evaluation.metric_definition import Interval, Metric, primary_metric, reported_metrics
 from pipeline.execution.stage import training_seconds
@@ -30,7 +31,6 @@ from pipeline.execution.stage import training_seconds
 if TYPE_CHECKING:
     import rich.table
 
-ALL_SEEDS = "all"  # in the place of a seed: an ensemble's run
 LIMITS = Interval._fields
 
 
