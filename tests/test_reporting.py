@@ -48,11 +48,12 @@ from pipeline.evaluation.ensemble import average_predictions
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.metric_definition import Interval, reported_metrics
 from pipeline.evaluation.metrics import evaluate_clips
+from pipeline.evaluation.thresholds import FixedThreshold
 from pipeline.execution.stage import StageReport
 from pipeline.grid import EnsembleParams, ExperimentParams
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import validate_params
-from pipeline.reporting import drawing, figures
+from pipeline.reporting import drawing, figures, label_figures
 from pipeline.reporting.assembly import held_out
 from pipeline.reporting.model_styles import NUM_COLOURS, SHIPPED, model_styles
 from pipeline.reporting.plots import TrainingCurve
@@ -80,7 +81,7 @@ from pipeline.reporting.token_use import (
 )
 from pipeline.training.inputs import FrameInputs
 from pipeline.vocabulary.bpe import Merger
-from stages import attention
+from stages import attention, thresholds
 from stages.report import run
 from tools.compose import compose, dump
 
@@ -139,6 +140,8 @@ def write_experiment(
         for model in MODELS:
             for seed in SEEDS:
                 write_run(root, model, fold, seed, generator, label_kind)
+    if label_kind == "many":
+        thresholds.run(FixedThreshold(kind="fixed", value=0.5), EXPERIMENT, Layout(root))
 
 
 def _rewrite_classes(path: Path, label_kind: str) -> None:
@@ -229,6 +232,7 @@ def report(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "render", render)
+        patch.setattr(label_figures, "render", render)
         run(params, experiment, Layout(root), audio=root / "audio")
     return Layout(root).page.read_text()
 

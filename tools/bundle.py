@@ -149,8 +149,8 @@ def _thresholds(
 ) -> dict[str, np.ndarray]:
     """Return the thresholds (class,) of decisions by fold; of a bundle of several folds their mean counts.
 
-    A model that is trained on all clips has none that could fit thresholds: it takes those of all folds. Raises ArtifactError
-    where there are none for these weights and classes.
+    A model that is trained on all clips has none that could fit thresholds: it takes those of all folds. Raises
+    ArtifactError where there are none for these weights and classes.
     """
     about = members[0].model.metadata
     if about["label_kind"] == "one":

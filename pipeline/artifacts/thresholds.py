@@ -58,6 +58,12 @@ class Thresholds:
                 expected, found = f"{len(self.classes)} numbers from 0 to 1", f"{len(values)}: {row['thresholds'][:3]}"
                 raise THRESHOLDS.error(self.path, f"thresholds of {'/'.join(key)}", expected=expected, found=found)
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest threshold of all rows."""
+        values = np.array([row["thresholds"] for row in self._rows.values()])
+        return float(values.min()), float(values.max())
+
     def of(self, model: str, fold: str, seed: str, weights: list[str]) -> np.ndarray:
         """Return thresholds (class,) float64 of predictions by these weights.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts.ngram_perplexity import NgramPerplexity
+from pipeline.evaluation.calibration import Reliability
 from pipeline.evaluation.metric_definition import Metric, primary_metric, secondary_metric
 from pipeline.reporting.drawing import (
     LINE,
@@ -134,6 +135,27 @@ def confusion_figure(name: str, counts: np.ndarray, classes: Sequence[str]) -> s
     side = min(9.0, max(3.4, (0.33 if numbered else 0.15) * len(classes) + 1.4))
     fits = len(classes) <= _MOST_NARROW
     return render(f"confusion-{name}", draw, size=(side, side), narrow=NARROW + 0.1 if fits else None)
+
+
+def reliability_figure(name: str, reliability: Reliability) -> str:
+    """Draw the share that is right against the probability; the area of a dot follows the number of probabilities."""
+    used = reliability.counts > 0
+    sizes = 14 + 240 * reliability.counts[used] / reliability.counts.sum()
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        axis.plot([0, 1], [0, 1], ":", color=LINE, linewidth=1.6)
+        pairs = reliability.probabilities[used], reliability.shares[used]
+        axis.plot(*pairs, color=colour(0), linewidth=1.4)
+        axis.scatter(*pairs, s=sizes, color=colour(0), alpha=0.6, linewidths=0)
+        axis.set_xlim(-0.03, 1.03)
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_aspect("equal")
+        axis.set_xlabel("probability")
+        axis.set_ylabel("share that is right")
+        axis.grid()
+
+    return render(f"reliability-{name}", draw, size=(3.6, 3.4), narrow=3.2)
 
 
 def class_figure(rows: Mapping[str, Sequence[ClassRow]], styles: Mapping[str, ModelStyle]) -> str:
