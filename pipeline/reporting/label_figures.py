@@ -110,6 +110,8 @@ def label_confusion_figure(name: str, results: LabelResults, classes: Sequence[s
 
 def histogram_figure(name: str, results: LabelResults) -> str:
     """Draw the distribution of the scores of labels that clips have, and of those that they lack."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
     edges = np.linspace(0, 1, results.histogram.shape[1] + 1)
 
     def draw(axes: Sequence["Axes"]) -> None:
@@ -117,6 +119,8 @@ def histogram_figure(name: str, results: LabelResults) -> str:
             shares = 100 * counts / max(1, counts.sum())
             axes[0].stairs(shares, edges, fill=True, color=colour(tint), alpha=0.45, label=f"label {label}")
         axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers need mathtext, which pages do without
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
         axes[0].set_xlabel("probability")
         axes[0].set_ylabel("share of labels, %")
         axes[0].set_xlim(0, 1)
