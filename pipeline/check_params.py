@@ -18,6 +18,7 @@ from pipeline.corpora.splitting import SplitParams
 from pipeline.duplicates.settings import DuplicateParams
 from pipeline.errors import ParamsError, spell
 from pipeline.evaluation.enhancement import LabelParams
+from pipeline.evaluation.thresholds import ThresholdParams
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.grid import ExperimentParams
@@ -44,6 +45,7 @@ class Sections(TypedDict):
     duplicates: DuplicateParams
     pretrain: PretrainParams
     train: TrainParams
+    thresholds: ThresholdParams
     report: ReportParams
     atlas: AtlasParams
     execution: ExecutionParams

@@ -61,6 +61,7 @@ STAGES = {
     "attention": StageCode(("models.{entry}",), ("report.attention",)),
     "ngram_perplexity": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "atlas": StageCode(("vocabularies.{entry}", "spectrogram"), _VOCABULARIES),
+    "thresholds": StageCode(),
     "report": StageCode(("vocabularies", "spectrogram")),
 }
 

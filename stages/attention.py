@@ -1,6 +1,6 @@
 """Stage `attention`: compute a transformer's attention maps for the test clips that the report shows.
 
-    predictions + spectrogram + models/<model> -> results/attention/<model>.parquet
+    predictions + thresholds + spectrogram + models/<model> -> results/attention/<model>.parquet
 
 Runs for each model of `report.attention`. The clips are chosen from the predictions of the models in the report's headline.
 A clip's map is that of the model of the fold that tests it, with the first seed.
@@ -17,9 +17,10 @@ from pipeline.artifacts.model import MODEL, TrainedModel, open_model, predicting
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX
+from pipeline.artifacts.thresholds import THRESHOLDS
 from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.choosing import choose_shown, score_experiment
-from pipeline.evaluation.experiment_predictions import open_experiment_predictions
+from pipeline.evaluation.experiment_predictions import open_decided_predictions
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, entry: str) -> None:
     """Compute the maps of an entry of `models`."""
     report, seed = StageReport("attention", entry), experiment.seeds[0]
-    predictions = open_experiment_predictions(experiment, layout)
+    predictions = open_decided_predictions(experiment, layout)
     scores = score_experiment(predictions)
     shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst).all
     columns: dict[str, list[object]] = {name: [] for name in ATTENTION.columns}
@@ -68,7 +69,9 @@ def main(entry: Annotated[str, typer.Argument(help="entry of `models`, one of re
     layout, experiment = Layout(), load_params(ExperimentParams, "experiment")
     predictions = [(PREDICTIONS, layout.prediction(this)) for this in experiment.runs()]
     models = [(MODEL, layout.model(this)) for this in experiment.runs() if this.model == ModelId(entry)]
-    require_current(read_params(), (INDEX, layout.spectrogram_index), *predictions, *models)
+    require_current(
+        read_params(), (INDEX, layout.spectrogram_index), (THRESHOLDS, layout.thresholds), *predictions, *models
+    )
     run(load_params(ReportParams, "report"), experiment, layout, entry=entry)
 
 

@@ -1,7 +1,7 @@
 """Stage `report`: compute metrics from all predictions, and write tables, plots and the report page.
 
-    predictions, results/{train,attention,ngram_perplexity}, clips, duplicates, training_labels, splits, spectrogram,
-    vocabulary, tokens
+    predictions, results/{thresholds,train,attention,ngram_perplexity}, clips, duplicates, training_labels, splits,
+    spectrogram, vocabulary, tokens
         -> results/{metrics.json,summary.csv,vocabularies.csv,plots/}, report/{index.html,data.html,atlas.html}
 
 Every metric is computed from stored predictions; no model is opened, and no training code is run.
@@ -18,6 +18,7 @@ from pipeline.artifacts.predictions import PREDICTIONS
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
+from pipeline.artifacts.thresholds import THRESHOLDS
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.stage import StageReport, stage_main
@@ -68,6 +69,7 @@ def main() -> None:
         *((SPLIT, layout.split(fold)) for fold in experiment.folds),
         *((TOKENS, layout.tokens(name, fold)) for name, fold in read),
         *((PREDICTIONS, layout.prediction(this)) for this in experiment.runs()),
+        (THRESHOLDS, layout.thresholds),
     )
     run(load_params(ReportParams, "report"), experiment, layout, audio=audio)
 

@@ -10,7 +10,18 @@ from conftest import make_wav_corpus
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.grid import ExperimentParams
 from pipeline.params import load_params
-from stages import corpus, development, duplicates, evaluate, spectrogram, split, tokenize, train, vocabulary
+from stages import (
+    corpus,
+    development,
+    duplicates,
+    evaluate,
+    spectrogram,
+    split,
+    thresholds,
+    tokenize,
+    train,
+    vocabulary,
+)
 from tools.compose import compose, dump
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +39,7 @@ SMALL = (
 
 
 def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
-    """Run all stages up to `evaluate` in a new folder, on generated clips, and return it."""
+    """Run all stages up to `thresholds` in a new folder, on generated clips, and return it."""
     folder.mkdir(parents=True)
     audio = make_wav_corpus(folder / "corpus")
     settings = [f"corpus.root={audio}", "corpus.table=meta/esc50.csv", *SMALL, *overrides]
@@ -49,6 +60,7 @@ def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
         for run in experiment.runs():
             train.main(run.model.entry, run.fold, run.seed, vocabulary=run.model.vocabulary)
             evaluate.main(run.model.entry, run.fold, run.seed, vocabulary=run.model.vocabulary)
+        thresholds.main()
     return folder
 
 

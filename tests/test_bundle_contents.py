@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 from experiments import run_experiment
@@ -16,10 +17,13 @@ from typer.testing import CliRunner
 import sonolex
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.layout import Layout, RunId
-from pipeline.errors import ArtifactError, ParamsError
+from pipeline.artifacts.tables import metadata_digest
+from pipeline.artifacts.thresholds import THRESHOLDS
+from pipeline.errors import ArtifactError, ParamsError, SonolexError
 from pipeline.grid import ExperimentParams
 from pipeline.inference.bundle import BundleCard, open_bundle, without_folders
 from pipeline.inference.prediction import Prediction
+from pipeline.inference.records import to_record
 from pipeline.params import load_params
 from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.model_card import _licence
@@ -62,6 +66,78 @@ def files_of(path: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_experiment(tmp_path_factory.mktemp("contents") / "experiment", FOLDS)
+
+
+@pytest.fixture(scope="module")
+def several_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an experiment in which clips may have several labels, with thresholds of each class."""
+    folder = tmp_path_factory.mktemp("several") / "experiment"
+    settings = (
+        "corpus.kind=table",
+        f"corpus.root={folder}/corpus/audio",
+        f"corpus.table={folder}/corpus/meta/esc50.csv",
+        "corpus.path_column=filename",
+        "corpus.labels_column=category",
+        "corpus.label_kind=many",
+        "corpus.fold_column=fold",
+        "split.validation_fraction=0.4",
+        "thresholds.kind=per_class",
+        "thresholds.min_positives=1",
+    )
+    return run_experiment(folder, (*FOLDS, *settings))
+
+
+@pytest.mark.parametrize(("name", "folds"), [("frame_statistics", ["1"]), ("both", ["1", "2"])])
+def test_a_bundle_decides_by_the_thresholds_of_its_folds(
+    several_labels: Path, tmp_path: Path, name: str, folds: list[str]
+) -> None:
+    params = load_params(ExperimentParams, "experiment", several_labels / "params.yaml")
+    report = open_experiment(params, params.models, Layout(several_labels))
+    expected = np.mean([report.scored(name, fold).thresholds for fold in folds], axis=0)
+    opened = open_bundle(make_bundle(several_labels, name, tmp_path / "out", *folds))
+    np.testing.assert_allclose(opened.classifier.thresholds, expected)
+    assert (opened.classifier.thresholds != 0.5).all()
+    runs = {run.fold: run for run in report.runs if run.model == name}
+    for fold in opened.card["metrics"]:
+        assert fold["values"]["macro_f1"] == pytest.approx(runs[fold["fold"]].values["macro_f1"], abs=1e-6)
+    assert "A class is decided for at a probability of those in bundle.json, one a class" in (
+        (tmp_path / "out" / "README.md").read_text()
+    )
+    file = next((several_labels / "corpus/audio").glob("*.wav"))
+    prediction = sonolex.load(tmp_path / "out").predict(file)
+    assert isinstance(prediction, Prediction)
+    above = prediction.scores >= expected
+    assert prediction.labels == [label for label, is_above in zip(prediction.classes, above, strict=True) if is_above]
+    record = to_record(prediction, None)
+    assert record["decisions"] == dict(zip(prediction.classes, above.astype(int).tolist(), strict=True))
+    assert record["scores"] == dict(zip(prediction.classes, prediction.scores.tolist(), strict=True))
+
+
+def test_thresholds_of_other_classes_are_refused(several_labels: Path, tmp_path: Path) -> None:
+    layout = Layout(several_labels)
+    card_path = make_bundle(several_labels, "majority", tmp_path / "out") / "bundle.json"
+    card = json.loads(card_path.read_text())
+    for key, value, message in (
+        ("thresholds", [0.5], r"thresholds: expected a number from 0 to 1 for each of 3 classes, found 1: \[0\.5\]"),
+        (
+            "classes",
+            ["a", "b", "c"],
+            r"classes: expected the 3 classes of its models, found others; .*`sonolex bundle`",
+        ),
+    ):
+        changed = {name: own for name, own in card.items() if name != "digest"} | {key: value}
+        card_path.write_text(json.dumps(changed | {"digest": metadata_digest(changed)}))
+        with pytest.raises(SonolexError, match=message):
+            open_bundle(card_path.parent)
+    table = THRESHOLDS.open(layout.thresholds)
+    try:
+        THRESHOLDS.write(layout.thresholds, table.columns, {**table.metadata, "classes": ["a", "b", "c"]})
+        with pytest.raises(
+            ArtifactError, match=r"metadata classes: expected the 3 classes .*majority/1/0, found 3 others"
+        ):
+            make_bundle(several_labels, "majority", tmp_path / "other")
+    finally:
+        THRESHOLDS.write(layout.thresholds, table.columns, table.metadata)
 
 
 @pytest.mark.parametrize("name", ["frame_statistics", "uneven"])

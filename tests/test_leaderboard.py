@@ -1,11 +1,14 @@
 """The leaderboard: models by accuracy, each with the costs of what it reads."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from test_reporting import EXPERIMENT, report, write_experiment
 
+from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.layout import Layout
 from pipeline.errors import SonolexError
 from pipeline.reporting.summary import read_summary, summarise
@@ -53,8 +56,23 @@ def test_it_prints_as_a_table_and_as_markdown(reported: Path, capsys: pytest.Cap
     for markdown in (False, True):
         leaderboard.run(Layout(reported), EXPERIMENT, Console(width=40), markdown=markdown)
         out = capsys.readouterr().out
-        assert all(name in out for name in (*leaderboard.COLUMNS, "token_transformer-kmeans"))
+        assert all(name in out for name in ("accuracy", "mAP", *leaderboard.COSTS, "token_transformer-kmeans"))
     assert out.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+
+
+def test_models_with_several_labels_a_clip_are_sorted_by_map(reported: Path) -> None:
+    """Here by the opposite of their accuracy."""
+    kind: LabelKind = "many"
+    runs = [
+        replace(run, label_kind=kind, values=run.values | {"mAP": 1 - run.values["accuracy"], "accuracy": math.nan})
+        for run in read_summary(reported / "results/summary.csv")
+    ]
+    summaries = summarise(runs)
+    assert leaderboard.columns(summaries)[:3] == ("model", "mAP", "macro F1")
+    lines = leaderboard.rows(summaries, leaderboard.open_sources(Layout(reported), EXPERIMENT), EXPERIMENT.reads, {})
+    assert lines[0][0] == "ast"
+    precisions = [float(line[1].split()[0]) for line in lines]
+    assert precisions == sorted(precisions)
 
 
 def test_without_results_it_says_what_to_run(tmp_path: Path) -> None:

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_clips
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    coverage_error,
+    f1_score,
+    label_ranking_average_precision_score,
+    roc_auc_score,
+)
 
 from pipeline.artifacts.clips import open_clips
+from pipeline.evaluation.calibration import measure_reliability
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.evaluation.intervals import map_interval
 from pipeline.evaluation.metric_functions import average_precision, roc_auc, validate
@@ -83,8 +90,12 @@ def test_metrics_are_those_of_the_known_clips_of_each_class() -> None:
     np.testing.assert_allclose(roc_auc(scores, targets), [roc_auc_score(*pair) for pair in pairs])
     found = evaluate_scores(scores, targets, "many")
     decided = scores >= 0.5
-    right = ((decided == (targets == 1)) | ~known).all(axis=1).mean()
-    assert found.values["accuracy"] == pytest.approx(right)
+    right = ((decided == (targets == 1)) | ~known).all(axis=1)[known.any(axis=1)].mean()
+    assert found.values["exact_match"] == pytest.approx(right)
+    assert found.values["hamming_score"] == pytest.approx((decided == (targets == 1))[known].mean())
+    assert found.values["all_zeros_hamming_score"] == pytest.approx((targets[known] == 0).mean())
+    calibration = measure_reliability(scores[known][:, None], targets[known][:, None] == 1, "many")
+    assert found.values["label_calibration_error"] == pytest.approx(calibration.error)
     assert [own.num_positives for own in found.classes] == (targets == 1).sum(axis=0).tolist()
     assert [own.num_decided for own in found.classes] == (decided & known).sum(axis=0).tolist()
     hits = (decided & (targets == 1)).sum()
@@ -93,11 +104,36 @@ def test_metrics_are_those_of_the_known_clips_of_each_class() -> None:
     assert epoch_scorer("many")(scores, targets)["mAP"] == found.values["mAP"]
 
 
+def test_metrics_of_a_clips_labels_are_those_of_its_known_ones() -> None:
+    scores, targets = masked(num_classes=6)
+    f1, ranking, covered = [], [], []
+    for own, truth in zip(scores, targets, strict=True):
+        known = ~np.isnan(truth)
+        if known.any():
+            pair = truth[known][None], own[known][None]
+            f1.append(f1_score(pair[0], pair[1] >= 0.5, average="samples", zero_division=1.0))
+            if (truth == 1).any():
+                ranking.append(label_ranking_average_precision_score(*pair))
+                covered.append(coverage_error(*pair))
+    values = evaluate_scores(scores, targets, "many").values
+    assert values["sample_f1"] == pytest.approx(np.mean(f1))
+    assert values["label_ranking_average_precision"] == pytest.approx(np.mean(ranking))
+    assert values["coverage"] == pytest.approx(np.mean(covered))
+
+
+def test_a_clip_without_known_labels_changes_nothing() -> None:
+    scores, targets = masked()
+    more = np.vstack([scores, [[0.9, 0.1, 0.5]]]), np.vstack([targets, [[NAN] * 3]])
+    expected, found = (evaluate_scores(*pair, "many").values for pair in ((scores, targets), more))
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
 def test_scores_of_unknown_labels_do_not_matter() -> None:
     scores, targets = masked()
     other = np.where(np.isnan(targets), 1 - scores, scores)
     assert evaluate_scores(scores, targets, "many") != evaluate_scores(other, np.nan_to_num(targets), "many")
-    assert evaluate_scores(scores, targets, "many").values == evaluate_scores(other, targets, "many").values
+    values, others = (evaluate_scores(own, targets, "many").values for own in (scores, other))
+    assert values == pytest.approx(others, abs=0, nan_ok=True)
     assert map_interval(scores, targets) == map_interval(other, targets)
     interval = map_interval(scores, targets)
     assert interval.low < evaluate_scores(scores, targets, "many").values["mAP"] < interval.high

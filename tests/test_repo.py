@@ -106,6 +106,7 @@ def _written(stage: str) -> list[Path]:
         "pretrain": [layout.pretrained(RUN), layout.pretraining_curves(RUN)],
         "perplexity": [layout.pseudo_perplexity(RUN)],
         "enhance": [layout.labels(fold)],
+        "thresholds": [layout.thresholds],
         "attention": [layout.attention("${item.model}")],
         "ngram": [layout.ngram_perplexity(vocabulary, fold)],
         "atlas": [layout.atlas(vocabulary)],

@@ -31,7 +31,7 @@ from pipeline.artifacts.attention import ROLLOUT, attention_maps, open_attention
 from pipeline.artifacts.clips import CLIPS as CLIPS_SCHEMA
 from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.curves import write_fitted, writing_epochs
-from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.layout import ALL_SEEDS, Layout, RunId
 from pipeline.artifacts.missing import MISSING
 from pipeline.artifacts.model import MODEL, open_model, read_card, write_model
 from pipeline.artifacts.ngram_perplexity import ALL_CLASSES, NgramPerplexity, write_ngram_perplexity
@@ -48,23 +48,24 @@ from pipeline.evaluation.ensemble import average_predictions
 from pipeline.evaluation.intervals import wilson_interval
 from pipeline.evaluation.metric_definition import Interval, reported_metrics
 from pipeline.evaluation.metrics import evaluate_clips
+from pipeline.evaluation.thresholds import FixedThreshold
 from pipeline.execution.stage import StageReport
 from pipeline.grid import EnsembleParams, ExperimentParams
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import validate_params
-from pipeline.reporting import drawing, figures
+from pipeline.reporting import drawing, figures, label_figures
 from pipeline.reporting.assembly import held_out
 from pipeline.reporting.model_styles import NUM_COLOURS, SHIPPED, model_styles
 from pipeline.reporting.plots import TrainingCurve
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.summary import (
-    ALL_SEEDS,
     Run,
     duration,
     headline_metrics,
     read_summary,
     results_table,
     spread,
+    spread_parts,
     summarise,
     training_times,
     write_summary,
@@ -80,7 +81,7 @@ from pipeline.reporting.token_use import (
 )
 from pipeline.training.inputs import FrameInputs
 from pipeline.vocabulary.bpe import Merger
-from stages import attention
+from stages import attention, thresholds
 from stages.report import run
 from tools.compose import compose, dump
 
@@ -139,6 +140,8 @@ def write_experiment(
         for model in MODELS:
             for seed in SEEDS:
                 write_run(root, model, fold, seed, generator, label_kind)
+    if label_kind == "many":
+        thresholds.run(FixedThreshold(kind="fixed", value=0.5), EXPERIMENT, Layout(root))
 
 
 def _rewrite_classes(path: Path, label_kind: str) -> None:
@@ -229,6 +232,7 @@ def report(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "render", render)
+        patch.setattr(label_figures, "render", render)
         run(params, experiment, Layout(root), audio=root / "audio")
     return Layout(root).page.read_text()
 
@@ -511,6 +515,18 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
     assert "Audio not on this machine" in page
     assert '<section id="confusion">' not in page
     assert not (tmp_path / "results" / "plots" / "confusion").exists()
+    runs = read_summary(tmp_path / "results" / "summary.csv")
+    ast = summarise(runs)[0]
+    assert f"{100 * ast.mean['mAP']:.1f}<small> {spread_parts(ast, 'mAP')[1]} % mAP</small>" in page
+    assert f'<div class="reads">macro F1 {spread(ast, "macro_f1")}</div>' in page
+    assert "mAP, with macro F1 in grey, in percent. The highest mAP of each fold is bold." in page
+    assert all(f">{axis}, %</text>" in page for axis in ("mAP", "macro F1"))
+    assert "% accuracy" not in page
+    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert set(metrics["ensemble"]) == {"mAP", "macro_f1"}
+    assert sum(map(len, metrics.values())) == 12
+    table = results_table([replace(run, values=run.values | {"mAP": float(run.model == "ast_seeds")}) for run in runs])
+    assert [row.style for row in table.rows] == ["", "", "", "", "bold"]
 
 
 def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
@@ -836,7 +852,8 @@ def make_run(model: str, fold: str, seed: int, accuracy: float, d_prime: float =
     values = dict.fromkeys(reported_metrics(), 0.5) | {"accuracy": accuracy, "mAP": accuracy, "d_prime": d_prime}
     intervals = dict.fromkeys(("accuracy", "mAP"), Interval(accuracy, accuracy))
     return Run(
-        model=model, reads="frames", fold=fold, seed=str(seed), num_clips=10, num_present_classes=3, values=values,
+        model=model, label_kind="one",
+        reads="frames", fold=fold, seed=str(seed), num_clips=10, num_present_classes=3, values=values,
         intervals=intervals, num_parameters=7, clips_seen=70, weights="w",
     )  # fmt: skip
 
@@ -865,7 +882,7 @@ def test_an_ensemble_of_one_model_and_one_seed_equals_it(tmp_path: Path) -> None
     report(tmp_path, experiment=alone)
     runs = read_summary(tmp_path / "results" / "summary.csv")
     member, same = ([r for r in runs if r.model == model] for model in ("token_transformer-kmeans", "same"))
-    assert [replace(run, model="same", seed=ALL_SEEDS, weights="") for run in member] == same
+    assert repr([replace(run, model="same", seed=ALL_SEEDS, weights="") for run in member]) == repr(same)  # NaN too
 
 
 def test_an_ensemble_averages_every_seed_of_every_model(reported: Path) -> None:

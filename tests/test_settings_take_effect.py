@@ -32,6 +32,7 @@ ORDER = (
     "tokenize",
     "train",
     "evaluate",
+    "thresholds",
 )
 LAST = "report"
 
@@ -129,6 +130,7 @@ CHANGES: dict[str, Any] = {
     "models.bag_of_tokens.sublinear": False,
     "models.bag_of_tokens.regularisation": 0.1,
     "models.bag_of_tokens.iterations": 1,
+    "thresholds.value": 0.4,
     "report.headline": ["frame_statistics"],
     "report.examples": 2,
     "report.worst": 2,
@@ -200,6 +202,7 @@ UNTRIED = {
     "models.ast.kind": "another model", "models.token_transformer.kind": "another model",
     "models.ast.input.kind": "another input", "models.token_transformer.input.kind": "another input",
     "models.frame_statistics.kind": "another model", "models.bag_of_tokens.kind": "another model",
+    "thresholds.kind": "fitted ones need clips with several labels: test_thresholds.py",
     "models.ast.pretrained": "needs published weights: test_checkpoint_formats.py",
     "models.token_transformer.pretrained": "needs published weights",
     "execution.executor": "needs a cluster: test_dask.py", "execution.scheduler": "needs a cluster: test_dask.py",

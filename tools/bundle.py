@@ -11,18 +11,20 @@ The folder needs neither `data/` nor params.yaml; `sonolex.load` and the command
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from pipeline.artifacts.clips import CLIPS, open_clips
-from pipeline.artifacts.layout import Layout, ModelId, RunId
+from pipeline.artifacts.layout import ALL_SEEDS, Layout, ModelId, RunId
 from pipeline.artifacts.model import open_model, predicting_digest
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, open_predictions
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
+from pipeline.artifacts.thresholds import open_thresholds
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.corpora.base import corpus_name
 from pipeline.errors import SonolexError
@@ -42,7 +44,6 @@ from pipeline.inference.classifier import Classifier, Member
 from pipeline.params import load_params
 from pipeline.reporting.measuring import measure
 from pipeline.reporting.model_card import model_card
-from pipeline.reporting.summary import ALL_SEEDS
 from tools.provenance import installed_releases, made_from, training_releases
 from tools.staleness import note
 
@@ -137,18 +138,39 @@ def _write(
     """Write the bundle of runs in `layout`, which is that of the project or of a workspace of it."""
     members = [_member(layout, run) for run in runs]
     require_members(members)
-    classes = members[0].model.metadata["classes"]
-    classifier = Classifier(tuple(members), np.full(len(classes), DECISION_THRESHOLD))
+    thresholds = _thresholds(name, origin, runs, members, project)
+    classifier = Classifier(tuple(members), np.mean(list(thresholds.values()), axis=0))
     folds = list(dict.fromkeys(run.fold for run in runs))
     content = _content(name, origin, classifier, licence, _training_clips(layout, folds))
     content["made_from"] = made_from(project.root)
     content["params"] = _params(layout, members, folds[0])
     if origin == "trained":
-        content["metrics"] = _metrics(layout, runs, members)
+        content["metrics"] = _metrics(layout, runs, members, thresholds)
         content["trained_with"] = _common(training_releases(layout, run) for run in runs)
     else:
         content["trained_with"] = content["releases"]
     write_bundle(out, members, content, model_card(content, members))
+
+
+def _thresholds(
+    name: str, origin: Origin, runs: Sequence[RunId], members: Sequence[Member], project: Layout
+) -> dict[str, np.ndarray]:
+    """Return the thresholds (class,) of decisions by fold; of a bundle of several folds their mean counts.
+
+    A model that is trained on all clips has none that could fit thresholds: it takes those of all folds. Raises
+    ArtifactError where there are none for these weights and classes.
+    """
+    about = members[0].model.metadata
+    if about["label_kind"] == "one":
+        return {run.fold: np.full(len(about["classes"]), DECISION_THRESHOLD) for run in runs}
+    thresholds = open_thresholds(project.thresholds)
+    thresholds.require_classes(about["classes"], members[0].model.path)
+    if origin == "retrained":
+        return thresholds.by_fold(name)
+    weights: dict[str, list[str]] = {}
+    for run, member in zip(runs, members, strict=True):
+        weights.setdefault(run.fold, []).append(predicting_digest(member.model.metadata))
+    return {fold: thresholds.of(name, fold, ALL_SEEDS, sorted(own)) for fold, own in weights.items()}
 
 
 def _content(name: str, origin: Origin, classifier: Classifier, licence: str, clips: TrainingClips) -> BundleContent:
@@ -249,8 +271,10 @@ def _common(releases: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {name: release for name, release in first.items() if all(own.get(name) == release for own in others)}
 
 
-def _metrics(layout: Layout, runs: Sequence[RunId], members: Sequence[Member]) -> list[FoldMetrics]:
-    """Return the metrics of each fold's test clips, by the mean of the fold's members."""
+def _metrics(
+    layout: Layout, runs: Sequence[RunId], members: Sequence[Member], thresholds: Mapping[str, np.ndarray]
+) -> list[FoldMetrics]:
+    """Return the metrics of each fold's test clips, by the mean of the fold's members and the fold's thresholds."""
     tables: dict[str, list[PredictionTable]] = {}
     for run, member in zip(runs, members, strict=True):
         table = open_predictions(layout.prediction(run))
@@ -261,11 +285,11 @@ def _metrics(layout: Layout, runs: Sequence[RunId], members: Sequence[Member]) -
                 table.path, "metadata weights", expected=f"{expected}, as {member.model.path}", found=found
             )
         tables.setdefault(run.fold, []).append(table)
-    return [_fold_metrics(own) for own in tables.values()]
+    return [_fold_metrics(own, thresholds[fold]) for fold, own in tables.items()]
 
 
-def _fold_metrics(tables: Sequence[PredictionTable]) -> FoldMetrics:
-    clips = average_predictions(tables, "test")
+def _fold_metrics(tables: Sequence[PredictionTable], thresholds: np.ndarray) -> FoldMetrics:
+    clips = replace(average_predictions(tables, "test"), thresholds=thresholds)
     measured = measure("", ALL_SEEDS, [table.metadata for table in tables], clips, evaluate_clips(clips))
     intervals = {name: [round(limit, _DIGITS) for limit in limits] for name, limits in measured.intervals.items()}
     return {

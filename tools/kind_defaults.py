@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from pipeline.check_params import SECTIONS as PARAMS
 from pipeline.corpora.registry import CorpusParams
+from pipeline.evaluation.thresholds import ThresholdParams
 from pipeline.models.positions import PositionsParams
 from pipeline.models.registry import (
     BASELINES,
@@ -55,6 +56,7 @@ CHOICES: dict[str, object] = {
     "optimisers": OptimiserParams,
     "averages": AverageParams,
     "losses": LossParams,
+    "thresholds": ThresholdParams,
 }
 
 # Section of params.yaml -> its place.

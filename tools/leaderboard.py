@@ -1,10 +1,10 @@
-"""`sonolex leaderboard`: models of the experiment by accuracy, with their costs.
+"""`sonolex leaderboard`: models of the experiment by accuracy, or by mAP where clips have several labels, with their costs.
 
 Bits per second are the entropy of single tokens, from their counts over the vocabulary's sample. Stored bytes are those of
 the training input: one fold's table of token sequences on disk, or all log-mel frames.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.evaluation.metric_definition import Metric, primary_metric, secondary_metric
 from pipeline.grid import ExperimentParams
 from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise, training_times
 
-COLUMNS = ("model", "accuracy", "mAP", "parameters", "tokens/s", "bits/s", "training clips/s", "stored")
+COSTS = ("parameters", "tokens/s", "bits/s", "training clips/s", "stored")
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ def open_sources(layout: Layout, experiment: ExperimentParams) -> dict[str, Sour
 def rows(
     summaries: list[ModelSummary], sources: dict[str, Source], reads: dict[str, str], times: Mapping[str, float]
 ) -> list[list[str]]:
-    """Return the table's cells, the lowest accuracy first, without ensembles.
+    """Return the table's cells, the lowest of the primary metric first, without ensembles.
 
     `reads` is the vocabulary of each model that reads tokens; other cells of costs are left empty. `times` is the seconds of
     training per run by model, where this machine has trained it; the cells of others are empty.
     """
-    cells = []
-    for summary in sorted(summaries, key=lambda summary: summary.mean["accuracy"]):
+    cells, metrics = [], shown_metrics(summaries)
+    for summary in sorted(summaries, key=lambda summary: summary.mean[metrics[0].name]):
         if summary.ensemble:
             continue
         name = reads.get(summary.model) if summary.reads == "tokens" else ""
@@ -71,25 +72,39 @@ def rows(
         rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.tokens_per_second, source.bits_per_second)]
         seconds = times.get(summary.model)
         speed = f"{summary.clips_seen / seconds:,.0f}" if seconds else ""
-        spreads = [spread(summary, metric) for metric in ("accuracy", "mAP")]
+        spreads = [spread(summary, metric.name) for metric in metrics]
         stored = "" if source.num_bytes is None else f"{source.num_bytes / 1e6:,.2f} MB"
         cells.append([summary.model, *spreads, f"{summary.num_parameters:,}", *rates, speed, stored])
     return cells
+
+
+def shown_metrics(summaries: Sequence[ModelSummary]) -> tuple[Metric, Metric]:
+    """Return the metric that models are sorted by, and the one beside it."""
+    label_kind = summaries[0].label_kind
+    return primary_metric(label_kind), secondary_metric(label_kind)
+
+
+def columns(summaries: Sequence[ModelSummary]) -> tuple[str, ...]:
+    """Return the heads of the table's columns."""
+    labels = [metric.label for metric in shown_metrics(summaries)]
+    return ("model", *(f"{name[0].lower()}{name[1:]}" for name in labels), *COSTS)
 
 
 def run(layout: Layout, experiment: ExperimentParams, console: Console, *, markdown: bool) -> None:
     """Print the leaderboard of the last run. Raises SonolexError while there is none."""
     runs = read_summary(layout.summary)
     times = training_times(runs, layout.stage_reports)
-    cells = rows(summarise(runs), open_sources(layout, experiment), experiment.reads, times)
+    summaries = summarise(runs)
+    heads = columns(summaries)
+    cells = rows(summaries, open_sources(layout, experiment), experiment.reads, times)
     if markdown:
-        lines = [COLUMNS, ("---", *("---:" for _ in COLUMNS[1:])), *cells]
+        lines = [heads, ("---", *("---:" for _ in heads[1:])), *cells]
         console.print(
             "\n".join(f"| {' | '.join(line)} |" for line in lines), soft_wrap=True, markup=False, highlight=False
         )
         return
     table = Grid(title="The leaderboard", title_style="bold")
-    for number, name in enumerate(COLUMNS):
+    for number, name in enumerate(heads):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for line in cells:
         table.add_row(*line)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+ALL_SEEDS = "all"  # in the place of a seed: all of them averaged, as an ensemble's run is
 PRETRAINED_SUFFIX = "-pretrained"  # of models' names; no entry of `models` or `vocabularies` has it
 
 
@@ -175,6 +176,11 @@ class Layout:
     def metrics(self) -> Path:
         """Return the file of scalars that `dvc metrics` and `dvc exp show` read."""
         return self.results / "metrics.json"
+
+    @property
+    def thresholds(self) -> Path:
+        """Return the table of thresholds of decisions."""
+        return self.results / "thresholds.parquet"
 
     @property
     def vocabulary_statistics(self) -> Path:

@@ -11,7 +11,6 @@ import numpy as np
 
 from pipeline.evaluation.ensemble import ScoredClips
 from pipeline.evaluation.experiment_predictions import ExperimentPredictions
-from pipeline.evaluation.metric_functions import decide
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,7 @@ def choose_mistakes(scores: ScoredExperiment, models: Sequence[str], count: int)
     for model in models:
         for fold in scores.folds:
             clips = scores.scored[model, fold]
-            decisions = decide(clips.scores, clips.label_kind)
-            wrong = np.where(decisions & (clips.targets == 0), clips.scores, 0.0).max(axis=1)
+            wrong = np.where(clips.decisions & (clips.targets == 0), clips.scores, 0.0).max(axis=1)
             for row in np.flatnonzero(wrong):
                 clip = clips.clip_ids[row]
                 if scores.fold_of[clip] == fold:

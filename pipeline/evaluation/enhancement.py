@@ -14,9 +14,9 @@ The scores must be out of fold: a model that trained on a clip has learned what 
 Conventions: scores (clip, class) in [0, 1], labels (clip, class) bool.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -27,13 +27,11 @@ from pydantic import Field, model_validator
 from pipeline.artifacts.clips import ClipTable
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.predictions import PREDICTIONS, open_predictions
-from pipeline.artifacts.splits import clips_of, open_split
-from pipeline.corpora.base import reject
 from pipeline.corpora.ontology import Ontology
 from pipeline.corpora.relabelling import UsedLabels
 from pipeline.corpora.splitting import inner_fold_names
 from pipeline.errors import CorpusError, ParamsError
-from pipeline.evaluation.ensemble import average_predictions
+from pipeline.evaluation.inner_folds import known_inner_folds, score_training_clips
 from pipeline.grid import ExperimentParams
 from pipeline.params import NameParam, TrackedPath
 
@@ -158,54 +156,20 @@ def out_of_fold(
     if clips.metadata["label_kind"] != "many":
         found = "exactly one, which leaves no room for another"
         raise CorpusError(f"{clips.path}: label_kind: expected any number of labels a clip (many), found {found}")
-    inner_folds = [name for name in inner_fold_names(fold, len(experiment.folds)) if name in experiment.folds]
-    _check_inner_folds(fold, inner_folds, layout)
+    inner_folds = known_inner_folds(fold, experiment.folds)
     models = [model for name in params.models for model in experiment.model_ids if model.name == name]
-    members, weights = [], []
-    for inner in inner_folds:
-        tables = [
-            open_predictions(layout.prediction(RunId(model, inner, seed)))
-            for model in models
-            for seed in experiment.seeds
-        ]
-        members.append(average_predictions(tables, "test"))
-        weights += [str(table.metadata["weights"]) for table in tables]
-        tested = set(clips_of(open_split(layout.split(inner)), "test"))
-        if trained := [clip for clip in members[-1].clip_ids if clip not in tested]:
-            raise PREDICTIONS.error(
-                tables[0].path,
-                f"clip {trained[0]}",
-                expected="one that the inner fold tests",
-                found="one that it does not",
-            )
-    clip_ids = tuple(clip for member in members for clip in member.clip_ids)
-    targets = np.concatenate([member.targets for member in members]) > 0
-    return OutOfFold(
-        clip_ids,
-        np.concatenate([member.scores for member in members]).astype(np.float32),
-        _published(clips, clip_ids, targets, layout.predictions),
-        tuple(weights),
-    )
-
-
-def _check_inner_folds(fold: str, inner_folds: Sequence[str], layout: Layout) -> None:
-    """Raise CorpusError unless the inner folds share their training clips and each of these is tested exactly once."""
-    tested: Counter[str] = Counter()
-    used: set[str] = set()
-    unused: set[str] = set()  # what the fold itself tests, and its copies
-    for inner in inner_folds:
-        split = open_split(layout.split(inner))
-        tested.update(clips_of(split, "test"))
-        used.update(clips_of(split, "train", "validation", "test"))
-        unused.update(clips_of(split, "excluded"))
-    problems = {
-        "training clips that no inner fold tests (put all of them into experiment.folds)": sorted(used - set(tested)),
-        "training clips that several inner folds test": sorted(clip for clip, count in tested.items() if count > 1),
-        "clips that one inner fold excludes and another uses": sorted(used & unused),
+    runs = list(product(models, experiment.seeds))
+    tables = {
+        inner: [open_predictions(layout.prediction(RunId(model, inner, seed))) for model, seed in runs]
+        for inner in inner_folds
     }
-    reject(f"{layout.splits}: {', '.join(inner_folds) or 'no inner fold'} of fold {fold}", problems)
-    if not tested:
-        raise CorpusError(f"{layout.splits}: expected inner folds of fold {fold} in experiment.folds, found none")
+    scored = score_training_clips(fold, tables, layout)
+    return OutOfFold(
+        scored.clip_ids,
+        scored.scores.astype(np.float32),
+        _published(clips, scored.clip_ids, scored.targets > 0, layout.predictions),
+        tuple(str(table.metadata["weights"]) for own in tables.values() for table in own),
+    )
 
 
 def _published(

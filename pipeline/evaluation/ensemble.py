@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.artifacts.clips import LabelKind, link_of
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, matrix
 from pipeline.artifacts.splits import Role
-from pipeline.evaluation.metric_functions import to_scores
+from pipeline.evaluation.metric_functions import DECISION_THRESHOLD, Bools, Floats, decide, to_scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,12 @@ class ScoredClips:
     clip_ids: tuple[str, ...]
     scores: NDArray[np.float64]  # (clip, class) probabilities
     targets: NDArray[np.float32]  # (clip, class) 0 or 1, or NaN where it is unknown
+    thresholds: float | Floats = DECISION_THRESHOLD  # of decisions, label kind many: one for all classes, or (class,)
+
+    @property
+    def decisions(self) -> Bools:
+        """The decisions (clip, class), of unknown labels too."""
+        return decide(self.scores, self.label_kind, self.thresholds)
 
 
 def score_clips(predictions: PredictionTable, role: Role) -> ScoredClips:

@@ -1,9 +1,11 @@
-"""All predictions of an experiment, opened together: what its stages `attention` and `report` start from."""
+"""All predictions of an experiment, opened together: what its stages `thresholds`, `attention` and `report` start from."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.layout import ALL_SEEDS, Layout, RunId
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, open_predictions
+from pipeline.artifacts.thresholds import Thresholds, open_thresholds
 from pipeline.evaluation.ensemble import ScoredClips, average_predictions
 from pipeline.grid import ExperimentParams
 
@@ -18,6 +20,7 @@ class ExperimentPredictions:
 
     params: ExperimentParams
     tables: dict[RunId, PredictionTable]
+    thresholds: Thresholds | None  # of decisions; None: not needed with one label a clip, or not fitted yet
 
     @property
     def ensembles(self) -> dict[str, list[str]]:
@@ -34,9 +37,38 @@ class ExperimentPredictions:
         ids = {own.name: own for own in self.params.model_ids}
         return [RunId(ids[m], fold, seed) for m in self.ensembles.get(model, [model]) for seed in self.params.seeds]
 
-    def scored(self, model: str, fold: str) -> ScoredClips:
-        """Return a model's or an ensemble's test clips of a fold, with the probabilities of all its runs averaged."""
-        return average_predictions([self.tables[run] for run in self.members(model, fold)], "test")
+    def averages(self, model: str, fold: str) -> dict[str, list[RunId]]:
+        """Return the runs whose probabilities are averaged, by seed: each alone, and all by ALL_SEEDS."""
+        members = self.members(model, fold)
+        alone = {} if model in self.ensembles else {str(run.seed): [run] for run in members}
+        return {**alone, ALL_SEEDS: members}
+
+    def scored(self, model: str, fold: str, seed: str = ALL_SEEDS) -> ScoredClips:
+        """Return a model's or an ensemble's test clips of a fold, with the probabilities of its runs averaged."""
+        tables = [self.tables[run] for run in self.averages(model, fold)[seed]]
+        clips = average_predictions(tables, "test")
+        if self.thresholds is None:
+            return clips
+        return replace(clips, thresholds=self.thresholds.of(model, fold, seed, predicting_weights(tables)))
+
+
+def predicting_weights(tables: Sequence[PredictionTable]) -> list[str]:
+    """Return the digests of the weights behind predictions, sorted: the order of an average does not matter."""
+    return sorted(table.metadata["weights"] for table in tables)
+
+
+def open_decided_predictions(params: ExperimentParams, layout: Layout) -> ExperimentPredictions:
+    """Open the predictions of every run, and the thresholds of their decisions where clips may have several labels.
+
+    Raises ArtifactError as `open_experiment_predictions` does, and where thresholds are missing or of other classes.
+    """
+    predictions = open_experiment_predictions(params, layout)
+    first = next(iter(predictions.tables.values()))
+    if first.metadata["label_kind"] == "one":
+        return predictions
+    thresholds = open_thresholds(layout.thresholds)
+    thresholds.require_classes(first.metadata["classes"], first.path)
+    return replace(predictions, thresholds=thresholds)
 
 
 def open_experiment_predictions(params: ExperimentParams, layout: Layout) -> ExperimentPredictions:
@@ -57,7 +89,7 @@ def open_experiment_predictions(params: ExperimentParams, layout: Layout) -> Exp
                 raise PREDICTIONS.error(
                     table.path, f"metadata {key}", expected=f"{expected}, as {first.path}", found=found
                 )
-    return ExperimentPredictions(params, tables)
+    return ExperimentPredictions(params, tables, None)
 
 
 def _open(layout: Layout, run: RunId) -> PredictionTable:

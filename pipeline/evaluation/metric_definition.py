@@ -33,22 +33,22 @@ class Interval(NamedTuple):
 class Metric:
     """A number for the test clips of one fold; NaN where it is not defined.
 
-    `function` and `interval` take scores (float64) or decisions (bool), as `takes` says, and targets (bool), each of shape
-    (clip, class).
+    `function` and `interval` take scores (float64), decisions (bool) or known decisions (float64: 1, 0, or NaN where the
+    label is unknown), as `takes` says, and targets (bool), each of shape (clip, class).
     """
 
     name: str  # in summary.csv and metrics.json
     label: str  # head of its column
     description: str  # for the note below the table: `LABEL is DESCRIPTION.`
     function: Callable[[NDArray[Any], Bools], float]
-    takes: Literal["scores", "decisions"] = "scores"
+    takes: Literal["scores", "decisions", "known_decisions"] = "scores"
     interval: Callable[[NDArray[Any], Bools], Interval] | None = None
     percent: bool = False  # the value is a share, shown in percent
     digits: int = 3  # shown after the decimal point
     higher_is_better: bool = True
     label_kinds: tuple[LabelKind, ...] = ("one", "many")  # that it is defined for; NaN for others
     in_tables: bool = True  # a column in `sonolex results` and on the page; summary.csv has every metric
-    headline: bool = True  # in metrics.json, and with the deviation between seeds in the tables
+    headline: tuple[LabelKind, ...] = ("one", "many")  # that it is in metrics.json for; there the tables have its seeds
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*", self.name):
@@ -57,6 +57,21 @@ class Metric:
     def spell(self, value: float) -> str:
         """Return a value as it is shown, without the unit; empty where it is not finite."""
         return f"{(100 if self.percent else 1) * value:.{self.digits}f}" if math.isfinite(value) else ""
+
+
+# Metric that models are compared by, and the one beside it: accuracy says little where a clip has several labels.
+PRIMARY: dict[LabelKind, str] = {"one": "accuracy", "many": "mAP"}
+SECONDARY: dict[LabelKind, str] = {"one": "mAP", "many": "macro_f1"}
+
+
+def primary_metric(label_kind: LabelKind) -> Metric:
+    """Return the metric that results are headed and sorted by, and the best model is chosen by."""
+    return reported_metrics()[PRIMARY[label_kind]]
+
+
+def secondary_metric(label_kind: LabelKind) -> Metric:
+    """Return the metric that stands beside the primary one."""
+    return reported_metrics()[SECONDARY[label_kind]]
 
 
 @cache

@@ -12,11 +12,12 @@ of a clip's logits where a clip has one class (label kind "one"), the sigmoid of
 together: a mean over batches would depend on the batch size.
 
 Decisions: "one" decides for the class of the highest score (the first of equals); "many" decides for every class whose
-score is at least `DECISION_THRESHOLD`.
+score is at least its threshold, by default `DECISION_THRESHOLD`.
 
 Unknown labels: a target of NaN says that nobody knows whether the clip has the class. Such an entry counts in no metric.
 `validate` marks it by a score of NaN beside the target False; `average_precision` and `roc_auc` rank a class's other clips,
-and `decide` decides against it, which makes it neither an error nor a hit.
+and `decide` decides against it, which makes it neither an error nor a hit. Metrics that count right decisions against, too,
+take known decisions: 1 for, 0 against, NaN unknown (`known_decisions`).
 
 Absent classes: a class without positives has no average precision, recall or F1; one without positives or without
 negatives has no AUC. Such values are NaN, never 0 and never an exception; means run over the other classes.
@@ -82,12 +83,20 @@ def to_scores(logits: ArrayLike, link: Link) -> Floats:
     return sigmoid
 
 
-def decide(scores: Floats, label_kind: LabelKind) -> Bools:
-    """Return the decisions (clip, class): the highest score (one) or every score from the threshold on (many)."""
+def decide(scores: Floats, label_kind: LabelKind, thresholds: float | Floats = DECISION_THRESHOLD) -> Bools:
+    """Return the decisions (clip, class): the highest score (one) or every score from its class's threshold on (many).
+
+    `thresholds` is one for all classes, or (class,).
+    """
     if label_kind == "one":
         decisions: Bools = np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
         return decisions
-    return scores >= DECISION_THRESHOLD
+    return scores >= thresholds
+
+
+def known_decisions(decisions: Bools, scores: Floats) -> Floats:
+    """Return decisions (clip, class) as 1 and 0, and NaN where the score says that the label is unknown."""
+    return np.where(np.isnan(scores), np.nan, decisions)
 
 
 def accuracy(decisions: Bools, positives: Bools) -> float:

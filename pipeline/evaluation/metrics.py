@@ -5,7 +5,9 @@ report computes these; training and `evaluate` do not depend on this file.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +16,13 @@ from pipeline.artifacts.clips import LINKS, LabelKind
 from pipeline.evaluation.ensemble import ScoredClips
 from pipeline.evaluation.metric_definition import Interval, reported_metrics
 from pipeline.evaluation.metric_functions import (
+    DECISION_THRESHOLD,
+    Bools,
+    Floats,
     average_precision,
     confusion_matrix,
     decide,
+    known_decisions,
     precision_recall_f1,
     roc_auc,
     to_scores,
@@ -52,15 +58,15 @@ class Scores:
 
 def evaluate_clips(clips: ScoredClips) -> Scores:
     """Compute every metric of clips that were scored, by one model or by several on average."""
-    return evaluate_scores(clips.scores, clips.targets, clips.label_kind)
+    return evaluate_scores(clips.scores, clips.targets, clips.label_kind, clips.thresholds)
 
 
 def evaluate_intervals(clips: ScoredClips) -> dict[str, Interval]:
     """Return the intervals over clips that were scored, of the metrics that have one: NaN for another label kind."""
     values, positives = validate(clips.scores, clips.targets)
-    decisions = decide(values, clips.label_kind)
+    taken = _taken(values, decide(values, clips.label_kind, clips.thresholds))
     return {
-        metric.name: metric.interval(values if metric.takes == "scores" else decisions, positives)
+        metric.name: metric.interval(taken[metric.takes], positives)
         if clips.label_kind in metric.label_kinds
         else Interval(math.nan, math.nan)
         for metric in reported_metrics().values()
@@ -76,8 +82,13 @@ def evaluate(logits: ArrayLike, targets: ArrayLike, label_kind: LabelKind) -> Sc
     return evaluate_scores(to_scores(logits, LINKS[label_kind]), targets, label_kind)
 
 
-def evaluate_scores(scores: ArrayLike, targets: ArrayLike, label_kind: LabelKind) -> Scores:
-    """Compute every metric from scores (clip, class), for example the averaged ones of an ensemble."""
+def evaluate_scores(
+    scores: ArrayLike, targets: ArrayLike, label_kind: LabelKind, thresholds: float | Floats = DECISION_THRESHOLD
+) -> Scores:
+    """Compute every metric from scores (clip, class), for example the averaged ones of an ensemble.
+
+    `thresholds` of decisions (label kind many) is one for all classes, or (class,).
+    """
     values, positives = validate(scores, targets)
     if label_kind == "one" and (wrong := np.flatnonzero(positives.sum(axis=1) != 1)).size:
         found = int(positives[wrong[0]].sum())
@@ -85,7 +96,8 @@ def evaluate_scores(scores: ArrayLike, targets: ArrayLike, label_kind: LabelKind
             f"targets: expected exactly one class a clip (label kind one), found {found} in row {wrong[0]}"
         )
 
-    decisions = decide(values, label_kind)
+    decisions = decide(values, label_kind, thresholds)
+    taken = _taken(values, decisions)
     average_precisions, aucs = average_precision(values, positives), roc_auc(values, positives)
     by_class = precision_recall_f1(decisions, positives)
     columns = (average_precisions, aucs, by_class.precision, by_class.recall, by_class.f1)
@@ -95,7 +107,7 @@ def evaluate_scores(scores: ArrayLike, targets: ArrayLike, label_kind: LabelKind
         num_present_classes=int((by_class.num_positives > 0).sum()),
         num_ranked_classes=int(np.isfinite(aucs).sum()),
         values={
-            metric.name: float(metric.function(values if metric.takes == "scores" else decisions, positives))
+            metric.name: float(metric.function(taken[metric.takes], positives))
             if label_kind in metric.label_kinds
             else math.nan
             for metric in reported_metrics().values()
@@ -106,3 +118,8 @@ def evaluate_scores(scores: ArrayLike, targets: ArrayLike, label_kind: LabelKind
         ),
         confusion=confusion_matrix(values, positives) if label_kind == "one" else None,
     )
+
+
+def _taken(scores: Floats, decisions: Bools) -> Mapping[str, NDArray[Any]]:
+    """Return what metrics take, by `Metric.takes`."""
+    return {"scores": scores, "decisions": decisions, "known_decisions": known_decisions(decisions, scores)}

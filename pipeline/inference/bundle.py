@@ -180,7 +180,18 @@ def open_bundle(path: Path) -> Bundle:
     except ArtifactError as error:  # its advice is for the project that made it
         raise _damaged(error.path, error.field, expected=error.expected, found=error.found) from None
     require_members(members)
+    _require_thresholds(path, card, members[0].model.metadata["classes"])
     return Bundle(path, card, Classifier(members, np.array(card["thresholds"])))
+
+
+def _require_thresholds(path: Path, card: BundleCard, classes: Sequence[str]) -> None:
+    """Raise SonolexError unless the card names the members' classes, and has a threshold from 0 to 1 for each."""
+    if card["classes"] != list(classes):
+        raise _damaged(path / CARD, "classes", expected=f"the {len(classes)} classes of its models", found="others")
+    values = np.array(card["thresholds"])
+    if len(values) != len(classes) or not ((values >= 0) & (values <= 1)).all():
+        expected, found = f"a number from 0 to 1 for each of {len(classes)} classes", f"{len(values)}: {values[:3]}"
+        raise _damaged(path / CARD, "thresholds", expected=expected, found=found)
 
 
 def require_members(members: Sequence[Member]) -> None:

@@ -56,6 +56,7 @@ class FileLabels:
             clip_ids=tuple(prediction.source for prediction in known),
             scores=np.stack([prediction.scores for prediction in known]),
             targets=targets,
+            thresholds=known[0].thresholds,
         )
 
     def count_of(self, files: Sequence[str | Path]) -> int:

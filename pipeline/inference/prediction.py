@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind
-from pipeline.evaluation.metric_functions import Floats
+from pipeline.evaluation.metric_functions import Bools, Floats, decide
 
 
 class ClassScore(NamedTuple):
@@ -39,11 +39,14 @@ class Prediction:
         return [ClassScore(self.classes[row], float(self.scores[row])) for row in order.tolist()]
 
     @property
+    def decisions(self) -> Bools:
+        """Decision for each class (class,): the likeliest, or with label kind "many" all that reach their threshold."""
+        return decide(self.scores[None], self.label_kind, self.thresholds)[0]
+
+    @property
     def labels(self) -> list[str]:
-        """The classes that are decided for: the likeliest, or with label kind "many" all that reach their threshold."""
-        if self.label_kind == "one":
-            return [self.top(1)[0].name]
-        return [self.classes[row] for row in np.flatnonzero(self.scores >= self.thresholds).tolist()]
+        """The classes that are decided for."""
+        return [self.classes[row] for row in np.flatnonzero(self.decisions).tolist()]
 
 
 @dataclass(frozen=True)

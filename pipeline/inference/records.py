@@ -1,8 +1,9 @@
 """Predictions as records, and tables of them: CSV, JSON lines and Parquet.
 
 A record has the keys file, start, end (seconds), labels (what is decided for) and scores (class -> probability, the highest
-first, or of all classes in their order), or file, reason and message for a file that could not be used. Rows of CSV and
-Parquet are flat: class_1, score_1, class_2, ..., or a column `score:CLASS` of every class.
+first, or of all classes in their order), or file, reason and message for a file that could not be used. With the scores of
+all classes it has their decisions, too: class -> 1 or 0. Rows of CSV and Parquet are flat: class_1, score_1, class_2, ...,
+or the columns `score:CLASS` and `decision:CLASS` of every class.
 """
 
 import csv
@@ -17,7 +18,7 @@ from pipeline.artifacts.files import replacing
 from pipeline.inference.prediction import Failure, Prediction
 
 TableFormat: TypeAlias = Literal["csv", "jsonl", "parquet"]
-Value: TypeAlias = str | float | list[str] | dict[str, float] | None
+Value: TypeAlias = str | float | list[str] | dict[str, float] | dict[str, int] | None
 Record: TypeAlias = dict[str, Value]
 Write: TypeAlias = Callable[[Prediction | Failure], None]
 
@@ -35,8 +36,10 @@ def to_record(item: Prediction | Failure, top: int | None) -> Record:
         scores = dict(zip(item.classes, item.scores.tolist(), strict=True))
     else:
         scores = dict(item.top(top))
-    source, labels = _printable(item.source), item.labels
-    return {"file": source, "start": item.start, "end": item.end, "labels": list(labels), "scores": scores}
+    record: Record = {"file": _printable(item.source), "start": item.start, "end": item.end, "labels": item.labels}
+    if top is not None:
+        return record | {"scores": scores}
+    return record | {"scores": scores, "decisions": dict(zip(item.classes, map(int, item.decisions), strict=True))}
 
 
 @contextmanager
@@ -82,10 +85,9 @@ def _parquet_rows(path: Path, classes: Sequence[str], top: int | None) -> Iterat
     import pyarrow.parquet as pq
 
     types = {"start": pa.float64(), "end": pa.float64(), "labels": pa.list_(pa.string())}
-    fields = [
-        (name, types.get(name, pa.float64() if name.startswith("score") else pa.string()))
-        for name in _columns(classes, top)
-    ]
+    types |= dict.fromkeys((name for name in _columns(classes, top) if name.startswith("score")), pa.float64())
+    types |= dict.fromkeys((name for name in _columns(classes, top) if name.startswith("decision:")), pa.int8())
+    fields = [(name, types.get(name, pa.string())) for name in _columns(classes, top)]
     schema = pa.schema(fields)
     rows: list[Record] = []
     with pq.ParquetWriter(path, schema) as writer:
@@ -105,14 +107,16 @@ def _parquet_rows(path: Path, classes: Sequence[str], top: int | None) -> Iterat
 
 def _columns(classes: Sequence[str], top: int | None) -> list[str]:
     if top is None:
-        return [*_BEFORE, *(f"score:{name}" for name in classes), *_AFTER]
+        return [*_BEFORE, *(f"{what}:{name}" for what in ("score", "decision") for name in classes), *_AFTER]
     ranks = range(1, min(top, len(classes)) + 1)
     return [*_BEFORE, *(f"{name}_{rank}" for rank in ranks for name in ("class", "score")), *_AFTER]
 
 
 def _flat(record: Record, top: int | None) -> Record:
     """Return a record with a column for every score."""
-    row = {key: value for key, value in record.items() if key != "scores"}
+    row = {key: value for key, value in record.items() if key not in ("scores", "decisions")}
+    decisions = record.get("decisions")
+    row |= {f"decision:{name}": value for name, value in decisions.items()} if isinstance(decisions, dict) else {}
     scores = record.get("scores")
     for rank, (name, score) in enumerate(scores.items() if isinstance(scores, dict) else (), start=1):
         row |= {f"score:{name}": score} if top is None else {f"class_{rank}": name, f"score_{rank}": score}

@@ -26,6 +26,7 @@ from pipeline.reporting.near_duplicates import describe_duplicates
 from pipeline.reporting.page import PageContent, VocabularyKey
 from pipeline.reporting.plots import class_rows, confusion_counts, training_curves
 from pipeline.reporting.report_settings import ReportParams
+from pipeline.reporting.several_labels import label_results, reliability_of
 from pipeline.reporting.token_use import (
     TokenUse,
     count_by_class,
@@ -81,6 +82,8 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         curves={model: training_curves(layout, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
+        reliability={model: reliability_of(scores, model) for model in params.headline},
+        label_results={} if one else {model: label_results(scores, model) for model in params.headline},
         attentive=tuple(params.attention),
         examples=clip_cards(shown.examples, scores, sources),
         mistakes=clip_cards(shown.mistakes, scores, sources),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.artifacts.ngram_perplexity import NgramPerplexity
+from pipeline.evaluation.calibration import Reliability
+from pipeline.evaluation.metric_definition import Metric, primary_metric, secondary_metric
 from pipeline.reporting.drawing import (
     LINE,
     LINES,
@@ -33,14 +35,16 @@ _MOST_NARROW = 12  # classes of a confusion matrix that fits a phone; larger one
 
 
 def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run], styles: Mapping[str, ModelStyle]) -> str:
-    """Draw every run's accuracy and mAP as dots, with the mean and a bar beside them.
+    """Draw every run's primary and secondary metric as dots, with the mean and a bar beside them.
 
-    The bar is the deviation between folds; of a single fold, the interval over its test clips.
+    Both are shares. The bar is the deviation between folds; of a single fold, the interval over its test clips.
     """
     generator = np.random.default_rng(0)
+    kind = summaries[0].label_kind
+    shown = primary_metric(kind), secondary_metric(kind)
 
     def draw(axes: Sequence["Axes"]) -> None:
-        for axis, metric, label in zip(axes, ("accuracy", "mAP"), ("accuracy, %", "mAP, %"), strict=True):
+        for axis, metric, label in zip(axes, (about.name for about in shown), map(_axis_label, shown), strict=True):
             for position, summary in enumerate(summaries):
                 values = 100 * np.array([run.values[metric] for run in runs if run.model == summary.model])
                 heights = position + generator.uniform(-0.12, 0.12, len(values))
@@ -67,6 +71,11 @@ def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run], style
 
     height = 0.62 * len(summaries) + 0.9
     return render("results", draw, columns=2, size=(WIDTH, height), share_rows=True, narrow=2 * height)
+
+
+def _axis_label(metric: Metric) -> str:
+    """Return the label of the axis of a metric in percent: the first letter small, but in "mAP"."""
+    return f"{metric.label[0].lower()}{metric.label[1:]}, %"
 
 
 def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None], styles: Mapping[str, ModelStyle]) -> str:
@@ -126,6 +135,27 @@ def confusion_figure(name: str, counts: np.ndarray, classes: Sequence[str]) -> s
     side = min(9.0, max(3.4, (0.33 if numbered else 0.15) * len(classes) + 1.4))
     fits = len(classes) <= _MOST_NARROW
     return render(f"confusion-{name}", draw, size=(side, side), narrow=NARROW + 0.1 if fits else None)
+
+
+def reliability_figure(name: str, reliability: Reliability) -> str:
+    """Draw the share that is right against the probability; the area of a dot follows the number of probabilities."""
+    used = reliability.counts > 0
+    sizes = 14 + 240 * reliability.counts[used] / reliability.counts.sum()
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        axis.plot([0, 1], [0, 1], ":", color=LINE, linewidth=1.6)
+        pairs = reliability.probabilities[used], reliability.shares[used]
+        axis.plot(*pairs, color=colour(0), linewidth=1.4)
+        axis.scatter(*pairs, s=sizes, color=colour(0), alpha=0.6, linewidths=0)
+        axis.set_xlim(-0.03, 1.03)
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_aspect("equal")
+        axis.set_xlabel("probability")
+        axis.set_ylabel("share that is right")
+        axis.grid()
+
+    return render(f"reliability-{name}", draw, size=(3.6, 3.4), narrow=3.2)
 
 
 def class_figure(rows: Mapping[str, Sequence[ClassRow]], styles: Mapping[str, ModelStyle]) -> str:

@@ -116,7 +116,7 @@ def _decisions(scores: ScoredExperiment, clip: str, fold: str) -> tuple[Decision
     for model in scores.models:
         clips = scores.scored[model, fold]
         row = clips.clip_ids.index(clip)
-        decided = decide(clips.scores[row : row + 1], clips.label_kind)[0]
+        decided = decide(clips.scores[row : row + 1], clips.label_kind, clips.thresholds)[0]
         order = [int(position) for position in np.argsort(-clips.scores[row], kind="stable")]
         names = tuple(clips.classes[position] for position in order if decided[position])
         target = clips.targets[row]

@@ -5,14 +5,15 @@ Everything is read from predictions, which hold what there is to say of their mo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.layout import ALL_SEEDS, Layout, RunId
 from pipeline.artifacts.predictions import PredictionsMetadata
-from pipeline.evaluation.ensemble import ScoredClips, score_clips
-from pipeline.evaluation.experiment_predictions import ExperimentPredictions, open_experiment_predictions
+from pipeline.evaluation.ensemble import ScoredClips
+from pipeline.evaluation.experiment_predictions import ExperimentPredictions, open_decided_predictions
 from pipeline.evaluation.metrics import Scores, evaluate_clips, evaluate_intervals
 from pipeline.grid import ExperimentParams
-from pipeline.reporting.summary import ALL_SEEDS, Run
+from pipeline.reporting.summary import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +31,12 @@ def open_experiment(params: ExperimentParams, headline: Sequence[str], layout: L
     Raises ArtifactError that names the file when one is missing or was made for another model, fold or seed, or when members
     of an ensemble differ in clips, classes or targets.
     """
-    predictions = open_experiment_predictions(params, layout)
-    experiment = Experiment(params, predictions.tables, tuple(headline), runs=[], scores={})
-    for model in params.models:
-        for fold in params.folds:
-            for run in experiment.members(model, fold):
-                _add(experiment, model, str(run.seed), [run], score_clips(experiment.tables[run], "test"))
-    for name in experiment.ensembles:
-        for fold in params.folds:
-            _add(experiment, name, ALL_SEEDS, experiment.members(name, fold), experiment.scored(name, fold))
+    predictions = open_decided_predictions(params, layout)
+    experiment = Experiment(params, predictions.tables, predictions.thresholds, tuple(headline), runs=[], scores={})
+    for model, fold in product(experiment.models, params.folds):
+        for seed, runs in experiment.averages(model, fold).items():
+            if seed != ALL_SEEDS or model in experiment.ensembles:
+                _add(experiment, model, seed, runs, experiment.scored(model, fold, seed))
     return experiment
 
 
@@ -46,6 +44,7 @@ def measure(name: str, seed: str, members: Sequence[PredictionsMetadata], clips:
     """Return the run of a model or an ensemble on one fold; its costs are its members' together."""
     return Run(
         model=name,
+        label_kind=clips.label_kind,
         reads=" + ".join(dict.fromkeys(own["reads"] for own in members)),
         fold=clips.fold,
         seed=seed,

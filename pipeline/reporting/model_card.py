@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from ruamel.yaml import YAML
 
+from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.layout import ALL_SEEDS
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.metric_definition import Interval, reported_metrics
 from pipeline.inference.bundle import BundleContent, FoldMetrics, TrainingClips
 from pipeline.inference.classifier import Member
 from pipeline.reporting.summary import (
-    ALL_SEEDS,
     ModelSummary,
     Run,
     duration,
@@ -158,15 +159,16 @@ def _classes(content: BundleContent) -> str:
 
 
 def _summary(content: BundleContent) -> ModelSummary | None:
-    runs = [_run(fold) for fold in content["metrics"]]
+    runs = [_run(fold, content["label_kind"]) for fold in content["metrics"]]
     return summarise(runs)[0] if runs else None
 
 
-def _run(fold: FoldMetrics) -> Run:
+def _run(fold: FoldMetrics, label_kind: LabelKind) -> Run:
     metrics, undefined = reported_metrics(), [math.nan, math.nan]
     intervals = {name: fold["intervals"].get(name, undefined) for name, about in metrics.items() if about.interval}
     return Run(
         model="",
+        label_kind=label_kind,
         reads="",
         fold=fold["fold"],
         seed=ALL_SEEDS,
@@ -188,7 +190,7 @@ def _results(content: BundleContent, summary: ModelSummary | None) -> str:
     head = f"| metric | {_over(folds)} |\n|---|---:|"
     parts = ["## Results", "\n".join([head, *rows]), f"{about[0].upper()}{about[1:]}."]
     if len(folds) > 1:
-        parts += [_OF_FOLDS, _fold_table(folds)]
+        parts += [_OF_FOLDS, _fold_table(folds, content["label_kind"])]
     return "\n\n".join(parts)
 
 
@@ -212,16 +214,18 @@ def _over(folds: Sequence[FoldMetrics]) -> str:
     return f"{clips:,} test clips {where}"
 
 
-def _fold_table(folds: Sequence[FoldMetrics]) -> str:
+def _fold_table(folds: Sequence[FoldMetrics], label_kind: LabelKind) -> str:
     metrics = [
-        metric for metric in reported_metrics().values() if metric.headline and metric.name in folds[0]["values"]
+        metric
+        for metric in reported_metrics().values()
+        if label_kind in metric.headline and metric.name in folds[0]["values"]
     ]
     lines = [
         f"| fold | test clips | {' | '.join(metric.label for metric in metrics)} |",
         f"|---|---:|{'---:|' * len(metrics)}",
     ]
     for fold in folds:
-        own = summarise([_run(fold)])[0]
+        own = summarise([_run(fold, label_kind)])[0]
         cells = " | ".join(spread(own, metric.name) for metric in metrics)
         lines.append(f"| {fold['fold']} | {fold['num_clips']:,} | {cells} |")
     return "\n".join(lines)

@@ -27,9 +27,10 @@ from pipeline.artifacts.tables import Table
 from pipeline.artifacts.training_labels import TrainingLabelTable
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.corpora.base import corpus_name
-from pipeline.evaluation.metric_definition import reported_metrics
+from pipeline.evaluation.calibration import Reliability
+from pipeline.evaluation.metric_definition import primary_metric, reported_metrics, secondary_metric
 from pipeline.evaluation.ngram_perplexity import ORDERS, over_folds
-from pipeline.reporting import figures
+from pipeline.reporting import figures, label_figures
 from pipeline.reporting.gallery import ClipCard
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.model_styles import model_styles
@@ -37,8 +38,10 @@ from pipeline.reporting.near_duplicates import DuplicatePairs
 from pipeline.reporting.pictures import AUDIO_SECONDS
 from pipeline.reporting.plots import ClassRow, TrainingCurve
 from pipeline.reporting.rendering import write_html
+from pipeline.reporting.several_labels import LabelResults
 from pipeline.reporting.summary import (
     ModelSummary,
+    defined_metrics,
     spell_seed_deviation,
     spread,
     spread_parts,
@@ -76,6 +79,8 @@ class PageContent:
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
+    reliability: Mapping[str, Reliability]  # headline model -> of its probabilities
+    label_results: Mapping[str, LabelResults]  # headline model -> results; empty for label kind one
     attentive: Sequence[str]  # models whose attention the cards show
     examples: Sequence[ClipCard]
     mistakes: Sequence[ClipCard]
@@ -102,7 +107,10 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "params": experiment.params,
         "styles": styles,
         "folds": content.folds,
+        "primary": primary_metric(metadata["label_kind"]),
+        "secondary": secondary_metric(metadata["label_kind"]),
         "metrics": table_metrics(summaries),
+        "all_metrics": defined_metrics(summaries),
         "summaries": summaries,
         "spread": spread,
         "spread_parts": spread_parts,
@@ -125,6 +133,11 @@ def page_values(content: PageContent) -> dict[str, Any]:
             for model, counts in content.confusions.items()
         ],
         "class_figure": figures.class_figure(content.class_rows, styles),
+        "reliability": [
+            (model, figures.reliability_figure(model, own), own.error) for model, own in content.reliability.items()
+        ],
+        "labels": [_label_section(model, own, classes) for model, own in content.label_results.items()],
+        "thresholds": _thresholds(experiment) if content.label_results else "",
         "class_rows": content.class_rows,
         "class_table": list(zip(*content.class_rows.values(), strict=True)),
         "tokens": _tokens(content),
@@ -158,12 +171,17 @@ def _fold_heads(content: PageContent) -> list[tuple[str, int, str]]:
 
 
 def _fold_rows(experiment: Experiment) -> list[tuple[str, list[tuple[str, float, float, bool]]]]:
-    """Return every model with (fold, accuracy, mAP, whether the accuracy is the fold's highest), seeds averaged."""
+    """Return every model with (fold, primary metric, secondary one, whether the first is the fold's highest).
+
+    Seeds are averaged.
+    """
     means: dict[tuple[str, str], tuple[float, float]] = {}
+    kind = experiment.runs[0].label_kind
+    shown = primary_metric(kind).name, secondary_metric(kind).name
     for model, fold in product(experiment.models, experiment.params.folds):
         runs = [run for run in experiment.runs if run.model == model and run.fold == fold]
-        accuracy, average = (sum(run.values[metric] for run in runs) / len(runs) for metric in ("accuracy", "mAP"))
-        means[model, fold] = accuracy, average
+        first, second = (sum(run.values[metric] for run in runs) / len(runs) for metric in shown)
+        means[model, fold] = first, second
     folds = experiment.params.folds
     highest = {fold: max(means[model, fold][0] for model in experiment.models) for fold in folds}
     return [
@@ -178,6 +196,32 @@ def _largest_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[tupl
     order = np.argsort(-wrong, axis=None, kind="stable")[:_CONFUSIONS]
     pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
     return [(classes[row], classes[column], int(wrong[row, column])) for row, column in pairs if wrong[row, column]]
+
+
+def _label_section(model: str, results: LabelResults, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what the section on several labels shows of a model."""
+    wrong = results.confusion - np.diag(np.diag(results.confusion))
+    return {
+        "model": model,
+        "curves": label_figures.curves_figure(model, results, classes),
+        "confusion": label_figures.label_confusion_figure(model, results, classes),
+        "largest": _largest_confusions(wrong, classes),
+        "scores": label_figures.histogram_figure(model, results),
+        "worst": results.worst,
+        "num_curves": len(label_figures.curve_classes(results)),
+        "num_confused": len(label_figures.confused_classes(results)),
+    }
+
+
+def _thresholds(experiment: Experiment) -> str:
+    """Say where thresholds come from."""
+    found = experiment.thresholds
+    assert found is not None
+    places = {"validation": "validation clips", "inner folds": "training clips, as inner folds score them"}
+    fitted = [places[source] for source in found.sources if source in places]
+    low, high = found.range
+    spelled = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    return f"{spelled}, {'fitted on ' + ' and '.join(fitted) if fitted else 'as given in params.yaml'}"
 
 
 def _tokens(content: PageContent) -> dict[str, Any] | None:

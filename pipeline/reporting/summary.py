@@ -19,17 +19,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from pipeline.artifacts.clips import LabelKind
 from pipeline.artifacts.files import replacing
+from pipeline.artifacts.layout import ALL_SEEDS
 from pipeline.errors import ArtifactError, SonolexError
-from pipeline.evaluation.metric_definition import Interval, Metric, reported_metrics
+from pipeline.evaluation.metric_definition import Interval, Metric, primary_metric, reported_metrics
 from pipeline.execution.stage import training_seconds
 
 if TYPE_CHECKING:
     import rich.table
 
-ALL_SEEDS = "all"  # in the place of a seed: an ensemble's run
 LIMITS = Interval._fields
 
 
@@ -38,6 +39,7 @@ class Run:
     """One row of `summary.csv`; a metric has a column of its name, and with an interval two more: NAME_low, NAME_high."""
 
     model: str
+    label_kind: LabelKind
     reads: str  # frames, tokens, or both (an ensemble)
     fold: str
     seed: str  # a number, or ALL_SEEDS
@@ -55,6 +57,7 @@ class ModelSummary:
     """A model, or an ensemble, over all folds."""
 
     model: str
+    label_kind: LabelKind
     ensemble: bool
     reads: str
     num_folds: int
@@ -85,6 +88,7 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
         summaries.append(
             ModelSummary(
                 model=model,
+                label_kind=own[0].label_kind,
                 ensemble=own[0].seed == ALL_SEEDS,
                 reads=own[0].reads,
                 num_folds=len(folds),
@@ -104,11 +108,12 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
 def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the scalars for `dvc metrics` and `dvc exp show`, with 4 decimals; undefined ones are left out.
 
-    These are, of the metrics with `Metric.headline`, means and deviations of the models `headline`, and means of the first
+    These are, of the metrics of `Metric.headline`, means and deviations of the models `headline`, and means of the first
     ensemble: with the standard metrics at most twelve numbers.
     """
     by_model = {summary.model: summary for summary in summaries}
-    names = [metric.name for metric in reported_metrics().values() if metric.headline]
+    label_kind = summaries[0].label_kind
+    names = [metric.name for metric in reported_metrics().values() if label_kind in metric.headline]
     metrics: dict[str, dict[str, float]] = {}
     for model in headline:
         summary = by_model[model]
@@ -125,13 +130,18 @@ def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str])
     }
 
 
-def table_metrics(summaries: Sequence[ModelSummary]) -> list[Metric]:
-    """Return the metrics that tables show, but for those that are undefined for every model, as of another label kind."""
+def defined_metrics(summaries: Sequence[ModelSummary]) -> list[Metric]:
+    """Return all metrics but those that are undefined for every model, as of another label kind."""
     return [
         metric
         for metric in reported_metrics().values()
-        if metric.in_tables and not all(math.isnan(summary.mean[metric.name]) for summary in summaries)
+        if not all(math.isnan(summary.mean[metric.name]) for summary in summaries)
     ]
+
+
+def table_metrics(summaries: Sequence[ModelSummary]) -> list[Metric]:
+    """Return the metrics that tables show, as far as they are defined."""
+    return [metric for metric in defined_metrics(summaries) if metric.in_tables]
 
 
 def write_metrics(path: Path, metrics: dict[str, dict[str, float]]) -> None:
@@ -182,6 +192,7 @@ def _run(row: Mapping[str, str]) -> Run:
     metrics = reported_metrics()
     return Run(
         model=row["model"],
+        label_kind=cast(LabelKind, row["label_kind"]),
         reads=row["reads"],
         fold=row["fold"],
         seed=row["seed"],
@@ -235,18 +246,19 @@ def results_table(runs: Sequence[Run], times: Mapping[str, float] = MappingProxy
     for name in ("Model", "Reads"):
         table.add_column(name)
     for metric in metrics:
-        for name in (metric.label, *(["± seeds"] if several and metric.headline else [])):
+        for name in (metric.label, *(["± seeds"] if several and first.label_kind in metric.headline else [])):
             table.add_column(name, justify="right", no_wrap=True)
     for name in ("Parameters", "Clips seen", "Training time"):
         table.add_column(name, justify="right", no_wrap=True)
-    best = max(summary.mean["accuracy"] for summary in summaries)
+    primary = primary_metric(first.label_kind).name
+    best = max(summary.mean[primary] for summary in summaries)
     for summary, before in zip(summaries, [None, *summaries], strict=False):
         if summary.ensemble and before and not before.ensemble:
             table.add_section()
         cells = []
         for metric in metrics:
             cells.append(spread(summary, metric.name))
-            if several and metric.headline:
+            if several and first.label_kind in metric.headline:
                 between = spell_seed_deviation(summary, metric.name)
                 cells.append(f"{between}{' %' * metric.percent}" if between else "")
         table.add_row(
@@ -256,7 +268,7 @@ def results_table(runs: Sequence[Run], times: Mapping[str, float] = MappingProxy
             f"{summary.num_parameters:,}",
             f"{summary.clips_seen:,}",
             duration(times[summary.model]) if summary.model in times else "",
-            style="bold" if summary.mean["accuracy"] == best else "",
+            style="bold" if summary.mean[primary] == best else "",
         )
     return table
 
@@ -290,7 +302,8 @@ def uncertainty(summary: ModelSummary) -> str:
     """Say what stands beside the means of summaries of as many folds."""
     if summary.num_folds > 1:
         return "mean ± standard deviation between folds (ddof 1, seeds averaged first)"
-    return "in brackets the 95 % interval over test clips: Wilson's for accuracy, by bootstrap for mAP"
+    share = "accuracy" if summary.label_kind == "one" else "exact match"
+    return f"in brackets the 95 % interval over test clips: Wilson's for {share}, by bootstrap for mAP"
 
 
 def duration(seconds: float) -> str:

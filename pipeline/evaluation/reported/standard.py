@@ -1,5 +1,6 @@
 """Standard metrics of audio tagging: accuracy, mAP, AUC, d-prime, and precision, recall and F1 of decisions.
 
+Those of several labels a clip alone: `several_labels.py`.
 Definitions and sources: `pipeline/evaluation/metric_functions.py`. Intervals: `pipeline/evaluation/intervals.py`.
 """
 
@@ -32,12 +33,13 @@ METRICS = (
     Metric(
         "accuracy",
         "Accuracy",
-        "the share of clips for which exactly their classes are decided",
+        "the share of clips for which their class is decided",
         accuracy,
         takes="decisions",
         interval=accuracy_interval,
         percent=True,
         digits=1,
+        label_kinds=("one",),
     ),
     Metric(
         "mAP",
@@ -53,7 +55,7 @@ METRICS = (
         "AUC",
         "the mean over classes of the area under the ROC curve",
         mean_auc,
-        headline=False,
+        headline=(),
     ),
     Metric(
         "d_prime",
@@ -61,7 +63,7 @@ METRICS = (
         "√2 times the inverse normal CDF of the mean AUC",
         lambda scores, targets: d_prime(mean_auc(scores, targets)),
         digits=2,
-        headline=False,
+        headline=(),
     ),
     Metric(
         "macro_precision",
@@ -72,7 +74,7 @@ METRICS = (
         percent=True,
         digits=1,
         in_tables=False,
-        headline=False,
+        headline=(),
     ),
     Metric(
         "macro_recall",
@@ -83,7 +85,7 @@ METRICS = (
         percent=True,
         digits=1,
         in_tables=False,
-        headline=False,
+        headline=(),
     ),
     Metric(
         "macro_f1",
@@ -93,7 +95,7 @@ METRICS = (
         takes="decisions",
         percent=True,
         digits=1,
-        headline=False,
+        headline=("many",),
     ),
     Metric(
         "micro_f1",
@@ -104,6 +106,6 @@ METRICS = (
         percent=True,
         digits=1,
         in_tables=False,
-        headline=False,
+        headline=(),
     ),
 )
