@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.model import PretrainedMetadata
-from pipeline.errors import SonolexError
+from pipeline.errors import SonolexError, spell
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams, warn_of_frames, warn_of_new_head
 from pipeline.models.checkpoint_formats.files import read_tensors, require_shapes
 from pipeline.models.encoders.timm_network import TimmParams
@@ -74,7 +74,7 @@ class PslaParams(CheckpointParams):
         if not encoder.network.startswith("efficientnet_b") or encoder.norm_epsilon != NORM_EPSILON:
             raise ValueError(
                 f"pretrained: weights of PSLA need encoder.network efficientnet_b0 to b7 with encoder.norm_epsilon "
-                f"{NORM_EPSILON:g}, found {encoder.network} with {encoder.norm_epsilon}; set them so"
+                f"{NORM_EPSILON:g}, found {encoder.network} with {spell(encoder.norm_epsilon)}; set them so"
             )
 
 
@@ -190,11 +190,9 @@ def _is_score(name: str, part: str, kind: str) -> bool:
 
 def _encoder_weights(tensors: Mapping[str, Tensor], encoder: Any) -> dict[str, Tensor]:
     """Return the encoder's tensors by timm's names; one that has no such name keeps its own, and is refused later."""
-    blocks = [
-        (f"blocks.{stage}.{number}", _EXPANDING if hasattr(block, "conv_pwl") else _PLAIN)
-        for stage, own in enumerate(encoder.blocks)
-        for number, block in enumerate(own)
-    ]
+    expected = encoder.state_dict()
+    places = [f"blocks.{stage}.{number}" for stage, own in enumerate(encoder.blocks) for number in range(len(own))]
+    blocks = [(place, _EXPANDING if f"{place}.conv_pwl.weight" in expected else _PLAIN) for place in places]
     renamed = {}
     for name, tensor in tensors.items():
         if name.startswith(_ENCODER):
