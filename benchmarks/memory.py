@@ -54,6 +54,7 @@ def stages() -> list[tuple[str, list[str]]]:
         ("tokenize", tokens),
         ("train", model),
         ("evaluate", model),
+        ("thresholds", []),
         ("ngram_perplexity", tokens),
         ("report", []),
     ]

@@ -26,7 +26,7 @@ TRAINED = ("ast", "frame_statistics", f"{NETWORK}-kmeans", "bag_of_tokens-kmeans
 LEARNING = {f"vocabulary-kmeans-{FOLD}", f"pretrain-{NETWORK}-kmeans-{FOLD}-0"} | {
     f"train-{model}-{FOLD}-0" for model in TRAINED
 }
-OTHERS = {"corpus", "spectrogram", "duplicates", "attention-ast", "report"} | {
+OTHERS = {"corpus", "spectrogram", "duplicates", "thresholds", "attention-ast", "report"} | {
     *(f"{stage}-{FOLD}" for stage in ("split", "development")),
     *(f"{stage}-kmeans-{FOLD}" for stage in ("tokenize", "ngram_perplexity", "atlas")),
     *(f"evaluate-{model}-{FOLD}-0" for model in TRAINED),

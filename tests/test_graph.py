@@ -130,7 +130,8 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
 
 
 def test_a_models_depth_reruns_that_model_alone(tried: Path) -> None:
-    expected = items("train_frames", "ast") | items("evaluate_frames", "ast") | {"attention@ast", "report"}
+    expected = items("train_frames", "ast") | items("evaluate_frames", "ast")
+    expected |= {"thresholds", "attention@ast", "report"}
     assert reruns(tried, {"models.ast.encoder.depth": 2}) == expected
 
 
@@ -138,8 +139,17 @@ def test_a_vocabulary_size_leaves_spectrograms_and_patches_alone(tried: Path) ->
     tokens = {f"{stage}@kmeans-{fold}" for stage in ("vocabulary", "tokenize", "ngram_perplexity") for fold in FOLDS}
     models = ("token_transformer-kmeans", "bag_of_tokens-kmeans")
     expected = tokens | items("train_tokens", *models) | items("evaluate_tokens", *models)
-    expected |= {"report", "atlas@kmeans", "attention@ast"}  # which clips the report shows follows from all predictions
+    expected |= {
+        "thresholds",
+        "report",
+        "atlas@kmeans",
+        "attention@ast",
+    }  # which clips the report shows follows from all predictions
     assert reruns(tried, {"vocabularies.kmeans.num_tokens": 20}) == expected
+
+
+def test_thresholds_rerun_nothing_that_trains_or_predicts(tried: Path) -> None:
+    assert reruns(tried, {"thresholds.value": 0.4}) == {"thresholds", "attention@ast", "report"}
 
 
 def test_what_the_atlas_plays_reruns_it_alone(tried: Path) -> None:
@@ -172,6 +182,7 @@ def test_pretraining_is_no_stage_until_it_is_asked_for(tried: Path) -> None:
     assert not [name for name in stage_names(tried) if "pretrain" in name]
     stages = ("pretrain", "perplexity", "train_pretrained", "evaluate_pretrained")
     expected = set().union(*(items(stage, "token_transformer-kmeans") for stage in stages)) | {
+        "thresholds",
         "attention@ast",
         "report",
     }

@@ -22,9 +22,11 @@ from pipeline.evaluation.metric_functions import (
     validate,
 )
 from pipeline.evaluation.metrics import evaluate, evaluate_scores
+from pipeline.evaluation.ranking_curves import GRID, ranking_curves
 from pipeline.evaluation.reported import several_labels
 from pipeline.evaluation.reported.standard import METRICS
 from pipeline.execution.code import EVERY_KIND, project_sources, reach
+from pipeline.reporting.several_labels import count_confusions, count_scores
 
 SHARE = {"one": "accuracy", "many": "exact_match"}  # of clips that are right throughout
 
@@ -241,6 +243,37 @@ def test_one_of_many_agrees_with_scikit_learn() -> None:
     assert result.values["AUC"] == pytest.approx(
         metrics.roc_auc_score(actual, to_scores(logits, "softmax"), multi_class="ovr"), abs=1e-12
     )
+
+
+def test_curves_agree_with_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    scores, targets = random_case(6, levels=40)
+    targets[:, 5] = 0
+    roc, precision = ranking_curves(*validate(scores, targets))
+    for position in range(5):
+        column = (targets[:, position], scores[:, position])
+        false, true, _ = metrics.roc_curve(*column, drop_intermediate=False)
+        np.testing.assert_allclose(roc[position], np.interp(GRID, false, true))
+        found, recall, _ = metrics.precision_recall_curve(*column)
+        # From the first threshold whose recall is enough, the highest one; scikit-learn lists the lowest first.
+        expected = [found[:-1][recall[:-1] >= point][-1] for point in GRID]
+        np.testing.assert_allclose(precision[position], expected)
+    assert np.isnan(roc[5]).all()
+    assert np.isnan(precision[5]).all()
+
+
+def test_confusions_of_labels_are_of_the_true_label_against_one_that_is_absent() -> None:
+    targets = np.array([[1, 0, 0], [1, 1, 0], [1, np.nan, 0]], np.float32)
+    decided = np.array([[0, 1, 0], [1, 1, 1], [1, 1, 0]], bool)
+    # Of the clips with class 0: class 0 is found in two; class 1 is wrong in the first alone; class 2 in the second.
+    assert count_confusions(decided, targets).tolist() == [[2, 1, 1], [0, 1, 1], [0, 0, 0]]
+
+
+def test_histograms_of_scores_leave_unknown_labels_out() -> None:
+    scores, targets = validate([[0.1, 0.99], [0.6, 1.0]], [[0, 1], [np.nan, 1]])
+    negatives, positives = count_scores(scores, targets)
+    assert (negatives.sum(), positives.sum()) == (1, 2)
+    assert positives[-1] == 2
 
 
 def test_confusion_matrix_sums_to_the_clips() -> None:

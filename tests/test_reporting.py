@@ -525,6 +525,11 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert set(metrics["ensemble"]) == {"mAP", "macro_f1"}
     assert sum(map(len, metrics.values())) == 12
+    labels = page[page.index('<section id="labels">') :].partition("</section>")[0]
+    assert "Worst clips" in labels
+    assert "clip04" in labels.partition("<tbody>")[2].partition("</tr>")[0]  # the worst of ast
+    assert "reaches its threshold (0.5, as given in params.yaml)" in page
+    assert '<section id="calibration">' in page
     table = results_table([replace(run, values=run.values | {"mAP": float(run.model == "ast_seeds")}) for run in runs])
     assert [row.style for row in table.rows] == ["", "", "", "", "bold"]
 

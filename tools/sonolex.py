@@ -451,7 +451,7 @@ def export(
 def leaderboard(
     markdown: Annotated[bool, typer.Option(help="as Markdown, for a README")] = False,
 ) -> None:
-    """Print the models of the last run by accuracy, with the costs of each: parameters, tokens, bits, speed, bytes."""
+    """Print the models of the last run by accuracy or mAP, with their costs: parameters, tokens, bits, speed, bytes."""
     from pipeline.grid import ExperimentParams
     from pipeline.params import load_params
     from tools import leaderboard as command

@@ -35,6 +35,7 @@ from pipeline.artifacts.predictions import open_predictions
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import open_split
 from pipeline.artifacts.tables import Table
+from pipeline.artifacts.thresholds import THRESHOLDS
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.corpora.content import STORE_PATH, content_digests
@@ -153,6 +154,7 @@ ARTIFACTS = (
     _tables(f"data/tokens/*/{FOLD}.parquet", open_tokens),
     _tables("predictions/*/*/*.parquet", open_predictions),
     _tables("results/attention/*.parquet", open_attention),
+    _tables("results/thresholds.parquet", THRESHOLDS.open),
     Target("data/spectrogram", "data/spectrogram/**/*", _read_spectrogram),
     Target("data/development", f"data/development/[ct]*/{FOLD}.parquet", _read_targets),
     Target("data/vocabulary", f"data/vocabulary/*/{FOLD}.zarr/**/*", _read_vocabulary),

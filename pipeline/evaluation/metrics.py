@@ -7,7 +7,6 @@ report computes these; training and `evaluate` do not depend on this file.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,6 +119,6 @@ def evaluate_scores(
     )
 
 
-def _taken(scores: Floats, decisions: Bools) -> Mapping[str, NDArray[Any]]:
+def _taken(scores: Floats, decisions: Bools) -> Mapping[str, Floats | Bools]:
     """Return what metrics take, by `Metric.takes`."""
     return {"scores": scores, "decisions": decisions, "known_decisions": known_decisions(decisions, scores)}

@@ -41,7 +41,8 @@ class Prediction:
     @property
     def decisions(self) -> Bools:
         """Decision for each class (class,): the likeliest, or with label kind "many" all that reach their threshold."""
-        return decide(self.scores[None], self.label_kind, self.thresholds)[0]
+        decisions: Bools = decide(self.scores[None], self.label_kind, self.thresholds)[0]
+        return decisions
 
     @property
     def labels(self) -> list[str]:

@@ -198,7 +198,7 @@ def _largest_confusions(counts: np.ndarray, classes: Sequence[str]) -> list[tupl
     return [(classes[row], classes[column], int(wrong[row, column])) for row, column in pairs if wrong[row, column]]
 
 
-def _label_section(model: str, results: LabelResults, classes: Sequence[str]) -> dict[str, Any]:
+def _label_section(model: str, results: LabelResults, classes: Sequence[str]) -> dict[str, object]:
     """Return what the section on several labels shows of a model."""
     wrong = results.confusion - np.diag(np.diag(results.confusion))
     return {

@@ -62,7 +62,8 @@ def coverage(scores: Floats, targets: Bools) -> float:
 
 def _is_known(decisions: Floats) -> Bools:
     """Return which clips (clip,) have a known label."""
-    return ~np.isnan(decisions).all(axis=1)
+    known: Bools = (~np.isnan(decisions)).any(axis=1)
+    return known
 
 
 def _all_right(decisions: Floats, targets: Bools) -> Floats:
