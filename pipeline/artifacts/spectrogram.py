@@ -9,7 +9,6 @@ after another along `mel`, equally many of each.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
@@ -121,7 +120,7 @@ INDEX = TableSchema(
 )
 
 
-def count_channels(metadata: Mapping[str, Any]) -> int:
+def count_channels(metadata: FrontEndMetadata) -> int:
     """Return the number of channels of a front end's frames."""
     return len(metadata.get("channels", ("",)))
 

@@ -1,13 +1,26 @@
 """Drawing of mixtures: folds of sources where none are published, and which sounds are mixed at which levels."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from pipeline.corpora.base import reject
 from pipeline.corpora.splitting import first_linked
 from pipeline.seeding import named_generator, named_seed
+
+
+class SourceRow(TypedDict):
+    """Columns of a clip of the source corpus that mixtures need."""
+
+    clip_id: str
+    source: str  # file below the root
+    member: str
+    labels: list[str]
+    start: float  # seconds
+    duration: float  # seconds; 0 = to the end
+    group: str  # empty = its source
+    fold: str  # empty = none published
 
 
 class Source(NamedTuple):
@@ -59,7 +72,7 @@ def draw_mixtures(
 
 
 def assign_folds(
-    rows: Sequence[Mapping[str, Any]], digests: Sequence[str], num_folds: int, seed: int, where: Path
+    rows: Sequence[SourceRow], digests: Sequence[str], num_folds: int, seed: int, where: Path
 ) -> list[str]:
     """Return the fold of each clip (a row of its corpus): the published one, or where there are none one that is drawn.
 

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model
 
 from pipeline.corpora.base import AdapterParams, ClipRow, CorpusAdapter, CorpusListing, reject
 from pipeline.corpora.mixture_audio import source_digest, write_sounds
-from pipeline.corpora.mixture_drawing import Mixture, Source, assign_folds, draw_mixtures
+from pipeline.corpora.mixture_drawing import Mixture, Source, SourceRow, assign_folds, draw_mixtures
 from pipeline.corpora.spelling import tidied
 from pipeline.corpora.splitting import TEST_ONLY, TRAIN_ONLY
 from pipeline.registry import Registry
@@ -88,7 +88,7 @@ def list_clips(params: Params) -> CorpusListing:
 
 def _sources(params: Params, listing: CorpusListing) -> list[Source]:
     """Return the source's clips, each with its fold."""
-    rows = listing.table().to_pylist()
+    rows: list[SourceRow] = listing.table().to_pylist()
     problems = {
         "source clips without exactly one label, of which no mixture's labels follow": [
             row["clip_id"] for row in rows if len(row["labels"]) != 1

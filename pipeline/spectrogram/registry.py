@@ -1,8 +1,8 @@
 """Registry of front ends: names of `spectrogram.front_end.kind`, and their classes."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.params import validate_params
 from pipeline.registry import Registry
 from pipeline.spectrogram.front_end import FrontEnd, FrontEndSection
@@ -26,7 +26,7 @@ def build_front_end(params: FrontEndParams) -> FrontEnd:
     return FRONT_ENDS[params.kind](params)
 
 
-def recorded_front_end(metadata: Mapping[str, Any]) -> FrontEnd:
+def recorded_front_end(metadata: FrontEndMetadata) -> FrontEnd:
     """Build the front end that the metadata of an artifact records. Raises ParamsError where its params do not fit."""
     section = FRONT_ENDS[metadata["params"]["kind"]].Params
     return build_front_end(
