@@ -27,6 +27,7 @@ from pipeline.models.registry import ENCODERS, validate_model_params
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.reporting.atlas.settings import AtlasParams
 from pipeline.reporting.report_settings import ReportParams
+from pipeline.spectrogram.front_end import FrontEndSection
 from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.training.families import read_families
 from pipeline.training.loss_settings import families_of, require_label_kind
@@ -131,6 +132,10 @@ def _check_between(
         with check.collecting(f"{path}: "):
             sections["labels"].check_against(sections["experiment"], sections["split"].num_folds)
             sections["report"].check_against(sections["experiment"])
+    if {"experiment", "spectrogram"} <= set(sections):
+        mistakes += _front_end_mistakes(
+            sections["experiment"], sections["spectrogram"].front_end, models, vocabularies, path
+        )
     if "report" in sections:
         mistakes += _attention_mistakes(sections["report"], models, path)
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
@@ -221,6 +226,30 @@ def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams],
         for name in report.attention
         if name in models and models[name].reads == "frames" and not models[name].has_attention_maps
     ]
+
+
+def _front_end_mistakes(
+    experiment: ExperimentParams,
+    front_end: FrontEndSection,
+    models: Mapping[str, ModelParams],
+    vocabularies: Mapping[str, VocabularySection],
+    path: Path,
+) -> list[str]:
+    """Return a message for each model and vocabulary of the grid that cannot read the front end's frames."""
+    where, mistakes = f"{path}: spectrogram.front_end.kind {front_end.kind}", []
+    for name in dict.fromkeys([*experiment.frame_models, *experiment.token_models]):
+        try:
+            if name in models:
+                models[name].require_front_end(front_end)
+        except ValueError as error:
+            mistakes.append(f"{where}: {name} cannot read its frames: {error}; or take {name} out of experiment")
+    mistakes += [
+        f"{where}: vocabularies.{name} of kind bands divides log-mel frames of one channel; use another kind, or take "
+        f"{name} out of experiment.vocabularies"
+        for name in experiment.vocabularies
+        if name in vocabularies and vocabularies[name].kind == "bands" and not front_end.is_log_mel
+    ]
+    return mistakes
 
 
 def _reading_mistakes(

@@ -159,6 +159,13 @@ def write_huggingface(root: Path) -> None:
             sound.unlink()
 
 
+def write_instruments(root: Path) -> None:
+    """Write five recordings of each of three instruments: one for each fold that is drawn."""
+    for number, name in enumerate(("cello", "flute", "hi_hat")):
+        for take in range(5):
+            write_sound(root / name / f"{take}.wav", 10 * number + take)
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {  # folder of `audio`, as recipes have it -> what writes it
     "speech_commands_v0.02": write_speech_commands,
     "FSD50K": write_fsd50k,
@@ -171,4 +178,5 @@ WRITERS: dict[str, Callable[[Path], None]] = {  # folder of `audio`, as recipes 
     "openmic-2018": write_openmic,
     "datafile": write_datafile,
     "huggingface": write_huggingface,
+    "instruments": write_instruments,
 }

@@ -250,6 +250,10 @@ def test_an_overlay_of_ones_own_is_merged_like_a_recipe(tmp_path: Path) -> None:
 # Keys without a default: the person has them, or they follow from another setting. (section, kind or * for all) -> keys.
 GIVEN: dict[tuple[str, str], dict[str, Any]] = {
     ("corpora", EVERY_KIND): {"root": "audio"},
+    ("corpora", "mixtures"): {
+        "source": {"kind": "demo", "root": "audio", "max_bad_fraction": 0.0, "max_duration": 60.0, "clips_per_class": 5}
+        | {"duration": 1.0, "seed": 0}
+    },
     ("corpora", "pattern"): {"pattern": "(?P<label>.*)"},
     ("corpora", "table"): {"table": "clips.csv"},
     ("checkpoint_formats", EVERY_KIND): {"source": "weights.pth"},

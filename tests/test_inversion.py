@@ -16,7 +16,7 @@ KALDI = KaldiParams(
 )  # fmt: skip
 MEL = MelParams(
     kind="mel", sample_rate=16000, n_fft=512, win_length=480, hop_length=128, n_mels=64, f_min=0.0, f_max=8000.0,
-    mel_scale="slaney", norm="slaney", log_floor=-100.0,
+    mel_scale="slaney", norm="slaney", log_floor=-100.0, **MelParams.unrecorded,
 )  # fmt: skip
 
 

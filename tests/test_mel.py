@@ -20,11 +20,17 @@ AUDIO_TOKENS = {
     "n_fft": 512,
     "win_length": 512,
     "hop_length": 128,
+    "center": True,
+    "int16": False,
+    "exponent": 2,
     "n_mels": 64,
     "f_min": 0.0,
     "f_max": 11025.0,
     "mel_scale": "htk",
+    "triangles": "hertz",
     "norm": "none",
+    "log": "decibel",
+    "log_offset": 0.0,
     "log_floor": -100.0,
 }
 SLANEY = {"n_fft": 1024, "win_length": 800, "hop_length": 300, "n_mels": 40, "f_min": 30.0, "f_max": 10000.0}

@@ -48,6 +48,7 @@ LARGEST: dict[str, int] = {
     "sample_frames": 200,
     "iterations": 5,
     "clips_per_class": 5,
+    "per_fold": 6,
     "duration": 0.5,  # seconds
     "tokens": 4,  # of the atlas
     "clips": 1,

@@ -18,6 +18,7 @@ from pipeline.execution.executors import ExecutionParams
 from pipeline.params import validate_params
 from pipeline.spectrogram.building import Reuse, open_memo, plan_shards, require_few_failed, shard_specs
 from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.mel import MelParams
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import build_front_end
 from pipeline.spectrogram.settings import SpectrogramParams
@@ -53,6 +54,7 @@ MEL = {
     "mel_scale": "slaney",
     "norm": "slaney",
     "log_floor": -100.0,
+    **MelParams.unrecorded,
 }
 
 

@@ -12,7 +12,7 @@ from test_mel import AUDIO_TOKENS, SLANEY
 from pipeline.artifacts.spectrogram import CLIP_RANGE, SpectrogramMetadata
 from pipeline.errors import SonolexError
 from pipeline.params import validate_params
-from pipeline.spectrogram.registry import FRONT_ENDS, build_front_end
+from pipeline.spectrogram.registry import FRONT_ENDS, build_front_end, recorded_front_end
 from pipeline.spectrogram.storing import restore, store
 from pipeline.spectrogram.torch_front_end import front_end_module
 
@@ -30,8 +30,7 @@ def stored_as(section: dict[str, Any], storage: dict[str, Any]) -> SpectrogramMe
 
 def frames_of(metadata: SpectrogramMetadata, waveform: np.ndarray) -> np.ndarray:
     """Return the frames of a waveform as a reader restores them."""
-    params = validate_params(FRONT_ENDS[metadata["front_end"]].Params, metadata["params"], "spectrogram.front_end")
-    return restore(store(build_front_end(params).log_mel(waveform), metadata)[0], metadata)
+    return restore(store(recorded_front_end(metadata).log_mel(waveform), metadata)[0], metadata)
 
 
 def waveforms(num_samples: int, sample_rate: int) -> list[np.ndarray]:
@@ -51,6 +50,7 @@ def waveforms(num_samples: int, sample_rate: int) -> list[np.ndarray]:
         AUDIO_TOKENS,
         AUDIO_TOKENS | SLANEY | {"mel_scale": "slaney", "norm": "slaney"},
         AUDIO_TOKENS | {"kind": "scaled_mel"},
+        AUDIO_TOKENS | {"center": False, "int16": True, "exponent": 1, "triangles": "mel", "log_offset": 1e-3},
     ],
 )
 def test_frames_are_those_that_are_stored(section: dict[str, Any], storage: dict[str, Any]) -> None:
@@ -87,3 +87,16 @@ def test_a_front_end_without_a_module_is_named() -> None:
         SonolexError, match=r"front end: expected one of kaldi, mel, .*found gammatone; .*--input frames"
     ):
         front_end_module(metadata)  # type: ignore[arg-type]
+
+
+def test_mfccs_are_those_that_are_stored() -> None:
+    metadata = stored_as(AUDIO_TOKENS | {"kind": "mfcc", "n_mfcc": 20}, FLOAT32)
+    clip = waveforms(7777, metadata["sample_rate"])[0]
+    found = front_end_module(metadata)(torch.from_numpy(clip[None])).numpy()[0]
+    np.testing.assert_allclose(found, frames_of(metadata, clip), atol=0.02)
+
+
+def test_a_stack_is_exported_from_its_frames_alone() -> None:
+    metadata = stored_as(AUDIO_TOKENS | {"kind": "stack", "channels": ["log_mel", "onset"]}, FLOAT32)
+    with pytest.raises(SonolexError, match=r"found stack.*--input frames"):
+        front_end_module(metadata)

@@ -99,8 +99,8 @@ class Memory:
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
         return list(clip_ids)
 
-    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
-        return 0.0, 1.0
+    def statistics(self, clip_ids: Sequence[str]) -> list[tuple[float, float]]:
+        return [(0.0, 1.0)]
 
 
 def make_examples(num_clips: int) -> Examples:

@@ -26,6 +26,7 @@ from pipeline.evaluation.attention import AttentionReader, ClipAttention
 from pipeline.evaluation.metric_functions import to_scores
 from pipeline.execution.stage import stage_main
 from pipeline.reporting.pictures import overlay
+from pipeline.spectrogram.log_mel import log_mel_part, over_bands
 from pipeline.training.inputs import FrameInputs, open_inputs_of
 from tools.inspect_clip import axes_extent, draw_frames, manifest_row
 
@@ -55,7 +56,9 @@ def run(clip_id: str, model_path: Path, layout: Layout, figure_path: Path, *, la
     labels = ", ".join(clips.metadata["classes"][label] for label in row["labels"]) or "no class"
     title = f"{clip_id}: {labels}\n{_describe(model, attention)}"
     (frames,) = inputs.arrays([clip_id])
-    figure = draw(title, frames, attention.over_spectrogram(layer), inputs.front_end, layer=layer)
+    metadata = inputs.front_end
+    weights = over_bands(attention.over_spectrogram(layer), metadata)
+    figure = draw(title, log_mel_part(frames, metadata), weights, metadata, layer=layer)
     with replacing(figure_path) as partial:
         figure.savefig(partial, format="png", dpi=_DPI)
     return attention

@@ -27,6 +27,7 @@ from pipeline.params import load_params
 from pipeline.paths import shared_path
 from pipeline.spectrogram.band_scale import tick_labels
 from pipeline.spectrogram.decoding import decode
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.sources import BadClip, PackedAudio
 
@@ -45,9 +46,9 @@ def run(clip_id: str, vocabulary: str, fold: str, layout: Layout, corpus_root: P
     reader = FrameReader(spectrogram)
     if not reader.ok([clip_id]):
         raise CorpusError(f"{clip_id}: the clip has no frames; `sonolex why {clip_id}` says why")
-    (frames,) = reader.read([clip_id])
-    left_out: list[str] = []
     metadata = spectrogram.metadata
+    frames = log_mel_part(reader.read([clip_id])[0], metadata)
+    left_out: list[str] = []
     seconds = len(frames) / metadata["frame_rate"]
     waveform = _waveform(row, corpus_root, metadata["sample_rate"], seconds, left_out, metadata.get("mix", "mean"))
     tokens, token_metadata = _tokens(clip_id, layout.tokens(vocabulary, fold), left_out)

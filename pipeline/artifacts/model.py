@@ -8,7 +8,7 @@ metadata and normalisation.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,9 @@ class Normalisation(TypedDict):
     std_scale: float
     mean: float
     std: float
+    channels: NotRequired[
+        list[tuple[float, float]]
+    ]  # mean and std of each, of frames with several; the first's are above
 
 
 class PretrainedMetadata(TypedDict, total=False):
@@ -40,7 +43,8 @@ class PretrainedMetadata(TypedDict, total=False):
 class InputMetadata(TypedDict, total=False):
     """Metadata of the data that a model is built for; stored with it."""
 
-    n_mels: int  # frames
+    n_mels: int  # frames: values of one
+    channels: int  # frames of several channels: their number
     log_floor: float  # frames: the front end's smallest value
     normalisation: Normalisation  # networks
     vocabulary_size: int  # tokens

@@ -4,9 +4,11 @@
     <path>/index.parquet         where each clip lies, or why it has no frames
 
 Conventions: time first. Stored values times `scale` plus `offset` are log-mel values in `units`. A clip that could not be
-used stands in the index with status "failed", a reason, and no frames.
+used stands in the index with status "failed", a reason, and no frames. The values of several channels stand one channel
+after another along `mel`, equally many of each.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
@@ -22,22 +24,27 @@ Mix: TypeAlias = Literal["mean", "left", "right", "loudest"]  # of channels; "ri
 CLIP_RANGE = "of the clip's range"  # units of frames that are scaled to 0 to 1 within each clip
 RANGE = 80.0  # dB from 0 to 1 of such frames, for what needs a scale: the clip's own range is not kept
 
+# Size of one unit of log-mel values, in dB and in ln(power); units that are missing measure no level.
+DECIBELS = {"dB": 1.0, "ln(power)": 10 / math.log(10), "ln(magnitude)": 20 / math.log(10), CLIP_RANGE: RANGE}
+LN_POWER = {"dB": math.log(10) / 10, "ln(power)": 1.0, "ln(magnitude)": 2.0}
+
 
 class FrontEndMetadata(TypedDict):
     """Metadata of a front end: what its log-mel frames are."""
 
-    front_end: str  # kaldi, mel or scaled_mel
-    units: str  # "ln(power)", "dB" or "of the clip's range"
+    front_end: str  # its kind: kaldi, mel, ...
+    units: str  # of the first channel: "ln(power)", "ln(magnitude)", "dB", "of the clip's range" or "MFCC"
     sample_rate: int  # Hz
     n_fft: int  # samples
     win_length: int  # samples
     hop_length: int  # samples
-    n_mels: int
+    n_mels: int  # values in a frame: mel bands; those of all channels; or MFCCs
     f_min: float  # Hz
     f_max: float  # Hz
-    log_floor: float  # smallest value, in units
+    log_floor: float  # smallest value of the first channel, in units
     frame_rate: float  # frames per second = sample_rate / hop_length
-    params: dict[str, Any]  # all of the front end's, enough to build it again
+    params: dict[str, Any]  # of the front end, enough to build it again (`pipeline/spectrogram/registry.py`)
+    channels: NotRequired[list[str]]  # names of the channels; absent = one
     mix: NotRequired[Mix]  # of the channels it gets; absent = mean
     silence: NotRequired[Literal["keep"]]  # absent = silent clips have failed
 
@@ -111,6 +118,11 @@ INDEX = TableSchema(
     },
     metadata=IndexMetadata,
 )
+
+
+def count_channels(metadata: FrontEndMetadata) -> int:
+    """Return the number of channels of a front end's frames."""
+    return len(metadata.get("channels", ("",)))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ ADAPTERS: Registry[CorpusAdapter] = Registry(
         "fsd50k": "pipeline.corpora.fsd50k",
         "huggingface": "pipeline.corpora.huggingface",
         "irmas": "pipeline.corpora.irmas",
+        "mixtures": "pipeline.corpora.mixtures",
         "openmic2018": "pipeline.corpora.openmic2018",
         "pattern": "pipeline.corpora.pattern",
         "speech_commands": "pipeline.corpora.speech_commands",

@@ -3,7 +3,8 @@
 Published folds and roles are used as they are. The values of the `fold` column decide:
 
 - names of roles (train, validation, test): one fold, called "official", with these roles;
-- any other names: one fold each; its clips are the test clips, all others are for training;
+- any other names: one fold each; its clips are the test clips, all others are for training. Clips of `FOLD--train` are never
+  tested, and clips of `FOLD--test` never trained on: where the other were asked of them, they are excluded;
 - empty: `num_folds` folds are drawn, by group, with every class spread over them as evenly as groups allow.
 
 A fold F has inner folds F-1, F-2 ... F-`num_folds` (nested cross-validation; Stone, 1974): its training clips are drawn into
@@ -36,6 +37,8 @@ from pipeline.params import Params
 from pipeline.seeding import named_seed
 
 OFFICIAL = "official"  # the one fold of a corpus that publishes roles
+
+TRAIN_ONLY, TEST_ONLY = "--train", "--test"  # after the name of a fold
 
 PUBLISHED_ROLES: dict[str, Role] = {
     "train": "train",
@@ -83,7 +86,7 @@ def folds_of(published: pa.ChunkedArray, params: SplitParams, where: Path) -> li
         case "published roles":
             return [OFFICIAL]
         case "published folds":
-            names = pc.unique(published).to_pylist()
+            names = {_tested_fold(name) for name in pc.unique(published).to_pylist()}
             return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(9), name))
         case "drawn folds":
             return [str(number + 1) for number in range(params.num_folds)]
@@ -95,7 +98,8 @@ def count_training_clips(published: pa.ChunkedArray, params: SplitParams, where:
         case "published roles":
             return sum(PUBLISHED_ROLES[name.lower()] == "train" for name in published.to_pylist())
         case "published folds":
-            return len(published) - int(pc.max(pc.value_counts(published).field("counts")).as_py())
+            trained = Counter(_tested_fold(name) for name in published.to_pylist() if not name.endswith(TEST_ONLY))
+            return sum(trained.values()) - max(trained.values(), default=0)
         case "drawn folds":
             return len(published) - -(-len(published) // params.num_folds)
 
@@ -243,10 +247,22 @@ def _published_or_drawn(clips: ClipTable, fold: str, params: SplitParams) -> lis
     folds = _draw_folds(clips, params) if source == "drawn folds" else clips["fold"]
     values = pc.unique(folds)
     roles_of: list[Role] = [
-        PUBLISHED_ROLES[name.lower()] if source == "published roles" else "test" if name == fold else "train"
+        PUBLISHED_ROLES[name.lower()] if source == "published roles" else _role_in(fold, name)
         for name in values.to_pylist()
     ]
     return [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
+
+
+def _tested_fold(name: str) -> str:
+    """Return the fold that a published name stands for, without what its clips are used for."""
+    return name.removesuffix(TRAIN_ONLY).removesuffix(TEST_ONLY)
+
+
+def _role_in(fold: str, name: str) -> Role:
+    """Return the role, where `fold` is tested, of clips with this published name of a fold."""
+    if _tested_fold(name) == fold:
+        return "excluded" if name.endswith(TRAIN_ONLY) else "test"
+    return "excluded" if name.endswith(TEST_ONLY) else "train"
 
 
 def _draw_inner_fold(clips: ClipTable, roles: list[Role], inner: int, params: SplitParams) -> None:

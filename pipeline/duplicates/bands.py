@@ -4,12 +4,11 @@ Conventions: bands (frame, band) float32 in dB, at the frame rate of the spectro
 of its frame: it depends neither on gain nor on loudness.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.artifacts.spectrogram import FrontEndMetadata
+from pipeline.artifacts.spectrogram import CLIP_RANGE, DECIBELS, FrontEndMetadata
 
 _BANDS = 32
 _SMOOTHING = 0.03  # seconds; without it, a shift by half a hop changes too much
@@ -28,7 +27,8 @@ class Scale:
     @classmethod
     def of(cls, metadata: FrontEndMetadata) -> "Scale":
         """Return the scale of a front end."""
-        return cls(metadata["frame_rate"], 10 / math.log(10) if metadata["units"] == "ln(power)" else 1.0)
+        levels = {units: size for units, size in DECIBELS.items() if units != CLIP_RANGE}  # of which shape alone counts
+        return cls(metadata["frame_rate"], levels.get(metadata["units"], 1.0))
 
     def frames(self, seconds: float) -> int:
         """Return the number of frames in a duration, at least 1."""

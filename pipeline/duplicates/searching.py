@@ -18,6 +18,7 @@ from pipeline.duplicates.candidates import find_candidates
 from pipeline.duplicates.correlation import Match, correlate
 from pipeline.duplicates.landmarks import find_landmarks
 from pipeline.execution.threads import map_ahead, usable_threads
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.storing import restore
 
@@ -151,4 +152,4 @@ class _Search:
         ]
 
     def _bands(self, stored: np.ndarray) -> np.ndarray:
-        return smooth_bands(restore(stored, self._metadata), self._scale)
+        return smooth_bands(log_mel_part(restore(stored, self._metadata), self._metadata), self._scale)

@@ -104,7 +104,7 @@ class AttentionReader:
             num_tokens=self._network.head.num_class_tokens,
             stem=self._network.stem,
             num_frames=self._inputs.num_frames(clip_id),
-            n_mels=self._model.metadata["input"]["n_mels"],
+            n_mels=self._network.input.num_features // self._network.input.num_channels,
         )
 
     def _classify(self, inputs: Tensor, mask: Tensor | None) -> Tensor:

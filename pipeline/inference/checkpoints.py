@@ -231,7 +231,7 @@ def _trained_model(
         "input": {
             "n_mels": published.n_mels,
             "log_floor": front_end["log_floor"],
-            "normalisation": fit_normalisation(params, lambda: (0.0, 1.0), checkpoint),
+            "normalisation": fit_normalisation(params, lambda: [(0.0, 1.0)], checkpoint),
             "pretrained": checkpoint.metadata,
         },
         "source": "",

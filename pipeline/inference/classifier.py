@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from pipeline.artifacts.clips import LabelKind, Link, link_of
 from pipeline.artifacts.model import TrainedModel
@@ -23,7 +22,7 @@ from pipeline.inference.clip_inputs import ClipInputs
 from pipeline.inference.sounds import Reading, reading_of
 from pipeline.spectrogram.computing import stored_frames
 from pipeline.spectrogram.front_end import FrontEnd
-from pipeline.spectrogram.registry import FrontEndParams, build_front_end
+from pipeline.spectrogram.registry import recorded_front_end
 from pipeline.spectrogram.storing import restore
 from pipeline.training.trainers import way_of
 from pipeline.vocabulary.assignment import assign
@@ -93,8 +92,7 @@ class Classifier:
 
     @cached_property
     def front_end(self) -> FrontEnd:
-        params: FrontEndParams = TypeAdapter(FrontEndParams).validate_python(self.metadata["params"])
-        return build_front_end(params)
+        return recorded_front_end(self.metadata)
 
     @cached_property
     def vocabularies(self) -> dict[str, Vocabulary]:

@@ -33,6 +33,6 @@ class ClipInputs:
     def num_frames(self, clip_id: str) -> int:
         return int(self._clips[clip_id].shape[self.time_axis])
 
-    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
+    def statistics(self, clip_ids: Sequence[str]) -> list[tuple[float, float]]:
         """Return (0, 1): statistics of training clips are stored with a model."""
-        return 0.0, 1.0
+        return [(0.0, 1.0)]

@@ -19,6 +19,13 @@ def normalisation_unit(normalisation: Normalisation) -> float:
     return normalisation["std_scale"] * max(normalisation["std"], SMALLEST_STD)
 
 
+def by_channel(normalisation: Normalisation, num_channels: int) -> list[Normalisation]:
+    """Return the normalisation of each channel."""
+    kind, std_scale = normalisation["kind"], normalisation["std_scale"]
+    statistics = normalisation.get("channels") or [(normalisation["mean"], normalisation["std"])] * num_channels
+    return [Normalisation(kind=kind, std_scale=std_scale, mean=mean, std=std) for mean, std in statistics]
+
+
 class VocabularySection(Protocol):
     """Fields of a section of `vocabularies` that models check."""
 
@@ -36,6 +43,16 @@ class VocabularySection(Protocol):
 
     @property
     def bpe(self) -> object | None: ...
+
+
+class FrontEndValues(Protocol):
+    """Fields of the section `spectrogram.front_end` that models check."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def is_log_mel(self) -> bool: ...
 
 
 class ModelParams(Params):
@@ -66,6 +83,9 @@ class ModelParams(Params):
     def rate_remark(self, learning_rate: float) -> str | None:
         """Return a remark on a peak learning rate that is too high for its pretrained weights; None where it is not."""
         return None
+
+    def require_front_end(self, front_end: FrontEndValues) -> None:
+        """Raise ValueError for a front end, given by its section, whose frames the model cannot read."""
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens the model cannot read."""

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.models.batch_norm import BatchNorm
+from pipeline.models.parts import as_image
 from pipeline.params import Params
 
 
@@ -46,14 +47,16 @@ def _check_layers(channels: Sequence[int], strides: Sequence[object], kernel: in
 class ConvolutionStack(nn.Module):
     """Convolution, batch norm and GELU, layer after layer; `channels` and `bands` are those of the output."""
 
-    def __init__(self, params: StackParams | TimeStackParams, num_features: int) -> None:
+    def __init__(self, params: StackParams | TimeStackParams, num_features: int, num_channels: int = 1) -> None:
+        """Build for feature maps (B, T, F) of `num_features`, in `num_channels` one after another."""
         super().__init__()
+        self.num_channels = num_channels
         self.over_time = isinstance(params, TimeStackParams)
         if isinstance(params, TimeStackParams):  # one band, with features as channels
             self.channels, self.bands = num_features, 1
             strides, kernel = [(stride, 1) for stride in params.strides], (params.kernel, 1)
         else:
-            self.channels, self.bands = 1, num_features
+            self.channels, self.bands = num_channels, num_features // num_channels
             strides, kernel = params.strides, (params.kernel, params.kernel)
         self.strides = [stride for stride, _ in strides]
         self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
@@ -67,7 +70,7 @@ class ConvolutionStack(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Map (B, T, F) and a mask (B, T) to maps (B, C, T', F') and their mask (B, T'); after a clip's end they are 0."""
-        h = x.transpose(1, 2)[..., None] if self.over_time else x[:, None]
+        h = x.transpose(1, 2)[..., None] if self.over_time else as_image(x, self.num_channels)
         h = h.contiguous(memory_format=torch.channels_last)
         if mask is not None:
             h = h * mask[:, None, :, None].to(h.dtype)

@@ -4,7 +4,7 @@ Conventions: B batch, T frame, F feature, N position, D width, S time step, K cl
 = all real.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,7 +12,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
-from pipeline.models.base import ModelParams
+from pipeline.models.base import FrontEndValues, ModelParams
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.neural_model import NeuralModel
 from pipeline.models.parts import EncoderParams, HeadParams, InputParams, Statistics, StemParams
@@ -47,6 +47,20 @@ class NetworkParams(ModelParams):
 
     def rate_remark(self, learning_rate: float) -> str | None:
         return None if self.pretrained is None else self.pretrained.rate_remark(learning_rate)
+
+    def require_front_end(self, front_end: FrontEndValues) -> None:
+        if self.reads != "frames" or front_end.is_log_mel:
+            return
+        if self.pretrained is not None:
+            raise ValueError(
+                "pretrained: published weights are of log-mel frames in one channel; use front end kaldi or mel, or set "
+                "pretrained to null"
+            )
+        if self.stem.pads:
+            raise ValueError(
+                f"stem.kind {self.stem.kind} pads shorter clips with silence, which has a single value in log-mel frames "
+                "alone; use the stem convolution or linear, or patches with positions that do not pad"
+            )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "NetworkParams":
@@ -184,9 +198,9 @@ def open_pretrained_weights(params: NetworkParams, front_end: Mapping[str, objec
 
 
 def fit_normalisation(
-    params: NetworkParams, corpus: Callable[[], Statistics], checkpoint: Checkpoint | None
+    params: NetworkParams, corpus: Callable[[], Sequence[Statistics]], checkpoint: Checkpoint | None
 ) -> Normalisation:
-    """Return the normalisation of a network's input, from statistics of training clips or of published weights."""
+    """Return the normalisation of a network's input, by statistics of training clips or of published weights."""
     return params.input.fit_normalisation(corpus, checkpoint.statistics if checkpoint else None)
 
 

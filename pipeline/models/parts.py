@@ -46,8 +46,10 @@ class InputParams(Params):
     def require_std_scale(self, expected: float) -> None:
         """Raise ValueError unless frames are scaled as those of the pretrained weights."""
 
-    def fit_normalisation(self, corpus: Callable[[], Statistics], pretrained: Statistics | None) -> Normalisation:
-        """Return the normalisation, from statistics of the training clips or of the pretrained weights."""
+    def fit_normalisation(
+        self, corpus: Callable[[], Sequence[Statistics]], pretrained: Statistics | None
+    ) -> Normalisation:
+        """Return the normalisation, from statistics of the training clips, by channel, or of the pretrained weights."""
         return NOT_NORMALISED
 
 
@@ -56,7 +58,8 @@ class Input(nn.Module, ABC):
 
     Params: ClassVar[type[InputParams]]
     reads: ClassVar[Reads]
-    num_features: int  # F
+    num_features: int  # F, of all channels
+    num_channels: int = 1  # of equally many features each, one after another
     mask_token: int | None = None  # id of masked tokens; None where no tokens are read
     neighbours: Tensor  # (codebook, token, neighbour), of inputs with a mask token
     embedding_rate: float = 1.0  # learning rate of embeddings relative to other weights
@@ -109,6 +112,7 @@ class Stem(nn.Module, ABC):
     Params: ClassVar[type[StemParams]]
     projects: ClassVar[bool] = True  # to the encoder's width; else positions keep their features
     num_features: int  # D
+    num_channels: int = 1  # of positions that are feature maps still, as those of the input
     num_rows: int = 1  # R
     stride: int = 1  # frames from one time step to the next
     min_frames: int = 1  # that a time step is made of
@@ -136,7 +140,7 @@ class Stem(nn.Module, ABC):
         return np.asarray(nearest == np.arange(num_time_steps)[:, None])
 
     def bands_of(self, num_features: int) -> np.ndarray:
-        """Return which features of a frame each row stands for, (R, F) bool."""
+        """Return which features of a frame, in each channel, each row stands for, (R, F) bool."""
         return np.ones((self.num_rows, num_features), dtype=np.bool_)
 
 
@@ -235,6 +239,13 @@ class Head(nn.Module, ABC):
     def classify_time_steps(self, x: Tensor, num_rows: int) -> Tensor:
         """Map positions (B, N, D) without class tokens, with `num_rows` per time step, to logits (B, S, K)."""
         raise NotImplementedError
+
+
+def as_image(features: Tensor, num_channels: int) -> Tensor:
+    """Return a feature map (B, T, C * F) of C channels as images (B, C, T, F)."""
+    if num_channels == 1:
+        return features[:, None]
+    return torch.stack(features.chunk(num_channels, dim=2), dim=1)
 
 
 def fit_frames(x: Tensor, mask: Tensor | None, frames: int, fill: float) -> Tensor:

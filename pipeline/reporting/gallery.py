@@ -24,6 +24,7 @@ from pipeline.reporting.pictures import (
     wave_outline,
 )
 from pipeline.reporting.recordings import Recordings
+from pipeline.spectrogram.log_mel import log_mel_part, over_bands
 from pipeline.vocabulary.rebuilding import rebuild
 
 
@@ -82,11 +83,13 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
         vocabulary = sources.vocabularies.get(fold)
         sequences = token_arrays(open_tokens(sources.tokens[fold])) if vocabulary else {}
         colours = token_colours(vocabulary) if vocabulary else np.empty(0)
-        for clip, frames in zip(own, reader.read(own), strict=True):
+        for clip, values in zip(own, reader.read(own), strict=True):
+            frames = log_mel_part(values, metadata)
             low, high = (float(value) for value in np.percentile(frames, [1, 99.7]))
             tokens, rebuilt, drawn, num_tokens = sequences.get(clip), "", "", 0
             if vocabulary and tokens is not None:
-                rebuilt = mel_picture(rebuild(vocabulary, tokens)[: len(frames)], low, high)
+                decoded = log_mel_part(rebuild(vocabulary, tokens)[: len(frames)], metadata)
+                rebuilt = mel_picture(decoded, low, high)
                 drawn = picture(np.stack([colours[b, row] for b, row in enumerate(vocabulary.in_time(tokens))])[::-1])
                 num_tokens = sum(len(np.unique(row)) for row in tokens)
             waveform, no_audio = recordings.read(clip)
@@ -102,7 +105,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                 outline=wave_outline(waveform) if waveform.size else "",
                 log_mel=mel_picture(frames, low, high),
                 attention=tuple(
-                    (model, attention_picture(frames, maps[clip], low, high))
+                    (model, attention_picture(frames, over_bands(maps[clip], metadata), low, high))
                     for model, maps in sources.attention.items()
                 ),
                 rebuilt=rebuilt,

@@ -24,6 +24,7 @@ from pipeline.reporting.summary import (
     table_metrics,
     uncertainty,
 )
+from pipeline.spectrogram.log_mel import describe_frame
 
 TASK = "audio-classification"  # the hub's name of it
 
@@ -252,7 +253,7 @@ def _front_end(members: Sequence[Member]) -> str:
     about = members[0].model.metadata["front_end"]
     to_ms = 1000 / about["sample_rate"]
     text = (
-        f"{about['n_mels']} mel bands from {about['f_min']:,.0f} to {about['f_max']:,.0f} Hz of sounds at "
+        f"{describe_frame(about)} from {about['f_min']:,.0f} to {about['f_max']:,.0f} Hz of sounds at "
         f"{about['sample_rate']:,} Hz, windows of {about['win_length'] * to_ms:g} ms every {about['hop_length'] * to_ms:g} "
         f"ms (`{about['front_end']}`), {about['units']}, kept as {about['dtype']}. bundle.json and the members' model.json "
         "hold every setting, the normalisation and, of models that read tokens, the vocabulary."

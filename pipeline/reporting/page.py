@@ -50,6 +50,7 @@ from pipeline.reporting.summary import (
     uncertainty,
 )
 from pipeline.reporting.token_use import TokenUse, compression
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.vocabulary.rebuilding import token_spectra
 
 TEMPLATE = "page.html.j2"
@@ -243,7 +244,9 @@ def _tokens(content: PageContent) -> dict[str, Any] | None:
         "rows": [((name, f), row) for name, tokens in content.tokens.items() for f, row in tokens.statistics.items()],
         "samples": {fold: v.metadata["sample"] for (name, fold), v in content.vocabularies.items() if name == shown},
         "rank_figure": figures.rank_figure({label: counts[key] for label, key in drawn.items()}, slopes),
-        "codebook_figure": figures.codebook_figure(token_spectra(vocabulary, 0)),
+        "codebook_figure": figures.codebook_figure(
+            log_mel_part(token_spectra(vocabulary, 0), vocabulary.metadata["front_end"])
+        ),
         "codebook_fold": fold,
         "codebook_name": shown,
         "merged": [_merged(content, name) for name, tokens in content.tokens.items() if tokens.merged_lengths],

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.vocabulary.rebuilding import token_spectra
 
 AUDIO_SECONDS = 12.0  # embedded of a clip at most: 16 kHz, 16 bits take 43 KB a second as text
@@ -26,7 +27,7 @@ def token_colours(vocabulary: Vocabulary) -> np.ndarray:
 
     colours = []
     for codebook in range(vocabulary.num_codebooks):
-        codes = token_spectra(vocabulary, codebook)
+        codes = log_mel_part(token_spectra(vocabulary, codebook), vocabulary.metadata["front_end"])
         hues = mpl.colormaps["plasma"](0.05 + 0.9 * _ranks(centres(codes)))[:, :3]
         strength = (0.45 + 0.55 * _ranks(codes.mean(axis=1)))[:, None]
         colours.append(hues * strength)

@@ -18,6 +18,7 @@ from pipeline.inference.prediction import Prediction
 from pipeline.inference.windows import Windowing, WindowReader, segments
 from pipeline.spectrogram.band_scale import tick_labels
 from pipeline.spectrogram.decoding import prepare_waveform
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.spectrogram.storing import restore
 
 MOST_CLASSES = 12  # rows of scores
@@ -67,7 +68,7 @@ def _columns(classifier: Classifier, source: Path, seconds: float) -> tuple[np.n
             break
         stored = _stored(classifier, samples, reader.rate, str(source))
         count = max(1, min(len(stored), round(_COLUMNS * (window.end - read) / seconds)))
-        values = restore(stored, classifier.metadata)
+        values = log_mel_part(restore(stored, classifier.metadata), classifier.metadata)
         frames += [part.mean(axis=0) for part in np.array_split(values, count)]
         if digests:
             ids = classifier.tokens([stored], digests[0])[0]

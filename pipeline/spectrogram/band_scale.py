@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.artifacts.spectrogram import FrontEndMetadata
+from pipeline.spectrogram.log_mel import count_bands
 from pipeline.spectrogram.mel import to_mel
 
 TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, ticks of an axis of mel bands
@@ -18,12 +19,12 @@ def band_positions(metadata: FrontEndMetadata, hertz: Sequence[float]) -> np.nda
     """
     scale = metadata["params"].get("mel_scale", "htk")
     low, high, *wanted = to_mel(np.array([metadata["f_min"], metadata["f_max"], *hertz], dtype=np.float64), scale)
-    return np.asarray((np.array(wanted) - low) / (high - low) * (metadata["n_mels"] + 1) - 1)
+    return np.asarray((np.array(wanted) - low) / (high - low) * (count_bands(metadata) + 1) - 1)
 
 
 def tick_labels(metadata: FrontEndMetadata) -> dict[float, str]:
     """Return position -> label ("500", "2k") of the ticks within the range of the bands."""
-    num_bands, ticks = metadata["n_mels"], dict[float, str]()
+    num_bands, ticks = count_bands(metadata), dict[float, str]()
     for hertz, place in zip(TICKS, band_positions(metadata, TICKS), strict=True):
         if -0.5 <= place <= num_bands - 0.5 and place >= max(ticks, default=-np.inf) + num_bands / 14:
             ticks[float(place)] = f"{hertz // 1000}k" if hertz >= 1000 else str(hertz)

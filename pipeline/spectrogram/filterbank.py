@@ -28,15 +28,18 @@ def sliding_windows(waveform: np.ndarray, length: int, hop: int) -> np.ndarray:
 
 
 class FilterBank:
-    """Sparse matrix of mel filters."""
+    """Sparse matrix of mel filters, for power spectra or magnitude spectra."""
 
-    def __init__(self, weights: np.ndarray, n_fft: int) -> None:
-        """Build the sparse matrix from `weights` (mel, bin) for an FFT of `n_fft` samples."""
+    def __init__(self, weights: np.ndarray, n_fft: int, *, exponent: int = 2) -> None:
+        """Build the sparse matrix from `weights` (mel, bin) for an FFT of `n_fft` samples.
+
+        Spectra are magnitudes to the power of `exponent`, 1 or 2.
+        """
         from scipy.sparse import csr_array  # here: stages that only read frames need no scipy
 
         if weights.shape[1] != n_fft // 2 + 1:
             raise ValueError(f"expected {n_fft // 2 + 1} bins for n_fft {n_fft}, found {weights.shape[1]}")
-        self._n_fft = n_fft
+        self._n_fft, self._exponent = n_fft, exponent
         self._weights = csr_array(weights.astype(np.float32))
         self.empty_bands = [int(band) for band in np.flatnonzero(~weights.any(axis=1))]
 
@@ -47,6 +50,13 @@ class FilterBank:
 
         `taper(frames, out)` writes the tapered windows of frames into an array (frame, `length`).
         """
+        for frames, spectra in self.spectra(count, length, taper):
+            yield frames, (self._weights @ np.ascontiguousarray(spectra.T)).T
+
+    def spectra(
+        self, count: int, length: int, taper: Callable[[slice, np.ndarray], None]
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield the same blocks with their spectra (frame, bin)."""
         from scipy.fft import rfft
 
         padded = np.zeros((min(_BLOCK, count), self._n_fft), dtype=np.float32)
@@ -57,4 +67,4 @@ class FilterBank:
             parts = rfft(windows, axis=1).view(np.float32)  # (frame, real and imaginary of each bin)
             np.square(parts, out=parts)
             power = parts[:, ::2] + parts[:, 1::2]
-            yield frames, (self._weights @ np.ascontiguousarray(power.T)).T
+            yield frames, power if self._exponent == 2 else np.sqrt(power, out=power)

@@ -31,6 +31,7 @@ class Inverter:
         self._metadata, inversion = front_end.metadata, front_end.inversion
         self.filters, self.before = inversion.filters, inversion.before
         self._window, self._base, self._pre_emphasis = inversion.window, inversion.log_base, inversion.pre_emphasis
+        self._exponent, self._offset, self._scale = inversion.exponent, inversion.offset, inversion.scale
 
     @property
     def sample_rate(self) -> int:
@@ -45,8 +46,8 @@ class Inverter:
         return self.before + frame * self.hop_length
 
     def band_powers(self, log_mel: np.ndarray) -> np.ndarray:
-        """Return the band powers (frame, mel) of log-mel frames."""
-        return np.exp(log_mel * np.float32(math.log(self._base)), dtype=np.float32)
+        """Return the band powers (frame, mel) of log-mel frames; of sums of magnitudes, the squares."""
+        return self._to_powers(self._bands(log_mel))
 
     def bin_powers(self, log_mel: np.ndarray) -> np.ndarray:
         """Return estimated FFT powers (frame, bin) of log-mel frames; bins outside all bands are 0."""
@@ -54,14 +55,22 @@ class Inverter:
 
         filled = self.filters.any(axis=1)  # bands so narrow that no bin falls into them carry no information
         filters = csr_array(self.filters[filled])  # (mel, bin)
-        wanted = np.ascontiguousarray(self.band_powers(log_mel)[:, filled].T)  # (mel, frame)
+        wanted = np.ascontiguousarray(self._bands(log_mel)[:, filled].T)  # (mel, frame)
         weights = self.filters.sum(axis=0)[:, None]  # (bin, 1)
         weights[weights == 0] = np.inf
         # Initial value: the mean power of the bands that a bin is in.
         powers = (filters.T @ (wanted / self.filters[filled].sum(axis=1, keepdims=True))) / weights
         for _ in range(_SPREADING):
             powers *= (filters.T @ (wanted / np.maximum(filters @ powers, _SMALLEST))) / weights
-        return np.asarray(powers.T, dtype=np.float32)
+        return self._to_powers(np.asarray(powers.T, dtype=np.float32))
+
+    def _bands(self, log_mel: np.ndarray) -> np.ndarray:
+        """Return the bands (frame, mel) of log-mel frames, as the filters give them: powers or magnitudes."""
+        bands = np.exp(log_mel * np.float32(math.log(self._base)), dtype=np.float32)
+        return np.maximum(bands - np.float32(self._offset), 0) if self._offset else bands
+
+    def _to_powers(self, values: np.ndarray) -> np.ndarray:
+        return values if self._exponent == 2 else np.square(values)
 
     def waveform(self, log_mel: np.ndarray, *, seed: int) -> np.ndarray:
         """Return a waveform (sample,) whose log-mel approximates `log_mel` (frame, mel); `seed` draws the initial phases."""
@@ -88,7 +97,7 @@ class Inverter:
             ).numpy()
         plain = lfilter([1.0], [1.0, -self._pre_emphasis], emphasised) if self._pre_emphasis else emphasised
         start = around * hop_length - self.before
-        return np.asarray(plain[start : start + self.num_samples(len(log_mel))], dtype=np.float32)
+        return np.asarray(plain[start : start + self.num_samples(len(log_mel))] / self._scale, dtype=np.float32)
 
     def num_samples(self, num_frames: int) -> int:
         """Return the smallest number of samples of a clip of `num_frames`."""

@@ -2,6 +2,8 @@
 
 from typing import Annotated
 
+from pipeline.artifacts.spectrogram import FrontEndMetadata
+from pipeline.params import validate_params
 from pipeline.registry import Registry
 from pipeline.spectrogram.front_end import FrontEnd, FrontEndSection
 
@@ -10,7 +12,9 @@ FRONT_ENDS: "Registry[type[FrontEnd]]" = Registry(
     {
         "kaldi": "pipeline.spectrogram.kaldi:KaldiFrontEnd",
         "mel": "pipeline.spectrogram.mel:MelFrontEnd",
+        "mfcc": "pipeline.spectrogram.mfcc:MfccFrontEnd",
         "scaled_mel": "pipeline.spectrogram.scaled_mel:ScaledMelFrontEnd",
+        "stack": "pipeline.spectrogram.stack:StackFrontEnd",
     },
 )
 
@@ -20,3 +24,11 @@ FrontEndParams = Annotated[FrontEndSection, FRONT_ENDS.params]  # the section of
 def build_front_end(params: FrontEndParams) -> FrontEnd:
     """Build the front end that `params.kind` names."""
     return FRONT_ENDS[params.kind](params)
+
+
+def recorded_front_end(metadata: FrontEndMetadata) -> FrontEnd:
+    """Build the front end that the metadata of an artifact records. Raises ParamsError where its params do not fit."""
+    section = FRONT_ENDS[metadata["params"]["kind"]].Params
+    return build_front_end(
+        validate_params(section, {**section.unrecorded, **metadata["params"]}, "front end of the artifact")
+    )

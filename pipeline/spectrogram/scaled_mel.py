@@ -28,11 +28,11 @@ class ScaledMelFrontEnd(MelFrontEnd):
     @property
     def metadata(self) -> FrontEndMetadata:
         """Return the metadata that artifacts of these frames record."""
-        return {**super().metadata, "front_end": "scaled_mel", "units": CLIP_RANGE, "log_floor": 0.0}
+        return {**super().metadata, "units": CLIP_RANGE, "log_floor": 0.0}
 
     @property
     def inversion(self) -> Inversion:
-        return super().inversion._replace(log_base=10 ** (RANGE / 10))
+        return super().inversion._replace(log_base=10 ** (RANGE * self.params.exponent / 20))
 
     def log_mel(self, waveforms: np.ndarray) -> np.ndarray:
         """Return the frames (frame, mel) in 0 to 1 of a waveform (sample,), or (clip, frame, mel) of (clip, sample)."""

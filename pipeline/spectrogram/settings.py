@@ -46,6 +46,15 @@ class SpectrogramParams(Params):
     uint8_range: ValueRange  # read when dtype is uint8
     clips_per_shard: ClipsPerShard
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dtype == "uint8" and not self.front_end.is_log_mel:
+            raise ValueError(
+                f"dtype: expected float16 or float32 with front_end.kind {self.front_end.kind}, whose values have no common "
+                "range, found uint8"
+            )
+        return self
+
     @property
     def metadata(self) -> SpectrogramMetadata:
         """Return the metadata of the artifact: the front end's, and that of the stored values."""

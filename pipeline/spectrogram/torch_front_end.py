@@ -3,9 +3,9 @@
 Conventions: waveforms (batch, sample) float32 at the front end's rate, all of one length, at least `min_samples`; frames
 (batch, frame, mel) float32 in the front end's units, as a reader restores them from storage.
 
-The steps are those of `pipeline/spectrogram/kaldi.py` and `mel.py`, but for the Fourier transform, which is two matrix
-products: graph formats have no FFT of real input that all runtimes share. Frames differ from stored ones by the rounding of
-float32: by up to one step of the stored type where a value lies between two.
+The steps are those of the front ends in `pipeline/spectrogram`, but for the Fourier transform, which is two matrix products:
+graph formats have no FFT of real input that all runtimes share. Frames differ from stored ones by the rounding of float32:
+by up to one step of the stored type where a value lies between two.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.errors import SonolexError
-from pipeline.params import validate_params
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.kaldi import KaldiFrontEnd
-from pipeline.spectrogram.mel import MelFrontEnd
-from pipeline.spectrogram.registry import FRONT_ENDS
+from pipeline.spectrogram.log_mel import cosine_transform
+from pipeline.spectrogram.mel import INT16, MelFrontEnd, mel_window
+from pipeline.spectrogram.mfcc import MfccFrontEnd
+from pipeline.spectrogram.registry import recorded_front_end
 
 
 class StoredFrames(nn.Module):
@@ -56,11 +57,15 @@ class StoredFrames(nn.Module):
 
 
 class BandPowers(nn.Module):
-    """Mel-band powers (batch, frame, mel) of tapered windows (batch, frame, sample)."""
+    """Mel-band powers, or magnitudes, (batch, frame, mel) of tapered windows (batch, frame, sample)."""
 
-    def __init__(self, filters: np.ndarray, n_fft: int, length: int) -> None:
-        """Build from filters (mel, bin) for an FFT of `n_fft` samples, of windows that have `length` and are padded."""
+    def __init__(self, filters: np.ndarray, n_fft: int, length: int, exponent: int = 2) -> None:
+        """Build from filters (mel, bin) for an FFT of `n_fft` samples, of windows that have `length` and are padded.
+
+        Bands are sums of magnitudes to the power of `exponent`, 1 or 2.
+        """
         super().__init__()
+        self._exponent = exponent
         turns = np.outer(np.arange(length), np.arange(n_fft // 2 + 1)) % n_fft / n_fft
         used = filters.any(axis=0)  # bins that no band has cost no product
         for name, matrix in (
@@ -76,7 +81,7 @@ class BandPowers(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         power = (windows @ self.cosines).square() + (windows @ self.sines).square()
-        return power @ self.filters
+        return (power if self._exponent == 2 else power.sqrt()) @ self.filters
 
 
 class KaldiLogMel(nn.Module):
@@ -104,25 +109,34 @@ class KaldiLogMel(nn.Module):
 
 
 class MelLogMel(nn.Module):
-    """Mel spectrogram of waveforms in dB."""
+    """Mel spectrogram of waveforms."""
 
     def __init__(self, front_end: MelFrontEnd) -> None:
         super().__init__()
-        params, inversion = front_end.params, front_end.inversion
-        self._n_fft, self._hop = params.n_fft, params.hop_length
-        self._floor = 10 ** (params.log_floor / 10)
-        left = (params.n_fft - params.win_length) // 2
-        window = np.pad(inversion.window, (left, params.n_fft - params.win_length - left))
+        self._params = params = front_end.params
+        window = mel_window(params)
         self.register_buffer("window", torch.from_numpy(window.astype(np.float32)))
-        self.band_powers = BandPowers(inversion.filters, params.n_fft, params.n_fft)
+        self.band_powers = BandPowers(front_end.inversion.filters, params.n_fft, len(window), params.exponent)
 
     window: Tensor  # (sample,)
 
     def forward(self, waveforms: Tensor) -> Tensor:
-        half = self._n_fft // 2
-        padded = nn.functional.pad(waveforms[:, None], (half, half), mode="reflect")[:, 0]
-        powers: Tensor = self.band_powers(frame(padded, self._n_fft, self._hop) * self.window)
-        return 10 * powers.clamp(min=self._floor).log10()
+        params = self._params
+        windows = frame(self._samples(waveforms), len(self.window), params.hop_length)
+        bands: Tensor = self.band_powers(windows * self.window)
+        if params.log_offset:
+            bands = bands + params.log_offset
+        bands = bands.clamp(min=params.log_base**params.log_floor)
+        return params.log_factor * (bands.log10() if params.log == "decibel" else bands.log())
+
+    def _samples(self, waveforms: Tensor) -> Tensor:
+        """Return the samples that windows are cut from; see `MelFrontEnd`."""
+        if self._params.int16:
+            waveforms = (waveforms * INT16).trunc().clamp(-INT16 - 1, INT16)
+        if not self._params.center:
+            return waveforms
+        half = self._params.n_fft // 2
+        return nn.functional.pad(waveforms[:, None], (half, half), mode="reflect")[:, 0]
 
 
 class ScaledMelLogMel(MelLogMel):
@@ -134,6 +148,20 @@ class ScaledMelLogMel(MelLogMel):
         return (decibels - low) / (high - low).clamp(min=float(np.finfo(np.float32).tiny))
 
 
+class Mfcc(MelLogMel):
+    """Mel-frequency cepstral coefficients of waveforms."""
+
+    def __init__(self, front_end: MfccFrontEnd) -> None:
+        super().__init__(front_end)
+        transform = cosine_transform(front_end.params.n_mels, front_end.params.n_mfcc)
+        self.register_buffer("transform", torch.from_numpy(transform))
+
+    transform: Tensor  # (mel, coefficient)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return super().forward(waveforms) @ self.transform
+
+
 def frame(waveforms: Tensor, length: int, hop: int) -> Tensor:
     """Return the windows (batch, frame, sample) of waveforms that lie wholly within them."""
     count = (waveforms.shape[1] - length) // hop + 1
@@ -141,7 +169,12 @@ def frame(waveforms: Tensor, length: int, hop: int) -> Tensor:
     return waveforms[:, starts + torch.arange(length, device=waveforms.device)]
 
 
-_LOG_MEL: dict[str, Callable[..., nn.Module]] = {"kaldi": KaldiLogMel, "mel": MelLogMel, "scaled_mel": ScaledMelLogMel}
+_LOG_MEL: dict[str, Callable[..., nn.Module]] = {
+    "kaldi": KaldiLogMel,
+    "mel": MelLogMel,
+    "mfcc": Mfcc,
+    "scaled_mel": ScaledMelLogMel,
+}
 
 
 def front_end_module(metadata: SpectrogramMetadata) -> StoredFrames:
@@ -152,6 +185,5 @@ def front_end_module(metadata: SpectrogramMetadata) -> StoredFrames:
             f"front end: expected one of {', '.join(_LOG_MEL)}, found {kind}; add its module to "
             f"{__name__}, or export from frames (--input frames)"
         )
-    params = validate_params(FRONT_ENDS[kind].Params, metadata["params"], "spectrogram.front_end")
-    front_end = FRONT_ENDS[kind](params)
+    front_end = recorded_front_end(metadata)
     return StoredFrames(_LOG_MEL[kind](front_end), front_end, metadata)

@@ -88,14 +88,22 @@ def mask_tokens(tokens: Tensor, mask: Tensor | None, mask_token: int, masks: Mas
 
 
 def mask_features(
-    features: Tensor, mask: Tensor | None, frame_masks: MasksParams | None, band_masks: MasksParams
+    features: Tensor,
+    mask: Tensor | None,
+    frame_masks: MasksParams | None,
+    band_masks: MasksParams,
+    num_channels: int = 1,
 ) -> Tensor:
-    """Zero spans of frames (unless None) and of features of (B, T, F); `mask` (B, T) is True for real frames."""
+    """Zero spans of frames (unless None) and of features of (B, T, F); `mask` (B, T) is True for real frames.
+
+    Of several channels, one after another along the features, all lose the same bands.
+    """
     batch, num_frames, num_features = features.shape
     if frame_masks is not None:
         frames = _spans(_lengths(mask, batch, num_frames), num_frames, frame_masks).to(features.device)
         features = features.masked_fill(frames[:, :, None], 0.0)
-    bands = _spans(_lengths(None, batch, num_features), num_features, band_masks).to(features.device)
+    num_bands = num_features // num_channels
+    bands = _spans(_lengths(None, batch, num_bands), num_bands, band_masks).repeat(1, num_channels).to(features.device)
     return features.masked_fill(bands[:, None, :], 0.0)
 
 

@@ -11,7 +11,6 @@ method can deadlock. `Inputs` may also be read in a DataLoader's workers, with a
 A batch has at most `FRAMES_PER_BATCH` frames, padding included, unless a single clip has more; larger ones are divided.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,8 +22,8 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.model import Normalisation
-from pipeline.artifacts.spectrogram import SpectrogramMetadata
-from pipeline.models.base import SMALLEST_STD, normalisation_unit
+from pipeline.artifacts.spectrogram import LN_POWER, SpectrogramMetadata, count_channels
+from pipeline.models.base import SMALLEST_STD, by_channel, normalisation_unit
 from pipeline.training.inputs import FRAMES_PER_BATCH, Inputs
 from pipeline.vocabulary.batching import padded_batches
 
@@ -81,10 +80,13 @@ class Batches:
 
     @property
     def log_unit(self) -> float | None:
-        """Return the size of one unit of the frames in ln(power); None if it differs between clips, and for tokens."""
-        scale = {"ln(power)": 1.0, "dB": math.log(10) / 10}.get(self._inputs.front_end.get("units", ""))
-        kind = self._normalisation["kind"]
-        if self._inputs.time_axis or scale is None or kind == "clip":
+        """Return the size of one unit of the frames in ln(power).
+
+        None where it differs between clips or channels, and for values that are no levels, such as tokens and MFCCs.
+        """
+        scale = LN_POWER.get(self._inputs.front_end.get("units", ""))
+        kind, channels = self._normalisation["kind"], count_channels(self._inputs.front_end)
+        if self._inputs.time_axis or scale is None or kind == "clip" or channels > 1:
             return None
         return scale if kind == "none" else scale * normalisation_unit(self._normalisation)
 
@@ -147,12 +149,19 @@ def normalise(
         frames = stored.clone()  # the following operations work in place
     if front_end.get("dtype") == "uint8":
         frames.mul_(front_end["scale"]).add_(front_end["offset"])
+    channels = frames.chunk(count_channels(front_end), dim=2)
+    for channel, statistics in zip(channels, by_channel(normalisation, len(channels)), strict=True):
+        _normalise_channel(channel, mask, statistics)
+    return frames if mask is None else frames.masked_fill_(~mask[:, :, None], 0.0)
+
+
+def _normalise_channel(frames: Tensor, mask: Tensor | None, normalisation: Normalisation) -> None:
+    """Normalise the frames (B, T, mel) of one channel in place."""
     if normalisation["kind"] == "clip":
         mean, std = _statistics(frames, mask)
         frames.sub_(mean).div_(normalisation["std_scale"] * std.clamp(min=SMALLEST_STD))
     elif normalisation["kind"] != "none":
         frames.sub_(normalisation["mean"]).div_(normalisation_unit(normalisation))
-    return frames if mask is None else frames.masked_fill_(~mask[:, :, None], 0.0)
 
 
 def _statistics(frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,9 @@ class Classification:
         soft = smooth_labels(targets, self.params.label_smoothing, self.loss_function.link)
         mixed = augmentation.mix(features, batch.mask, soft, options, self.log_unit)
         frame_masks = options.frame_masks if mask_token is None else None
-        features = augmentation.mask_features(mixed.features, mixed.mask, frame_masks, options.band_masks)
+        features = augmentation.mask_features(
+            mixed.features, mixed.mask, frame_masks, options.band_masks, model.input.num_channels
+        )
         features = augmentation.add_noise(features, options.noise)
         logits = forward(features, mixed.mask)
         return self.loss_function(logits.float(), mixed.targets), []

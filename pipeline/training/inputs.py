@@ -15,11 +15,11 @@ from pipeline.artifacts.development import DevelopmentTable, require_frames
 from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.model import InputMetadata, Reads, TrainedModel
 from pipeline.artifacts.settings import Schema
-from pipeline.artifacts.spectrogram import INDEX, Spectrogram, SpectrogramMetadata, open_spectrogram
+from pipeline.artifacts.spectrogram import INDEX, Spectrogram, SpectrogramMetadata, count_channels, open_spectrogram
 from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
-from pipeline.spectrogram.normalisation import corpus_statistics
+from pipeline.spectrogram.normalisation import channel_statistics, corpus_statistics
 from pipeline.spectrogram.reader import FrameReader
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Inputs(Protocol):
     def num_frames(self, clip_id: str) -> int:
         """Return a clip's length along the time axis: frames, or tokens per codebook."""
 
-    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
-        """Return mean and standard deviation over all values of these clips; (0, 1) for tokens."""
+    def statistics(self, clip_ids: Sequence[str]) -> list[tuple[float, float]]:
+        """Return mean and standard deviation over all values of these clips, of each channel; (0, 1) for tokens."""
 
 
 class FrameInputs:
@@ -70,6 +70,8 @@ class FrameInputs:
         self.front_end = spectrogram.metadata
         self.frame_rate = spectrogram.frame_rate
         self.metadata = InputMetadata(n_mels=spectrogram.n_mels, log_floor=spectrogram.metadata["log_floor"])
+        if count_channels(spectrogram.metadata) > 1:
+            self.metadata["channels"] = count_channels(spectrogram.metadata)
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
         return self._reader.ok(clip_ids)
@@ -83,8 +85,10 @@ class FrameInputs:
     def num_frames(self, clip_id: str) -> int:
         return self._reader.num_frames(clip_id)
 
-    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
-        return corpus_statistics(self._spectrogram, clip_ids)
+    def statistics(self, clip_ids: Sequence[str]) -> list[tuple[float, float]]:
+        if "channels" in self.metadata:
+            return channel_statistics(self._reader, clip_ids, self.metadata["channels"])
+        return [corpus_statistics(self._spectrogram, clip_ids)]
 
     def require_development(self, development: DevelopmentTable) -> None:
         """Raise ArtifactError unless the frames are those that a development set was written for."""
@@ -120,8 +124,8 @@ class TokenInputs:
     def num_frames(self, clip_id: str) -> int:
         return int(self._arrays[clip_id].shape[1])
 
-    def statistics(self, clip_ids: Sequence[str]) -> tuple[float, float]:
-        return 0.0, 1.0
+    def statistics(self, clip_ids: Sequence[str]) -> list[tuple[float, float]]:
+        return [(0.0, 1.0)]
 
     def require_development(self, development: DevelopmentTable) -> None:
         """Raise ArtifactError unless every clip of a development set has a token sequence."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pipeline.artifacts.clips import LabelKind
 from pipeline.inference.prediction import Prediction
 from pipeline.reporting.pictures import mel_picture, token_colours
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.spectrogram.storing import restore
 from tools.serving.limits import Limits
 from tools.serving.models import ServedModel
@@ -140,7 +141,8 @@ def tokens_answer(model: ServedModel, frames: np.ndarray) -> TokensAnswer | None
 
 def spectrogram_answer(model: ServedModel, frames: np.ndarray) -> str:
     """Return a sound's stored frames as a picture."""
-    values = restore(frames, model.classifier.metadata)
+    metadata = model.classifier.metadata
+    values = log_mel_part(restore(frames, metadata), metadata)
     high = float(values.max())
     return mel_picture(values, max(float(values.min()), high - _RANGE * float(values.std())), high)
 

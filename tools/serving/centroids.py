@@ -11,6 +11,7 @@ import soundfile
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.inversion import Inverter
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.vocabulary.rebuilding import rebuild, token_spectra
 
 _SECONDS = 0.5
@@ -23,7 +24,8 @@ def centroid_wav(vocabulary: Vocabulary, front_end: FrontEnd, codebook: int, tok
     """Return a token's centroid as a WAV file of 16 bits, at one loudness for all tokens."""
     inverter = Inverter(front_end)
     count = round(_SECONDS * inverter.sample_rate / inverter.hop_length)
-    waveform = inverter.waveform(centroid_frames(vocabulary, front_end, codebook, token, count), seed=_SEED)
+    frames = centroid_frames(vocabulary, front_end, codebook, token, count)
+    waveform = inverter.waveform(log_mel_part(frames, front_end.metadata), seed=_SEED)
     waveform = _faded(waveform, round(_FADE * inverter.sample_rate))
     waveform *= _PEAK / max(float(np.abs(waveform).max()), 1e-9)
     file = io.BytesIO()

@@ -8,7 +8,6 @@ accuracy shows the loss of the vocabulary.
 Conventions: frames (frame, mel) float32 in the front end's units.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
@@ -16,9 +15,10 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from pipeline.artifacts.model import Reads
-from pipeline.artifacts.spectrogram import CLIP_RANGE, RANGE
+from pipeline.artifacts.spectrogram import CLIP_RANGE, LN_POWER, RANGE, count_channels
+from pipeline.errors import ParamsError
 from pipeline.execution.progress import progress
-from pipeline.models.base import ModelParams, VocabularySection
+from pipeline.models.base import FrontEndValues, ModelParams, VocabularySection
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, require_room, score
 from pipeline.models.baselines.texture_inputs import TextureInputParams
@@ -27,6 +27,8 @@ from pipeline.models.registry import TEXTURE_INPUTS
 from pipeline.seeding import named_seed
 
 WHERE = "models.*.kind texture_statistics"  # of settings, for messages
+_LOG_UNITS = LN_POWER | {CLIP_RANGE: RANGE * LN_POWER["dB"]}  # one unit of a front end, in ln(power)
+_OTHER_FRAMES = "texture statistics need log-mel frames in one channel: use front end kaldi or mel, or frame_statistics"
 _FLOOR_FRAMES = 1 << 16  # sampled evenly from all training clips, to estimate the floor
 
 
@@ -43,6 +45,10 @@ class TextureStatisticsParams(ModelParams):
     @property
     def reads(self) -> Reads:
         return TEXTURE_INPUTS[self.input.kind].reads
+
+    def require_front_end(self, front_end: FrontEndValues) -> None:
+        if not front_end.is_log_mel:
+            raise ValueError(_OTHER_FRAMES)
 
     @property
     def rows_per_clip(self) -> int:
@@ -74,8 +80,9 @@ class TextureStatistics(Baseline):
         params.require_room(len(inputs))
         decoding = self._input.fit(setting)
         clips = self._input.frames(decoding, inputs)
-        decibel = math.log(10) / 10  # in ln(power)
-        log_unit = {"ln(power)": 1.0, CLIP_RANGE: RANGE * decibel}.get(setting.front_end["units"], decibel)
+        log_unit = _LOG_UNITS.get(setting.front_end["units"])
+        if log_unit is None or count_channels(setting.front_end) > 1:
+            raise ParamsError(f"{WHERE}: {_OTHER_FRAMES}, found {setting.front_end['front_end']}")
         weights = {
             "floor": np.array([_floor(clips, params.floor) * log_unit], np.float32),
             "frame_rate": np.array([setting.front_end["frame_rate"]], np.float32),

@@ -28,7 +28,7 @@ class Cnn(Encoder):
 
     def __init__(self, params: CnnParams, stem: Stem) -> None:
         super().__init__(params, stem)
-        self.stack = ConvolutionStack(params, stem.num_features)
+        self.stack = ConvolutionStack(params, stem.num_features, stem.num_channels)
         self.num_features, self.num_rows = self.stack.channels, self.stack.bands
         self.time_stride = params.time_stride
         self.stride = stem.stride * self.time_stride

@@ -59,9 +59,13 @@ class BatchNorms(NamedTuple):
                 layer.momentum = layer.momentum if self.momentum is None else self.momentum
 
 
-def build_network(name: str, drop_path: float, norms: BatchNorms, padding: Padding) -> tuple[nn.Module, int]:
-    """Build a network with random weights that maps (B, 1, F, T) to maps (B, C, F / 32, T / 32), and return it with C."""
-    network: Any = timm.create_model(name, in_chans=1, num_classes=0, global_pool="", drop_path_rate=drop_path)
+def build_network(
+    name: str, drop_path: float, norms: BatchNorms, padding: Padding, num_channels: int = 1
+) -> tuple[nn.Module, int]:
+    """Build a network with random weights that maps (B, `num_channels`, F, T) to maps (B, C, F / 32, T / 32), and C."""
+    network: Any = timm.create_model(
+        name, in_chans=num_channels, num_classes=0, global_pool="", drop_path_rate=drop_path
+    )
     norms.apply_to(network)
     _leave_padding_out(network, padding)
     return network.to(memory_format=torch.channels_last), int(network.head_hidden_size)

@@ -1,4 +1,4 @@
-"""Encoder that is a convolutional network of timm, with the feature map as an image of one channel, as in PSLA.
+"""Encoder that is a convolutional network of timm, with the feature map as an image: of one channel, as in PSLA, or several.
 
 PSLA: Gong, Chung and Glass, 2021, arXiv 2102.01243. `pipeline/models/encoders/timm_layers.py` masks padding in the network's
 layers. It imports timm, which takes longer than torch, so params are checked without it.
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor
 
-from pipeline.models.parts import Encoder, EncoderParams, Stem
+from pipeline.models.parts import Encoder, EncoderParams, Stem, as_image
 
 NETWORKS = (
     *(f"{family}_b{size}" for family in ("efficientnet", "tf_efficientnet") for size in range(8)),
@@ -57,14 +57,16 @@ class TimmNetwork(Encoder):
         from pipeline.models.encoders.timm_layers import BatchNorms, Padding, build_network
 
         super().__init__(params, stem)
-        self.padding = Padding()
+        self.padding, self.num_channels = Padding(), stem.num_channels
         norms = BatchNorms(params.norm_epsilon, params.norm_momentum)
-        self.network, self.num_features = build_network(params.network, params.drop_path, norms, self.padding)
+        self.network, self.num_features = build_network(
+            params.network, params.drop_path, norms, self.padding, stem.num_channels
+        )
         self.num_rows, self.stride = 1, stem.stride * params.time_stride
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
         self.padding.set(mask)
-        image = self.padding.clear(x.transpose(1, 2)[:, None])
+        image = self.padding.clear(as_image(x, self.num_channels).transpose(2, 3))
         maps = self.network(image.contiguous(memory_format=torch.channels_last))
         return maps.mean(2).transpose(1, 2), self.padding.mask(maps.shape[3])
 

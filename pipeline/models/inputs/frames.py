@@ -1,6 +1,6 @@
 """Input of log-mel frames: normalised frames (`pipeline/training/batches.py`) are the feature map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, PositiveFloat, Tag
@@ -49,18 +49,23 @@ class FramesParams(InputParams):
                 f"found {self.std_scale:g}; set it so"
             )
 
-    def fit_normalisation(self, corpus: Callable[[], Statistics], pretrained: Statistics | None) -> Normalisation:
+    def fit_normalisation(
+        self, corpus: Callable[[], Sequence[Statistics]], pretrained: Statistics | None
+    ) -> Normalisation:
         if isinstance(self.normalisation, Constants):
             constants = self.normalisation
             return Normalisation(kind="constants", std_scale=self.std_scale, mean=constants.mean, std=constants.std)
+        channels: Sequence[Statistics] = ()
         if self.normalisation == "corpus":
-            mean, std = corpus()
+            channels = corpus()
+            mean, std = channels[0]
         elif self.normalisation == "pretrained":
             assert pretrained is not None  # checked by NetworkParams
             mean, std = pretrained
         else:
             mean, std = 0.0, 1.0
-        return Normalisation(kind=self.normalisation, std_scale=self.std_scale, mean=mean, std=std)
+        fitted = Normalisation(kind=self.normalisation, std_scale=self.std_scale, mean=mean, std=std)
+        return {**fitted, "channels": list(channels)} if len(channels) > 1 else fitted
 
 
 class Frames(Input):
@@ -71,7 +76,7 @@ class Frames(Input):
 
     def __init__(self, params: FramesParams, metadata: InputMetadata) -> None:
         super().__init__(params, metadata)
-        self.num_features = metadata["n_mels"]
+        self.num_features, self.num_channels = metadata["n_mels"], metadata.get("channels", 1)
         self._metadata = metadata
 
     @property

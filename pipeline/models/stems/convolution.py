@@ -35,7 +35,7 @@ class _Convolution(Stem):
     def __init__(self, params: ConvolutionParams | TimeConvolutionParams, source: Input, width: int | None) -> None:
         super().__init__(params, source, width)
         assert width is not None  # checked by NetworkParams, since time steps are projected
-        self.stack = ConvolutionStack(params, source.num_features)
+        self.stack = ConvolutionStack(params, source.num_features, source.num_channels)
         self.stride, self.num_features = params.time_stride, width
         self.project = nn.Linear(self.stack.channels * self.stack.bands, width)
         self.positions = SinusoidalPositions(width)

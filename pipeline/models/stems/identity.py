@@ -36,7 +36,7 @@ class Identity(Stem):
 
     def __init__(self, params: IdentityParams, source: Input, width: int | None) -> None:
         super().__init__(params, source, width)
-        self.num_features = source.num_features
+        self.num_features, self.num_channels = source.num_features, source.num_channels
 
     def forward(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return features, mask

@@ -7,7 +7,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pipeline.models.parts import Input, Stem, StemParams, fit_frames
+from pipeline.models.parts import Input, Stem, StemParams, as_image, fit_frames
 from pipeline.models.positions import LearnedParams, PositionsParams, SinusoidalPositions, new_table
 
 
@@ -45,16 +45,16 @@ class Patches(Stem):
     def __init__(self, params: PatchesParams, source: Input, width: int | None) -> None:
         super().__init__(params, source, width)
         assert width is not None  # checked by NetworkParams, since patches are projected
-        if params.bands > source.num_features:
-            raise ValueError(
-                f"stem.bands {params.bands}: expected at most the {source.num_features} features of a frame"
-            )
+        self.num_image_channels = source.num_channels
+        num_bands = source.num_features // source.num_channels
+        if params.bands > num_bands:
+            raise ValueError(f"stem.bands {params.bands}: expected at most the {num_bands} features of a frame")
         self.min_frames, self.stride, self.centre = params.frames, params.stride_frames, (params.frames - 1) / 2
         self.bands, self.stride_bands = params.bands, params.stride_bands
         size, stride = (params.frames, params.bands), (params.stride_frames, params.stride_bands)
         self.num_features = width
-        self.project = nn.Conv2d(1, width, size, stride)
-        self.num_rows = (source.num_features - params.bands) // params.stride_bands + 1
+        self.project = nn.Conv2d(source.num_channels, width, size, stride)
+        self.num_rows = (num_bands - params.bands) // params.stride_bands + 1
         self.fill: float | None = None  # padding value of shorter clips, up to the table's frames; None = no padding
         if isinstance(params.positions, LearnedParams):
             self.max_frames, self.has_position_table = params.positions.frames, True
@@ -74,7 +74,7 @@ class Patches(Stem):
             x = nn.functional.pad(x, (0, 0, 0, self.min_frames - x.shape[1]))
         if mask is not None:
             x = x * _as(mask, x)
-        grid = self.project(x[:, None]).permute(0, 2, 3, 1)  # (B, time step, row, D)
+        grid = self.project(as_image(x, self.num_image_channels)).permute(0, 2, 3, 1)  # (B, time step, row, D)
         if self.max_frames is None:
             grid = grid + self.rows + self.positions(grid.shape[1])[:, None]
         else:  # a shorter clip gets the first time steps' positions, as in the training of published weights

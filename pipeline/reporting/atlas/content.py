@@ -16,7 +16,6 @@ from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.evaluation.choosing import choose_in_turn, order_by_hash
-from pipeline.params import validate_params
 from pipeline.reporting.atlas.settings import AtlasParams
 from pipeline.reporting.atlas.sounds import (
     Occurrences,
@@ -32,8 +31,9 @@ from pipeline.reporting.atlas.tokens import CodebookPatterns, token_patterns
 from pipeline.reporting.recordings import Recordings
 from pipeline.reporting.token_use import count_by_class, count_tokens, require_tokens_of
 from pipeline.spectrogram.inversion import Inverter
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.spectrogram.reader import FrameReader
-from pipeline.spectrogram.registry import FrontEndParams, build_front_end
+from pipeline.spectrogram.registry import recorded_front_end
 
 _SPARE = 4  # snippets of a token that are looked for beyond those asked for, to take the place of identical ones
 
@@ -90,7 +90,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
         raise SPLIT.error(
             paths.split, "metadata fold", expected=vocabulary.metadata["fold"], found=split.metadata["fold"]
         )
-    front_end = build_front_end(_front_end_params(spectrogram))
+    front_end = recorded_front_end(spectrogram.metadata)
     inverter = Inverter(front_end)
     unit = decibels(spectrogram.metadata)
 
@@ -117,7 +117,8 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     for clip in whole:
         original, _ = recordings.read(clip)
         if len(original) and sequences[clip].size:
-            resynthesised[clip] = speaker.synthesise(original, reader.read([clip])[0].copy(), sequences[clip], unit)
+            frames = log_mel_part(reader.read([clip])[0], spectrogram.metadata).copy()
+            resynthesised[clip] = speaker.synthesise(original, frames, sequences[clip], unit)
     return AtlasContent(
         params=params,
         clips=clips,
@@ -138,11 +139,6 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
         num_tokens={clip: sum(len(np.unique(row)) for row in sequences[clip]) for clip in resynthesised},
         silent="" if snippets.waveforms or resynthesised else recordings.read(occurrences.clips[0])[1],
     )
-
-
-def _front_end_params(spectrogram: Spectrogram) -> FrontEndParams:
-    """Return what the front end of an opened spectrogram is built from."""
-    return validate_params(FrontEndParams, spectrogram.metadata["params"], "metadata params", spectrogram.frames_path)
 
 
 def _find_snippets(

@@ -21,6 +21,7 @@ from pipeline.reporting.pictures import mel_picture, peaks, sound_address
 from pipeline.reporting.rendering import write_html
 from pipeline.reporting.token_use import TokenStatistics, token_statistics
 from pipeline.spectrogram.band_scale import band_positions, tick_labels
+from pipeline.spectrogram.log_mel import count_bands, describe_frame
 from pipeline.vocabulary.statistics import zipf_slope
 
 TEMPLATE = "atlas.html.j2"
@@ -147,8 +148,8 @@ def _range(content: AtlasContent, number: int) -> tuple[float, float]:
 
 def _tiles(content: AtlasContent, usage: TokenStatistics, averages: dict[str, float]) -> list[tuple[str, str, str]]:
     """Return label, value and remark of the page's first numbers."""
-    span, mels = content.vocabulary.space.stack, content.spectrogram.n_mels
-    frames = f"{span} frame{'s' * (span != 1)} of {mels} mel bands"
+    span = content.vocabulary.space.stack
+    frames = f"{span} frame{'s' * (span != 1)} of {describe_frame(content.spectrogram.metadata)}"
     tiles = [
         ("Duration of a token", f"{1000 / content.token_rate:.0f} ms", frames),
         (
@@ -196,7 +197,7 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
     metadata, shape = content.spectrogram.metadata, content.counts.shape
     grid = np.arange(1.0, metadata["sample_rate"] / 2, 5.0)
     hertz = [
-        round(value) for value in np.interp(range(metadata["n_mels"]), band_positions(metadata, grid.tolist()), grid)
+        round(value) for value in np.interp(range(count_bands(metadata)), band_positions(metadata, grid.tolist()), grid)
     ]
     num_classes = len(content.clips.metadata["classes"])
     rates = class_rates(content.class_counts).reshape(-1, num_classes)
@@ -276,7 +277,7 @@ def _codebook(content: AtlasContent, number: int, hertz: Sequence[int]) -> dict[
     book: CodebookPatterns = content.codebooks[number]
     low, high = _range(content, number)
     scaled = (book.patterns * decibels(content.spectrogram.metadata) - low) / max(high - low, 1e-6)
-    partial = book.last - book.first < content.spectrogram.n_mels
+    partial = book.last - book.first < count_bands(content.spectrogram.metadata)
     return {
         "name": f"{hertz[book.first]} to {hertz[book.last - 1]} Hz" if partial else f"codebook {number + 1}",
         "first": book.first,

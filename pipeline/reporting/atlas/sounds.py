@@ -6,13 +6,12 @@ clip.
 """
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.artifacts.spectrogram import CLIP_RANGE, RANGE
+from pipeline.artifacts.spectrogram import DECIBELS
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import CorpusError
 from pipeline.reporting.atlas.tokens import CodebookPatterns, token_places
@@ -20,6 +19,7 @@ from pipeline.reporting.recordings import Recordings
 from pipeline.spectrogram.concatenation import choose_units, join_units, match_gains
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.inversion import Inverter
+from pipeline.spectrogram.log_mel import log_mel_part
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.rebuilding import rebuild
@@ -78,7 +78,7 @@ class ResynthesisedClip:
 
 def decibels(metadata: Mapping[str, object]) -> float:
     """Return how many dB one of a front end's units is."""
-    return {"ln(power)": 10 / math.log(10), CLIP_RANGE: RANGE}.get(str(metadata["units"]), 1.0)
+    return DECIBELS.get(str(metadata["units"]), 1.0)
 
 
 def collect_occurrences(
@@ -101,14 +101,17 @@ def collect_occurrences(
         )
     ends = np.cumsum([reader.num_frames(name) for name in usable])
     usable = usable[: max(1, int(np.searchsorted(ends, _FRAMES_LISTENED_TO)))]
+    metadata = vocabulary.metadata["front_end"]
     starts, stops, tokens, units = (list[np.ndarray]() for _ in range(4))
     distance: list[list[np.ndarray]] = []  # by clip, then by codebook
     held = 0
     for batch in clip_batches(usable, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
-        for name, frames in zip(batch, reader.read(batch), strict=True):
+        for name, values in zip(batch, reader.read(batch), strict=True):
+            frames = log_mel_part(values, metadata)
             start, stop = token_places(vocabulary, sequences[name])
             whole = int((stop <= len(frames)).sum())  # a clip's last frames may not fill a token
-            error = np.square(frames - rebuild(vocabulary, sequences[name])[: len(frames)])
+            rebuilt = log_mel_part(rebuild(vocabulary, sequences[name])[: len(frames)], metadata)
+            error = np.square(frames - rebuilt)
             distance.append([_by_token(error, book, start[:whole], stop[:whole]) for book in codebooks])
             tokens.append(sequences[name][:, :whole])
             starts.append(start[:whole])
@@ -220,6 +223,7 @@ class Resynthesiser:
     ) -> None:
         """Take the units to speak with from what was heard."""
         self._vocabulary, self._front_end, self._inverter = vocabulary, front_end, inverter
+        self._metadata = front_end.metadata
         self._occurrences, self._recordings = occurrences, recordings
         self._scale = np.maximum(occurrences.units.std(axis=0), 1e-3)
         self._follows = np.append(False, np.diff(occurrences.unit_clip) == 0)
@@ -229,13 +233,15 @@ class Resynthesiser:
         self, original: np.ndarray, frames: np.ndarray, tokens: np.ndarray, unit: float
     ) -> ResynthesisedClip:
         """Return a clip with log-mel `frames` beside what its `tokens` alone, and its log-mel alone, sound like."""
-        rebuilt = rebuild(self._vocabulary, tokens)[: len(frames)]
+        rebuilt = log_mel_part(rebuild(self._vocabulary, tokens)[: len(frames)], self._metadata)
         versions = {
             "tokens": self._inverter.waveform(rebuilt, seed=_SEED),
             "snippets": self.join(rebuilt),
             "log_mel": self._inverter.waveform(frames, seed=_SEED),
         }
-        own = {name: self._front_end.log_mel(waveform) for name, waveform in versions.items()}
+        own = {
+            name: log_mel_part(self._front_end.log_mel(waveform), self._metadata) for name, waveform in versions.items()
+        }
         return ResynthesisedClip(
             original=original,
             versions=versions,

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.reporting.figures import centres
+from pipeline.spectrogram.log_mel import count_bands, log_mel_part
 from pipeline.vocabulary.rebuilding import rebuild, token_spectra
 
 _TOKENS_PER_BLOCK = 1024  # whose distances to all others are
@@ -35,19 +36,22 @@ def token_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookP
     """Rebuild every token with the other codebooks at their most frequent tokens; `counts` are (codebook, token).
 
     Where an earlier codebook has coded the same bands already, as in residual vocabularies, a pattern is the
-    change against the mean over the codebook's tokens. A merged token's pattern is its mean over time.
+    change against the mean over the codebook's tokens. A merged token's pattern is its mean over time. Of frames with more
+    than log-mel values a pattern is the log-mel part.
     """
+    metadata = vocabulary.metadata["front_end"]
     if vocabulary.merged:  # such tokens differ in length, and may speak of a part of the bands alone
-        spectra = token_spectra(vocabulary, 0)[:, None, :]
+        spectra = log_mel_part(token_spectra(vocabulary, 0)[:, None, :], metadata)
         return [CodebookPatterns(spectra, 0, spectra.shape[2], False)]
     usual, size, groups = counts.argmax(axis=1), counts.shape[1], vocabulary.space.groups
-    width = len(vocabulary.space.mean) // groups
+    width = count_bands(metadata) // groups
     codebooks: list[CodebookPatterns] = []
     for number, (start, _) in enumerate(vocabulary.metadata["bands"]):
         tokens = np.tile(usual[:, None], (1, size)).astype(np.uint16)
         tokens[number] = np.arange(size)
         first = start * groups // vocabulary.space.num_features * width
-        patterns = rebuild(vocabulary, tokens).reshape(size, vocabulary.space.stack, -1)[:, :, first : first + width]
+        frames = log_mel_part(rebuild(vocabulary, tokens), metadata)
+        patterns = frames.reshape(size, vocabulary.space.stack, -1)[:, :, first : first + width]
         change = any(first < other.last and other.first < first + width for other in codebooks)
         if change:
             patterns = patterns - np.average(patterns, axis=0, weights=np.maximum(counts[number], 1e-9))
