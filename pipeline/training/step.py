@@ -77,7 +77,7 @@ class Learner(Generic[M]):
     def __init__(self, model: M, params: TrainParams, task: Task[M], context: DistributedContext) -> None:
         self.model, self.params, self.task, self.context = model, params, task, context
         self.optimiser = build_optimiser(
-            model, params.optimiser, params.learning_rate, embedding_rate=model.embedding_rate
+            model, params.optimiser, params.learning_rate, embedding_rate=model.embedding_rate, rates=params.rates
         )
         self.average = WeightAverage(model, params.average, params.epochs)
         self.scaler = torch.GradScaler(context.device.type, enabled=params.precision == "float16")
