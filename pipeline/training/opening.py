@@ -1,4 +1,4 @@
-"""Opening of what a model is trained on: a fold's development set with its targets, its frames or tokens, initial weights."""
+"""Opening of what a model is trained on: a development set with targets, its frames or tokens, and initial weights."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -78,7 +78,7 @@ def build_optimiser(
     embedding_rate: float,
     rates: RateParams | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimiser of a model that is on its device; `embedding_rate` and `rates` are factors on the learning rate."""
+    """Build the optimiser of a model on its device; `embedding_rate` and `rates` are factors on the learning rate."""
     decayed, plain, embeddings = _kinds_of_weights(model)
     elsewhere = params.weight_decay if isinstance(params, AdamParams) else 0.0
     factors = rate_factors(model, rates)

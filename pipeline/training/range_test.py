@@ -1,8 +1,8 @@
 """Learning-rate range test: the loss while the rate rises geometrically, step by step (Smith, 2017, arXiv 1506.01186).
 
 Only training clips are read. The loss is smoothed by an exponential mean without bias; the test ends where it is several
-times its lowest value, or not finite. The suggestion is a tenth of the rate of the lowest loss: the largest rate at which the loss
-still falls steadily, one order below that from which on training becomes unstable (as in fastai).
+times its lowest value, or not finite. The suggestion is a tenth of the rate of the lowest loss, as in fastai: there the loss
+still falls steadily, and from the lowest loss on training is unstable.
 """
 
 import math
