@@ -7,7 +7,6 @@ nothing for it. Batch norms whose weights are frozen use their running statistic
 Conventions: epochs count from 0; names of groups are those of `pipeline/models/weight_groups.py`.
 """
 
-from itertools import accumulate
 from typing import Literal
 
 from pydantic import PositiveInt, field_validator, model_validator
@@ -77,10 +76,12 @@ class FreezeParams(Params):
 
     def stage_of(self, epoch: int) -> FreezeStage | None:
         """Return the stage of an epoch; None where all weights are trained."""
-        ends = accumulate(stage.epochs or 0 for stage in self.stages[:-1])
-        return next(
-            (stage for stage, end in zip(self.stages, ends, strict=False) if epoch < end), (self.stages or [None])[-1]
-        )
+        end = 0
+        for stage in self.stages:
+            end += stage.epochs or 0
+            if epoch < end or stage.epochs is None:
+                return stage
+        return None
 
 
 class Freezing:
