@@ -11,7 +11,7 @@ import pytest
 import torch
 from experiments import run_experiment
 from matplotlib.image import imread
-from test_training import SETTINGS, make_examples, make_model
+from test_training import SETTINGS, loss_of, make_examples, make_model
 from typer.testing import CliRunner
 from workspace import change_params
 
@@ -30,7 +30,7 @@ RATES = Range(1e-5, 1.0, 60)
 
 def _points(**changes: Any) -> list[RatePoint]:
     params = TrainParams.model_validate(SETTINGS | changes)
-    task = Classification(params, "one", 1, None)
+    task = Classification(params, loss_of("one"), 1, None)
     return run_range_test(make_model(), params, task, make_examples(24), rates=RATES, seed=0, context=ALONE)
 
 
@@ -60,7 +60,7 @@ def test_a_range_test_ends_where_the_loss_diverges_and_trains_the_first_stage() 
     freeze = {"stages": [{"epochs": 1, "train": ["head"]}, {"train": "all"}], "batch_norm": "frozen"}
     params = TrainParams.model_validate(SETTINGS | {"optimiser": sgd, "gradient_clip": None, "freeze": freeze})
     model, before = make_model(), make_model().state_dict()
-    task, rates = Classification(params, "one", 1, None), Range(1e-3, 1e6, 60)
+    task, rates = Classification(params, loss_of("one"), 1, None), Range(1e-3, 1e6, 60)
     points = run_range_test(model, params, task, make_examples(24), rates=rates, seed=0, context=ALONE)
     assert len(points) < 60
     assert {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])} == {

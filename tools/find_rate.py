@@ -85,7 +85,9 @@ def _test(params: NetworkParams, settings: TrainParams, paths: DataPaths, run: R
             torch.manual_seed(named_seed(run.seed, "adapters"))
             add_adapters(network, settings.lora)
         examples = stored_examples(data.inputs, data.training, metadata["normalisation"])
-        task = Classification(settings, training_loss(settings, data), data.inputs.time_axis + 1, examples.batches.log_unit)
+        task = Classification(
+            settings, training_loss(settings, data), data.inputs.time_axis + 1, examples.batches.log_unit
+        )
         with training_options(network, settings):
             return run_range_test(network, settings, task, examples, rates=rates, seed=run.seed, context=context)
 
