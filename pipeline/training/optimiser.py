@@ -10,7 +10,7 @@ times `layer_decay` for each block between it and the head (Clark et al., 2020, 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -125,7 +125,7 @@ def _kinds_of_weights(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 
 def _by_factor(
     weights: Iterable[nn.Parameter], factors: Mapping[nn.Parameter, float], factor: float, weight_decay: float
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return a group of the optimiser for each learning rate among these weights."""
     found: dict[float, list[nn.Parameter]] = {}
     for weight in weights:
