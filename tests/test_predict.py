@@ -167,15 +167,16 @@ def test_tables(model: Path, audio: Sequence[Path], recording: Path, tmp_path: P
 
     out, _ = call(model, audio[0], "--to", "jsonl", "--all")
     record = json.loads(out)
-    assert list(record) == ["file", "start", "end", "labels", "scores"]
+    assert list(record) == ["file", "start", "end", "labels", "scores", "decisions"]
     assert list(record["scores"]) == CLASSES
     assert record["labels"] == [first.name]
+    assert record["decisions"] == {name: int(name == first.name) for name in CLASSES}
 
     call(model, recording, "--window", 1, "--timeline", "--out", tmp_path / "out.parquet", "--all")
     table = pq.read_table(tmp_path / "out.parquet")
     assert table["start"].to_pylist() == [0, 0.5, 1, 1.5, 2]
     assert table["labels"].to_pylist()[0][0] in CLASSES
-    assert {f"score:{name}" for name in CLASSES} < set(table.column_names)
+    assert {f"{column}:{name}" for name in CLASSES for column in ("score", "decision")} < set(table.column_names)
 
 
 def test_names_come_from_standard_input_and_are_taken_once(model: Path, audio: Sequence[Path]) -> None:
