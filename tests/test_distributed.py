@@ -223,7 +223,7 @@ class Loss(torch.nn.Module):
         self.model, self.params, self.batch, self.targets, self.axis = model, params, batch, targets, axis
 
     def forward(self) -> torch.Tensor:
-        task = Classification(self.params, loss_of("one"), self.axis, 0.5 if self.axis == 1 else None)
+        task = Classification(self.params, loss_of("one"), self.axis, None)
         return task.loss(self.model, task.forward(self.model), self.batch, self.targets)[0]
 
 

@@ -36,6 +36,7 @@ class MaskedTokens:
     span: int
     section: str = "pretrain"
     measures: tuple[str, ...] = ("masked_accuracy",)
+    lengthening: int = 1
 
     def forward(self, model: TokenPredictor) -> Forward:
         """Return the function from tokens and mask to vectors."""

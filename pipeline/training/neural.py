@@ -21,6 +21,9 @@ from pipeline.models.network import Network, NetworkParams, fit_normalisation, o
 from pipeline.params import load_params
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
+from pipeline.training.augmentation.noise import NoiseBanks
+from pipeline.training.augmentation.noise_sounds import open_background, open_coloured_noise
+from pipeline.training.augmentation.partners import PartnerSampler
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
@@ -110,6 +113,12 @@ def train_model(
         weights = None if part.weights is None else torch.from_numpy(part.weights)
         return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights)
 
+    seen = examples(training)
+    scale = seen.batches.power_scale
+    background = open_background(settings.augmentation.background, scale)
+    banks = NoiseBanks(background, open_coloured_noise(settings.augmentation.coloured_noise, scale))
+    seen = seen._replace(partners=_partner_sampler(settings, training, sums=scale is not None))
+
     identity = {
         "params": params.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
@@ -121,16 +130,17 @@ def train_model(
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
         "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
         "weights": "" if training.weights is None else hashlib.sha256(training.weights.tobytes()).hexdigest(),
+        "groups": hashlib.sha256("\n".join(training.groups).encode()).hexdigest(),
+        "background": "" if background is None else background.digest,
     }
     code = code_version(train_model, kinds=kinds_in(identity["params"]))
-    seen = examples(training)
     measured = Validation(examples(validation), loss, score, settings.batch_size) if validation.clip_ids else None
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
     with curves(curves_path, context, trackers, tracked) as log_epoch:
         trained = run_epochs(
             model,
             settings,
-            Classification(settings, loss, inputs.time_axis + 1, seen.batches.log_unit),
+            Classification(settings, loss, inputs.time_axis + 1, scale, banks),
             seen,
             measured,
             seed=seed,
@@ -151,6 +161,12 @@ def _loss(settings: TrainParams, data: TrainingData) -> Loss:
     drawn = clip_weights(targets) if published is None else published
     shares = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
     return build_loss(settings.loss, data.label_kind, data.classes, shares)
+
+
+def _partner_sampler(settings: TrainParams, training: Examples, *, sums: bool) -> PartnerSampler | None:
+    """Return the sampler of the clips that training clips are mixed with; None where these are of the batch alone."""
+    sampler = PartnerSampler(settings.augmentation, torch.from_numpy(training.targets), training.groups, sums=sums)
+    return sampler if sampler.draws_any else None
 
 
 def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:

@@ -55,6 +55,10 @@ class Task(Protocol[M_contra]):
     def measures(self) -> tuple[str, ...]:
         """Return the names of a batch's measures other than the loss."""
 
+    @property
+    def lengthening(self) -> int:
+        """Return the factor by which the clips of a batch may become longer before the forward pass."""
+
     def forward(self, model: M_contra) -> Forward:
         """Return the part of the model that may be compiled and run in half precision."""
 
@@ -102,7 +106,7 @@ class Learner(Generic[M]):
             loss, measures = self.task.loss(self.model, self._forward, on_device, targets.to(self.context.device))
             if not torch.isfinite(loss):
                 raise NotFiniteError("loss", loss.item(), batch)
-            share = len(targets) / num_clips  # of means over clips, so that micro-batches add up to the batch
+            share = batch.num_clips / num_clips  # of means over clips, so that micro-batches add up to the batch
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             totals += torch.stack([loss, *measures]).detach() * share
         self.context.all_reduce_sum([totals, *(p.grad for p in self.model.parameters() if p.grad is not None)])

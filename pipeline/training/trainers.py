@@ -54,6 +54,7 @@ class Examples(NamedTuple):
     clip_ids: Sequence[str]
     targets: np.ndarray  # (clip, class); NaN = unknown
     weights: np.ndarray | None = None  # (clip,) float64, for balanced sampling; None = from the targets
+    groups: Sequence[str] = ()  # name of each clip's group
 
 
 class TrainingData(NamedTuple):
