@@ -32,7 +32,6 @@ from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.stage_code import read_settings
 from pipeline.training.inputs import input_artifacts, open_inputs
-from pipeline.training.targets import class_targets, group_names, sampling_weights
 from pipeline.training.trainers import TRAINERS, Examples, TrainingData, way_of
 
 log = logging.getLogger(__name__)
@@ -72,10 +71,7 @@ def run(
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
-    training, validation = (
-        Examples(ids, class_targets(targets, ids), sampling_weights(targets, ids), group_names(targets, ids))
-        for ids in roles.values()
-    )
+    training, validation = (Examples.of(targets, ids) for ids in roles.values())
     label_kind = targets.metadata["label_kind"]
     fitted = TRAINERS[way_of(params.kind)].train(
         params,

@@ -177,10 +177,10 @@ def test_models_that_read_no_powers_are_told(caplog: pytest.LogCaptureFixture) -
         ("speed", {"range": [0.0, 1.0]}, r"speed\.range\.0: .*greater than 0, found 0\.0"),
         (
             "sum_clips",
-            {"clips": [3, 2]},
-            r"sum_clips: clips: expected the smaller number first, as \[2, 3\], found \[3, 2\]",
+            {"num_clips": [3, 2]},
+            r"sum_clips: num_clips: expected the smaller number first, as \[2, 3\], found \[3, 2\]",
         ),
-        ("sum_clips", {"clips": [1, 2]}, r"sum_clips\.clips\.0: .*greater than or equal to 2, found 1"),
+        ("sum_clips", {"num_clips": [1, 2]}, r"sum_clips\.num_clips\.0: .*greater than or equal to 2, found 1"),
         ("background", {"probability": 0.5}, r"background: folder: expected a folder of sounds with probability 0\.5"),
         ("coloured_noise", {"colours": ["grey"]}, r"colours\.0: .*'white'.*found 'grey'"),
         ("erasing", {"area": [0.1, 2.0]}, r"erasing\.area\.1: .*less than or equal to 1, found 2\.0"),

@@ -45,13 +45,13 @@ def drawn(params: AugmentationParams, targets: Tensor, rows: Sequence[int], **ho
 
 
 def test_n_clips_means_n_in_all() -> None:
-    found = drawn(settings("sum_clips", clips=[3, 3]), torch.eye(50), range(20))
+    found = drawn(settings("sum_clips", num_clips=[3, 3]), torch.eye(50), range(20))
     assert found is not None
     assert Counter(found.owners.tolist()) == dict.fromkeys(range(20), 2)
     for owner in range(20):
         rows = found.rows[found.owners == owner].tolist()
         assert len({owner, *rows}) == 3
-    found = drawn(settings("concatenate_clips", clips=[2, 4]), torch.eye(50), [0] * 300)
+    found = drawn(settings("concatenate_clips", num_clips=[2, 4]), torch.eye(50), [0] * 300)
     assert found is not None
     assert set(Counter(found.owners.tolist()).values()) == {1, 2, 3}
     assert (found.uses == Use.CONCATENATE).all()
@@ -71,7 +71,7 @@ def test_a_clip_is_summed_or_concatenated_or_neither_as_often_as_asked_for() -> 
 
 def test_partners_without_a_label_that_is_there_already() -> None:
     targets = torch.eye(4).repeat(10, 1)
-    found = drawn(settings("sum_clips", clips=[3, 3], absent_labels=True), targets, range(40))
+    found = drawn(settings("sum_clips", num_clips=[3, 3], absent_labels=True), targets, range(40))
     assert found is not None
     for owner in range(40):
         rows = [owner, *found.rows[found.owners == owner].tolist()]
@@ -80,7 +80,7 @@ def test_partners_without_a_label_that_is_there_already() -> None:
 
 def test_mixtures_have_the_most_labels_at_most() -> None:
     targets = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1], [math.nan, 1, 0, 0]]).repeat(5, 1)
-    found = drawn(settings("sum_clips", clips=[4, 4], most_labels=3), targets, range(20))
+    found = drawn(settings("sum_clips", num_clips=[4, 4], most_labels=3), targets, range(20))
     assert found is not None
     for owner in range(20):
         rows = [owner, *found.rows[found.owners == owner].tolist()]
@@ -245,8 +245,8 @@ def test_partners_are_read_behind_the_batch_and_cut_to_its_longest_clip() -> Non
 @pytest.mark.parametrize(
     "part",
     [
-        {"sum_clips": {"probability": 0.6, "clips": [2, 3]}},
-        {"concatenate_clips": {"probability": 0.6, "clips": [2, 3], "whole": True}},
+        {"sum_clips": {"probability": 0.6, "num_clips": [2, 3]}},
+        {"concatenate_clips": {"probability": 0.6, "num_clips": [2, 3], "whole": True}},
         {"mixup_partners": "all", "mixup_probability": 0.5, "mixup_domain": "power"},
         {"sum_clips": {"probability": 0.5}, "concatenate_clips": {"probability": 0.5}, "mixup_partners": "all"},
     ],
@@ -282,7 +282,7 @@ def test_micro_batches_of_whole_concatenations_stay_within_the_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.training.batches.FRAMES_PER_BATCH", 400)
-    joined = PLAIN["concatenate_clips"] | {"probability": 1.0, "clips": [3, 3], "whole": True}
+    joined = PLAIN["concatenate_clips"] | {"probability": 1.0, "num_clips": [3, 3], "whole": True}
     params = TrainParams.model_validate(SETTINGS | {"epochs": 1, "augmentation": PLAIN | {"concatenate_clips": joined}})
     model = build(MODEL, {"n_mels": 6}, 3, seed=5)
     sizes = []
@@ -301,7 +301,7 @@ def test_micro_batches_of_whole_concatenations_stay_within_the_bound(
 def test_positives_are_as_frequent_as_expected(kind: str) -> None:
     torch.manual_seed(0)
     targets = (torch.rand(400, 3) < torch.tensor([0.1, 0.3, 0.6])).float()
-    params = settings(kind, probability=0.5, clips=[2, 4])
+    params = settings(kind, probability=0.5, num_clips=[2, 4])
     rows = list(range(400)) * 10
     found = drawn(params, targets, rows)
     assert found is not None

@@ -213,7 +213,7 @@ RECORDED: dict[str, Any] = {
         f"train.augmentation.{name}.{key}": value
         for name in ("sum_clips", "concatenate_clips")
         for key, value in {
-            "clips": [2, 3],
+            "num_clips": [2, 3],
             "gain": [0.0, 1.0],
             "random_start": False,
             "most_labels": 2,

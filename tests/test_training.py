@@ -244,7 +244,7 @@ def test_long_clips_divide_a_batch_and_change_no_step(
     examples = make_examples(24)
     sizes: list[int] = []
     take = examples.batches.take
-    examples.batches.take = lambda rows, _: sizes.append(len(rows)) or take(rows)  # type: ignore[func-returns-value, method-assign]
+    examples.batches.take = lambda rows: sizes.append(len(rows)) or take(rows)  # type: ignore[func-returns-value, method-assign]
     _, other = train_small(tmp_path / "c", model=make_model(plain), examples=examples, **changes)
     assert max(sizes) <= 4
     assert sum(sizes) == 24
@@ -316,7 +316,7 @@ def test_batches_read_ahead_come_in_turn_and_a_few_at_a_time() -> None:
     batches = make_examples(9).batches
     taken: list[int] = []
     take = batches.take
-    batches.take = lambda rows, partners: taken.append(rows[0]) or take(rows)  # type: ignore[func-returns-value, method-assign]
+    batches.take = lambda rows: taken.append(rows[0]) or take(rows)  # type: ignore[func-returns-value, method-assign]
     parts = [[4, 1], [2], [0, 3], [5], [6], [7], [8]]
     for position, batch in enumerate(batches.ahead(parts)):
         assert batch.rows.tolist() == parts[position]

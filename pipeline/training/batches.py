@@ -14,6 +14,7 @@ A batch has at most `FRAMES_PER_BATCH` frames, padding included, unless a single
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -119,7 +120,8 @@ class Batches:
         with ThreadPoolExecutor(READ_AHEAD) as readers:
             waiting: deque[Future[StoredBatch]] = deque()
             for rows in row_lists:
-                waiting.append(readers.submit(self.take, rows, draw(rows) if draw else None))
+                taking = partial(self.take, rows) if draw is None else partial(self.take, rows, draw(rows))
+                waiting.append(readers.submit(taking))
                 if len(waiting) > READ_AHEAD:
                     yield waiting.popleft().result()
             while waiting:

@@ -1,6 +1,6 @@
 """Partners: other training clips that the clips of a batch are mixed with, drawn from the whole training set.
 
-Sums and concatenations of `num` clips have `num` - 1 partners, all different and none the clip itself. With `absent_labels`,
+Sums and concatenations of N clips have N - 1 partners, all different and none the clip itself. With `absent_labels`,
 `most_labels` or `same_group` a partner that does not fit is drawn again, and a clip for which none is found in some tries is
 mixed with fewer. No partner is read beyond the length of the longest clip of its batch. Partners of mix-up are drawn
 uniformly from all clips where `mixup_partners` is `all`, as in AST and PSLA, whose authors found partners from
@@ -88,7 +88,7 @@ class PartnerSampler:
     ) -> Partners:
         """Draw partners for the chosen clips of a batch, one after the other."""
         owners = chosen.nonzero()[:, 0]
-        low, high = params.clips
+        low, high = params.num_clips
         wanted = torch.randint(low - 1, high, (len(owners),), generator=generator)
         mixture = own[owners][:, None]  # rows of the clips of each mixture so far; -1 = none
         for number in range(high - 1):
@@ -153,7 +153,7 @@ def expected_positives(shares: Tensor, params: AugmentationParams, *, union: boo
         return shares
     expected = shares.clone()
     for part in (params.sum_clips, params.concatenate_clips):
-        low, high = part.clips
+        low, high = part.num_clips
         absent = torch.stack([(1 - shares) ** num for num in range(low, high + 1)]).mean(0)
         expected += part.probability * (1 - absent - shares)
     return expected

@@ -89,7 +89,9 @@ class PartnersParams(Params):
     """Several clips that become one."""
 
     probability: float = Fraction
-    clips: Annotated[list[Annotated[int, Field(ge=2, le=16)]], Field(min_length=2, max_length=2)]  # the clip included
+    num_clips: Annotated[
+        list[Annotated[int, Field(ge=2, le=16)]], Field(min_length=2, max_length=2)
+    ]  # the clip included
     gain: Range  # dB, of each partner
     random_start: bool
     most_labels: PositiveInt | None  # of the result; null = any number
@@ -98,9 +100,9 @@ class PartnersParams(Params):
 
     @model_validator(mode="after")
     def _counts_rise(self) -> "PartnersParams":
-        low, high = self.clips
+        low, high = self.num_clips
         if low > high:
-            raise ValueError(f"clips: expected the smaller number first, as [{high}, {low}], found [{low}, {high}]")
+            raise ValueError(f"num_clips: expected the smaller number first, as [{high}, {low}], found [{low}, {high}]")
         return self
 
 
@@ -144,7 +146,7 @@ class AugmentationParams(Params):
     def lengthening(self) -> int:
         """Return the factor by which clips may become longer."""
         joined = self.concatenate_clips
-        return joined.clips[1] if joined.probability and joined.whole else 1
+        return joined.num_clips[1] if joined.probability and joined.whole else 1
 
     @model_validator(mode="after")
     def _a_clip_has_one_mixture(self) -> "AugmentationParams":
