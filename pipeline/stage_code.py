@@ -104,13 +104,17 @@ def _files(document: Mapping[str, Any]) -> dict[str, str]:
     Raises SonolexError as `find_sounds`.
     """
     found: dict[str, str] = {}
-    families = document["train"]["loss"].get("families")
-    if families:
-        path = input_path(families["groups"])
+    try:
+        families, background = document["train"]["loss"].get("families"), document["train"]["augmentation"]["background"]
+        groups = families["groups"] if families else None
+        folder = background["folder"] if background["probability"] else None
+    except (KeyError, TypeError, AttributeError):  # a mistake that the check of the params reports
+        return found
+    if isinstance(groups, str):
+        path = input_path(groups)
         found["train.loss.families.groups"] = file_digest(path) if path.is_file() else ""
-    background = document["train"]["augmentation"]["background"]
-    if background["probability"] and background["folder"]:
-        found[_BACKGROUND] = find_sounds(shared_path(background["folder"])).digest
+    if isinstance(folder, str):
+        found[_BACKGROUND] = find_sounds(shared_path(folder)).digest
     return found
 
 

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 from networks import build
+from test_spectral_augmentation import METADATA
 from test_training import MODEL, NOT_NORMALISED, PLAIN, SETTINGS, Memory, make_examples
 from torch import Tensor
 
 from pipeline.errors import SonolexError
 from pipeline.models.network import Network
+from pipeline.training.augmentation.applying import Augmentation
 from pipeline.training.augmentation.mixing import concatenate_clips, mix, mix_labels, sum_clips
+from pipeline.training.augmentation.noise import NoiseBank, NoiseBanks
 from pipeline.training.augmentation.partners import Partners, PartnerSampler, Use, expected_positives
 from pipeline.training.augmentation.power import NEPERS, PowerScale
 from pipeline.training.augmentation.settings import AugmentationParams
-from pipeline.training.batches import Batches
+from pipeline.training.batches import Batch, Batches
 from pipeline.training.classification import Classification
 from pipeline.training.loop import train
 from pipeline.training.settings import TrainParams
@@ -308,4 +311,33 @@ def test_positives_are_as_frequent_as_expected(kind: str) -> None:
     mixed = mix_labels(torch.cat([targets.repeat(10, 1), targets[found.rows]]), found, union=True)[: len(rows)]
     expected = expected_positives(targets.mean(0), params)
     torch.testing.assert_close(mixed.mean(0), expected, atol=0.02, rtol=0)
-    assert torch.equal(expected_positives(targets.mean(0), params, union=False), targets.mean(0))
+    torch.testing.assert_close(expected_positives(targets.mean(0), params, union=False), targets.mean(0))
+    torch.testing.assert_close(
+        expected_positives(torch.ones(1), params, others=torch.zeros(1), union=False), torch.tensor([0.5 + 0.5 * (1 / 2 + 1 / 3 + 1 / 4) / 3])
+    )
+    mixup = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 0.5, "mixup_partners": "all"})
+    assert expected_positives(torch.tensor([0.5]), mixup, others=torch.tensor([0.1])).item() == pytest.approx(0.4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_augmentation_on_a_gpu_is_that_on_a_cpu() -> None:
+    """Numbers are drawn on the CPU."""
+    options = {name: value | {"probability": 0.5} for name, value in PLAIN.items() if "probability" in str(value)}
+    options |= {"background": PLAIN["background"], "mixup_probability": 0.5, "mixup_partners": "all", "reversal": 0.5}
+    options["concatenate_clips"] |= {"whole": True}
+    params = AugmentationParams.model_validate(PLAIN | options)
+    frames, mask, targets = torch.randn(12, 40, 64), torch.arange(40) < torch.arange(29, 41)[:, None], torch.eye(12)
+    scale = PowerScale(METADATA, 1.0, mean=-5.0, size=4.0)
+    augmentation = Augmentation(params, 1, scale, NoiseBanks(None, NoiseBank([torch.randn(100, 64)])))
+    found = partners(0, 1, 1, 3, 5)._replace(uses=torch.tensor([0, 1, 1, 2, 2]))
+    batch = Batch(frames.masked_fill(~mask[:, :, None], 0.0), mask, torch.arange(12), found)
+
+    def apply(device: str) -> list[Tensor]:
+        torch.manual_seed(0)
+        moved = Batch(batch.inputs.to(device), mask.to(device), batch.rows, found)
+        model = build(MODEL, {"n_mels": 64}, 3).to(device)
+        mixed = augmentation.apply(model, moved, targets.to(device), lambda labels: labels, union=True)
+        return [values.cpu() for values in mixed if values is not None]
+
+    for expected, other in zip(apply("cpu"), apply("cuda"), strict=True):
+        torch.testing.assert_close(other, expected, atol=1e-4, rtol=1e-4)

@@ -23,7 +23,7 @@ from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
 from pipeline.training.augmentation.noise import NoiseBanks
 from pipeline.training.augmentation.noise_sounds import open_background, open_coloured_noise
-from pipeline.training.augmentation.partners import PartnerSampler
+from pipeline.training.augmentation.partners import PartnerSampler, expected_positives
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
@@ -84,7 +84,6 @@ def train_model(
     """
     assert isinstance(params, NetworkParams)
     inputs, training, validation = data.inputs, data.training, data.validation
-    loss = _loss(settings, data)
     keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights become denormal, a hundred times slower on a CPU
     torch.manual_seed(named_seed(seed, "weights"))
@@ -115,6 +114,7 @@ def train_model(
 
     seen = examples(training)
     scale = seen.batches.power_scale
+    loss = _loss(settings, data, sums=scale is not None)
     background = open_background(settings.augmentation.background, scale)
     banks = NoiseBanks(background, open_coloured_noise(settings.augmentation.coloured_noise, scale))
     seen = seen._replace(partners=_partner_sampler(settings, training, sums=scale is not None))
@@ -154,12 +154,13 @@ def train_model(
     return _arrays(model.state_dict()), kept, input_metadata, loss.link, trained
 
 
-def _loss(settings: TrainParams, data: TrainingData) -> Loss:
-    """Return the loss of the params, for the classes as often as an epoch has them."""
+def _loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> Loss:
+    """Return the loss of the params, for the classes as often as an epoch has them after mixing, if clips can be summed."""
     targets = torch.from_numpy(data.training.targets)
     published = None if data.training.weights is None else torch.from_numpy(data.training.weights)
     drawn = clip_weights(targets) if published is None else published
-    shares = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
+    own = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
+    shares = expected_positives(own, settings.augmentation, others=positive_shares(targets), sums=sums)
     return build_loss(settings.loss, data.label_kind, data.classes, shares)
 
 

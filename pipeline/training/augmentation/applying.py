@@ -66,22 +66,20 @@ class Augmentation:
         `smooth` smooths targets, after labels are united and before mix-up. `union`: clips that become one have the labels
         of all, else equal shares of them.
         """
-        params, partners = self.params, batch.partners
-        inputs = reverse(batch.inputs, batch.mask, params.reversal, self.time_axis)
-        inputs = warp_time(inputs, batch.mask, params, self.time_axis)
+        inputs = self.change_time(batch.inputs, batch.mask)
         mask_token = model.input.mask_token
         if mask_token is not None:
-            inputs = replace_tokens(inputs, model.input.neighbours, params.token_noise)
-            inputs = mask_tokens(inputs, batch.mask, mask_token, params.frame_masks)
-        features, mask = self.change_sound(model.embed(inputs), batch.mask), batch.mask
-        if partners is not None:
-            features, mask = self._combine(features, mask, partners)
-            targets = mix_labels(targets, partners, union=union)
-        log_unit = None if self.scale is None else self.scale.log_unit
-        mixed = mix(features, mask, smooth(targets), params, log_unit, partners)
-        if partners is not None:
-            mixed = _trim(mixed)
-        return self._hide(mixed, frames_too=mask_token is None)
+            inputs = replace_tokens(inputs, model.input.neighbours, self.params.token_noise)
+            inputs = mask_tokens(inputs, batch.mask, mask_token, self.params.frame_masks)
+        if batch.partners is not None:
+            targets = mix_labels(targets, batch.partners, union=union)
+        features = Mixed(self.change_sound(model.embed(inputs), batch.mask), batch.mask, smooth(targets))
+        return self.hide(self.combine(features, batch.partners), frames_too=mask_token is None)
+
+    def change_time(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Reverse, shift and stretch clips."""
+        inputs = reverse(inputs, mask, self.params.reversal, self.time_axis)
+        return warp_time(inputs, mask, self.params, self.time_axis)
 
     def change_sound(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Change pitch, bands and levels of clips (N, T, F), and add sounds."""
@@ -93,13 +91,19 @@ class Augmentation:
             features = add_sounds(features, mask, bank, part.probability, part.snr, scale)
         return features
 
-    def _combine(self, features: Tensor, mask: Tensor | None, partners: Partners) -> tuple[Tensor, Tensor | None]:
-        if self.scale is not None:
-            features, mask = sum_clips(features, mask, partners, self.params.sum_clips, self.scale)
-        return concatenate_clips(features, mask, partners, self.params.concatenate_clips, self.scale)
+    def combine(self, clips: Mixed, partners: Partners | None) -> Mixed:
+        """Return the B clips of a batch, mixed with their partners, which are the last of N clips, or with one another."""
+        features, mask, targets = clips
+        if partners is not None:
+            if self.scale is not None:
+                features, mask = sum_clips(features, mask, partners, self.params.sum_clips, self.scale)
+            features, mask = concatenate_clips(features, mask, partners, self.params.concatenate_clips, self.scale)
+        log_unit = None if self.scale is None else self.scale.log_unit
+        mixed = mix(features, mask, targets, self.params, log_unit, partners)
+        return mixed if partners is None else _trim(mixed)
 
-    def _hide(self, mixed: Mixed, *, frames_too: bool) -> Mixed:
-        """Change styles, mask and add noise to the mixed clips; frames of tokens are masked before."""
+    def hide(self, mixed: Mixed, *, frames_too: bool) -> Mixed:
+        """Change styles, mask and add noise to mixed clips; without `frames_too` (tokens) styles and frames stay."""
         params, features = self.params, mixed.features
         if frames_too:
             features = mix_styles(features, mixed.mask, params.freq_mixstyle)

@@ -204,7 +204,7 @@ def _find_parts(features: Tensor, mask: Tensor | None, partners: Partners, use: 
     if not len(places):
         return None
     owners = partners.owners.to(features.device)[places]
-    clips = owners.unique()
+    clips = torch.unique(owners)
     rows = torch.cat([clips, len(features) - len(partners.owners) + places])
     positions = torch.cat([torch.arange(len(clips), device=features.device), torch.searchsorted(clips, owners)])
     return _Parts(clips, rows, positions, _lengths(features, mask)[rows])

@@ -143,17 +143,29 @@ class _Groups:
         return self._order[self._starts[group] + place]
 
 
-def expected_positives(shares: Tensor, params: AugmentationParams, *, union: bool = True) -> Tensor:
-    """Return the expected share of positive clips of each class, (class,), after sums, concatenations and mix-up.
+def expected_positives(
+    shares: Tensor, params: AugmentationParams, *, others: Tensor | None = None, union: bool = True, sums: bool = True
+) -> Tensor:
+    """Return the expected mean target of each class, (class,), after sums, concatenations and mix-up.
 
-    `shares` are those of the training clips. Partners are taken as independent draws, which restrictions on labels and
-    groups make less exact. Mix-up, and equal shares of labels (no `union`), leave the mean of the targets as it is.
+    `shares` are the shares of positives among the clips of an epoch, `others` those among all training clips, which partners
+    are drawn from; None = the same. Partners are taken as independent draws, which restrictions on labels and groups make
+    less exact. `union` and `sums` are as in `mix_labels` and `PartnerSampler`.
     """
-    if not union:
-        return shares
+    others = shares if others is None else others
     expected = shares.clone()
-    for part in (params.sum_clips, params.concatenate_clips):
+    parts = [params.concatenate_clips, *([params.sum_clips] if sums else [])]
+    for part in parts:
         low, high = part.num_clips
-        absent = torch.stack([(1 - shares) ** num for num in range(low, high + 1)]).mean(0)
-        expected += part.probability * (1 - absent - shares)
+        mixed = torch.stack([_share_of(num, shares, others, union=union) for num in range(low, high + 1)]).mean(0)
+        expected += part.probability * (mixed - shares)
+    if params.mixup_partners == "all":  # Beta(alpha, alpha) has the mean 1/2
+        expected += params.mixup_probability / 2 * (others - expected)
     return expected
+
+
+def _share_of(num: int, shares: Tensor, others: Tensor, *, union: bool) -> Tensor:
+    """Return the expected mean target of mixtures of `num` clips."""
+    if union:
+        return 1 - (1 - shares) * (1 - others) ** (num - 1)
+    return (shares + (num - 1) * others) / num
