@@ -105,7 +105,10 @@ def _files(document: Mapping[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     try:
-        families, background = document["train"]["loss"].get("families"), document["train"]["augmentation"]["background"]
+        families, background = (
+            document["train"]["loss"].get("families"),
+            document["train"]["augmentation"]["background"],
+        )
         groups = families["groups"] if families else None
         folder = background["folder"] if background["probability"] else None
     except (KeyError, TypeError, AttributeError):  # a mistake that the check of the params reports

@@ -25,6 +25,7 @@ from pipeline.training.augmentation.noise_sounds import coloured_noise, open_bac
 from pipeline.training.augmentation.settings import AugmentationParams, BackgroundParams, ColouredNoiseParams
 from pipeline.training.batches import Batch
 from pipeline.training.classification import Classification
+from pipeline.training.losses import loss_of
 from pipeline.training.settings import TrainParams
 
 
@@ -156,7 +157,7 @@ def test_models_that_read_no_powers_are_told(caplog: pytest.LogCaptureFixture) -
     changes = {name: PLAIN[name] | {"probability": 0.5} for name in ("gain", "sum_clips", "freq_mixstyle")}
     params = TrainParams.model_validate(SETTINGS | {"augmentation": PLAIN | changes})
     with caplog.at_level(logging.WARNING):
-        task = Classification(params, "one", 1, None, NoiseBanks())
+        task = Classification(params, loss_of("one"), 1, None, NoiseBanks())
     told = {record.getMessage().partition(":")[0] for record in caplog.records}
     assert told == {"train.augmentation.gain", "train.augmentation.sum_clips"}
     batch = Batch(torch.randn(4, 30, 6), None, torch.arange(4))

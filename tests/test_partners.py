@@ -25,6 +25,7 @@ from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.batches import Batch, Batches
 from pipeline.training.classification import Classification
 from pipeline.training.loop import train
+from pipeline.training.losses import loss_of
 from pipeline.training.settings import TrainParams
 from pipeline.training.validation import Examples
 
@@ -265,7 +266,7 @@ def test_training_with_partners_is_the_same_twice(part: dict[str, Any], label_ki
     def run() -> tuple[list[dict[str, float]], Network]:
         model = build(MODEL, {"n_mels": 6}, 3, seed=5)
         examples = with_partners(make_examples(24), params)
-        task = Classification(params, label_kind, 1, SCALE)
+        task = Classification(params, loss_of(label_kind), 1, SCALE)
         found = train(
             model, params, task, examples, None, seed=3, on_epoch=lambda row, pace: None, checkpoint=tmp_path / "c"
         )
@@ -293,7 +294,7 @@ def test_micro_batches_of_whole_concatenations_stay_within_the_bound(
     model.classify = lambda features, mask: sizes.append(features.shape[:2].numel()) or classify(features, mask)  # type: ignore[method-assign, assignment, func-returns-value]
     examples = with_partners(make_examples(24), params)
     train(
-        model, params, Classification(params, "many", 1, SCALE), examples, None,
+        model, params, Classification(params, loss_of("many"), 1, SCALE), examples, None,
         seed=3, on_epoch=lambda row, pace: None, checkpoint=tmp_path / "c",
     )  # fmt: skip
     assert len(sizes) > 3
@@ -313,7 +314,8 @@ def test_positives_are_as_frequent_as_expected(kind: str) -> None:
     torch.testing.assert_close(mixed.mean(0), expected, atol=0.02, rtol=0)
     torch.testing.assert_close(expected_positives(targets.mean(0), params, union=False), targets.mean(0))
     torch.testing.assert_close(
-        expected_positives(torch.ones(1), params, others=torch.zeros(1), union=False), torch.tensor([0.5 + 0.5 * (1 / 2 + 1 / 3 + 1 / 4) / 3])
+        expected_positives(torch.ones(1), params, others=torch.zeros(1), union=False),
+        torch.tensor([0.5 + 0.5 * (1 / 2 + 1 / 3 + 1 / 4) / 3]),
     )
     mixup = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 0.5, "mixup_partners": "all"})
     assert expected_positives(torch.tensor([0.5]), mixup, others=torch.tensor([0.1])).item() == pytest.approx(0.4)
