@@ -149,7 +149,7 @@ def _check_between(
         with check.collecting(f"{path}: "):  # other corpora say it in the manifest, and `train` compares
             require_label_kind(sections["train"].loss, label_kind)
     if {"experiment", "train", "spectrogram"} <= set(sections) and sections["experiment"].frame_models:
-        num_bands = getattr(sections["spectrogram"].front_end, "n_mels", None)
+        num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
         mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)
     if {"train", "split"} <= set(sections):
         patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction

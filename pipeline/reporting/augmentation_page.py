@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from pipeline.params import Params
 from pipeline.reporting.pictures import mel_picture
 from pipeline.reporting.rendering import write_html
 from pipeline.training.augmentation.applying import Augmentation
@@ -134,6 +135,6 @@ def _switched_off(params: AugmentationParams) -> Options:
     for name, part in params:
         if name in _MASKS:
             options[name] = {"count": 0, "width": 0}
-        elif hasattr(part, "probability"):
+        elif isinstance(part, Params) and "probability" in dict(part):
             options[name] = {**dict(part), "probability": 0.0}
     return options | dict.fromkeys((*_EXAMPLES, "token_noise", "mixup_probability"), 0.0)
