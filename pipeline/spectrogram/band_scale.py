@@ -27,7 +27,7 @@ def band_positions(metadata: FrontEndMetadata, hertz: Sequence[float]) -> np.nda
 def band_centres(metadata: FrontEndMetadata) -> np.ndarray:
     """Return the centres of the bands in Hz, (band,), from a table of `band_positions` that is right to a thousandth."""
     hertz = np.linspace(metadata["f_min"], metadata["f_max"], _TABLE)
-    return np.interp(np.arange(metadata["n_mels"]), band_positions(metadata, hertz.tolist()), hertz)
+    return np.interp(np.arange(count_bands(metadata)), band_positions(metadata, hertz.tolist()), hertz)
 
 
 def tick_labels(metadata: FrontEndMetadata) -> dict[float, str]:

@@ -74,7 +74,8 @@ class Augmentation:
         if batch.partners is not None:
             targets = mix_labels(targets, batch.partners, union=union)
         features = Mixed(self.change_sound(model.embed(inputs), batch.mask), batch.mask, smooth(targets))
-        return self.hide(self.combine(features, batch.partners), frames_too=mask_token is None)
+        mixed = self.combine(features, batch.partners)
+        return self.hide(mixed, frames_too=mask_token is None, num_channels=model.input.num_channels)
 
     def change_time(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Reverse, shift and stretch clips."""
@@ -102,13 +103,14 @@ class Augmentation:
         mixed = mix(features, mask, targets, self.params, log_unit, partners)
         return mixed if partners is None else _trim(mixed)
 
-    def hide(self, mixed: Mixed, *, frames_too: bool) -> Mixed:
+    def hide(self, mixed: Mixed, *, frames_too: bool, num_channels: int = 1) -> Mixed:
         """Change styles, mask and add noise to mixed clips; without `frames_too` (tokens) styles and frames stay."""
         params, features = self.params, mixed.features
         if frames_too:
             features = mix_styles(features, mixed.mask, params.freq_mixstyle)
-        features = mask_features(features, mixed.mask, params.frame_masks if frames_too else None, params.band_masks)
-        features = erase(features, mixed.mask, params.erasing)
+        frame_masks = params.frame_masks if frames_too else None
+        features = mask_features(features, mixed.mask, frame_masks, params.band_masks, num_channels)
+        features = erase(features, mixed.mask, params.erasing, num_channels)
         return mixed._replace(features=add_noise(features, params.noise))
 
 

@@ -36,25 +36,26 @@ def mask_features(
     return features.masked_fill(bands[:, None, :], 0.0)
 
 
-def erase(features: Tensor, mask: Tensor | None, params: ErasingParams) -> Tensor:
+def erase(features: Tensor, mask: Tensor | None, params: ErasingParams, num_channels: int = 1) -> Tensor:
     """Zero a rectangle of each clip, with a probability; its sides are fractions of the clip's own frames and of the bands.
 
-    A side that area and aspect would make longer than the clip is as long as the clip.
+    A side that area and aspect would make longer than the clip is as long as the clip. All channels lose the same rectangle.
     """
     batch, num_frames, num_features = features.shape
     rows = draw_rows(batch, params.probability)
     if not len(rows):
         return features
+    num_bands = num_features // num_channels
     area = draw_uniform(params.area, len(rows), 1)
     aspect = draw_uniform([math.log(end) for end in params.aspect], len(rows), 1).exp()
     sides = ((area * aspect).sqrt(), (area / aspect).sqrt())
-    lengths = (clip_lengths(mask, batch, num_frames)[rows], torch.full((len(rows), 1), num_features))
+    lengths = (clip_lengths(mask, batch, num_frames)[rows], torch.full((len(rows), 1), num_bands))
     frames, bands = (
         _span(size, (side.clamp(max=1) * size).round().long(), length)
-        for side, size, length in zip(sides, lengths, (num_frames, num_features), strict=True)
+        for side, size, length in zip(sides, lengths, (num_frames, num_bands), strict=True)
     )
     hidden = torch.zeros(features.shape, dtype=torch.bool)
-    hidden[rows] = frames[:, :, None] & bands[:, None, :]
+    hidden[rows] = frames[:, :, None] & bands.repeat(1, num_channels)[:, None, :]
     return features.masked_fill(hidden.to(features.device), 0.0)
 
 

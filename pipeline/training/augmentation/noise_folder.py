@@ -23,12 +23,11 @@ from pipeline.corpora.content import content_digests
 from pipeline.corpora.walking import audio_files
 from pipeline.errors import SonolexError
 from pipeline.execution.threads import map_ahead, usable_threads
-from pipeline.params import validate_params
 from pipeline.paths import shared_path
 from pipeline.spectrogram.computing import computing_version
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.front_end import FrontEnd
-from pipeline.spectrogram.registry import FRONT_ENDS
+from pipeline.spectrogram.registry import recorded_front_end
 from pipeline.spectrogram.sources import BadClip
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def sound_frames(sounds: Sounds, metadata: SpectrogramMetadata) -> list[np.ndarr
 
     Raises SonolexError where no file can be used, or all together are longer than the most that is kept in memory.
     """
-    front_end = build_front_end_of(metadata)
+    front_end = recorded_front_end(metadata)
     made_of = [sounds.digest, metadata["params"], metadata.get("mix"), computing_version(front_end)]
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     kept = shared_path(CACHE) / f"{key}.npz"
@@ -82,13 +81,6 @@ def sound_frames(sounds: Sounds, metadata: SpectrogramMetadata) -> list[np.ndarr
         with replacing(kept) as partial_file, partial_file.open("wb") as file:
             np.savez(file, frames=np.concatenate(known), lengths=[len(frames) for frames in known])
     return known
-
-
-def build_front_end_of(metadata: SpectrogramMetadata) -> FrontEnd:
-    """Return the front end that frames with this metadata were made by."""
-    kind = metadata["front_end"]
-    params = validate_params(FRONT_ENDS[kind].Params, metadata["params"], "spectrogram.front_end")
-    return FRONT_ENDS[kind](params)
 
 
 def _read(path: Path) -> list[np.ndarray] | None:

@@ -8,8 +8,9 @@ sounds do.
 import numpy as np
 import torch
 
+from pipeline.spectrogram.registry import recorded_front_end
 from pipeline.training.augmentation.noise import NoiseBank
-from pipeline.training.augmentation.noise_folder import build_front_end_of, find_sounds, sound_frames
+from pipeline.training.augmentation.noise_folder import find_sounds, sound_frames
 from pipeline.training.augmentation.power import PowerScale
 from pipeline.training.augmentation.settings import BackgroundParams, ColouredNoiseParams, NoiseColour
 
@@ -32,7 +33,7 @@ def open_coloured_noise(params: ColouredNoiseParams, scale: PowerScale | None) -
     """Return the bank of noise of the colours; None where none is added."""
     if params.probability == 0 or scale is None:
         return None
-    front_end = build_front_end_of(scale.front_end)
+    front_end = recorded_front_end(scale.front_end)
     rate = scale.front_end["sample_rate"]
     frames = [front_end.log_mel(coloured_noise(colour, _SECONDS * rate)) for colour in params.colours]
     return NoiseBank([scale.normalise(torch.from_numpy(sound)) for sound in frames])
