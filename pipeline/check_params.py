@@ -151,12 +151,20 @@ def _check_between(
     if {"experiment", "train", "spectrogram"} <= set(sections) and sections["experiment"].frame_models:
         num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
         mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)
-    if {"train", "split"} <= set(sections):
-        patience, fraction = sections["train"].early_stop_patience, sections["split"].validation_fraction
-        if patience and not fraction:
-            mistakes.append(
-                f"{path}: train.early_stop_patience: expected 0 while split.validation_fraction is 0, found {patience}"
-            )
+    if {"train", "split"} <= set(sections) and not sections["split"].validation_fraction:
+        mistakes += _validation_mistakes(sections, path)
+
+
+def _validation_mistakes(sections: Mapping[str, Any], path: Path) -> list[str]:
+    """Return a message for a setting of training, and of pretraining if there is any, that needs validation clips."""
+    chosen = {"train": sections["train"].validated_setting}
+    if {"experiment", "pretrain"} <= set(sections) and sections["experiment"].pretrained_models:
+        chosen["pretrain"] = sections["pretrain"].validated_setting
+    return [
+        f"{path}: {section}.{setting[0]}: expected {setting[1]} while split.validation_fraction is 0, found {setting[2]}"
+        for section, setting in chosen.items()
+        if setting
+    ]
 
 
 def _unknown_sections(document: Mapping[str, object], path: Path) -> list[str]:

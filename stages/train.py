@@ -15,14 +15,10 @@ from typing import Annotated, NamedTuple
 import typer
 from pydantic import PositiveInt
 
-from pipeline.artifacts.development import DEVELOPMENT, DEVELOPMENT_ROLES, TARGETS, open_development, open_targets
+from pipeline.artifacts.development import DEVELOPMENT, TARGETS
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import ModelMetadata, count_predicting, predicting_digest, read_card, write_model
-from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.settings import SETTINGS, require_current
-from pipeline.artifacts.splits import clips_of
-from pipeline.artifacts.vocabulary import open_vocabulary
-from pipeline.errors import CorpusError
 from pipeline.evaluation.epoch_scores import epoch_scorer
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
@@ -31,8 +27,9 @@ from pipeline.models.base import ModelParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.stage_code import read_settings
-from pipeline.training.inputs import input_artifacts, open_inputs
-from pipeline.training.trainers import TRAINERS, Examples, TrainingData, way_of
+from pipeline.training.inputs import input_artifacts
+from pipeline.training.opening import DataPaths, open_training_data
+from pipeline.training.trainers import TRAINERS, way_of
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +45,11 @@ class Paths(NamedTuple):
     curves: Path
     pretrained: Path | None = None
 
+    @property
+    def data(self) -> DataPaths:
+        """Return the inputs alone."""
+        return DataPaths(self.development, self.targets, self.source, self.vocabulary, self.pretrained)
+
 
 def run(
     params: ModelParams,
@@ -62,23 +64,13 @@ def run(
 ) -> None:
     report = StageReport("train", f"{model}/{fold}/{seed}")
     use_threads(num_threads)
-    development = open_development(paths.development, fold=fold)
-    targets = open_targets(paths.targets, development)
-    vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
-    inputs = open_inputs(params.reads, paths.source, vocabulary)
-    inputs.require_development(development)
-    roles = {role: clips_of(development, role) for role in DEVELOPMENT_ROLES}
-    if not roles["train"]:
-        raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
-    pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
-    training, validation = (Examples.of(targets, ids) for ids in roles.values())
-    label_kind = targets.metadata["label_kind"]
+    data, targets = open_training_data(params.reads, paths.data, fold)
     fitted = TRAINERS[way_of(params.kind)].train(
         params,
-        TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained, targets.metadata["classes"]),
+        data,
         seed=seed,
         curves_path=paths.curves,
-        score=epoch_scorer(label_kind),
+        score=epoch_scorer(data.label_kind),
         trackers=trackers,
     )
     if fitted is None:
@@ -87,11 +79,11 @@ def run(
         "model": model, "fold": fold, "seed": seed, "reads": params.reads,
         "params": params.model_dump(mode="json"),
         "classes": targets.metadata["classes"],
-        "label_kind": label_kind, "link": fitted.link,
+        "label_kind": data.label_kind, "link": fitted.link,
         "input": fitted.input_metadata,
         "clips_seen": fitted.clips_seen,
-        "source": inputs.source,
-        "front_end": inputs.front_end,
+        "source": data.inputs.source,
+        "front_end": data.inputs.front_end,
         "num_parameters": count_predicting(fitted.weights, fitted.kept_epochs),
         SETTINGS: dict(settings),
     }  # fmt: skip
@@ -101,7 +93,7 @@ def run(
         model, fold, metadata["num_parameters"], fitted.clips_seen, fitted.seconds,
     )  # fmt: skip
     report.time_training(fitted.seconds, fitted.epoch_timing)
-    report.clips, report.workers = len(roles["train"]), fitted.num_processes
+    report.clips, report.workers = len(data.training.clip_ids), fitted.num_processes
     report.result = predicting_digest(read_card(paths.model))
     report.write()
 

@@ -48,6 +48,17 @@ CHANGES: dict[str, dict[str, Any]] = {
         "activation_checkpointing": True,
         "augmentation": PLAIN | {"noise": 0.3, "mixup_probability": 0.7, "mixup_domain": "power"},
     },
+    "stages of freezing, killed in the second, with rates by depth": {
+        "freeze": {
+            "stages": [
+                {"epochs": 1, "train": ["head"]},
+                {"epochs": 2, "train": ["head", "encoder.blocks.1", "stem.stack.norms"]},
+                {"train": "all"},
+            ],
+            "batch_norm": "frozen",
+        },
+        "rates": {"input": 1.0, "stem": 0.5, "encoder": 1.0, "head": 2.0, "layer_decay": 0.7},
+    },
     "no clipping, kept epochs": {"gradient_clip": None, "checkpoint_ensemble": [1, 2, 4]},
 }
 
@@ -91,11 +102,17 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
 def test_the_mean_prediction_of_all_epochs_survives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _kill_and_resume(tmp_path, monkeypatch, validation=make_examples(9), score=epoch_scorer("one"))
     assert list(rows[0])[3:] == [
-        "validation_loss", "accuracy", "mAP", "auc", "precision", "recall", "d_prime",
+        "validation_loss", "accuracy", "mAP", "auc", "precision", "recall", "f1", "d_prime",
         "cumulative_accuracy", "cumulative_mAP", "cumulative_auc",
     ]  # fmt: skip
     assert rows[0]["cumulative_mAP"] == rows[0]["mAP"]
     assert any(row["cumulative_auc"] != row["auc"] for row in rows[1:])
+
+
+def test_the_best_epoch_and_the_plateaus_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = {"kind": "plateau", "warmup_steps": 2, "patience": 0, "factor": 0.5}
+    options: dict[str, Any] = {"schedule": schedule, "keep_best": True, "epoch_metric": "mAP"}
+    _kill_and_resume(tmp_path, monkeypatch, validation=make_examples(9), score=epoch_scorer("one"), **options)
 
 
 def test_moments_of_a_channels_last_weight_survive_a_checkpoint(

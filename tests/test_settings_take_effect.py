@@ -137,6 +137,11 @@ CHANGES: dict[str, Any] = {
     "train.augmentation.band_masks.width": 4,
     "train.augmentation.noise": 0.5,
     "train.gradient_flow": True,
+    "train.freeze.stages": [{"epochs": 1, "train": ["head"]}, {"train": "all"}],
+    "train.rates.stem": 0.5,
+    "train.rates.encoder": 0.5,
+    "train.rates.head": 2.0,
+    "train.rates.layer_decay": 0.5,
     "models.ast.input.normalisation": "clip",
     "models.ast.input.std_scale": 2.0,
     **{f"models.ast.{key}": value for key, value in NETWORK.items()},
@@ -200,6 +205,8 @@ RECORDED: dict[str, Any] = {
     "spectrogram.uint8_range.low": -10.0,  # dtype is float16
     "spectrogram.uint8_range.high": 10.0,
     "train.activation_checkpointing": True,  # the same numbers by other means
+    "train.epoch_metric": "mAP",  # no clip validates
+    "train.freeze.batch_norm": "updated",  # nothing is frozen
     "models.token_transformer.input.embedding_width": 32,  # of a random embedding
     # Of augmentation that is off.
     **{
@@ -242,6 +249,9 @@ UNTRIED = {
     "train.augmentation.background.probability": "needs a folder of sounds: test_noise_sounds.py",
     "train.augmentation.background.folder": "needs a folder of sounds: test_noise_sounds.py",
     "train.early_stop_patience": "needs validation clips: test_resuming.py",
+    "train.keep_best": "needs validation clips: test_epoch_choice.py",
+    "train.rates.input": "frames have no weights: test_fine_tuning.py",
+    "train.lora": "needs peft: test_lora.py",
     "train.compile": "takes a compiler and a minute: test_step.py",
     "models.ast.kind": "another model", "models.token_transformer.kind": "another model",
     "models.ast.input.kind": "another input", "models.token_transformer.input.kind": "another input",

@@ -193,7 +193,7 @@ def test_the_table_of_epochs_has_a_header_and_metrics_where_clips_validate(tmp_p
             tables.append(list(csv.DictReader(file)))
     rows = tables[0]
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    metrics = ["validation_loss", "accuracy", "mAP", "auc", "precision", "recall", "d_prime"]
+    metrics = ["validation_loss", "accuracy", "mAP", "auc", "precision", "recall", "f1", "d_prime"]
     assert list(rows[0])[4:] == [*metrics, "cumulative_accuracy", "cumulative_mAP", "cumulative_auc"]
     assert rows[0]["cumulative_mAP"] == rows[0]["mAP"]
     for row, poisoned in zip(*tables, strict=True):

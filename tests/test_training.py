@@ -65,6 +65,11 @@ SETTINGS: dict[str, Any] = {
     "augmentation": PLAIN
     | {"time_shift": 1.0, "time_stretch": 0.1, "mixup_probability": 0.7, "band_masks": {"count": 1, "width": 3}},
     "gradient_flow": False,
+    "epoch_metric": "loss",
+    "keep_best": False,
+    "freeze": {"stages": [], "batch_norm": "frozen"},
+    "rates": {"input": 1.0, "stem": 1.0, "encoder": 1.0, "head": 1.0, "layer_decay": 1.0},
+    "lora": None,
 }
 MODEL = network(
     stem="convolution",

@@ -15,6 +15,7 @@ from pipeline.errors import ArtifactError, CorpusError, ParamsError
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.sources import BadClip, PackedAudio
+from pipeline.training.rate_advice import rate_remark
 
 FEWEST_POSITIONS = 8  # of the median clip, without a remark
 
@@ -81,8 +82,8 @@ def remarks_on_length(experiment: Experiment, seconds: float) -> list[str]:
 
 def rate_remarks(experiment: Experiment) -> list[str]:
     """Name the networks of the experiment that begin with published weights and too high a learning rate for them."""
-    grid, rate = experiment.sections["experiment"], experiment.sections["train"].learning_rate
-    remarks = {name: experiment.models[name].rate_remark(rate) for name in (*grid.frame_models, *grid.token_models)}
+    grid, train = experiment.sections["experiment"], experiment.sections["train"]
+    remarks = {name: rate_remark(experiment.models[name], train) for name in (*grid.frame_models, *grid.token_models)}
     return [f"models.{name}.pretrained: {remark}" for name, remark in remarks.items() if remark]
 
 

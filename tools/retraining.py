@@ -19,8 +19,9 @@ from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.training_labels import TRAINING_LABELS, open_training_labels
 from pipeline.errors import ParamsError
-from pipeline.params import PARAMS_PATH, read_params
+from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.paths import workspaces_folder
+from pipeline.training.settings import TrainParams
 from stages import development, pretrain, tokenize, train, vocabulary
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,11 @@ def retrained(models: Sequence[ModelId], seed: int, project: Layout, params_path
     were made with other settings than params.yaml.
     """
     document = read_params(params_path)
-    if patience := document["train"]["early_stop_patience"]:
+    if setting := validate_params(TrainParams, document["train"], "train", params_path).validated_setting:
+        key, expected, found = setting
         raise ParamsError(
-            f"{params_path}: train.early_stop_patience: expected 0, since --retrain leaves no validation clips that could "
-            f"stop it, found {patience}; set it to 0, and train.epochs to the epochs wanted"
+            f"{params_path}: train.{key}: expected {expected}, since --retrain leaves no validation clips to compare epochs "
+            f"by, found {found}; set it to {expected}, and train.epochs to the epochs wanted"
         )
     # One process, which shows its progress here; curves are not kept, so that no tracker is needed.
     document["launch"] |= {"train_processes": 1, "trackers": []}

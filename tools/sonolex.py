@@ -119,9 +119,10 @@ def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("pa
     """Check params.yaml, the corpus, its folds and its size, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
     from tools.corpus_check import corpus_mistakes, positions_remarks, rate_remarks
+    from tools.network_check import network_mistakes
 
     loaded = load_experiment(params)
-    if mistakes := corpus_mistakes(loaded, Layout(), params):
+    if mistakes := network_mistakes(loaded, params) + corpus_mistakes(loaded, Layout(), params):
         raise SonolexError("\n".join(mistakes))
     for remark in (*positions_remarks(loaded, Layout()), *rate_remarks(loaded)):
         typer.echo(f"{params}: note: {remark}")
@@ -129,6 +130,32 @@ def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("pa
     experiment = sections["experiment"]
     runs = len(experiment.models) * len(experiment.folds) * len(experiment.seeds)
     typer.echo(f"{params}: no mistakes; corpus {sections['corpus'].kind}, {runs} models to train")
+
+
+@app.command("find-rate")
+def find_rate(
+    model: Annotated[str, typer.Argument(help="a network of the experiment, by its name in tables")],
+    fold: Annotated[str, typer.Option(help="whose training clips it sees; by default the experiment's first")] = "",
+    lowest: Annotated[float, typer.Option(help="rate of the first step", min=1e-12)] = 1e-7,
+    highest: Annotated[
+        float, typer.Option(help="rate of the last step, unless the loss diverges before", max=10)
+    ] = 1.0,
+    steps: Annotated[int, typer.Option(help="batches, one for each rate", min=20)] = 200,
+    out: Annotated[Path, typer.Option(help="table and figure to write, as OUT.csv and OUT.png")] = Path("find_rate"),
+) -> None:
+    """Run a learning-rate range test of a model, and suggest a rate. No artifact changes."""
+    from pipeline.execution.stage import start_logging
+    from pipeline.training.range_test import Range
+    from tools import find_rate as command
+
+    start_logging()
+    if lowest >= highest:
+        raise SonolexError(f"--lowest: expected less than --highest {highest:g}, found {lowest:g}")
+    suggested, points = command.run(model, fold, Range(lowest, highest, steps), out)
+    rates = f"{len(points)} steps, at rates from {lowest:g} to {points[-1].rate:.2g}" if points else "no step"
+    typer.echo(f"{out}.csv, {out}.png: {rates}")
+    advice = f"suggested train.learning_rate: {suggested:.1e}" if suggested else "the loss never falls: no suggestion"
+    typer.echo(advice)
 
 
 @app.command()

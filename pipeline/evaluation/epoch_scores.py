@@ -24,7 +24,7 @@ from pipeline.evaluation.metric_functions import (
 def epoch_scorer(label_kind: LabelKind) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
     """Return a function from scores and targets, both (clip, class), to metrics by name.
 
-    Precision and recall are the means over classes, by decisions at `metric_functions.DECISION_THRESHOLD`.
+    Precision, recall and F1 are the means over classes, by decisions at `metric_functions.DECISION_THRESHOLD`.
     """
 
     def score(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -37,6 +37,7 @@ def epoch_scorer(label_kind: LabelKind) -> Callable[[np.ndarray, np.ndarray], di
             "auc": auc,
             "precision": mean_of_defined(by_class.precision),
             "recall": mean_of_defined(by_class.recall),
+            "f1": mean_of_defined(by_class.f1),
             "d_prime": d_prime(auc),
         }
 

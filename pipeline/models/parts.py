@@ -222,6 +222,7 @@ class Head(nn.Module, ABC):
     needs_fixed_length: ClassVar[bool] = False  # all clips must have the same number of positions
     supports_patchout: ClassVar[bool] = True
     supports_time_steps: ClassVar[bool] = False  # it has `classify_time_steps`
+    entering_weights: tuple[str, ...] = ()  # names of weights that enter the encoder with the positions: class tokens
     num_class_tokens: int = 0
     free_weights: bool = False  # those of attention heads need not sum to 1, as in PSLA's published weights
 

@@ -225,7 +225,7 @@ def _thresholds(experiment: Experiment) -> str:
     return f"{spelled}, {'fitted on ' + ' and '.join(fitted) if fitted else 'as given in params.yaml'}"
 
 
-def _tokens(content: PageContent) -> dict[str, Any] | None:
+def _tokens(content: PageContent) -> dict[str, object] | None:
     """Return the vocabulary's section; None without vocabularies."""
     if not content.vocabularies:
         return None
@@ -256,7 +256,7 @@ def _tokens(content: PageContent) -> dict[str, Any] | None:
     }
 
 
-def _merged(content: PageContent, name: str) -> dict[str, Any]:
+def _merged(content: PageContent, name: str) -> dict[str, object]:
     """Return what the vocabulary's section says of the merged tokens of a vocabulary with byte-pair encoding."""
     lengths = content.tokens[name].merged_lengths
     metadata = {fold: content.vocabularies[name, fold].metadata["bpe"] for fold in lengths}

@@ -46,7 +46,7 @@ class RunMetadata(TypedDict):
 class Progress(NamedTuple):
     """State of a run between two epochs, apart from its learner's."""
 
-    best: dict[str, Tensor]  # state of the epoch with the best validation loss so far, with early stopping; else empty
+    best: dict[str, Tensor]  # state of the epoch that is best so far, where the best is chosen; else empty
     kept: dict[str, Tensor]  # state of epochs of the checkpoint ensemble, by `epoch/name`
     predicted: Tensor  # sum over epochs of the scores of validation clips, (clip, class)
     metadata: RunMetadata

@@ -36,11 +36,6 @@ class Classification:
         """Return the augmentation of batches."""
         return Augmentation(self.params.augmentation, self.time_axis, self.scale, self.banks)
 
-    @property
-    def lengthening(self) -> int:
-        """Return the factor by which augmentation may lengthen clips."""
-        return self.params.augmentation.lengthening
-
     def forward(self, model: Network) -> Callable[..., Tensor]:
         """Return the function from feature map (batch, frame, feature) and mask to logits."""
         return model.classify

@@ -1,7 +1,8 @@
 """Training loop: epochs of steps over the training clips of a fold, with a fixed schedule, checkpoints and validation.
 
 Without validation clips (the default with K folds) all epochs are run and the averaged weights at the end are the model.
-With them, and `early_stop_patience` above 0, the weights of the epoch with the lowest validation loss are kept.
+With them, and `keep_best` or `early_stop_patience` above 0, the weights of the epoch that is best by `epoch_metric` are
+stored.
 """
 
 import logging
@@ -24,6 +25,8 @@ from pipeline.training.augmentation.partners import Partners
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import StoredBatch
 from pipeline.training.distributed import ALONE, DistributedContext
+from pipeline.training.epoch_choice import best_epoch, epoch_scores, is_exhausted
+from pipeline.training.freezing import Freezing
 from pipeline.training.gradient_flow import GradientFlow, LayerGradient
 from pipeline.training.progress_bar import progress_bar
 from pipeline.training.schedules import rate_factor
@@ -87,7 +90,8 @@ def train(
     A row has: loss, learning_rate (of the last step), gradient_norm (mean over the steps, of those that did not overflow),
     the task's measures, and with validation clips what `validation.measure` returns.
     """
-    _require_patience(params, validation)
+    if validation is None:
+        require_no_choice(params, task.section)
     _require_a_clip_each(params, examples, context, task.section)
     started = time.perf_counter()
     _warn_of_settings_without_effect(model, params)
@@ -104,7 +108,7 @@ def train(
         else nullcontext(lambda row: None)
     )
     with bar as advance, training_options(model, params):
-        while run.epoch < params.epochs and not _exhausted(history, params):
+        while run.epoch < params.epochs and not is_exhausted(run.scores, params.early_stop_patience):
             context.require_launcher()
             row = run.do_epoch()
             on_epoch(row, timing[-1])
@@ -131,6 +135,7 @@ class _Run(Generic[M]):
         )
         self._saved_at, self._saved_epoch = time.perf_counter(), 0
         params = learner.params
+        self._freezing = Freezing(learner.model, params.freeze)
         self._flow = GradientFlow(learner.model, params.epochs) if params.gradient_flow else None
 
     @property
@@ -143,6 +148,11 @@ class _Run(Generic[M]):
         """Return the rows of the finished epochs."""
         rows: list[dict[str, float]] = self.progress.metadata["history"]
         return rows
+
+    @property
+    def scores(self) -> list[float]:
+        """Return the scores of the finished epochs by `epoch_metric`; empty without validation clips."""
+        return epoch_scores(self.history, self.learner.params.epoch_metric) if self.validation else []
 
     @property
     def timing(self) -> list[dict[str, float]]:
@@ -175,7 +185,7 @@ class _Run(Generic[M]):
         if self.validation:
             row |= self.validation.measure(learner.model, learner.average, self.epoch, learner.context)
         self.history.append(row)
-        if learner.params.early_stop_patience and _best(self.history) == len(self.history) - 1:
+        if learner.params.chooses_epoch and best_epoch(self.scores) == len(self.history) - 1:
             self.progress.best.update({name: t.clone() for name, t in learner.average.values.items()})
         if self.epoch in learner.params.checkpoint_ensemble:
             state = learner.model.state_dict() | learner.average.values
@@ -191,18 +201,19 @@ class _Run(Generic[M]):
         )  # the same in all processes
         if context.size > 1:
             torch.manual_seed(named_seed(self.seed, "epoch", self.epoch, "rank", context.rank))
-        learner.model.train()
+        self._freezing.begin_epoch(self.epoch)
+        scores = self.scores
         started = time.perf_counter()
         steps = math.ceil(len(order) / params.batch_size)
         batches = torch.tensor_split(order, steps)
-        micro_batches = [self._micro_batches(rows) for rows in batches]
+        micro_batches = [cut(context.local_rows(rows), self.examples, params) for rows in batches]
         reader = _Reader(
             self.examples, [rows for of_batch in micro_batches for rows in of_batch], self._draw_partners()
         )
         losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
             step = self.epoch * steps + index
-            factor = rate_factor(params.schedule, step, steps_per_epoch=steps, num_epochs=params.epochs)
+            factor = rate_factor(params.schedule, step, steps_per_epoch=steps, num_epochs=params.epochs, scores=scores)
             rate = params.learning_rate * factor
             try:
                 loss, norm = learner.step(reader.take(len(micro_batches[index])), len(rows), rate)
@@ -220,12 +231,6 @@ class _Run(Generic[M]):
             "gradient_norm": sum(finite) / len(finite) if finite else math.nan,
             **{name: sum(values) / steps for name, *values in zip(learner.task.measures, *measured, strict=True)},
         }
-
-    def _micro_batches(self, rows: Tensor) -> list[list[int]]:
-        """Return this process's micro-batches of a batch: those of `train.accumulate`, and more where clips are long."""
-        parts = torch.tensor_split(self.learner.context.local_rows(rows), self.learner.params.accumulate)
-        lengthening = self.learner.task.lengthening
-        return [micro for part in parts for micro in self.examples.batches.bounded(part.tolist(), lengthening)]
 
     def _draw_partners(self) -> Callable[[Sequence[int]], Partners | None] | None:
         """Return the draw of partners of an epoch's micro-batches, with a generator of its own; None without partners."""
@@ -277,6 +282,13 @@ class _Run(Generic[M]):
             checkpoints.remove_checkpoint(self.checkpoint)
 
 
+def cut(rows: Tensor, examples: Examples, params: TrainParams) -> list[list[int]]:
+    """Return a process's micro-batches of a batch: those of `train.accumulate`, and more where clips are long."""
+    parts = torch.tensor_split(rows, params.accumulate)
+    lengthening = 1 if examples.partners is None else params.augmentation.lengthening
+    return [micro for part in parts for micro in examples.batches.bounded(part.tolist(), lengthening)]
+
+
 class _Reader:
     """Reader of an epoch's micro-batches with their targets, which measures the time that training waits."""
 
@@ -299,24 +311,13 @@ class _Reader:
             yield batch, self._targets[batch.rows]
 
 
-def _best(history: Sequence[dict[str, float]]) -> int:
-    """Return the position of the last row with the lowest validation loss."""
-    losses = [row["validation_loss"] for row in history]
-    return len(losses) - 1 - losses[::-1].index(min(losses))
-
-
-def _exhausted(history: Sequence[dict[str, float]], params: TrainParams) -> bool:
-    if not params.early_stop_patience or not history:
-        return False
-    losses = [row["validation_loss"] for row in history]
-    return len(losses) - 1 - losses.index(min(losses)) >= params.early_stop_patience
-
-
-def _require_patience(params: TrainParams, validation: Measured[M] | None) -> None:
-    if params.early_stop_patience and validation is None:
+def require_no_choice(params: TrainParams, section: str) -> None:
+    """Raise SonolexError for a setting that needs validation clips, of a run without them."""
+    if params.validated_setting:
+        key, expected, found = params.validated_setting
         raise SonolexError(
-            "train.early_stop_patience: expected 0 without validation clips, found "
-            f"{params.early_stop_patience}; set split.validation_fraction above 0, or the patience to 0"
+            f"{section}.{key}: expected {expected} without validation clips, found {found}; set split.validation_fraction "
+            f"above 0, or {key} to {expected}"
         )
 
 

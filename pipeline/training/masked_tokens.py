@@ -36,7 +36,6 @@ class MaskedTokens:
     span: int
     section: str = "pretrain"
     measures: tuple[str, ...] = ("masked_accuracy",)
-    lengthening: int = 1
 
     def forward(self, model: TokenPredictor) -> Forward:
         """Return the function from tokens and mask to vectors."""

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.artifacts.clips import Link
 from pipeline.artifacts.curves import writing_epochs
-from pipeline.artifacts.model import InputMetadata
+from pipeline.artifacts.model import InputMetadata, Normalisation
 from pipeline.execution.code import code_version, kinds_in
 from pipeline.models.base import ModelParams
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
@@ -28,11 +28,13 @@ from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
-from pipeline.training.inputs import require_short_clips, warn_of_cut_clips
+from pipeline.training.inputs import Inputs, require_short_clips, warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
+from pipeline.training.lora import add_adapters, merge_adapters
 from pipeline.training.loss_settings import loss_files
 from pipeline.training.losses import Loss, build_loss, positive_shares
+from pipeline.training.rate_advice import rate_remark
 from pipeline.training.sampling import clip_weights
 from pipeline.training.settings import TrainParams
 from pipeline.training.step import keep_freed_memory
@@ -86,39 +88,16 @@ def train_model(
     inputs, training, validation = data.inputs, data.training, data.validation
     keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights become denormal, a hundred times slower on a CPU
-    torch.manual_seed(named_seed(seed, "weights"))
-    checkpoint = open_pretrained_weights(params, inputs.front_end)
-    normalisation = fit_normalisation(params, lambda: inputs.statistics(training.clip_ids), checkpoint)
-    input_metadata: InputMetadata = {**inputs.metadata, "normalisation": normalisation}
-    if remark := params.rate_remark(settings.learning_rate):
-        log.warning("pretrained: %s", remark)
-    if checkpoint is not None:
-        input_metadata["pretrained"] = checkpoint.metadata
-    model = Network(params, input_metadata, training.targets.shape[1])
-    if data.vocabulary is not None:
-        model.input.load_codebooks(data.vocabulary.token_vectors())
-    if checkpoint is not None:
-        model.load_weights(params, checkpoint)
-    if data.pretrained is not None:
-        load_pretrained(model, data.pretrained)
-        metadata = data.pretrained.metadata
-        input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
+    model, input_metadata = initial_network(params, data, seed=seed)
     warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model.stem)
-    require_short_clips(inputs, training.clip_ids, model.stem)
+    if remark := rate_remark(params, settings):
+        log.warning("pretrained: %s", remark)
     model = model.to(context.device)
-
-    def examples(part: Examples) -> StoredExamples:
-        batches = Batches(inputs, part.clip_ids, normalisation)
-        weights = None if part.weights is None else torch.from_numpy(part.weights)
-        return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights)
-
-    seen = examples(training)
-    scale = seen.batches.power_scale
-    loss = _loss(settings, data, sums=scale is not None)
-    background = open_background(settings.augmentation.background, scale)
-    banks = NoiseBanks(background, open_coloured_noise(settings.augmentation.coloured_noise, scale))
-    seen = seen._replace(partners=_partner_sampler(settings, training, sums=scale is not None))
-
+    if settings.lora is not None:
+        torch.manual_seed(named_seed(seed, "adapters"))
+        add_adapters(model, settings.lora)
+    task, seen = training_task(settings, data, input_metadata["normalisation"])
+    background = task.banks.background
     identity = {
         "params": params.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
@@ -134,13 +113,16 @@ def train_model(
         "background": "" if background is None else background.digest,
     }
     code = code_version(train_model, kinds=kinds_in(identity["params"]))
-    measured = Validation(examples(validation), loss, score, settings.batch_size) if validation.clip_ids else None
+    measured = None
+    if validation.clip_ids:
+        held_out = stored_examples(inputs, validation, input_metadata["normalisation"])
+        measured = Validation(held_out, task.loss_function, score, settings.batch_size)
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
     with curves(curves_path, context, trackers, tracked) as log_epoch:
         trained = run_epochs(
             model,
             settings,
-            Classification(settings, loss, inputs.time_axis + 1, scale, banks),
+            task,
             seen,
             measured,
             seed=seed,
@@ -150,11 +132,11 @@ def train_model(
         )
     if context.is_main_process and trained.gradients:
         write_gradients(curves_path, trained.gradients)
-    kept = {epoch: _arrays(state) for epoch, state in trained.kept.items()}
-    return _arrays(model.state_dict()), kept, input_metadata, loss.link, trained
+    kept = {epoch: _arrays(state, settings) for epoch, state in trained.kept.items()}
+    return _arrays(model.state_dict(), settings), kept, input_metadata, task.loss_function.link, trained
 
 
-def _loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> Loss:
+def training_loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> Loss:
     """Return the loss of the params, for the classes as often as an epoch has them after mixing, if clips can be summed."""
     targets = torch.from_numpy(data.training.targets)
     published = None if data.training.weights is None else torch.from_numpy(data.training.weights)
@@ -164,14 +146,58 @@ def _loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> Loss:
     return build_loss(settings.loss, data.label_kind, data.classes, shares)
 
 
-def _partner_sampler(settings: TrainParams, training: Examples, *, sums: bool) -> PartnerSampler | None:
-    """Return the sampler of the clips that training clips are mixed with; None where these are of the batch alone."""
-    sampler = PartnerSampler(settings.augmentation, torch.from_numpy(training.targets), training.groups, sums=sums)
-    return sampler if sampler.draws_any else None
+def training_task(
+    settings: TrainParams, data: TrainingData, normalisation: Normalisation
+) -> tuple[Classification, StoredExamples]:
+    """Return the task of a run and its training clips, with what augmentation mixes them with.
+
+    Raises SonolexError where augmentation lacks what it needs: sounds of a folder, or groups of clips.
+    """
+    seen, options = stored_examples(data.inputs, data.training, normalisation), settings.augmentation
+    scale = seen.batches.power_scale
+    banks = NoiseBanks(open_background(options.background, scale), open_coloured_noise(options.coloured_noise, scale))
+    sampler = PartnerSampler(options, seen.targets, data.training.groups, sums=scale is not None)
+    loss = training_loss(settings, data, sums=scale is not None)
+    task = Classification(settings, loss, data.inputs.time_axis + 1, scale, banks)
+    return task, seen._replace(partners=sampler if sampler.draws_any else None)
 
 
-def _arrays(state: Mapping[str, torch.Tensor]) -> Weights:
-    return {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+def initial_network(params: NetworkParams, data: TrainingData, *, seed: int) -> tuple[Network, InputMetadata]:
+    """Build a network with its initial weights, random or pretrained, and return it with the metadata of its input.
+
+    Raises SonolexError where pretrained weights do not fit, or a training clip is too short.
+    """
+    inputs, training = data.inputs, data.training
+    torch.manual_seed(named_seed(seed, "weights"))
+    checkpoint = open_pretrained_weights(params, inputs.front_end)
+    normalisation = fit_normalisation(params, lambda: inputs.statistics(training.clip_ids), checkpoint)
+    input_metadata: InputMetadata = {**inputs.metadata, "normalisation": normalisation}
+    if checkpoint is not None:
+        input_metadata["pretrained"] = checkpoint.metadata
+    model = Network(params, input_metadata, training.targets.shape[1])
+    if data.vocabulary is not None:
+        model.input.load_codebooks(data.vocabulary.token_vectors())
+    if checkpoint is not None:
+        model.load_weights(params, checkpoint)
+    if data.pretrained is not None:
+        load_pretrained(model, data.pretrained)
+        metadata = data.pretrained.metadata
+        input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
+    require_short_clips(inputs, training.clip_ids, model.stem)
+    return model, input_metadata
+
+
+def stored_examples(inputs: Inputs, part: Examples, normalisation: Normalisation) -> StoredExamples:
+    """Return the clips of a role as the training loop reads them."""
+    batches = Batches(inputs, part.clip_ids, normalisation)
+    weights = None if part.weights is None else torch.from_numpy(part.weights)
+    return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights)
+
+
+def _arrays(state: Mapping[str, torch.Tensor], settings: TrainParams) -> Weights:
+    """Return a state as it is stored: without adapters, which are merged."""
+    merged = state if settings.lora is None else merge_adapters(state, settings.lora)
+    return {name: tensor.detach().cpu().numpy() for name, tensor in merged.items()}
 
 
 @contextmanager

@@ -4,15 +4,20 @@
 class tokens. `adam` adds the decay to the gradient of every weight (Kingma and Ba, 2015, with L2), as the published
 recipes do. All run fused: one kernel for all weights, on GPUs and CPUs.
 
-Embeddings may have another learning rate, stored as `factor` of their group.
+The learning rate of a weight is the run's times a factor, stored as `factor` of its group: that of its part of the network,
+times `layer_decay` for each block between it and the head (Clark et al., 2020, arXiv 2003.10555; Bao et al., 2021), times
+`embedding_rate` for embeddings. A schedule scales all of them alike.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import nn
 
+from pipeline.models.network import Network
+from pipeline.models.weight_groups import PARTS, depths, weight_groups
 from pipeline.params import Params
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -45,24 +50,58 @@ class SgdParams(Params):
         return self
 
 
+RateFactor = Annotated[float, Field(ge=0, le=1000)]
+
 OptimiserParams = Annotated[AdamWParams | AdamParams | SgdParams, Field(discriminator="kind")]
 
 
+class RateParams(Params):
+    """Factors on the learning rate by part of the network; 0 keeps a part as it is, and costs as much as training it."""
+
+    input: RateFactor
+    stem: RateFactor
+    encoder: RateFactor
+    head: RateFactor
+    layer_decay: float = Field(gt=0, le=1)  # for each block between a weight and the head
+
+    @property
+    def are_alike(self) -> bool:
+        """Whether all weights have the run's learning rate."""
+        return all(factor == 1 for factor in self.model_dump().values())
+
+
 def build_optimiser(
-    model: nn.Module, params: OptimiserParams, learning_rate: float, *, embedding_rate: float
+    model: nn.Module,
+    params: OptimiserParams,
+    learning_rate: float,
+    *,
+    embedding_rate: float,
+    rates: RateParams | None = None,
 ) -> torch.optim.Optimizer:
-    """Build the optimiser of a model that is on its device; `embedding_rate` is a factor on the learning rate."""
+    """Build the optimiser of a model on its device; `embedding_rate` and `rates` are factors on the learning rate."""
     decayed, plain, embeddings = _kinds_of_weights(model)
     elsewhere = params.weight_decay if isinstance(params, AdamParams) else 0.0
+    factors = rate_factors(model, rates)
     groups = [
-        {"params": decayed, "weight_decay": params.weight_decay, "factor": 1.0},
-        {"params": plain, "weight_decay": elsewhere, "factor": 1.0},
-        {"params": embeddings, "weight_decay": elsewhere, "factor": embedding_rate},
+        *_by_factor(decayed, factors, 1.0, params.weight_decay),
+        *_by_factor(plain, factors, 1.0, elsewhere),
+        *_by_factor(embeddings, factors, embedding_rate, elsewhere),
     ]
     if isinstance(params, SgdParams):
         return torch.optim.SGD(groups, lr=learning_rate, momentum=params.momentum, nesterov=params.nesterov, fused=True)
     kind = torch.optim.AdamW if isinstance(params, AdamWParams) else torch.optim.Adam
     return kind(groups, lr=learning_rate, betas=params.betas, fused=True)
+
+
+def rate_factors(model: nn.Module, rates: RateParams | None) -> dict[nn.Parameter, float]:
+    """Return the factor on the learning rate of each weight of a network, apart from `embedding_rate`."""
+    if rates is None or rates.are_alike:
+        return dict.fromkeys(model.parameters(), 1.0)
+    assert isinstance(model, Network)  # pretraining has no factors, see `PretrainParams.settings`
+    groups, deep = weight_groups(model), depths(model)
+    of_part = {part: float(factor) for part, factor in rates.model_dump(include=set(PARTS)).items()}
+    parts = {name: next(part for part in PARTS if part in groups and groups[part].holds(name)) for name in deep}
+    return {weight: of_part[parts[name]] * rates.layer_decay ** deep[name] for name, weight in model.named_parameters()}
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -82,3 +121,13 @@ def _kinds_of_weights(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     chosen = {id(p) for p in [*decayed, *embeddings]}
     plain = [p for p in model.parameters() if id(p) not in chosen]
     return decayed, plain, embeddings
+
+
+def _by_factor(
+    weights: Iterable[nn.Parameter], factors: Mapping[nn.Parameter, float], factor: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Return a group of the optimiser for each learning rate among these weights."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for weight in weights:
+        found.setdefault(factor * factors[weight], []).append(weight)
+    return [{"params": members, "weight_decay": weight_decay, "factor": rate} for rate, members in found.items()]

@@ -4,17 +4,20 @@
 schedule of AST and PSLA (Gong et al., 2021): the rate is held for some epochs, then multiplied by a factor every few. The
 warm-up is a factor too and does not hide decays within it; the original overwrote these decays, and gave the first 50 steps
 a rate of 0. `one_cycle` rises and falls along half a cosine each (Smith and Topin, 2018, arXiv 1708.07120), as torch's
-OneCycleLR; betas and momentum are constant.
+OneCycleLR; betas and momentum are constant. `plateau` multiplies the rate by a factor whenever a validation metric has not
+improved for some epochs, as torch's ReduceLROnPlateau.
 
 Conventions: steps and epochs count from 0; a factor lies in 0 to 1.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline.params import Params
+from pipeline.training.epoch_choice import count_plateaus
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -44,14 +47,26 @@ class OneCycleParams(Params):
     end: Fraction  # of the peak, at the last step; torch's default is 1 / 250,000
 
 
+class PlateauParams(Params):
+    kind: Literal["plateau"]
+    warmup_steps: NonNegativeInt
+    patience: NonNegativeInt  # epochs without a better metric that are waited
+    factor: float = Field(gt=0, lt=1)  # on the rate, after each such wait
+
+
 ScheduleParams = Annotated[
-    CosineParams | ConstantParams | StepsParams | OneCycleParams,
+    CosineParams | ConstantParams | StepsParams | OneCycleParams | PlateauParams,
     Field(discriminator="kind"),
 ]
 
 
-def rate_factor(params: ScheduleParams, step: int, *, steps_per_epoch: int, num_epochs: int) -> float:
-    """Return the factor on the peak rate at a step of a run of `num_epochs`."""
+def rate_factor(
+    params: ScheduleParams, step: int, *, steps_per_epoch: int, num_epochs: int, scores: Sequence[float] = ()
+) -> float:
+    """Return the factor on the peak rate at a step of a run of `num_epochs`.
+
+    `scores` are those of the finished epochs (`pipeline/training/epoch_choice.py`), which `plateau` depends on.
+    """
     num_steps = num_epochs * steps_per_epoch
     if isinstance(params, CosineParams):
         return _warmup_cosine(step, num_steps, params.warmup)
@@ -60,6 +75,8 @@ def rate_factor(params: ScheduleParams, step: int, *, steps_per_epoch: int, num_
     warm = min(1.0, (step + 1) / max(1, params.warmup_steps))
     if isinstance(params, ConstantParams):
         return warm
+    if isinstance(params, PlateauParams):
+        return float(warm * params.factor ** count_plateaus(scores, params.patience))
     decays = max(0, 1 + (step // steps_per_epoch - params.hold) // params.every)
     factor: float = warm * params.factor**decays
     return factor

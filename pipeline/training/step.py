@@ -55,10 +55,6 @@ class Task(Protocol[M_contra]):
     def measures(self) -> tuple[str, ...]:
         """Return the names of a batch's measures other than the loss."""
 
-    @property
-    def lengthening(self) -> int:
-        """Return the factor by which the clips of a batch may become longer before the forward pass."""
-
     def forward(self, model: M_contra) -> Forward:
         """Return the part of the model that may be compiled and run in half precision."""
 
@@ -81,7 +77,7 @@ class Learner(Generic[M]):
     def __init__(self, model: M, params: TrainParams, task: Task[M], context: DistributedContext) -> None:
         self.model, self.params, self.task, self.context = model, params, task, context
         self.optimiser = build_optimiser(
-            model, params.optimiser, params.learning_rate, embedding_rate=model.embedding_rate
+            model, params.optimiser, params.learning_rate, embedding_rate=model.embedding_rate, rates=params.rates
         )
         self.average = WeightAverage(model, params.average, params.epochs)
         self.scaler = torch.GradScaler(context.device.type, enabled=params.precision == "float16")

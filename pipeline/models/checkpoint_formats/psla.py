@@ -14,7 +14,7 @@ Conventions: C channel, H attention head, K class.
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import PositiveFloat
@@ -115,8 +115,9 @@ class PslaCheckpoint(Checkpoint):
         warn_of_frames(front_end, N_MELS, self.where, "PSLA", "recipes/psla_audioset.yaml")
 
     def load_into(self, network: "Network", params: "NetworkParams") -> None:
-        encoder: Any = network.encoder.network  # of timm, whose attributes have no types
-        encoder_weights = _encoder_weights(self.tensors, encoder)
+        encoder = network.encoder.network
+        assert isinstance(encoder, nn.Module)
+        encoder_weights = _encoder_weights(self.tensors, encoder.state_dict())
         advice = f"set encoder.network to {published_sizes(self.tensors, self.where).network}, or use other weights"
         require_shapes(encoder.state_dict(), encoder_weights, self.where, "encoder", advice)
         encoder.load_state_dict(encoder_weights, strict=False)
@@ -188,10 +189,9 @@ def _is_score(name: str, part: str, kind: str) -> bool:
     return found is not None and (found["part"], found["kind"]) == (part, kind)
 
 
-def _encoder_weights(tensors: Mapping[str, Tensor], encoder: Any) -> dict[str, Tensor]:
+def _encoder_weights(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder's tensors by timm's names; one that has no such name keeps its own, and is refused later."""
-    expected = encoder.state_dict()
-    places = [f"blocks.{stage}.{number}" for stage, own in enumerate(encoder.blocks) for number in range(len(own))]
+    places = dict.fromkeys(".".join(name.split(".")[:3]) for name in expected if name.startswith("blocks."))
     blocks = [(place, _EXPANDING if f"{place}.conv_pwl.weight" in expected else _PLAIN) for place in places]
     renamed = {}
     for name, tensor in tensors.items():

@@ -33,6 +33,7 @@ class ClassToken(Head):
         self.num_class_tokens = 2 if params.distillation_token else 1
         self.tokens = nn.Parameter(torch.randn(self.num_class_tokens, width) * 0.02)
         self.token_positions = new_table(self.num_class_tokens, width) if stem.has_position_table else None
+        self.entering_weights = ("tokens",) if self.token_positions is None else ("tokens", "token_positions")
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.classify = nn.Linear(width, num_classes)
 

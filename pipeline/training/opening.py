@@ -1,0 +1,45 @@
+"""Opening of what a model is trained on: a development set with targets, its frames or tokens, and initial weights."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.artifacts.development import DEVELOPMENT_ROLES, TargetTable, open_development, open_targets
+from pipeline.artifacts.model import Reads
+from pipeline.artifacts.pretrained import open_pretrained
+from pipeline.artifacts.splits import clips_of
+from pipeline.artifacts.vocabulary import open_vocabulary
+from pipeline.errors import CorpusError
+from pipeline.training.inputs import open_inputs
+from pipeline.training.trainers import Examples, TrainingData
+
+
+class DataPaths(NamedTuple):
+    """Paths of the artifacts that a model learns from."""
+
+    development: Path
+    targets: Path
+    source: Path  # the spectrogram, or the fold's tokens
+    vocabulary: Path | None
+    pretrained: Path | None
+
+
+def open_training_data(reads: Reads, paths: DataPaths, fold: str) -> tuple[TrainingData, TargetTable]:
+    """Return the training and validation clips of a fold, and the table that their targets are from.
+
+    Raises CorpusError without training clips, ArtifactError where the artifacts do not belong together.
+    """
+    development = open_development(paths.development, fold=fold)
+    targets = open_targets(paths.targets, development)
+    vocabulary = open_vocabulary(paths.vocabulary) if paths.vocabulary else None
+    inputs = open_inputs(reads, paths.source, vocabulary)
+    inputs.require_development(development)
+    roles = {role: clips_of(development, role) for role in DEVELOPMENT_ROLES}
+    if not roles["train"]:
+        raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
+    pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
+    training, validation = (Examples.of(targets, ids) for ids in roles.values())
+    metadata = targets.metadata
+    data = TrainingData(
+        inputs, training, validation, metadata["label_kind"], vocabulary, pretrained, metadata["classes"]
+    )
+    return data, targets

@@ -1,0 +1,53 @@
+"""Checks of the settings that name parts of networks, on outlines of networks without weights."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline.artifacts.model import InputMetadata
+from pipeline.check_params import Experiment
+from pipeline.errors import ParamsError
+from pipeline.models.base import NOT_NORMALISED
+from pipeline.models.network import Network, NetworkParams
+from pipeline.models.weight_groups import weight_groups
+from pipeline.training.freezing import require_groups
+from pipeline.training.lora import require_targets
+
+_TOKENS = 2  # of a vocabulary; its size changes no name
+
+
+def network_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
+    """Name the groups of `train.freeze` and the targets of `train.lora` that a network of the experiment has not."""
+    train = experiment.sections["train"]
+    if not train.freeze.stages and train.lora is None:
+        return []
+    mistakes = []
+    for name, params in _networks(experiment).items():
+        network = outline(experiment, params)
+        try:
+            require_groups(weight_groups(network), train.freeze, "train.freeze")
+            if train.lora is not None:
+                require_targets(network, train.lora, "train.lora")
+        except ParamsError as error:
+            mistakes.append(f"{params_path}: {error} (models.{name})")
+    return mistakes
+
+
+def outline(experiment: Experiment, params: NetworkParams) -> Network:
+    """Build a network of the experiment without memory for its weights; its vocabulary has few tokens."""
+    bands = experiment.sections["spectrogram"].metadata["n_mels"]
+    metadata: InputMetadata = {"n_mels": bands, "log_floor": 0.0, "normalisation": NOT_NORMALISED}
+    if params.reads == "tokens":
+        vocabularies = [experiment.vocabularies[entry] for entry in experiment.sections["experiment"].vocabularies]
+        books = min(vocabulary.num_codebooks for vocabulary in vocabularies)
+        metadata = {"vocabulary_size": _TOKENS, "num_codebooks": books, "bands": [[0, bands]] * books}
+    with torch.device("meta"):
+        return Network(params, metadata, 2)
+
+
+def _networks(experiment: Experiment) -> dict[str, NetworkParams]:
+    """Return the networks of the experiment by their entries."""
+    grid = experiment.sections["experiment"]
+    entries = dict.fromkeys([*grid.frame_models, *grid.token_models, *grid.pretrained_models])
+    found = {name: experiment.models[name] for name in entries}
+    return {name: params for name, params in found.items() if isinstance(params, NetworkParams)}
