@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,9 @@ from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.network import Network, NetworkParams
-from pipeline.params import validate_params
+from pipeline.params import read_params, validate_params
 from pipeline.spectrogram.kaldi import KaldiFrontEnd
-from pipeline.training.augmentation import AugmentationParams, MasksParams
+from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.averaging import NoAverageParams
 from pipeline.training.batches import StoredBatch
 from pipeline.training.classification import Classification
@@ -28,6 +29,8 @@ from pipeline.training.settings import TrainParams
 from pipeline.training.step import Learner, keep_freed_memory
 
 PATCH, BANDS, RATE = 16, 128, 1e-4
+_RECIPE = Path(__file__).parent.parent / "recipes" / "base.yaml"
+
 ADAMW = AdamWParams(kind="adamw", betas=(0.9, 0.999), weight_decay=0.05)
 
 
@@ -110,11 +113,12 @@ def make_learner(
     shape: Shape, *, device: torch.device = ALONE.device, epochs: int = 1, **changes: Any
 ) -> BenchmarkLearner:
     """Return a learner without augmentation, averaging and clipping, which the others do not have."""
-    none = MasksParams(count=0, width=0)
-    augmentation = AugmentationParams(
-        time_shift=0.0, time_stretch=0.0, mixup_probability=0.0, mixup_alpha=0.5, mixup_domain="log", token_noise=0.0,
-        frame_masks=none, band_masks=none, noise=0.0,
-    )  # fmt: skip
+    masks = {"count": 0, "width": 0}
+    base = read_params(_RECIPE)["train"]["augmentation"]  # where what is not named here is off
+    augmentation = AugmentationParams.model_validate(
+        base
+        | {"time_shift": 0.0, "mixup_probability": 0.0, "token_noise": 0.0, "frame_masks": masks, "band_masks": masks}
+    )
     settings: dict[str, Any] = {
         "epochs": epochs, "sampling": "shuffled", "batch_size": shape.batch, "accumulate": 1, "learning_rate": RATE,
         "schedule": ConstantParams(kind="constant", warmup_steps=0), "optimiser": ADAMW, "gradient_clip": None,

@@ -29,6 +29,7 @@ from pipeline.reporting.atlas.settings import AtlasParams
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.spectrogram.front_end import FrontEndSection
 from pipeline.spectrogram.settings import SpectrogramParams
+from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.families import read_families
 from pipeline.training.loss_settings import families_of, require_label_kind
 from pipeline.training.settings import PretrainParams, TrainParams
@@ -147,6 +148,9 @@ def _check_between(
     if {"train", "corpus"} <= set(sections) and (label_kind := dict(sections["corpus"]).get("label_kind")):
         with check.collecting(f"{path}: "):  # other corpora say it in the manifest, and `train` compares
             require_label_kind(sections["train"].loss, label_kind)
+    if {"experiment", "train", "spectrogram"} <= set(sections) and sections["experiment"].frame_models:
+        num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
+        mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)
     if {"train", "split"} <= set(sections) and not sections["split"].validation_fraction:
         mistakes += _validation_mistakes(sections, path)
 
@@ -223,6 +227,25 @@ def _grid_mistakes(document: Mapping[str, object], models: Mapping[str, ModelPar
                     f"{models[name].kind}"
                 )
     return mistakes
+
+
+def _band_mistakes(params: AugmentationParams, num_bands: int | None, path: Path) -> list[str]:
+    """Return a message for each setting of augmentation that goes beyond the bands of the frames, if these are known."""
+    if num_bands is None:
+        return []
+    width, shift = params.band_masks.width, max(map(abs, params.band_shift.range))
+    points = params.equaliser.bands
+    beyond = {
+        "band_masks.width": width if params.band_masks.count and width > num_bands else None,
+        "band_shift.range": shift if params.band_shift.probability and shift >= num_bands else None,
+        "equaliser.bands": points if params.equaliser.probability and points > num_bands else None,
+    }
+    return [
+        f"{path}: train.augmentation.{key}: expected a number within the {num_bands} bands of spectrogram.front_end.n_mels, "
+        f"found {found:g}; lower it"
+        for key, found in beyond.items()
+        if found is not None
+    ]
 
 
 def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams], path: Path) -> list[str]:

@@ -4,7 +4,7 @@
 
 A file holds, as JSON, a digest of the definitions reached from the stage's program, the releases of the numeric packages
 among them, and for stages that train the settings of the section `train` that the entry's kind reads, so that a setting of
-augmentation does not retrain a bag of tokens.
+augmentation does not retrain a bag of tokens. Where background noise is added, the digest of its sounds stands there too.
 """
 
 import hashlib
@@ -17,7 +17,9 @@ from pipeline.artifacts.files import file_digest, replacing
 from pipeline.artifacts.settings import leaves
 from pipeline.execution.code import NUMERIC, Sources, kinds_in, reach, releases, snapshot
 from pipeline.models.registry import BASELINES
-from pipeline.paths import input_path
+from pipeline.paths import input_path, shared_path
+from pipeline.training.augmentation.noise_folder import find_sounds
+from pipeline.training.augmentation.settings import OF_FRAMES
 from pipeline.training.trainers import way_of
 
 _KEPT_OUTCOMES = 20  # latest earlier runs
@@ -37,7 +39,7 @@ class CodeFile(TypedDict):
     code: str  # digest of the definitions
     packages: dict[str, str]  # distribution -> release
     settings: NotRequired[dict[str, object]]  # of `train`, by their keys with dots; of stages that train
-    files: NotRequired[dict[str, str]]  # key of `train` that names a file -> digest of the file, where there are such
+    files: NotRequired[dict[str, str]]  # key of `train` that names a file or folder -> digest, where there are such
 
 
 _TOKEN_LISTS = ("experiment.token_models", "experiment.pretrained_models")
@@ -66,8 +68,9 @@ STAGES = {
 }
 
 # Settings of `train` that only models of one input read, and settings that only the stage `train` reads, not `pretrain`.
-_OF_FRAMES = ("augmentation.mixup_domain",)
+_OF_FRAMES = tuple(f"augmentation.{name}" for name in OF_FRAMES)
 _OF_TOKENS = ("augmentation.token_noise",)
+_BACKGROUND = "train.augmentation.background.folder"
 _OF_PRETRAINING = (
     "accumulate",
     "activation_checkpointing",
@@ -88,17 +91,34 @@ def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[s
     if document["models"][entry]["kind"] in BASELINES:
         return {"train.num_threads": wanted["train.num_threads"]}
     reads_frames = entry in document["experiment"]["frame_models"]
-    unread = {f"train.{name}" for name in (_OF_TOKENS if reads_frames else _OF_FRAMES)}
-    return {key: value for key, value in wanted.items() if key not in unread}
+    unread = [f"train.{name}" for name in (_OF_TOKENS if reads_frames else _OF_FRAMES)]
+    read = {key: value for key, value in wanted.items() if not any(f"{key}.".startswith(f"{name}.") for name in unread)}
+    if read.get(_BACKGROUND):  # results do not depend on where a folder lies
+        read[_BACKGROUND] = Path(str(read[_BACKGROUND])).name
+    return read
 
 
 def _files(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return key -> digest of the files that settings of `train` name; empty for a file that is missing."""
-    families = document["train"]["loss"].get("families")
-    if not families:
-        return {}
-    path = input_path(families["groups"])
-    return {"train.loss.families.groups": file_digest(path) if path.is_file() else ""}
+    """Return key -> digest of the files and folders that settings of `train` name; empty for a file that is missing.
+
+    Raises SonolexError as `find_sounds`.
+    """
+    found: dict[str, str] = {}
+    try:
+        families, background = (
+            document["train"]["loss"].get("families"),
+            document["train"]["augmentation"]["background"],
+        )
+        groups = families["groups"] if families else None
+        folder = background["folder"] if background["probability"] else None
+    except (KeyError, TypeError, AttributeError):  # a mistake that the check of the params reports
+        return found
+    if isinstance(groups, str):
+        path = input_path(groups)
+        found["train.loss.families.groups"] = file_digest(path) if path.is_file() else ""
+    if isinstance(folder, str):
+        found[_BACKGROUND] = find_sounds(shared_path(folder)).digest
+    return found
 
 
 def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]:

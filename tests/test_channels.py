@@ -16,7 +16,8 @@ from pipeline.errors import ParamsError
 from pipeline.models.baselines.base import Setting
 from pipeline.models.parts import as_image
 from pipeline.models.registry import BASELINES, validate_model_params
-from pipeline.training.augmentation import MasksParams, mask_features
+from pipeline.training.augmentation.masks import mask_features
+from pipeline.training.augmentation.settings import MasksParams
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import FrameInputs
 from tools.compose import compose, dump
@@ -119,7 +120,7 @@ def test_powers_of_several_channels_are_not_added(tmp_path: Path) -> None:
     inputs = inputs_of(tmp_path, clips)
     params: Any = validate_model_params("tested", network("frames"))
     normalisation = params.input.fit_normalisation(lambda: inputs.statistics(list(clips)), None)
-    assert Batches(inputs, list(clips), normalisation).log_unit is None
+    assert Batches(inputs, list(clips), normalisation).power_scale is None
 
 
 def test_all_channels_lose_the_same_bands() -> None:

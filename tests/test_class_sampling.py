@@ -54,6 +54,25 @@ def test_balanced_classes_of_many_labels_come_nearly_equally_often() -> None:
     assert frequencies.max() / frequencies.min() < 2.5  # second labels are skewed, and come along
 
 
+def test_masked_labels_take_no_clip_out_and_make_no_class_more_frequent() -> None:
+    """A class that is known in 6 of 300 clips comes more often than in the corpus, and every clip may come."""
+    generator = torch.Generator().manual_seed(0)
+    targets = (torch.rand(300, 4, generator=generator) < torch.tensor([0.6, 0.3, 0.1, 0.0])).float()
+    targets[:6, 3] = 1
+    hidden = torch.rand(targets.shape, generator=generator) < 0.3
+    hidden[:6, 3] = False
+    masked = targets.masked_fill(hidden, torch.nan)
+    masked[10] = torch.nan  # nothing is known of this clip
+    weights = clip_weights(masked)
+    assert weights.isfinite().all()
+    assert weights.min() > 0
+    known = masked.nan_to_num(0)
+    before = known.mean(0)
+    after = (weights[:, None] * known).sum(0) / weights.sum()
+    assert after[3] > 5 * before[3]
+    assert after.max() / after.min() < before.max() / before.min()
+
+
 def test_weights_are_summed_over_labels_and_unlabelled_clips_are_a_class() -> None:
     """Peer bug: a weight of 0 for a clip without labels, which is then never seen."""
     targets = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]])  # the third class has no clip

@@ -24,6 +24,7 @@ from pipeline.errors import SonolexError
 from pipeline.execution import launch
 from pipeline.models.network import Network
 from pipeline.training import loop
+from pipeline.training.augmentation.power import PowerScale
 from pipeline.training.batches import Batch, StoredBatch
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import ALONE, DistributedContext, init_distributed
@@ -223,7 +224,8 @@ class Loss(torch.nn.Module):
         self.model, self.params, self.batch, self.targets, self.axis = model, params, batch, targets, axis
 
     def forward(self) -> torch.Tensor:
-        task = Classification(self.params, loss_of("one"), self.axis, 0.5 if self.axis == 1 else None)
+        scale = PowerScale({"log_floor": -16.0}, 0.5) if self.axis == 1 else None  # type: ignore[typeddict-item]
+        task = Classification(self.params, loss_of("one"), self.axis, scale)
         return task.loss(self.model, task.forward(self.model), self.batch, self.targets)[0]
 
 

@@ -109,10 +109,28 @@ CHANGES: dict[str, Any] = {
     "train.patchout": 0.5,
     "train.augmentation.time_shift": 0.0,
     "train.augmentation.time_stretch": 0.3,
-    "train.augmentation.token_noise": 0.0,
+    "train.augmentation.reversal": 0.5,
+    **{
+        f"train.augmentation.{name}.probability": 0.5
+        for name in (
+            "speed",
+            "pitch",
+            "band_shift",
+            "gain",
+            "tilt",
+            "equaliser",
+            "coloured_noise",
+            "sum_clips",
+            "concatenate_clips",
+            "freq_mixstyle",
+            "erasing",
+        )
+    },
     "train.augmentation.mixup_probability": 0.0,
     "train.augmentation.mixup_alpha": 5.0,
     "train.augmentation.mixup_domain": "power",
+    "train.augmentation.mixup_partners": "all",
+    "train.augmentation.token_noise": 0.0,
     "train.augmentation.frame_masks.count": 3,
     "train.augmentation.frame_masks.width": 8,
     "train.augmentation.band_masks.count": 3,
@@ -190,6 +208,30 @@ RECORDED: dict[str, Any] = {
     "train.epoch_metric": "mAP",  # no clip validates
     "train.freeze.batch_norm": "updated",  # nothing is frozen
     "models.token_transformer.input.embedding_width": 32,  # of a random embedding
+    # Of augmentation that is off.
+    **{
+        f"train.augmentation.{name}.range": [0.5, 0.7]
+        for name in ("speed", "pitch", "band_shift", "gain", "tilt", "equaliser")
+    },
+    "train.augmentation.equaliser.bands": 3,
+    **{f"train.augmentation.{name}.snr": [1.0, 2.0] for name in ("background", "coloured_noise")},
+    "train.augmentation.coloured_noise.colours": ["blue"],
+    **{
+        f"train.augmentation.{name}.{key}": value
+        for name in ("sum_clips", "concatenate_clips")
+        for key, value in {
+            "num_clips": [2, 3],
+            "gain": [0.0, 1.0],
+            "random_start": False,
+            "most_labels": 2,
+            "same_group": True,
+            "absent_labels": True,
+        }.items()
+    },
+    "train.augmentation.concatenate_clips.whole": True,
+    "train.augmentation.freq_mixstyle.alpha": 0.2,
+    "train.augmentation.erasing.area": [0.1, 0.2],
+    "train.augmentation.erasing.aspect": [1.0, 1.0],
 }
 
 # Leaves that have no other value here, with the reason.
@@ -204,6 +246,8 @@ UNTRIED = {
     "spectrogram.front_end.kind": "its keys are others': test_mel.py",
     "vocabularies.kmeans.kind": "its keys are others': test_kinds.py",
     "pretrain.schedule.kind": "no model is pretrained",
+    "train.augmentation.background.probability": "needs a folder of sounds: test_noise_sounds.py",
+    "train.augmentation.background.folder": "needs a folder of sounds: test_noise_sounds.py",
     "train.early_stop_patience": "needs validation clips: test_resuming.py",
     "train.keep_best": "needs validation clips: test_epoch_choice.py",
     "train.rates.input": "frames have no weights: test_fine_tuning.py",

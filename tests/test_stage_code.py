@@ -225,7 +225,7 @@ MUTATIONS = [
     ("vocabulary/kmeans.py", '("kmeans", 0)', '("kmeans", 1)', {"vocabulary/kmeans"}),
     ("vocabulary/residual.py", "rest -= codes", "rest += codes", set()),  # a kind that nobody chose
     ("training/schedules.py", "0.5 * (1 + math.cos", "0.4 * (1 + math.cos", TRAIN_NETWORKS),
-    ("training/augmentation.py", "min=1e-20", "min=1e-10", TRAIN_NETWORKS),
+    ("training/augmentation/mixing.py", "min=1e-20", "min=1e-10", TRAIN_NETWORKS),
     ("training/masked_tokens.py", "2.0", "3.0", set()),  # no model is pretrained
     ("models/heads/pooled.py", '"mean_max"', '"mean_most"', POOLED),
     ("models/encoders/conformer.py", "0.5 *", "0.4 *", set()),  # no entry of the experiment

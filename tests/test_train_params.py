@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY
+from ruamel.yaml import YAML
 from test_training import SETTINGS
 from typer.testing import CliRunner
 
 from pipeline.check_params import Experiment, load_experiment
 from pipeline.errors import ParamsError
 from pipeline.models.network import NetworkParams
-from pipeline.params import validate_params
+from pipeline.params import read_params, validate_params
 from pipeline.training.schedules import rate_factor
 from pipeline.training.settings import TrainParams
 from tools.compose import compose, dump, list_recipes
@@ -209,3 +210,29 @@ def test_every_setting_is_explained() -> None:
     for schema in TrainParams.model_json_schema()["$defs"].values():
         names |= set(schema.get("properties", {}))
     assert {name for name in names if f"`{name}`" not in page and f".{name}`" not in page} == set()
+
+
+def test_augmentation_stays_within_the_bands(tmp_path: Path) -> None:
+    document = read_params(REPOSITORY / "params.yaml")
+    augmentation = document["train"]["augmentation"]
+    augmentation["band_masks"]["width"] = 200
+    augmentation["equaliser"] |= {"probability": 0.5, "bands": 64}
+    augmentation["band_shift"] |= {"probability": 0.5, "range": [-300.0, 4.0]}
+    document["spectrogram"]["front_end"]["n_mels"] = 40
+    YAML().dump(document, tmp_path / "params.yaml")
+    with pytest.raises(ParamsError) as error:
+        load_experiment(tmp_path / "params.yaml")
+    for text in (
+        "band_masks.width",
+        "found 200",
+        "equaliser.bands",
+        "found 64",
+        "band_shift.range",
+        "found 300",
+        "the 40 bands",
+    ):
+        assert text in str(error.value)
+    augmentation["band_masks"]["width"] = 40
+    augmentation["equaliser"]["probability"] = augmentation["band_shift"]["probability"] = 0.0
+    YAML().dump(document, tmp_path / "params.yaml")
+    assert load_experiment(tmp_path / "params.yaml")

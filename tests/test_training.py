@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from networks import build, changed, network
+from workspace import ROOT
 
 from pipeline.errors import CorpusError, SonolexError
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.network import Network
+from pipeline.params import read_params
 from pipeline.spectrogram.storing import restore, store
 from pipeline.training.batches import READ_AHEAD, Batches, StoredBatch, normalise
 from pipeline.training.classification import Classification, smooth_labels
@@ -29,7 +31,8 @@ from pipeline.training.validation import Examples, Validation
 
 CPU = torch.device("cpu")
 NO_MASKS = {"count": 0, "width": 0}
-PLAIN = {
+BASE = read_params(ROOT / "recipes" / "base.yaml")["train"]["augmentation"]  # where what is not named here is off
+PLAIN = BASE | {
     "time_shift": 0.0,
     "time_stretch": 0.0,
     "token_noise": 0.0,
@@ -310,7 +313,8 @@ def test_batches_know_what_a_unit_is_in_logarithms_of_power(units: str, kind: st
     inputs = Memory(2)
     inputs.front_end = {"units": units}
     normalisation = {"kind": kind, "std_scale": 2.0, "mean": -5.0, "std": 3.0}
-    assert Batches(inputs, ["clip-0"], normalisation).log_unit == pytest.approx(expected)
+    scale = Batches(inputs, ["clip-0"], normalisation).power_scale
+    assert (scale and scale.log_unit) == (expected and pytest.approx(expected))
 
 
 def test_batches_read_ahead_come_in_turn_and_a_few_at_a_time() -> None:

@@ -21,12 +21,11 @@ from pipeline.models.network import NetworkParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.seeding import named_seed
-from pipeline.training.classification import Classification
 from pipeline.training.distributed import init_distributed
 from pipeline.training.inputs import input_artifacts
 from pipeline.training.loop import training_options
 from pipeline.training.lora import add_adapters
-from pipeline.training.neural import initial_network, stored_examples, training_loss
+from pipeline.training.neural import initial_network, training_task
 from pipeline.training.opening import DataPaths, open_training_data
 from pipeline.training.range_test import Range, RatePoint, run_range_test, suggest_rate
 from pipeline.training.settings import TrainParams
@@ -84,10 +83,7 @@ def _test(params: NetworkParams, settings: TrainParams, paths: DataPaths, run: R
         if settings.lora is not None:
             torch.manual_seed(named_seed(run.seed, "adapters"))
             add_adapters(network, settings.lora)
-        examples = stored_examples(data.inputs, data.training, metadata["normalisation"])
-        task = Classification(
-            settings, training_loss(settings, data), data.inputs.time_axis + 1, examples.batches.log_unit
-        )
+        task, examples = training_task(settings, data, metadata["normalisation"])
         with training_options(network, settings):
             return run_range_test(network, settings, task, examples, rates=rates, seed=run.seed, context=context)
 

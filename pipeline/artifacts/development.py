@@ -58,13 +58,14 @@ DEVELOPMENT = TableSchema(
 
 TARGETS = TableSchema(
     name="targets",
-    version=2,
+    version=3,
     stage="development",
     columns={  # `labels` and `unknown` are positions in the class list, ascending; see `pipeline/artifacts/clips.py`
         "clip_id": pa.string(),
         "labels": pa.list_(pa.uint16()),
         "unknown": pa.list_(pa.uint16()),
         "weight": pa.float64(),
+        "group": pa.string(),  # of the clip, which augmentation may draw partners from
         "soft": pa.list_(pa.float32()),  # see `pipeline/artifacts/training_labels.py`
     },
     metadata=TargetsMetadata,

@@ -10,6 +10,8 @@ from pipeline.spectrogram.mel import to_mel
 
 TICKS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)  # Hz, ticks of an axis of mel bands
 
+_TABLE = 1 << 14  # frequencies
+
 
 def band_positions(metadata: FrontEndMetadata, hertz: Sequence[float]) -> np.ndarray:
     """Return the positions of frequencies on the axis of bands (frequency,); the centre of band k is at k.
@@ -20,6 +22,12 @@ def band_positions(metadata: FrontEndMetadata, hertz: Sequence[float]) -> np.nda
     scale = metadata["params"].get("mel_scale", "htk")
     low, high, *wanted = to_mel(np.array([metadata["f_min"], metadata["f_max"], *hertz], dtype=np.float64), scale)
     return np.asarray((np.array(wanted) - low) / (high - low) * (count_bands(metadata) + 1) - 1)
+
+
+def band_centres(metadata: FrontEndMetadata) -> np.ndarray:
+    """Return the centres of the bands in Hz, (band,), from a table of `band_positions` that is right to a thousandth."""
+    hertz = np.linspace(metadata["f_min"], metadata["f_max"], _TABLE)
+    return np.interp(np.arange(count_bands(metadata)), band_positions(metadata, hertz.tolist()), hertz)
 
 
 def tick_labels(metadata: FrontEndMetadata) -> dict[float, str]:

@@ -12,8 +12,9 @@ A batch has at most `FRAMES_PER_BATCH` frames, padding included, unless a single
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from torch import Tensor
 from pipeline.artifacts.model import Normalisation
 from pipeline.artifacts.spectrogram import LN_POWER, SpectrogramMetadata, count_channels
 from pipeline.models.base import SMALLEST_STD, by_channel, normalisation_unit
+from pipeline.training.augmentation.partners import Partners
+from pipeline.training.augmentation.power import PowerScale
 from pipeline.training.inputs import FRAMES_PER_BATCH, Inputs
 from pipeline.vocabulary.batching import padded_batches
 
@@ -38,7 +41,8 @@ class Batch(NamedTuple):
 
     inputs: Tensor
     mask: Tensor | None
-    rows: Tensor  # (B,) position of each clip in the list of clips
+    rows: Tensor  # position of each clip in the list of clips
+    partners: Partners | None = None  # what the last clips are there for, if not for themselves
 
 
 class StoredBatch(NamedTuple):
@@ -49,13 +53,20 @@ class StoredBatch(NamedTuple):
     rows: Tensor
     front_end: SpectrogramMetadata
     normalisation: Normalisation | None  # None for tokens
+    partners: Partners | None = None
+
+    @property
+    def num_clips(self) -> int:
+        """Return the number of clips without partners."""
+        return len(self.rows) - (0 if self.partners is None else len(self.partners.rows))
 
     def to(self, device: torch.device) -> Batch:
         """Move the batch to a device, and convert it there to a network's input."""
         inputs, mask = self.inputs.to(device), None if self.mask is None else self.mask.to(device)
         if self.normalisation is None:
-            return Batch(inputs.to(torch.int64), mask, self.rows)
-        return Batch(normalise(inputs, mask, self.front_end, self.normalisation), mask, self.rows)
+            return Batch(inputs.to(torch.int64), mask, self.rows, self.partners)
+        frames = normalise(inputs, mask, self.front_end, self.normalisation)
+        return Batch(frames, mask, self.rows, self.partners)
 
 
 class Batches:
@@ -70,32 +81,47 @@ class Batches:
     def __len__(self) -> int:
         return len(self._clip_ids)
 
-    def take(self, rows: Sequence[int]) -> StoredBatch:
-        """Return the batch of these rows, as it is stored. Thread-safe."""
+    def take(self, rows: Sequence[int], partners: Partners | None = None) -> StoredBatch:
+        """Return the batch of these rows, as it is stored, and behind them their partners. Thread-safe.
+
+        Partners longer than all other clips of the batch are cut to their length.
+        """
+        if partners is None:
+            return self._collate(self._read(rows), rows)
+        longest, axis = max(self._lengths[row] for row in rows), self._inputs.time_axis
+        others = self._read(partners.rows.tolist())
+        cut = [_cut(array, longest, start, axis) for array, start in zip(others, partners.starts.tolist(), strict=True)]
+        together = [*rows, *partners.rows.tolist()]
+        return self._collate([*self._read(rows), *cut], together)._replace(partners=partners)
+
+    def _read(self, rows: Sequence[int]) -> list[np.ndarray]:
         if self._cache is not None:
-            arrays = [self._cache[row] for row in rows]
-        else:
-            arrays = self._inputs.stored([self._clip_ids[row] for row in rows])
-        return self._collate(arrays, rows)
+            return [self._cache[row] for row in rows]
+        return self._inputs.stored([self._clip_ids[row] for row in rows])
 
     @property
-    def log_unit(self) -> float | None:
-        """Return the size of one unit of the frames in ln(power).
+    def power_scale(self) -> PowerScale | None:
+        """Return what normalised frames are as powers.
 
         None where it differs between clips or channels, and for values that are no levels, such as tokens and MFCCs.
         """
-        scale = LN_POWER.get(self._inputs.front_end.get("units", ""))
-        kind, channels = self._normalisation["kind"], count_channels(self._inputs.front_end)
-        if self._inputs.time_axis or scale is None or kind == "clip" or channels > 1:
+        front_end, normalisation = self._inputs.front_end, self._normalisation
+        unit, channels = LN_POWER.get(front_end.get("units", "")), count_channels(front_end)
+        if self._inputs.time_axis or unit is None or normalisation["kind"] == "clip" or channels > 1:
             return None
-        return scale if kind == "none" else scale * normalisation_unit(self._normalisation)
+        if normalisation["kind"] == "none":
+            return PowerScale(front_end, unit)
+        return PowerScale(front_end, unit, normalisation["mean"], normalisation_unit(normalisation))
 
-    def ahead(self, row_lists: Iterable[Sequence[int]]) -> Iterator[StoredBatch]:
-        """Yield the batch of each list of rows, with read-ahead."""
+    def ahead(
+        self, row_lists: Iterable[Sequence[int]], draw: Callable[[Sequence[int]], Partners | None] | None = None
+    ) -> Iterator[StoredBatch]:
+        """Yield the batch of each list of rows, with the partners that `draw` returns for it, with read-ahead."""
         with ThreadPoolExecutor(READ_AHEAD) as readers:
             waiting: deque[Future[StoredBatch]] = deque()
             for rows in row_lists:
-                waiting.append(readers.submit(self.take, rows))
+                taking = partial(self.take, rows) if draw is None else partial(self.take, rows, draw(rows))
+                waiting.append(readers.submit(taking))
                 if len(waiting) > READ_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -108,9 +134,12 @@ class Batches:
         for rows in islice(batches, first, None, step):
             yield self.take(rows)
 
-    def bounded(self, rows: Sequence[int]) -> Iterator[list[int]]:
-        """Yield rows in order, in batches within the bound of frames: one, where they are within it together."""
-        return padded_batches(rows, self._lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH)
+    def bounded(self, rows: Sequence[int], lengthening: int = 1) -> Iterator[list[int]]:
+        """Yield rows in order, in batches within the bound of frames: one, where they are within it together.
+
+        `lengthening` is the factor by which clips may become longer after they are read.
+        """
+        return padded_batches(rows, self._lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH // lengthening)
 
     def _bytes(self) -> int:
         """Return the number of bytes of all stored clips."""
@@ -134,6 +163,12 @@ class Batches:
         mask = None if (lengths == longest).all() else torch.from_numpy(np.arange(longest) < lengths[:, None])
         normalisation = None if axis else self._normalisation
         return StoredBatch(padded, mask, torch.tensor(list(rows)), self._inputs.front_end, normalisation)
+
+
+def _cut(array: np.ndarray, length: int, start: float, axis: int) -> np.ndarray:
+    """Return at most `length` frames of a clip, from `start` in [0, 1) of those that are left out."""
+    first = int(start * (max(array.shape[axis] - length, 0) + 1))
+    return array[(slice(None),) * axis + (slice(first, first + length),)]
 
 
 def normalise(

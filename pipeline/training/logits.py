@@ -16,7 +16,7 @@ def predict_logits(model: nn.Module, batches: Batches, batch_size: int, context:
     model.eval()
     rows, logits = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, 0)]
     for batch in batches.in_order(batch_size, context.rank, context.size):
-        inputs, mask, own = batch.to(context.device)
+        inputs, mask, own, _ = batch.to(context.device)
         rows.append(own)
         logits.append(model(inputs, mask).cpu())
     return context.assemble(torch.cat(rows), torch.cat(logits[1:] or logits), len(batches))

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol
 
@@ -20,6 +21,7 @@ from pipeline.errors import SonolexError
 from pipeline.models.neural_model import NeuralModel
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints, sampling
+from pipeline.training.augmentation.partners import Partners
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import StoredBatch
 from pipeline.training.distributed import ALONE, DistributedContext
@@ -205,7 +207,9 @@ class _Run(Generic[M]):
         steps = math.ceil(len(order) / params.batch_size)
         batches = torch.tensor_split(order, steps)
         micro_batches = [cut(context.local_rows(rows), self.examples, params) for rows in batches]
-        reader = _Reader(self.examples, [rows for of_batch in micro_batches for rows in of_batch])
+        reader = _Reader(
+            self.examples, [rows for of_batch in micro_batches for rows in of_batch], self._draw_partners()
+        )
         losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
             step = self.epoch * steps + index
@@ -227,6 +231,14 @@ class _Run(Generic[M]):
             "gradient_norm": sum(finite) / len(finite) if finite else math.nan,
             **{name: sum(values) / steps for name, *values in zip(learner.task.measures, *measured, strict=True)},
         }
+
+    def _draw_partners(self) -> Callable[[Sequence[int]], Partners | None] | None:
+        """Return the draw of partners of an epoch's micro-batches, with a generator of its own; None without partners."""
+        sampler = self.examples.partners
+        if sampler is None:
+            return None
+        seed = named_seed(self.seed, "epoch", self.epoch, "partners", self.learner.context.rank)
+        return partial(sampler.draw, generator=torch.Generator().manual_seed(seed))
 
     def _stopped(self, fault: NotFiniteError, step: int, rate: float, rows: Tensor) -> SonolexError:
         """Build the error for a loss or gradient that is not finite, with the place, the clips, and the last checkpoint."""
@@ -273,16 +285,22 @@ class _Run(Generic[M]):
 def cut(rows: Tensor, examples: Examples, params: TrainParams) -> list[list[int]]:
     """Return a process's micro-batches of a batch: those of `train.accumulate`, and more where clips are long."""
     parts = torch.tensor_split(rows, params.accumulate)
-    return [micro for part in parts for micro in examples.batches.bounded(part.tolist())]
+    lengthening = 1 if examples.partners is None else params.augmentation.lengthening
+    return [micro for part in parts for micro in examples.batches.bounded(part.tolist(), lengthening)]
 
 
 class _Reader:
     """Reader of an epoch's micro-batches with their targets, which measures the time that training waits."""
 
-    def __init__(self, examples: Examples, micro_batches: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        micro_batches: Sequence[Sequence[int]],
+        draw: Callable[[Sequence[int]], Partners | None] | None,
+    ) -> None:
         self.waited = 0.0
         self._targets = examples.targets
-        self._batches = examples.batches.ahead(micro_batches)
+        self._batches = examples.batches.ahead(micro_batches, draw)
 
     def take(self, count: int) -> Iterator[tuple[StoredBatch, Tensor]]:
         """Yield the next `count` micro-batches."""

@@ -21,6 +21,9 @@ from pipeline.models.network import Network, NetworkParams, fit_normalisation, o
 from pipeline.params import load_params
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
+from pipeline.training.augmentation.noise import NoiseBanks
+from pipeline.training.augmentation.noise_sounds import open_background, open_coloured_noise
+from pipeline.training.augmentation.partners import PartnerSampler, expected_positives
 from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
@@ -83,7 +86,6 @@ def train_model(
     """
     assert isinstance(params, NetworkParams)
     inputs, training, validation = data.inputs, data.training, data.validation
-    loss = training_loss(settings, data)
     keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights become denormal, a hundred times slower on a CPU
     model, input_metadata = initial_network(params, data, seed=seed)
@@ -94,6 +96,8 @@ def train_model(
     if settings.lora is not None:
         torch.manual_seed(named_seed(seed, "adapters"))
         add_adapters(model, settings.lora)
+    task, seen = training_task(settings, data, input_metadata["normalisation"])
+    background = task.banks.background
     identity = {
         "params": params.model_dump(mode="json"),
         "train": settings.model_dump(mode="json"),
@@ -105,20 +109,20 @@ def train_model(
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
         "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
         "weights": "" if training.weights is None else hashlib.sha256(training.weights.tobytes()).hexdigest(),
+        "groups": hashlib.sha256("\n".join(training.groups).encode()).hexdigest(),
+        "background": "" if background is None else background.digest,
     }
     code = code_version(train_model, kinds=kinds_in(identity["params"]))
-    normalisation = input_metadata["normalisation"]
-    seen = stored_examples(inputs, training, normalisation)
     measured = None
     if validation.clip_ids:
-        held_out = stored_examples(inputs, validation, normalisation)
-        measured = Validation(held_out, loss, score, settings.batch_size)
+        held_out = stored_examples(inputs, validation, input_metadata["normalisation"])
+        measured = Validation(held_out, task.loss_function, score, settings.batch_size)
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
     with curves(curves_path, context, trackers, tracked) as log_epoch:
         trained = run_epochs(
             model,
             settings,
-            Classification(settings, loss, inputs.time_axis + 1, seen.batches.log_unit),
+            task,
             seen,
             measured,
             seed=seed,
@@ -129,16 +133,33 @@ def train_model(
     if context.is_main_process and trained.gradients:
         write_gradients(curves_path, trained.gradients)
     kept = {epoch: _arrays(state, settings) for epoch, state in trained.kept.items()}
-    return _arrays(model.state_dict(), settings), kept, input_metadata, loss.link, trained
+    return _arrays(model.state_dict(), settings), kept, input_metadata, task.loss_function.link, trained
 
 
-def training_loss(settings: TrainParams, data: TrainingData) -> Loss:
-    """Return the loss of the params, for the classes as often as an epoch has them."""
+def training_loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> Loss:
+    """Return the loss of the params, for the classes as often as an epoch has them after mixing, if clips can be summed."""
     targets = torch.from_numpy(data.training.targets)
     published = None if data.training.weights is None else torch.from_numpy(data.training.weights)
     drawn = clip_weights(targets) if published is None else published
-    shares = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
+    own = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
+    shares = expected_positives(own, settings.augmentation, others=positive_shares(targets), sums=sums)
     return build_loss(settings.loss, data.label_kind, data.classes, shares)
+
+
+def training_task(
+    settings: TrainParams, data: TrainingData, normalisation: Normalisation
+) -> tuple[Classification, StoredExamples]:
+    """Return the task of a run and its training clips, with what augmentation mixes them with.
+
+    Raises SonolexError where augmentation lacks what it needs: sounds of a folder, or groups of clips.
+    """
+    seen, options = stored_examples(data.inputs, data.training, normalisation), settings.augmentation
+    scale = seen.batches.power_scale
+    banks = NoiseBanks(open_background(options.background, scale), open_coloured_noise(options.coloured_noise, scale))
+    sampler = PartnerSampler(options, seen.targets, data.training.groups, sums=scale is not None)
+    loss = training_loss(settings, data, sums=scale is not None)
+    task = Classification(settings, loss, data.inputs.time_axis + 1, scale, banks)
+    return task, seen._replace(partners=sampler if sampler.draws_any else None)
 
 
 def initial_network(params: NetworkParams, data: TrainingData, *, seed: int) -> tuple[Network, InputMetadata]:

@@ -10,7 +10,6 @@ from pipeline.artifacts.splits import clips_of
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
 from pipeline.training.inputs import open_inputs
-from pipeline.training.targets import class_targets, sampling_weights
 from pipeline.training.trainers import Examples, TrainingData
 
 
@@ -38,9 +37,7 @@ def open_training_data(reads: Reads, paths: DataPaths, fold: str) -> tuple[Train
     if not roles["train"]:
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
-    training, validation = (
-        Examples(ids, class_targets(targets, ids), sampling_weights(targets, ids)) for ids in roles.values()
-    )
+    training, validation = (Examples.of(targets, ids) for ids in roles.values())
     metadata = targets.metadata
     data = TrainingData(
         inputs, training, validation, metadata["label_kind"], vocabulary, pretrained, metadata["classes"]

@@ -101,5 +101,6 @@ def _batches(examples: Examples, params: TrainParams, seed: int) -> Iterator[Ten
 
 def _read(examples: Examples, rows: Tensor, params: TrainParams) -> Iterator[tuple[StoredBatch, Tensor]]:
     for micro in cut(rows, examples, params):
-        batch = examples.batches.take(micro)
+        partners = examples.partners.draw(micro, torch.default_generator) if examples.partners else None
+        batch = examples.batches.take(micro, partners)
         yield batch, examples.targets[batch.rows]

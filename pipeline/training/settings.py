@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.params import Params, validate_params
-from pipeline.training.augmentation import AugmentationParams
+from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.averaging import AverageParams, averaged_epochs
 from pipeline.training.epoch_choice import EpochMetric
 from pipeline.training.freezing import FreezeParams

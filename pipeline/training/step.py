@@ -102,7 +102,7 @@ class Learner(Generic[M]):
             loss, measures = self.task.loss(self.model, self._forward, on_device, targets.to(self.context.device))
             if not torch.isfinite(loss):
                 raise NotFiniteError("loss", loss.item(), batch)
-            share = len(targets) / num_clips  # of means over clips, so that micro-batches add up to the batch
+            share = batch.num_clips / num_clips  # of means over clips, so that micro-batches add up to the batch
             self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             totals += torch.stack([loss, *measures]).detach() * share
         self.context.all_reduce_sum([totals, *(p.grad for p in self.model.parameters() if p.grad is not None)])

@@ -1,4 +1,4 @@
-"""Class targets and sampling weights of clips, from the manifest or from the labels of a development set.
+"""Class targets, sampling weights and groups of clips, from the manifest or from the labels of a development set.
 
 A target is 1 for a class that a clip has, 0 for one that it has not, a probability where a clip has soft labels, and NaN
 where it is unknown. NaN goes through the
@@ -46,6 +46,12 @@ def decide_soft(targets: np.ndarray, label_kind: LabelKind) -> np.ndarray:
     else:
         decided[soft] = np.where(np.isnan(targets[soft]), np.nan, targets[soft] >= 0.5)
     return decided
+
+
+def group_names(clips: TargetTable, clip_ids: Sequence[str]) -> list[str]:
+    """Return the names of the groups of these clips, in order."""
+    by_clip = dict(zip(clips.list("clip_id"), clips.list("group"), strict=True))
+    return [by_clip[clip] for clip in clip_ids]
 
 
 def sampling_weights(clips: TargetTable, clip_ids: Sequence[str]) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.artifacts.clips import LabelKind, Link
+from pipeline.artifacts.development import TargetTable
 from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.pretrained import Pretrained
 from pipeline.artifacts.vocabulary import Vocabulary
@@ -18,6 +19,7 @@ from pipeline.models.base import ModelParams
 from pipeline.models.registry import BASELINES
 from pipeline.registry import Registry
 from pipeline.training.inputs import Inputs
+from pipeline.training.targets import class_targets, group_names, sampling_weights
 
 Weights = dict[str, np.ndarray]  # by name
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of an epoch, from scores and targets (clip, class)
@@ -54,6 +56,13 @@ class Examples(NamedTuple):
     clip_ids: Sequence[str]
     targets: np.ndarray  # (clip, class); NaN = unknown
     weights: np.ndarray | None = None  # (clip,) float64, for balanced sampling; None = from the targets
+    groups: Sequence[str] = ()  # name of each clip's group
+
+    @classmethod
+    def of(cls, targets: TargetTable, clip_ids: Sequence[str]) -> "Examples":
+        """Return these clips of a development set, with its targets."""
+        weights = sampling_weights(targets, clip_ids)
+        return cls(clip_ids, class_targets(targets, clip_ids), weights, group_names(targets, clip_ids))
 
 
 class TrainingData(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.augmentation.partners import PartnerSampler
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import DistributedContext
@@ -29,6 +30,7 @@ class Examples(NamedTuple):
     targets: Tensor  # (clip, class); NaN = unknown
     clip_ids: list[str]
     weights: Tensor | None = None  # (clip,) float64, for balanced sampling; None = from the targets
+    partners: PartnerSampler | None = None  # of mixtures; None = no partners but those of the batch
 
 
 class Validation:

@@ -1,0 +1,123 @@
+"""Augmentation of a batch: all its parts in order, between the stored clips and the network's stem.
+
+In order: reversal, time shift and stretch, token noise and token masking; on log-mel frames pitch, bands and levels, then
+sounds that are added; on the feature map sums and concatenations of clips, mix-up, Freq-MixStyle, masks, erasing and noise.
+Partners of mixtures (`pipeline/training/augmentation/partners.py`) are changed as the clips themselves, up to the mixture.
+
+Everything is vectorised over the batch. Numbers are drawn from torch's global generator on the CPU, seeded per epoch, and
+moved to the device. Changes of powers need log-mel frames with the same normalisation in all clips; tokens, and other
+frames, go through the rest.
+
+Conventions: B clips of a batch, P partners; N = B + P, T frame, F feature, K class.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.models.network import Network
+from pipeline.training.augmentation.masks import erase, mask_features
+from pipeline.training.augmentation.mixing import Mixed, concatenate_clips, mix, mix_labels, sum_clips
+from pipeline.training.augmentation.mixstyle import mix_styles
+from pipeline.training.augmentation.noise import NoiseBanks, add_noise, add_sounds
+from pipeline.training.augmentation.partners import Partners
+from pipeline.training.augmentation.power import PowerScale, change_spectrum
+from pipeline.training.augmentation.settings import OF_FRAMES, AugmentationParams
+from pipeline.training.augmentation.time import reverse, warp_time
+from pipeline.training.augmentation.tokens import mask_tokens, replace_tokens
+from pipeline.training.batches import Batch
+
+log = logging.getLogger(__name__)
+
+_OF_ANY_FRAMES = ("mixup_domain", "freq_mixstyle")  # whose meaning does not depend on powers
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Augmentation of the batches of a run."""
+
+    params: AugmentationParams
+    time_axis: int  # of a batch's inputs
+    scale: PowerScale | None  # None = values that are no log powers: tokens, or frames with a normalisation by clip
+    banks: NoiseBanks
+
+    def warn_without_effect(self) -> None:
+        """Log a warning for settings that this model's input does not take."""
+        if self.scale is not None:
+            return
+        options = self.params.model_dump()
+        idle = [name for name in OF_FRAMES if name not in _OF_ANY_FRAMES and options[name]["probability"]]
+        if self.params.mixup_domain == "power" and self.params.mixup_probability:
+            idle.append("mixup_domain: power")
+        for name in idle:
+            log.warning(
+                "train.augmentation.%s: expected a model that reads frames with the same normalisation in all clips, found "
+                "another: no effect",
+                name,
+            )
+
+    def apply(
+        self, model: Network, batch: Batch, targets: Tensor, smooth: Callable[[Tensor], Tensor], *, union: bool
+    ) -> Mixed:
+        """Return feature map (B, T, F), mask and targets (B, K) of a batch; `targets` (N, K) are those of its partners too.
+
+        `smooth` smooths targets, after labels are united and before mix-up. `union`: clips that become one have the labels
+        of all, else equal shares of them.
+        """
+        inputs = self.change_time(batch.inputs, batch.mask)
+        mask_token = model.input.mask_token
+        if mask_token is not None:
+            inputs = replace_tokens(inputs, model.input.neighbours, self.params.token_noise)
+            inputs = mask_tokens(inputs, batch.mask, mask_token, self.params.frame_masks)
+        if batch.partners is not None:
+            targets = mix_labels(targets, batch.partners, union=union)
+        features = Mixed(self.change_sound(model.embed(inputs), batch.mask), batch.mask, smooth(targets))
+        mixed = self.combine(features, batch.partners)
+        return self.hide(mixed, frames_too=mask_token is None, num_channels=model.input.num_channels)
+
+    def change_time(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Reverse, shift and stretch clips."""
+        inputs = reverse(inputs, mask, self.params.reversal, self.time_axis)
+        return warp_time(inputs, mask, self.params, self.time_axis)
+
+    def change_sound(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Change pitch, bands and levels of clips (N, T, F), and add sounds."""
+        scale, params, banks = self.scale, self.params, self.banks
+        if scale is None:
+            return features
+        features = change_spectrum(features, mask, params, scale)
+        for bank, part in ((banks.background, params.background), (banks.coloured, params.coloured_noise)):
+            features = add_sounds(features, mask, bank, part.probability, part.snr, scale)
+        return features
+
+    def combine(self, clips: Mixed, partners: Partners | None) -> Mixed:
+        """Return the B clips of a batch, mixed with their partners, which are the last of N clips, or with one another."""
+        features, mask, targets = clips
+        if partners is not None:
+            if self.scale is not None:
+                features, mask = sum_clips(features, mask, partners, self.params.sum_clips, self.scale)
+            features, mask = concatenate_clips(features, mask, partners, self.params.concatenate_clips, self.scale)
+        log_unit = None if self.scale is None else self.scale.log_unit
+        mixed = mix(features, mask, targets, self.params, log_unit, partners)
+        return mixed if partners is None else _trim(mixed)
+
+    def hide(self, mixed: Mixed, *, frames_too: bool, num_channels: int = 1) -> Mixed:
+        """Change styles, mask and add noise to mixed clips; without `frames_too` (tokens) styles and frames stay."""
+        params, features = self.params, mixed.features
+        if frames_too:
+            features = mix_styles(features, mixed.mask, params.freq_mixstyle)
+        frame_masks = params.frame_masks if frames_too else None
+        features = mask_features(features, mixed.mask, frame_masks, params.band_masks, num_channels)
+        features = erase(features, mixed.mask, params.erasing, num_channels)
+        return mixed._replace(features=add_noise(features, params.noise))
+
+
+def _trim(mixed: Mixed) -> Mixed:
+    """Return the clips without frames in which all are padding, as only partners reached there."""
+    if mixed.mask is None:
+        return mixed
+    longest = int(mixed.mask.sum(1).max())
+    mask = mixed.mask[:, :longest]
+    return Mixed(mixed.features[:, :longest], None if bool(mask.all()) else mask, mixed.targets)
