@@ -226,13 +226,13 @@ def _grid_mistakes(document: Mapping[str, object], models: Mapping[str, ModelPar
 
 
 def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams], path: Path) -> list[str]:
-    """Return a message for each model of `report.attention` that does not attend to frames."""
-    kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
+    """Return a message for each model of `report.attention` that cannot be explained over frames."""
+    kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention or ENCODERS[kind].has_feature_maps)
     return [
         f"{path}: report.attention: expected networks with one of the encoders {kinds}, found {name} of kind "
         f"{models[name].kind}; remove it, or set report.attention to []"
         for name in report.attention
-        if name in models and models[name].reads == "frames" and not models[name].has_attention_maps
+        if name in models and models[name].reads == "frames" and models[name].explanation is None
     ]
 
 

@@ -52,6 +52,7 @@ class TimmNetwork(Encoder):
 
     Params = TimmParams
     keeps_positions = supports_patchout = False
+    has_feature_maps = True
 
     def __init__(self, params: TimmParams, stem: Stem) -> None:
         from pipeline.models.encoders.timm_layers import BatchNorms, Padding, build_network
@@ -63,12 +64,19 @@ class TimmNetwork(Encoder):
             params.network, params.drop_path, norms, self.padding, stem.num_channels
         )
         self.num_rows, self.stride = 1, stem.stride * params.time_stride
+        self.map_strides = self.stride, 2**_STAGES
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        return self.positions_of(*self.feature_maps(x, mask))
+
+    def feature_maps(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         self.padding.set(mask)
         image = self.padding.clear(as_image(x, self.num_channels).transpose(2, 3))
         maps = self.network(image.contiguous(memory_format=torch.channels_last))
-        return maps.mean(2).transpose(1, 2), self.padding.mask(maps.shape[3])
+        return maps.transpose(2, 3), self.padding.mask(maps.shape[3])
+
+    def positions_of(self, maps: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return maps.mean(3).transpose(1, 2), mask
 
     def real_time_steps(self, real: Tensor) -> Tensor:
         for _ in range(_STAGES):
