@@ -136,6 +136,14 @@ def _check_between(
         mistakes += _front_end_mistakes(
             sections["experiment"], sections["spectrogram"].front_end, models, vocabularies, path
         )
+    if {"spectrogram", "duplicates"} <= set(sections):
+        front_end = sections["spectrogram"].front_end
+        if sections["duplicates"].search and not front_end.has_levels:
+            mistakes.append(
+                f"{path}: duplicates.search: expected false with spectrogram.front_end.kind {front_end.kind}, whose frames "
+                "are no levels of bands that recordings could be compared by, found true; set it to false, or search once "
+                "with the front end kaldi"
+            )
     if "report" in sections:
         mistakes += _attention_mistakes(sections["report"], models, path)
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:

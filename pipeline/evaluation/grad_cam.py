@@ -79,7 +79,7 @@ class GradCamReader:
             strides=network.encoder.map_strides,
             num_frames=num_frames,
             num_read=min(num_frames, network.stem.max_frames or num_frames),
-            n_mels=self._model.metadata["input"]["n_mels"],
+            n_mels=network.input.num_features // network.input.num_channels,
         )
 
 
