@@ -31,14 +31,15 @@ class ClipGradCam:
         np.ndarray
     )  # (cell in time, cell in frequency) float32: the weighted sum of the maps, negative values included
     strides: tuple[int, int]  # frames and bands from one cell to the next
+    centre: float  # frame and band that the first cell is centred on
     num_frames: int
     num_read: int  # frames of the clip that the network reads, from its start
     n_mels: int
 
     def over_spectrogram(self) -> np.ndarray:
         """Return the map (frame, mel), scaled to a mean of 1, or 0 where nothing speaks for the class."""
-        frames = _interpolation(self.num_read, self.strides[0], self.cells.shape[0])
-        bands = _interpolation(self.n_mels, self.strides[1], self.cells.shape[1])
+        frames = _interpolation(self.num_read, self.strides[0], self.centre, self.cells.shape[0])
+        bands = _interpolation(self.n_mels, self.strides[1], self.centre, self.cells.shape[1])
         values = frames @ np.maximum(self.cells, 0) @ bands.T
         found = np.full((self.num_frames, self.n_mels), np.nan)
         found[: self.num_read] = values / max(values.mean(), np.finfo(np.float32).tiny)
@@ -77,13 +78,14 @@ class GradCamReader:
             target=target,
             cells=cells.detach().numpy(),
             strides=network.encoder.map_strides,
+            centre=network.encoder.centre,
             num_frames=num_frames,
             num_read=min(num_frames, network.stem.max_frames or num_frames),
             n_mels=network.input.num_features // network.input.num_channels,
         )
 
 
-def _interpolation(size: int, stride: int, cells: int) -> np.ndarray:
-    """Return weights (size, cells) of linear interpolation between cells whose centres are a stride apart, from 0."""
-    place = np.minimum(np.arange(size) / stride, cells - 1)
+def _interpolation(size: int, stride: int, centre: float, cells: int) -> np.ndarray:
+    """Return weights (size, cells) of linear interpolation between cells whose centres are a stride apart."""
+    place = np.clip((np.arange(size) - centre) / stride, 0, cells - 1)
     return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))

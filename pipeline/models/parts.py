@@ -195,7 +195,7 @@ class Encoder(nn.Module, ABC):
     def feature_maps(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Map (B, T, F) and their mask to the last feature maps (B, C, T', F') before pooling, and the mask (B, T').
 
-        The cell (t, f) of a map is centred on frame `map_strides[0] * t` and feature `map_strides[1] * f`.
+        The cell (t, f) of a map is centred on frame `map_strides[0] * t + centre`, feature `map_strides[1] * f + centre`.
         """
         raise NotImplementedError
 
