@@ -159,4 +159,11 @@ def test_params_are_composed_and_near_duplicates_are_not_searched_among_states(t
         load_experiment(tmp_path / "params.yaml")
     document["duplicates"]["search"] = False
     (tmp_path / "params.yaml").write_text(dump(document))
+    with pytest.raises(ParamsError, match=r"waveform_encoder: frame_textures cannot read its frames"):
+        load_experiment(tmp_path / "params.yaml")
+    frames = [name for name in document["experiment"]["frame_models"] if "textures" not in name]
+    tokens = [name for name in document["experiment"]["token_models"] if "textures" not in name]
+    document["experiment"] |= {"frame_models": frames, "token_models": tokens, "ensembles": []}
+    document["report"]["headline"] = frames[:1]
+    (tmp_path / "params.yaml").write_text(dump(document))
     load_experiment(tmp_path / "params.yaml")

@@ -44,6 +44,10 @@ class WaveformEncoderParams(FrontEndSection):
     has_levels: ClassVar[bool] = False
 
     @property
+    def is_log_mel(self) -> bool:
+        return False
+
+    @property
     def frame_rate(self) -> float:
         encoder = open_encoder(self.source)
         return encoder.sample_rate / encoder.hop_length
