@@ -10,7 +10,7 @@ of noise at 16 kHz; time is the processor's, from the file to scores, best of th
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import soundfile
@@ -19,7 +19,7 @@ import typer
 from matplotlib.figure import Figure
 
 from benchmarks.workspace import ROOT
-from pipeline.artifacts.model import TrainedModel
+from pipeline.artifacts.model import InputMetadata, ModelCard, TrainedModel
 from pipeline.execution.threads import use_threads
 from pipeline.inference.classifier import Classifier, Member
 from pipeline.inference.predicting import predict_files
@@ -42,13 +42,13 @@ def build(name: str) -> Classifier:
     params, front_end = load_model_params(name, path), load_params(SpectrogramParams, "spectrogram", path).metadata
     assert isinstance(params, NetworkParams)
     torch.manual_seed(0)
-    about: Any = {
+    about: InputMetadata = {
         "n_mels": front_end["n_mels"],
         "log_floor": front_end["log_floor"],
         "normalisation": {"kind": "corpus", "std_scale": 1.0, "mean": -8.0, "std": 4.0},
     }
     weights = {key: array.numpy() for key, array in Network(params, about, len(_CLASSES)).state_dict().items()}
-    card: Any = {
+    card: ModelCard = {
         "model": name, "params": params.model_dump(mode="json"), "classes": _CLASSES, "label_kind": "one",
         "reads": "frames", "input": about, "source": "", "front_end": front_end, "fold": "", "seed": 0,
         "num_parameters": 0, "clips_seen": 0, "weights": "",
@@ -97,7 +97,7 @@ def main(
             measure(classifier, paths[0], windowing, 1)  # warm
             label = name if windowing is None else f"{name}, windows of {WINDOW:g} s"
             rows[label] = [measure(classifier, path, windowing, repeats) for path in paths]
-            typer.echo(f"| `{label}` | " + " | ".join(f"{seconds:.2f}" for seconds in rows[label]) + " |", flush=True)
+            typer.echo(f"| `{label}` | " + " | ".join(f"{seconds:.2f}" for seconds in rows[label]) + " |")
     if plot:
         draw(rows, plot)
 

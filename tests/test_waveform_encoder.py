@@ -135,7 +135,9 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
     with pytest.raises(SonolexError, match=r"expected model.safetensors or pytorch_model.bin, found none; complete"):
         front_end_of(tmp_path / "encoder")
     (tmp_path / "encoder/config.json").write_text('{"model_type": "whisper"}')
-    with pytest.raises(SonolexError, match=r"expected a waveform encoder of model_type wav2vec2, .*, found 'whisper'"):
+    with pytest.raises(
+        SonolexError, match=r"expected a waveform encoder of model_type wav2vec2, .*, found model_type: 'whisper'"
+    ):
         front_end_of(tmp_path / "encoder")
 
 

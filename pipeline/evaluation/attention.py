@@ -14,7 +14,7 @@ through the bands. A map is (frame, mel), in units of even attention: 1 is what 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class ClipAttention:
 class AttentionReader:
     """Runs one trained model on clips and keeps what it attends to."""
 
-    method = ROLLOUT
+    method: ClassVar[str] = ROLLOUT
 
     def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
         """Take a network that attends to frames, and the frames that it reads. Raises SonolexError for any other model."""

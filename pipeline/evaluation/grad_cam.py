@@ -7,6 +7,7 @@ Conventions: C channel; feature maps are (C, cell in time, cell in frequency); a
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class ClipGradCam:
 class GradCamReader:
     """Runs one trained model on clips, and back to its feature maps."""
 
-    method = GRAD_CAM
+    method: ClassVar[str] = GRAD_CAM
 
     def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
         """Take a convolutional network that reads frames, and the frames. Raises SonolexError for any other model."""
@@ -88,4 +89,4 @@ class GradCamReader:
 def _interpolation(size: int, stride: int, centre: float, cells: int) -> np.ndarray:
     """Return weights (size, cells) of linear interpolation between cells whose centres are a stride apart."""
     place = np.clip((np.arange(size) - centre) / stride, 0, cells - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
+    return np.asarray(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells))))

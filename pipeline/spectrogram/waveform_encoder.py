@@ -10,20 +10,25 @@ so. Frames are (frame, dimension) float32, in the place of (frame, mel): the enc
 is padded. Layer 0 is the input of the first transformer block, layer n the output of block n.
 """
 
-import json
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-from pydantic import Field, NonNegativeInt
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.spectrogram import HIDDEN_STATE, FrontEndMetadata
 from pipeline.errors import SonolexError
 from pipeline.paths import input_path
 from pipeline.spectrogram.front_end import FrontEnd, FrontEndSection, Inversion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T", bound=BaseModel)
 
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
@@ -152,35 +157,57 @@ class WaveformEncoder(FrontEnd):
         return np.asarray(states[self._params.layer][0].numpy(), dtype=np.float32)
 
 
+class _Config(BaseModel):
+    """What is read of config.json."""
+
+    model_type: Literal["wav2vec2", "hubert", "wavlm", "data2vec-audio"]
+    hidden_size: int
+    num_hidden_layers: int
+    conv_kernel: tuple[int, ...]
+    conv_stride: tuple[int, ...]
+
+
+class _Preprocessor(BaseModel):
+    """What is read of preprocessor_config.json, with the values of a file that says nothing."""
+
+    sampling_rate: int = _SAMPLE_RATE
+    do_normalize: bool = True
+
+
+class _Output(Protocol):
+    """Output of an encoder of transformers."""
+
+    hidden_states: Sequence["Tensor"]  # of every layer, (clip, frame, dimension)
+
+
+class _Encoder(Protocol):
+    """An encoder of transformers."""
+
+    def __call__(self, samples: "Tensor", *, output_hidden_states: bool) -> _Output: ...
+
+
 @lru_cache(maxsize=8)
 def open_encoder(source: str) -> EncoderFiles:
     """Read what the files of an encoder say, once in a process. Raises SonolexError."""
     folder = input_path(source)
-    config = _read_json(_find(source, folder, (_CONFIG,)))
-    found = config.get("model_type")
-    if found not in MODEL_TYPES or not {"conv_kernel", "conv_stride", "hidden_size", "num_hidden_layers"} <= set(
-        config
-    ):
-        raise SonolexError(
-            f"{_WHERE}: {source}: {_CONFIG}: expected a waveform encoder of model_type {', '.join(MODEL_TYPES)}, found "
-            f"{found!r}; name a folder or repository of one"
-        )
-    preprocessor = _read_json(_find(source, folder, (_PREPROCESSOR,)))
+    expected = f"a waveform encoder of model_type {', '.join(MODEL_TYPES)}"
+    config = _read(_Config, _find(source, folder, (_CONFIG,)), expected)
+    preprocessor = _read(_Preprocessor, _find(source, folder, (_PREPROCESSOR,)), "rate and scaling of its sounds")
     weights = _find(source, folder, _WEIGHTS)
     return EncoderFiles(
         weights=weights,
         digest=file_digest(weights),
-        width=config["hidden_size"],
-        depth=config["num_hidden_layers"],
-        kernels=tuple(config["conv_kernel"]),
-        strides=tuple(config["conv_stride"]),
-        sample_rate=preprocessor.get("sampling_rate", _SAMPLE_RATE),
-        normalises=preprocessor.get("do_normalize", True),
+        width=config.hidden_size,
+        depth=config.num_hidden_layers,
+        kernels=config.conv_kernel,
+        strides=config.conv_stride,
+        sample_rate=preprocessor.sampling_rate,
+        normalises=preprocessor.do_normalize,
     )
 
 
 @lru_cache(maxsize=2)
-def _load_model(encoder: EncoderFiles, layer: int) -> Any:
+def _load_model(encoder: EncoderFiles, layer: int) -> _Encoder:
     """Return the encoder with the blocks up to the layer, and one more, whose input the layer is."""
     try:
         from transformers import AutoModel, logging
@@ -189,8 +216,8 @@ def _load_model(encoder: EncoderFiles, layer: int) -> Any:
             "spectrogram.front_end: expected the package transformers, which runs waveform encoders, found none; "
             "`pip install 'transformers>=4.55'` (the extra sonolex[hub])"
         ) from None
-    logging.set_verbosity_error()  # a checkpoint's heads are not read
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # a checkpoint's heads are not read
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model = AutoModel.from_pretrained(encoder.weights.parent, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -199,7 +226,8 @@ def _load_model(encoder: EncoderFiles, layer: int) -> Any:
             f"{' '.join(str(error).split())[:300]}; fetch the encoder again"
         ) from None
     model.encoder.layers = model.encoder.layers[: layer + 1]
-    return model.eval()
+    prepared: _Encoder = model.eval()
+    return prepared
 
 
 def _find(source: str, folder: Path, names: tuple[str, ...]) -> Path:
@@ -228,11 +256,13 @@ def _find(source: str, folder: Path, names: tuple[str, ...]) -> Path:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(form: type[T], path: Path, expected: str) -> T:
+    """Read a JSON file as `form`, which is `expected`."""
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise SonolexError(f"{_WHERE}: {path}: expected JSON, found {error}; fetch the encoder again") from None
-    if not isinstance(values, dict):
-        raise SonolexError(f"{_WHERE}: {path}: expected a mapping, found {type(values).__name__}; fetch it again")
-    return values
+        return form.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        found = f"{'.'.join(map(str, first['loc'])) or 'a file'}: {first['input']!r}"[:200]
+        raise SonolexError(
+            f"{_WHERE}: {path}: expected {expected}, found {found}; name a folder or repository of one"
+        ) from None

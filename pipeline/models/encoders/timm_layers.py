@@ -141,10 +141,11 @@ class _ClearedConvolution(nn.Conv2d):
     """Convolution that reads zeros after a clip's end, whatever is there."""
 
     def __init__(self, convolution: nn.Conv2d, padding: Padding) -> None:
-        shape: Any = convolution.kernel_size, convolution.stride, convolution.padding
+        (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride  # of squares
+        padding_size = kernel // 2 if convolution.padding != (0, 0) else 0
         groups, has_bias = convolution.groups, convolution.bias is not None
         channels = convolution.in_channels, convolution.out_channels
-        super().__init__(*channels, *shape, groups=groups, bias=has_bias, device="meta")
+        super().__init__(*channels, kernel, stride, padding_size, groups=groups, bias=has_bias, device="meta")
         self.load_state_dict(convolution.state_dict(), assign=True)
         self.clear = padding.clear
 
@@ -164,7 +165,7 @@ class _ResponseNorm(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         maps = h.permute(0, 3, 1, 2) if self.channels_last else h
         maps = self.clear(maps)
-        energy = maps.norm(p=2, dim=(2, 3), keepdim=True)
+        energy: Tensor = maps.norm(p=2, dim=(2, 3), keepdim=True)
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
         maps = maps + bias + weight * maps * (energy / (energy.mean(1, keepdim=True) + self.eps))
         return maps.permute(0, 2, 3, 1) if self.channels_last else maps

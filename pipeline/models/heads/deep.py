@@ -57,7 +57,8 @@ class Deep(Head):
 
     def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.attention is not None:
-            return (self.attention(x, mask)[:, :, None] * x).sum(1)
+            weights: Tensor = self.attention(x, mask)
+            return (weights[:, :, None] * x).sum(1)
         if self.pooling == "mean_max":
             return torch.cat([mean_pool(x, mask), max_pool(x, mask)], dim=1)
         return mean_pool(x, mask)
