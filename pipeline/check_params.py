@@ -137,6 +137,14 @@ def _check_between(
         mistakes += _front_end_mistakes(
             sections["experiment"], sections["spectrogram"].front_end, models, vocabularies, path
         )
+    if {"spectrogram", "duplicates"} <= set(sections):
+        front_end = sections["spectrogram"].front_end
+        if sections["duplicates"].search and not front_end.has_levels:
+            mistakes.append(
+                f"{path}: duplicates.search: expected false with spectrogram.front_end.kind {front_end.kind}, whose frames "
+                "are no levels of bands that recordings could be compared by, found true; set it to false, or search once "
+                "with the front end kaldi"
+            )
     if "report" in sections:
         mistakes += _attention_mistakes(sections["report"], models, path)
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
@@ -249,13 +257,13 @@ def _band_mistakes(params: AugmentationParams, num_bands: int | None, path: Path
 
 
 def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams], path: Path) -> list[str]:
-    """Return a message for each model of `report.attention` that does not attend to frames."""
-    kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention)
+    """Return a message for each model of `report.attention` that cannot be explained over frames."""
+    kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention or ENCODERS[kind].has_feature_maps)
     return [
         f"{path}: report.attention: expected networks with one of the encoders {kinds}, found {name} of kind "
         f"{models[name].kind}; remove it, or set report.attention to []"
         for name in report.attention
-        if name in models and models[name].reads == "frames" and not models[name].has_attention_maps
+        if name in models and models[name].reads == "frames" and models[name].explanation is None
     ]
 
 

@@ -1,4 +1,4 @@
-"""Stage `attention`: compute a transformer's attention maps for the test clips that the report shows.
+"""Stage `attention`: compute a network's attention or Grad-CAM maps for the test clips that the report shows.
 
     predictions + thresholds + spectrogram + models/<model> -> results/attention/<model>.parquet
 
@@ -11,16 +11,16 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.attention import ATTENTION, ROLLOUT, AttentionMetadata
+from pipeline.artifacts.attention import ATTENTION, AttentionMetadata
 from pipeline.artifacts.layout import Layout, ModelId, RunId
 from pipeline.artifacts.model import MODEL, TrainedModel, open_model, predicting_digest
 from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.thresholds import THRESHOLDS
-from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.choosing import choose_shown, score_experiment
 from pipeline.evaluation.experiment_predictions import open_decided_predictions
+from pipeline.evaluation.explanation import open_explainer
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
@@ -38,6 +38,7 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
     shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst).all
     columns: dict[str, list[object]] = {name: [] for name in ATTENTION.columns}
     weights: dict[str, str] = {}
+    method = ""  # of no clip
     for fold in experiment.folds:
         clips = [clip for clip in shown if scores.fold_of[clip] == fold]
         if not clips:
@@ -45,13 +46,14 @@ def run(params: ReportParams, experiment: ExperimentParams, layout: Layout, *, e
         this = RunId.of(entry, fold, seed)
         model = open_model(layout.model(this))
         weights[fold] = _require_predicting(model, predictions.tables[this])
-        reader = AttentionReader(model, open_inputs_of(model, layout.spectrogram))
+        explainer = open_explainer(model, open_inputs_of(model, layout.spectrogram))
+        method = explainer.method
         columns["clip_id"] += clips
         columns["fold"] += [fold] * len(clips)
-        columns["map"] += [reader.read(clip).over_spectrogram().tolist() for clip in clips]
-    metadata: AttentionMetadata = {"model": entry, "seed": seed, "layer": ROLLOUT, "weights": weights}
+        columns["map"] += [explainer.read(clip).over_spectrogram().tolist() for clip in clips]
+    metadata: AttentionMetadata = {"model": entry, "seed": seed, "layer": method, "weights": weights}
     ATTENTION.write(layout.attention(entry), columns, metadata)
-    log.info("%s: attention in %d clips -> %s", entry, len(shown), layout.attention(entry))
+    log.info("%s: maps of %d clips -> %s", entry, len(shown), layout.attention(entry))
     report.clips = len(shown)
     report.write()
 

@@ -62,6 +62,8 @@ HEADS: dict[str, Section] = {
     "class_distillation": {"kind": "class_token", "distillation_token": True},
     "attention": {"kind": "attention", "heads": 2},
     "flatten": {"kind": "flatten", "hidden": [16], "dropout": 0.0},
+    "deep": {"kind": "deep", "pooling": "additive", "hidden": [16, 12], "dropout": 0.0},
+    "per_class": {"kind": "per_class", "pooling": "additive", "hidden": [], "dropout": 0.0},
 }
 METADATA: dict[str, dict[str, Any]] = {
     "frames": {

@@ -234,7 +234,8 @@ def test_wrong_params_are_named(changes: dict[str, Any], message: str) -> None:
 
 
 def test_the_statistics_of_pretrained_weights_are_divided_by_twice_the_deviation() -> None:
-    pretrained = {"kind": "original", "source": "x.pth", "digest": None, "frames": 64, "mean": -4.0, "std": 5.0}
+    pretrained: dict[str, Any] = {"kind": "original", "source": "x.pth", "digest": None, "classes": None}
+    pretrained |= {"frames": 64, "mean": -4.0, "std": 5.0}
     with pytest.raises(ParamsError, match=r"input\.std_scale: expected 2 with normalisation `pretrained`, .* found 1"):
         params_of(
             changed(SMALL, {"pretrained": pretrained, "input.normalisation": "pretrained", "input.std_scale": 1.0})

@@ -174,7 +174,9 @@ def test_the_picture_is_drawn_for_the_fold_that_tests_the_clip(data: Path, tmp_p
 
 def test_the_axes_are_in_seconds_and_hertz(data: Path) -> None:
     metadata = open_spectrogram(data / "spectrogram").metadata
-    figure = draw_attention.draw("t", np.zeros((200, 24)), np.ones((200, 24)), metadata, layer=None)
+    figure = draw_attention.draw(
+        "t", np.zeros((200, 24)), np.ones((200, 24)), metadata, label="attention, rollout\n(1 = even)"
+    )
     above, below, *bars = figure.axes
     assert below.get_xlim() == (0.0, 2.0)
     assert (below.get_xlabel(), above.get_ylabel()) == ("time (s)", "frequency (Hz)")
@@ -211,14 +213,16 @@ def test_what_cannot_be_drawn_is_named(data: Path, tmp_path: Path, clip: str, la
     ("section", "found"),
     [
         ({"kind": "majority"}, "the kind majority"),
-        (network("frames", "identity", "cnn", "mean_max"), "input frames, stem identity, encoder cnn, head pooled"),
+        (network("frames", "linear", "lstm", "mean"), "input frames, stem linear, encoder lstm, head pooled"),
     ],
 )
-def test_a_model_without_attention_is_refused(data: Path, tmp_path: Path, section: Section, found: str) -> None:
+def test_a_model_without_a_map_is_refused(data: Path, tmp_path: Path, section: Section, found: str) -> None:
     path = make_model(tmp_path / "m/1/0", "linear")
     metadata = {key: value for key, value in open_model(path).metadata.items() if key != "weights"}
     write_model(path, {"w": np.zeros(1, np.float32)}, metadata | {"params": section})
-    with pytest.raises(SonolexError, match=rf"expected a network with attention over frames, .* found .*{found}"):
+    with pytest.raises(
+        SonolexError, match=rf"by one of the encoders transformer, conformer, cnn, timm, found .*{found}"
+    ):
         draw_attention.run("one", path, Layout(data.parent), tmp_path / "a.png", layer=None)
 
 

@@ -77,6 +77,7 @@ def make_huggingface(path: Path, **changes: Any) -> Any:
 def original_weights(path: Path, **changes: Any) -> dict[str, Any]:
     section = {
         "kind": "original",
+        "classes": None,
         "source": str(path),
         "digest": None,
         "frames": FRAMES,
@@ -87,7 +88,7 @@ def original_weights(path: Path, **changes: Any) -> dict[str, Any]:
 
 
 def hub_weights(path: Path | str, **changes: Any) -> dict[str, Any]:
-    return {"kind": "huggingface", "source": str(path), "digest": None} | changes
+    return {"kind": "huggingface", "source": str(path), "digest": None, "classes": None} | changes
 
 
 def photo_weights(path: Path | str, **changes: Any) -> dict[str, Any]:

@@ -818,15 +818,15 @@ def test_headline_must_name_models_of_the_experiment() -> None:
         ReportParams(headline=["vgg"], examples=0, worst=0, attention=[]).check_against(EXPERIMENT)
 
 
-def test_attention_must_name_transformers_over_frames(tmp_path: Path) -> None:
+def test_attention_must_name_networks_with_a_map_over_frames(tmp_path: Path) -> None:
     overrides = ["report.attention=[ast, frame_statistics, token_transformer]"]
     document, _ = compose("demo", overrides, REPOSITORY / "recipes")
     (tmp_path / "params.yaml").write_text(dump(document))
     with pytest.raises(ParamsError) as caught:
         load_experiment(tmp_path / "params.yaml")
     for expected in (
-        "params.yaml: report.attention: expected networks with one of the encoders transformer, conformer, found "
-        "frame_statistics of kind frame_statistics; remove it",
+        "params.yaml: report.attention: expected networks with one of the encoders transformer, conformer, cnn, "
+        "timm, found frame_statistics of kind frame_statistics; remove it",
         "params.yaml: report.attention: expected entries of experiment.frame_models (ast, frame_textures, "
         "frame_statistics), found 'token_transformer'; take it out, or set report.attention to []",
     ):

@@ -81,7 +81,7 @@ def _cards(
         spectrogram=open_spectrogram(layout.spectrogram),
         vocabularies={},
         tokens={},
-        attention={},
+        explanations={},
         audio_path=audio,
     )
     return clip_cards(shown, scores, sources)

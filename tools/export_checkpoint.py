@@ -36,7 +36,7 @@ def write_checkpoint(model: TrainedModel, target: CheckpointTarget, out: Path) -
     normalisation = metadata["normalisation"]
     epsilons = metadata.get("pretrained", {}).get("norm_epsilons", list(AstCheckpoint.norm_epsilons))
     remarks = []
-    section: dict[str, object] = {"kind": target, "source": str(out), "digest": None}
+    section: dict[str, object] = {"kind": target, "source": str(out), "digest": None, "classes": None}
     if target == "original":
         section |= {
             "frames": form.positions.frames,

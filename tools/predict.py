@@ -3,6 +3,7 @@
     sonolex predict my-model recordings/ more/*.flac
     sonolex predict my-model day.flac --window 5 --hop 2.5 --timeline --to csv --out day.csv
     sonolex predict my-model test.csv --labels test.csv
+    sonolex predict my-model dog.wav --explain dog.png
 
 The table goes to standard output or to --out, all else to standard error.
 """
@@ -47,6 +48,7 @@ class Options:
     pool: str = "mean"
     timeline: bool = False
     timeline_to: tuple[Path, ...] = ()
+    explain: Path | None = None  # picture, or a folder of pictures, of what the model looks at
     to: TableFormat | None = None
     out: Path | None = None
     top: int | None = SHOWN  # None = all classes
@@ -86,8 +88,13 @@ def run(bundle: Path, names: Sequence[str], options: Options, console: Console, 
     for path, count in files.repeated.items():
         messages.print(f"note: {escape(str(path))} is named {count} times, and predicted once", soft_wrap=True)
     tracks = _tracks(options.timeline_to, files.paths)
+    pictures = _pictures(options.explain, files.paths)
     threads = _divide_cores(options, len(files.paths))
     classifier = open_classifier(bundle, options.classes)
+    if pictures:
+        from pipeline.inference.explaining import explained_members
+
+        explained_members(classifier)
     windowing = _windowing(options, classifier)
     labels = _labels(options, classifier, files.paths)
     classifier.prepare()
@@ -101,6 +108,8 @@ def run(bundle: Path, names: Sequence[str], options: Options, console: Console, 
             if isinstance(item, FilePrediction):
                 for track in tracks.get(item.whole.source, ()):
                     _write_track(track, classifier, item)
+                if item.whole.source in pictures:
+                    _write_explanation(pictures[item.whole.source], classifier, item)
     _print_summary(tally, time.perf_counter() - started, messages)
     if labels:
         _print_metrics(labels, tally, console if options.out or options.to is None else messages)
@@ -122,6 +131,11 @@ def _checked(options: Options) -> Options:
     windows = options.window is not None or options.timeline or options.timeline_to
     if (options.hop is not None or options.pool != "mean") and not windows:
         raise SonolexError("--hop, --pool: expected --window SECONDS beside them, found none")
+    if windows and options.explain:
+        raise SonolexError(
+            "--explain: expected files that are predicted as a whole, found --window or --timeline; leave them out, "
+            "and of a long recording predict a piece"
+        )
     if windows and options.window is None:
         options = replace(options, window=DEFAULT_WINDOW)
     return options
@@ -186,6 +200,36 @@ def _tracks(targets: Sequence[Path], paths: Sequence[Path]) -> dict[str, list[Pa
             for path, stem in zip(paths, _distinct_stems(paths), strict=True):
                 tracks[str(path)] += [target / f"{stem}.txt", target / f"{stem}.png"]
     return tracks
+
+
+def _pictures(target: Path | None, paths: Sequence[Path]) -> dict[str, Path]:
+    """Return file -> the picture of its explanation: the .png that `target` is, or one for every file in that folder."""
+    if target is None:
+        return {}
+    if target.suffix.lower() == ".png":
+        if len(paths) != 1:
+            raise SonolexError(
+                f"--explain {target}: expected one file to predict, found {len(paths)}; name a folder, which gets a .png "
+                "for each"
+            )
+        return {str(paths[0]): target}
+    if target.is_file() or target.suffix:
+        raise SonolexError(f"--explain: expected a name that ends in .png, or a folder, found {target}")
+    stems = zip(paths, _distinct_stems(paths), strict=True)
+    return {str(path): target / f"{stem}.png" for path, stem in stems}
+
+
+def _write_explanation(target: Path, classifier: Classifier, item: FilePrediction) -> None:
+    from pipeline.inference.explaining import explain_file
+    from tools.draw_attention import write_figure  # loads matplotlib
+
+    best = int(item.whole.scores.argmax())
+    try:
+        found = explain_file(classifier, Path(item.whole.source), best)
+    except BadClip as error:  # changed since it was predicted
+        raise SonolexError(str(error)) from None
+    title = f"{item.whole.source}\n{classifier.classes[best]} ({item.whole.scores[best]:.0%})"
+    write_figure(target, title, found.frames, found.values, classifier.metadata, label=found.label)
 
 
 def _distinct_stems(paths: Sequence[Path]) -> list[str]:

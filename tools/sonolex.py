@@ -310,6 +310,10 @@ def predict(
         list[Path] | None,
         typer.Option(help="label track of Audacity (.txt), picture (.png), or a folder for both of every file"),
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="picture (.png), or a folder for one of every file: what the model looks at"),
+    ] = None,
     to: Annotated[str | None, typer.Option(help="csv, jsonl or parquet; by default a table to read")] = None,
     out: Annotated[Path | None, typer.Option(help="file to write; by default standard output")] = None,
     top: Annotated[int, typer.Option(min=1, help="likeliest classes of a row")] = 3,
@@ -334,6 +338,7 @@ def predict(
         pool=pool,
         timeline=timeline,
         timeline_to=tuple(timeline_to or ()),
+        explain=explain,
         to=cast("TableFormat | None", to),
         out=out,
         top=None if all_classes else top,

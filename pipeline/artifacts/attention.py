@@ -1,7 +1,8 @@
-"""Attention maps of a transformer over frames, for the test clips that the report shows.
+"""Maps of what a network of frames looks at, attention or Grad-CAM, for the test clips that the report shows.
 
-Conventions: a map is (frame, mel), in units of uniform attention: 1 is the weight of each position if all had the same; NaN
-marks frames and bands that no whole patch covers. A clip's map is that of the model of the fold that tests it.
+Conventions: a map is (frame, mel), and its mean is 1: of attention, 1 is the weight of each position if all had the same. A
+Grad-CAM map is 0 where nothing speaks for the class; NaN marks frames and bands that the network does not read. A clip's map
+is that of the model of the fold that tests it.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.tables import Table, TableSchema
 
 ROLLOUT = "rollout"  # attention rollout: the product over all layers
+GRAD_CAM = "grad_cam"  # Grad-CAM of the likeliest class
 
 
 class AttentionMetadata(Metadata):
@@ -20,7 +22,7 @@ class AttentionMetadata(Metadata):
 
     model: str
     seed: int
-    layer: str  # ROLLOUT; see pipeline/evaluation/attention.py
+    layer: str  # ROLLOUT or GRAD_CAM; see pipeline/evaluation/explanation.py
     weights: dict[str, str]  # fold -> digest of the weights, as in predictions
 
 

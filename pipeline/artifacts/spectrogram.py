@@ -22,6 +22,7 @@ from pipeline.artifacts.tables import Table, TableSchema
 
 Mix: TypeAlias = Literal["mean", "left", "right", "loudest"]  # of channels; "right" of mono is the only channel
 CLIP_RANGE = "of the clip's range"  # units of frames that are scaled to 0 to 1 within each clip
+HIDDEN_STATE = "hidden state"  # units of frames that are no levels of bands, but states of a waveform encoder
 RANGE = 80.0  # dB from 0 to 1 of such frames, for what needs a scale: the clip's own range is not kept
 
 # Size of one unit of log-mel values, in dB and in ln(power); units that are missing measure no level.
@@ -33,7 +34,8 @@ class FrontEndMetadata(TypedDict):
     """Metadata of a front end: what its log-mel frames are."""
 
     front_end: str  # its kind: kaldi, mel, ...
-    units: str  # of the first channel: "ln(power)", "ln(magnitude)", "dB", "of the clip's range" or "MFCC"
+    # Of the first channel: "ln(power)", "ln(magnitude)", "dB", "of the clip's range", "MFCC" or "hidden state".
+    units: str
     sample_rate: int  # Hz
     n_fft: int  # samples
     win_length: int  # samples

@@ -14,7 +14,7 @@ through the bands. A map is (frame, mel), in units of even attention: 1 is what 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pipeline.artifacts.attention import ROLLOUT
 from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
 from pipeline.evaluation.network_prediction import build_network
-from pipeline.evaluation.prediction import describe_model
+from pipeline.evaluation.prediction import describe_model, params_of
 from pipeline.models.parts import Stem
-from pipeline.models.registry import validate_model_params
 from pipeline.training.batches import Batches
 from pipeline.training.inputs import Inputs
 
@@ -75,9 +75,11 @@ class ClipAttention:
 class AttentionReader:
     """Runs one trained model on clips and keeps what it attends to."""
 
+    method: ClassVar[str] = ROLLOUT
+
     def __init__(self, model: TrainedModel, inputs: Inputs) -> None:
         """Take a network that attends to frames, and the frames that it reads. Raises SonolexError for any other model."""
-        if not validate_model_params(model.metadata["model"], model.metadata["params"], model.path).has_attention_maps:
+        if params_of(model).explanation != "attention":
             raise SonolexError(
                 f"{model.path}: expected a network with attention over frames, which lies in time and Hz, found "
                 f"{describe_model(model)}"
@@ -85,8 +87,8 @@ class AttentionReader:
         self._model, self._inputs = model, inputs
         self._network = build_network(model)
 
-    def read(self, clip_id: str) -> ClipAttention:
-        """Return what the model attends to in a clip."""
+    def read(self, clip_id: str, target: int | None = None) -> ClipAttention:
+        """Return what the model attends to in a clip, whichever class is the target."""
         batches = Batches(self._inputs, [clip_id], self._model.metadata["input"]["normalisation"])
         batch = batches.take([0]).to(torch.device("cpu"))
         params = self._model.metadata["params"]

@@ -108,7 +108,9 @@ def _in_folder(path: Path) -> bool:
 
 def _read_folder(path: Path) -> _Published:
     folder = huggingface.read_folder(path if path.is_dir() else path.parent)
-    section = published_network(folder.sizes, {"kind": "huggingface", "source": str(path), "digest": None})
+    section = published_network(
+        folder.sizes, {"kind": "huggingface", "source": str(path), "digest": None, "classes": None}
+    )
     return _Published(section, folder.sizes.n_mels, folder.sample_rate, folder.classes, folder.problem)
 
 
@@ -120,7 +122,9 @@ def _read_file(path: Path) -> _Published:
         raise _foreign(path, tensors)
     run, sizes = original.published_run(tensors, str(path))
     statistics = {"frames": run.frames, "mean": run.mean, "std": run.std}
-    section = published_network(sizes, {"kind": "original", "source": str(path), "digest": None, **statistics})
+    section = published_network(
+        sizes, {"kind": "original", "source": str(path), "digest": None, "classes": None, **statistics}
+    )
     return _Published(section, sizes.n_mels, _SAMPLE_RATE, None, None)
 
 

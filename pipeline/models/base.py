@@ -4,10 +4,12 @@ Imports no torch, which classical models do not need.
 """
 
 from abc import abstractmethod
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from pipeline.artifacts.model import Normalisation, Reads
 from pipeline.params import Params
+
+Explanation: TypeAlias = Literal["attention", "grad_cam"]  # see pipeline/evaluation/explanation.py
 
 SMALLEST_STD = 1e-6  # of log-mel values; below it values count as constant
 
@@ -71,9 +73,9 @@ class ModelParams(Params):
         return False
 
     @property
-    def has_attention_maps(self) -> bool:
-        """Whether its attention is a map over time and frequency."""
-        return False
+    def explanation(self) -> Explanation | None:
+        """How a map over time and frequency shows what it looks at; None where there is none."""
+        return None
 
     @property
     def time_stride(self) -> int | None:

@@ -12,7 +12,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
-from pipeline.models.base import FrontEndValues, ModelParams
+from pipeline.models.base import Explanation, FrontEndValues, ModelParams
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.neural_model import NeuralModel
 from pipeline.models.parts import EncoderParams, HeadParams, InputParams, Statistics, StemParams
@@ -38,8 +38,11 @@ class NetworkParams(ModelParams):
         return self.reads == "tokens" and ENCODERS[self.encoder.kind].supports_pretraining
 
     @property
-    def has_attention_maps(self) -> bool:
-        return self.reads == "frames" and ENCODERS[self.encoder.kind].has_attention
+    def explanation(self) -> Explanation | None:
+        encoder = ENCODERS[self.encoder.kind]
+        if self.reads != "frames" or not (encoder.has_attention or encoder.has_feature_maps):
+            return None
+        return "attention" if encoder.has_attention else "grad_cam"
 
     @property
     def time_stride(self) -> int | None:

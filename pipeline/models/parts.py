@@ -171,7 +171,11 @@ class Encoder(nn.Module, ABC):
     supports_pretraining: ClassVar[bool] = False  # masked tokens can be predicted from its output
     has_attention: ClassVar[bool] = False  # each of `depth` blocks calls scaled_dot_product_attention once
     has_directions: ClassVar[bool] = False  # features are concatenated states of a forward and a backward pass
+    has_feature_maps: ClassVar[bool] = False  # `forward` is `positions_of` of its `feature_maps`
     num_features: int  # D of its output
+    map_strides: tuple[
+        int, int
+    ]  # of encoders with feature maps: frames and features from one cell of a map to the next
     activation_checkpointing = False  # set by the training loop
 
     def __init__(self, params: EncoderParams, stem: Stem) -> None:
@@ -187,6 +191,17 @@ class Encoder(nn.Module, ABC):
 
         If `num_wanted` is given, only the first `num_wanted` of these are used; others may be left uncomputed.
         """
+
+    def feature_maps(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Map (B, T, F) and their mask to the last feature maps (B, C, T', F') before pooling, and the mask (B, T').
+
+        The cell (t, f) of a map is centred on frame `map_strides[0] * t + centre`, feature `map_strides[1] * f + centre`.
+        """
+        raise NotImplementedError
+
+    def positions_of(self, maps: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return feature maps and their mask as positions in context and theirs."""
+        raise NotImplementedError
 
     def run_block(self, block: nn.Module, *inputs: Tensor | int | None) -> Tensor:
         """Return `block(*inputs)`; with activation checkpointing its activations are computed again in the backward pass.

@@ -71,6 +71,8 @@ HEADS: "Registry[type[Head]]" = Registry(
         "class_token": "pipeline.models.heads.class_token:ClassToken",
         "attention": "pipeline.models.heads.attention:AttentionPooling",
         "flatten": "pipeline.models.heads.flatten:Flatten",
+        "deep": "pipeline.models.heads.deep:Deep",
+        "per_class": "pipeline.models.heads.deep:PerClass",
     },
 )
 

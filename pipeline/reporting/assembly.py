@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifacts.attention import ATTENTION, attention_maps, open_attention
+from pipeline.artifacts.attention import ATTENTION, GRAD_CAM, attention_maps, open_attention
 from pipeline.artifacts.clips import ClipTable, open_clips
 from pipeline.artifacts.duplicates import open_duplicates
 from pipeline.artifacts.layout import Layout, RunId
@@ -57,13 +57,14 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
     splits = {fold: open_split(layout.split(fold)) for fold in experiment.params.folds}
     scores = score_experiment(experiment)
     shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst)
+    explained = [_explanation_maps(layout, entry, experiment, shown.all) for entry in params.attention]
     sources = GallerySources(
         clips={row["clip_id"]: row for row in clips.columns.to_pylist() if row["clip_id"] in shown.all},
         classes=clips.metadata["classes"],
         spectrogram=spectrogram,
         vocabularies={fold: vocabulary for (name, fold), vocabulary in vocabularies.items() if name == names[0]},
         tokens={fold: layout.tokens(names[0], fold) for fold in experiment.params.folds} if names else {},
-        attention={entry: _attention_maps(layout, entry, experiment, shown.all) for entry in params.attention},
+        explanations={title: maps for title, _, maps in explained},
         audio_path=audio,
     )
     one = clips.metadata["label_kind"] == "one"
@@ -84,7 +85,7 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
         reliability={model: reliability_of(scores, model) for model in params.headline},
         label_results={} if one else {model: label_results(scores, model) for model in params.headline},
-        attentive=tuple(params.attention),
+        explained_by=tuple(method for _, method, _ in explained),
         examples=clip_cards(shown.examples, scores, sources),
         mistakes=clip_cards(shown.mistakes, scores, sources),
     )
@@ -131,8 +132,13 @@ def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: Cl
     return TokenUse(counts, statistics, merged_lengths, perplexity)
 
 
-def _attention_maps(layout: Layout, entry: str, experiment: Experiment, shown: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return clip_id -> attention of a model, and check that all clips shown have one, from the weights that predicted."""
+def _explanation_maps(
+    layout: Layout, entry: str, experiment: Experiment, shown: Sequence[str]
+) -> tuple[str, str, dict[str, np.ndarray]]:
+    """Return the title, method and maps by clip id of a model's explanation.
+
+    Checks that all clips shown have one, from the weights that predicted.
+    """
     table = open_attention(layout.attention(entry))
     for fold, digest in table.metadata["weights"].items():
         predictions = experiment.tables.get(RunId.of(entry, fold, table.metadata["seed"]))
@@ -145,4 +151,5 @@ def _attention_maps(layout: Layout, entry: str, experiment: Experiment, shown: S
         raise ATTENTION.error(
             table.path, "clip_id", expected=expected, found=f"{len(missing)} missing ({missing[0]}, ...)"
         )
-    return maps
+    method = table.metadata["layer"]
+    return f"{'Grad-CAM' if method == GRAD_CAM else 'Attention'} of {entry}", method, maps

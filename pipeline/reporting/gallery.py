@@ -1,4 +1,4 @@
-"""Clip cards of the report: audio, log-mel, attention, the clip's tokens, and the frames that these stand for.
+"""Clip cards of the report: audio, log-mel, attention or Grad-CAM, the clip's tokens, and the frames that these stand for.
 
 Conventions: frames are (frame, mel), tokens (codebook, frame); see `pipeline/reporting/pictures.py`.
 """
@@ -16,7 +16,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.choosing import ScoredExperiment
 from pipeline.evaluation.metric_functions import decide
 from pipeline.reporting.pictures import (
-    attention_picture,
+    map_picture,
     mel_picture,
     picture,
     token_colours,
@@ -52,7 +52,7 @@ class ClipCard:
     no_audio: str
     outline: str  # SVG path of the waveform in a box of 240 by 40
     log_mel: str
-    attention: tuple[tuple[str, str], ...]  # model, and its attention over the log-mel
+    explanations: tuple[tuple[str, str], ...]  # title, and the map over the log-mel: attention or Grad-CAM of a model
     rebuilt: str  # the log-mel that the tokens stand for
     tokens: str
 
@@ -66,7 +66,7 @@ class GallerySources:
     spectrogram: Spectrogram
     vocabularies: Mapping[str, Vocabulary]  # fold -> vocabulary
     tokens: Mapping[str, Path]  # fold -> its tokens
-    attention: Mapping[str, Mapping[str, np.ndarray]]  # model -> clip_id -> map (frame, mel)
+    explanations: Mapping[str, Mapping[str, np.ndarray]]  # title -> clip_id -> map (frame, mel)
     audio_path: Path  # corpus root
 
 
@@ -104,9 +104,9 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
                 no_audio=no_audio,
                 outline=wave_outline(waveform) if waveform.size else "",
                 log_mel=mel_picture(frames, low, high),
-                attention=tuple(
-                    (model, attention_picture(frames, over_bands(maps[clip], metadata), low, high))
-                    for model, maps in sources.attention.items()
+                explanations=tuple(
+                    (title, map_picture(frames, over_bands(maps[clip], metadata), low, high))
+                    for title, maps in sources.explanations.items()
                 ),
                 rebuilt=rebuilt,
                 tokens=drawn,

@@ -82,7 +82,7 @@ class PageContent:
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
     reliability: Mapping[str, Reliability]  # headline model -> of its probabilities
     label_results: Mapping[str, LabelResults]  # headline model -> results; empty for label kind one
-    attentive: Sequence[str]  # models whose attention the cards show
+    explained_by: Sequence[str]  # methods of the maps that the cards show: rollout, grad_cam
     examples: Sequence[ClipCard]
     mistakes: Sequence[ClipCard]
 
@@ -142,7 +142,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "class_rows": content.class_rows,
         "class_table": list(zip(*content.class_rows.values(), strict=True)),
         "tokens": _tokens(content),
-        "attentive": content.attentive,
+        "explained_by": content.explained_by,
         "audio_seconds": AUDIO_SECONDS,
         "examples": content.examples,
         "mistakes": content.mistakes,

@@ -42,10 +42,10 @@ def mel_picture(frames: np.ndarray, low: float, high: float) -> str:
     return picture(mpl.colormaps["magma"](levels.T[::-1])[:, :, :3])
 
 
-def attention_picture(frames: np.ndarray, attention: np.ndarray, low: float, high: float) -> str:
-    """Return attention (frame, mel), 1 being even, over a grey picture of frames; the brightest is this clip's most."""
+def map_picture(frames: np.ndarray, values: np.ndarray, low: float, high: float) -> str:
+    """Return a map (frame, mel) over a grey picture of frames; the brightest is this clip's largest value."""
     grey = np.clip((frames - low) / max(high - low, 1e-6), 0, 1).T[::-1, :, None].repeat(3, axis=2)
-    over = overlay(np.nan_to_num(attention.T[::-1]) / max(float(np.nanmax(attention)), 1e-6))
+    over = overlay(np.nan_to_num(values.T[::-1]) / max(float(np.nanmax(values)), 1e-6))
     return picture(grey * (1 - over[:, :, 3:]) + over[:, :, :3] * over[:, :, 3:])
 
 

@@ -15,7 +15,7 @@ class ReportParams(Params):
     headline: list[str] = Field(min_length=1, max_length=2)  # models in metrics.json, before the first ensemble
     examples: NonNegativeInt  # clips shown with audio, pictures and predictions
     worst: NonNegativeInt  # mistakes shown likewise, the most confident first
-    attention: list[str]  # of experiment.frame_models, transformers; the clips shown get a map of where each attends
+    attention: list[str]  # of experiment.frame_models; the clips shown get the attention or Grad-CAM map of each
 
     @model_validator(mode="after")
     def _check(self) -> Self:

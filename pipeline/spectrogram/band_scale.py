@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.artifacts.spectrogram import FrontEndMetadata
+from pipeline.artifacts.spectrogram import HIDDEN_STATE, FrontEndMetadata
 from pipeline.spectrogram.log_mel import count_bands
 from pipeline.spectrogram.mel import to_mel
 
@@ -31,8 +31,10 @@ def band_centres(metadata: FrontEndMetadata) -> np.ndarray:
 
 
 def tick_labels(metadata: FrontEndMetadata) -> dict[float, str]:
-    """Return position -> label ("500", "2k") of the ticks within the range of the bands."""
+    """Return position -> label ("500", "2k") of the ticks within the range of the bands; none where frames are no bands."""
     num_bands, ticks = count_bands(metadata), dict[float, str]()
+    if metadata["units"] == HIDDEN_STATE:
+        return ticks
     for hertz, place in zip(TICKS, band_positions(metadata, TICKS), strict=True):
         if -0.5 <= place <= num_bands - 0.5 and place >= max(ticks, default=-np.inf) + num_bands / 14:
             ticks[float(place)] = f"{hertz // 1000}k" if hertz >= 1000 else str(hertz)

@@ -21,6 +21,7 @@ class FrontEndSection(Params):
 
     kind: str
 
+    has_levels: ClassVar[bool] = True  # frames say how loud bands are, which near-duplicates are found by
     unrecorded: ClassVar[Mapping[str, object]] = {}  # key -> value that artifacts do not record, see `recorded`
 
     def recorded(self) -> dict[str, object]:
@@ -59,6 +60,7 @@ class FrontEnd(ABC):
     """Computes log-mel frames of waveforms."""
 
     Params: ClassVar[type[FrontEndSection]]
+    invertible: ClassVar[bool] = True  # a waveform can be made of frames; else `inversion` says only where frames lie
     min_samples: int  # of the shortest clip with a frame
     empty_bands: list[int]  # bands without any FFT bin, always at the floor
 

@@ -178,6 +178,7 @@ def initial_network(params: NetworkParams, data: TrainingData, *, seed: int) -> 
     if data.vocabulary is not None:
         model.input.load_codebooks(data.vocabulary.token_vectors())
     if checkpoint is not None:
+        checkpoint.choose_classes(data.classes)
         model.load_weights(params, checkpoint)
     if data.pretrained is not None:
         load_pretrained(model, data.pretrained)

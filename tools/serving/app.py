@@ -181,6 +181,9 @@ class Service:
         if not (0 <= codebook < books and 0 <= token < tokens):
             found = f"{tokens} tokens of {books} codebooks, counted from 0, found {codebook}/{token}"
             raise Refusal(404, "no_token", f"{name}: expected one of {found}")
+        if not model.has_centroids:
+            front_end = model.classifier.metadata["front_end"]
+            raise Refusal(404, "no_sound", f"{name}: expected a front end that can be inverted, found {front_end}")
         with self.gate.admit(_address(request)):
             encoded = await self._compute(lambda: model.centroid(codebook, token))
         return Response(encoded, media_type="audio/wav", headers={"Cache-Control": "private, max-age=3600"})

@@ -34,8 +34,13 @@ class ServedModel:
         self._embedders: dict[str, Embedder] = {}  # by layer
         self._opening = Lock()  # of embedders
         self.predict(_noise(classifier), name)
-        if self.vocabulary is not None:
+        if self.has_centroids:
             self.centroid(0, 0)
+
+    @property
+    def has_centroids(self) -> bool:
+        """Whether tokens have sounds: those of a front end that can be inverted have."""
+        return self.vocabulary is not None and self.classifier.front_end.invertible
 
     def predict(self, waveform: np.ndarray, source: str) -> Prediction:
         """Return the prediction of a whole sound. Raises BadClip for one that cannot be used."""

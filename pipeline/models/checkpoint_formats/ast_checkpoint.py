@@ -10,7 +10,7 @@ get the position of another time.
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.artifacts.model import PretrainedMetadata
 from pipeline.errors import SonolexError
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams, warn_of_frames, warn_of_new_head
+from pipeline.models.checkpoint_formats.class_rows import ClassRows, audioset_names, find_rows
 from pipeline.models.encoders.transformer import NORM_EPSILON, TransformerParams
 from pipeline.models.heads.class_token import NORM_EPSILON as HEAD_NORM_EPSILON
 from pipeline.models.heads.class_token import ClassTokenParams
@@ -119,6 +120,12 @@ def _parts(network: "NetworkParams") -> dict[str, InputParams | StemParams | Enc
     return {"input": network.input, "stem": network.stem, "encoder": network.encoder, "head": network.head}
 
 
+class AstClassifierParams(AstCheckpointParams):
+    """Section of a format whose weights have a classifier."""
+
+    classes: ClassRows  # rows of it that the head begins with
+
+
 class AstCheckpoint(Checkpoint):
     """Base of AST's formats: a format reads its files, and converts weights in both directions, inverse to each other."""
 
@@ -127,6 +134,7 @@ class AstCheckpoint(Checkpoint):
     classes: ClassVar[str | None]  # name of the classifier's matrix, None where there is none
     tensors: dict[str, Tensor]  # those that a network uses: without prefix and unused heads
     input_size: tuple[int, int] | None = None  # mel bands and frames of the position table; None = a square image
+    rows: ClassRows = None  # of the classifier, see `choose_classes`
     stated: Mapping[str, Stated] = {}  # dotted key of our params -> setting stated in a file
     norm_epsilons: tuple[float, float] = (
         NORM_EPSILON,
@@ -158,6 +166,17 @@ class AstCheckpoint(Checkpoint):
             f"pretrained: {self.where}: expected the tensor {self.signature} of the format `{params.kind}`, "
             f"found {found}, ...; {remedy}"
         )
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classifier's classes. Raises SonolexError where nothing says them."""
+        return audioset_names(self.num_classes or 0, self.where)
+
+    def choose_classes(self, classes: Sequence[str]) -> None:
+        if self.classes is None or self.rows is None:
+            return
+        rows = find_rows(self.rows, classes, self.class_names())
+        for name in (self.classes, self.classes.replace("weight", "bias")):
+            self.tensors[name] = self.tensors[name][rows]
 
     @property
     def metadata(self) -> PretrainedMetadata:

@@ -5,7 +5,7 @@ A format is one file and one line of `pipeline/models/registry.py`.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.artifacts.model import PretrainedMetadata
@@ -71,6 +71,9 @@ class Checkpoint(ABC):
 
     def warn_of_front_end(self, front_end: Mapping[str, object]) -> None:  # noqa: B027 - most formats have nothing to warn of
         """Warn where the front end of a run differs from that of the weights."""
+
+    def choose_classes(self, classes: Sequence[str]) -> None:  # noqa: B027 - most formats have no names of classes
+        """Keep the classifier's rows of a corpus's classes alone, where the params say so. Raises SonolexError."""
 
     @abstractmethod
     def load_into(self, network: "Network", params: "NetworkParams") -> None:

@@ -17,7 +17,7 @@ from pipeline.artifacts.model import Normalisation
 from pipeline.errors import SonolexError
 from pipeline.models.checkpoint_formats.ast_checkpoint import (
     AstCheckpoint,
-    AstCheckpointParams,
+    AstClassifierParams,
     AstForm,
     AstSizes,
     Stated,
@@ -67,7 +67,7 @@ NAMES = Names(
 )
 
 
-class HuggingFaceParams(AstCheckpointParams):
+class HuggingFaceParams(AstClassifierParams):
     kind: Literal["huggingface"]  # `source` is a folder, or a name such as MIT/ast-finetuned-audioset-10-10-0.4593
 
     @property
@@ -100,7 +100,11 @@ class HuggingFaceCheckpoint(AstCheckpoint):
         normalises = preprocessor["do_normalize"]
         self.statistics = (preprocessor["mean"], preprocessor["std"]) if normalises else (0.0, 0.5)
         self.norm_epsilons = (config["layer_norm_eps"], config["layer_norm_eps"])
+        self.rows, self._names = params.classes, _class_names(weights.parent, config.get("id2label"))
         self.check(params)
+
+    def class_names(self) -> list[str]:
+        return super().class_names() if self._names is None else self._names
 
     @staticmethod
     def to_format(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from pipeline.errors import SonolexError
 from pipeline.models.checkpoint_formats.ast_checkpoint import (
     N_MELS,
     AstCheckpoint,
-    AstCheckpointParams,
+    AstClassifierParams,
     AstSizes,
     usual_heads,
 )
@@ -71,7 +71,7 @@ RUNS = (
 )
 
 
-class OriginalParams(AstCheckpointParams):
+class OriginalParams(AstClassifierParams):
     kind: Literal["original"]  # `source` is the .pth file
     frames: PositiveInt  # of clips in its training: 1024 for AudioSet, 128 for Speech Commands
     mean: float  # of the log-mel values in its training
@@ -94,7 +94,7 @@ class OriginalCheckpoint(AstCheckpoint):
         self.where, self.digest = str(path), file_digest(path)
         self.tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] not in _DEAD}
         self.input_size = (N_MELS, params.frames)
-        self.statistics = (params.mean, params.std)
+        self.statistics, self.rows = (params.mean, params.std), params.classes
         self.check(params)
 
     @staticmethod

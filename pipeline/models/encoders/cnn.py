@@ -25,6 +25,7 @@ class Cnn(Encoder):
 
     Params = CnnParams
     keeps_positions = supports_patchout = False
+    has_feature_maps = True
 
     def __init__(self, params: CnnParams, stem: Stem) -> None:
         super().__init__(params, stem)
@@ -32,9 +33,16 @@ class Cnn(Encoder):
         self.num_features, self.num_rows = self.stack.channels, self.stack.bands
         self.time_stride = params.time_stride
         self.stride = stem.stride * self.time_stride
+        self.map_strides = self.stride, math.prod(bands for _, bands in params.strides)
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
-        maps, mask = self.stack(x, mask)
+        return self.positions_of(*self.feature_maps(x, mask))
+
+    def feature_maps(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        maps: tuple[Tensor, Tensor | None] = self.stack(x, mask)
+        return maps
+
+    def positions_of(self, maps: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if mask is not None:
             mask = mask.repeat_interleave(self.num_rows, dim=1)
         return maps.permute(0, 2, 3, 1).flatten(1, 2), mask

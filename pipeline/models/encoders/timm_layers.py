@@ -3,7 +3,9 @@
 The networks are timm's in names, order of weights and initial values, so that weights trained on ImageNet fit. Layers that
 padding would affect are replaced: batch norm takes its statistics from real frames and sets the output after a clip's end to
 zero, the input of the next convolution there; squeeze-and-excitation averages over real frames. TensorFlow's "same"
-convolutions, whose padding depends on the image's size, pad as for multiples of the stride.
+convolutions, whose padding depends on the image's size, pad as for multiples of the stride. In ConvNeXt, whose layer norms
+and linear layers have biases, every convolution over several positions, and global response norm, first set what is after a
+clip's end to zero.
 
 Conventions: B batch, T frame, F feature (mel band), C channel; maps are (B, C, F, T), frequency as the image's height.
 """
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.grn import GlobalResponseNorm
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import Tensor, nn
@@ -67,7 +70,7 @@ def build_network(
         name, in_chans=num_channels, num_classes=0, global_pool="", drop_path_rate=drop_path
     )
     norms.apply_to(network)
-    _leave_padding_out(network, padding)
+    _leave_padding_out(network, padding, clears=not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()))
     return network.to(memory_format=torch.channels_last), int(network.head_hidden_size)
 
 
@@ -98,7 +101,8 @@ class _SqueezeExcite(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         means, mask = h.mean((2, 3), keepdim=True), self.padding.mask(h.shape[3])
         if mask is not None:  # padding is zero and affects only the divisor of the mean
-            means = means * (h.shape[3] / mask.sum(1))[:, None, None, None].to(h.dtype)
+            lengths = mask.sum(1).to(torch.promote_types(h.dtype, torch.float32))
+            means = means * (h.shape[3] / lengths)[:, None, None, None].to(h.dtype)
         gates: Tensor = self.gate(self.conv_expand(self.act1(self.conv_reduce(means))))
         return h * gates
 
@@ -122,7 +126,53 @@ class _SameConvolution(nn.Conv2d):
         return super().forward(nn.functional.pad(h, pads))
 
 
-def _leave_padding_out(network: nn.Module, padding: Padding) -> None:
+class _Clear(nn.Module):
+    """Sets what is after a clip's end to zero, as after a pooling whose window reaches over the end."""
+
+    def __init__(self, padding: Padding) -> None:
+        super().__init__()
+        self.clear = padding.clear
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.clear(h)
+
+
+class _ClearedConvolution(nn.Conv2d):
+    """Convolution that reads zeros after a clip's end, whatever is there."""
+
+    def __init__(self, convolution: nn.Conv2d, padding: Padding) -> None:
+        (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride  # of squares
+        padding_size = kernel // 2 if convolution.padding != (0, 0) else 0
+        groups, has_bias = convolution.groups, convolution.bias is not None
+        channels = convolution.in_channels, convolution.out_channels
+        super().__init__(*channels, kernel, stride, padding_size, groups=groups, bias=has_bias, device="meta")
+        self.load_state_dict(convolution.state_dict(), assign=True)
+        self.clear = padding.clear
+
+    def forward(self, h: Tensor) -> Tensor:
+        return super().forward(self.clear(h))
+
+
+class _ResponseNorm(nn.Module):
+    """Global response norm (Woo et al., 2023, arXiv 2301.00808) by the energy of real frames."""
+
+    def __init__(self, norm: GlobalResponseNorm, padding: Padding) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.channels_last = norm.channel_dim == -1  # maps are then (B, F, T, C)
+        self.eps, self.clear = norm.eps, padding.clear
+
+    def forward(self, h: Tensor) -> Tensor:
+        maps = h.permute(0, 3, 1, 2) if self.channels_last else h
+        maps = self.clear(maps)
+        energy: Tensor = maps.norm(p=2, dim=(2, 3), keepdim=True)
+        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        maps = maps + bias + weight * maps * (energy / (energy.mean(1, keepdim=True) + self.eps))
+        return maps.permute(0, 2, 3, 1) if self.channels_last else maps
+
+
+def _leave_padding_out(network: nn.Module, padding: Padding, *, clears: bool) -> None:
+    """Replace the layers that padding would affect; `clears`: convolutions clear their input, which has no batch norms."""
     for name, layer in network.named_children():
         if isinstance(layer, nn.BatchNorm2d):
             setattr(network, name, _BatchNorm(layer, padding))
@@ -130,5 +180,11 @@ def _leave_padding_out(network: nn.Module, padding: Padding) -> None:
             setattr(network, name, _SqueezeExcite(layer, padding))
         elif isinstance(layer, Conv2dSame):
             setattr(network, name, _SameConvolution(layer))
+        elif isinstance(layer, nn.MaxPool2d):
+            setattr(network, name, nn.Sequential(layer, _Clear(padding)))
+        elif isinstance(layer, GlobalResponseNorm):
+            setattr(network, name, _ResponseNorm(layer, padding))
+        elif clears and isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+            setattr(network, name, _ClearedConvolution(layer, padding))
         else:
-            _leave_padding_out(layer, padding)
+            _leave_padding_out(layer, padding, clears=clears)

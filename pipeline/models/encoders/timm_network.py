@@ -9,6 +9,7 @@ Conventions: B batch, T frame, F feature, S time step (T / 32), C channel.
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor
 
@@ -21,7 +22,34 @@ NETWORKS = (
     "mobilenetv3_small_050",
     "mobilenetv3_small_100",
     "mobilenetv3_large_100",
-    "resnet50",
+    *(f"tf_efficientnetv2_{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")),
+    *(f"efficientnetv2_rw_{size}" for size in "tsm"),
+    *(f"resnet{depth}" for depth in (18, 26, 34, 50, 101, 152)),
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    *(f"convnext_{size}" for size in ("atto", "femto", "pico", "nano", "tiny", "small", "base", "large")),
+    *(f"convnextv2_{size}" for size in ("atto", "femto", "pico", "nano", "tiny", "base", "large")),
+)
+_PATCHED = "convnext"  # family whose strided convolutions have no padding: maps are of whole patches
+# Beginnings of timm's names of networks with self-attention, whose positions are those of images of one size.
+_ATTENTION = (
+    *(
+        "beit",
+        "cait",
+        "coat",
+        "convit",
+        "crossvit",
+        "davit",
+        "deit",
+        "eva",
+        "flexivit",
+        "gcvit",
+        "hiera",
+        "levit",
+        "maxvit",
+    ),
+    *("maxxvit", "mvitv2", "nest", "pit_", "pvt", "samvit", "swin", "tnt", "twins", "vit", "volo", "xcit"),
 )
 
 _STAGES = 5  # each halves the feature map
@@ -42,9 +70,22 @@ class TimmParams(EncoderParams):
     @field_validator("network")
     @classmethod
     def _is_known(cls, network: str) -> str:
+        if network.startswith(_ATTENTION):
+            raise ValueError(
+                f"expected a convolutional network, found {network}, which has self-attention over images of one size; "
+                "take encoder.kind transformer with stem.kind patches, which reads ImageNet weights too "
+                f"(recipes/ast_base384.yaml), or one of {', '.join(NETWORKS)}"
+            )
         if network not in NETWORKS:
-            raise ValueError(f"expected one of {', '.join(NETWORKS)}")
+            raise ValueError(
+                f"expected one of the networks whose layers are known to leave padding out: {', '.join(NETWORKS)}"
+            )
         return network
+
+    @property
+    def is_patched(self) -> bool:
+        """Whether the network reads the feature map in whole patches, as ConvNeXt does."""
+        return self.network.startswith(_PATCHED)
 
 
 class TimmNetwork(Encoder):
@@ -52,6 +93,7 @@ class TimmNetwork(Encoder):
 
     Params = TimmParams
     keeps_positions = supports_patchout = False
+    has_feature_maps = True
 
     def __init__(self, params: TimmParams, stem: Stem) -> None:
         from pipeline.models.encoders.timm_layers import BatchNorms, Padding, build_network
@@ -63,14 +105,38 @@ class TimmNetwork(Encoder):
             params.network, params.drop_path, norms, self.padding, stem.num_channels
         )
         self.num_rows, self.stride = 1, stem.stride * params.time_stride
+        self.map_strides = self.stride, 2**_STAGES
+        self.is_patched = params.is_patched
+        if params.is_patched:
+            self.centre = stem.centre + stem.stride * (params.time_stride - 1) / 2
 
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:
+        return self.positions_of(*self.feature_maps(x, mask))
+
+    def feature_maps(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        image = as_image(x, self.num_channels).transpose(2, 3)
+        if self.is_patched:
+            image, mask = _whole_patches(image, mask)
         self.padding.set(mask)
-        image = self.padding.clear(as_image(x, self.num_channels).transpose(2, 3))
+        image = self.padding.clear(image)
         maps = self.network(image.contiguous(memory_format=torch.channels_last))
-        return maps.mean(2).transpose(1, 2), self.padding.mask(maps.shape[3])
+        return maps.transpose(2, 3), self.padding.mask(maps.shape[3])
+
+    def positions_of(self, maps: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return maps.mean(3).transpose(1, 2), mask
 
     def real_time_steps(self, real: Tensor) -> Tensor:
         for _ in range(_STAGES):
             real = real[:, ::2]
         return real
+
+
+def _whole_patches(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return (B, C, F, T) and its mask (B, T) filled up with zeros to multiples of the strides of time and frequency."""
+    size = 2**_STAGES
+    bands, frames = -image.shape[2] % size, -image.shape[3] % size
+    if frames and mask is None:
+        mask = image.new_ones((len(image), image.shape[3]), dtype=torch.bool)
+    if frames and mask is not None:
+        mask = F.pad(mask, (0, frames), value=False)
+    return F.pad(image, (0, frames, 0, bands)), mask

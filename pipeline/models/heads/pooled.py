@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.parts import Encoder, Head, HeadParams, Stem
+from pipeline.models.pooling import max_pool, mean_pool
 
 
 class PooledParams(HeadParams):
@@ -38,10 +39,9 @@ class Pooled(Head):
         if self.pooling == "last":
             pooled = _last_states(x, mask)
         else:
-            pooled = _mean(x, mask)
+            pooled = mean_pool(x, mask)
             if self.pooling == "mean_max":
-                largest = x if mask is None else x.masked_fill(~mask[:, :, None], -torch.inf)
-                pooled = torch.cat([pooled, largest.amax(1)], dim=1)
+                pooled = torch.cat([pooled, max_pool(x, mask)], dim=1)
         logits: Tensor = self.classify(pooled)
         return logits
 
@@ -59,10 +59,3 @@ def _last_states(x: Tensor, mask: Tensor | None) -> Tensor:
         return torch.cat([x[:, -1, :width], x[:, 0, width:]], dim=1)
     rows, last = torch.arange(len(x), device=x.device), mask.sum(1) - 1
     return torch.cat([x[rows, last, :width], x[:, 0, width:]], dim=1)
-
-
-def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return x.mean(1)
-    weights = mask[:, :, None].to(x.dtype)
-    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)

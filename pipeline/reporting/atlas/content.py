@@ -116,7 +116,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     resynthesised = {}
     for clip in whole:
         original, _ = recordings.read(clip)
-        if len(original) and sequences[clip].size:
+        if front_end.invertible and len(original) and sequences[clip].size:
             frames = log_mel_part(reader.read([clip])[0], spectrogram.metadata).copy()
             resynthesised[clip] = speaker.synthesise(original, frames, sequences[clip], unit)
     return AtlasContent(
