@@ -47,7 +47,7 @@ def main() -> None:
     splits = [(SPLIT, layout.split(fold)) for fold in experiment.folds]
     predictions = [(PREDICTIONS, layout.prediction(this)) for this in experiment.runs()]
     require_current(read_params(), *splits, *predictions)
-    params: ThresholdParams = load_params(ThresholdParams, "thresholds")
+    params: ThresholdParams = load_params(ThresholdParams, "thresholds")  # type: ignore[arg-type]  # a union, as type[T] cannot say
     run(params, experiment, layout)
 
 

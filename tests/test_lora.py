@@ -11,7 +11,7 @@ from test_training import make_model, train_small
 from pipeline.errors import ParamsError
 from pipeline.training.lora import LoraParams, add_adapters, merge_adapters
 
-PARAMS = LoraParams(rank=4, alpha=8.0, dropout=0.0, targets=["qkv", "proj"])
+PARAMS = LoraParams(rank=4, alpha=8, dropout=0.0, targets=["qkv", "proj"])
 
 
 def _transformer() -> Any:

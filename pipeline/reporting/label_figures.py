@@ -37,12 +37,12 @@ MOST_CONFUSED = 20  # classes of a matrix
 def curve_classes(results: LabelResults) -> list[int]:
     """Return the classes whose curves are drawn: all, or the most frequent ones and those with the lowest precision."""
     precision = results.precision.mean(axis=1)
-    defined = np.flatnonzero(np.isfinite(precision))
+    defined = [int(position) for position in np.flatnonzero(np.isfinite(precision))]
     if len(defined) <= MOST_CURVES:
-        return defined.tolist()
+        return defined
     half = MOST_CURVES // 2
-    frequent = defined[np.argsort(-results.supports[defined], kind="stable")][:half].tolist()
-    hardest = defined[np.argsort(precision[defined], kind="stable")].tolist()
+    frequent = sorted(defined, key=lambda position: -results.supports[position])[:half]
+    hardest = sorted(defined, key=lambda position: precision[position])
     return frequent + [position for position in hardest if position not in frequent][: MOST_CURVES - half]
 
 

@@ -77,7 +77,8 @@ def count_confusions(decisions: Bools, targets: NDArray[np.float32]) -> NDArray[
     have, lack = (targets == 1).astype(np.float32), targets == 0
     counts = have.T @ (decisions & lack).astype(np.float32)
     np.fill_diagonal(counts, (decisions & (targets == 1)).sum(axis=0))
-    return np.rint(counts).astype(np.int64)
+    rounded: NDArray[np.int64] = np.rint(counts).astype(np.int64)
+    return rounded
 
 
 def count_scores(scores: Floats, targets: Bools) -> NDArray[np.int64]:

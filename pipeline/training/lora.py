@@ -10,7 +10,7 @@ Conventions: an adapted weight (out, in) is W + alpha / rank * B A, with A (rank
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.errors import ParamsError, SonolexError
@@ -24,7 +24,7 @@ _BASE, _DOWN, _UP = "base_layer.", f"lora_A.{_NAME}.weight", f"lora_B.{_NAME}.we
 
 class LoraParams(Params):
     rank: PositiveInt
-    alpha: PositiveFloat  # the product of the adapters is multiplied by alpha / rank
+    alpha: PositiveInt  # the product of the adapters is multiplied by alpha / rank
     dropout: float = Field(ge=0, lt=1)  # of the adapters' input
     targets: list[str] = Field(min_length=1)  # last names of linear maps in the encoder, such as qkv
 

@@ -62,8 +62,8 @@ def coverage(scores: Floats, targets: Bools) -> float:
 
 def _is_known(decisions: Floats) -> Bools:
     """Return which clips (clip,) have a known label."""
-    known: Bools = (~np.isnan(decisions)).any(axis=1)
-    return known
+    known: Bools = ~np.isnan(decisions)
+    return np.asarray(known.any(axis=1))
 
 
 def _all_right(decisions: Floats, targets: Bools) -> Floats:
