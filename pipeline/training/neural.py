@@ -25,7 +25,7 @@ from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
-from pipeline.training.inputs import require_short_clips, warn_of_cut_clips
+from pipeline.training.inputs import require_short_clips, require_windows, warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.loss_settings import loss_files
@@ -90,9 +90,11 @@ def train_model(
     input_metadata: InputMetadata = {**inputs.metadata, "normalisation": normalisation}
     if remark := params.rate_remark(settings.learning_rate):
         log.warning("pretrained: %s", remark)
+    if params.window is not None:
+        input_metadata["frame_rate"] = inputs.frame_rate
     if checkpoint is not None:
         input_metadata["pretrained"] = checkpoint.metadata
-    model = Network(params, input_metadata, training.targets.shape[1])
+    model = Network(params, input_metadata, training.targets.shape[1], loss.link)
     if data.vocabulary is not None:
         model.input.load_codebooks(data.vocabulary.token_vectors())
     if checkpoint is not None:
@@ -101,12 +103,13 @@ def train_model(
         load_pretrained(model, data.pretrained)
         metadata = data.pretrained.metadata
         input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
-    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model.stem)
-    require_short_clips(inputs, training.clip_ids, model.stem)
+    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model)
+    require_windows(inputs, training.clip_ids, model)
+    require_short_clips(inputs, training.clip_ids, model)
     model = model.to(context.device)
 
     def examples(part: Examples) -> StoredExamples:
-        batches = Batches(inputs, part.clip_ids, normalisation)
+        batches = Batches(inputs, part.clip_ids, normalisation, model.frames_read)
         weights = None if part.weights is None else torch.from_numpy(part.weights)
         return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights)
 
