@@ -51,7 +51,7 @@ class Cut(NamedTuple):
     def by_clip(self, values: Tensor) -> Tensor:
         """Return values (M, K) as (B, W, K); 0 where a clip has no window."""
         if self.real is None:
-            return values.unflatten(0, (-1, self.num_windows))
+            return torch.unflatten(values, 0, (-1, self.num_windows))
         placed = values.new_zeros((*self.real.shape, values.shape[1]))
         placed[self.real] = values
         return placed
