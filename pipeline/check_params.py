@@ -261,7 +261,7 @@ def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams],
     kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].has_attention or ENCODERS[kind].has_feature_maps)
     return [
         f"{path}: report.attention: expected networks with one of the encoders {kinds}, found {name} of kind "
-        f"{models[name].kind}; remove it, or set report.attention to []"
+        f"{models[name].kind}{_of_windows(models[name])}; remove it, or set report.attention to []"
         for name in report.attention
         if name in models and models[name].reads == "frames" and models[name].explanation is None
     ]
@@ -289,6 +289,11 @@ def _front_end_mistakes(
         if name in vocabularies and vocabularies[name].kind == "bands" and not front_end.is_log_mel
     ]
     return mistakes
+
+
+def _of_windows(model: ModelParams) -> str:
+    """Return what messages add for a network that attends within windows, where there is no map of a clip."""
+    return "" if model.windows is None else " with a window, within which it attends"
 
 
 def _reading_mistakes(

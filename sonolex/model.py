@@ -80,10 +80,13 @@ class Model:
         return describe(self._classifier, where, 0.0, end, logits[0], scores[0])
 
     def timeline(
-        self, sound: Sound, rate: int | None = None, *, window: float = 5.0, hop: float | None = None
+        self, sound: Sound, rate: int | None = None, *, window: float | None = None, hop: float | None = None
     ) -> list[Prediction]:
-        """Return the scores of every window of a sound, in order of time. Raises SonolexError as `predict` does."""
-        return self._windows(sound, rate, window, hop, "mean").windows
+        """Return the scores of every window of a sound, in order of time. Raises SonolexError as `predict` does.
+
+        `window` and `hop` are by default those of a model that has windows of its own, or 5 s and half of it.
+        """
+        return self._windows(sound, rate, *self._classifier.timeline_windows(window, hop), "mean").windows
 
     def predict_files(
         self,

@@ -81,7 +81,7 @@ def network(
 ) -> Section:
     """Return a section of the parts of these names; keys of `changes` have `__` for dots."""
     parts = {"input": INPUTS[reads], "stem": STEMS[stem], "encoder": ENCODERS[encoder], "head": HEADS[head]}
-    section = {"kind": "network", **copy.deepcopy(parts), "pretrained": None}
+    section = {"kind": "network", **copy.deepcopy(parts), "window": None, "pretrained": None}
     return changed(section, {key.replace("__", "."): value for key, value in changes.items()})
 
 

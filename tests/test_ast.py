@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
     "stem": STEM,
     "encoder": {"kind": "transformer", "width": 32, "depth": 2, "heads": 4, "mlp_ratio": 4.0, "drop_path": 0.0},
     "head": {"kind": "class_token", "distillation_token": True},
+    "window": None,
     "pretrained": None,
 }
 CLASS_TOKEN = {"kind": "class_token", "distillation_token": False}

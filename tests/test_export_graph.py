@@ -66,12 +66,15 @@ def write(
     *,
     metadata: SpectrogramMetadata = STORED,
     epochs: dict[int, dict[str, np.ndarray]] | None = None,
+    frame_rate: float | None = None,
 ) -> Path:
     """Write a model folder."""
     about: dict[str, Any] = {"n_mels": metadata["n_mels"], "log_floor": -16.0, "normalisation": NORMALISATION}
     if vocabulary is not None:
         about = {"vocabulary_size": vocabulary.num_tokens, "num_codebooks": vocabulary.num_codebooks}
         about |= {"bands": vocabulary.bands, "normalisation": NONE}
+    if frame_rate is not None:
+        about["frame_rate"] = frame_rate
     write_model(path, weights, {
         "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one",
         "reads": params.reads, "input": about, "source": vocabulary.digest() if vocabulary else "",
@@ -83,7 +86,7 @@ def write(
 def weights_of(section: dict[str, Any], about: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Return random weights of a network."""
     torch.manual_seed(seed)
-    built = Network(params_of(section), about, len(CLASSES))  # type: ignore[arg-type]
+    built = Network(params_of(section), about, len(CLASSES), "softmax")  # type: ignore[arg-type]
     return {name: tensor.numpy() for name, tensor in built.state_dict().items()}
 
 
@@ -109,6 +112,19 @@ def token_model(path: Path, **changes: Any) -> tuple[Path, Vocabulary]:
     section = network("tokens", "convolution", "transformer", encoder__depth=1)
     about = {"vocabulary_size": 16, "num_codebooks": vocabulary.num_codebooks, "bands": vocabulary.bands}
     return write(path, params_of(section), weights_of(section, about), vocabulary), vocabulary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+@pytest.mark.parametrize(("fill", "pooling"), [("shift", "max"), ("repeat", "attention"), ("silence", "mean")])
+def test_a_network_with_windows(tmp_path: Path, target: Any, fill: str, pooling: str) -> None:
+    """The graph cuts clips of any length, from one window on, as the network does."""
+    window = {"length": 0.5, "hop": 0.3, "fill": fill, "pooling": pooling}
+    section = network("frames", "convolution", encoder__depth=1) | {"window": window}
+    about = {"n_mels": N_MELS, "log_floor": -16.0, "normalisation": NORMALISATION, "frame_rate": 100.0}
+    path = write(tmp_path / "m", params_of(section), weights_of(section, about), frame_rate=100.0)
+    exported = export.run(path, target, tmp_path / "m.out")
+    assert exported.difference < 1e-4
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ SECTION: dict[str, Any] = {
     "stem": {"kind": "identity"},
     "encoder": {"kind": "timm", "network": SMALL, "drop_path": 0.0, "norm_epsilon": None, "norm_momentum": None},
     "head": {"kind": "attention", "heads": 2},
+    "window": None,
     "pretrained": None,
 }
 # One of each family: symmetric and TensorFlow's padding, with and without squeeze-and-excitation, maximum pooling.

@@ -25,6 +25,7 @@ from pipeline.training.distributed import init_distributed
 from pipeline.training.inputs import input_artifacts
 from pipeline.training.loop import training_options
 from pipeline.training.lora import add_adapters
+from pipeline.training.loss_settings import loss_link
 from pipeline.training.neural import initial_network, training_task
 from pipeline.training.opening import DataPaths, open_training_data
 from pipeline.training.range_test import Range, RatePoint, run_range_test, suggest_rate
@@ -78,12 +79,12 @@ def _test(params: NetworkParams, settings: TrainParams, paths: DataPaths, run: R
     use_threads(settings.num_threads)
     data, _ = open_training_data(params.reads, paths, run.fold)
     with init_distributed() as context:
-        network, metadata = initial_network(params, data, seed=run.seed)
+        network, metadata = initial_network(params, data, loss_link(settings.loss, data.label_kind), seed=run.seed)
         network = network.to(context.device)
         if settings.lora is not None:
             torch.manual_seed(named_seed(run.seed, "adapters"))
             add_adapters(network, settings.lora)
-        task, examples = training_task(settings, data, metadata["normalisation"])
+        task, examples = training_task(settings, data, metadata["normalisation"], network.frames_read)
         with training_options(network, settings):
             return run_range_test(network, settings, task, examples, rates=rates, seed=run.seed, context=context)
 

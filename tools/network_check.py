@@ -41,8 +41,9 @@ def outline(experiment: Experiment, params: NetworkParams) -> Network:
         vocabularies = [experiment.vocabularies[entry] for entry in experiment.sections["experiment"].vocabularies]
         books = min(vocabulary.num_codebooks for vocabulary in vocabularies)
         metadata = {"vocabulary_size": _TOKENS, "num_codebooks": books, "bands": [[0, bands]] * books}
+    metadata["frame_rate"] = 100.0  # of which windows have some number
     with torch.device("meta"):
-        return Network(params, metadata, 2)
+        return Network(params, metadata, 2, "sigmoid")
 
 
 def _networks(experiment: Experiment) -> dict[str, NetworkParams]:

@@ -34,7 +34,6 @@ from pipeline.inference.records import TableFormat, Write, open_table
 from pipeline.inference.windows import Windowing
 from pipeline.spectrogram.sources import BadClip
 
-DEFAULT_WINDOW = 5.0  # seconds; of timelines
 SHOWN = 3  # classes of a row, unless --top or --all says another number
 
 
@@ -55,6 +54,11 @@ class Options:
     labels: Path | None = None
     root: Path | None = None
     threads: int | None = None
+
+    @property
+    def windows(self) -> bool:
+        """Whether files are predicted by windows."""
+        return self.window is not None or self.timeline or bool(self.timeline_to)
 
 
 @dataclass
@@ -128,32 +132,30 @@ def _checked(options: Options) -> Options:
         raise SonolexError(
             "--to parquet: expected --out FILE, found none: Parquet is not written to a terminal or a pipe"
         )
-    windows = options.window is not None or options.timeline or options.timeline_to
-    if (options.hop is not None or options.pool != "mean") and not windows:
+    if (options.hop is not None or options.pool != "mean") and not options.windows:
         raise SonolexError("--hop, --pool: expected --window SECONDS beside them, found none")
-    if windows and options.explain:
+    if options.windows and options.explain:
         raise SonolexError(
             "--explain: expected files that are predicted as a whole, found --window or --timeline; leave them out, "
             "and of a long recording predict a piece"
         )
-    if windows and options.window is None:
-        options = replace(options, window=DEFAULT_WINDOW)
     return options
 
 
 def _divide_cores(options: Options, num_files: int) -> int:
     """Return the number of files, or parts of a file, to compute at once; the cores are divided among them."""
     cores = usable_threads()
-    threads = options.threads or (cores if options.window is not None else min(cores, max(1, num_files)))
+    threads = options.threads or (cores if options.windows else min(cores, max(1, num_files)))
     divide_cores(threads)
     return threads
 
 
 def _windowing(options: Options, classifier: Classifier) -> Windowing | None:
-    if options.window is None:
+    if not options.windows:
         return None
+    window, hop = classifier.timeline_windows(options.window, options.hop)
     shortest = classifier.front_end.min_samples / classifier.sample_rate
-    return Windowing.of(options.window, options.hop, options.pool, shortest=shortest)
+    return Windowing.of(window, hop, options.pool, shortest=shortest)
 
 
 def _labels(options: Options, classifier: Classifier, paths: Sequence[Path]) -> FileLabels | None:

@@ -46,6 +46,7 @@ class InputMetadata(TypedDict, total=False):
     n_mels: int  # frames: values of one
     channels: int  # frames of several channels: their number
     log_floor: float  # frames: the front end's smallest value
+    frame_rate: float  # Hz, of frames or of tokens: networks with windows
     normalisation: Normalisation  # networks
     vocabulary_size: int  # tokens
     num_codebooks: int  # tokens

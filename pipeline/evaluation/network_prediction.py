@@ -44,12 +44,13 @@ class NetworkPredictor(Predictor):
 
     def predict(self, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
         """Return logits (clip, class) float32 for these clips, in order. Processes under torchrun share them."""
-        batches = Batches(inputs, clip_ids, self._model.metadata["input"]["normalisation"])
         members: list[np.ndarray] = []
+        batches: Batches | None = None
         with init_distributed() as context:
             for network in self._networks():
-                if not members:
-                    warn_of_cut_clips(inputs, clip_ids, network.stem)
+                if batches is None:
+                    warn_of_cut_clips(inputs, clip_ids, network)
+                    batches = _batches(self._model, network, inputs, clip_ids)
                 members.append(predict_logits(network.to(context.device), batches, CLIPS_PER_BATCH, context).numpy())
         return average_logits(members, link_of(self._model.metadata))
 
@@ -70,23 +71,32 @@ def predict_time_steps(model: TrainedModel, inputs: Inputs, clip_ids: Sequence[s
             f"{model.path}: expected a model that classifies time steps, found {describe_model(model)}; take a network with "
             "a head that does, such as pooled"
         )
-    warn_of_cut_clips(inputs, clip_ids, network.stem)
+    warn_of_cut_clips(inputs, clip_ids, network)
     found = []
-    batches = Batches(inputs, clip_ids, model.metadata["input"]["normalisation"])
+    batches = _batches(model, network, inputs, clip_ids)
     with torch.no_grad():
         for stored in batches.in_order(CLIPS_PER_BATCH):
             batch = stored.to(torch.device("cpu"))
             logits, mask = network.classify_time_steps(network.embed(batch.inputs), batch.mask)
             found += [clip[real].numpy() for clip, real in zip(logits, mask, strict=True)]
-    rate, stride, centre = inputs.frame_rate, network.encoder.stride, network.encoder.centre
+    centres = [
+        network.time_step_centres(len(rows), inputs.num_frames(clip))
+        for clip, rows in zip(clip_ids, found, strict=True)
+    ]
     # A frame stands for the middle of its hop, as in all plots.
-    return [TimeStepLogits((stride * np.arange(len(rows)) + centre + 0.5) / rate, rows) for rows in found]
+    return [
+        TimeStepLogits((frames + 0.5) / inputs.frame_rate, rows) for frames, rows in zip(centres, found, strict=True)
+    ]
+
+
+def _batches(model: TrainedModel, network: Network, inputs: Inputs, clip_ids: Sequence[str]) -> Batches:
+    return Batches(inputs, clip_ids, model.metadata["input"]["normalisation"], network.frames_read)
 
 
 def build_network(model: TrainedModel) -> Network:
     """Return a stored network with its weights, as it predicts."""
     torch.set_flush_denormal(True)
     params = cast(NetworkParams, params_of(model))
-    network = Network(params, model.metadata["input"], len(model.metadata["classes"]))
+    network = Network(params, model.metadata["input"], len(model.metadata["classes"]), link_of(model.metadata))
     network.load_state_dict({name: torch.from_numpy(array) for name, array in model.weights.items()})
     return network.eval()

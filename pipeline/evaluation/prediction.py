@@ -48,6 +48,8 @@ def describe_model(model: TrainedModel) -> str:
     """Return a stored model's kind and the kinds of its parts, for messages."""
     section = model.metadata["params"]
     parts = [f"{name} {section[name]['kind']}" for name in ("input", "stem", "encoder", "head") if name in section]
+    if window := section.get("window"):
+        parts.append(f"windows of {window['length']:g} s")
     return " with ".join(
         [f"the kind {section['kind']}", ", ".join(parts)] if parts else [f"the kind {section['kind']}"]
     )

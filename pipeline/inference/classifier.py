@@ -27,6 +27,8 @@ from pipeline.spectrogram.storing import restore
 from pipeline.training.trainers import way_of
 from pipeline.vocabulary.assignment import assign
 
+DEFAULT_WINDOW = 5.0  # seconds; of timelines
+
 
 @dataclass(frozen=True)
 class Member:
@@ -103,6 +105,19 @@ class Classifier:
     def first_network(self) -> Member | None:
         """The first model that is a neural network; None where all are classical."""
         return next((member for member in self.members if way_of(params_of(member.model).kind) == "network"), None)
+
+    @property
+    def windows(self) -> tuple[float, float] | None:
+        """Length and hop, in seconds, of the windows of the first model that has any; None where none has."""
+        found = (params_of(member.model).windows for member in self.members)
+        return next((windows for windows in found if windows is not None), None)
+
+    def timeline_windows(self, window: float | None, hop: float | None) -> tuple[float, float | None]:
+        """Return window and hop of a timeline, in seconds; by default those of the models, or of DEFAULT_WINDOW."""
+        if window is not None or self.windows is None:
+            return DEFAULT_WINDOW if window is None else window, hop
+        length, own_hop = self.windows
+        return length, own_hop if hop is None else hop
 
     def prepare(self) -> None:
         """Build all models, which otherwise happens when they are first used."""

@@ -99,9 +99,14 @@ def _classifier(model: TrainedModel) -> tuple[nn.Module, FrameRange]:
     networks = [build_network(member) for member in open_members(model)]
     for network in networks:
         _require_no_recurrence(model, network)
-    stem = networks[0].stem
-    lengths = FrameRange(stem.min_frames, stem.max_frames)
-    return NetworkEnsemble(networks, model.metadata), lengths
+    return NetworkEnsemble(networks, model.metadata), _frame_range(networks[0])
+
+
+def _frame_range(network: Network) -> FrameRange:
+    """Return the lengths of clips that a graph reads: with windows, clips that are not shorter than one."""
+    if network.windows is not None:
+        return FrameRange(network.windows.length, None)
+    return FrameRange(network.stem.min_frames, network.stem.max_frames)
 
 
 def _require_no_recurrence(model: TrainedModel, network: Network) -> None:

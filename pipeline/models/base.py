@@ -89,6 +89,11 @@ class ModelParams(Params):
     def require_front_end(self, front_end: FrontEndValues) -> None:
         """Raise ValueError for a front end, given by its section, whose frames the model cannot read."""
 
+    @property
+    def windows(self) -> tuple[float, float] | None:
+        """Length and hop, in seconds, of the windows that it cuts clips into; None where it reads them whole."""
+        return None
+
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens the model cannot read."""
 

@@ -7,16 +7,19 @@ Conventions: B batch, T frame, F feature, N position, D width, S time step, K cl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from pipeline.artifacts.clips import Link
 from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
-from pipeline.models.base import Explanation, FrontEndValues, ModelParams
+from pipeline.models.base import Explanation, FrontEndValues, ModelParams, VocabularySection
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.neural_model import NeuralModel
 from pipeline.models.parts import EncoderParams, HeadParams, InputParams, Statistics, StemParams
 from pipeline.models.registry import CHECKPOINT_FORMATS, ENCODERS, HEADS, INPUTS, STEMS
+from pipeline.models.windows import WindowParams, Windows
 
 
 class NetworkParams(ModelParams):
@@ -27,6 +30,7 @@ class NetworkParams(ModelParams):
     stem: Annotated[StemParams, STEMS.params]
     encoder: Annotated[EncoderParams, ENCODERS.params]
     head: Annotated[HeadParams, HEADS.params]
+    window: WindowParams | None  # clips are cut into windows, which are classified one by one; null = whole clips
     pretrained: Annotated[CheckpointParams, CHECKPOINT_FORMATS.params] | None  # published weights for initialisation
 
     @property
@@ -40,7 +44,7 @@ class NetworkParams(ModelParams):
     @property
     def explanation(self) -> Explanation | None:
         encoder = ENCODERS[self.encoder.kind]
-        if self.reads != "frames" or not (encoder.has_attention or encoder.has_feature_maps):
+        if self.reads != "frames" or self.window is not None or not (encoder.has_attention or encoder.has_feature_maps):
             return None
         return "attention" if encoder.has_attention else "grad_cam"
 
@@ -64,11 +68,25 @@ class NetworkParams(ModelParams):
                 f"stem.kind {self.stem.kind} pads shorter clips with silence, which has a single value in log-mel frames "
                 "alone; use the stem convolution or linear, or patches with positions that do not pad"
             )
+        if self.window is not None and self.window.fill == "silence":
+            raise ValueError("window.fill: silence has a single value in log-mel frames alone; use shift or repeat")
+
+    @property
+    def windows(self) -> tuple[float, float] | None:
+        return None if self.window is None else (self.window.length, self.window.hop)
+
+    def require_vocabulary(self, vocabulary: VocabularySection) -> None:
+        if self.window is not None and vocabulary.bpe is not None:
+            raise ValueError(
+                "window: expected null with a vocabulary of merged tokens (bpe), which have no fixed rate, found windows "
+                f"of {self.window.length:g} s"
+            )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "NetworkParams":
         self._stem_fits_the_encoder()
         self._head_fits()
+        self._window_fits()
         if self.stem.pads and self.input.normalises_by_clip:
             raise ValueError(
                 f"input.normalisation: expected one for all clips with stem.kind {self.stem.kind}, which pads shorter "
@@ -87,6 +105,16 @@ class NetworkParams(ModelParams):
         if self.input.normalises_as_pretrained and self.pretrained is not None:
             self.input.require_std_scale(self.pretrained.std_scale)
         return self
+
+    def _window_fits(self) -> None:
+        if self.window is None or self.window.fill != "silence":
+            return
+        if self.reads == "tokens" or self.input.normalises_by_clip:
+            found = "tokens" if self.reads == "tokens" else "frames with input.normalisation clip"
+            raise ValueError(
+                f"window.fill: expected shift or repeat for a model that reads {found}, in which silence has no single "
+                "value, found silence"
+            )
 
     def _stem_fits_the_encoder(self) -> None:
         projects, width = STEMS[self.stem.kind].projects, self.encoder.input_width
@@ -118,13 +146,21 @@ class Network(NeuralModel):
 
     Params: ClassVar[type[NetworkParams]] = NetworkParams
 
-    def __init__(self, params: NetworkParams, metadata: InputMetadata, num_classes: int) -> None:
-        """Build a network with random weights for data with this metadata."""
+    def __init__(
+        self, params: NetworkParams, metadata: InputMetadata, num_classes: int, link: Link | None = None
+    ) -> None:
+        """Build a network with random weights for data with this metadata; one with windows needs the link."""
         super().__init__()
         self.input = INPUTS[params.input.kind](params.input, metadata)
         self.stem = STEMS[params.stem.kind](params.stem, self.input, params.encoder.input_width)
         self.encoder = ENCODERS[params.encoder.kind](params.encoder, self.stem)
         self.head = HEADS[params.head.kind](params.head, self.stem, self.encoder, num_classes)
+        self.windows: Windows | None = None
+        if params.window is not None:
+            assert link is not None
+            self.windows = Windows(
+                params.window, metadata["frame_rate"], self.input.silence, link, self.encoder.num_features, num_classes
+            )
         self.embedding_rate = self.input.embedding_rate
         self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
         self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
@@ -140,13 +176,29 @@ class Network(NeuralModel):
 
     def classify(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Map a feature map to logits."""
+        if self.windows is not None:
+            return self.windows.pool(*self._classify_windows(self.windows, features, mask))
+        logits: Tensor = self.head(*self._encode(features, mask))
+        return logits
+
+    def _encode(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Map a feature map to the positions that the head reads, and their mask."""
         x, mask = self.stem(features, mask)
         if self.training and self.patchout:
             x, mask = drop_positions(x, mask, self.patchout)
         x, mask = self.head.prepend_class_tokens(x, mask)
-        x, mask = self.encoder(x, mask, self.head.num_class_tokens or None)
-        logits: Tensor = self.head(x, mask)
-        return logits
+        encoded: tuple[Tensor, Tensor | None] = self.encoder(x, mask, self.head.num_class_tokens or None)
+        return encoded
+
+    def _classify_windows(
+        self, windows: Windows, features: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return logits (B, W, K) of windows, their attention (B, W, K) if there is any, and which are real (B, W)."""
+        cut = windows.cut(features, mask)
+        x, positions = self._encode(cut.features, cut.mask)
+        weights = windows.weigh(x, positions, self.head.num_class_tokens)
+        by_clip = cut.by_clip(self.head(x, positions))
+        return by_clip, None if weights is None else cut.by_clip(weights), cut.real
 
     def forward(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         return self.classify(self.embed(inputs), mask)
@@ -154,14 +206,33 @@ class Network(NeuralModel):
     @property
     def supports_time_steps(self) -> bool:
         """Whether there is a `classify_time_steps`."""
-        return self.head.supports_time_steps
+        return self.windows is not None or self.head.supports_time_steps
+
+    @property
+    def max_frames(self) -> int | None:
+        """Frames that it reads of a clip, from its start; None = all."""
+        return self.stem.max_frames if self.windows is None else None
+
+    def frames_read(self, num_frames: int) -> int:
+        """Return the number of frames that are computed for a clip: those of its windows, where they overlap more."""
+        return num_frames if self.windows is None else self.windows.frames_read(num_frames)
+
+    def time_step_centres(self, num_time_steps: int, num_frames: int) -> np.ndarray:
+        """Return the frame that each of a clip's time steps is centred on."""
+        if self.windows is not None:
+            return self.windows.middles(num_frames)
+        return np.asarray(self.encoder.stride * np.arange(num_time_steps) + self.encoder.centre)
 
     def classify_time_steps(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map a feature map to logits (B, S, K) of time steps, and return which time steps (B, S) are real.
 
-        Time step s is centred on frame `encoder.stride` * s + `encoder.centre`. The clip's classifier is applied to each
-        step, which only heads that average over steps have learned (a clip's logits are then the mean of its steps').
+        They are centred on the frames `time_step_centres`. The clip's classifier is applied to each step, which only heads
+        that average over steps have learned (a clip's logits are then the mean of its steps'). With windows, a time step is
+        a window.
         """
+        if self.windows is not None:
+            logits, _, steps = self._classify_windows(self.windows, features, mask)
+            return logits, torch.ones(logits.shape[:2], dtype=torch.bool) if steps is None else steps
         x, positions = self.stem(features, mask)
         real = self._real_time_steps(x, features, mask)
         x, positions = self.head.prepend_class_tokens(x, positions)

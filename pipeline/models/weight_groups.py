@@ -3,7 +3,8 @@
 A part (`input`, `stem`, `encoder`, `head`) is a group, and so is every module below it by its exact name, down to the items
 of lists of blocks: `encoder`, `encoder.blocks`, `encoder.blocks.0`. Modules inside a block are no groups. Weights of a part
 outside its modules are groups of their own (`stem.table`). Class tokens enter the encoder beside the stem's positions, so
-they belong to the part `stem`, although their names begin with `head.`.
+they belong to the part `stem`, although their names begin with `head.`. What
+pools windows belongs to `head`.
 """
 
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ def weight_groups(network: Network) -> dict[str, WeightGroup]:
     groups: dict[str, WeightGroup] = {}
     for part in PARTS:
         inner = {name: group for name, group in _below(part, network.get_submodule(part)) if name not in entering}
+        if part == "head" and network.windows is not None:
+            inner |= dict(_below("windows", network.windows))
         whole = tuple(inner) if part == "head" else (part,)
         if part == "stem":
             inner |= {name: WeightGroup((name,)) for name in entering}

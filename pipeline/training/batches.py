@@ -8,7 +8,8 @@ from padded values; it is None when no clip of the batch is padded, which saves 
 There is no DataLoader and no worker process: clips are read by threads of this process, or are in its memory, so no start
 method can deadlock. `Inputs` may also be read in a DataLoader's workers, with any start method.
 
-A batch has at most `FRAMES_PER_BATCH` frames, padding included, unless a single clip has more; larger ones are divided.
+A batch has at most `FRAMES_PER_BATCH` frames, padding and overlapping windows included, unless a single clip has more;
+larger ones are divided.
 """
 
 from collections import deque
@@ -72,9 +73,17 @@ class StoredBatch(NamedTuple):
 class Batches:
     """Batches of a list of clips, in any order."""
 
-    def __init__(self, inputs: Inputs, clip_ids: Sequence[str], normalisation: Normalisation) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        clip_ids: Sequence[str],
+        normalisation: Normalisation,
+        frames_read: Callable[[int], int] = int,
+    ) -> None:
+        """Set the clips; `frames_read` is how many frames a model computes for a clip of so many."""
         self._inputs, self._clip_ids, self._normalisation = inputs, list(clip_ids), normalisation
         self._lengths = [inputs.num_frames(clip) for clip in self._clip_ids]
+        self._computed = [frames_read(length) for length in self._lengths]
         self._padding = inputs.metadata.get("vocabulary_size", 0)
         self._cache = inputs.stored(self._clip_ids) if self._bytes() <= CACHE_BYTES else None
 
@@ -139,7 +148,7 @@ class Batches:
 
         `lengthening` is the factor by which clips may become longer after they are read.
         """
-        return padded_batches(rows, self._lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH // lengthening)
+        return padded_batches(rows, self._computed.__getitem__, frames_per_batch=FRAMES_PER_BATCH // lengthening)
 
     def _bytes(self) -> int:
         """Return the number of bytes of all stored clips."""

@@ -23,7 +23,7 @@ from pipeline.spectrogram.normalisation import channel_statistics, corpus_statis
 from pipeline.spectrogram.reader import FrameReader
 
 if TYPE_CHECKING:
-    from pipeline.models.parts import Stem
+    from pipeline.models.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -178,21 +178,21 @@ def open_inputs_of(model: TrainedModel, path: Path) -> FrameInputs | TokenInputs
     return frames
 
 
-def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], stem: "Stem") -> None:
-    """Log a warning when clips are longer than a network's stem reads."""
-    limit = stem.max_frames
+def warn_of_cut_clips(inputs: Inputs, clip_ids: Sequence[str], network: "Network") -> None:
+    """Log a warning when clips are longer than a network reads."""
+    limit = network.max_frames
     longer = 0 if limit is None else sum(inputs.num_frames(clip) > limit for clip in clip_ids)
     if longer:
         log.warning(
             "%d of %d clips have more than %d frames: the model reads the first ones; stem.%s sets their number",
-            longer, len(clip_ids), limit, stem.max_frames_setting,
+            longer, len(clip_ids), limit, network.stem.max_frames_setting,
         )  # fmt: skip
 
 
-def require_short_clips(inputs: Inputs, clip_ids: Sequence[str], stem: "Stem") -> None:
-    """Raise CorpusError that names training clips which alone outgrow a batch; a stem that cuts them reads any."""
-    too_long = [clip for clip in clip_ids if inputs.num_frames(clip) > FRAMES_PER_BATCH]
-    if not too_long or stem.max_frames is not None:
+def require_short_clips(inputs: Inputs, clip_ids: Sequence[str], network: "Network") -> None:
+    """Raise CorpusError that names training clips which alone outgrow a batch; a network that cuts them reads any."""
+    too_long = [clip for clip in clip_ids if network.frames_read(inputs.num_frames(clip)) > FRAMES_PER_BATCH]
+    if not too_long or network.max_frames is not None:
         return
     rate, more = inputs.frame_rate, len(too_long) - _NAMED
     found = ", ".join(f"{clip} of {inputs.num_frames(clip) / rate:.0f} s" for clip in too_long[:_NAMED])
@@ -201,4 +201,24 @@ def require_short_clips(inputs: Inputs, clip_ids: Sequence[str], stem: "Stem") -
         f"batch), found {found}{f' and {more} more' if more > 0 else ''}; set corpus.max_duration to "
         f"{int(FRAMES_PER_BATCH / rate)} or less and corpus.max_bad_fraction to their share or more, which leaves them out, "
         "or list parts of them in a table with start and duration (docs/corpora.md)"
+        f"{'; windows that overlap less also have fewer frames' if network.windows else ''}"
     )
+
+
+def require_windows(inputs: Inputs, clip_ids: Sequence[str], network: "Network") -> None:
+    """Raise CorpusError for windows that are longer than every training clip, or than the network's stem reads."""
+    windows, rate = network.windows, inputs.frame_rate
+    if windows is None:
+        return
+    longest, limit = max(map(inputs.num_frames, clip_ids)), network.stem.max_frames
+    if windows.length > longest:
+        raise CorpusError(
+            f"window.length: expected at most the {longest / rate:.2f} s of the longest training clip, found "
+            f"{windows.seconds:g}; shorten the window, or set the model's window to null"
+        )
+    if limit is not None and windows.length > limit:
+        raise CorpusError(
+            f"window.length: expected at most {limit / rate:.2f} s, the {limit} frames of "
+            f"stem.{network.stem.max_frames_setting}, found {windows.seconds:g}, {windows.length} frames; shorten the "
+            "window, or give the stem more frames"
+        )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from pipeline.artifacts.clips import LabelKind
+from pipeline.artifacts.clips import LabelKind, Link
 from pipeline.artifacts.files import file_digest
 from pipeline.errors import ParamsError
 from pipeline.params import FilePath, Params
@@ -68,6 +68,12 @@ def loss_files(params: LossParams) -> dict[str, str]:
     """Return path, as in the params' dump -> digest, of the files that the loss is read from."""
     families = families_of(params)
     return {} if families is None else {families.groups.name: file_digest(families.groups)}
+
+
+def loss_link(params: LossParams, label_kind: LabelKind) -> Link:
+    """Return what makes probabilities of a network's logits, where it is trained by this loss."""
+    kind = params.kind
+    return "softmax" if kind == "cross_entropy" or (kind == "auto" and label_kind == "one") else "sigmoid"
 
 
 def require_label_kind(params: LossParams, label_kind: LabelKind) -> None:

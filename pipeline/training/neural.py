@@ -28,11 +28,11 @@ from pipeline.training.batches import Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
-from pipeline.training.inputs import Inputs, require_short_clips, warn_of_cut_clips
+from pipeline.training.inputs import Inputs, require_short_clips, require_windows, warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.lora import add_adapters, merge_adapters
-from pipeline.training.loss_settings import loss_files
+from pipeline.training.loss_settings import loss_files, loss_link
 from pipeline.training.losses import Loss, build_loss, positive_shares
 from pipeline.training.rate_advice import rate_remark
 from pipeline.training.sampling import clip_weights
@@ -88,15 +88,16 @@ def train_model(
     inputs, training, validation = data.inputs, data.training, data.validation
     keep_freed_memory()
     torch.set_flush_denormal(True)  # averaged weights become denormal, a hundred times slower on a CPU
-    model, input_metadata = initial_network(params, data, seed=seed)
-    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model.stem)
+    link = loss_link(settings.loss, data.label_kind)
+    model, input_metadata = initial_network(params, data, link, seed=seed)
+    warn_of_cut_clips(inputs, [*training.clip_ids, *validation.clip_ids], model)
     if remark := rate_remark(params, settings):
         log.warning("pretrained: %s", remark)
     model = model.to(context.device)
     if settings.lora is not None:
         torch.manual_seed(named_seed(seed, "adapters"))
         add_adapters(model, settings.lora)
-    task, seen = training_task(settings, data, input_metadata["normalisation"])
+    task, seen = training_task(settings, data, input_metadata["normalisation"], model.frames_read)
     background = task.banks.background
     identity = {
         "params": params.model_dump(mode="json"),
@@ -115,7 +116,7 @@ def train_model(
     code = code_version(train_model, kinds=kinds_in(identity["params"]))
     measured = None
     if validation.clip_ids:
-        held_out = stored_examples(inputs, validation, input_metadata["normalisation"])
+        held_out = stored_examples(inputs, validation, input_metadata["normalisation"], model.frames_read)
         measured = Validation(held_out, task.loss_function, score, settings.batch_size)
     tracked = {name: identity[name] for name in ("params", "train", "seed")}
     with curves(curves_path, context, trackers, tracked) as log_epoch:
@@ -133,7 +134,7 @@ def train_model(
     if context.is_main_process and trained.gradients:
         write_gradients(curves_path, trained.gradients)
     kept = {epoch: _arrays(state, settings) for epoch, state in trained.kept.items()}
-    return _arrays(model.state_dict(), settings), kept, input_metadata, task.loss_function.link, trained
+    return _arrays(model.state_dict(), settings), kept, input_metadata, link, trained
 
 
 def training_loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> Loss:
@@ -147,13 +148,15 @@ def training_loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> L
 
 
 def training_task(
-    settings: TrainParams, data: TrainingData, normalisation: Normalisation
+    settings: TrainParams, data: TrainingData, normalisation: Normalisation, frames_read: Callable[[int], int]
 ) -> tuple[Classification, StoredExamples]:
     """Return the task of a run and its training clips, with what augmentation mixes them with.
 
+    `frames_read` is how many frames the network computes for a clip of so many.
+
     Raises SonolexError where augmentation lacks what it needs: sounds of a folder, or groups of clips.
     """
-    seen, options = stored_examples(data.inputs, data.training, normalisation), settings.augmentation
+    seen, options = stored_examples(data.inputs, data.training, normalisation, frames_read), settings.augmentation
     scale = seen.batches.power_scale
     banks = NoiseBanks(open_background(options.background, scale), open_coloured_noise(options.coloured_noise, scale))
     sampler = PartnerSampler(options, seen.targets, data.training.groups, sums=scale is not None)
@@ -162,10 +165,12 @@ def training_task(
     return task, seen._replace(partners=sampler if sampler.draws_any else None)
 
 
-def initial_network(params: NetworkParams, data: TrainingData, *, seed: int) -> tuple[Network, InputMetadata]:
+def initial_network(
+    params: NetworkParams, data: TrainingData, link: Link, *, seed: int
+) -> tuple[Network, InputMetadata]:
     """Build a network with its initial weights, random or pretrained, and return it with the metadata of its input.
 
-    Raises SonolexError where pretrained weights do not fit, or a training clip is too short.
+    Raises SonolexError where pretrained weights do not fit, or the length of training clips does not.
     """
     inputs, training = data.inputs, data.training
     torch.manual_seed(named_seed(seed, "weights"))
@@ -174,7 +179,9 @@ def initial_network(params: NetworkParams, data: TrainingData, *, seed: int) -> 
     input_metadata: InputMetadata = {**inputs.metadata, "normalisation": normalisation}
     if checkpoint is not None:
         input_metadata["pretrained"] = checkpoint.metadata
-    model = Network(params, input_metadata, training.targets.shape[1])
+    if params.window is not None:
+        input_metadata["frame_rate"] = inputs.frame_rate
+    model = Network(params, input_metadata, training.targets.shape[1], link)
     if data.vocabulary is not None:
         model.input.load_codebooks(data.vocabulary.token_vectors())
     if checkpoint is not None:
@@ -184,13 +191,16 @@ def initial_network(params: NetworkParams, data: TrainingData, *, seed: int) -> 
         load_pretrained(model, data.pretrained)
         metadata = data.pretrained.metadata
         input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
-    require_short_clips(inputs, training.clip_ids, model.stem)
+    require_windows(inputs, training.clip_ids, model)
+    require_short_clips(inputs, training.clip_ids, model)
     return model, input_metadata
 
 
-def stored_examples(inputs: Inputs, part: Examples, normalisation: Normalisation) -> StoredExamples:
+def stored_examples(
+    inputs: Inputs, part: Examples, normalisation: Normalisation, frames_read: Callable[[int], int]
+) -> StoredExamples:
     """Return the clips of a role as the training loop reads them."""
-    batches = Batches(inputs, part.clip_ids, normalisation)
+    batches = Batches(inputs, part.clip_ids, normalisation, frames_read)
     weights = None if part.weights is None else torch.from_numpy(part.weights)
     return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights)
 

@@ -45,7 +45,7 @@ def pretrain(
     torch.set_flush_denormal(True)  # see `train_model`
     torch.manual_seed(named_seed(seed, "weights"))
     reader = new_reader(params, inputs.metadata)
-    require_short_clips(inputs, clip_ids, reader.stem)
+    require_short_clips(inputs, clip_ids, reader)
     reader.input.load_codebooks(vocabulary.token_vectors())
     sequences = inputs.arrays(clip_ids)
     unigrams = Unigrams(sequences, inputs.metadata["vocabulary_size"])

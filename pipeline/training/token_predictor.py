@@ -84,13 +84,16 @@ def open_predictor(pretrained: Pretrained) -> TokenPredictor:
 
 
 def new_reader(params: ModelParams, metadata: InputMetadata) -> Network:
-    """Build a network for pretraining, without using its head. Raises SonolexError where its params do not support it."""
+    """Build a network of whole clips for pretraining, without using its head.
+
+    Raises SonolexError where its params do not support it.
+    """
     if not isinstance(params, NetworkParams) or not params.supports_pretraining:
         raise SonolexError(
             "pretrain: expected a network that reads tokens by an encoder which supports pretraining, found kind "
             f"{params.kind} that reads {params.reads}"
         )
-    return Network(params, metadata, 1)
+    return Network(params.model_copy(update={"window": None}), metadata, 1)
 
 
 def load_pretrained(model: Network, pretrained: Pretrained) -> None:

@@ -56,6 +56,7 @@ def ast_form(network: "NetworkParams") -> AstForm | None:
         and isinstance(encoder, TransformerParams)
         and isinstance(head, ClassTokenParams)
         and head.distillation_token
+        and network.window is None
     ):
         return AstForm(stem, stem.positions, encoder)
     return None
@@ -91,6 +92,7 @@ def published_network(sizes: AstSizes, pretrained: Mapping[str, object]) -> dict
         "stem": {"kind": "patches", "frames": sizes.patch, "bands": sizes.patch, **strides, "positions": positions},
         "encoder": {"kind": "transformer", **blocks, "mlp_ratio": sizes.hidden / sizes.width},
         "head": {"kind": "class_token", "distillation_token": True},
+        "window": None,
         "pretrained": dict(pretrained),
     }
 
