@@ -307,7 +307,7 @@ def _published(**changes: Any) -> NetworkParams:
             },
             False,
         ),
-        ({"learning_rate": 2e-3, "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": ["qkv"]}}, False),
+        ({"learning_rate": 2e-3, "lora": {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["qkv"]}}, False),
     ],
 )
 def test_a_rate_for_random_weights_is_warned_of_with_pretrained_ones(changes: Section, warned: bool) -> None:

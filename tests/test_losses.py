@@ -27,7 +27,7 @@ from pipeline.stage_code import stage_files
 from pipeline.training import checkpoints, neural
 from pipeline.training.classification import Classification
 from pipeline.training.families import family_matrix
-from pipeline.training.loss_settings import LossParams, loss_files
+from pipeline.training.loss_settings import LossParams, loss_files, loss_link
 from pipeline.training.losses import Loss, balancing_weights, build_loss, positive_shares
 from pipeline.training.settings import TrainParams
 
@@ -105,6 +105,15 @@ def test_binary_losses_are_those_of_their_papers(name: str, targets: list[float]
     values = [by_hand(name, p, y, w) for p, y, w in zip(probabilities, targets, pos_weights, strict=True)]
     assert found.item() == pytest.approx(sum(values) / 3, rel=1e-5)
     assert loss.link == "sigmoid"
+
+
+@pytest.mark.parametrize("name", ["auto", *LOSSES])
+def test_a_network_is_built_for_the_link_of_its_loss(name: str) -> None:
+    section = {"kind": "auto"} if name == "auto" else LOSSES[name]
+    params: LossParams = TypeAdapter(LossParams).validate_python(section)
+    assert loss_link(params, "one") == build(section, "one").link
+    if name != "cross_entropy":
+        assert loss_link(params, "many") == build(section, "many").link
 
 
 def test_focal_with_gamma_zero_is_binary_cross_entropy() -> None:

@@ -344,6 +344,7 @@ def test_an_epochs_metrics_are_those_of_the_report(label_kind: str) -> None:
         "auc": report.values["AUC"],
         "precision": report.values["macro_precision"],
         "recall": report.values["macro_recall"],
+        "f1": report.values["macro_f1"],
         "d_prime": report.values["d_prime"],
     }
 

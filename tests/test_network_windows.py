@@ -19,6 +19,7 @@ from pipeline.evaluation.attention import AttentionReader
 from pipeline.evaluation.network_prediction import predict_time_steps
 from pipeline.inference.windows import Windowing, pool_logits, window_bounds
 from pipeline.models.network import Network
+from pipeline.models.weight_groups import depths, weight_groups
 from pipeline.models.windows import WindowParams, Windows
 from pipeline.training.inputs import open_inputs_of
 
@@ -181,6 +182,12 @@ def test_learned_attention_is_learned() -> None:
     inputs, mask = make_inputs("frames", [130, 25])
     model(inputs, mask).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.windows.attend.parameters())  # type: ignore[union-attr]
+
+
+def test_what_pools_windows_is_trained_with_the_head() -> None:
+    model = build(network("frames", "linear", "transformer", "mean", window=window(0.2, 0.1, pooling="attention")))
+    assert weight_groups(model)["head"].holds("windows.attend.weight")
+    assert depths(model)["windows.attend.weight"] == 0
 
 
 def test_a_trained_model_has_the_same_windows_in_evaluation_and_along_time(tmp_path: Path) -> None:
