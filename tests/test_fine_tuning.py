@@ -23,7 +23,15 @@ from pipeline.training.optimiser import AdamWParams, RateParams, build_optimiser
 from pipeline.training.rate_advice import rate_remark
 from pipeline.training.settings import TrainParams
 
-PUBLISHED = {"kind": "original", "source": "ast.pth", "digest": None, "frames": 64, "mean": -4.0, "std": 4.0}
+PUBLISHED = {
+    "kind": "original",
+    "source": "ast.pth",
+    "digest": None,
+    "classes": None,
+    "frames": 64,
+    "mean": -4.0,
+    "std": 4.0,
+}
 POSITIONS = {"kind": "learned", "frames": 64, "shorter": "mask"}
 HEAD_FIRST = [{"epochs": 2, "train": ["head"]}, {"epochs": 1, "train": ["head", "encoder.blocks.1"]}, {"train": "all"}]
 
