@@ -179,7 +179,7 @@ def write_tokens(data: Path, fold: str, generator: np.random.Generator, merges: 
         "bpe": bpe,
         "fold": fold,
         "role": "train",
-        "front_end": {"n_mels": N_MELS, "frame_rate": 100.0},
+        "front_end": {"n_mels": N_MELS, "frame_rate": 100.0, "units": "ln(power)"},
         "seed": 0,
     }
     path = data / "vocabulary" / "kmeans" / f"{fold}.zarr"
