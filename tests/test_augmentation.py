@@ -256,3 +256,14 @@ def test_a_clip_that_is_not_mixed_keeps_its_length() -> None:
     assert 20 < alone.sum() < 80
     assert torch.equal(mixed.mask[alone], mask[alone])
     assert (mixed.mask & mask).equal(mask)
+
+
+def test_a_clip_that_is_not_mixed_knows_its_labels_beside_clips_that_do_not() -> None:
+    torch.manual_seed(0)
+    params = AugmentationParams.model_validate(PLAIN | {"mixup_probability": 0.5})
+    targets = torch.eye(100)
+    targets[::2, 7] = torch.nan
+    mixed = mix(torch.zeros(100, 4, 1), None, targets, params, None)
+    alone = mixed.targets.nan_to_num(0).diagonal() == 1
+    assert 20 < alone.sum() < 80
+    assert torch.equal(mixed.targets[alone].isnan(), targets[alone].isnan())

@@ -78,7 +78,9 @@ def _mix_pairs(own: Mixed, other: Mixed, weight: Tensor, log_unit: float | None)
             mixed = mixed.masked_fill(~longer[:, :, None], 0.0)
     else:
         mixed = by_clip * own.features + (1 - by_clip) * other.features
-    return Mixed(mixed, longer, weight[:, None] * own.targets + (1 - weight[:, None]) * other.targets)
+    share = weight[:, None]  # where it is 1, labels that are unknown of the other clip have no part
+    targets = torch.where(share == 1, own.targets, share * own.targets + (1 - share) * other.targets)
+    return Mixed(mixed, longer, targets)
 
 
 def draw_weights(count: int, alpha: float) -> Tensor:
