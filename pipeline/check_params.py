@@ -18,7 +18,7 @@ from pipeline.corpora.splitting import SplitParams
 from pipeline.duplicates.settings import DuplicateParams
 from pipeline.errors import ParamsError, spell
 from pipeline.evaluation.enhancement import LabelParams
-from pipeline.evaluation.thresholds import ThresholdParams
+from pipeline.evaluation.thresholds import ThresholdParams, require_several_labels
 from pipeline.execution.executors import ExecutionParams
 from pipeline.execution.launch import LaunchParams
 from pipeline.grid import ExperimentParams
@@ -153,9 +153,13 @@ def _check_between(
     if "train" in sections and (families := families_of(sections["train"].loss)):
         with check.collecting(f"{path}: "):
             read_families(families.groups)
-    if {"train", "corpus"} <= set(sections) and (label_kind := dict(sections["corpus"]).get("label_kind")):
-        with check.collecting(f"{path}: "):  # other corpora say it in the manifest, and `train` compares
+    label_kind = dict(sections["corpus"]).get("label_kind") if "corpus" in sections else None
+    if label_kind and "train" in sections:
+        with check.collecting(f"{path}: "):  # other corpora say it in the manifest, and the stages compare
             require_label_kind(sections["train"].loss, label_kind)
+    if label_kind and "thresholds" in sections:
+        with check.collecting(f"{path}: "):
+            require_several_labels(sections["thresholds"], label_kind)
     if {"experiment", "train", "spectrogram"} <= set(sections) and sections["experiment"].frame_models:
         num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
         mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)

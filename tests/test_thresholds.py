@@ -274,3 +274,15 @@ def test_a_threshold_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(dump(document))
     with pytest.raises(ParamsError, match=r"thresholds\.min_positives: .*greater than 0"):
         load_experiment(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("label_kind", ["one", "many"])
+def test_the_check_of_params_knows_which_labels_have_thresholds(tmp_path: Path, label_kind: str) -> None:
+    settings = ["thresholds.kind=global", f"corpus.root={tmp_path}", f"corpus.label_kind={label_kind}"]
+    document, _ = compose("beside", settings, REPOSITORY / "recipes")
+    (tmp_path / "params.yaml").write_text(dump(document))
+    if label_kind == "many":
+        load_experiment(tmp_path / "params.yaml")
+        return
+    with pytest.raises(ParamsError, match=r"thresholds\.kind: expected fixed for a corpus with one label a clip"):
+        load_experiment(tmp_path / "params.yaml")

@@ -17,7 +17,7 @@ from pipeline.evaluation.ensemble import ScoredClips, average_predictions
 from pipeline.evaluation.experiment_predictions import ExperimentPredictions, predicting_weights
 from pipeline.evaluation.inner_folds import known_inner_folds, score_training_clips
 from pipeline.evaluation.metric_functions import DECISION_THRESHOLD, Floats
-from pipeline.evaluation.thresholds import FittedThresholds, ThresholdParams, fit_thresholds
+from pipeline.evaluation.thresholds import FittedThresholds, ThresholdParams, fit_thresholds, require_several_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,7 @@ def experiment_thresholds(
 
     Raises ParamsError where thresholds are to be fitted with one label a clip, or for a fold without clips to fit them on.
     """
-    first = next(iter(predictions.tables.values()))
-    if first.metadata["label_kind"] == "one" and params.kind != "fixed":
-        raise ParamsError(
-            f"thresholds.kind: expected fixed for a corpus with one label a clip, where the likeliest class is decided for, "
-            f"found {params.kind}; set thresholds.kind=fixed and thresholds.value=0.5"
-        )
+    require_several_labels(params, next(iter(predictions.tables.values())).metadata["label_kind"])
     for model, fold in product(predictions.models, predictions.params.folds):
         for seed, runs in predictions.averages(model, fold).items():
             source, num_clips, thresholds = _thresholds(params, predictions, runs, layout)

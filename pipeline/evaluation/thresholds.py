@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field, PositiveInt
 
+from pipeline.artifacts.clips import LabelKind
+from pipeline.errors import ParamsError
 from pipeline.evaluation.metric_functions import Bools, Floats, ratio, validate
 from pipeline.params import Params
 
@@ -48,6 +50,15 @@ class ClassThresholds(Params):
 
 FittedThresholds: TypeAlias = GlobalThreshold | ClassThresholds
 ThresholdParams: TypeAlias = Annotated[FixedThreshold | FittedThresholds, Field(discriminator="kind")]
+
+
+def require_several_labels(params: ThresholdParams, label_kind: LabelKind) -> None:
+    """Raise ParamsError where thresholds are to be fitted with one label a clip."""
+    if label_kind == "one" and params.kind != "fixed":
+        raise ParamsError(
+            f"thresholds.kind: expected fixed for a corpus with one label a clip, where the likeliest class is decided for, "
+            f"found {params.kind}; set thresholds.kind=fixed and thresholds.value=0.5"
+        )
 
 
 def fit_thresholds(params: FittedThresholds, scores: ArrayLike, targets: ArrayLike) -> Floats:
