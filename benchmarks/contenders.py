@@ -83,6 +83,7 @@ def _build(shape: Shape) -> Network:
         "stem": stem,
         "encoder": encoder | {"mlp_ratio": 4.0, "drop_path": 0.0},
         "head": {"kind": "class_token", "distillation_token": True},
+        "window": None,
         "pretrained": None,
     }
     return Network(validate_params(NetworkParams, section, "models.ast"), InputMetadata(n_mels=BANDS), shape.classes)
@@ -114,9 +115,9 @@ def make_learner(
 ) -> BenchmarkLearner:
     """Return a learner without augmentation, averaging and clipping, which the others do not have."""
     masks = {"count": 0, "width": 0}
-    base = read_params(_RECIPE)["train"]["augmentation"]  # where what is not named here is off
+    base = read_params(_RECIPE)["train"]  # where what is not named here is off
     augmentation = AugmentationParams.model_validate(
-        base
+        base["augmentation"]
         | {"time_shift": 0.0, "mixup_probability": 0.0, "token_noise": 0.0, "frame_masks": masks, "band_masks": masks}
     )
     settings: dict[str, Any] = {
@@ -124,6 +125,8 @@ def make_learner(
         "schedule": ConstantParams(kind="constant", warmup_steps=0), "optimiser": ADAMW, "gradient_clip": None,
         "loss": AutoParams(kind="auto"), "label_smoothing": 0.0,
         "average": NoAverageParams(kind="none"), "checkpoint_ensemble": [], "early_stop_patience": 0,
+        "epoch_metric": base["epoch_metric"], "keep_best": base["keep_best"],
+        "freeze": base["freeze"], "rates": base["rates"], "lora": None,
         "num_threads": torch.get_num_threads(), "precision": "float32", "compile": False, "activation_checkpointing": False,
         "patchout": 0.0, "gradient_flow": False, "augmentation": augmentation,
     }  # fmt: skip

@@ -257,6 +257,7 @@ GIVEN: dict[tuple[str, str], dict[str, Any]] = {
     ("corpora", "pattern"): {"pattern": "(?P<label>.*)"},
     ("corpora", "table"): {"table": "clips.csv"},
     ("checkpoint_formats", EVERY_KIND): {"source": "weights.pth"},
+    ("front_ends", "waveform_encoder"): {"source": "facebook/wav2vec2-base"},
     ("averages", "epochs"): {"first": 2, "last": 3},
 }
 DOCUMENT = read_params(RECIPES / "defaults.yaml")

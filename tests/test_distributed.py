@@ -250,7 +250,7 @@ def test_a_batch_on_a_gpu_meets_nothing_on_the_cpu(section: dict[str, Any], mask
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = torch.zeros(4, 1, 30, dtype=torch.uint16) if tokens else torch.zeros(4, 30, 6, dtype=torch.float16)
         mask = torch.ones(4, 30, dtype=torch.bool) if masked else None
-        normalisation = None if tokens else {"kind": "clip", "std_scale": 1.0}
+        normalisation = None if tokens else {"kind": "clip", "std_scale": 1.0, "mean": 0.0, "std": 1.0}
         batch = StoredBatch(inputs, mask, torch.arange(4), {}, normalisation).to(torch.device("cuda"))
         loss = Loss(model, settings, batch, torch.zeros(4, 3, device="cuda"), 2 if tokens else 1)
         state = {name: torch.empty_like(value, device="cuda") for name, value in loss.state_dict().items()}

@@ -258,9 +258,9 @@ def test_long_clips_divide_a_batch_and_change_no_step(
 
 
 def test_clips_that_outgrow_a_batch_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, stem = Memory(9), make_model().stem
+    inputs, network = Memory(9), make_model()
     inputs.frame_rate = 10.0
-    require_short_clips(inputs, list(inputs.clips), stem)
+    require_short_clips(inputs, list(inputs.clips), network)
     monkeypatch.setattr("pipeline.training.inputs.FRAMES_PER_BATCH", 30)
     long = [clip for clip, frames in inputs.clips.items() if len(frames) > 30]
     first = f"{long[0]} of {len(inputs.clips[long[0]]) / 10:.0f} s"
@@ -268,9 +268,9 @@ def test_clips_that_outgrow_a_batch_are_named(monkeypatch: pytest.MonkeyPatch) -
         rf"at most 3 s \(30 frames, .*found {first}, .* and {len(long) - 3} more; set corpus.max_duration to 3 or"
     )
     with pytest.raises(CorpusError, match=expected):
-        require_short_clips(inputs, list(inputs.clips), stem)
-    stem.max_frames = 20  # reads the first frames of any clip
-    require_short_clips(inputs, list(inputs.clips), stem)
+        require_short_clips(inputs, list(inputs.clips), network)
+    network.stem.max_frames = 20  # reads the first frames of any clip
+    require_short_clips(inputs, list(inputs.clips), network)
 
 
 def test_normalisation_by_corpus_and_by_clip() -> None:

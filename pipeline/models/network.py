@@ -247,7 +247,7 @@ class Network(NeuralModel):
         x, positions = self.stem(features, mask)
         real = self._real_time_steps(x, features, mask)
         x, _ = self.encoder(x, positions)
-        return x.reshape(len(x), -1, self.encoder.num_rows * x.shape[2]), real
+        return x.reshape(x.shape[0], -1, self.encoder.num_rows * x.shape[2]), real
 
     def set_activation_checkpointing(self, on: bool) -> None:
         self.encoder.activation_checkpointing = on

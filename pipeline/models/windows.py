@@ -97,7 +97,7 @@ class Windows(nn.Module):
             )
             windows = self._filled(features[:, frames[0]], inside).flatten(0, 1)
             short = self._fill == "shift" and features.shape[1] < self.length
-            return Cut(windows, inside[0].repeat(len(features), 1) if short else None, None, frames.shape[1])
+            return Cut(windows, inside[0].repeat(features.shape[0], 1) if short else None, None, frames.shape[1])
         lengths = mask.sum(1)
         frames, inside = self._frames(lengths, features.shape[1])
         counts = 1 + (lengths - self.length).clamp(min=0).add(self.hop - 1).div(self.hop, rounding_mode="floor")

@@ -180,6 +180,7 @@ def published_section(sizes: PslaSizes, frames: int, pretrained: Mapping[str, ob
         "stem": {"kind": "fixed_length", "frames": frames, "fill": "zero"},
         "encoder": {"kind": "timm", "network": sizes.network, "drop_path": DROP_PATH, **norms},
         "head": {"kind": "attention", "heads": sizes.heads},
+        "window": None,
         "pretrained": dict(pretrained),
     }
 

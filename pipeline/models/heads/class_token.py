@@ -39,7 +39,7 @@ class ClassToken(Head):
 
     def prepend_class_tokens(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         tokens = self.tokens if self.token_positions is None else self.tokens + self.token_positions
-        x = torch.cat([tokens.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([tokens.expand(x.shape[0], -1, -1), x], dim=1)
         return x, None if mask is None else nn.functional.pad(mask, (self.num_class_tokens, 0), value=True)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -47,6 +47,6 @@ class ClassToken(Head):
         return logits
 
     def classify_time_steps(self, x: Tensor, num_rows: int) -> Tensor:
-        steps = x.reshape(len(x), -1, num_rows, x.shape[2]).mean(2)
+        steps = x.reshape(x.shape[0], -1, num_rows, x.shape[2]).mean(2)
         logits: Tensor = self.classify(self.norm(steps))
         return logits

@@ -53,7 +53,7 @@ class Deep(Head):
     def classify_time_steps(self, x: Tensor, num_rows: int) -> Tensor:
         """Return the logits (B, S, K) of time steps, each as if it were the whole clip."""
         steps = x.reshape(-1, num_rows, x.shape[2])  # (B * S, R, D)
-        return self.forward(steps, None).reshape(len(x), -1, self.num_classes)
+        return self.forward(steps, None).reshape(x.shape[0], -1, self.num_classes)
 
     def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.attention is not None:

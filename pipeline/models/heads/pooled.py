@@ -46,7 +46,7 @@ class Pooled(Head):
         return logits
 
     def classify_time_steps(self, x: Tensor, num_rows: int) -> Tensor:
-        x = x.reshape(len(x), -1, num_rows, x.shape[2])
+        x = x.reshape(x.shape[0], -1, num_rows, x.shape[2])
         pooled = torch.cat([x.mean(2), x.amax(2)], dim=2) if self.pooling == "mean_max" else x.mean(2)
         logits: Tensor = self.classify(pooled)
         return logits
@@ -57,5 +57,5 @@ def _last_states(x: Tensor, mask: Tensor | None) -> Tensor:
     width = x.shape[2] // 2
     if mask is None:
         return torch.cat([x[:, -1, :width], x[:, 0, width:]], dim=1)
-    rows, last = torch.arange(len(x), device=x.device), mask.sum(1) - 1
+    rows, last = torch.arange(x.shape[0], device=x.device), mask.sum(1) - 1
     return torch.cat([x[rows, last, :width], x[:, 0, width:]], dim=1)
