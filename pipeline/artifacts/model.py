@@ -17,6 +17,8 @@ from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.tables import metadata_digest
 from pipeline.artifacts.weights import EPOCHS, WeightsCard, WeightsSchema
 
+MEMBERS = "members"  # folder of a bundle that has a folder for each of its models
+
 Reads = Literal["frames", "tokens"]  # the artifact that a model's clips come from
 
 
