@@ -240,6 +240,15 @@ def test_settings_that_no_shape_shows_and_other_statistics_are_warned_of(
     assert not caplog.records
 
 
+def test_the_statistics_of_every_channel_are_taken_over(tmp_path: Path) -> None:
+    section, channels = section_with("mean"), [(-5.0, 3.0), (1.0, 2.0)]
+    normalisation = {"kind": "corpus", "std_scale": 1.0, "mean": -5.0, "std": 3.0, "channels": channels}
+    store(tmp_path / "m", section, normalisation=normalisation)
+    params = starting(section, tmp_path / "m", input__normalisation="pretrained")
+    found = fit_normalisation(params, lambda: [], open_pretrained_weights(params, front_end(), ""))
+    assert found == {**normalisation, "kind": "pretrained"}
+
+
 def test_another_front_end_is_named_with_what_to_set(tmp_path: Path) -> None:
     section = section_with("mean")
     store(tmp_path / "m", section)
