@@ -36,7 +36,7 @@ def split_classes(network: "Network", weights: Mapping[str, Tensor], num_classes
         if name.startswith(_modules(network)) and number.isdecimal() and int(number) < num_classes:
             by_class[int(number)][f"{_modules(network)}{rest}"] = tensor
         elif name in network.class_weights and len(tensor) % num_classes == 0:  # (H * K, ...)
-            for own, rows in zip(by_class, tensor.unflatten(0, (-1, num_classes)).unbind(1), strict=True):
+            for own, rows in zip(by_class, tensor.reshape(-1, num_classes, *tensor.shape[1:]).unbind(1), strict=True):
                 own[name] = rows
         else:
             shared[name] = tensor
