@@ -1,4 +1,4 @@
-"""Interface of checkpoint formats: opening published weights, and loading them into a network; and their common warnings.
+"""Interface of checkpoint formats: opening weights, and loading them into a network; and their common warnings.
 
 A format is one file and one line of `pipeline/models/registry.py`.
 """
