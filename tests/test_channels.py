@@ -96,7 +96,7 @@ def test_each_channel_is_normalised_by_itself(kind: str, tmp_path: Path) -> None
     assert inputs.metadata["channels"] == 3
     params: Any = validate_model_params("tested", network("frames", input__normalisation=kind))
     training = ids[:2]
-    normalisation = params.input.fit_normalisation(lambda: inputs.statistics(training), None)
+    normalisation = params.input.fit_normalisation(lambda: inputs.statistics(training), ())
     if kind == "corpus":
         values = np.concatenate([clips[clip] for clip in training]).reshape(-1, 3, 8).astype(np.float64)
         expected = list(zip(values.mean((0, 2)), values.std((0, 2)), strict=True))
@@ -119,7 +119,7 @@ def test_powers_of_several_channels_are_not_added(tmp_path: Path) -> None:
     clips = stacked([30])
     inputs = inputs_of(tmp_path, clips)
     params: Any = validate_model_params("tested", network("frames"))
-    normalisation = params.input.fit_normalisation(lambda: inputs.statistics(list(clips)), None)
+    normalisation = params.input.fit_normalisation(lambda: inputs.statistics(list(clips)), ())
     assert Batches(inputs, list(clips), normalisation).power_scale is None
 
 

@@ -165,14 +165,9 @@ def test_weights_at_home_and_of_the_project_are_found(experiment: Path, project:
 
 
 def _read_weights(kind: str, source: str) -> None:
-    values: dict[str, Any] = {"kind": kind, "source": source, "digest": None}
-    if kind in ("original", "psla"):
-        values |= {"mean": 0.0, "std": 1.0}
-    if kind in ("original", "huggingface"):
-        values |= {"classes": None}
-    if kind == "original":
-        values |= {"frames": 64}
     checkpoint = CHECKPOINT_FORMATS[kind]
+    known = {"kind": kind, "source": source, "digest": None, "classes": None, "frames": 64, "mean": 0.0, "std": 1.0}
+    values = {key: value for key, value in known.items() if key in checkpoint.Params.model_fields}
     checkpoint(validate_params(checkpoint.Params, values, "pretrained"))
 
 

@@ -1,14 +1,16 @@
-"""Checks of the settings that name parts of networks, on outlines of networks without weights."""
+"""Checks of the settings that name parts or weights of networks, on outlines of networks without weights."""
 
 from pathlib import Path
 
 import torch
 
 from pipeline.artifacts.model import InputMetadata
+from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.check_params import Experiment
-from pipeline.errors import ParamsError
+from pipeline.errors import ParamsError, SonolexError
 from pipeline.models.base import NOT_NORMALISED
-from pipeline.models.network import Network, NetworkParams
+from pipeline.models.checkpoint_formats.trained_model import TrainedModelCheckpoint
+from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
 from pipeline.models.weight_groups import weight_groups
 from pipeline.training.freezing import require_groups
 from pipeline.training.lora import require_targets
@@ -33,6 +35,30 @@ def network_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
     return mistakes
 
 
+def weights_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
+    """Name the networks of the experiment that cannot begin with the weights of a model that was trained here.
+
+    Other weights may lie elsewhere or be large, and are opened in training alone; classes are known from the corpus.
+    """
+    mistakes = []
+    for name, params in _networks(experiment).items():
+        if params.pretrained is not None and params.pretrained.kind == "sonolex":
+            try:
+                _require_weights(params, experiment.sections["spectrogram"].metadata)
+            except SonolexError as error:
+                mistakes.append(f"{params_path}: models.{name}: {error}")
+    return mistakes
+
+
+def _require_weights(params: NetworkParams, front_end: SpectrogramMetadata) -> None:
+    """Raise SonolexError unless the weights of a model that was trained here fit a network, but for its head."""
+    checkpoint = open_pretrained_weights(params, front_end)
+    assert isinstance(checkpoint, TrainedModelCheckpoint)
+    fit_normalisation(params, lambda: checkpoint.statistics, checkpoint)
+    metadata = checkpoint.model.metadata["input"]  # of the same frames or tokens, as was checked
+    checkpoint.weights_of_parts(_build(params, metadata), params)
+
+
 def outline(experiment: Experiment, params: NetworkParams) -> Network:
     """Build a network of the experiment without memory for its weights; its vocabulary has few tokens."""
     bands = experiment.sections["spectrogram"].metadata["n_mels"]
@@ -41,9 +67,12 @@ def outline(experiment: Experiment, params: NetworkParams) -> Network:
         vocabularies = [experiment.vocabularies[entry] for entry in experiment.sections["experiment"].vocabularies]
         books = min(vocabulary.num_codebooks for vocabulary in vocabularies)
         metadata = {"vocabulary_size": _TOKENS, "num_codebooks": books, "bands": [[0, bands]] * books}
-    metadata["frame_rate"] = 100.0  # of which windows have some number
+    return _build(params, metadata)
+
+
+def _build(params: NetworkParams, metadata: InputMetadata) -> Network:
     with torch.device("meta"):
-        return Network(params, metadata, 2, "sigmoid")
+        return Network(params, {**metadata, "frame_rate": 100.0}, 2, "sigmoid")  # windows have some number of frames
 
 
 def _networks(experiment: Experiment) -> dict[str, NetworkParams]:

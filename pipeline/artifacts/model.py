@@ -17,6 +17,8 @@ from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.tables import metadata_digest
 from pipeline.artifacts.weights import EPOCHS, WeightsCard, WeightsSchema
 
+MEMBERS = "members"  # folder of a bundle that has a folder for each of its models
+
 Reads = Literal["frames", "tokens"]  # the artifact that a model's clips come from
 
 
@@ -33,7 +35,7 @@ class Normalisation(TypedDict):
 
 
 class PretrainedMetadata(TypedDict, total=False):
-    """Record, in a trained model, of the published weights that it was initialised from."""
+    """Record, in a trained model, of the published weights, or those of another model, that it was initialised from."""
 
     digest: str  # of the weights file
     norm_epsilons: list[float]  # of the encoder's layer norms and of the head's; absent where the defaults hold
@@ -51,7 +53,7 @@ class InputMetadata(TypedDict, total=False):
     vocabulary_size: int  # tokens
     num_codebooks: int  # tokens
     bands: list[list[int]]  # tokens: [first, last) feature of each codebook's codes
-    pretrained: PretrainedMetadata  # networks initialised from published weights
+    pretrained: PretrainedMetadata  # networks initialised from stored weights
     masked_pretraining: dict[str, object]  # networks initialised from it: metadata of its artifact
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.artifacts.clips import LabelKind, link_of
 from pipeline.artifacts.files import file_digest, parse_json, replacing
-from pipeline.artifacts.model import MODEL, ModelMetadata, TrainedModel, open_model, write_model
+from pipeline.artifacts.model import MEMBERS, MODEL, ModelMetadata, TrainedModel, open_model, write_model
 from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.artifacts.weights import EPOCHS
@@ -112,7 +112,7 @@ def write_bundle(path: Path, members: Sequence[Member], content: BundleContent, 
         partial.mkdir(parents=True)
         records = []
         for number, member in enumerate(members):
-            folder = f"members/{number}"
+            folder = f"{MEMBERS}/{number}"
             _write_member(member.model, partial / folder)
             records.append(_record(member, folder, places.get(member.source, "")))
         for digest, vocabulary in vocabularies.items():

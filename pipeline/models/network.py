@@ -4,7 +4,7 @@ Conventions: B batch, T frame, F feature, N position, D width, S time step, K cl
 = all real.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.clips import Link
 from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.models.base import Explanation, FrontEndValues, ModelParams, VocabularySection
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams
 from pipeline.models.neural_model import NeuralModel
@@ -31,7 +32,7 @@ class NetworkParams(ModelParams):
     encoder: Annotated[EncoderParams, ENCODERS.params]
     head: Annotated[HeadParams, HEADS.params]
     window: WindowParams | None  # clips are cut into windows, which are classified one by one; null = whole clips
-    pretrained: Annotated[CheckpointParams, CHECKPOINT_FORMATS.params] | None  # published weights for initialisation
+    pretrained: Annotated[CheckpointParams, CHECKPOINT_FORMATS.params] | None  # weights for initialisation
 
     @property
     def reads(self) -> Reads:
@@ -58,7 +59,7 @@ class NetworkParams(ModelParams):
     def require_front_end(self, front_end: FrontEndValues) -> None:
         if self.reads != "frames" or front_end.is_log_mel:
             return
-        if self.pretrained is not None:
+        if self.pretrained is not None and self.pretrained.log_mel_only:
             raise ValueError(
                 "pretrained: published weights are of log-mel frames in one channel; use front end kaldi or mel, or set "
                 "pretrained to null"
@@ -102,8 +103,9 @@ class NetworkParams(ModelParams):
             raise ValueError(
                 "input.normalisation: `pretrained` needs pretrained weights of log-mel frames; use `corpus`"
             )
-        if self.input.normalises_as_pretrained and self.pretrained is not None:
-            self.input.require_std_scale(self.pretrained.std_scale)
+        scale = None if self.pretrained is None else self.pretrained.std_scale
+        if self.input.normalises_as_pretrained and scale is not None:
+            self.input.require_std_scale(scale)
         return self
 
     def _window_fits(self) -> None:
@@ -252,8 +254,20 @@ class Network(NeuralModel):
     def set_activation_checkpointing(self, on: bool) -> None:
         self.encoder.activation_checkpointing = on
 
+    @property
+    def class_weights(self) -> tuple[str, ...]:
+        """Names of the weights with a row for each class, see `Head.class_weights`."""
+        names = [f"head.{name}" for name in self.head.class_weights]
+        if self.windows is not None and self.windows.attend is not None:
+            names += ["windows.attend.weight", "windows.attend.bias"]
+        return tuple(names)
+
+    def is_of_head(self, name: str) -> bool:
+        """Return whether a weight belongs to the head, with what pools windows, and not to what enters the encoder."""
+        return name.startswith(("head.", "windows.")) and name.removeprefix("head.") not in self.head.entering_weights
+
     def load_weights(self, params: NetworkParams, checkpoint: Checkpoint) -> None:
-        """Load published weights. Raises SonolexError where they do not fit."""
+        """Load the weights of a checkpoint. Raises SonolexError where they do not fit."""
         checkpoint.load_into(self, params)
 
     def _real_time_steps(self, positions: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
@@ -262,20 +276,33 @@ class Network(NeuralModel):
         return self.encoder.real_time_steps(self.stem.real_time_steps(mask, positions.shape[1] // self.stem.num_rows))
 
 
-def open_pretrained_weights(params: NetworkParams, front_end: Mapping[str, object]) -> Checkpoint | None:
-    """Open the published weights of the params, if any; warn where their front end differs from `front_end`."""
+def open_pretrained_weights(
+    params: NetworkParams, front_end: FrontEndMetadata, vocabulary: str | None = None
+) -> Checkpoint | None:
+    """Open the weights that the params begin with, if any; warn, or raise SonolexError, where their data differ.
+
+    `vocabulary` is the digest of the one behind tokens, see `Checkpoint.require_run`.
+    """
     if params.pretrained is None:
         return None
     checkpoint = CHECKPOINT_FORMATS[params.pretrained.kind](params.pretrained)
     checkpoint.warn_of_front_end(front_end)
+    checkpoint.require_run(params, front_end, vocabulary)
     return checkpoint
 
 
 def fit_normalisation(
     params: NetworkParams, corpus: Callable[[], Sequence[Statistics]], checkpoint: Checkpoint | None
 ) -> Normalisation:
-    """Return the normalisation of a network's input, by statistics of training clips or of published weights."""
-    return params.input.fit_normalisation(corpus, checkpoint.statistics if checkpoint else None)
+    """Return the normalisation of a network's input, by statistics of training clips or of the weights that it begins with.
+
+    Raises SonolexError for another form of normalisation than that of the weights.
+    """
+    if checkpoint is None:
+        return params.input.fit_normalisation(corpus, ())
+    normalisation = params.input.fit_normalisation(corpus, checkpoint.statistics)
+    checkpoint.require_normalisation(normalisation)
+    return normalisation
 
 
 def _set_norm_epsilons(part: nn.Module, epsilon: float) -> None:

@@ -47,9 +47,9 @@ class InputParams(Params):
         """Raise ValueError unless frames are scaled as those of the pretrained weights."""
 
     def fit_normalisation(
-        self, corpus: Callable[[], Sequence[Statistics]], pretrained: Statistics | None
+        self, corpus: Callable[[], Sequence[Statistics]], pretrained: Sequence[Statistics]
     ) -> Normalisation:
-        """Return the normalisation, from statistics of the training clips, by channel, or of the pretrained weights."""
+        """Return the normalisation, from statistics by channel, of the training clips or of the pretrained weights."""
         return NOT_NORMALISED
 
 
@@ -237,6 +237,10 @@ class Head(nn.Module, ABC):
     needs_fixed_length: ClassVar[bool] = False  # all clips must have the same number of positions
     supports_patchout: ClassVar[bool] = True
     supports_time_steps: ClassVar[bool] = False  # it has `classify_time_steps`
+    class_weights: tuple[
+        str, ...
+    ] = ()  # names of weights with a row for each class; of attention heads one after another
+    class_modules: ClassVar[str] = ""  # name of the list that has a module for each class; empty = none
     entering_weights: tuple[str, ...] = ()  # names of weights that enter the encoder with the positions: class tokens
     num_class_tokens: int = 0
     free_weights: bool = False  # those of attention heads need not sum to 1, as in PSLA's published weights

@@ -84,6 +84,7 @@ CHECKPOINT_FORMATS: "Registry[type[Checkpoint]]" = Registry(
         "imagenet": "pipeline.models.checkpoint_formats.imagenet:ImageNetCheckpoint",
         "timm": "pipeline.models.checkpoint_formats.timm_weights:TimmCheckpoint",
         "psla": "pipeline.models.checkpoint_formats.psla:PslaCheckpoint",
+        "sonolex": "pipeline.models.checkpoint_formats.trained_model:TrainedModelCheckpoint",
     },
 )
 

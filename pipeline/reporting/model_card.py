@@ -303,7 +303,10 @@ def _seconds_read(members: Sequence[Member]) -> float | None:
 def _making(content: BundleContent, members: Sequence[Member]) -> str:
     facts = [f"- {name}: `{value}`" for name, value in sorted(content["made_from"].items())]
     digests = [member.model.metadata["input"].get("pretrained", {}).get("digest") for member in members]
-    facts += [f"- digest of the published weights: `{digest}`" for digest in dict.fromkeys(filter(None, digests))]
+    facts += [
+        f"- digest of the weights that training began with: `{digest}`"
+        for digest in dict.fromkeys(filter(None, digests))
+    ]
     trained = _releases(content["trained_with"])
     facts += [f"- trained with {trained}"] if trained else []
     facts.append(f"- bundled with {_releases(content['releases'])}")

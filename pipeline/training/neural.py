@@ -174,7 +174,7 @@ def initial_network(
     """
     inputs, training = data.inputs, data.training
     torch.manual_seed(named_seed(seed, "weights"))
-    checkpoint = open_pretrained_weights(params, inputs.front_end)
+    checkpoint = open_pretrained_weights(params, inputs.front_end, inputs.source)
     normalisation = fit_normalisation(params, lambda: inputs.statistics(training.clip_ids), checkpoint)
     input_metadata: InputMetadata = {**inputs.metadata, "normalisation": normalisation}
     if checkpoint is not None:

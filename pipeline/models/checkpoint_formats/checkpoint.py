@@ -1,4 +1,4 @@
-"""Interface of checkpoint formats: opening published weights, and loading them into a network; and their common warnings.
+"""Interface of checkpoint formats: opening weights, and loading them into a network; and their common warnings.
 
 A format is one file and one line of `pipeline/models/registry.py`.
 """
@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from pipeline.artifacts.model import PretrainedMetadata
+from pipeline.artifacts.model import Normalisation, PretrainedMetadata
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.errors import SonolexError
 from pipeline.models.parts import Statistics
 from pipeline.params import Params
@@ -31,7 +32,8 @@ class CheckpointParams(Params):
     digest: str | None  # first 32 hex digits of the SHA-256 of the weights file; null = not checked
 
     highest_rate: ClassVar[float]  # peak learning rate at which their authors trained on from them, at most
-    std_scale: ClassVar[float] = 1.0  # standard deviations per unit of the frames that they were trained on
+    std_scale: ClassVar[float | None] = 1.0  # standard deviations per unit of their frames; None = only the weights say
+    log_mel_only: ClassVar[bool] = True  # their frames are log-mel frames in one channel
 
     @property
     def has_statistics(self) -> bool:
@@ -58,7 +60,7 @@ class Checkpoint(ABC):
     Params: ClassVar[type[CheckpointParams]]
     where: str  # file, for messages
     digest: str  # of the weights file
-    statistics: Statistics | None = None  # of the log-mel values in training
+    statistics: Sequence[Statistics] = ()  # of the values of each channel in training; none where they are not known
 
     @abstractmethod
     def __init__(self, params: CheckpointParams) -> None:
@@ -71,6 +73,17 @@ class Checkpoint(ABC):
 
     def warn_of_front_end(self, front_end: Mapping[str, object]) -> None:  # noqa: B027 - most formats have nothing to warn of
         """Warn where the front end of a run differs from that of the weights."""
+
+    def require_run(  # noqa: B027 - most formats say little of their training
+        self, params: "NetworkParams", front_end: FrontEndMetadata, vocabulary: str | None
+    ) -> None:
+        """Raise SonolexError for a run that reads other frames, or tokens, than the weights were trained on.
+
+        `vocabulary` is the digest of the one behind tokens, empty for frames, None where it is not known yet.
+        """
+
+    def require_normalisation(self, normalisation: Normalisation) -> None:  # noqa: B027 - as above
+        """Raise SonolexError for a normalisation of another form than that of the weights."""
 
     def choose_classes(self, classes: Sequence[str]) -> None:  # noqa: B027 - most formats have no names of classes
         """Keep the classifier's rows of a corpus's classes alone, where the params say so. Raises SonolexError."""

@@ -57,6 +57,22 @@ def find_rows(rows: Literal["by_name"] | Mapping[str, str], classes: Sequence[st
     return [places[_plain(theirs)] for theirs in wanted.values()]
 
 
+def find_shared_rows(
+    rows: Literal["by_name"] | Mapping[str, str], classes: Sequence[str], names: Sequence[str]
+) -> list[int | None]:
+    """Return the row of each class of a corpus as `find_rows`, and None for a class that only the corpus has.
+
+    Raises SonolexError where not one class has a row, and for a class that a mapping names and the classifier has not.
+    """
+    mapping = {} if rows == "by_name" else dict(rows)
+    known = {_plain(name) for name in names}
+    shared = [name for name in classes if name in mapping or _plain(name) in known]
+    if not shared or not set(mapping) <= set(classes):
+        find_rows(rows, classes, names)  # raises
+    found = dict(zip(shared, find_rows(rows, shared, names), strict=True))
+    return [found.get(name) for name in classes]
+
+
 def _missing(name: str, theirs: str, places: Mapping[str, int], names: Sequence[str]) -> str:
     plain = _plain(theirs)
     close = difflib.get_close_matches(plain, places, n=_SUGGESTED, cutoff=0.5)

@@ -98,7 +98,7 @@ class HuggingFaceCheckpoint(AstCheckpoint):
         self.stated = _stated(config)
         # A preprocessor without normalisation corresponds to mean 0 and 2 * 0.5.
         normalises = preprocessor["do_normalize"]
-        self.statistics = (preprocessor["mean"], preprocessor["std"]) if normalises else (0.0, 0.5)
+        self.statistics = [(preprocessor["mean"], preprocessor["std"]) if normalises else (0.0, 0.5)]
         self.norm_epsilons = (config["layer_norm_eps"], config["layer_norm_eps"])
         self.rows, self._names = params.classes, _class_names(weights.parent, config.get("id2label"))
         self.check(params)

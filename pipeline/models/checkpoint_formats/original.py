@@ -94,7 +94,7 @@ class OriginalCheckpoint(AstCheckpoint):
         self.where, self.digest = str(path), file_digest(path)
         self.tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] not in _DEAD}
         self.input_size = (N_MELS, params.frames)
-        self.statistics, self.rows = (params.mean, params.std), params.classes
+        self.statistics, self.rows = [(params.mean, params.std)], params.classes
         self.check(params)
 
     @staticmethod

@@ -100,7 +100,7 @@ class PslaCheckpoint(Checkpoint):
                 f"pretrained: {path}: expected the tensor {SIGNATURE} of the format `psla`, found {found}, ...; set "
                 "pretrained.kind to the format of these weights (docs/models.md)"
             )
-        self.statistics = (params.mean, params.std)
+        self.statistics = [(params.mean, params.std)]
         self._require_positive_head_weights()
 
     @property

@@ -34,6 +34,8 @@ class AttentionPooling(Head):
         outputs = max(heads, 1) * num_classes
         self.score = nn.Linear(features, outputs)
         self.attend = nn.Linear(features, outputs) if heads else None
+        rows = ("score",) if self.attend is None else ("score", "attend")
+        self.class_weights = tuple(f"{name}.{kind}" for name in rows for kind in ("weight", "bias"))
         # Logarithms of the heads' weights; unless `free_weights`, their sum cancels in the logit: the result is an average.
         self.head_weights = nn.Parameter(torch.zeros(heads)) if heads > 1 else None
 

@@ -26,6 +26,7 @@ class ClassToken(Head):
 
     Params = ClassTokenParams
     needs_class_tokens = supports_time_steps = True
+    class_weights = ("classify.weight", "classify.bias")
 
     def __init__(self, params: ClassTokenParams, stem: Stem, encoder: Encoder, num_classes: int) -> None:
         super().__init__(params, stem, encoder, num_classes)

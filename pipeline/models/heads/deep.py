@@ -45,6 +45,8 @@ class Deep(Head):
         self.attention = AdditiveAttention(width) if params.pooling == "additive" else None
         pooled = width * (2 if params.pooling == "mean_max" else 1)
         self.layers = perceptron([pooled, *params.hidden, num_classes], params.dropout)
+        last = len(self.layers) - 1
+        self.class_weights = (f"layers.{last}.weight", f"layers.{last}.bias")
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         logits: Tensor = self.layers(self._pooled(x, mask))
@@ -69,6 +71,7 @@ class PerClass(Head):
 
     Params = PerClassParams
     supports_time_steps = True
+    class_modules = "classes"
 
     def __init__(self, params: PerClassParams, stem: Stem, encoder: Encoder, num_classes: int) -> None:
         super().__init__(params, stem, encoder, num_classes)

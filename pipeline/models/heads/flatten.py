@@ -31,6 +31,7 @@ class Flatten(Head):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.GELU(), nn.Dropout(params.dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
+        self.class_weights = (f"layers.{len(layers)}.weight", f"layers.{len(layers)}.bias")
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         logits: Tensor = self.layers(x.flatten(1))

@@ -29,6 +29,7 @@ class Pooled(Head):
 
     Params = PooledParams
     supports_time_steps = True
+    class_weights = ("classify.weight", "classify.bias")
 
     def __init__(self, params: PooledParams, stem: Stem, encoder: Encoder, num_classes: int) -> None:
         super().__init__(params, stem, encoder, num_classes)

@@ -50,7 +50,7 @@ class FramesParams(InputParams):
             )
 
     def fit_normalisation(
-        self, corpus: Callable[[], Sequence[Statistics]], pretrained: Statistics | None
+        self, corpus: Callable[[], Sequence[Statistics]], pretrained: Sequence[Statistics]
     ) -> Normalisation:
         if isinstance(self.normalisation, Constants):
             constants = self.normalisation
@@ -58,12 +58,10 @@ class FramesParams(InputParams):
         channels: Sequence[Statistics] = ()
         if self.normalisation == "corpus":
             channels = corpus()
-            mean, std = channels[0]
         elif self.normalisation == "pretrained":
-            assert pretrained is not None  # checked by NetworkParams
-            mean, std = pretrained
-        else:
-            mean, std = 0.0, 1.0
+            assert pretrained  # checked by NetworkParams
+            channels = pretrained
+        mean, std = channels[0] if channels else (0.0, 1.0)
         fitted = Normalisation(kind=self.normalisation, std_scale=self.std_scale, mean=mean, std=std)
         return {**fitted, "channels": list(channels)} if len(channels) > 1 else fitted
 
