@@ -1,6 +1,7 @@
 """Copies of clips with another speed or pitch: what they sound like, what is computed again, and who reads them."""
 
 import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 from test_spectrogram_stage import PARAMS
 from test_stage_code import DOCUMENT, TEXTS
 from test_training import MODEL, PLAIN, SETTINGS, Memory
+from workspace import artifacts, run, stages_run
 
 from pipeline.artifacts.development import DEVELOPMENT, DevelopmentTable, open_development
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
@@ -25,7 +27,7 @@ from pipeline.errors import ArtifactError, ParamsError, SonolexError
 from pipeline.execution.code import Sources
 from pipeline.execution.executors import ExecutionParams
 from pipeline.models.base import NOT_NORMALISED
-from pipeline.params import validate_params
+from pipeline.params import read_params, validate_params
 from pipeline.spectrogram.building import open_memo
 from pipeline.spectrogram.copies import Copy, CopyFrontEnd, change_waveform
 from pipeline.spectrogram.reader import FrameReader
@@ -106,8 +108,8 @@ def build(root: Path, *copies: dict[str, float], memo: str = "memo", **changed: 
     params = settings(*copies, **changed)
     limits: Any = SimpleNamespace(root=root, max_bad_fraction=0.0, max_duration=5.0)
     execution = ExecutionParams(executor="local", scheduler="", workers=1, memo=Path(memo))
-    for run, name in ((stage.run, "spectrogram"), (stage.run_copies, "copies")):
-        run(params, limits, execution, Path("clips.parquet"), Path("data", name))
+    for write, name in ((stage.run, "spectrogram"), (stage.run_copies, "copies")):
+        write(params, limits, execution, Path("clips.parquet"), Path("data", name))
     files = sorted(path for path in Path("data").rglob("*") if path.is_file())
     return {str(path.relative_to("data")): path.read_bytes() for path in files}
 
@@ -361,3 +363,34 @@ def test_valid_copies_pass_the_check(tmp_path: Path) -> None:
     YAML(typ="safe").dump(with_copies(0.5, SLOW, HIGH, {"speed": 1.1, "pitch": -1.5}), path)
     params = load_experiment(path).sections["spectrogram"]
     assert [copy.name for copy in params.copies] == ["speed_0.8", "pitch_3", "speed_1.1_pitch_-1.5"]
+
+
+@pytest.mark.slow
+def test_dvc_runs_again_what_copies_change_and_nothing_else(finished: Path, tmp_path: Path) -> None:
+    workspace = shutil.copytree(finished, tmp_path / "workspace", symlinks=True)
+    before, document = artifacts(workspace), read_params(workspace / "params.yaml")
+
+    def repro(listed: list[dict[str, float]], probability: float) -> tuple[set[str], set[str]]:
+        """Return the stages that run with these settings, and the artifacts of before that differ now."""
+        document["spectrogram"]["copies"] = listed
+        document["train"]["augmentation"]["copies"] = probability
+        YAML().dump(document, workspace / "params.yaml")
+        ran = set(stages_run(run(workspace, "dvc", "repro", project=True).stdout))
+        now = artifacts(workspace)
+        return ran, {path for path in before if now.get(path) != before[path]}
+
+    always = {"code", "corpus"}
+    assert repro([SLOW], 0.0) == (always | {"spectrogram"}, set())
+    assert (workspace / "data" / "copies" / "speed_0.8" / "index.parquet").is_file()
+    ran, differing = repro([SLOW], 0.9)
+    trained = {name for name in ran if name.startswith("train")}
+    assert trained == {"train_frames@ast-1-0"}
+    assert "models/ast/1/0/weights.safetensors" in differing
+    assert not {
+        path for path in differing if path.startswith(("data/", "models/frame_statistics", "predictions/frame"))
+    }
+    ran, _ = repro([SLOW, HIGH], 0.9)
+    assert {name for name in ran if name.startswith(("spectrogram", "train", "duplicates", "vocabulary"))} == {
+        "spectrogram", "train_frames@ast-1-0"
+    }  # fmt: skip
+    assert repro([], 0.0)[1] == set()
