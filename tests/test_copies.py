@@ -20,6 +20,7 @@ from test_stage_code import DOCUMENT, TEXTS
 from test_training import MODEL, PLAIN, SETTINGS, Memory
 from workspace import artifacts, run, stages_run
 
+from pipeline.artifacts.clips import open_clips
 from pipeline.artifacts.development import DEVELOPMENT, DevelopmentTable, open_development
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.check_params import load_experiment
@@ -28,7 +29,7 @@ from pipeline.execution.code import Sources
 from pipeline.execution.executors import ExecutionParams
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.params import read_params, validate_params
-from pipeline.spectrogram.building import open_memo
+from pipeline.spectrogram.building import open_memo, plan_shards
 from pipeline.spectrogram.copies import Copy, CopyFrontEnd, change_waveform
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import build_front_end
@@ -44,6 +45,7 @@ from pipeline.training.settings import TrainParams
 from pipeline.training.trainers import Examples, TrainingData
 from pipeline.training.validation import CUMULATIVE
 from stages import spectrogram as stage
+from tools.plan import StagePlan, _plan_spectrogram
 
 RATE = 16000
 SLOW, HIGH = {"speed": 0.8}, {"pitch": 3}
@@ -363,6 +365,19 @@ def test_valid_copies_pass_the_check(tmp_path: Path) -> None:
     YAML(typ="safe").dump(with_copies(0.5, SLOW, HIGH, {"speed": 1.1, "pitch": -1.5}), path)
     params = load_experiment(path).sections["spectrogram"]
     assert [copy.name for copy in params.copies] == ["speed_0.8", "pitch_3", "speed_1.1_pitch_-1.5"]
+
+
+def test_a_plan_counts_the_shards_of_copies(corpus: Path) -> None:
+    build(corpus, SLOW)
+    execution = SimpleNamespace(memo=Path("memo"), workers=1)
+    sections = {"spectrogram": settings(*COPIES), "corpus": SimpleNamespace(max_duration=5.0), "execution": execution}
+    experiment: Any = SimpleNamespace(sections=sections)
+    clips, plan = open_clips(Path("clips.parquet")), StagePlan("spectrogram", stale=1)
+    _plan_spectrogram(plan, experiment, clips)
+    shards = len(plan_shards(clips, settings().clips_per_shard))
+    assert (plan.shards, plan.reused, plan.clips) == (3 * shards, 2 * shards, len(clips))
+    assert plan.reasons == {"param": shards}
+    assert plan.seconds
 
 
 @pytest.mark.slow

@@ -312,10 +312,21 @@ def _reckon(
 
 
 def _uncached(folder: Path, memo: Memo, names: Sequence[str]) -> list[str]:
-    """Return for each shard why the memo lacks it: its params or code have changed since another version, or its clips."""
+    """Return for each shard why the memo lacks it: its params or code have changed since another version, or its clips.
+
+    Versions of another copy of the clips do not count, nor those of the clips for a copy.
+    """
+    if not names:
+        return []
+    copy = memo.about["params"].get("copy")
+    others = {
+        v: about for v, about in versions(folder.parent, folder.name).items() if about["params"].get("copy") == copy
+    }
+    if copy and not others:
+        return ["param"] * len(names)
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for version, about in versions(folder.parent, folder.name).items():
-        if version != memo.version and names:
+    for version, about in others.items():
+        if version != memo.version:
             for name in _names(folder / version):
                 found[name] |= {key for key in ("params", "code") if about.get(key) != memo.about[key]}
     return [
