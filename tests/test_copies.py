@@ -35,6 +35,7 @@ from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import build_front_end
 from pipeline.spectrogram.settings import SpectrogramParams
 from pipeline.stage_code import read_settings, stage_files
+from pipeline.training.augmentation.partners import Partners, Use
 from pipeline.training.batches import Batches
 from pipeline.training.copies import open_copies
 from pipeline.training.distributed import init_distributed
@@ -294,8 +295,11 @@ def test_batches_hold_each_clip_as_it_was_drawn() -> None:
         Batches(inputs, ids, NOT_NORMALISED, cache_bytes=size)
         for inputs, size in ((clips, 1 << 20), (copy, 1 << 20), (copy, 0))
     )
+    partner = Partners(torch.tensor([1]), torch.tensor([0]), torch.tensor([Use.SUM]), torch.zeros(1))
     for versions in ([plain, other], [plain, uncached]):
-        batch = plain.among(versions, [0, 1, 0, 1, 1, 0]).take([3, 2, 3])
+        batches = plain.among(versions, [0, 1, 0, 1, 1, 0])
+        assert batches.take([3], partner).inputs.shape[1] == len(copy.clips["clip-3"]) > len(clips.clips["clip-3"])
+        batch = batches.take([3, 2, 3])
         assert batch.rows.tolist() == [3, 2, 3]
         expected = [copy.clips["clip-3"], clips.clips["clip-2"], copy.clips["clip-3"]]
         assert batch.mask is not None
