@@ -42,7 +42,7 @@ def run(clip_id: str, params: AugmentationParams, layout: Layout, path: Path) ->
         raise SonolexError(f"{layout.spectrogram}: expected frames in dB or ln(power), found {units}: nothing to draw")
     chosen = _with_others(clip_id, inputs.usable(clips.list("clip_id")), params)
     copies = [CopiedFrames(open_spectrogram(folder), inputs) for folder in layout.found_copies()]
-    copied = [(copy.name, *copy.arrays([clip_id])) for copy in copies]
+    copied = [(copy.name, copy.arrays([clip_id])[0]) for copy in copies]
     title = f"{clip_id}: {labels or 'no class'}"
     write_augmentation_page(path, title, inputs.arrays(chosen), scale, params, copied)
 
