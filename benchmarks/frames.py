@@ -23,6 +23,7 @@ def write_spectrogram(path: Path, clips: int, frames_per_clip: int, dtype: str) 
         uint8_range=ValueRange(low=-16.0, high=12.0),
         mix="mean",
         silence="fail",
+        copies=[],
         clips_per_shard=ClipsPerShard(minimum=CLIPS_PER_SHARD, average=CLIPS_PER_SHARD, maximum=CLIPS_PER_SHARD),
     )
     front_end, rng = KaldiFrontEnd(FRONT_END), np.random.default_rng(0)

@@ -163,6 +163,8 @@ def _check_between(
     if {"experiment", "train", "spectrogram"} <= set(sections) and sections["experiment"].frame_models:
         num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
         mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)
+    if {"train", "spectrogram"} <= set(sections) and not sections["spectrogram"].copies:
+        mistakes += _copies_mistakes(sections["train"].augmentation, path)
     if {"train", "split"} <= set(sections) and not sections["split"].validation_fraction:
         mistakes += _validation_mistakes(sections, path)
 
@@ -257,6 +259,16 @@ def _band_mistakes(params: AugmentationParams, num_bands: int | None, path: Path
         f"found {found:g}; lower it"
         for key, found in beyond.items()
         if found is not None
+    ]
+
+
+def _copies_mistakes(params: AugmentationParams, path: Path) -> list[str]:
+    """Return a message for training on copies of clips, of which there are none."""
+    if not params.copies:
+        return []
+    return [
+        f"{path}: train.augmentation.copies: expected 0 while spectrogram.copies is empty, found {params.copies:g}; set it "
+        "to 0, or list copies, such as [{speed: 0.9}, {pitch: 2}]"
     ]
 
 

@@ -4,7 +4,8 @@
 
 A file holds, as JSON, a digest of the definitions reached from the stage's program, the releases of the numeric packages
 among them, and for stages that train the settings of the section `train` that the entry's kind reads, so that a setting of
-augmentation does not retrain a bag of tokens. Where background noise is added, the digest of its sounds stands there too.
+augmentation does not retrain a bag of tokens. Where copies of clips are trained on, `spectrogram.copies` and the code that
+changes waveforms count too, and where background noise is added, the digest of its sounds.
 """
 
 import hashlib
@@ -71,6 +72,9 @@ STAGES = {
 _OF_FRAMES = tuple(f"augmentation.{name}" for name in OF_FRAMES)
 _OF_TOKENS = ("augmentation.token_noise",)
 _BACKGROUND = "train.augmentation.background.folder"
+COPIES = "spectrogram.copies"  # a setting that models trained on copies read, besides those of `train`
+# What makes copies of the frames whose version the development set records.
+_COPYING = (("pipeline.spectrogram.copies", "CopyFrontEnd"),)
 _OF_PRETRAINING = (
     "accumulate",
     "activation_checkpointing",
@@ -93,6 +97,8 @@ def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[s
     reads_frames = entry in document["experiment"]["frame_models"]
     unread = [f"train.{name}" for name in (_OF_TOKENS if reads_frames else _OF_FRAMES)]
     read = {key: value for key, value in wanted.items() if not any(f"{key}.".startswith(f"{name}.") for name in unread)}
+    if read.get("train.augmentation.copies"):
+        read[COPIES] = document["spectrogram"]["copies"]
     if read.get(_BACKGROUND):  # results do not depend on where a folder lies
         read[_BACKGROUND] = Path(str(read[_BACKGROUND])).name
     return read
@@ -127,10 +133,12 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
     for stage, about in STAGES.items():
         for entry in _entries(document, about):
             sections = [section.format(entry=entry) for section in about.sections]
-            found = reach(sources, [(f"stages.{stage}", "main")], chosen_kinds(document, sections))
+            settings = read_settings(document, stage, entry) if about.trains else {}
+            roots = [(f"stages.{stage}", "main"), *(_COPYING if COPIES in settings else ())]
+            found = reach(sources, roots, chosen_kinds(document, sections))
             content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             if about.trains:
-                content["settings"] = read_settings(document, stage, entry)
+                content["settings"] = settings
                 if files_read := {key: read for key, read in _files(document).items() if key in content["settings"]}:
                     content["files"] = files_read
             files[f"{stage}/{entry}" if about.lists else stage] = json.dumps(content, indent=1) + "\n"

@@ -26,7 +26,7 @@ from pipeline.execution.threads import TRAINING_THREADS, use_threads
 from pipeline.models.base import ModelParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
-from pipeline.stage_code import read_settings
+from pipeline.stage_code import COPIES, read_settings
 from pipeline.training.inputs import input_artifacts
 from pipeline.training.opening import DataPaths, open_training_data
 from pipeline.training.trainers import TRAINERS, way_of
@@ -44,11 +44,12 @@ class Paths(NamedTuple):
     model: Path
     curves: Path
     pretrained: Path | None = None
+    copies: tuple[Path, ...] = ()
 
     @property
     def data(self) -> DataPaths:
         """Return the inputs alone."""
-        return DataPaths(self.development, self.targets, self.source, self.vocabulary, self.pretrained)
+        return DataPaths(self.development, self.targets, self.source, self.vocabulary, self.pretrained, self.copies)
 
 
 def run(
@@ -108,6 +109,7 @@ def main(
     layout, document = Layout(), read_params()
     this = RunId.of(entry, fold, seed, vocabulary=vocabulary, pretrained=pretrained)
     params = load_model_params(entry)
+    settings = {f"models.{entry}": document["models"][entry], **read_settings(document, "train", entry)}
     launching = load_params(launch.LaunchParams, "launch")
     if way_of(params.kind) == "network":
         launch.start_processes("stages.train", launching.train_processes)
@@ -119,10 +121,10 @@ def main(
         layout.model(this),
         layout.curves(this),
         layout.pretrained(this) if pretrained else None,
+        layout.found_copies() if COPIES in settings else (),
     )
-    inputs = input_artifacts(layout, this.model, fold, paths.source)
+    inputs = input_artifacts(layout, this.model, fold, paths.source, paths.copies)
     require_current(document, (DEVELOPMENT, paths.development), (TARGETS, paths.targets), *inputs)
-    settings = {f"models.{entry}": document["models"][entry], **read_settings(document, "train", entry)}
     run(
         params,
         paths,

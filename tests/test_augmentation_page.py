@@ -25,7 +25,8 @@ def clips() -> list[np.ndarray]:
 
 def test_every_setting_of_frames_is_shown_and_changes_the_clip(clips: list[np.ndarray]) -> None:
     cases = dict(find_cases(PARAMS))
-    kept = {"mixup_probability", "mixup_alpha", "mixup_partners", "token_noise", "background"}  # which needs a folder
+    kept = {"mixup_probability", "mixup_alpha", "mixup_partners", "token_noise"}
+    kept |= {"background", "copies"}  # which need a folder, and copies
     assert set(cases) == set(OPTIONS) - kept
     for name, shown in cases.items():
         changed = [show(case, clips, SCALE, PARAMS, seed) for seed, case in enumerate(shown)]
@@ -35,9 +36,10 @@ def test_every_setting_of_frames_is_shown_and_changes_the_clip(clips: list[np.nd
 
 
 def test_the_page_names_settings_and_values(clips: list[np.ndarray], tmp_path: Path) -> None:
-    write_augmentation_page(tmp_path / "page.html", "dog: <bark>", clips, SCALE, PARAMS)
+    copies = [("speed_0.8", clips[1])]
+    write_augmentation_page(tmp_path / "page.html", "dog: <bark>", clips, SCALE, PARAMS, copies)
     page = (tmp_path / "page.html").read_text()
     assert "dog: &lt;bark&gt;" in page
-    for text in ("<code>pitch</code>", "-2 semitones", "2 clips, -6 dB", "6 dB", "0.02 of the clip"):
+    for text in ("<code>pitch</code>", "-2 semitones", "2 clips, -6 dB", "6 dB", "0.02 of the clip", "speed_0.8"):
         assert text in page
     assert page.count("<img") > 40

@@ -96,7 +96,7 @@ def _written(stage: str) -> list[Path]:
         "code": [layout.code],
         "corpus": [layout.clips, layout.missing, layout.training_labels],
         "split": [layout.split(fold)],
-        "spectrogram": [layout.spectrogram],
+        "spectrogram": [layout.spectrogram, layout.copies],
         "duplicates": [layout.duplicates],
         "development": [layout.development(fold), layout.targets(fold)],
         "vocabulary": [layout.vocabulary(vocabulary, fold)],

@@ -75,6 +75,7 @@ CHANGES: dict[str, Any] = {
     "spectrogram.mix": "left",
     "spectrogram.silence": "keep",
     "spectrogram.dtype": "uint8",
+    "spectrogram.copies": [{"speed": 1.1}],
     "spectrogram.clips_per_shard.minimum": 8,
     "spectrogram.clips_per_shard.average": 40,
     "vocabularies.kmeans.num_tokens": 20,
@@ -109,6 +110,7 @@ CHANGES: dict[str, Any] = {
     "train.patchout": 0.5,
     "train.augmentation.time_shift": 0.0,
     "train.augmentation.time_stretch": 0.3,
+    "train.augmentation.copies": 0.5,
     "train.augmentation.reversal": 0.5,
     **{
         f"train.augmentation.{name}.probability": 0.5
@@ -178,6 +180,7 @@ ALSO: dict[str, dict[str, Any]] = {
     "models.ast.window": {"report.attention": []},
     "corpus.max_duration": {"corpus.max_bad_fraction": 1.0, "corpus.duration": 0.3},
     "train.accumulate": {},
+    "train.augmentation.copies": {"spectrogram.copies": [{"pitch": 2}]},
 }
 
 # What changes no result of this experiment, and why. All are changed together, and every artifact must stay as it was.

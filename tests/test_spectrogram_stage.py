@@ -41,6 +41,7 @@ PARAMS: dict[str, Any] = {
     "dtype": "float16",
     "uint8_range": {"low": -16.0, "high": 10.0},
     "clips_per_shard": {"minimum": 2, "average": 4, "maximum": 6},
+    "copies": [],
 }
 MEL = {
     "kind": "mel",

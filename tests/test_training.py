@@ -35,6 +35,7 @@ BASE = read_params(ROOT / "recipes" / "base.yaml")["train"]["augmentation"]  # w
 PLAIN = BASE | {
     "time_shift": 0.0,
     "time_stretch": 0.0,
+    "copies": 0.0,
     "token_noise": 0.0,
     "mixup_probability": 0.0,
     "mixup_alpha": 0.5,

@@ -3,7 +3,7 @@
     python -m tools.draw_augmentation CLIP [--out augmentation.html]
 
 Frames come from the stage `spectrogram`, ranges from `train.augmentation` of params.yaml. The clip is mixed with the next
-ones of the corpus.
+ones of the corpus. Copies with another speed or pitch are shown as far as `spectrogram.copies` has them.
 """
 
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.params import load_params
 from pipeline.reporting.augmentation_page import write_augmentation_page
 from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.batches import Batches
+from pipeline.training.copies import CopiedFrames
 from pipeline.training.inputs import FrameInputs
 from tools.inspect_clip import manifest_row
 
@@ -40,7 +41,10 @@ def run(clip_id: str, params: AugmentationParams, layout: Layout, path: Path) ->
         units = inputs.front_end["units"]
         raise SonolexError(f"{layout.spectrogram}: expected frames in dB or ln(power), found {units}: nothing to draw")
     chosen = _with_others(clip_id, inputs.usable(clips.list("clip_id")), params)
-    write_augmentation_page(path, f"{clip_id}: {labels or 'no class'}", inputs.arrays(chosen), scale, params)
+    copies = [CopiedFrames(open_spectrogram(folder), inputs) for folder in layout.found_copies()]
+    copied = [(copy.name, copy.arrays([clip_id])[0]) for copy in copies]
+    title = f"{clip_id}: {labels or 'no class'}"
+    write_augmentation_page(path, title, inputs.arrays(chosen), scale, params, copied)
 
 
 def _with_others(clip_id: str, usable: list[str], params: AugmentationParams) -> list[str]:

@@ -249,14 +249,19 @@ def _last_seconds(path: Path) -> float | None:
 def _plan_spectrogram(plan: StagePlan, experiment: Experiment, clips: ClipTable) -> None:
     params, corpus = experiment.sections["spectrogram"], experiment.sections["corpus"]
     root = experiment.sections["execution"].memo
-    memo = building.open_memo(root, params, corpus.max_duration)
     shards = building.plan_shards(clips, params.clips_per_shard)
-    reuse = building.find_known(memo, shards, clips)
-    plan.shards, plan.reused = len(shards), len(reuse.entries)
-    if plan.stale:
+    todo: list[tuple[Memo, list[str]]] = []
+    clips_written = 0
+    for copy in (None, *params.copies):
+        memo = building.open_memo(root, params, corpus.max_duration, copy)
+        reuse = building.find_known(memo, shards, clips)
+        plan.shards, plan.reused = plan.shards + len(shards), plan.reused + len(reuse.entries)
         keys = [clip.key for p in reuse.todo for clip in building.manifest_clips(clips, p.start, p.stop)]
-        plan.clips = sum(key not in reuse.known for key in keys)
-        _reckon(plan, root, memo, [p.name for p in reuse.todo], len(keys), experiment)
+        plan.clips += sum(key not in reuse.known for key in keys) if plan.stale else 0
+        clips_written += len(keys)
+        todo.append((memo, [p.name for p in reuse.todo]))
+    if plan.stale:
+        _reckon(plan, root, todo, clips_written, experiment)
 
 
 def _plan_sequences(plans: dict[str, StagePlan], experiment: Experiment, layout: Layout) -> None:
@@ -284,31 +289,52 @@ def _plan_sequences(plans: dict[str, StagePlan], experiment: Experiment, layout:
     if plan.stale:
         plan.clips = clips
         if todo and settled:
-            _reckon(plan, root, memo, todo, clips, experiment)
+            _reckon(plan, root, [(memo, todo)], clips, experiment)
 
 
 def _reckon(
-    plan: StagePlan, root: Path, memo: Memo, todo: list[str], clips_written: int, experiment: Experiment
+    plan: StagePlan,
+    root: Path,
+    todo: Sequence[tuple[Memo, list[str]]],  # version of the memo, and its shards to compute
+    clips_written: int,
+    experiment: Experiment,
 ) -> None:
     """Set the reasons why shards are not cached, and estimate the cost of computing them from the memo's records."""
-    others = {version: about for version, about in versions(root, plan.stage).items() if version != memo.version}
+    plan.reasons = Counter(reason for memo, names in todo for reason in _uncached(root / plan.stage, memo, names))
+    num_shards = sum(len(names) for _, names in todo)
+    measured = [entry for path in list((root / plan.stage).glob("*/*/"))[-_MEASURED:] if (entry := read_entry(path))]
+    computed, written = sum(entry.computed for entry in measured), sum(entry.clips for entry in measured)
+    workers = min(experiment.sections["execution"].workers or num_cores(), max(1, num_shards))
+    plan.seconds = sum(entry.seconds for entry in measured) / computed * plan.clips / workers if computed else None
+    plan.size = round(sum(entry.size for entry in measured) / written * clips_written) if written else None
+    if not num_shards:
+        plan.seconds, plan.size = 0.0, 0
+
+
+def _uncached(folder: Path, memo: Memo, names: Sequence[str]) -> list[str]:
+    """Return for each shard why the memo lacks it: its params or code have changed since another version, or its clips.
+
+    Versions of another copy of the clips do not count, nor those of the clips for a copy.
+    """
+    if not names:
+        return []
+    copy = memo.about["params"].get("copy")
+    others = {
+        v: about for v, about in versions(folder.parent, folder.name).items() if about["params"].get("copy") == copy
+    }
+    if copy and not others:
+        return ["param"] * len(names)
     found: defaultdict[str, set[str]] = defaultdict(set)
     for version, about in others.items():
-        for name in _names(root / plan.stage / version):
-            found[name] |= {key for key in ("params", "code") if about.get(key) != memo.about[key]}
-    plan.reasons = Counter(
+        if version != memo.version:
+            for name in _names(folder / version):
+                found[name] |= {key for key in ("params", "code") if about.get(key) != memo.about[key]}
+    return [
         " and ".join("param" if key == "params" else key for key in sorted(found[name], reverse=True))
         if name in found
         else "input"
-        for name in todo
-    )
-    measured = [entry for path in list((root / plan.stage).glob("*/*/"))[-_MEASURED:] if (entry := read_entry(path))]
-    computed, written = sum(entry.computed for entry in measured), sum(entry.clips for entry in measured)
-    workers = min(experiment.sections["execution"].workers or num_cores(), max(1, len(todo)))
-    plan.seconds = sum(entry.seconds for entry in measured) / computed * plan.clips / workers if computed else None
-    plan.size = round(sum(entry.size for entry in measured) / written * clips_written) if written else None
-    if not todo:
-        plan.seconds, plan.size = 0.0, 0
+        for name in names
+    ]
 
 
 def _names(path: Path) -> set[str]:

@@ -76,6 +76,7 @@ def _link_data(layout: Layout, project: Layout) -> None:
     # Labels of one fold's training clips serve here too, since no clip is left to test.
     TRAINING_LABELS.write(layout.training_labels, labels.columns, {**labels.metadata, "fold": ""})
     layout.spectrogram.symlink_to(project.spectrogram.resolve())
+    layout.copies.symlink_to(project.copies.resolve())
     ids = clips.list("clip_id")
     roles = ["train" if clip in usable else "excluded" for clip in ids]
     rule = "every usable clip is a training clip"

@@ -161,6 +161,20 @@ def require_frames(development: DevelopmentTable, index: Table[IndexMetadata]) -
         raise DEVELOPMENT.error(development.path, f"frames of clip {clip}", expected=expected, found="others")
 
 
+def require_copy(development: DevelopmentTable, index: Table[IndexMetadata]) -> None:
+    """Raise ArtifactError unless the frames of an index are of copies of the development set, by the same front end."""
+    expected = f"that of {development.path}"
+    if index.metadata["front_end"] != development.metadata["front_end"]:
+        raise INDEX.error(index.path, "metadata front_end", expected=expected, found="another")
+    rows = _rows_of(INDEX, index, development["clip_id"])
+    if not rows["key"].equals(development["key"]):
+        pairs = zip(
+            development["clip_id"].to_pylist(), pc.equal(rows["key"], development["key"]).to_pylist(), strict=True
+        )
+        clip = next(clip for clip, same in pairs if not same)
+        raise INDEX.error(index.path, f"audio of clip {clip}", expected=expected, found="other audio")
+
+
 def _rows_of(schema: TableSchema[M], table: Table[M], clip_ids: pa.ChunkedArray) -> pa.Table:
     """Return the rows of clips, in the order given. Raises ArtifactError where the table lacks one."""
     places = pc.index_in(clip_ids, table["clip_id"].combine_chunks())

@@ -131,6 +131,11 @@ class Layout:
         return self.spectrogram / "frames.zarr" / "zarr.json"
 
     @property
+    def copies(self) -> Path:
+        """Return the folder with one spectrogram per entry of `spectrogram.copies`, of copies of all clips."""
+        return self.data / "copies"
+
+    @property
     def duplicates(self) -> Path:
         """Return the table of pairs of near-duplicates."""
         return self.data / "duplicates.parquet"
@@ -203,6 +208,10 @@ class Layout:
     @property
     def atlas_index(self) -> Path:
         return self.root / "report" / "atlas.html"
+
+    def found_copies(self) -> tuple[Path, ...]:
+        """Return the spectrograms of all copies on disk."""
+        return tuple(sorted(path.parent for path in self.copies.glob("*/index.parquet")))
 
     def found_splits(self) -> list[Path]:
         """Return the tables of roles of all folds on disk."""

@@ -3,6 +3,8 @@
     <path>/frames.zarr/<shard>   (frame, mel): the frames of the shard's clips, end to end; clips may differ in length
     <path>/index.parquet         where each clip lies, or why it has no frames
 
+Copies of the clips with another speed or pitch are artifacts of the same form, of the same clips by the same ids.
+
 Conventions: time first. Stored values times `scale` plus `offset` are log-mel values in `units`. A clip that could not be
 used stands in the index with status "failed", a reason, and no frames. The values of several channels stand one channel
 after another along `mel`, equally many of each.
@@ -65,6 +67,9 @@ class IndexMetadata(Metadata):
     shards: dict[str, int]  # name -> frames in it
     front_end: SpectrogramMetadata  # again
     version: str  # what params and code made the frames, as one digest
+    copy: NotRequired[
+        dict[str, float]
+    ]  # speed (factor) and pitch (semitones) of copies of the clips; absent = the clips
 
 
 class FrameRecord(TypedDict):

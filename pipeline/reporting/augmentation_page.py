@@ -72,9 +72,17 @@ def find_cases(params: AugmentationParams) -> Iterator[tuple[str, list[Case]]]:
 
 
 def write_augmentation_page(
-    path: Path, title: str, clips: Sequence[np.ndarray], scale: PowerScale, params: AugmentationParams
+    path: Path,
+    title: str,
+    clips: Sequence[np.ndarray],
+    scale: PowerScale,
+    params: AugmentationParams,
+    copies: Sequence[tuple[str, np.ndarray]] = (),
 ) -> None:
-    """Write the page of the first of these clips (frame, mel); the others are those that it is mixed with."""
+    """Write the page of the first of these clips (frame, mel); the others are those that it is mixed with.
+
+    `copies` are names and frames of its copies with another speed or pitch.
+    """
     low, high = np.percentile(clips[0], [1, 99.8])
     sections = [
         (
@@ -86,6 +94,8 @@ def write_augmentation_page(
         )
         for name, cases in find_cases(params)
     ]
+    if copies:
+        sections.insert(0, ("copies", [(name, mel_picture(frames, low, high)) for name, frames in copies]))
     before = mel_picture(clips[0], low, high)
     write_html(path, TEMPLATE, {"title": title, "before": before, "sections": sections}, {})
 

@@ -33,6 +33,7 @@ from pipeline.spectrogram.computing import (
     computing_version,
     write_frames,
 )
+from pipeline.spectrogram.copies import Copy, CopyFrontEnd
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.registry import build_front_end
 from pipeline.spectrogram.settings import ClipsPerShard, SpectrogramParams
@@ -97,6 +98,7 @@ class ShardSpec:
     root: Path  # of the corpus
     max_duration: float  # seconds
     memo: Memo
+    copy: Copy | None = None  # what the frames are of; None = the clips themselves
 
     def __str__(self) -> str:
         return f"shard {self.name}: {len(self.clips)} clips, {self.clips[0].source} ... {self.clips[-1].source}"
@@ -125,10 +127,14 @@ class Reuse:
         return {row["entry"] for row in self.known.values()}
 
 
-def open_memo(root: Path, params: SpectrogramParams, max_duration: float) -> Memo:
-    """Open the memo's version for these params and the current code."""
-    code = computing_version(build_front_end(params.front_end))
-    return Memo(root, "spectrogram", params={"metadata": params.metadata, "max_duration": max_duration}, code=code)
+def open_memo(root: Path, params: SpectrogramParams, max_duration: float, copy: Copy | None = None) -> Memo:
+    """Open the memo's version for these params and the current code, of clips or of a copy of them."""
+    front_end = build_front_end(params.front_end)
+    settings: dict[str, object] = {"metadata": params.metadata, "max_duration": max_duration}
+    if copy is None:
+        return Memo(root, "spectrogram", params=settings, code=computing_version(front_end))
+    settings["copy"] = copy.changes
+    return Memo(root, "spectrogram", params=settings, code=computing_version(front_end, CopyFrontEnd))
 
 
 def plan_shards(clips: ClipTable, sizes: ClipsPerShard) -> list[ShardPlan]:
@@ -170,13 +176,20 @@ def find_known(memo: Memo, plans: Sequence[ShardPlan], clips: ClipTable, *, thor
 
 
 def shard_specs(
-    clips: ClipTable, reuse: Reuse, params: SpectrogramParams, *, root: Path, max_duration: float, memo: Memo
+    clips: ClipTable,
+    reuse: Reuse,
+    params: SpectrogramParams,
+    *,
+    root: Path,
+    max_duration: float,
+    memo: Memo,
+    copy: Copy | None = None,
 ) -> Iterator[ShardSpec]:
     """Yield the specs of the shards to compute, lazily."""
     for plan in reuse.todo:
         members = tuple(manifest_clips(clips, plan.start, plan.stop))
         known = {clip.key: reuse.known[clip.key] for clip in members if clip.key in reuse.known}
-        yield ShardSpec(plan.name, members, known, params, root, max_duration, memo)
+        yield ShardSpec(plan.name, members, known, params, root, max_duration, memo, copy)
 
 
 def compute_shard(spec: ShardSpec) -> ShardReport:
@@ -216,7 +229,7 @@ def _outcomes(spec: ShardSpec) -> list[tuple[_Outcome, np.ndarray | None, bool]]
 
     Clips are read in the order of their places, since Parquet files are read forward.
     """
-    front_end, donors = build_front_end(spec.params.front_end), _Donors(spec.memo)
+    front_end, donors = _front_end(spec), _Donors(spec.memo)
     order = sorted(range(len(spec.clips)), key=lambda row: (spec.clips[row].source, spec.clips[row].offset))
     outcomes: dict[int, tuple[_Outcome, np.ndarray | None, bool]] = {}
     for row in order:
@@ -228,6 +241,11 @@ def _outcomes(spec: ShardSpec) -> list[tuple[_Outcome, np.ndarray | None, bool]]
         else:
             outcomes[row] = *_compute(spec, clip, front_end), False
     return [outcomes[row] for row in range(len(order))]
+
+
+def _front_end(spec: ShardSpec) -> FrontEnd:
+    params = spec.params.front_end
+    return build_front_end(params) if spec.copy is None else CopyFrontEnd(params, spec.copy)
 
 
 def _compute(spec: ShardSpec, clip: Clip, front_end: FrontEnd) -> tuple[_Outcome, np.ndarray | None]:
@@ -292,6 +310,7 @@ def assemble(
     memo: Memo,
     metadata: SpectrogramMetadata,
     settings: dict[str, object],
+    copy: Copy | None = None,
 ) -> pa.Table:
     """Assemble the artifact at `path` from finished entries, in the order of the plan, and return its rows.
 
@@ -312,6 +331,8 @@ def assemble(
     about: IndexMetadata = {
         "shards": shards, "front_end": metadata, "version": memo.version, SETTINGS: settings
     }  # fmt: skip
+    if copy is not None:
+        about["copy"] = copy.changes
     INDEX.write(path / "index.parquet", index, about)
     return table
 

@@ -116,6 +116,6 @@ def write_frames(folder: Path, name: str, pieces: Sequence[np.ndarray]) -> None:
     FRAMES_ARRAY.write(zarr.create_group(folder), name, frames, (_CHUNK_FRAMES, frames.shape[1]))
 
 
-def computing_version(front_end: FrontEnd) -> str:
-    """Return the code version of this computation with one front end."""
-    return code_version(compute_clip, write_frames, type(front_end))
+def computing_version(front_end: FrontEnd, *around: type[FrontEnd]) -> str:
+    """Return the code version of this computation with one front end, and what is around it."""
+    return code_version(compute_clip, write_frames, type(front_end), *around)

@@ -6,6 +6,7 @@ from pydantic import PositiveInt, model_validator
 
 from pipeline.artifacts.spectrogram import Mix, SpectrogramMetadata
 from pipeline.params import Params
+from pipeline.spectrogram.copies import Copy
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
 
 
@@ -45,6 +46,16 @@ class SpectrogramParams(Params):
     dtype: Literal["float32", "float16", "uint8"]  # as stored
     uint8_range: ValueRange  # read when dtype is uint8
     clips_per_shard: ClipsPerShard
+    copies: list[Copy]  # of each clip, with another speed or pitch, for training; empty = none
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Self:
+        names = [copy.name for copy in self.copies]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"copies: expected each copy once, found {', '.join(repeated)} several times; keep one of each"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -54,6 +65,11 @@ class SpectrogramParams(Params):
                 "range, found uint8"
             )
         return self
+
+    def recorded(self, copy: Copy | None = None) -> dict[str, object]:
+        """Return the settings that an artifact of clips' frames records, or that of a copy."""
+        settings = self.model_dump(mode="json", exclude={"clips_per_shard", "copies"})
+        return settings if copy is None else settings | {"copies": [other.settings for other in self.copies]}
 
     @property
     def metadata(self) -> SpectrogramMetadata:

@@ -79,13 +79,17 @@ class Batches:
         clip_ids: Sequence[str],
         normalisation: Normalisation,
         frames_read: Callable[[int], int] = int,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        """Set the clips; `frames_read` is how many frames a model computes for a clip of so many."""
+        """Set the clips; `frames_read` is how many frames a model computes for a clip of so many.
+
+        Clips are kept in memory if they take up to `cache_bytes`.
+        """
         self._inputs, self._clip_ids, self._normalisation = inputs, list(clip_ids), normalisation
         self._lengths = [inputs.num_frames(clip) for clip in self._clip_ids]
         self._computed = [frames_read(length) for length in self._lengths]
         self._padding = inputs.metadata.get("vocabulary_size", 0)
-        self._cache = inputs.stored(self._clip_ids) if self._bytes() <= CACHE_BYTES else None
+        self._cache = inputs.stored(self._clip_ids) if self._bytes() <= cache_bytes else None
 
     def __len__(self) -> int:
         return len(self._clip_ids)
@@ -150,6 +154,10 @@ class Batches:
         """
         return padded_batches(rows, self._computed.__getitem__, frames_per_batch=FRAMES_PER_BATCH // lengthening)
 
+    def among(self, versions: Sequence["Batches"], chosen: Sequence[int]) -> "Batches":
+        """Return batches of the same clips, where clip k is read as `versions[chosen[k]]` has it, shorter or longer."""
+        return _ChosenBatches(self, versions, chosen)
+
     def _bytes(self) -> int:
         """Return the number of bytes of all stored clips."""
         values = sum(self._lengths)
@@ -172,6 +180,23 @@ class Batches:
         mask = None if (lengths == longest).all() else torch.from_numpy(np.arange(longest) < lengths[:, None])
         normalisation = None if axis else self._normalisation
         return StoredBatch(padded, mask, torch.tensor(list(rows)), self._inputs.front_end, normalisation)
+
+
+class _ChosenBatches(Batches):
+    """Batches of clips that are each in one of several versions."""
+
+    def __init__(self, clips: Batches, versions: Sequence[Batches], chosen: Sequence[int]) -> None:
+        vars(self).update(vars(clips))
+        self._versions, self._chosen = versions, chosen
+        self._lengths = [versions[version]._lengths[row] for row, version in enumerate(chosen)]
+        self._computed = [versions[version]._computed[row] for row, version in enumerate(chosen)]
+
+    def _read(self, rows: Sequence[int]) -> list[np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        for version in {self._chosen[row] for row in rows}:
+            members = [row for row in rows if self._chosen[row] == version]
+            found |= zip(members, self._versions[version]._read(members), strict=True)
+        return [found[row] for row in rows]
 
 
 def _cut(array: np.ndarray, length: int, start: float, axis: int) -> np.ndarray:

@@ -39,7 +39,7 @@ class Inputs(Protocol):
     metadata: InputMetadata  # of the data that a model is built for; stored with it
     front_end: SpectrogramMetadata
     frame_rate: float  # Hz, along an array's time axis
-    source: str  # digest of the vocabulary behind tokens, empty for frames
+    source: str  # digest of the vocabulary behind tokens, or of what made a copy; empty for frames of the clips
     time_axis: int  # of an array
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
@@ -141,10 +141,12 @@ class TokenInputs:
             raise TOKENS.error(self._path, "metadata vocabulary", expected=digest, found=self.source)
 
 
-def input_artifacts(layout: Layout, model: ModelId, fold: str, source: Path) -> list[tuple[Schema, Path]]:
-    """Return the artifacts that a model reads, for `require_current`; `source` is its input."""
+def input_artifacts(
+    layout: Layout, model: ModelId, fold: str, source: Path, copies: Sequence[Path] = ()
+) -> list[tuple[Schema, Path]]:
+    """Return the artifacts that a model reads, for `require_current`; `source` is its input, `copies` those of its clips."""
     if not model.vocabulary:
-        return [(INDEX, layout.spectrogram_index)]
+        return [(INDEX, layout.spectrogram_index), *((INDEX, copy / "index.parquet") for copy in copies)]
     return [(VOCABULARY, layout.vocabulary(model.vocabulary, fold)), (TOKENS, source)]
 
 

@@ -203,13 +203,13 @@ class _Run(Generic[M]):
             torch.manual_seed(named_seed(self.seed, "epoch", self.epoch, "rank", context.rank))
         self._freezing.begin_epoch(self.epoch)
         scores = self.scores
+        seed = named_seed(self.seed, "epoch", self.epoch, "copies")  # the same in all processes
+        examples = self.examples.in_epoch(params.augmentation.copies, seed)
         started = time.perf_counter()
         steps = math.ceil(len(order) / params.batch_size)
         batches = torch.tensor_split(order, steps)
-        micro_batches = [cut(context.local_rows(rows), self.examples, params) for rows in batches]
-        reader = _Reader(
-            self.examples, [rows for of_batch in micro_batches for rows in of_batch], self._draw_partners()
-        )
+        micro_batches = [cut(context.local_rows(rows), examples, params) for rows in batches]
+        reader = _Reader(examples, [rows for of_batch in micro_batches for rows in of_batch], self._draw_partners())
         losses, norms, measured = [], [], []
         for index, rows in enumerate(batches):
             step = self.epoch * steps + index
@@ -218,7 +218,7 @@ class _Run(Generic[M]):
             try:
                 loss, norm = learner.step(reader.take(len(micro_batches[index])), len(rows), rate)
             except NotFiniteError as fault:
-                raise self._stopped(fault, step, rate, rows) from None
+                raise self._stopped(fault, step, rate, rows, examples) from None
             losses.append(loss)
             norms.append(norm)
             measured.append(learner.measured)
@@ -240,10 +240,10 @@ class _Run(Generic[M]):
         seed = named_seed(self.seed, "epoch", self.epoch, "partners", self.learner.context.rank)
         return partial(sampler.draw, generator=torch.Generator().manual_seed(seed))
 
-    def _stopped(self, fault: NotFiniteError, step: int, rate: float, rows: Tensor) -> SonolexError:
+    def _stopped(self, fault: NotFiniteError, step: int, rate: float, rows: Tensor, examples: Examples) -> SonolexError:
         """Build the error for a loss or gradient that is not finite, with the place, the clips, and the last checkpoint."""
-        names, section = self.examples.clip_ids, self.learner.task.section
-        batch = fault.batch or self.examples.batches.take(rows.tolist())
+        names, section = examples.clip_ids, self.learner.task.section
+        batch = fault.batch or examples.batches.take(rows.tolist())
         broken = [
             names[row] for row, clip in zip(batch.rows.tolist(), batch.inputs, strict=True) if not clip.isfinite().all()
         ]

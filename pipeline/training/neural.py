@@ -15,6 +15,7 @@ import torch
 from pipeline.artifacts.clips import Link
 from pipeline.artifacts.curves import writing_epochs
 from pipeline.artifacts.model import InputMetadata, Normalisation
+from pipeline.errors import SonolexError
 from pipeline.execution.code import code_version, kinds_in
 from pipeline.models.base import ModelParams
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
@@ -24,7 +25,7 @@ from pipeline.training import checkpoints
 from pipeline.training.augmentation.noise import NoiseBanks
 from pipeline.training.augmentation.noise_sounds import open_background, open_coloured_noise
 from pipeline.training.augmentation.partners import PartnerSampler, expected_positives
-from pipeline.training.batches import Batches
+from pipeline.training.batches import CACHE_BYTES, Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
@@ -107,6 +108,7 @@ def train_model(
         "input": input_metadata,
         "front_end": inputs.front_end,
         "source": inputs.source,
+        "copies": [copy.source for copy in data.copies],
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
         "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
         "weights": "" if training.weights is None else hashlib.sha256(training.weights.tobytes()).hexdigest(),
@@ -156,7 +158,13 @@ def training_task(
 
     Raises SonolexError where augmentation lacks what it needs: sounds of a folder, or groups of clips.
     """
-    seen, options = stored_examples(data.inputs, data.training, normalisation, frames_read), settings.augmentation
+    options = settings.augmentation
+    seen = stored_examples(data.inputs, data.training, normalisation, frames_read, data.copies)
+    if options.copies and not data.copies and not data.inputs.time_axis:
+        raise SonolexError(
+            f"train.augmentation.copies: expected 0 without copies of the clips, found {options.copies:g}; list copies in "
+            "spectrogram.copies and run `dvc repro`, or set it to 0"
+        )
     scale = seen.batches.power_scale
     banks = NoiseBanks(open_background(options.background, scale), open_coloured_noise(options.coloured_noise, scale))
     sampler = PartnerSampler(options, seen.targets, data.training.groups, sums=scale is not None)
@@ -192,17 +200,23 @@ def initial_network(
         metadata = data.pretrained.metadata
         input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
     require_windows(inputs, training.clip_ids, model)
-    require_short_clips(inputs, training.clip_ids, model)
+    for read in (inputs, *data.copies):
+        require_short_clips(read, training.clip_ids, model)
     return model, input_metadata
 
 
 def stored_examples(
-    inputs: Inputs, part: Examples, normalisation: Normalisation, frames_read: Callable[[int], int]
+    inputs: Inputs,
+    part: Examples,
+    normalisation: Normalisation,
+    frames_read: Callable[[int], int],
+    copies: Sequence[Inputs] = (),
 ) -> StoredExamples:
-    """Return the clips of a role as the training loop reads them."""
-    batches = Batches(inputs, part.clip_ids, normalisation, frames_read)
+    """Return the clips of a role, and copies of them, as the training loop reads them."""
+    share = CACHE_BYTES // (1 + len(copies))
+    batches, *others = (Batches(read, part.clip_ids, normalisation, frames_read, share) for read in (inputs, *copies))
     weights = None if part.weights is None else torch.from_numpy(part.weights)
-    return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights)
+    return StoredExamples(batches, torch.from_numpy(part.targets), list(part.clip_ids), weights, copies=others)
 
 
 def _arrays(state: Mapping[str, torch.Tensor], settings: TrainParams) -> Weights:

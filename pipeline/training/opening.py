@@ -9,7 +9,8 @@ from pipeline.artifacts.pretrained import open_pretrained
 from pipeline.artifacts.splits import clips_of
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.errors import CorpusError
-from pipeline.training.inputs import open_inputs
+from pipeline.training.copies import open_copies
+from pipeline.training.inputs import FrameInputs, open_inputs
 from pipeline.training.trainers import Examples, TrainingData
 
 
@@ -21,6 +22,7 @@ class DataPaths(NamedTuple):
     source: Path  # the spectrogram, or the fold's tokens
     vocabulary: Path | None
     pretrained: Path | None
+    copies: tuple[Path, ...] = ()  # spectrograms of copies of the clips
 
 
 def open_training_data(reads: Reads, paths: DataPaths, fold: str) -> tuple[TrainingData, TargetTable]:
@@ -38,8 +40,7 @@ def open_training_data(reads: Reads, paths: DataPaths, fold: str) -> tuple[Train
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
     training, validation = (Examples.of(targets, ids) for ids in roles.values())
-    metadata = targets.metadata
-    data = TrainingData(
-        inputs, training, validation, metadata["label_kind"], vocabulary, pretrained, metadata["classes"]
-    )
+    copies = open_copies(paths.copies, inputs, development) if isinstance(inputs, FrameInputs) else []
+    label_kind, classes = targets.metadata["label_kind"], targets.metadata["classes"]
+    data = TrainingData(inputs, training, validation, label_kind, vocabulary, pretrained, classes, copies)
     return data, targets

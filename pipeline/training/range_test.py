@@ -69,9 +69,10 @@ def run_range_test(
     Freezing(model, params.freeze).begin_epoch(0)
     points: list[RatePoint] = []
     mean = 0.0
-    for step, (rate, rows) in enumerate(zip(rates.rates(), _batches(examples, params, seed), strict=False), start=1):
+    for step, (rate, drawn) in enumerate(zip(rates.rates(), _batches(examples, params, seed), strict=False), start=1):
+        clips, rows = drawn
         try:
-            loss, _ = learner.step(_read(examples, rows, params), len(rows), rate)
+            loss, _ = learner.step(_read(clips, rows, params), len(rows), rate)
         except NotFiniteError:
             break
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
@@ -89,13 +90,15 @@ def suggest_rate(points: list[RatePoint]) -> float | None:
     return lowest.rate / _BELOW_LOWEST
 
 
-def _batches(examples: Examples, params: TrainParams, seed: int) -> Iterator[Tensor]:
-    """Yield the batches of one epoch after another, without end, each as rows of the clips."""
+def _batches(examples: Examples, params: TrainParams, seed: int) -> Iterator[tuple[Examples, Tensor]]:
+    """Yield the batches of one epoch after another, without end, each as the epoch's clips and rows of them."""
     epoch = 0
     while True:
         torch.manual_seed(named_seed(seed, "range test", epoch))
         order = sampling.draw_rows(examples.targets, params.sampling, examples.weights)
-        yield from torch.tensor_split(order, math.ceil(len(order) / params.batch_size))
+        clips = examples.in_epoch(params.augmentation.copies, named_seed(seed, "range test", epoch, "copies"))
+        for rows in torch.tensor_split(order, math.ceil(len(order) / params.batch_size)):
+            yield clips, rows
         epoch += 1
 
 

@@ -37,6 +37,18 @@ def draw_rows(targets: Tensor, sampling: Sampling, published: Tensor | None = No
     return torch.searchsorted(ends, places, right=True).clamp(max=num_clips - 1)
 
 
+def draw_versions(num_clips: int, num_copies: int, probability: float, seed: int) -> list[int]:
+    """Return what each clip is read from in an epoch: 0 = itself, or with this probability any of its copies, from 1.
+
+    The draws are of a generator of their own, so that all else is drawn as without copies.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    copied = torch.rand(num_clips, generator=generator) < probability
+    chosen = torch.randint(1, num_copies + 1, (num_clips,), generator=generator)
+    versions: list[int] = (chosen * copied).tolist()
+    return versions
+
+
 def clip_weights(targets: Tensor) -> Tensor:
     """Return the sampling weight of each clip, unnormalised: (clip,) float64, all above 0."""
     positives = targets.nan_to_num(0)

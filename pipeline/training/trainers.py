@@ -18,6 +18,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.base import ModelParams
 from pipeline.models.registry import BASELINES
 from pipeline.registry import Registry
+from pipeline.training.copies import CopiedFrames
 from pipeline.training.inputs import Inputs
 from pipeline.training.targets import class_targets, group_names, sampling_weights
 
@@ -75,6 +76,7 @@ class TrainingData(NamedTuple):
     vocabulary: Vocabulary | None  # of tokens
     pretrained: Pretrained | None  # initial weights from masked-token pretraining
     classes: Sequence[str]
+    copies: Sequence[CopiedFrames] = ()  # of the clips of `inputs`, for networks whose settings read them
 
 
 class Fitted(NamedTuple):

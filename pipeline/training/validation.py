@@ -5,7 +5,7 @@ epochs so far (`cumulative_...`), AST's and PSLA's ensemble of checkpoints. The 
 applied the sigmoid twice, so its loss could not fall below 0.69.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.training.batches import Batches
 from pipeline.training.distributed import DistributedContext
 from pipeline.training.logits import predict_logits
 from pipeline.training.losses import Loss
+from pipeline.training.sampling import draw_versions
 
 CUMULATIVE = ("accuracy", "mAP", "auc")
 
@@ -31,6 +32,15 @@ class Examples(NamedTuple):
     clip_ids: list[str]
     weights: Tensor | None = None  # (clip,) float64, for balanced sampling; None = from the targets
     partners: PartnerSampler | None = None  # of mixtures; None = no partners but those of the batch
+    copies: Sequence[Batches] = ()  # of the same clips, with another speed or pitch
+
+    def in_epoch(self, probability: float, seed: int) -> "Examples":
+        """Return the clips as an epoch reads them: with this probability, each as one of its copies."""
+        if not self.copies:
+            return self
+        versions = [self.batches, *self.copies]
+        chosen = draw_versions(len(self.clip_ids), len(self.copies), probability, seed)
+        return self._replace(batches=self.batches.among(versions, chosen))
 
 
 class Validation:

@@ -31,7 +31,7 @@ from pipeline.training.batches import Batch
 
 log = logging.getLogger(__name__)
 
-_OF_ANY_FRAMES = ("mixup_domain", "freq_mixstyle")  # whose meaning does not depend on powers
+_OF_ANY_FRAMES = ("copies", "mixup_domain", "freq_mixstyle")  # whose meaning does not depend on powers
 
 
 @dataclass(frozen=True)

@@ -112,14 +112,15 @@ class ConcatenationParams(PartnersParams):
 
 # Settings that only models take that read log-mel frames; others ignore them.
 OF_FRAMES = (
-    "speed", "pitch", "band_shift", "gain", "tilt", "equaliser", "background", "coloured_noise", "sum_clips", "mixup_domain",
-    "freq_mixstyle",
+    "copies", "speed", "pitch", "band_shift", "gain", "tilt", "equaliser", "background", "coloured_noise", "sum_clips",
+    "mixup_domain", "freq_mixstyle",
 )  # fmt: skip
 
 
 class AugmentationParams(Params):
     time_shift: float = Fraction  # largest shift as a fraction of the clip
     time_stretch: float = Fraction  # largest change of tempo, as a natural logarithm: 0.1 reads 10 % faster or slower
+    copies: float = Fraction  # probability, per epoch, that a clip is read as one of its copies of `spectrogram.copies`
     reversal: float = Fraction  # probability that a clip is read backwards
     speed: SpeedParams  # of playback: tempo and pitch together, a factor
     pitch: RandomParams  # semitones
