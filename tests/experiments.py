@@ -15,6 +15,7 @@ from stages import (
     development,
     duplicates,
     evaluate,
+    pretrain,
     spectrogram,
     split,
     thresholds,
@@ -58,8 +59,11 @@ def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
                 vocabulary.main(name, fold)
                 tokenize.main(name, fold)
         for run in experiment.runs():
-            train.main(run.model.entry, run.fold, run.seed, vocabulary=run.model.vocabulary)
-            evaluate.main(run.model.entry, run.fold, run.seed, vocabulary=run.model.vocabulary)
+            model = run.model
+            if model.pretrained:
+                pretrain.main(model.entry, model.vocabulary, run.fold, run.seed)
+            for stage in (train, evaluate):
+                stage.main(model.entry, run.fold, run.seed, vocabulary=model.vocabulary, pretrained=model.pretrained)
         thresholds.main()
     return folder
 
