@@ -522,7 +522,7 @@ def test_label_errors_are_counted_by_hand(ontology_path: Path) -> None:
 
 def test_errors_of_speech_in_the_balanced_set_are_those_that_psla_counts() -> None:
     """Kinds of speech that are not labelled as speech, in the published table of segments."""
-    path = Path("/work/shared/metadata/audioset/balanced_train_segments.csv")
+    path = REPOSITORY.parent / "shared" / "metadata" / "audioset" / "balanced_train_segments.csv"
     if not path.is_file():
         pytest.skip("needs AudioSet's table of segments")
     names, ids = class_table("audioset")

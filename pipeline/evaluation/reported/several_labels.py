@@ -10,6 +10,7 @@ scikit-learn's `coverage_error`. Clips without a label have no ranking, and are 
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -72,54 +73,37 @@ def _all_right(decisions: Floats, targets: Bools) -> Floats:
     return np.where(_is_known(decisions), right, np.nan)
 
 
+# A share of decisions with several labels a clip.
+_of_decisions = partial(Metric, takes="known_decisions", percent=True, digits=1, label_kinds=("many",), headline=())
+
 METRICS = (
-    Metric(
+    _of_decisions(
         "hamming_score",
         "Hamming score",
         "the share of all labels that are decided rightly, for and against",
         hamming_score,
-        takes="known_decisions",
-        percent=True,
-        digits=1,
-        label_kinds=("many",),
-        headline=(),
     ),
-    Metric(
+    _of_decisions(
         "all_zeros_hamming_score",
         "Hamming score, all zeros",
         "the Hamming score of deciding for nothing",
         all_zeros_hamming_score,
-        takes="known_decisions",
-        percent=True,
-        digits=1,
-        label_kinds=("many",),
         in_tables=False,
-        headline=(),
     ),
-    Metric(
+    _of_decisions(
         "exact_match",
         "Exact match",
         "the share of clips for which exactly their labels are decided",
         exact_match,
-        takes="known_decisions",
         interval=exact_match_interval,
-        percent=True,
-        digits=1,
-        label_kinds=("many",),
         in_tables=False,
-        headline=(),
     ),
-    Metric(
+    _of_decisions(
         "sample_f1",
         "Sample F1",
         "the mean over clips of the F1 score of their labels",
         sample_f1,
-        takes="known_decisions",
-        percent=True,
-        digits=1,
-        label_kinds=("many",),
         in_tables=False,
-        headline=(),
     ),
     Metric(
         "label_ranking_average_precision",
