@@ -99,8 +99,8 @@ def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[s
     read = {key: value for key, value in wanted.items() if not any(f"{key}.".startswith(f"{name}.") for name in unread)}
     if read.get("train.augmentation.copies"):
         read[COPIES] = document["spectrogram"]["copies"]
-    if read.get(_BACKGROUND):  # results do not depend on where a folder lies
-        read[_BACKGROUND] = Path(str(read[_BACKGROUND])).name
+    if read.get(_BACKGROUND):  # what the folder holds counts, which `stage_files` digests, and not where it lies
+        del read[_BACKGROUND]
     return read
 
 
@@ -127,6 +127,11 @@ def _files(document: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def _reads_section(settings: Mapping[str, object], key: str) -> bool:
+    """Return whether settings beside this one are read."""
+    return any(read.rpartition(".")[0] == key.rpartition(".")[0] for read in settings)
+
+
 def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]:
     """Return path below the folder `code` -> content, for every stage of a validated params document."""
     files: dict[str, str] = {}
@@ -139,7 +144,7 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
             content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             if about.trains:
                 content["settings"] = settings
-                if files_read := {key: read for key, read in _files(document).items() if key in content["settings"]}:
+                if files_read := {key: read for key, read in _files(document).items() if _reads_section(settings, key)}:
                     content["files"] = files_read
             files[f"{stage}/{entry}" if about.lists else stage] = json.dumps(content, indent=1) + "\n"
     return files

@@ -1,5 +1,6 @@
 """Noise that is added to clips: its ratio, the sounds of a folder, and coloured noise."""
 
+import json
 import logging
 from copy import deepcopy
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from experiments import run_experiment, runs_of
 from networks import build
 from test_spectral_augmentation import FRONT_END, METADATA, SCALE
 from test_training import MODEL, PLAIN, SETTINGS
@@ -123,6 +125,20 @@ def test_a_changed_file_changes_what_models_of_frames_follow_from(folder: Path) 
     (folder.parent / "moved" / "d.wav").rename(folder.parent / "moved" / "e.wav")
     document["train"]["augmentation"]["background"]["folder"] = "moved"
     assert stage_code.stage_files(document, sources)["train/ast"] != changed["train/ast"]
+
+
+def test_a_model_trained_with_noise_is_evaluated_wherever_the_folder_lies(folder: Path, tmp_path: Path) -> None:
+    """Later stages check the settings that `train` recorded: a folder's content is one, and not its place."""
+    settings = (
+        "experiment.frame_models=[ast]",
+        "experiment.token_models=[]",
+        "train.augmentation.background.probability=0.5",
+        f"train.augmentation.background.folder={folder}",
+    )
+    workspace = run_experiment(tmp_path / "run", settings)
+    recorded = json.loads((workspace / "models/ast/1/0/model.json").read_text())["settings"]
+    assert recorded["train.augmentation.background.probability"] == 0.5
+    assert all(path.exists() for _, path in runs_of(workspace))
 
 
 @pytest.mark.parametrize(("colour", "slope"), [("white", 0), ("pink", -3), ("brown", -6), ("blue", 3), ("violet", 6)])
