@@ -67,9 +67,9 @@ def test_three_kept_epochs_give_three_predictions(
     values = [to_scores(logits, link) for logits in found.values()]
     assert min(np.abs(values[a] - values[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 1e-3  # unlike each other
 
-    sizes = [own["num_parameters"] for own in table.metadata["variants"].values()]
-    assert [3 * size for size in sizes] == 2 * [table.metadata["num_parameters"]]
-    digests = [own["weights"] for own in table.metadata["variants"].values()]
+    variants = [table.metadata["variants"][name] for name in VARIANTS]
+    assert [3 * own["num_parameters"] for own in variants] == 2 * [table.metadata["num_parameters"]]
+    digests = [own["weights"] for own in variants]
     assert digests[0] == model.metadata["weights"]
     assert len({*digests, table.metadata["weights"]}) == 3
 
