@@ -5,8 +5,9 @@ gives the three numbers in which AST's and PSLA's results are published: the bes
 mean of predictions (Gong et al., 2021). The stored weights are those of the best epoch with `train.keep_best`, those at the
 end of training without.
 
-The running means and variances of batch norm are averaged like weights, as the authors' programs do. Stochastic weight
-averaging (Izmailov et al., 2018, arXiv 1803.05407) computes them again from training clips, which `evaluate` does not read.
+The running means and variances of batch norm are averaged like weights, as in `pipeline/training/averaging.py`. Stochastic
+weight averaging (Izmailov et al., 2018, arXiv 1803.05407) computes them again from training clips, which `evaluate` does not
+read.
 """
 
 from collections.abc import Iterable, Mapping
