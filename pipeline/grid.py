@@ -50,8 +50,9 @@ class ExperimentParams(Params):
 
     @property
     def reads(self) -> dict[str, str]:
-        """Names of the models that read tokens, with the vocabulary of each."""
-        return {model.name: model.vocabulary for model in self.model_ids if model.vocabulary}
+        """Names of the models that read tokens, and of their variants, with the vocabulary of each."""
+        read_tokens = [model for model in self.model_ids if model.vocabulary]
+        return {own.name: own.vocabulary for model in read_tokens for own in (model, *model.variants)}
 
     def runs(self) -> list[RunId]:
         """Return all training runs: every model on every fold with every seed."""

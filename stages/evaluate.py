@@ -2,7 +2,8 @@
 
     models/<model>/<fold>/<seed> + clips + split + (spectrogram | tokens) -> predictions/<model>/<fold>/<seed>.parquet
 
-It computes no metrics; `report` does, from these predictions. Under torchrun the processes share the clips, and the first
+Of a run with kept epochs it also stores the logits of its variants. It computes no metrics; `report` does, from these
+predictions. Under torchrun the processes share the clips, and the first
 writes all predictions.
 """
 
@@ -16,12 +17,13 @@ import typer
 from pipeline.artifacts.clips import CLIPS, link_of, open_clips
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import MODEL, open_model, predicting_digest
-from pipeline.artifacts.predictions import PREDICTIONS, PredictionsMetadata
+from pipeline.artifacts.predictions import PredictionsMetadata, logits_column, write_predictions
 from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 from pipeline.artifacts.tokens import TOKENS
 from pipeline.errors import CorpusError
 from pipeline.evaluation.prediction import open_predictor
+from pipeline.evaluation.variants import variants_of
 from pipeline.execution import launch
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.execution.threads import trained_threads, use_threads
@@ -52,7 +54,7 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
     if "test" not in roles:
         raise CorpusError(f"{split_path}: expected test clips with frames in fold {fold}, found none")
     started = time.perf_counter()
-    logits = open_predictor(model).predict(inputs, ids)
+    logits = open_predictor(model).predict_variants(inputs, ids)
     seconds = time.perf_counter() - started
     if not launch.is_main_process():
         return
@@ -70,8 +72,11 @@ def run(clips_path: Path, split_path: Path, source: Path, model_path: Path, pred
         "clips_seen": model.metadata["clips_seen"],
         SETTINGS: model.metadata.get(SETTINGS, {}),
     }
-    columns = {"clip_id": ids, "role": roles, "logits": logits.tolist(), "targets": class_targets(clips, ids).tolist()}
-    PREDICTIONS.write(predictions_path, columns, metadata)
+    if variants := variants_of(model):
+        metadata["variants"] = variants
+    columns = {"clip_id": ids, "role": roles, "targets": class_targets(clips, ids).tolist()}
+    columns |= {logits_column(variant): values.tolist() for variant, values in logits.items()}
+    write_predictions(predictions_path, columns, metadata)
     log.info("%s, fold %s: %d clips, %.0f clips/s", name, fold, len(ids), len(ids) / seconds)
     report.clips = len(ids)
     report.write()

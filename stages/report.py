@@ -43,7 +43,7 @@ def run(params: ReportParams, grid: ExperimentParams, layout: Layout, *, audio: 
     report = StageReport("report")
     experiment = open_experiment(grid, params.headline, layout)
     summaries = summarise(experiment.runs)
-    write_metrics(layout.metrics, headline_metrics(summaries, params.headline))
+    write_metrics(layout.metrics, headline_metrics(summaries, params.headline, experiment.variants))
     write_summary(layout.summary, experiment.runs)
     write_plots(layout, experiment)
     content = gather_page(params, experiment, layout, audio=audio)

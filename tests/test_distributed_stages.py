@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 from test_distributed import TORCHRUN, environment
 
 from pipeline.artifacts.curves import read_epochs
-from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.layout import VARIANTS, Layout, RunId
 from pipeline.artifacts.model import TrainedModel, open_model
-from pipeline.artifacts.predictions import matrix, open_predictions
+from pipeline.artifacts.predictions import logits_column, matrix, open_predictions
 from pipeline.artifacts.splits import SPLIT, clips_of, open_split
 
 pytestmark = pytest.mark.slow
@@ -40,6 +40,13 @@ def _merge(document: Any, changes: dict[str, Any]) -> None:
             _merge(document[key], value)
         else:
             document[key] = value
+
+
+def _change(workspace: Path, changes: dict[str, Any]) -> None:
+    yaml = YAML()
+    document = yaml.load(workspace / "params.yaml")
+    _merge(document, changes)
+    yaml.dump(document, workspace / "params.yaml")
 
 
 def _python(workspace: Path, *command: str) -> None:
@@ -119,23 +126,24 @@ def test_two_processes_train_as_well_as_one(workspace: Path, source: Path, tmp_p
 
 
 def test_the_setting_gives_what_torchrun_gives(workspace: Path, undisturbed: TrainedModel) -> None:
-    yaml = YAML()
-    document = yaml.load(workspace / "params.yaml")
-    document["launch"]["train_processes"] = 2
-    yaml.dump(document, workspace / "params.yaml")
+    _change(workspace, {"launch": {"train_processes": 2}})
     assert (
         _train(workspace, sys.executable, "-m", "stages.train").metadata["weights"] == undisturbed.metadata["weights"]
     )
 
 
 def test_two_processes_predict_each_clip_once(workspace: Path) -> None:
+    """Also by several networks, one after the other: kept epochs, and the variants of the run."""
+    _change(workspace, {"train": {"checkpoint_ensemble": [4, 12]}})
     _train(workspace, sys.executable, "-m", "stages.train")
     alone, shared = _evaluate(workspace, sys.executable), _evaluate(workspace, *TORCHRUN)
     clip_ids = open_predictions(shared).list("clip_id")
     assert len(clip_ids) % 2 == 1
     assert len(set(clip_ids)) == len(clip_ids)
     assert set(clip_ids) == set(clips_of(open_split(Layout(workspace).split("1")), "test"))
-    np.testing.assert_array_equal(matrix(open_predictions(shared), "logits"), matrix(open_predictions(alone), "logits"))
+    for column in map(logits_column, ("", *VARIANTS)):
+        found, expected = (matrix(open_predictions(path), column) for path in (shared, alone))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_baseline_under_torchrun_is_fitted_by_one_process(workspace: Path) -> None:

@@ -37,10 +37,15 @@ def test_runs_are_every_model_on_every_fold_with_every_seed() -> None:
         ModelId("bert", "kmeans", pretrained=True),
     ]
     assert experiment.models == ["ast", "bert-kmeans", "bert-kmeans-pretrained"]
-    assert experiment.reads == {"bert-kmeans": "kmeans", "bert-kmeans-pretrained": "kmeans"}
+    brackets = ("", " (stored weights)", " (mean of weights)")
+    names = [name + variant for name in experiment.models[1:] for variant in brackets]
+    assert experiment.reads == dict.fromkeys(names, "kmeans")
     runs = experiment.runs()
     assert len(set(runs)) == len(runs) == 3 * 2 * 2
     assert runs[-1] == RunId.of("bert", "2", 1, vocabulary="kmeans", pretrained=True)
+    variant = ModelId("bert", "kmeans", pretrained=True).variants[1]
+    assert (variant.name, variant.plain) == ("bert-kmeans-pretrained (mean of weights)", runs[-1].model)
+    assert RunId(variant, "2", 1).path == runs[-1].path  # it has no artifact of its own
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rich.table import Table as Grid
 from pipeline.artifacts.clips import CLIPS, ClipTable, link_of
 from pipeline.artifacts.duplicates import open_duplicates, pairs_of
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable
+from pipeline.artifacts.predictions import PredictionTable, open_predictions
 from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.spectrogram import INDEX, IndexMetadata
 from pipeline.artifacts.splits import SPLIT
@@ -51,13 +51,13 @@ def trace(clip_id: str, layout: Layout) -> list[Finding]:
 
     Raises CorpusError with the closest ids when the manifest has no such clip.
     """
-    findings = [_look(layout.clips, CLIPS, clip_id, _describe_clip)]
+    findings = [_look(layout.clips, CLIPS.open, clip_id, _describe_clip)]
     if findings[0].absent:
         _reject_unknown(clip_id, findings[0].path)
-    labels = _look(layout.training_labels, TRAINING_LABELS, clip_id, _describe_labels)
+    labels = _look(layout.training_labels, TRAINING_LABELS.open, clip_id, _describe_labels)
     if not labels.wrong:
         findings.append(labels)
-    findings.append(_look(layout.spectrogram_index, INDEX, clip_id, _describe_frames))
+    findings.append(_look(layout.spectrogram_index, INDEX.open, clip_id, _describe_frames))
     findings.append(_look_at_duplicates(layout.duplicates, clip_id))
     splits = _look_at_all(layout.found_splits(), layout.splits, SPLIT, clip_id, _describe_role)
     tests = {split.fold for split in splits if split.text == _TESTED}
@@ -67,7 +67,7 @@ def trace(clip_id: str, layout: Layout) -> list[Finding]:
     if not predictions:
         findings.append(Finding(layout.predictions, "no predictions yet", wrong=True))
     for path in predictions:
-        finding = _look(path, PREDICTIONS, clip_id, _describe_prediction)
+        finding = _look(path, open_predictions, clip_id, _describe_prediction)
         # Predictions are of the fold's test clips: a clip is rightly absent from those of other folds.
         if finding.fold in tests or not finding.absent:
             findings.append(finding)
@@ -85,10 +85,13 @@ def findings_table(clip_id: str, findings: list[Finding]) -> Grid:
 
 
 def _look(
-    path: Path, schema: TableSchema[M], clip_id: str, describe: Callable[[Table[M], Row], tuple[str, bool]]
+    path: Path,
+    open_table: Callable[[Path], Table[M]],
+    clip_id: str,
+    describe: Callable[[Table[M], Row], tuple[str, bool]],
 ) -> Finding:
     try:
-        table = schema.open(path)
+        table = open_table(path)
     except ArtifactError as error:
         return Finding(path, "missing" if not path.exists() else str(error), wrong=True)
     rows = table.columns.filter(pc.equal(table["clip_id"], clip_id)).to_pylist()
@@ -127,7 +130,7 @@ def _look_at_all(
 ) -> list[Finding]:
     if not paths:
         return [Finding(folder, "missing", wrong=True)]
-    return [_look(path, schema, clip_id, describe) for path in paths]
+    return [_look(path, schema.open, clip_id, describe) for path in paths]
 
 
 def _reject_unknown(clip_id: str, path: Path) -> None:

@@ -5,15 +5,18 @@
 Conventions: a *model* of the experiment is an entry of `models`, with the vocabulary that it reads where it reads tokens,
 and whether it starts from masked-token pretraining. Its name, `<entry>[-<vocabulary>[-pretrained]]`, is what tables show. A
 *run* is a model trained on one fold with one seed. Names are joined and never parsed: ExperimentParams checks that joined
-names are unique.
+names are unique. A *variant* of a model is another prediction by the same runs, where these keep epochs: tables show it as
+`<model> (<variant>)`, and it has no artifact of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 ALL_SEEDS = "all"  # in the place of a seed: all of them averaged, as an ensemble's run is
 PRETRAINED_SUFFIX = "-pretrained"  # of models' names; no entry of `models` or `vocabularies` has it
+STORED_WEIGHTS, MEAN_OF_WEIGHTS = "stored_weights", "mean_of_weights"
+VARIANTS = (STORED_WEIGHTS, MEAN_OF_WEIGHTS)  # of models whose runs keep epochs, `pipeline/evaluation/variants.py`
 
 
 @dataclass(frozen=True, order=True)
@@ -23,11 +26,23 @@ class ModelId:
     entry: str  # of `models`
     vocabulary: str = ""  # entry of `vocabularies`; empty = the model reads frames
     pretrained: bool = False  # starts from the weights that `pretrain` wrote
+    variant: str = ""  # one of VARIANTS; empty = the model itself
 
     @property
     def name(self) -> str:
-        """Return the name in tables and paths."""
-        return "-".join(filter(None, (self.entry, self.vocabulary))) + PRETRAINED_SUFFIX * self.pretrained
+        """Return the name in tables, and without a variant in paths."""
+        model = "-".join(filter(None, (self.entry, self.vocabulary))) + PRETRAINED_SUFFIX * self.pretrained
+        return f"{model} ({self.variant.replace('_', ' ')})" if self.variant else model
+
+    @property
+    def plain(self) -> "ModelId":
+        """Return the model itself, of which this may be a variant."""
+        return replace(self, variant="")
+
+    @property
+    def variants(self) -> list["ModelId"]:
+        """Return the variants that the model has where its runs keep epochs."""
+        return [replace(self, variant=name) for name in VARIANTS]
 
     @property
     def reads(self) -> str:
@@ -55,7 +70,7 @@ class RunId:
     @property
     def path(self) -> Path:
         """Return `<model>/<fold>/<seed>`, the path of the run below every folder of runs."""
-        return Path(self.model.name, self.fold, str(self.seed))
+        return Path(self.model.plain.name, self.fold, str(self.seed))
 
     @property
     def name(self) -> str:

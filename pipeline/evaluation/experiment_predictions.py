@@ -1,10 +1,11 @@
 """All predictions of an experiment, opened together: what its stages `thresholds`, `attention` and `report` start from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from pipeline.artifacts.layout import ALL_SEEDS, Layout, RunId
-from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, open_predictions
+from pipeline.artifacts.layout import ALL_SEEDS, Layout, ModelId, RunId
+from pipeline.artifacts.predictions import PREDICTIONS, PredictionTable, open_predictions, variant_tables
 from pipeline.artifacts.thresholds import Thresholds, open_thresholds
 from pipeline.evaluation.ensemble import ScoredClips, average_predictions
 from pipeline.grid import ExperimentParams
@@ -12,7 +13,7 @@ from pipeline.grid import ExperimentParams
 
 @dataclass(frozen=True, eq=False)
 class ExperimentPredictions:
-    """The predictions of every run.
+    """The predictions of every run, and of its variants where it keeps epochs.
 
     An ensemble averages the probabilities of all its models' predictions for a fold, of every seed, so that one model alone
     makes an ensemble of its seeds.
@@ -32,9 +33,23 @@ class ExperimentPredictions:
         """The models, and the ensembles behind them."""
         return [*self.params.models, *self.ensembles]
 
+    @property
+    def variants(self) -> dict[str, list[str]]:
+        """The models whose runs keep epochs, with the names of their variants."""
+        found: dict[str, list[str]] = {}
+        for model in dict.fromkeys(run.model for run in self.tables if run.model.variant):
+            found.setdefault(model.plain.name, []).append(model.name)
+        return found
+
+    @property
+    def measured(self) -> list[str]:
+        """All that tables have a row of: the models, each with its variants behind it, and the ensembles."""
+        variants = self.variants
+        return [name for model in self.models for name in (model, *variants.get(model, []))]
+
     def members(self, model: str, fold: str) -> list[RunId]:
         """Return the runs whose probabilities make a model's, or an ensemble's, scores on a fold: all seeds."""
-        ids = {own.name: own for own in self.params.model_ids}
+        ids = {run.model.name: run.model for run in self.tables}
         return [RunId(ids[m], fold, seed) for m in self.ensembles.get(model, [model]) for seed in self.params.seeds]
 
     def averages(self, model: str, fold: str) -> dict[str, list[RunId]]:
@@ -74,8 +89,8 @@ def open_decided_predictions(params: ExperimentParams, layout: Layout) -> Experi
 def open_experiment_predictions(params: ExperimentParams, layout: Layout) -> ExperimentPredictions:
     """Open the predictions of every run of the experiment.
 
-    Raises ArtifactError that names the file when one is missing, was made for another model, fold or seed, or is over other
-    classes than the first.
+    Raises ArtifactError that names the file when one is missing, was made for another model, fold or seed, is over other
+    classes than the first, or has other variants than the first run of its model.
     """
     runs = [RunId(model, fold, seed) for model in params.model_ids for fold in params.folds for seed in params.seeds]
     tables = {run: _open(layout, run) for run in runs}
@@ -89,7 +104,23 @@ def open_experiment_predictions(params: ExperimentParams, layout: Layout) -> Exp
                 raise PREDICTIONS.error(
                     table.path, f"metadata {key}", expected=f"{expected}, as {first.path}", found=found
                 )
-    return ExperimentPredictions(params, tables, None)
+    return ExperimentPredictions(params, _with_variants(tables), None)
+
+
+def _with_variants(tables: Mapping[RunId, PredictionTable]) -> dict[RunId, PredictionTable]:
+    """Return the predictions of runs and of their variants. Raises ArtifactError where runs of a model differ in these."""
+    found: dict[RunId, PredictionTable] = {}
+    firsts: dict[ModelId, tuple[Path, list[str]]] = {}
+    for run, table in tables.items():
+        variants = variant_tables(table)
+        first, expected = firsts.setdefault(run.model, (table.path, list(variants)))
+        if list(variants) != expected:
+            raise PREDICTIONS.error(
+                table.path, "metadata variants", expected=f"{expected}, as {first}", found=list(variants)
+            )
+        found[run] = table
+        found |= {replace(run, model=replace(run.model, variant=name)): own for name, own in variants.items()}
+    return found
 
 
 def _open(layout: Layout, run: RunId) -> PredictionTable:

@@ -1,4 +1,4 @@
-"""Thresholds of every model and ensemble of an experiment, on every fold and for every seed and their average.
+"""Thresholds of every model, variant and ensemble of an experiment, on every fold and for every seed and their average.
 
 An average has thresholds of its own, fitted on averaged probabilities: these are less extreme than those of its members.
 """
@@ -41,7 +41,7 @@ def experiment_thresholds(
     Raises ParamsError where thresholds are to be fitted with one label a clip, or for a fold without clips to fit them on.
     """
     require_several_labels(params, next(iter(predictions.tables.values())).metadata["label_kind"])
-    for model, fold in product(predictions.models, predictions.params.folds):
+    for model, fold in product(predictions.measured, predictions.params.folds):
         for seed, runs in predictions.averages(model, fold).items():
             source, num_clips, thresholds = _thresholds(params, predictions, runs, layout)
             weights = predicting_weights([predictions.tables[run] for run in runs])

@@ -3,10 +3,12 @@
 A network with kept epochs predicts their mean: the checkpoint ensemble of PSLA and AST (Gong et al., 2021), which takes the
 mean of probabilities, as all ensembles here (`pipeline/evaluation/ensemble.py`). Which epochs count is decided before
 training, by `train.checkpoint_ensemble`, and not by what any of them says of test clips. Time steps, attention and
-exported checkpoints are of the weights at the end of training.
+exported checkpoints are of the weights at the end of training. What else the kept epochs can predict by:
+`pipeline/evaluation/variants.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -17,6 +19,7 @@ from pipeline.artifacts.model import TrainedModel, open_members
 from pipeline.errors import SonolexError
 from pipeline.evaluation.averaging import average_logits
 from pipeline.evaluation.prediction import CLIPS_PER_BATCH, Predictor, describe_model, params_of
+from pipeline.evaluation.variants import open_variant, variants_of
 from pipeline.models.network import Network, NetworkParams
 from pipeline.training.batches import Batches
 from pipeline.training.distributed import init_distributed
@@ -44,15 +47,27 @@ class NetworkPredictor(Predictor):
 
     def predict(self, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
         """Return logits (clip, class) float32 for these clips, in order. Processes under torchrun share them."""
-        members: list[np.ndarray] = []
+        return average_logits(self._predict_each(self._networks(), inputs, clip_ids), link_of(self._model.metadata))
+
+    def predict_variants(self, inputs: Inputs, clip_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        variants = list(variants_of(self._model))
+        single = (build_network(open_variant(self._model, name)) for name in variants)
+        logits = self._predict_each(chain(self._networks(), single), inputs, clip_ids)
+        members = logits[: len(logits) - len(variants)]
+        own = average_logits(members, link_of(self._model.metadata))
+        return {"": own, **dict(zip(variants, logits[len(members) :], strict=True))}
+
+    def _predict_each(self, networks: Iterable[Network], inputs: Inputs, clip_ids: Sequence[str]) -> list[np.ndarray]:
+        """Return the logits (clip, class) of each network; all in one process group, since torchrun forms no second."""
+        found: list[np.ndarray] = []
         batches: Batches | None = None
         with init_distributed() as context:
-            for network in self._networks():
+            for network in networks:
                 if batches is None:
                     warn_of_cut_clips(inputs, clip_ids, network)
                     batches = _batches(self._model, network, inputs, clip_ids)
-                members.append(predict_logits(network.to(context.device), batches, CLIPS_PER_BATCH, context).numpy())
-        return average_logits(members, link_of(self._model.metadata))
+                found.append(predict_logits(network.to(context.device), batches, CLIPS_PER_BATCH, context).numpy())
+        return found
 
     def _networks(self) -> Iterator[Network]:
         """Yield the networks whose mean predicts; large ensembles are read from the disk one by one."""

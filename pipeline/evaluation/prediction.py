@@ -29,6 +29,10 @@ class Predictor(ABC):
     def predict(self, inputs: Inputs, clip_ids: Sequence[str]) -> np.ndarray:
         """Return logits (clip, class) float32 for these clips, in order."""
 
+    def predict_variants(self, inputs: Inputs, clip_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return logits by variant (`pipeline/evaluation/variants.py`); those of `predict` are the variant ""."""
+        return {"": self.predict(inputs, clip_ids)}
+
 
 PREDICTORS: "Registry[type[Predictor]]" = Registry(
     "way of predicting",

@@ -33,7 +33,7 @@ def open_experiment(params: ExperimentParams, headline: Sequence[str], layout: L
     """
     predictions = open_decided_predictions(params, layout)
     experiment = Experiment(params, predictions.tables, predictions.thresholds, tuple(headline), runs=[], scores={})
-    for model, fold in product(experiment.models, params.folds):
+    for model, fold in product(experiment.measured, params.folds):
         for seed, runs in experiment.averages(model, fold).items():
             if seed != ALL_SEEDS or model in experiment.ensembles:
                 _add(experiment, model, seed, runs, experiment.scored(model, fold, seed))

@@ -97,7 +97,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
     experiment = content.experiment
     summaries = summarise(experiment.runs)
     classes = content.clips.metadata["classes"]
-    settings, styles = _settings(content), model_styles(experiment.models)
+    settings, styles = _settings(content), model_styles(experiment.measured)
     metadata = next(iter(experiment.tables.values())).metadata
     return {
         "corpus": corpus_name(content.clips.metadata["corpus"]),
@@ -121,6 +121,7 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "tiles": [s for s in summaries if s.model in experiment.headline or s.ensemble],
         "headline": experiment.headline,
         "ensembles": experiment.ensembles,
+        "variants": experiment.variants,
         "chance": 1 / len(classes) if metadata["label_kind"] == "one" else math.nan,
         "num_present_classes": min(run.num_present_classes for run in experiment.runs),
         "fold_heads": _fold_heads(content),
@@ -179,15 +180,15 @@ def _fold_rows(experiment: Experiment) -> list[tuple[str, list[tuple[str, float,
     means: dict[tuple[str, str], tuple[float, float]] = {}
     kind = experiment.runs[0].label_kind
     shown = primary_metric(kind).name, secondary_metric(kind).name
-    for model, fold in product(experiment.models, experiment.params.folds):
+    for model, fold in product(experiment.measured, experiment.params.folds):
         runs = [run for run in experiment.runs if run.model == model and run.fold == fold]
         first, second = (sum(run.values[metric] for run in runs) / len(runs) for metric in shown)
         means[model, fold] = first, second
     folds = experiment.params.folds
-    highest = {fold: max(means[model, fold][0] for model in experiment.models) for fold in folds}
+    highest = {fold: max(means[model, fold][0] for model in experiment.measured) for fold in folds}
     return [
         (model, [(fold, *means[model, fold], means[model, fold][0] == highest[fold]) for fold in folds])
-        for model in experiment.models
+        for model in experiment.measured
     ]
 
 

@@ -105,11 +105,16 @@ def summarise(runs: Sequence[Run]) -> list[ModelSummary]:
     return summaries
 
 
-def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str]) -> dict[str, dict[str, float]]:
+def headline_metrics(
+    summaries: Sequence[ModelSummary],
+    headline: Sequence[str],
+    variants: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, dict[str, float]]:
     """Return the scalars for `dvc metrics` and `dvc exp show`, with 4 decimals; undefined ones are left out.
 
-    These are, of the metrics of `Metric.headline`, means and deviations of the models `headline`, and means of the first
-    ensemble: with the standard metrics at most twelve numbers.
+    These are, of the metrics of `Metric.headline`, means and deviations of the models `headline`, and means of their
+    `variants` (model -> names), and of the first ensemble: with the standard metrics at most twelve numbers, and four for
+    each model with variants.
     """
     by_model = {summary.model: summary for summary in summaries}
     label_kind = summaries[0].label_kind
@@ -122,6 +127,8 @@ def headline_metrics(summaries: Sequence[ModelSummary], headline: Sequence[str])
             metrics[model][name] = summary.mean[name]
             metrics[model][f"{name}_deviation"] = summary.deviation[name]
         metrics[model]["num_clips"] = summary.num_clips  # the ensemble's, too
+        for variant in variants.get(model, []):
+            metrics[variant] = {name: by_model[variant].mean[name] for name in names}
     for summary in [summary for summary in summaries if summary.ensemble][:1]:
         metrics[summary.model] = {name: summary.mean[name] for name in names}
     return {
