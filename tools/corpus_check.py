@@ -16,6 +16,8 @@ from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.sources import BadClip, PackedAudio
 from pipeline.training.rate_advice import rate_remark
+from pipeline.vocabulary.external import Params as ExternalParams
+from pipeline.vocabulary.token_tables import read_token_table, read_vectors, require_rows
 
 FEWEST_POSITIONS = 8  # of the median clip, without a remark
 
@@ -44,6 +46,24 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
         except CorpusError as error:
             mistakes.append(str(error))
     return mistakes or too_many_clips(experiment, count_training_clips(published, split, layout.clips))
+
+
+def token_table_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -> list[str]:
+    """Name what is wrong with the tables of external tokens: unreadable, other tokens than params say, or without clips.
+
+    Clips are compared with the manifest that the last run left, if there is one; the stages compare lengths too.
+    """
+    grid, manifest = experiment.sections["experiment"], current_manifest(experiment, layout)
+    mistakes = []
+    for name in grid.vocabularies:
+        params = experiment.vocabularies[name]
+        if isinstance(params, ExternalParams):
+            try:
+                read_vectors(params)
+                require_rows(read_token_table(params), [] if manifest is None else manifest.list("clip_id"))
+            except CorpusError as error:
+                mistakes.append(f"{params_path}: vocabularies.{name}: {error}")
+    return mistakes
 
 
 def too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:

@@ -214,6 +214,8 @@ def require_members(members: Sequence[Member]) -> None:
 
 
 def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> None:
+    if vocabulary:
+        require_computable(model, vocabulary)
     found = vocabulary.digest() if vocabulary else ""
     if found != model.metadata["source"]:
         where = vocabulary.path if vocabulary else model.path
@@ -221,6 +223,16 @@ def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> N
         raise SonolexError(
             f"{where}: expected the vocabulary of digest {expected}, found {found or 'none'}; make the bundle again with "
             "`sonolex bundle`, after `dvc repro`"
+        )
+
+
+def require_computable(model: TrainedModel, vocabulary: Vocabulary) -> None:
+    """Raise SonolexError for a model on external tokens, which are there for the clips of a table alone."""
+    if vocabulary.external:
+        raise SonolexError(
+            f"{model.path}: expected tokens that are computed from sound, found a vocabulary of kind external, whose tokens "
+            "another program made: without it the model cannot predict other sounds; take a model on another vocabulary or "
+            "on frames"
         )
 
 

@@ -136,7 +136,7 @@ def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: Cl
             counts[fold],
             frame_rate=vocabulary.frame_rate,
             joint=joint[fold],
-            distortion=float(vocabulary.metadata["fit"]["distortion"]),
+            distortion=vocabulary.distortion,
             stability=stability[fold],
         )
         for fold, vocabulary in vocabularies.items()
