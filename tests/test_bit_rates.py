@@ -1,6 +1,7 @@
 """Scores on tokens against those on frames, by bit rate."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,10 @@ def test_the_page_has_a_figure_for_each_width(reported: Path) -> None:
     assert section.count(">bit rate, bit/s</text>") == 2
     assert section.count(">accuracy, %</text>") == 2
     assert section.count("token_transformer-kmeans</text>") == 2
+    assert re.findall(r">([\d,]+)</text>", section.partition("</svg>")[0])[0] in (
+        "100",
+        "1,000",
+    )  # numbers, no formulas
     assert "no same model on frames" in section
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +11,42 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import REPOSITORY, make_wav_corpus
 from experiments import run_experiment
+from rich.console import Console
+from test_reporting import report
 
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import open_predictions
+from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.check_params import load_experiment
 from pipeline.errors import CorpusError, ParamsError, SonolexError
 from pipeline.execution.code import Sources, snapshot
+from pipeline.grid import ExperimentParams
 from pipeline.inference.bundle import require_members
 from pipeline.inference.classifier import Member
 from pipeline.inference.torch_module import sound_classifier
+from pipeline.models.inputs.tokens import Tokens, TokensParams
+from pipeline.params import load_params
 from pipeline.reporting.atlas.content import AtlasPaths, gather_atlas
 from pipeline.reporting.atlas.page import write_atlas
 from pipeline.reporting.atlas.settings import AtlasParams
+from pipeline.reporting.bit_rates import read_bit_rates
+from pipeline.reporting.report_settings import ReportParams
 from pipeline.stage_code import _files, stage_files
 from pipeline.vocabulary.external import Params
-from pipeline.vocabulary.external_artifact import middle_frames
+from pipeline.vocabulary.external_artifact import middle_frames, write_external_vocabulary
 from pipeline.vocabulary.rebuilding import rebuild, token_spectra
 from pipeline.vocabulary.registry import validate_vocabulary_params
 from pipeline.vocabulary.token_tables import read_token_table, read_vectors, require_clips, write_token_table
-from tools.compose import compose
+from stages import ngram_perplexity
+from tools import bundle
+from tools.compose import compose, dump
 from tools.corpus_check import token_table_mistakes
 
 BOOKS, SIZE, RATE = 2, 16, 40.0
@@ -167,6 +181,7 @@ OVERRIDES = (
     "models.token_transformer.input.embedding=random",
     "report.headline=[bag_of_tokens-codec]",
 )
+EMPTY = ("report.attention=[]", "experiment.ensembles=[]")
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +226,32 @@ def test_tokens_are_shown_by_the_mean_of_their_frames_and_not_rebuilt(ran: Path)
         rebuild(vocabulary, np.zeros((BOOKS, 3), np.uint16))
 
 
+def test_vectors_are_what_embeddings_start_from(ran: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(BOOKS, SIZE, 3)).astype(np.float32)
+    np.save(tmp_path / "v.npy", values)
+    params = params_of(ran.parent / "tokens.parquet", vectors=str(tmp_path / "v.npy"))
+    spectrogram, split = open_spectrogram(Layout(ran).spectrogram), open_split(Layout(ran).split("1"))
+    path = tmp_path / "vocabulary.zarr"
+    write_external_vocabulary(path, params, spectrogram, clips_of(split, "train"), name="codec", fold="1")
+    vocabulary = open_vocabulary(path)
+    metadata: Any = {"vocabulary_size": SIZE, "num_codebooks": BOOKS, "bands": vocabulary.bands}
+    section = {"kind": "tokens", "embedding": "centroids", "embedding_rate": 0.0, "embedding_width": 4}
+    tokens = Tokens(TokensParams.model_validate(section), metadata)
+    tokens.load_codebooks(vocabulary.token_vectors())
+    found = tokens(torch.tensor([[[1, 2], [3, 4]]]))
+    np.testing.assert_allclose(found[0].numpy(), values[0, [1, 2]] + values[1, [3, 4]], rtol=1e-6)
+
+
+def test_tokens_without_vectors_have_no_nearest_tokens(ran: Path) -> None:
+    vocabulary = open_vocabulary(Layout(ran).vocabulary("codec", "1"))
+    metadata: Any = {"vocabulary_size": SIZE, "num_codebooks": BOOKS, "bands": vocabulary.bands}
+    section = {"kind": "tokens", "embedding": "random", "embedding_rate": 1.0, "embedding_width": 4}
+    tokens = Tokens(TokensParams.model_validate(section), metadata)
+    tokens.load_codebooks(vocabulary.token_vectors())
+    assert (tokens.neighbours[:, :, 0] == torch.arange(SIZE + 3)).all()
+    assert tokens.neighbours.shape[2] == 1
+
+
 def test_the_atlas_has_snippets_and_no_resynthesis(ran: Path) -> None:
     paths = AtlasPaths.of(Layout(ran), "codec", "1", audio=ran / "corpus")
     content = gather_atlas(AtlasParams(tokens=8, snippets=2, seconds=0.2, clips=2), paths)
@@ -223,12 +264,33 @@ def test_the_atlas_has_snippets_and_no_resynthesis(ran: Path) -> None:
     assert "cannot be resynthesised" in page
 
 
+def test_the_report_has_their_bit_rate_and_no_reconstruction(ran: Path) -> None:
+    with contextlib.chdir(ran):
+        ngram_perplexity.main("codec", "1")
+        params, experiment = load_params(ReportParams, "report"), load_params(ExperimentParams, "experiment")
+    page = report(ran, params, experiment)
+    assert "read from a table, the same in every fold" in page
+    assert "Reconstruction from the tokens" not in page
+    assert 'data-label="Unexplained variance">n/a' in page
+    rates = {row.model: row for row in read_bit_rates(Layout(ran).bit_rates)}
+    found = rates["bag_of_tokens-codec"]
+    assert (found.num_codebooks, found.num_tokens, found.tokens_per_second) == (BOOKS, SIZE, BOOKS * RATE)
+    assert found.bits_per_second == BOOKS * RATE * 4
+
+
 def test_a_model_on_such_tokens_is_not_handed_over(ran: Path) -> None:
     layout = Layout(ran)
     model = open_model(layout.model(RunId.of("token_transformer", "1", 0, vocabulary="codec")))
     vocabulary = open_vocabulary(layout.vocabulary("codec", "1"))
     with pytest.raises(SonolexError, match=r"found a vocabulary of kind external, .* cannot predict other sounds"):
         require_members([Member(model, vocabulary)])
+    console = Console()
+    for retrain in (False, True):  # before anything is trained
+        with pytest.raises(SonolexError, match=r"^token_transformer-codec: expected tokens .* of kind external"):
+            bundle.run(
+                "token_transformer-codec", ran / "out", retrain=retrain, params_path=ran / "params.yaml", layout=layout,
+                console=console,
+            )  # fmt: skip
     with pytest.raises(SonolexError, match=r"found a vocabulary of kind external, .*--input tokens"):
         sound_classifier(model, vocabulary)
     sound_classifier(model, vocabulary, "tokens")
@@ -245,23 +307,52 @@ def test_a_check_looks_into_the_table(ran: Path, tmp_path: Path) -> None:
     assert "expected tokens from 0 to 1, found" in mistake
 
 
-def test_centroids_need_vectors() -> None:
-    overrides = [text for text in OVERRIDES if "embedding" not in text]
-    _, mistakes = compose(
-        "demo", ["report.attention=[]", "experiment.ensembles=[]", *overrides], REPOSITORY / "recipes"
-    )
-    found = "\n".join(mistakes)
+def mistakes_of(folder: Path, *overrides: str) -> str:
+    """Return what a check says of settings on external tokens."""
+    document, unread = compose("demo", [*EMPTY, *OVERRIDES, *overrides], REPOSITORY / "recipes")
+    assert not unread
+    (folder / "params.yaml").write_text(dump(document))
+    with pytest.raises(ParamsError) as caught:
+        load_experiment(folder / "params.yaml")
+    return str(caught.value)
+
+
+def test_the_example_of_the_docs_writes_a_table_that_is_read(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FakeEncodec:
+        """Codes of the shape that EncodecModel has, of the samples that it is given."""
+
+        @classmethod
+        def from_pretrained(cls, name: str) -> "FakeEncodec":
+            return cls()
+
+        def encode(self, samples: torch.Tensor, *, bandwidth: float) -> types.SimpleNamespace:
+            assert samples.shape[:2] == (1, 1)
+            codes = torch.full((1, 1, 8, -(-samples.shape[2] // 320)), 1023)  # at 24 kHz 75 a second
+            return types.SimpleNamespace(audio_codes=codes)
+
+    text = (REPOSITORY / "docs/vocabularies.md").read_text().partition("## Tokens of another program")[2]
+    example = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(EncodecModel=FakeEncodec))
+    monkeypatch.chdir(ran)
+    Path("audio").mkdir()
+    Path("audio/ESC-50").symlink_to(ran / "corpus")
+    exec(example, {})
+    params = params_of(ran / "encodec.parquet", num_tokens=1024, codebooks=8, frame_rate=75.0)
+    index = open_spectrogram(Layout(ran).spectrogram).index
+    seconds = dict(zip(index.list("clip_id"), (frames / 100 for frames in index.list("num_frames")), strict=True))
+    require_clips(read_token_table(params), seconds, params)
+
+
+def test_centroids_need_vectors(tmp_path: Path) -> None:
+    found = mistakes_of(tmp_path, "models.token_transformer.input.embedding=centroids")
     assert "token_transformer cannot read codec: input.embedding: expected random" in found
     assert "vectors to a file of vectors" in found
     assert "bag_of_tokens cannot" not in found
 
 
-def test_texture_statistics_need_frames() -> None:
-    overrides = [*OVERRIDES, "experiment.token_models=[token_textures]", "report.headline=[token_textures-codec]"]
-    _, mistakes = compose(
-        "demo", ["report.attention=[]", "experiment.ensembles=[]", *overrides], REPOSITORY / "recipes"
-    )
-    assert "found kind external, whose codes do not add up" in "\n".join(mistakes)
+def test_texture_statistics_need_frames(tmp_path: Path) -> None:
+    textures = ["experiment.token_models=[token_textures]", "report.headline=[token_textures-codec]"]
+    assert "found kind external, whose codes do not add up" in mistakes_of(tmp_path, *textures)
 
 
 def test_settings_of_other_kinds_are_refused(tmp_path: Path) -> None:
@@ -270,8 +361,7 @@ def test_settings_of_other_kinds_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_table_reruns_the_stages_that_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ["report.attention=[]", "experiment.ensembles=[]", *OVERRIDES]
-    document, _ = compose("demo", overrides, REPOSITORY / "recipes")
+    document, _ = compose("demo", [*EMPTY, *OVERRIDES], REPOSITORY / "recipes")
     plain = json.loads(json.dumps(document))
     monkeypatch.chdir(tmp_path)
     write_token_table(tmp_path / "tokens.parquet", CLIPS)

@@ -214,8 +214,8 @@ def require_members(members: Sequence[Member]) -> None:
 
 
 def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> None:
-    if vocabulary:
-        require_computable(model, vocabulary)
+    if vocabulary and vocabulary.external:
+        raise external_tokens_error(model.path)
     found = vocabulary.digest() if vocabulary else ""
     if found != model.metadata["source"]:
         where = vocabulary.path if vocabulary else model.path
@@ -226,14 +226,12 @@ def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> N
         )
 
 
-def require_computable(model: TrainedModel, vocabulary: Vocabulary) -> None:
-    """Raise SonolexError for a model on external tokens, which are there for the clips of a table alone."""
-    if vocabulary.external:
-        raise SonolexError(
-            f"{model.path}: expected tokens that are computed from sound, found a vocabulary of kind external, whose tokens "
-            "another program made: without it the model cannot predict other sounds; take a model on another vocabulary or "
-            "on frames"
-        )
+def external_tokens_error(where: Path | str) -> SonolexError:
+    """Return the error for a model on external tokens, which are there for the clips of a table alone."""
+    return SonolexError(
+        f"{where}: expected tokens that are computed from sound, found a vocabulary of kind external, whose tokens another "
+        "program made: without it the model cannot predict other sounds; take a model on another vocabulary or on frames"
+    )
 
 
 def is_bundle(path: Path) -> bool:

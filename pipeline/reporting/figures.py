@@ -83,10 +83,15 @@ def bit_rate_figure(rows: Sequence[BitRate], styles: Mapping[str, ModelStyle]) -
     """Draw each model's primary metric over the bit rate of what it reads, which is logarithmic.
 
     Models of one entry are joined, and models on frames, as hollow markers at the rate of stored values, have a line across.
+    Those on frames that score less than every model on tokens, such as `majority`, are left out.
     """
+    from matplotlib.ticker import NullFormatter
+
+    lowest = min(row.score for row in rows if row.vocabulary)
     by_entry: dict[str, list[BitRate]] = {}
     for row in rows:
-        by_entry.setdefault(row.entry, []).append(row)
+        if row.score >= lowest:
+            by_entry.setdefault(row.entry, []).append(row)
 
     def draw(axes: Sequence["Axes"]) -> None:
         axis = axes[0]
@@ -104,13 +109,15 @@ def bit_rate_figure(rows: Sequence[BitRate], styles: Mapping[str, ModelStyle]) -
                     facecolors=colour(style.colour) if row.vocabulary else "none", linewidths=1.4, zorder=2,
                 )  # fmt: skip
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("bit rate, bit/s")
         axis.set_ylabel(_axis_label(reported_metrics()[rows[0].metric]))
         axis.margins(x=0.08)
         axis.grid(which="major")
         add_legend(axis)
 
-    names = [row.model for row in rows]
+    names = [row.model for own in by_entry.values() for row in own]
     heights = 4.0 + legend_height(names), 3.0 + legend_height(names, NARROW)
     return render("bit-rate", draw, size=(WIDTH, heights[0]), narrow=heights[1])
 
