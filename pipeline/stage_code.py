@@ -40,13 +40,14 @@ class CodeFile(TypedDict):
     code: str  # digest of the definitions
     packages: dict[str, str]  # distribution -> release
     settings: NotRequired[dict[str, object]]  # of `train`, by their keys with dots; of stages that train
-    files: NotRequired[dict[str, str]]  # key of `train` that names a file or folder -> digest, where there are such
+    files: NotRequired[dict[str, str]]  # key of params.yaml that names a file or folder -> digest, where there are such
 
 
 _TOKEN_LISTS = ("experiment.token_models", "experiment.pretrained_models")
 _MODEL_LISTS = ("experiment.frame_models", *_TOKEN_LISTS)
 _VOCABULARIES = ("experiment.vocabularies",)
 _PRETRAINED = ("experiment.pretrained_models",)
+_OF_TOKEN_FILES = ("vocabulary", "tokenize")  # stages that read the files of external tokens
 
 STAGES = {
     "corpus": StageCode(("corpus",)),
@@ -105,12 +106,13 @@ def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[s
 
 
 def _files(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return key -> digest of the files and folders that settings of `train` name; empty for a file that is missing.
+    """Return key -> digest of the files and folders that settings name; empty for a file that is missing.
 
     Raises SonolexError as `find_sounds`.
     """
     found: dict[str, str] = {}
     try:
+        found |= _token_files(document)
         families, background = (
             document["train"]["loss"].get("families"),
             document["train"]["augmentation"]["background"],
@@ -132,6 +134,18 @@ def _reads_section(settings: Mapping[str, object], key: str) -> bool:
     return any(read.rpartition(".")[0] == key.rpartition(".")[0] for read in settings)
 
 
+def _token_files(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return key -> digest of the files that external tokens of the experiment are read from; "" for one that is missing."""
+    found: dict[str, str] = {}
+    for name in document["experiment"]["vocabularies"]:
+        section = document["vocabularies"][name]
+        for key in ("table", "vectors") if section["kind"] == "external" else ():
+            if section[key] is not None:
+                path = input_path(section[key])
+                found[f"vocabularies.{name}.{key}"] = file_digest(path) if path.is_file() else ""
+    return found
+
+
 def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]:
     """Return path below the folder `code` -> content, for every stage of a validated params document."""
     files: dict[str, str] = {}
@@ -142,6 +156,9 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
             roots = [(f"stages.{stage}", "main"), *(_COPYING if COPIES in settings else ())]
             found = reach(sources, roots, chosen_kinds(document, sections))
             content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
+            own = f"vocabularies.{entry}."
+            if stage in _OF_TOKEN_FILES and (read := {k: v for k, v in _files(document).items() if k.startswith(own)}):
+                content["files"] = read
             if about.trains:
                 content["settings"] = settings
                 if files_read := {key: read for key, read in _files(document).items() if _reads_section(settings, key)}:

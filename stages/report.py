@@ -2,7 +2,7 @@
 
     predictions, results/{thresholds,train,attention,ngram_perplexity}, clips, duplicates, training_labels, splits,
     spectrogram, vocabulary, tokens
-        -> results/{metrics.json,summary.csv,vocabularies.csv,plots/}, report/{index.html,data.html,atlas.html}
+        -> results/{metrics.json,summary.csv,vocabularies.csv,bit_rates.csv,plots/}, report/{index.html,data.html,atlas.html}
 
 Every metric is computed from stored predictions; no model is opened, and no training code is run.
 """
@@ -26,6 +26,7 @@ from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
 from pipeline.reporting.assembly import gather_page
 from pipeline.reporting.atlas.index import write_atlas_index
+from pipeline.reporting.bit_rates import write_bit_rates
 from pipeline.reporting.data_page import write_data_page
 from pipeline.reporting.measuring import open_experiment
 from pipeline.reporting.page import write_page
@@ -48,6 +49,7 @@ def run(params: ReportParams, grid: ExperimentParams, layout: Layout, *, audio: 
     write_plots(layout, experiment)
     content = gather_page(params, experiment, layout, audio=audio)
     write_token_statistics(layout.vocabulary_statistics, content.tokens)
+    write_bit_rates(layout.bit_rates, content.bit_rates)
     write_page(layout.page, content)
     write_data_page(layout.data_page, content)
     write_atlas_index(layout.atlas_index, content)

@@ -32,6 +32,7 @@ from pipeline.vocabulary.sequences import (
     select_sequences,
     sequences_specs,
     write_sequences,
+    write_table_sequences,
 )
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,11 @@ def run(
         raise VOCABULARY.error(vocabulary_path, "metadata fold", expected=fold, found=vocabulary.metadata["fold"])
     vocabulary.require_front_end(spectrogram)
     clear_partials(tokens_path)
+    if vocabulary.external:
+        report.clips = report.reused = write_table_sequences(tokens_path, spectrogram, vocabulary)
+        report.bytes_written = tokens_path.stat().st_size
+        log.info("%s, fold %s: %d clips: read -> %s", name, fold, report.clips, tokens_path)
+        return report
 
     memo = open_memo(execution.memo, vocabulary, spectrogram)
     plans = plan_sequences(spectrogram)
@@ -57,7 +63,7 @@ def run(
 
     def build() -> None:
         entries = _compute(execution, plans, memo, vocabulary_path, report)
-        write_sequences(tokens_path, list(plans), entries, spectrogram, vocabulary)
+        write_sequences(tokens_path, list(plans), entries, vocabulary)
 
     retry_lost(build)
     report.bytes_written = tokens_path.stat().st_size

@@ -1,9 +1,12 @@
 """Stage `vocabulary`: fit a fold's vocabulary on the frames of its training clips.
 
 development set + its frames in the spectrogram -> data/vocabulary/<name>/<fold>.zarr
+
+External tokens are read from their table instead, and counted.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +15,12 @@ import typer
 from pipeline.artifacts.development import DEVELOPMENT, open_development, require_frames
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
-from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
+from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
 from pipeline.artifacts.splits import clips_of
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import read_params
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.vocabulary.external_artifact import write_external_vocabulary
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import learn
 from pipeline.vocabulary.merging import fit_merges
@@ -33,6 +37,8 @@ def run(
     spectrogram, development = open_spectrogram(spectrogram_path), open_development(development_path, fold=fold)
     require_frames(development, spectrogram.index)
     training_clips = clips_of(development, "train")
+    if not params.computable:
+        return _read(params, spectrogram, training_clips, vocabulary_path, report, fold=fold)
     reader = FrameReader(spectrogram)
     sample, fit = learn(params, reader, training_clips)
     merges = fit_merges(params, fit, reader, training_clips)
@@ -54,8 +60,33 @@ def run(
             fold, *(merges.metadata[key] for key in ("num_tokens", "clips", "compression")),
         )  # fmt: skip
     report.clips = int(sample.metadata["clips"])
-    report.bytes_written = sum(file.stat().st_size for file in vocabulary_path.rglob("*") if file.is_file())
+    report.bytes_written = _size(vocabulary_path)
     return report
+
+
+def _read(
+    params: VocabularyParams,
+    spectrogram: Spectrogram,
+    clips: Sequence[str],
+    path: Path,
+    report: StageReport,
+    *,
+    fold: str,
+) -> StageReport:
+    """Write the vocabulary of tokens that are read from a table."""
+    name = path.parent.name
+    metadata = write_external_vocabulary(path, params, spectrogram, clips, name=name, fold=fold)
+    log.info(
+        "%s, fold %s: %d x %d tokens of %s; perplexity %.0f, %d dead",
+        name, fold, params.codebooks, params.num_tokens, params.table,
+        *(metadata["fit"][key] for key in ("perplexity", "dead_codes")),
+    )  # fmt: skip
+    report.clips, report.bytes_written = int(metadata["sample"]["clips"]), _size(path)
+    return report
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def main(

@@ -259,6 +259,7 @@ GIVEN: dict[tuple[str, str], dict[str, Any]] = {
     ("checkpoint_formats", EVERY_KIND): {"source": "weights.pth"},
     ("front_ends", "waveform_encoder"): {"source": "facebook/wav2vec2-base"},
     ("averages", "epochs"): {"first": 2, "last": 3},
+    ("vocabularies", "external"): {"table": "tokens.parquet", "num_tokens": 1024, "codebooks": 8, "frame_rate": 75.0},
 }
 DOCUMENT = read_params(RECIPES / "defaults.yaml")
 

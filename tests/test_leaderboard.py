@@ -57,6 +57,7 @@ def test_it_prints_as_a_table_and_as_markdown(reported: Path, capsys: pytest.Cap
         leaderboard.run(Layout(reported), EXPERIMENT, Console(width=40), markdown=markdown)
         out = capsys.readouterr().out
         assert all(name in out for name in ("accuracy", "mAP", *leaderboard.COSTS, "token_transformer-kmeans"))
+        assert all(name in out for name in (*leaderboard.RATES, "on frames", "no same model on frames"))
     assert out.splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 
 

@@ -116,6 +116,7 @@ def _written(stage: str) -> list[Path]:
             layout.atlas_index,
             layout.summary,
             layout.vocabulary_statistics,
+            layout.bit_rates,
             layout.plots,
         ],
     }[step]

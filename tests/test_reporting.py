@@ -102,7 +102,7 @@ EXPERIMENT = ExperimentParams(
         EnsembleParams(name="ast_seeds", models=["ast"]),
     ],
 )
-PARAMS = ReportParams(headline=["ast", "token_transformer-kmeans"], examples=3, worst=2, attention=[])
+PARAMS = ReportParams(headline=["ast", "token_transformer-kmeans"], examples=3, worst=2, attention=[], references=[])
 
 
 def write_experiment(
@@ -210,7 +210,11 @@ def write_run(root: Path, model: str, fold: str, seed: int, generator: np.random
         "logits": logits.astype(np.float32).tolist(),
         "targets": targets.tolist(),
     }
-    metadata |= {"reads": "frames" if model == "ast" else "tokens", "params": {"kind": "network"}}
+    reads = "frames" if model == "ast" else "tokens"
+    params = (
+        {"kind": "network", "input": {"kind": reads}} if model != "bag_of_tokens-kmeans" else {"kind": "bag_of_tokens"}
+    )
+    metadata |= {"reads": reads, "params": params}
     metadata |= {"weights": f"weights of {place}", "num_parameters": 1234, "clips_seen": 60}
     PREDICTIONS.write(root / "predictions" / place.with_suffix(".parquet"), columns, metadata)
     curves = root / "results" / "train" / place
@@ -543,7 +547,10 @@ def test_frame_models_alone_need_no_vocabulary(tmp_path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
     page = report(
-        tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), one, drawn="results|classes"
+        tmp_path,
+        ReportParams(headline=["ast"], examples=1, worst=0, attention=[], references=[]),
+        one,
+        drawn="results|classes",
     )
     assert '<section id="vocabulary">' not in page
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
@@ -554,7 +561,10 @@ def test_a_vocabulary_that_no_model_reads_is_shown(tmp_path: Path) -> None:
     write_experiment(tmp_path)
     unread = EXPERIMENT.model_copy(update={"token_models": [], "ensembles": []})
     page = report(
-        tmp_path, ReportParams(headline=["ast"], examples=1, worst=0, attention=[]), unread, drawn="ranks|codebook"
+        tmp_path,
+        ReportParams(headline=["ast"], examples=1, worst=0, attention=[], references=[]),
+        unread,
+        drawn="ranks|codebook",
     )
     assert '<section id="vocabulary">' in page
     assert "Token sequence</span>" in page
@@ -815,7 +825,7 @@ def test_artifacts_that_are_missing_or_do_not_fit_are_named(
 
 def test_headline_must_name_models_of_the_experiment() -> None:
     with pytest.raises(ParamsError, match=r"report\.headline: .*found 'vgg'"):
-        ReportParams(headline=["vgg"], examples=0, worst=0, attention=[]).check_against(EXPERIMENT)
+        ReportParams(headline=["vgg"], examples=0, worst=0, attention=[], references=[]).check_against(EXPERIMENT)
 
 
 def test_attention_must_name_networks_with_a_map_over_frames(tmp_path: Path) -> None:

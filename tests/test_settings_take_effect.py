@@ -162,6 +162,7 @@ CHANGES: dict[str, Any] = {
     "report.examples": 2,
     "report.worst": 2,
     "report.attention": [],
+    "report.references": [{"tokens": "bag_of_tokens", "frames": "frame_statistics"}],
     "atlas.tokens": 8,
     "atlas.snippets": 1,
     "atlas.seconds": 0.2,

@@ -67,7 +67,7 @@ def on_one_thread(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def test_every_kind_is_tried() -> None:
-    assert {own["kind"] for own in VOCABULARIES.values()} == set(KINDS)
+    assert {own["kind"] for own in VOCABULARIES.values()} == set(KINDS) - {"external"}  # which computes nothing
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from pipeline.inference.bundle import (
     FoldMetrics,
     Origin,
     TrainingClips,
+    external_tokens_error,
     require_members,
     write_bundle,
 )
@@ -44,6 +45,7 @@ from pipeline.inference.classifier import Classifier, Member
 from pipeline.params import load_params
 from pipeline.reporting.measuring import measure
 from pipeline.reporting.model_card import model_card
+from pipeline.vocabulary.registry import load_vocabulary_params
 from tools.provenance import installed_releases, made_from, training_releases
 from tools.staleness import note
 
@@ -96,6 +98,9 @@ def run(
     _require_free(out)
     experiment = load_params(ExperimentParams, "experiment", params_path)
     models = _models(experiment, name)
+    for vocabulary in filter(None, (model.vocabulary for model in models)):
+        if not load_vocabulary_params(vocabulary, params_path).computable:
+            raise external_tokens_error(name)
     if retrain:
         from tools.retraining import FOLD, retrained  # imports torch
 

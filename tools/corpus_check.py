@@ -1,5 +1,6 @@
 """Checks that the corpus of params.yaml is here and has the folds of the experiment, and that models fit its clips."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 
 from pipeline.artifacts.clips import ClipRecord, open_clips
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
 from pipeline.corpora.registry import CorpusParams, list_corpus
@@ -16,6 +18,8 @@ from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.sources import BadClip, PackedAudio
 from pipeline.training.rate_advice import rate_remark
+from pipeline.vocabulary.external import Params as ExternalParams
+from pipeline.vocabulary.token_tables import read_token_table, read_vectors, require_rows
 
 FEWEST_POSITIONS = 8  # of the median clip, without a remark
 
@@ -44,6 +48,38 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
         except CorpusError as error:
             mistakes.append(str(error))
     return mistakes or too_many_clips(experiment, count_training_clips(published, split, layout.clips))
+
+
+def token_table_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -> list[str]:
+    """Name what is wrong with the tables of external tokens: unreadable, other tokens than params say, or without clips.
+
+    Clips are compared with the manifest that the last run left, if there is one, but for those that could not be decoded;
+    the stages compare lengths too.
+    """
+    grid, clips = experiment.sections["experiment"], _usable_clips(experiment, layout)
+    mistakes = []
+    for name in grid.vocabularies:
+        params = experiment.vocabularies[name]
+        if isinstance(params, ExternalParams):
+            try:
+                read_vectors(params)
+                require_rows(read_token_table(params), clips)
+            except CorpusError as error:
+                mistakes.append(f"{params_path}: vocabularies.{name}: {error}")
+    return mistakes
+
+
+def _usable_clips(experiment: Experiment, layout: Layout) -> list[str]:
+    """Return the clips of the last run's manifest without those that have failed; empty without a manifest."""
+    manifest, failed = current_manifest(experiment, layout), set[str]()
+    if manifest is None:
+        return []
+    with contextlib.suppress(ArtifactError):  # there may be no index yet
+        index = INDEX.open(layout.spectrogram_index)
+        failed = {
+            clip for clip, status in zip(index.list("clip_id"), index.list("status"), strict=True) if status == "failed"
+        }
+    return [clip for clip in manifest.list("clip_id") if clip not in failed]
 
 
 def too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:

@@ -2,6 +2,9 @@
 
 Bits per second are the entropy of single tokens, from their counts over the vocabulary's sample. Stored bytes are those of
 the training input: one fold's table of token sequences on disk, or all log-mel frames.
+
+A second table has the scores of models on tokens against the same models on frames, by bit rate, as the report measures them
+(`pipeline/reporting/bit_rates.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +20,12 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
-from pipeline.evaluation.metric_definition import Metric, primary_metric, secondary_metric
+from pipeline.evaluation.metric_definition import Metric, primary_metric, reported_metrics, secondary_metric
 from pipeline.grid import ExperimentParams
+from pipeline.reporting.bit_rates import bit_rate_cells, compared_with, read_bit_rates
 from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise, training_times
 
+RATES = ("codebooks", "tokens/s", "bit/s", "entropy, bit/s", "bytes/s")
 COSTS = ("parameters", "tokens/s", "bits/s", "training clips/s", "stored")
 
 
@@ -95,15 +100,28 @@ def run(layout: Layout, experiment: ExperimentParams, console: Console, *, markd
     runs = read_summary(layout.summary)
     times = training_times(runs, layout.stage_reports)
     summaries = summarise(runs)
-    heads = columns(summaries)
     cells = rows(summaries, open_sources(layout, experiment), experiment.reads, times)
+    _print(console, "The leaderboard", columns(summaries), cells, markdown=markdown)
+    compared = read_bit_rates(layout.bit_rates)
+    if any(row.vocabulary for row in compared):
+        label = reported_metrics()[compared[0].metric].label
+        heads = ("model", *RATES, f"{label[0].lower()}{label[1:]}", "on frames", "difference", "compared with")
+        lines = [[row.model, *bit_rate_cells(row), compared_with(row)] for row in compared]
+        console.print()
+        _print(console, f"Tokens and frames by bit rate: {compared[0].corpus}", heads, lines, markdown=markdown)
+
+
+def _print(
+    console: Console, title: str, heads: Sequence[str], cells: Sequence[Sequence[str]], *, markdown: bool
+) -> None:
+    """Print a table, as wide as it is, or as Markdown."""
     if markdown:
         lines = [heads, ("---", *("---:" for _ in heads[1:])), *cells]
         console.print(
             "\n".join(f"| {' | '.join(line)} |" for line in lines), soft_wrap=True, markup=False, highlight=False
         )
         return
-    table = Grid(title="The leaderboard", title_style="bold")
+    table = Grid(title=title, title_style="bold")
     for number, name in enumerate(heads):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for line in cells:

@@ -280,6 +280,8 @@ def _plan_sequences(plans: dict[str, StagePlan], experiment: Experiment, layout:
         except SonolexError:
             plan.shards += plans["spectrogram"].shards
             continue
+        if vocabulary.external:  # read anew each time
+            continue
         memo = sequences.open_memo(root, vocabulary, spectrogram)
         entries, known = sequences.find_known(memo, shards) if settled or not plan.stale else ({}, {})
         plan.shards, plan.reused = plan.shards + len(shards), plan.reused + len(entries)

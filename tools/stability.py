@@ -50,9 +50,17 @@ class SeedRow:
 def measure(
     params: VocabularyParams, spectrogram_path: Path, split_path: Path, seeds: Sequence[int], console: Console
 ) -> list[SeedRow]:
-    """Fit with each seed and compare. Raises ParamsError with fewer than two seeds, CorpusError without test clips."""
+    """Fit with each seed and compare. Raises CorpusError without test clips.
+
+    Raises ParamsError with fewer than two seeds, and for external tokens.
+    """
     if len(set(seeds)) < 2:
         raise ParamsError(f"--seed: expected at least two different ones, found {', '.join(map(str, seeds)) or 'none'}")
+    if not params.computable:
+        raise ParamsError(
+            f"vocabularies: expected a kind that is fitted, found {params.kind}, whose tokens are the same with every "
+            "seed; choose another vocabulary"
+        )
     reader, split = FrameReader(open_spectrogram(spectrogram_path)), open_split(split_path)
     lengths = {clip: reader.num_frames(clip) for clip in reader.ok(clips_of(split, "test"))}
     if not any(lengths.values()):

@@ -207,6 +207,11 @@ class Layout:
         return self.results / "vocabularies.csv"
 
     @property
+    def bit_rates(self) -> Path:
+        """Return the table of scores on tokens and on frames by bit rate."""
+        return self.results / "bit_rates.csv"
+
+    @property
     def plots(self) -> Path:
         """Return the folder of data for `dvc plots`."""
         return self.results / "plots"

@@ -14,17 +14,21 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to tok
 With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) the codes are base tokens, and a clip is one sequence
 of tokens merged from them. Attributes of `Vocabulary` refer to merged tokens, its metadata to the codebooks.
 
+External tokens are read from a table (metadata `external`): they have the rate that it says, `codebooks` holds vectors of no
+frames, or of no features, and `own_spectra` the mean frame of each token, for pages.
+
 Tokens are 0 .. n - 1 in every codebook, n = `num_tokens`. Special tokens follow: padding = n, mask = n + 1, class = n + 2;
 so padding is never a real token.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
@@ -34,6 +38,8 @@ from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.spectrogram import Spectrogram, SpectrogramMetadata
 
 NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order after the tokens
+
+SPECTRA = "spectra"  # own array of external tokens: the mean frame of each, (codebook, code, mel)
 
 _OWN = "own_"  # before the names of arrays of the kind's own, in the store
 
@@ -58,6 +64,17 @@ class MergeMetadata(TypedDict, total=False):
     digest: str  # of the clips' ids
 
 
+class ExternalMetadata(TypedDict):
+    """Settings of external tokens, as in params.yaml."""
+
+    kind: str
+    num_tokens: int
+    table: str
+    codebooks: int
+    frame_rate: float
+    vectors: str | None
+
+
 class VocabularyMetadata(Metadata):
     """Metadata of a vocabulary, but for `own`."""
 
@@ -78,6 +95,7 @@ class VocabularyMetadata(Metadata):
     seed: int
     sample: dict[str, Any]  # number of clips and frames drawn, and a digest of them
     fit: dict[str, Any]  # objective by iteration, usage, perplexity, dead codes
+    external: NotRequired[ExternalMetadata]  # absent = tokens are computed from frames
 
 
 class StoredMetadata(VocabularyMetadata):
@@ -192,6 +210,11 @@ class Vocabulary:
         return Codebooks(self.codebooks, self.metadata["bands"], own=self.own)
 
     @property
+    def external(self) -> bool:
+        """Whether tokens are read from a table: they are not computed from frames, and stand for none."""
+        return "external" in self.metadata
+
+    @property
     def merged(self) -> bool:
         """Whether tokens are merged (byte-pair encoding), in one sequence whatever the number of codebooks."""
         return len(self.merges) > 0
@@ -228,8 +251,15 @@ class Vocabulary:
     @property
     def frame_rate(self) -> float:
         """Tokens per second in each codebook, Hz; for merged tokens the mean over training clips."""
+        if "external" in self.metadata:
+            return float(self.metadata["external"]["frame_rate"])
         rate = float(self.metadata["front_end"]["frame_rate"]) / self.space.stack
         return rate * len(self.codebooks) / self.metadata["bpe"]["compression"] if self.merged else rate
+
+    @property
+    def distortion(self) -> float:
+        """Share of the variance of the sample's frames that the tokens lose; NaN for external ones, which stand for none."""
+        return float(self.metadata["fit"].get("distortion", math.nan))
 
     def token_vectors(self) -> list[np.ndarray]:
         """Return each codebook's tokens as vectors (token, feature) float32, for initialising embeddings.
@@ -345,6 +375,8 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: StoredMet
     for name in ("scale", "delta_scale"):
         if (arrays[name] <= 0).any():
             raise VOCABULARY.error(path, name, expected="above 0", found=float(arrays[name].min()))
+    if "external" in metadata:
+        return
     if not all(0 <= start < stop <= space.num_features for start, stop in metadata["bands"]):
         raise VOCABULARY.error(
             path, "bands", expected=f"within the {space.num_features} features", found=metadata["bands"]

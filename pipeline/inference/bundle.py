@@ -214,6 +214,8 @@ def require_members(members: Sequence[Member]) -> None:
 
 
 def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> None:
+    if vocabulary and vocabulary.external:
+        raise external_tokens_error(model.path)
     found = vocabulary.digest() if vocabulary else ""
     if found != model.metadata["source"]:
         where = vocabulary.path if vocabulary else model.path
@@ -222,6 +224,14 @@ def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> N
             f"{where}: expected the vocabulary of digest {expected}, found {found or 'none'}; make the bundle again with "
             "`sonolex bundle`, after `dvc repro`"
         )
+
+
+def external_tokens_error(where: Path | str) -> SonolexError:
+    """Return the error for a model on external tokens, which are there for the clips of a table alone."""
+    return SonolexError(
+        f"{where}: expected tokens that are computed from sound, found a vocabulary of kind external, whose tokens another "
+        "program made: without it the model cannot predict other sounds; take a model on another vocabulary or on frames"
+    )
 
 
 def is_bundle(path: Path) -> bool:

@@ -85,6 +85,11 @@ def _require_vocabulary(model: TrainedModel, vocabulary: Vocabulary | None) -> V
             f"{model.path}: expected the vocabulary of its training, of digest {model.metadata['source']}, found {where}; "
             "pass the vocabulary of the model's experiment and fold (--vocabulary data/vocabulary/NAME/FOLD.zarr)"
         )
+    if vocabulary.external:
+        raise SonolexError(
+            f"{model.path}: expected tokens that are computed from sound, found a vocabulary of kind external, whose tokens "
+            "another program made; export the model from its tokens on (--input tokens)"
+        )
     return vocabulary
 
 

@@ -38,6 +38,9 @@ class VocabularySection(Protocol):
     def additive(self) -> bool: ...
 
     @property
+    def has_vectors(self) -> bool: ...
+
+    @property
     def num_codebooks(self) -> int: ...
 
     @property

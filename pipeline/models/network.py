@@ -82,6 +82,11 @@ class NetworkParams(ModelParams):
                 "window: expected null with a vocabulary of merged tokens (bpe), which have no fixed rate, found windows "
                 f"of {self.window.length:g} s"
             )
+        if self.input.needs_vectors and not vocabulary.has_vectors:
+            raise ValueError(
+                f"input.embedding: expected random with a vocabulary of kind {vocabulary.kind} whose `vectors` is null, "
+                "found centroids; set models.*.input.embedding to random, or vocabularies.*.vectors to a file of vectors"
+            )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "NetworkParams":

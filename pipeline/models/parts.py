@@ -43,6 +43,11 @@ class InputParams(Params):
         """Whether the normalisation is that of the pretrained weights."""
         return False
 
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether it starts from vectors of a vocabulary's tokens."""
+        return False
+
     def require_std_scale(self, expected: float) -> None:
         """Raise ValueError unless frames are scaled as those of the pretrained weights."""
 

@@ -19,7 +19,9 @@ from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.training_labels import open_training_labels
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
+from pipeline.corpora.base import corpus_name
 from pipeline.evaluation.choosing import choose_shown, score_experiment
+from pipeline.reporting.bit_rates import measure_bit_rates
 from pipeline.reporting.gallery import GallerySources, clip_cards
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.near_duplicates import describe_duplicates
@@ -32,6 +34,7 @@ from pipeline.reporting.token_use import (
     count_by_class,
     count_tokens,
     length_shares,
+    measure_rate,
     require_tokens_of,
     spread_tokens,
     stabilities,
@@ -80,6 +83,13 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         spectrogram=spectrogram,
         vocabularies=vocabularies,
         tokens=tokens,
+        bit_rates=measure_bit_rates(
+            experiment,
+            params.references,
+            {name: list(use.rates.values()) for name, use in tokens.items()},
+            spectrogram.metadata,
+            corpus_name(clips.metadata["corpus"]),
+        ),
         curves={model: training_curves(layout, experiment, model) for model in experiment.params.models},
         class_rows={model: class_rows(experiment, model) for model in experiment.models},
         confusions={model: confusion_counts(experiment, model) for model in experiment.models} if one else {},
@@ -106,7 +116,7 @@ def held_out(clips: ClipTable, split: Table) -> str:
 def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: ClipTable, layout: Layout) -> TokenUse:
     """Read the tokens that a vocabulary `name` has in every fold, one fold after the other, and say what there is to say."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
-    counts, joint, spread, merged_lengths = {}, {}, {}, {}
+    counts, joint, spread, merged_lengths, rates = {}, {}, {}, {}, {}
     for fold, vocabulary in vocabularies.items():
         tokens, split = open_tokens(layout.tokens(name, fold)), open_split(layout.split(fold))
         require_tokens_of(tokens, vocabulary)
@@ -114,22 +124,25 @@ def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: Cl
         counts[fold], spread[fold] = count_tokens(tokens), spread_tokens(sequences, vocabulary)
         own = {clip: labels[clip] for clip in clips_of(split, "train") if clip in labels}
         joint[fold] = count_by_class(tokens, own, len(clips.metadata["classes"]))
+        tested = clips_of(split, "test")
         if vocabulary.merged:
-            test = [sequences[clip] for clip in clips_of(split, "test") if clip in sequences]
-            merged_lengths[fold] = length_shares(vocabulary, test)
+            merged_lengths[fold] = length_shares(vocabulary, [sequences[clip] for clip in tested if clip in sequences])
+        rows = tokens.columns.filter(pc.is_in(tokens["clip_id"], pa.array(tested, pa.string())))
+        test_counts = count_tokens(Table(tokens.path, rows, tokens.metadata))
+        rates[fold] = measure_rate(vocabulary, test_counts, merged_lengths.get(fold))
     stability = stabilities(spread)
     statistics = {
         fold: token_statistics(
             counts[fold],
             frame_rate=vocabulary.frame_rate,
             joint=joint[fold],
-            distortion=float(vocabulary.metadata["fit"]["distortion"]),
+            distortion=vocabulary.distortion,
             stability=stability[fold],
         )
         for fold, vocabulary in vocabularies.items()
     }
     perplexity = {fold: read_ngram_perplexity(layout.ngram_perplexity(name, fold)) for fold in vocabularies}
-    return TokenUse(counts, statistics, merged_lengths, perplexity)
+    return TokenUse(counts, statistics, merged_lengths, rates, perplexity)
 
 
 def _explanation_maps(

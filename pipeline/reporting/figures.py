@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.artifacts.ngram_perplexity import NgramPerplexity
 from pipeline.evaluation.calibration import Reliability
-from pipeline.evaluation.metric_definition import Metric, primary_metric, secondary_metric
+from pipeline.evaluation.metric_definition import Metric, primary_metric, reported_metrics, secondary_metric
+from pipeline.reporting.bit_rates import BitRate
 from pipeline.reporting.drawing import (
     LINE,
     LINES,
@@ -76,6 +77,49 @@ def results_figure(summaries: Sequence[ModelSummary], runs: Sequence[Run], style
 def _axis_label(metric: Metric) -> str:
     """Return the label of the axis of a metric in percent: the first letter small, but in "mAP"."""
     return f"{metric.label[0].lower()}{metric.label[1:]}, %"
+
+
+def bit_rate_figure(rows: Sequence[BitRate], styles: Mapping[str, ModelStyle]) -> str:
+    """Draw each model's primary metric over the bit rate of what it reads, which is logarithmic.
+
+    Models of one entry are joined, and models on frames, as hollow markers at the rate of stored values, have a line across.
+    Those on frames that score less than every model on tokens, such as `majority`, are left out.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    lowest = min(row.score for row in rows if row.vocabulary)
+    by_entry: dict[str, list[BitRate]] = {}
+    for row in rows:
+        if row.score >= lowest:
+            by_entry.setdefault(row.entry, []).append(row)
+
+    def draw(axes: Sequence["Axes"]) -> None:
+        axis = axes[0]
+        for own in by_entry.values():
+            rates, scores = [row.bits_per_second for row in own], [100 * row.score for row in own]
+            tint = colour(styles[own[0].model].colour)
+            if own[0].vocabulary:
+                axis.plot(rates, scores, color=tint, linewidth=1.2, alpha=0.5, zorder=1)
+            else:
+                axis.axhline(scores[0], color=tint, linewidth=1, linestyle=":", alpha=0.8, zorder=1)
+            for row, rate, score in zip(own, rates, scores, strict=True):
+                style = styles[row.model]
+                axis.scatter(
+                    rate, score, s=42, marker=MARKERS[style.shape], edgecolors=colour(style.colour), label=row.model,
+                    facecolors=colour(style.colour) if row.vocabulary else "none", linewidths=1.4, zorder=2,
+                )  # fmt: skip
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xlabel("bit rate, bit/s")
+        axis.set_ylabel(_axis_label(reported_metrics()[rows[0].metric]))
+        axis.margins(x=0.08)
+        axis.grid(which="major")
+        add_legend(axis)
+
+    names = [row.model for own in by_entry.values() for row in own]
+    heights = 4.0 + legend_height(names), 3.0 + legend_height(names, NARROW)
+    return render("bit-rate", draw, size=(WIDTH, heights[0]), narrow=heights[1])
 
 
 def training_figure(curves: Mapping[str, Mapping[str, TrainingCurve] | None], styles: Mapping[str, ModelStyle]) -> str:

@@ -53,7 +53,7 @@ class ClipCard:
     outline: str  # SVG path of the waveform in a box of 240 by 40
     log_mel: str
     explanations: tuple[tuple[str, str], ...]  # title, and the map over the log-mel: attention or Grad-CAM of a model
-    rebuilt: str  # the log-mel that the tokens stand for
+    rebuilt: str  # the log-mel that the tokens stand for; external ones stand for none
     tokens: str
 
 
@@ -88,8 +88,9 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
             low, high = (float(value) for value in np.percentile(frames, [1, 99.7]))
             tokens, rebuilt, drawn, num_tokens = sequences.get(clip), "", "", 0
             if vocabulary and tokens is not None:
-                decoded = log_mel_part(rebuild(vocabulary, tokens)[: len(frames)], metadata)
-                rebuilt = mel_picture(decoded, low, high)
+                if not vocabulary.external:
+                    decoded = log_mel_part(rebuild(vocabulary, tokens)[: len(frames)], metadata)
+                    rebuilt = mel_picture(decoded, low, high)
                 drawn = picture(np.stack([colours[b, row] for b, row in enumerate(vocabulary.in_time(tokens))])[::-1])
                 num_tokens = sum(len(np.unique(row)) for row in tokens)
             waveform, no_audio = recordings.read(clip)

@@ -31,6 +31,7 @@ from pipeline.evaluation.calibration import Reliability
 from pipeline.evaluation.metric_definition import primary_metric, reported_metrics, secondary_metric
 from pipeline.evaluation.ngram_perplexity import ORDERS, over_folds
 from pipeline.reporting import figures, label_figures
+from pipeline.reporting.bit_rates import BitRate, bit_rate_cells, compared_with
 from pipeline.reporting.gallery import ClipCard
 from pipeline.reporting.measuring import Experiment
 from pipeline.reporting.model_styles import model_styles
@@ -77,6 +78,7 @@ class PageContent:
     spectrogram: Spectrogram
     vocabularies: Mapping[VocabularyKey, Vocabulary]  # empty without vocabularies
     tokens: Mapping[str, TokenUse]  # name of the vocabulary -> what there is to say of its tokens
+    bit_rates: Sequence[BitRate]  # of every model
     curves: Mapping[str, Mapping[str, TrainingCurve] | None]  # model -> name -> curve; None: fitted in one go
     class_rows: Mapping[str, Sequence[ClassRow]]  # model -> rows
     confusions: Mapping[str, np.ndarray]  # model -> (actual, decided); empty for label kind many
@@ -143,6 +145,10 @@ def page_values(content: PageContent) -> dict[str, Any]:
         "class_rows": content.class_rows,
         "class_table": list(zip(*content.class_rows.values(), strict=True)),
         "tokens": _tokens(content),
+        "bit_rates": content.bit_rates if experiment.params.reads else [],
+        "bit_rate_figure": figures.bit_rate_figure(content.bit_rates, styles) if experiment.params.reads else "",
+        "bit_rate_cells": bit_rate_cells,
+        "compared_with": compared_with,
         "explained_by": content.explained_by,
         "audio_seconds": AUDIO_SECONDS,
         "examples": content.examples,

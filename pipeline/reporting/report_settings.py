@@ -1,5 +1,6 @@
 """The section `report`."""
 
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -9,24 +10,33 @@ from pipeline.grid import ExperimentParams
 from pipeline.params import Params
 
 
+class ReferenceParams(Params):
+    """A model on frames that a model on tokens is compared with, instead of the one that differs in its input alone."""
+
+    tokens: str  # of experiment.token_models or pretrained_models
+    frames: str  # of experiment.frame_models
+
+
 class ReportParams(Params):
-    """The section `report`: headline models, and the number of clips shown."""
+    """The section `report`: headline models, the number of clips shown, and what is compared."""
 
     headline: list[str] = Field(min_length=1, max_length=2)  # models in metrics.json, before the first ensemble
     examples: NonNegativeInt  # clips shown with audio, pictures and predictions
     worst: NonNegativeInt  # mistakes shown likewise, the most confident first
     attention: list[str]  # of experiment.frame_models; the clips shown get the attention or Grad-CAM map of each
+    references: list[ReferenceParams]  # [] = each model on tokens is compared with the same model on frames
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for key, names in (("headline", self.headline), ("attention", self.attention)):
+        compared = [reference.tokens for reference in self.references]
+        for key, names in (("headline", self.headline), ("attention", self.attention), ("references", compared)):
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise ValueError(f"{key}: expected different models, found {', '.join(repeated)} twice")
         return self
 
     def check_against(self, experiment: ExperimentParams) -> None:
-        """Raise ParamsError when a model of the headline, or one with attention, is not in the experiment."""
+        """Raise ParamsError when a model of the headline, with attention or of a comparison is not in the experiment."""
         for name in self.headline:
             if name not in experiment.models:
                 known = ", ".join(experiment.models)
@@ -38,3 +48,17 @@ class ReportParams(Params):
                     f"report.attention: expected entries of experiment.frame_models ({known}), found {name!r}; take it out, "
                     "or set report.attention to []"
                 )
+        token_models = [*experiment.token_models, *experiment.pretrained_models]
+        for reference in self.references:
+            _require_listed("tokens", reference.tokens, "token_models", token_models)
+            _require_listed("frames", reference.frames, "frame_models", experiment.frame_models)
+
+
+def _require_listed(key: str, name: str, where: str, names: Sequence[str]) -> None:
+    """Raise ParamsError unless a comparison names a model of a list of the experiment."""
+    if name not in names:
+        known = ", ".join(dict.fromkeys(names)) or "none"
+        raise ParamsError(
+            f"report.references: {key}: expected an entry of experiment.{where} ({known}), found {name!r}; take the "
+            "comparison out, or set report.references to []"
+        )

@@ -16,7 +16,7 @@ from pipeline.artifacts.files import replacing
 from pipeline.artifacts.ngram_perplexity import NgramPerplexity
 from pipeline.artifacts.tokens import TOKENS, TokenTable, token_arrays
 from pipeline.artifacts.vocabulary import Vocabulary
-from pipeline.vocabulary.statistics import agreement, mutual_information, summarise
+from pipeline.vocabulary.statistics import agreement, bits_per_second, mutual_information, summarise
 
 _CLIPS_PER_BLOCK = 4096  # whose tokens are in memory as int64 at once
 _SPREAD_TOKENS = 20_000  # scikit-learn takes seconds for as many of 4,096 tokens
@@ -39,12 +39,24 @@ class TokenStatistics:
 
 
 @dataclass(frozen=True)
+class TokenRate:
+    """Rates of token sequences."""
+
+    num_codebooks: int
+    num_tokens: int  # of a codebook
+    tokens_per_second: float  # over all codebooks
+    bits_per_second: float  # of a code of fixed length: log2(num_tokens) a token
+    entropy_per_second: float  # bits: the entropy of single tokens
+
+
+@dataclass(frozen=True)
 class TokenUse:
     """All that the report says of one vocabulary's tokens."""
 
     counts: Mapping[str, np.ndarray]  # fold -> how often each occurs, over all clips: (codebook, code)
     statistics: Mapping[str, TokenStatistics]  # fold -> its line
     merged_lengths: Mapping[str, np.ndarray]  # fold -> `length_shares` of test clips; empty without BPE
+    rates: Mapping[str, TokenRate]  # fold -> of test clips
     perplexity: Mapping[str, Sequence[NgramPerplexity]]  # fold -> rows; see `pipeline/artifacts/ngram_perplexity.py`
 
 
@@ -63,6 +75,21 @@ def count_tokens(tokens: TokenTable) -> np.ndarray:
     codebooks = np.repeat(np.tile(np.arange(num_codebooks), len(tokens)), lengths)
     codes = sequences.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
     return np.bincount(codebooks * size + codes, minlength=num_codebooks * size).reshape(num_codebooks, size)
+
+
+def measure_rate(vocabulary: Vocabulary, counts: np.ndarray, shares: np.ndarray | None) -> TokenRate:
+    """Return the rates of token sequences by their counts (codebook, code).
+
+    `shares` are the `length_shares` of merged tokens, which are as many a second as these clips have; else None.
+    """
+    rate = vocabulary.frame_rate
+    if shares is not None:
+        rate *= vocabulary.metadata["bpe"]["compression"] / compression(shares)
+    tokens = rate * vocabulary.num_codebooks
+    bits = tokens * math.log2(vocabulary.num_tokens)
+    return TokenRate(
+        vocabulary.num_codebooks, vocabulary.num_tokens, tokens, bits, bits_per_second(counts, frame_rate=rate)
+    )
 
 
 def length_shares(vocabulary: Vocabulary, clips: Sequence[np.ndarray]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.artifacts.vocabulary import Codebooks
-from pipeline.vocabulary.settings import CommonParams
+from pipeline.vocabulary.settings import KindParams
 
 
 class VocabularyKind(Protocol):
@@ -21,7 +21,7 @@ class VocabularyKind(Protocol):
     """
 
     @property
-    def Params(self) -> type[CommonParams]:  # noqa: N802 - a class
+    def Params(self) -> type[KindParams]:  # noqa: N802 - a class
         """Section of params.yaml: `kind`, the keys of all kinds, its own keys, and what the kind is capable of."""
 
     def fit(self, params: Any, features: np.ndarray) -> Codebooks:

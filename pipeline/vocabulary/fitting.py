@@ -207,6 +207,7 @@ def write_vocabulary(
         **summarise(counts, frame_rate=spectrogram.frame_rate / space.stack),
         **({"exact": fit.exact} if fit.exact else {}),
     }
+    special = special_tokens(merges.metadata["num_tokens"] if merges.metadata else size)
     metadata: VocabularyMetadata = {
         "kind": fit.kind,
         "additive": params.additive,
@@ -216,7 +217,9 @@ def write_vocabulary(
         "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
         "bands": codebooks.bands,
         "bpe": merges.metadata,
-        **special_tokens(merges.metadata["num_tokens"] if merges.metadata else size),
+        "padding_token": special["padding_token"],
+        "mask_token": special["mask_token"],
+        "class_token": special["class_token"],
         "fold": fold,
         "role": "train",
         "front_end": spectrogram.metadata,

@@ -7,7 +7,7 @@ end.
 
 import numpy as np
 
-from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, Vocabulary
+from pipeline.artifacts.vocabulary import SPECTRA, Codebooks, FeatureSpace, Vocabulary
 from pipeline.vocabulary.bpe import merger_of, separate
 from pipeline.vocabulary.features import DIRECTIONS, unstack_features
 from pipeline.vocabulary.registry import KINDS
@@ -68,8 +68,12 @@ def token_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
     """Return what each token of a codebook stands for by itself, (token, mel): the mean over its frames, in its own bands.
 
     In the front end's units. Tokens of a codebook that codes what others left over have what they add to the mean
-    spectrum. Merged tokens have the mean spectrum in bands that they do not cover.
+    spectrum. Merged tokens have the mean spectrum in bands that they do not cover. External tokens have the mean of the
+    frames in the middle of their occurrences.
     """
+    if vocabulary.external:
+        means: np.ndarray = vocabulary.own[SPECTRA].values[codebook]
+        return means
     space, (start, stop) = vocabulary.space, vocabulary.bands[codebook]
     features = np.zeros((vocabulary.num_tokens, space.num_features), dtype=np.float32)
     features[:, start:stop] = vocabulary.token_vectors()[codebook]

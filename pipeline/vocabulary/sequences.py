@@ -24,6 +24,8 @@ from pipeline.execution.memo import Entry, LostEntry, Memo
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.batching import clip_batches
+from pipeline.vocabulary.external_artifact import recorded_params
+from pipeline.vocabulary.token_tables import ExternalTokens, read_token_table, require_clips
 
 _FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands, and as much again normalised
 
@@ -140,11 +142,35 @@ def _copy_sequences(spec: SequencesSpec, clips: dict[str, str]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def write_sequences(
-    path: Path, names: Sequence[str], entries: dict[str, Entry], spectrogram: Spectrogram, vocabulary: Vocabulary
-) -> None:
+def write_sequences(path: Path, names: Sequence[str], entries: dict[str, Entry], vocabulary: Vocabulary) -> None:
     """Write the artifact from finished entries, one at a time, in the order of `names`. Raises LostEntry."""
-    metadata: TokensMetadata = {
+    TOKENS.write_parts(path, (_read_rows(entries[name]) for name in names), _metadata(vocabulary))
+
+
+def write_table_sequences(path: Path, spectrogram: Spectrogram, vocabulary: Vocabulary) -> int:
+    """Write the artifact from the table of external tokens, for all clips with frames, and return how many these are.
+
+    Raises CorpusError where the table has not all of them, or not as many tokens as they are long.
+    """
+    params = recorded_params(vocabulary)
+    table, index = read_token_table(params), spectrogram.index
+    usable = index.columns.filter(pc.equal(index["status"], "ok"))
+    clips, frames = usable["clip_id"].to_pylist(), usable["num_frames"].to_numpy()
+    require_clips(table, dict(zip(clips, (frames / spectrogram.frame_rate).tolist(), strict=True)), params)
+    starts = range(0, len(clips), _ROWS_PER_GROUP)
+    TOKENS.write_parts(
+        path, (_table_rows(table, clips[start : start + _ROWS_PER_GROUP]) for start in starts), _metadata(vocabulary)
+    )
+    return len(clips)
+
+
+def _table_rows(table: ExternalTokens, clips: Sequence[str]) -> pa.Table:
+    tokens = tokens_column([table.clips[table.rows[clip]] for clip in clips])
+    return pa.table({"clip_id": pa.array(clips, pa.string()), "tokens": tokens}).cast(TOKENS.arrow)
+
+
+def _metadata(vocabulary: Vocabulary) -> TokensMetadata:
+    return {
         "fold": vocabulary.metadata["fold"],
         "vocabulary": vocabulary.digest(),
         "vocabulary_size": vocabulary.num_tokens,
@@ -152,7 +178,6 @@ def write_sequences(
         "frame_rate": vocabulary.frame_rate,
         SETTINGS: vocabulary.metadata.get(SETTINGS, {}),
     }
-    TOKENS.write_parts(path, (_read_rows(entries[name]) for name in names), metadata)
 
 
 def select_sequences(path: Path, clip_ids: pa.ChunkedArray, selected_path: Path) -> None:

@@ -24,14 +24,31 @@ class BpeParams(Params):
     )  # tokens in all: those of all codebooks, and the merged ones
 
 
-class CommonParams(Params):
-    """The keys of all kinds, and what a kind is capable of; a kind narrows `kind` and adds its own keys."""
+class KindParams(Params):
+    """The keys of all kinds, external tokens included, and what a kind is capable of; a kind narrows `kind`."""
 
     # Whether tokens decode to the sum of their codes (`sum_codes`), which texture classifiers rely on.
     additive: ClassVar[bool] = True
+    # Whether tokens are computed from frames, and stand for frames; false = they are read from a table.
+    computable: ClassVar[bool] = True
 
     kind: str
     num_tokens: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # tokens in each codebook; ids are stored as uint16
+
+    @property
+    def num_codebooks(self) -> int:
+        """Tokens that each frame, or stack of frames, has before any merging."""
+        return 1
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether there is a vector of each token, which embeddings may start from."""
+        return True
+
+
+class CommonParams(KindParams):
+    """The keys of all kinds whose tokens are computed from frames; a kind adds its own keys."""
+
     normalisation: Literal["standardise", "l2", "unit", "none"]
     features: FeatureParams
     bpe: BpeParams | None  # null = no merging
@@ -41,11 +58,6 @@ class CommonParams(Params):
     @property
     def groups(self) -> int:
         """Number of equal groups of mel bands whose features are side by side."""
-        return 1
-
-    @property
-    def num_codebooks(self) -> int:
-        """Tokens that each frame, or stack of frames, has before any merging."""
         return 1
 
     @property

@@ -30,6 +30,10 @@ class TokensParams(InputParams):
     embedding_rate: float = Field(ge=0, le=1)  # learning rate of the table relative to the rest; 0 = not trained
     embedding_width: PositiveInt  # of random tables; centroids have their own
 
+    @property
+    def needs_vectors(self) -> bool:
+        return self.embedding == "centroids"
+
 
 class Tokens(Input):
     """Embedding of tokens (B, codebook, T) as a feature map (B, T, F)."""
@@ -65,8 +69,11 @@ class Tokens(Input):
     def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
         """Compute each token's neighbours in the codebooks, and initialise the tables with them.
 
-        Random tables are not changed. Rows of special tokens are initialised with zeros, the mean frame.
+        Random tables are not changed. Rows of special tokens are initialised with zeros, the mean frame. Tokens without
+        vectors, (code, 0), have no neighbours but themselves, so that token noise leaves them.
         """
+        if not all(codebook.shape[1] for codebook in codebooks):
+            return
         near = []
         for weight, codebook in zip(self.weights, codebooks, strict=True):
             vectors = torch.from_numpy(codebook)

@@ -106,7 +106,7 @@ def _usage(content: AtlasContent, counts: np.ndarray) -> TokenStatistics:
         counts,
         frame_rate=content.token_rate,
         joint=content.training_class_counts,
-        distortion=float(content.vocabulary.metadata["fit"]["distortion"]),
+        distortion=content.vocabulary.distortion,
         stability=math.nan,  # of folds, of which one is shown
     )
 
@@ -115,6 +115,14 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
     """Return what the page shows, in three sentences."""
     number, size = content.counts.shape
     tokens = f"the nearest of {size} tokens" if number == 1 else f"a token from each of {number} codebooks of {size}"
+    if content.vocabulary.external:
+        return (
+            f"These tokens were computed by another program and read from a table: {number} every "
+            f"{1000 / content.token_rate:.0f} ms, of {size} each.",
+            "Each token is shown with the mean spectrum of its occurrences in training clips, its distribution over "
+            "classes, its nearest tokens, and training snippets near that spectrum.",
+            "Such tokens stand for no log-mel frames, so that clips cannot be resynthesised from them.",
+        )
     return (
         f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become {tokens}, "
         f"fitted on the training clips of fold {content.vocabulary.metadata['fold']}.",
@@ -148,8 +156,12 @@ def _range(content: AtlasContent, number: int) -> tuple[float, float]:
 
 def _tiles(content: AtlasContent, usage: TokenStatistics, averages: dict[str, float]) -> list[tuple[str, str, str]]:
     """Return label, value and remark of the page's first numbers."""
-    span = content.vocabulary.space.stack
-    frames = f"{span} frame{'s' * (span != 1)} of {describe_frame(content.spectrogram.metadata)}"
+    span = (
+        content.spectrogram.frame_rate / content.token_rate
+        if content.vocabulary.external
+        else content.vocabulary.space.stack
+    )
+    frames = f"{span:.3g} frame{'s' * (span != 1)} of {describe_frame(content.spectrogram.metadata)}"
     tiles = [
         ("Duration of a token", f"{1000 / content.token_rate:.0f} ms", frames),
         (
@@ -207,6 +219,8 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         [clip, ", ".join(content.labels[clip]) or "no class"] for clip in content.occurrences.clips
     ]  # of training alone: other clips are no snippet's
     vectors = content.vocabulary.token_vectors()
+    if content.vocabulary.external:  # perhaps without vectors: tokens are near that sound alike
+        vectors = [book.patterns[:, 0] for book in content.codebooks]
     shift = np.arange(shape[0])[:, None, None] * shape[1]
     neighbours = np.stack([nearest_tokens(codebook, _NEIGHBOURS) for codebook in vectors]) + shift
     magma = np.round(255 * mpl.colormaps["magma"](np.arange(256))[:, :3]).astype(int) @ [65536, 256, 1]

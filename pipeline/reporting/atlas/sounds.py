@@ -110,9 +110,10 @@ def collect_occurrences(
             frames = log_mel_part(values, metadata)
             start, stop = token_places(vocabulary, sequences[name])
             whole = int((stop <= len(frames)).sum())  # a clip's last frames may not fill a token
-            rebuilt = log_mel_part(rebuild(vocabulary, sequences[name])[: len(frames)], metadata)
-            error = np.square(frames - rebuilt)
-            distance.append([_by_token(error, book, start[:whole], stop[:whole]) for book in codebooks])
+            errors = _squared_errors(vocabulary, frames, sequences[name], start, codebooks)
+            distance.append(
+                [_by_token(error, b, start[:whole], stop[:whole]) for error, b in zip(errors, codebooks, strict=True)]
+            )
             tokens.append(sequences[name][:, :whole])
             starts.append(start[:whole])
             stops.append(stop[:whole])
@@ -131,6 +132,20 @@ def collect_occurrences(
         unit_clip=np.repeat(np.arange(len(units)), lengths),
         unit_frame=np.concatenate([np.arange(length) for length in lengths]),
     )
+
+
+def _squared_errors(
+    vocabulary: Vocabulary, frames: np.ndarray, tokens: np.ndarray, start: np.ndarray, books: Sequence[CodebookPatterns]
+) -> list[np.ndarray]:
+    """Return for each codebook the squared differences (frame, mel) of a clip's frames from what its tokens stand for.
+
+    External tokens stand for nothing: their mean frames, `patterns`, take the place, each from its first frame on.
+    """
+    if vocabulary.external:
+        of_frame = np.searchsorted(start, np.arange(len(frames)), side="right") - 1
+        return [np.square(frames - b.patterns[row, 0][of_frame]) for b, row in zip(books, tokens, strict=True)]
+    rebuilt = log_mel_part(rebuild(vocabulary, tokens)[: len(frames)], vocabulary.metadata["front_end"])
+    return [np.square(frames - rebuilt)] * len(books)
 
 
 def _by_token(error: np.ndarray, book: CodebookPatterns, start: np.ndarray, stop: np.ndarray) -> np.ndarray:

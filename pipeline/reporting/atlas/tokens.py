@@ -36,13 +36,16 @@ def token_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookP
     """Rebuild every token with the other codebooks at their most frequent tokens; `counts` are (codebook, token).
 
     Where an earlier codebook has coded the same bands already, as in residual vocabularies, a pattern is the
-    change against the mean over the codebook's tokens. A merged token's pattern is its mean over time. Of frames with more
-    than log-mel values a pattern is the log-mel part.
+    change against the mean over the codebook's tokens. A merged token's pattern is its mean over time, an external
+    token's the mean frame of its occurrences. Of frames with more than log-mel values a pattern is the log-mel part.
     """
     metadata = vocabulary.metadata["front_end"]
     if vocabulary.merged:  # such tokens differ in length, and may speak of a part of the bands alone
         spectra = log_mel_part(token_spectra(vocabulary, 0)[:, None, :], metadata)
         return [CodebookPatterns(spectra, 0, spectra.shape[2], False)]
+    if vocabulary.external:
+        books = (token_spectra(vocabulary, number)[:, None, :] for number in range(vocabulary.num_codebooks))
+        return [CodebookPatterns(log_mel_part(book, metadata), 0, count_bands(metadata), False) for book in books]
     usual, size, groups = counts.argmax(axis=1), counts.shape[1], vocabulary.space.groups
     width = count_bands(metadata) // groups
     codebooks: list[CodebookPatterns] = []
@@ -66,6 +69,10 @@ def token_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray
         lengths = np.array([len(parts) for parts in vocabulary.parts])[tokens[0]]
         stops, together = np.cumsum(lengths), len(vocabulary.codebooks)
         return (stops - lengths) // together * stack, -(-stops // together) * stack
+    if vocabulary.external:
+        edges = np.arange(tokens.shape[1] + 1) * vocabulary.metadata["front_end"]["frame_rate"] / vocabulary.frame_rate
+        starts = np.floor(edges[:-1]).astype(np.int64)
+        return starts, np.maximum(np.ceil(edges[1:]).astype(np.int64), starts + 1)
     starts = np.arange(tokens.shape[1]) * stack
     return starts, starts + stack
 
