@@ -1,6 +1,8 @@
 """Stage `vocabulary`: fit a fold's vocabulary on the frames of its training clips.
 
 development set + its frames in the spectrogram -> data/vocabulary/<name>/<fold>.zarr
+
+With `features.lda` it also reads the labels of these clips, which the stage `supervision` collects.
 """
 
 import logging
@@ -9,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.development import DEVELOPMENT, open_development, require_frames
+from pipeline.artifacts.development import DEVELOPMENT, open_development, open_training_targets, require_frames
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, open_spectrogram
@@ -17,6 +19,7 @@ from pipeline.artifacts.splits import clips_of
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import read_params
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.training.targets import targets_by_clip
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import learn
 from pipeline.vocabulary.merging import fit_merges
@@ -26,15 +29,26 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    params: VocabularyParams, spectrogram_path: Path, development_path: Path, vocabulary_path: Path, *, fold: str
+    params: VocabularyParams,
+    spectrogram_path: Path,
+    development_path: Path,
+    vocabulary_path: Path,
+    *,
+    fold: str,
+    targets_path: Path | None = None,
 ) -> StageReport:
+    """Fit and write; `targets_path` are the labels of the training clips, read with `features.lda` alone."""
     name = vocabulary_path.parent.name
     report = StageReport("vocabulary", f"{name}-{fold}")
     spectrogram, development = open_spectrogram(spectrogram_path), open_development(development_path, fold=fold)
     require_frames(development, spectrogram.index)
     training_clips = clips_of(development, "train")
     reader = FrameReader(spectrogram)
-    sample, fit = learn(params, reader, training_clips)
+    targets = {}
+    if params.features.lda:
+        assert targets_path is not None
+        targets = targets_by_clip(open_training_targets(targets_path, development), training_clips)
+    sample, fit = learn(params, reader, training_clips, targets)
     merges = fit_merges(params, fit, reader, training_clips)
     metadata = write_vocabulary(
         vocabulary_path, fit, sample, merges, params, name=name, fold=fold, spectrogram=spectrogram
@@ -66,7 +80,15 @@ def main(
     development = layout.development(fold)
     require_current(read_params(), (INDEX, layout.spectrogram_index), (DEVELOPMENT, development))
     params = load_vocabulary_params(name)
-    run(params, layout.spectrogram, development, layout.vocabulary(name, fold), fold=fold).write()
+    report = run(
+        params,
+        layout.spectrogram,
+        development,
+        layout.vocabulary(name, fold),
+        fold=fold,
+        targets_path=layout.training_targets(name, fold),
+    )
+    report.write()
 
 
 if __name__ == "__main__":
