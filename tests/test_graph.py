@@ -218,7 +218,8 @@ def test_a_supervised_vocabulary_alone_follows_labels(tmp_path: Path) -> None:
     lda = {"dimensions": None, "context": 2, "shrinkage": 0.1}
     lists = {"frame_models": [], "token_models": ["bag_of_tokens"], "supervised_vocabularies": ["kmeans"]}
     changes: dict[str, Any] = {f"experiment.{key}": value for key, value in lists.items()} | {"report.attention": []}
-    changes |= {"experiment.folds": ["1"], "experiment.ensembles": [], "report.headline": ["bag_of_tokens-kmeans"]}
+    changes |= {"experiment.folds": ["1"], "report.headline": ["bag_of_tokens-kmeans"]}
+    changes |= {"experiment.ensembles": [{"name": "seeds", "models": ["bag_of_tokens-kmeans"]}]}
     change_params(workspace, changes | {"vocabularies.kmeans.features.lda": lda})
     names = stages_run(run(workspace, "dvc", "repro", "--glob", "evaluate_tokens*").stdout)
     assert names.index("supervision@kmeans-1") < names.index("vocabulary@kmeans-1")
