@@ -331,13 +331,13 @@ def open_vocabulary(path: Path) -> Vocabulary:
         if not isinstance(found, int) or found < least:
             raise VOCABULARY.error(path, f"features.{name}", expected=f"at least {least}", found=found)
     space = FeatureSpace(
-        metadata["normalisation"],
-        features["deltas"],
-        features["stack"],
-        features["groups"],
-        *(arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")),
-        features.get("context", 0),
-        arrays.get("inverse", no_inverse()),
+        normalisation=metadata["normalisation"],
+        deltas=features["deltas"],
+        stack=features["stack"],
+        groups=features["groups"],
+        context=features.get("context", 0),
+        inverse=arrays.get("inverse", no_inverse()),
+        **{name: arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")},
     )
     _check_arrays(path, arrays, metadata, space)
     named = {name: arrays[name] for name in ("codebooks", "levels", "counts", "merges")}
