@@ -126,7 +126,7 @@ def test_one_projection_at_a_time() -> None:
         make_params(pca=4, lda={"dimensions": 2, "context": 0, "shrinkage": 0.0})
 
 
-DISCRIMINANTS = "vocabularies.kmeans.features.lda={dimensions: null, context: 5, shrinkage: 0.01}"
+DISCRIMINANTS = "vocabularies.kmeans.features.lda={dimensions: null, context: 2, shrinkage: 0.01}"
 
 
 @pytest.mark.parametrize(
