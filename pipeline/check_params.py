@@ -129,6 +129,7 @@ def _check_between(
     mistakes = check.mistakes
     if "experiment" in sections:
         mistakes += _reading_mistakes(sections["experiment"], models, vocabularies, path)
+        mistakes += _supervision_mistakes(sections["experiment"], vocabularies, path)
     if {"experiment", "labels", "split", "report"} <= set(sections):
         with check.collecting(f"{path}: "):
             sections["labels"].check_against(sections["experiment"], sections["split"].num_folds)
@@ -241,6 +242,20 @@ def _grid_mistakes(document: Mapping[str, object], models: Mapping[str, ModelPar
                     f"{models[name].kind}"
                 )
     return mistakes
+
+
+def _supervision_mistakes(
+    experiment: ExperimentParams, vocabularies: Mapping[str, VocabularySection], path: Path
+) -> list[str]:
+    """Return a message where the vocabularies listed as fitted on labels are not those that read them."""
+    expected = [name for name in experiment.vocabularies if name in vocabularies and vocabularies[name].supervised]
+    found = experiment.supervised_vocabularies
+    if set(found) == set(expected) or not set(experiment.vocabularies) <= set(vocabularies):
+        return []
+    return [
+        f"{path}: experiment.supervised_vocabularies: expected the entries of experiment.vocabularies with features.lda, "
+        f"[{', '.join(expected)}], found [{', '.join(found)}]; dvc.yaml reads from this list whose labels to collect"
+    ]
 
 
 def _band_mistakes(params: AugmentationParams, num_bands: int | None, path: Path) -> list[str]:

@@ -28,6 +28,7 @@ class ExperimentParams(Params):
     token_models: list[NameParam]  # entries of `models` that read tokens, each with every vocabulary
     pretrained_models: list[NameParam]  # such entries that are also trained after masked-token pretraining
     vocabularies: list[NameParam]  # entries of `vocabularies`, each fitted for every fold
+    supervised_vocabularies: list[NameParam]  # such entries that are fitted on labels: those with features.lda
     folds: list[NameParam] = Field(min_length=1)  # folds of the corpus, each the test fold once
     seeds: list[NonNegativeInt] = Field(min_length=1)
     ensembles: list[EnsembleParams]  # the first one is in results/metrics.json
@@ -68,6 +69,7 @@ class ExperimentParams(Params):
             ("frame_models and token_models", [*self.frame_models, *self.token_models]),
             ("pretrained_models", self.pretrained_models),
             ("vocabularies", self.vocabularies),
+            ("supervised_vocabularies", self.supervised_vocabularies),
             ("folds", self.folds),
             ("seeds", self.seeds),
             *((f"ensembles: models of {ensemble.name}", ensemble.models) for ensemble in self.ensembles),

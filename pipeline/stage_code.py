@@ -46,6 +46,7 @@ class CodeFile(TypedDict):
 _TOKEN_LISTS = ("experiment.token_models", "experiment.pretrained_models")
 _MODEL_LISTS = ("experiment.frame_models", *_TOKEN_LISTS)
 _VOCABULARIES = ("experiment.vocabularies",)
+_SUPERVISED = ("experiment.supervised_vocabularies",)
 _PRETRAINED = ("experiment.pretrained_models",)
 _OF_TOKEN_FILES = ("vocabulary", "tokenize")  # stages that read the files of external tokens
 
@@ -55,6 +56,7 @@ STAGES = {
     "spectrogram": StageCode(("spectrogram",)),
     "duplicates": StageCode(),
     "development": StageCode(),
+    "supervision": StageCode((), _SUPERVISED),
     "vocabulary": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "tokenize": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "train": StageCode(("models.{entry}",), _MODEL_LISTS, trains=True),

@@ -8,6 +8,7 @@ skipped otherwise. It also creates folders that other stages depend on as a whol
 
 import logging
 import time
+from itertools import product, starmap
 from pathlib import Path
 
 from pipeline.artifacts.layout import Layout
@@ -29,8 +30,11 @@ def outcomes() -> Path:
 
 def run(layout: Layout) -> None:
     started = time.perf_counter()
-    computed = write_stage_code(read_params(), _check_params, layout.code, outcomes())
-    for folder in layout.folders_read_whole:
+    document = read_params()
+    computed = write_stage_code(document, _check_params, layout.code, outcomes())
+    grid = document["experiment"]
+    supervision = starmap(layout.supervision, product(grid["vocabularies"], grid["folds"]))
+    for folder in (*layout.folders_read_whole, *supervision):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEPT).touch()
     what = "params checked, code digests computed" if computed else "params and code as in an earlier run"

@@ -2,7 +2,8 @@
 
 development set + its frames in the spectrogram -> data/vocabulary/<name>/<fold>.zarr
 
-External tokens are read from their table instead, and counted.
+External tokens are read from their table instead, and counted. With `features.lda` it also reads the labels of these clips,
+which the stage `supervision` collects.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.artifacts.development import DEVELOPMENT, open_development, require_frames
+from pipeline.artifacts.development import DEVELOPMENT, open_development, open_training_targets, require_frames
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
@@ -20,6 +21,7 @@ from pipeline.artifacts.splits import clips_of
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import read_params
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.training.targets import targets_by_clip
 from pipeline.vocabulary.external_artifact import write_external_vocabulary
 from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import learn
@@ -30,8 +32,15 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    params: VocabularyParams, spectrogram_path: Path, development_path: Path, vocabulary_path: Path, *, fold: str
+    params: VocabularyParams,
+    spectrogram_path: Path,
+    development_path: Path,
+    vocabulary_path: Path,
+    *,
+    fold: str,
+    targets_path: Path | None = None,
 ) -> StageReport:
+    """Fit and write; `targets_path` are the labels of the training clips, read with `features.lda` alone."""
     name = vocabulary_path.parent.name
     report = StageReport("vocabulary", f"{name}-{fold}")
     spectrogram, development = open_spectrogram(spectrogram_path), open_development(development_path, fold=fold)
@@ -40,7 +49,11 @@ def run(
     if not params.computable:
         return _read(params, spectrogram, training_clips, vocabulary_path, report, fold=fold)
     reader = FrameReader(spectrogram)
-    sample, fit = learn(params, reader, training_clips)
+    targets = {}
+    if params.features.lda:
+        assert targets_path is not None
+        targets = targets_by_clip(open_training_targets(targets_path, development), training_clips)
+    sample, fit = learn(params, reader, training_clips, targets)
     merges = fit_merges(params, fit, reader, training_clips)
     metadata = write_vocabulary(
         vocabulary_path, fit, sample, merges, params, name=name, fold=fold, spectrogram=spectrogram
@@ -97,7 +110,15 @@ def main(
     development = layout.development(fold)
     require_current(read_params(), (INDEX, layout.spectrogram_index), (DEVELOPMENT, development))
     params = load_vocabulary_params(name)
-    run(params, layout.spectrogram, development, layout.vocabulary(name, fold), fold=fold).write()
+    report = run(
+        params,
+        layout.spectrogram,
+        development,
+        layout.vocabulary(name, fold),
+        fold=fold,
+        targets_path=layout.training_targets(name, fold),
+    )
+    report.write()
 
 
 if __name__ == "__main__":

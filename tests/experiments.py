@@ -18,6 +18,7 @@ from stages import (
     pretrain,
     spectrogram,
     split,
+    supervision,
     thresholds,
     tokenize,
     train,
@@ -56,6 +57,8 @@ def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
             split.main(fold)
             development.main(fold)
             for name in experiment.vocabularies:
+                if name in experiment.supervised_vocabularies:
+                    supervision.main(name, fold)
                 vocabulary.main(name, fold)
                 tokenize.main(name, fold)
         for run in experiment.runs():

@@ -9,15 +9,25 @@ from pathlib import Path
 COMMON = {
     "num_tokens": 128,
     "normalisation": "none",
-    "features": {"deltas": 0, "stack": 1, "pca": None},
+    "features": {"deltas": 0, "stack": 1, "pca": None, "lda": None},
     "sample_frames": 20000,
     "bpe": None,
     "seed": 0,
 }
 CLUSTERING = {"iterations": 8, "restarts": 1, "exact": False}
 VOCABULARIES = {
-    "kmeans": {**CLUSTERING, "kind": "kmeans", "restarts": 2, "features": {"deltas": 1, "stack": 1, "pca": 100}},
-    "bands": {**CLUSTERING, "kind": "bands", "bands": 2, "features": {"deltas": 0, "stack": 2, "pca": None}},
+    "kmeans": {
+        **CLUSTERING,
+        "kind": "kmeans",
+        "restarts": 2,
+        "features": {"deltas": 1, "stack": 1, "pca": 100, "lda": None},
+    },
+    "bands": {
+        **CLUSTERING,
+        "kind": "bands",
+        "bands": 2,
+        "features": {"deltas": 0, "stack": 2, "pca": None, "lda": None},
+    },
     "residual": {**CLUSTERING, "kind": "residual", "codebooks": 2, "exact": True, "sample_frames": 5000},
     "soft_kmeans": {**CLUSTERING, "kind": "soft_kmeans", "nearest": 3, "bpe": {"num_tokens": 400}},
     "random_projection": {"kind": "random_projection", "codebooks": 2, "codebook_dim": 16},

@@ -223,7 +223,12 @@ def test_tokens_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> N
     ("tokens", "bands", "changes"),
     [
         (
-            {"kind": "bands", "bands": 4, "num_tokens": 6, "features": {"deltas": 1, "stack": 2, "pca": None}},
+            {
+                "kind": "bands",
+                "bands": 4,
+                "num_tokens": 6,
+                "features": {"deltas": 1, "stack": 2, "pca": None, "lda": None},
+            },
             [(0, 8), (8, 16), (16, 24), (24, 32)],
             [False] * 4,
         ),
@@ -234,7 +239,12 @@ def test_tokens_of_another_vocabulary_are_named(root: Path, tmp_path: Path) -> N
             [False, True],
         ),
         (
-            {"kind": "kmeans", "num_tokens": 6, "normalisation": "l2", "features": {"deltas": 0, "stack": 3, "pca": 8}},
+            {
+                "kind": "kmeans",
+                "num_tokens": 6,
+                "normalisation": "l2",
+                "features": {"deltas": 0, "stack": 3, "pca": 8, "lda": None},
+            },
             [(0, 32)],
             [False],
         ),

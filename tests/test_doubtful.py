@@ -28,6 +28,7 @@ EXPERIMENT: dict[str, Any] = {
     "frame_models": ["cnn"],
     "token_models": [],
     "pretrained_models": [],
+    "supervised_vocabularies": [],
     "vocabularies": [],
     "folds": ["1", "2"],
     "seeds": [0],

@@ -206,6 +206,7 @@ EXPERIMENT = ExperimentParams(
     frame_models=["ast", "cnn"],
     token_models=[],
     pretrained_models=[],
+    supervised_vocabularies=[],
     vocabularies=[],
     folds=list(INNER_FOLDS),
     seeds=[0, 1],

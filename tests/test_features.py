@@ -1,5 +1,6 @@
 """Features of tokens by hand: slopes, stacks, patches and PCA, and the way back."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,18 @@ def ramp(num_frames: int, n_mels: int = 4) -> np.ndarray:
     return (10 * np.arange(num_frames)[:, None] + np.arange(n_mels)).astype(np.float32)
 
 
-def windowed(frames: np.ndarray, *, stack: int, deltas: int) -> FrameSample:
+def windowed(frames: np.ndarray, *, stack: int, deltas: int, context: int = 0) -> FrameSample:
     tokens = np.arange(-(-len(frames) // stack))
-    return FrameSample(frames[window_places(tokens, len(frames), stack=stack, deltas=deltas)], deltas, {})
+    margin = deltas + context
+    windows = frames[window_places(tokens, len(frames), stack=stack, margin=margin)]
+    return FrameSample(windows, margin, {})
+
+
+def labelled(sample: FrameSample, num_classes: int = 6) -> FrameSample:
+    """Return a sample as though its tokens were of as many clips as classes, each of its own class."""
+    parts = np.array_split(np.arange(len(sample.windows)), num_classes)
+    counts = {f"clip{number}": len(part) for number, part in enumerate(parts)}
+    return replace(sample, counts=counts, targets=np.eye(num_classes, dtype=np.float32))
 
 
 def test_a_clips_features_follow_from_its_frames_to_the_bit() -> None:
@@ -74,8 +84,18 @@ def test_slopes_by_hand() -> None:
     assert slopes(window, 2).ravel().tolist() == pytest.approx([(1 * (8 - 2) + 2 * (16 - 1)) / 10])
 
 
-@pytest.mark.parametrize("changes", [{"stack": 3}, {"deltas": 2}, {"stack": 2, "deltas": 1, "groups": 2}])
-def test_no_clip_sees_the_frames_of_another(changes: dict[str, int]) -> None:
+def test_context_is_the_frames_on_either_side_and_stays_in_the_clip() -> None:
+    features = clip_features(
+        make_space(2, context=1, stack=2, components=np.eye(8, dtype=np.float32), centre=0), [ramp(3, 2)]
+    )
+    assert features.tolist() == [[0, 1, 0, 1, 10, 11, 20, 21], [10, 11] + [20, 21] * 3]
+
+
+CONTEXT = {"context": 2, "components": np.ones((3, 4 * 5), np.float32), "centre": np.zeros(4 * 5, np.float32)}
+
+
+@pytest.mark.parametrize("changes", [{"stack": 3}, {"deltas": 2}, {"stack": 2, "deltas": 1, "groups": 2}, CONTEXT])
+def test_no_clip_sees_the_frames_of_another(changes: dict[str, Any]) -> None:
     space, clips = make_space(**changes), np.split(noise(13, 4), [7, 8])
     apart = [clip_features(space, [clip]) for clip in clips]
     assert np.array_equal(clip_features(space, clips), np.concatenate(apart))
@@ -89,6 +109,15 @@ def test_a_sample_has_the_features_that_its_clip_has(kind: str, normalisation: s
     space, features = fit_space(params, windowed(frames, stack=3, deltas=2))
     assert features.shape == (17, 8 * 3 * 2)
     assert np.array_equal(features, clip_features(space, [frames]))
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "bands"])
+def test_a_sample_has_the_discriminants_that_its_clip_has(kind: str) -> None:
+    frames = noise(50)
+    params = make_params(kind=kind, stack=3, deltas=1, lda={"dimensions": 2, "context": 2, "shrinkage": 0.1})
+    space, features = fit_space(params, labelled(windowed(frames, stack=3, deltas=1, context=2)))
+    assert features.shape == (17, 2 * params.groups)
+    np.testing.assert_allclose(features, clip_features(space, [frames]), atol=1e-5)
 
 
 @pytest.mark.parametrize("normalisation", ["standardise", "l2"])

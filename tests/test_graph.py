@@ -212,6 +212,28 @@ def test_a_pretrained_model_runs_through_the_graph(tmp_path: Path) -> None:
     assert {name.split("@")[0] for name in stale(workspace)} == {"train_pretrained"}
 
 
+@pytest.mark.slow
+def test_a_supervised_vocabulary_alone_follows_labels(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    lda = {"dimensions": None, "context": 2, "shrinkage": 0.1}
+    lists = {"frame_models": [], "token_models": ["bag_of_tokens"], "supervised_vocabularies": ["kmeans"]}
+    changes: dict[str, Any] = {f"experiment.{key}": value for key, value in lists.items()} | {"report.attention": []}
+    changes |= {"experiment.folds": ["1"], "report.headline": ["bag_of_tokens-kmeans"]}
+    changes |= {"experiment.ensembles": [{"name": "seeds", "models": ["bag_of_tokens-kmeans"]}]}
+    change_params(workspace, changes | {"vocabularies.kmeans.features.lda": lda})
+    names = stages_run(run(workspace, "dvc", "repro", "--glob", "evaluate_tokens*").stdout)
+    assert names.index("supervision@kmeans-1") < names.index("vocabulary@kmeans-1")
+
+    split = SPLIT.open(workspace / "data/splits/1.parquet").columns.to_pylist()
+    clip = {row["role"]: row["clip_id"] for row in split}
+    classes = open_clips(workspace / "data/clips.parquet").metadata["classes"]
+    change_params(workspace, {"labels.use": "mine.csv"})
+    for role, fitted in (("test", []), ("train", ["supervision@kmeans-1", "vocabulary@kmeans-1"])):
+        (workspace / "mine.csv").write_text(f"clip,labels\n{clip[role]},{classes[0]}\n")
+        names = stages_run(run(workspace, "dvc", "repro", "--glob", "vocabulary*").stdout)
+        assert [name for name in names if name.startswith(("supervision", "vocabulary"))] == fitted
+
+
 def plan_rows(workspace: Path) -> dict[str, list[str]]:
     """Return stage -> the cells of `sonolex plan`."""
     lines = [line for line in run(workspace, "sonolex", "plan").stdout.splitlines() if line.startswith("│")]

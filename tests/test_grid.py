@@ -18,6 +18,7 @@ GRID: dict[str, Any] = {
     "frame_models": ["ast"],
     "token_models": ["bert"],
     "pretrained_models": ["bert"],
+    "supervised_vocabularies": [],
     "vocabularies": ["kmeans"],
     "folds": ["1", "2"],
     "seeds": [0, 1],

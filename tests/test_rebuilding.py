@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_features import windowed
+from test_features import labelled, windowed
 from test_kinds import OWN, make_params, noise
 
 from pipeline.artifacts.vocabulary import Vocabulary
@@ -22,7 +22,10 @@ from pipeline.vocabulary.statistics import distortion
 def fit(frames: np.ndarray, **changes: Any) -> Vocabulary:
     """Return a vocabulary fitted on all frames of one clip, in memory."""
     params = make_params(**changes)
-    sample = windowed(frames, stack=params.features.stack, deltas=params.features.deltas)
+    features = params.features
+    sample = windowed(frames, stack=features.stack, deltas=features.deltas, context=features.context)
+    if features.lda:
+        sample = labelled(sample)
     fitted = fit_vocabulary(params, sample)
     codes, own = fitted.codebooks.codes, fitted.codebooks.own
     metadata = {"kind": fitted.kind, "additive": params.additive, "bands": fitted.codebooks.bands}
@@ -35,9 +38,14 @@ def fit(frames: np.ndarray, **changes: Any) -> Vocabulary:
     return replace(vocabulary, levels=levels, counts=counts)
 
 
+LDA = {"dimensions": 5, "context": 2, "shrinkage": 0.01}
+
+
 @pytest.mark.parametrize("kind", OWN)
-@pytest.mark.parametrize("features", [{}, {"stack": 3}, {"deltas": 2}, {"stack": 2, "pca": 5}])
-def test_rebuilt_frames_lose_what_the_distortion_says(kind: str, features: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "features", [{}, {"stack": 3}, {"deltas": 2}, {"stack": 2, "pca": 5}, {"stack": 2, "lda": LDA}]
+)
+def test_rebuilt_frames_lose_what_the_distortion_says(kind: str, features: dict[str, Any]) -> None:
     if kind == "bands":
         features = {name: value for name, value in features.items() if name != "pca"}
     frames = noise(400)

@@ -99,6 +99,7 @@ def _written(stage: str) -> list[Path]:
         "spectrogram": [layout.spectrogram, layout.copies],
         "duplicates": [layout.duplicates],
         "development": [layout.development(fold), layout.targets(fold)],
+        "supervision": [layout.training_targets(vocabulary, fold)],
         "vocabulary": [layout.vocabulary(vocabulary, fold)],
         "tokenize": [layout.tokens(vocabulary, fold), layout.development_tokens(vocabulary, fold)],
         "train": [layout.model(run), layout.curves(run)],
@@ -129,7 +130,9 @@ def test_dvc_yaml_spells_the_paths_of_the_layout(stage: str) -> None:
     assert outs == [re.sub("/0$", "/${item.seed}", path) for path in expected]
 
 
-@pytest.mark.parametrize("stage", ["vocabulary", "pretrain", "train_frames", "train_tokens", "train_pretrained"])
+@pytest.mark.parametrize(
+    "stage", ["supervision", "vocabulary", "pretrain", "train_frames", "train_tokens", "train_pretrained"]
+)
 def test_what_learns_depends_on_nothing_that_test_clips_change(stage: str) -> None:
     layout = Layout()
     others = [layout.clips, layout.splits, layout.spectrogram_index, layout.token_folder]

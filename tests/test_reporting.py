@@ -94,6 +94,7 @@ EXPERIMENT = ExperimentParams(
     frame_models=["ast"],
     token_models=["token_transformer", "bag_of_tokens"],
     pretrained_models=[],
+    supervised_vocabularies=[],
     vocabularies=["kmeans"],
     folds=list(FOLDS),
     seeds=list(SEEDS),

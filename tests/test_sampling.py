@@ -131,7 +131,7 @@ def test_batches_hold_whole_clips_in_order() -> None:
 @pytest.mark.parametrize("sample_frames", [60, 10_000])
 def test_tokens_of_several_frames_come_with_the_frames_beside_them(sample_frames: int) -> None:
     sample = draw_sample(
-        clips(5, length=31), [f"c{n}" for n in range(5)], sample_frames=sample_frames, seed=0, stack=4, deltas=2
+        clips(5, length=31), [f"c{n}" for n in range(5)], sample_frames=sample_frames, seed=0, stack=4, margin=2
     )
     assert sample.windows.shape == (min(sample_frames // 4, 5 * 8), 8, 2)
     assert sample.metadata["frames"] == 4 * len(sample.windows)
@@ -145,5 +145,5 @@ def test_tokens_of_several_frames_come_with_the_frames_beside_them(sample_frames
 
 def test_reading_for_stacks_is_proportional_to_the_sample() -> None:
     reader = clips(5000, length=100)
-    draw_sample(reader, list(reader.lengths), sample_frames=500, seed=0, stack=5, deltas=3)
+    draw_sample(reader, list(reader.lengths), sample_frames=500, seed=0, stack=5, margin=3)
     assert reader.frames_read <= sampling.FRAMES_READ_PER_FRAME_KEPT * 500 + 100

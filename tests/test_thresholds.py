@@ -25,7 +25,12 @@ from tools.compose import compose, dump
 
 NAN = float("nan")
 CLASSES = ("common", "rare", "rarer")
-GRID: dict[str, list[Any]] = {"token_models": [], "pretrained_models": [], "vocabularies": []}
+GRID: dict[str, list[Any]] = {
+    "token_models": [],
+    "pretrained_models": [],
+    "vocabularies": [],
+    "supervised_vocabularies": [],
+}
 EXPERIMENT = ExperimentParams(
     frame_models=["ast", "cnn"],
     folds=["1"],

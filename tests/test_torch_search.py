@@ -1,12 +1,13 @@
 """The search as a torch module finds the tokens that the pipeline finds, for every kind of vocabulary and all features."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from test_kinds import OWN, noise
-from test_rebuilding import fit
+from test_rebuilding import LDA, fit
 
 from pipeline.errors import SonolexError
 from pipeline.vocabulary.assignment import assign
@@ -16,10 +17,18 @@ from pipeline.vocabulary.torch_search import SEARCHES, TokenSearch
 
 @pytest.mark.parametrize("normalisation", ["standardise", "l2", "unit", "none"])
 @pytest.mark.parametrize(
-    "features", [{}, {"stack": 3}, {"deltas": 2}, {"stack": 2, "deltas": 1}, {"stack": 2, "deltas": 1, "pca": 5}]
+    "features",
+    [
+        {},
+        {"stack": 3},
+        {"deltas": 2},
+        {"stack": 2, "deltas": 1},
+        {"stack": 2, "deltas": 1, "pca": 5},
+        {"stack": 2, "deltas": 1, "lda": LDA},
+    ],
 )
 @pytest.mark.parametrize("kind", OWN)
-def test_tokens_are_those_of_the_pipeline(kind: str, features: dict[str, int], normalisation: str) -> None:
+def test_tokens_are_those_of_the_pipeline(kind: str, features: dict[str, Any], normalisation: str) -> None:
     if kind == "bands":
         features = {name: value for name, value in features.items() if name != "pca"}
     vocabulary = fit(noise(400), kind=kind, num_tokens=16, normalisation=normalisation, **features)

@@ -9,12 +9,16 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import REPOSITORY, make_development, make_spectrogram
 from rich.console import Console
 from test_kinds import OWN, PARAMS, make_params
 
+from pipeline.artifacts.development import TARGETS, open_development
 from pipeline.artifacts.files import file_digest
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
@@ -29,7 +33,7 @@ from pipeline.vocabulary import sequences
 from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.rebuilding import rebuild, separable_frames
 from pipeline.vocabulary.registry import KINDS
-from stages import tokenize, vocabulary
+from stages import supervision, tokenize, vocabulary
 from tools import stability
 from tools.compose import dump
 
@@ -54,6 +58,61 @@ def make_split(path: Path, fold: str = "1") -> Path:
     columns = {"clip_id": list(ROLES), "role": list(ROLES.values())}
     SPLIT.write(path, columns, {"fold": fold, "seed": 0, "rule": "by hand"})
     return path
+
+
+LABELS = {"a": [0], "b": [1], "c": [0], "d": [1], "e": [0], "broken": [1]}
+LDA = {"dimensions": None, "context": 2, "shrinkage": 0.1}
+
+
+def fit_on_labels(folder: Path, labels: dict[str, list[int]]) -> dict[str, str]:
+    """Return the digests of the files of a vocabulary with discriminants, fitted by the stages."""
+    layout = Layout(folder)
+    make_spectrogram(layout.spectrogram, make_frames(), failed=["broken"])
+    make_split(layout.split("1"))
+    development = open_development(
+        make_development(layout.development("1"), layout.spectrogram, layout.split("1")), fold="1"
+    )
+    columns = {"clip_id": list(labels), "labels": list(labels.values()), "unknown": [[]] * 6, "soft": [[]] * 6}
+    rows = pa.table(columns | {"weight": [1.0] * 6, "group": list(labels)})
+    rows = rows.take(pc.index_in(development["clip_id"], pa.array(list(labels)))).select(list(TARGETS.columns))
+    TARGETS.write(layout.targets("1"), rows, {"fold": "1", "classes": ["x", "y"], "label_kind": "one"})
+    report = supervision.run(layout, "lda", "1")
+    assert report.clips == 3
+    path, params = layout.vocabulary("lda", "1"), make_params(num_tokens=6, sample_frames=60, lda=LDA)
+    targets = layout.training_targets("lda", "1")
+    vocabulary.run(params, layout.spectrogram, layout.development("1"), path, fold="1", targets_path=targets)
+    return contents(path)
+
+
+def test_labels_of_training_clips_alone_shape_discriminants(tmp_path: Path) -> None:
+    first = fit_on_labels(tmp_path / "first", LABELS)
+    assert fit_on_labels(tmp_path / "others", LABELS | {"c": [1], "d": [0], "broken": [0]}) == first
+    assert fit_on_labels(tmp_path / "relabelled", LABELS | {"a": [1]}) != first
+
+
+def test_labels_of_other_clips_are_refused(tmp_path: Path) -> None:
+    fit_on_labels(tmp_path, LABELS)
+    layout, params = Layout(tmp_path), make_params(num_tokens=6, sample_frames=60, lda=LDA)
+    with pytest.raises(ArtifactError, match=r"clip_id: expected the training clips of .*1.parquet, found other clips"):
+        vocabulary.run(
+            params,
+            layout.spectrogram,
+            layout.development("1"),
+            tmp_path / "1.zarr",
+            fold="1",
+            targets_path=layout.targets("1"),
+        )
+
+
+def test_a_vocabulary_with_discriminants_is_read_back_and_tokenises(tmp_path: Path) -> None:
+    fit_on_labels(tmp_path, LABELS)
+    path, spectrogram = Layout(tmp_path).vocabulary("lda", "1"), Layout(tmp_path).spectrogram
+    tokenize.run(EXECUTION, spectrogram, path, tmp_path / "tokens/1.parquet", fold="1")
+    fitted, tokens = open_vocabulary(path), token_arrays(open_tokens(tmp_path / "tokens/1.parquet"))
+    assert fitted.metadata["features"] == {"deltas": 0, "stack": 1, "groups": 1, "context": 2}
+    assert fitted.space.components.shape == fitted.space.inverse.shape == (1, 40)
+    assert rebuild(fitted, tokens["d"]).shape == make_frames()["d"].shape
+    assert separable_frames(fitted) is not None
 
 
 def fit(folder: Path, *, poisoned: bool = False, **changes: Any) -> tuple[Path, Path]:

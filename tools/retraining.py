@@ -22,7 +22,8 @@ from pipeline.errors import ParamsError
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.paths import workspaces_folder
 from pipeline.training.settings import TrainParams
-from stages import development, pretrain, tokenize, train, vocabulary
+from pipeline.vocabulary.registry import load_vocabulary_params
+from stages import development, pretrain, supervision, tokenize, train, vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ def _link_data(layout: Layout, project: Layout) -> None:
 def _run_stages(models: Sequence[ModelId], seed: int) -> None:
     development.main(FOLD)
     for name in dict.fromkeys(model.vocabulary for model in models if model.vocabulary):
+        if load_vocabulary_params(name).supervised:
+            supervision.main(name, FOLD)
         vocabulary.main(name, FOLD)
         tokenize.main(name, FOLD)
     for model in models:

@@ -18,12 +18,14 @@ import typer
 from rich.console import Console
 from rich.table import Table as Grid
 
+from pipeline.artifacts.development import TARGETS, TargetTable
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.stage import stage_main
 from pipeline.spectrogram.reader import FrameReader
+from pipeline.training.targets import targets_by_clip
 from pipeline.vocabulary.assignment import base_tokens
 from pipeline.vocabulary.features import normalise_frames
 from pipeline.vocabulary.fitting import Fit
@@ -48,11 +50,16 @@ class SeedRow:
 
 
 def measure(
-    params: VocabularyParams, spectrogram_path: Path, split_path: Path, seeds: Sequence[int], console: Console
+    params: VocabularyParams,
+    spectrogram_path: Path,
+    split_path: Path,
+    seeds: Sequence[int],
+    console: Console,
+    targets: TargetTable | None = None,
 ) -> list[SeedRow]:
-    """Fit with each seed and compare. Raises CorpusError without test clips.
+    """Fit with each seed and compare; `targets` are the labels of the training clips, where the vocabulary reads them.
 
-    Raises ParamsError with fewer than two seeds, and for external tokens.
+    Raises CorpusError without test clips. Raises ParamsError with fewer than two seeds, and for external tokens.
     """
     if len(set(seeds)) < 2:
         raise ParamsError(f"--seed: expected at least two different ones, found {', '.join(map(str, seeds)) or 'none'}")
@@ -67,12 +74,14 @@ def measure(
         raise CorpusError(
             f"{split_path}: expected test clips with frames, found {len(lengths)} without; choose another --fold"
         )
+    training_clips = reader.ok(clips_of(split, "train"))
+    labels = targets_by_clip(targets, training_clips) if targets else {}
     frames = reader.read(choose_clips(lengths, most=_FRAMES_READ, seed=0))
     lost, perplexities, seed_tokens = [], [], []
     with console.status("") as status:
         for number, seed in enumerate(seeds, start=1):
             status.update(f"fitting seed {seed}, {number} of {len(seeds)}")
-            _, fit = learn(params.model_copy(update={"seed": seed}), reader, clips_of(split, "train"))
+            _, fit = learn(params.model_copy(update={"seed": seed}), reader, training_clips, labels)
             tokens = _tokens(fit, frames, spectrogram_path)
             lost.append(_lost(fit, frames, tokens))
             seed_tokens.append(np.concatenate(tokens, axis=1))
@@ -129,7 +138,8 @@ def main(
 ) -> None:
     params, layout = load_vocabulary_params(vocabulary), Layout()
     console = Console()
-    rows = measure(params, layout.spectrogram, layout.split(fold), seed, console)
+    targets = TARGETS.open(layout.training_targets(vocabulary, fold)) if params.features.lda else None
+    rows = measure(params, layout.spectrogram, layout.split(fold), seed, console, targets)
     run(rows, f"{vocabulary}, fold {fold}: {len(seed)} seeds, on test clips", console)
 
 

@@ -50,6 +50,9 @@ def unchanged_outputs(
         if not by_input_alone(*stages) or not _development_stays(*now, split, layout, fold):
             continue
         found |= {layout.development(fold), layout.targets(fold)}
+        for name in grid.supervised_vocabularies:
+            if by_input_alone(f"supervision@{name}-{fold}"):
+                found.add(layout.training_targets(name, fold))
         for name in grid.vocabularies:
             if by_input_alone(f"tokenize@{name}-{fold}") and not reasons.get(f"vocabulary@{name}-{fold}"):
                 found.add(layout.development_tokens(name, fold))

@@ -3,9 +3,10 @@
     data/development/clips/<fold>.parquet                role of each clip, and what identifies its frames
     data/development/targets/<fold>.parquet              labels of the same clips
     data/development/tokens/<vocabulary>/<fold>.parquet  their token sequences, in the schema of those of all clips
+    data/supervision/<vocabulary>/<fold>/                labels of training clips, for a vocabulary that is fitted on them
 
 All that a fold learns follows from them: they hold nothing of test clips, so that added ones leave them as they are, to the
-byte. Labels are in a table of their own, since vocabularies and pretraining read none.
+byte. Labels are in tables of their own, since pretraining and most vocabularies read none.
 """
 
 from pathlib import Path
@@ -143,6 +144,23 @@ def open_targets(path: Path, development: DevelopmentTable) -> TargetTable:
         highest = pc.max(targets[name].combine_chunks().flatten()).as_py()
         if highest is not None and highest >= num_classes:
             raise TARGETS.error(path, name, expected=f"below {num_classes}", found=highest)
+    return targets
+
+
+def write_training_targets(path: Path, development: DevelopmentTable, targets: TargetTable) -> TargetTable:
+    """Write the labels of the training clips of a development set, in its order, and return them."""
+    columns = targets.columns.filter(pc.equal(development["role"], "train"))
+    TARGETS.write(path, columns.combine_chunks(), targets.metadata)
+    return open_training_targets(path, development)
+
+
+def open_training_targets(path: Path, development: DevelopmentTable) -> TargetTable:
+    """Open labels of training clips and check that they are of those of the development set, and of no other clip."""
+    targets = TARGETS.open(path)
+    training = development["clip_id"].filter(pc.equal(development["role"], "train"))
+    if not targets["clip_id"].equals(training):
+        expected = f"the training clips of {development.path}"
+        raise TARGETS.error(path, "clip_id", expected=expected, found="other clips")
     return targets
 
 

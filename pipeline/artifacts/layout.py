@@ -260,6 +260,13 @@ class Layout:
         """Return the table of token sequences of a fold's development set."""
         return self.data / "development" / "tokens" / name / f"{fold}.parquet"
 
+    def supervision(self, name: str, fold: str) -> Path:
+        """Return the folder of the labels that a fold's vocabulary is fitted on; empty where it reads none."""
+        return self.data / "supervision" / name / fold
+
+    def training_targets(self, name: str, fold: str) -> Path:
+        return self.supervision(name, fold) / "targets.parquet"
+
     def vocabulary(self, name: str, fold: str) -> Path:
         return self.data / "vocabulary" / name / f"{fold}.zarr"
 

@@ -6,7 +6,9 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to tok
 - With `deltas` > 0 a frame also has its slopes over time, divided by `delta_scale`. A token covers `stack` consecutive
   frames, without overlap; a clip's last frame is repeated to fill its last stack. A token's features are ordered by group
   (`groups` equal groups of mel bands), within a group by frame, within a frame z before slopes.
-- With PCA the features become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample.
+- With `context` > 0 a token's features are those of its frames and of as many on either side of them.
+- With PCA the features become (features - centre) @ components.T: uncorrelated, at variance 1 over the sample. So they do
+  with LDA, each group by itself: uncorrelated, at variance 1 within classes. LDA alone has `context` and `inverse`.
 - Codebook b covers the features `bands[b]` = [from, to) and holds `num_tokens` codes, vectors of these features. Where
   `additive`, tokens stand for the sum of their codes. The vocabulary's kind encodes, see `pipeline/vocabulary/base.py`, with
   the arrays of its own that it may need (`own_<name>`).
@@ -50,6 +52,7 @@ class FeatureMetadata(TypedDict):
     deltas: int
     stack: int
     groups: int
+    context: NotRequired[int]  # with LDA alone
 
 
 class MergeMetadata(TypedDict, total=False):
@@ -104,6 +107,8 @@ class StoredMetadata(VocabularyMetadata):
     own: dict[str, list[str]]  # name -> axes of each array that the kind alone reads
 
 
+_INVERSE = {"inverse": ArraySchema(("component", "feature"), ("float32",), "normalised log-mel")}
+
 VOCABULARY = GroupSchema(
     name="vocabulary",
     version=5,
@@ -113,10 +118,10 @@ VOCABULARY = GroupSchema(
         "mean": ArraySchema(("mel",), ("float32",), "as the front end's"),
         "scale": ArraySchema(("mel",), ("float32",), "as the front end's"),
         "delta_scale": ArraySchema(("mel",), ("float32",), "normalised log-mel a frame"),
-        "centre": ArraySchema(("feature",), ("float32",), "normalised log-mel"),  # empty without PCA
+        "centre": ArraySchema(("feature",), ("float32",), "normalised log-mel"),  # empty without a projection
         "components": ArraySchema(
             ("component", "feature"), ("float32",), "1 over normalised log-mel"
-        ),  # empty without PCA
+        ),  # empty without a projection
         "levels": ArraySchema(("codebook", "code", "level"), ("float32",), "as the front end's"),
         "counts": ArraySchema(("codebook", "code"), ("int64",), "tokens of the sample"),
         "merges": ArraySchema(("merge", "part"), ("int32",), "token"),  # empty without BPE
@@ -151,6 +156,11 @@ class Codebooks:
         return [codes[:, : stop - start] for codes, (start, stop) in zip(self.codes, self.bands, strict=True)]
 
 
+def no_inverse() -> np.ndarray:
+    """Return the inverse of spaces whose projection, if any, is its own."""
+    return np.empty((0, 0), np.float32)
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
     """Transform from frames to the features that are quantised; see the module's conventions."""
@@ -162,13 +172,25 @@ class FeatureSpace:
     mean: np.ndarray  # (mel,) float32
     scale: np.ndarray  # (mel,) float32
     delta_scale: np.ndarray  # (mel,) float32
-    centre: np.ndarray  # (feature before PCA,) float32; empty without PCA
-    components: np.ndarray  # (component, feature before PCA) float32; empty without PCA
+    centre: np.ndarray  # (stacked feature,) float32; empty without a projection
+    components: np.ndarray  # (component, stacked feature) float32; empty without a projection
+    context: int = 0  # frames on either side of a token's own; with LDA alone
+    inverse: np.ndarray = field(default_factory=no_inverse)  # (component, stacked feature) float32; empty without LDA
 
     @property
     def num_stacked(self) -> int:
-        """Number of features per token before PCA."""
-        return len(self.mean) * self.stack * (2 if self.deltas else 1)
+        """Number of features per token before any projection."""
+        return len(self.mean) * self.span * (2 if self.deltas else 1)
+
+    @property
+    def span(self) -> int:
+        """Number of frames that a token's features are made of, slopes aside."""
+        return self.stack + 2 * self.context
+
+    @property
+    def margin(self) -> int:
+        """Number of frames on either side of a token's own that its features follow from."""
+        return self.deltas + self.context
 
     @property
     def num_features(self) -> int:
@@ -279,7 +301,7 @@ class Vocabulary:
         """Digest of the content; every artifact made with the vocabulary records it."""
         digest = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
         space = self.space
-        fitted = (space.mean, space.scale, space.delta_scale, space.centre, space.components)
+        fitted = (space.mean, space.scale, space.delta_scale, space.centre, space.components, space.inverse)
         own = (values for _, (_, values) in sorted(self.own.items()))
         for values in (self.codebooks, *fitted, self.merges, *own):
             digest.update(np.ascontiguousarray(values).tobytes())
@@ -312,19 +334,21 @@ def write_vocabulary_store(
     """Write the arrays of every vocabulary, those of its kind's own, and the metadata but for `own`, which follows."""
     axes = {name: list(dims) for name, (dims, _) in own.items()}
     values = {**arrays, **{_OWN + name: values for name, (_, values) in own.items()}}
-    _schema(axes).write(path, values, {**metadata, "own": axes})
+    stored: StoredMetadata = {**metadata, "own": axes}
+    _schema(stored).write(path, values, stored)
 
 
-def _schema(axes: Mapping[str, list[str]]) -> GroupSchema[StoredMetadata]:
-    """Return the schema of a store with own arrays of its kind: name -> axes."""
+def _schema(metadata: StoredMetadata) -> GroupSchema[StoredMetadata]:
+    """Return the schema of a store with this metadata: with own arrays of its kind, and with LDA its inverse."""
+    axes, inverse = metadata["own"], _INVERSE if "context" in metadata["features"] else {}
     own = {_OWN + name: ArraySchema(tuple(dims), ("float32",), "as the kind's") for name, dims in axes.items()}
-    return replace(VOCABULARY, arrays={**VOCABULARY.arrays, **own})
+    return replace(VOCABULARY, arrays={**VOCABULARY.arrays, **inverse, **own})
 
 
 def open_vocabulary(path: Path) -> Vocabulary:
     """Open a vocabulary and check sizes and ids against each other, and that it was fitted on training clips."""
-    axes = VOCABULARY.read_metadata(path)["own"]
-    arrays, metadata = _schema(axes).open(path)
+    stored = VOCABULARY.read_metadata(path)
+    arrays, metadata = _schema(stored).open(path)
     size = metadata["bpe"].get("num_tokens", metadata["num_tokens"])
     for name, expected in special_tokens(size).items():
         if (found := metadata.get(name)) != expected:
@@ -332,20 +356,22 @@ def open_vocabulary(path: Path) -> Vocabulary:
     if metadata["role"] != "train":
         raise VOCABULARY.error(path, "role", expected="train", found=metadata["role"])
     features = metadata["features"]
-    for name, least in (("deltas", 0), ("stack", 1), ("groups", 1)):
-        found = features.get(name)
+    for name, least in (("deltas", 0), ("stack", 1), ("groups", 1), ("context", 0)):
+        found = features.get(name, 0)
         if not isinstance(found, int) or found < least:
             raise VOCABULARY.error(path, f"features.{name}", expected=f"at least {least}", found=found)
     space = FeatureSpace(
-        metadata["normalisation"],
-        features["deltas"],
-        features["stack"],
-        features["groups"],
-        *(arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")),
+        normalisation=metadata["normalisation"],
+        deltas=features["deltas"],
+        stack=features["stack"],
+        groups=features["groups"],
+        context=features.get("context", 0),
+        inverse=arrays.get("inverse", no_inverse()),
+        **{name: arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")},
     )
     _check_arrays(path, arrays, metadata, space)
     named = {name: arrays[name] for name in ("codebooks", "levels", "counts", "merges")}
-    own = {name: NamedArray(tuple(dims), arrays[_OWN + name]) for name, dims in axes.items()}
+    own = {name: NamedArray(tuple(dims), arrays[_OWN + name]) for name, dims in metadata["own"].items()}
     vocabulary = Vocabulary(path, space, metadata=metadata, own=own, **named)
     _check_merges(vocabulary)
     return vocabulary
@@ -362,6 +388,7 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: StoredMet
         "delta_scale": [n_mels],
         "centre": [num_stacked],
         "components": [len(space.components), num_stacked],
+        **({"inverse": [len(space.components), num_stacked]} if "inverse" in arrays else {}),
         "levels": [num_codebooks, size, 2],
         "counts": [num_codebooks, size],
         "merges": [len(arrays["merges"]), 2],

@@ -49,6 +49,9 @@ class VocabularySection(Protocol):
     @property
     def bpe(self) -> object | None: ...
 
+    @property
+    def supervised(self) -> bool: ...
+
 
 class FrontEndValues(Protocol):
     """Fields of the section `spectrogram.front_end` that models check."""

@@ -32,6 +32,11 @@ def class_targets(clips: ClipTable | TargetTable, clip_ids: Sequence[str]) -> np
     return targets
 
 
+def targets_by_clip(clips: ClipTable | TargetTable, clip_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the targets (class,) of these clips by id; see `class_targets`."""
+    return dict(zip(clip_ids, class_targets(clips, clip_ids), strict=True))
+
+
 def decide_soft(targets: np.ndarray, label_kind: LabelKind) -> np.ndarray:
     """Return targets of 0, 1 and NaN: of a clip with soft labels the likeliest class, or where it has several all from 1/2.
 

@@ -34,7 +34,8 @@ class Params(ClusteringParams):
         if self.features.pca is not None:
             raise ValueError(
                 "expected features.pca null with kind bands, since principal components mix the mel bands that it keeps "
-                f"apart, found {self.features.pca}; use kind kmeans or residual for whitened features"
+                f"apart, found {self.features.pca}; use kind kmeans or residual for whitened features, or features.lda, "
+                "which is fitted in each group by itself"
             )
         return self
 

@@ -1,7 +1,7 @@
-"""Features that codebooks code, and their inverse: normalised frames, their slopes, stacks of them, and PCA.
+"""Features that codebooks code, and their inverse: normalised frames, their slopes, stacks of them, and projections.
 
 Conventions: frames (frame, mel) float32 in the front end's units; z the same, normalised; a window (frame, mel) is a token's
-frames with `deltas` frames on either side, where a clip's first and last frame stand for those beyond its ends; features
+frames with a margin on either side, where a clip's first and last frame stand for those beyond its ends; features
 (token, feature) float32. Their order, and what `space` holds: `pipeline/artifacts/vocabulary.py`.
 """
 
@@ -30,7 +30,7 @@ def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarra
         tokens = np.arange(space.num_tokens(len(clip)))
         for start in range(0, len(tokens), _TOKENS_PER_BLOCK):
             places = window_places(
-                tokens[start:][:_TOKENS_PER_BLOCK], len(clip), stack=space.stack, deltas=space.deltas
+                tokens[start:][:_TOKENS_PER_BLOCK], len(clip), stack=space.stack, margin=space.margin
             )
             features[filled : filled + len(places)] = window_features(space, z[first + places])
             filled += len(places)
@@ -38,9 +38,9 @@ def clip_features(space: FeatureSpace, clips: Sequence[np.ndarray]) -> np.ndarra
     return features
 
 
-def window_places(tokens: np.ndarray, num_frames: int, *, stack: int, deltas: int) -> np.ndarray:
+def window_places(tokens: np.ndarray, num_frames: int, *, stack: int, margin: int) -> np.ndarray:
     """Return which of a clip's frames the window of each token holds: (token, frame) int64, for `tokens` (token,) int."""
-    offsets = np.arange(-deltas, stack + deltas)
+    offsets = np.arange(-margin, stack + margin)
     places: np.ndarray = np.clip(tokens[:, None] * stack + offsets, 0, max(num_frames - 1, 0))
     return places
 
@@ -54,13 +54,13 @@ def window_features(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
 
 
 def stack_windows(space: FeatureSpace, windows: np.ndarray) -> np.ndarray:
-    """Return the features (token, feature) of normalised windows (token, frame, mel), before PCA."""
+    """Return the features (token, feature) of normalised windows (token, frame, mel), before any projection."""
     num_tokens, _, num_mels = windows.shape
-    parts = [windows[:, space.deltas : space.deltas + space.stack]]
+    parts = [windows[:, space.deltas : space.deltas + space.span]]
     if space.deltas:
         parts.append(slopes(windows, space.deltas) / space.delta_scale)
     frames = np.stack(parts, axis=2)  # (token, frame, part, mel)
-    grouped = frames.reshape(num_tokens, space.stack, len(parts), space.groups, num_mels // space.groups)
+    grouped = frames.reshape(num_tokens, space.span, len(parts), space.groups, num_mels // space.groups)
     features: np.ndarray = grouped.transpose(0, 3, 1, 2, 4).reshape(num_tokens, space.num_stacked)
     return features
 
@@ -104,13 +104,16 @@ def frame_levels(frames: np.ndarray, mean: np.ndarray, scale: np.ndarray, normal
 def unstack_features(space: FeatureSpace, features: np.ndarray) -> np.ndarray:
     """Return the normalised frames (frame, mel) of features (token, feature): `stack` frames a token, without slopes.
 
-    What PCA left out comes back as its mean over the sample.
+    What a projection left out comes back as its least-squares estimate over the sample; after PCA that is its mean.
     """
     if len(space.components):
-        # A component is a unit vector over the deviation along it: over its squared length, it is its own inverse.
-        inverse = space.components / (space.components**2).sum(axis=1, keepdims=True)
+        inverse = space.inverse
+        if not len(inverse):
+            # PCA: a unit vector over the deviation along it is, over its squared length, its own inverse.
+            inverse = space.components / (space.components**2).sum(axis=1, keepdims=True)
         features = features @ inverse + space.centre
     num_mels, parts = len(space.mean), 2 if space.deltas else 1
-    grouped = features.reshape(-1, space.groups, space.stack, parts, num_mels // space.groups)[:, :, :, 0]
+    grouped = features.reshape(-1, space.groups, space.span, parts, num_mels // space.groups)
+    grouped = grouped[:, :, space.context : space.context + space.stack, 0]
     z: np.ndarray = grouped.transpose(0, 2, 1, 3).reshape(-1, num_mels)
     return z

@@ -13,6 +13,7 @@ from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.vocabulary import (
     Codebooks,
+    FeatureMetadata,
     FeatureSpace,
     MergeMetadata,
     VocabularyMetadata,
@@ -21,6 +22,7 @@ from pipeline.artifacts.vocabulary import (
 )
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.threads import single_threaded
+from pipeline.vocabulary.discriminants import LabelledTokens, fit_lda
 from pipeline.vocabulary.features import (
     DIRECTIONS,
     frame_levels,
@@ -32,7 +34,7 @@ from pipeline.vocabulary.features import (
 from pipeline.vocabulary.rebuilding import decode_frames
 from pipeline.vocabulary.registry import KINDS, VocabularyParams
 from pipeline.vocabulary.sampling import FrameSample
-from pipeline.vocabulary.settings import CommonParams
+from pipeline.vocabulary.settings import CommonParams, LdaParams
 from pipeline.vocabulary.statistics import distortion, summarise
 
 # In ln(power) or dB. A mel filter so narrow that no FFT bin falls into it gives a constant (128 mel bins at
@@ -73,7 +75,7 @@ def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
 
 
 def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, np.ndarray]:
-    """Fit normalisation, scale of the slopes, and PCA, and return them with the sample's features (token, feature)."""
+    """Fit normalisation, scale of the slopes, and projection; return them with the sample's features (token, feature)."""
     num_mels = sample.windows.shape[2]
     if num_mels % params.groups:
         divisors = ", ".join(str(number) for number in range(1, num_mels + 1) if num_mels % number == 0)
@@ -93,6 +95,7 @@ def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, 
         delta_scale=np.ones(num_mels, np.float32),
         centre=np.empty(0, np.float32),
         components=np.empty((0, 0), np.float32),
+        context=params.features.context,
     )
     windows = normalise_windows(space, sample.windows)
     if space.deltas:
@@ -101,8 +104,28 @@ def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, 
     if params.features.pca is not None:
         centre, components = fit_pca(features, params.features.pca)
         space = replace(space, centre=centre, components=components)
-        features = window_features(space, windows)
-    return space, features
+    elif params.features.lda is not None:
+        space = _discriminant_space(params.features.lda, space, features, sample)
+    else:
+        return space, features
+    return space, window_features(space, windows)
+
+
+def _discriminant_space(
+    params: LdaParams, space: FeatureSpace, features: np.ndarray, sample: FrameSample
+) -> FeatureSpace:
+    """Return the space with the discriminants of each group, side by side, fitted on stacked features (token, feature)."""
+    from scipy.linalg import block_diag
+
+    assert sample.targets is not None
+    labelled = LabelledTokens(np.repeat(np.arange(len(sample.counts)), list(sample.counts.values())), sample.targets)
+    groups = [fit_lda(params, part, labelled) for part in np.split(features, space.groups, axis=1)]
+    return replace(
+        space,
+        centre=np.concatenate([group.centre for group in groups]),
+        components=block_diag(*(group.components for group in groups)),
+        inverse=block_diag(*(group.inverse for group in groups)),
+    )
 
 
 def check_frames(sample: FrameSample) -> None:
@@ -198,7 +221,7 @@ def write_vocabulary(
     space, codebooks = fit.space, fit.codebooks
     windows = normalise_windows(space, sample.windows)
     tokens = KINDS[fit.kind].encode(codebooks, window_features(space, windows))
-    z = windows[:, space.deltas : space.deltas + space.stack].reshape(-1, windows.shape[2])
+    z = windows[:, space.margin : space.margin + space.stack].reshape(-1, windows.shape[2])
     size = codebooks.codes.shape[1]
     counts = np.stack([np.bincount(row, minlength=size) for row in tokens]).astype(np.int64)
     metadata_of_fit = {
@@ -214,7 +237,7 @@ def write_vocabulary(
         "num_tokens": size,
         "num_codebooks": len(codebooks.codes),
         "normalisation": space.normalisation,
-        "features": {"deltas": space.deltas, "stack": space.stack, "groups": space.groups},
+        "features": _feature_metadata(space),
         "bands": codebooks.bands,
         "bpe": merges.metadata,
         "padding_token": special["padding_token"],
@@ -229,10 +252,17 @@ def write_vocabulary(
         SETTINGS: {f"vocabularies.{name}": params.model_dump(mode="json")},
     }
     arrays = {name: getattr(space, name) for name in ("mean", "scale", "delta_scale", "centre", "components")}
+    if len(space.inverse):
+        arrays["inverse"] = space.inverse
     levels = token_levels(space, sample, tokens, counts)
     arrays |= {"codebooks": codebooks.codes, "levels": levels, "counts": counts, "merges": merges.pairs}
     write_vocabulary_store(path, arrays, codebooks.own, metadata)
     return metadata_of_fit
+
+
+def _feature_metadata(space: FeatureSpace) -> FeatureMetadata:
+    metadata: FeatureMetadata = {"deltas": space.deltas, "stack": space.stack, "groups": space.groups}
+    return {**metadata, "context": space.context} if len(space.inverse) else metadata
 
 
 def token_levels(space: FeatureSpace, sample: FrameSample, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ Where a token stands for several frames, what is drawn is tokens, each with all 
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -39,23 +39,27 @@ class FrameSample:
     windows: (
         np.ndarray
     )  # (token, frame, mel) float32, in the front end's units: a token's frames, and those beside them
-    deltas: int  # frames on either side
+    margin: int  # frames on either side
     metadata: dict[str, int | str]  # clips and frames drawn, frames available, digest of which
+    counts: Mapping[str, int] = field(
+        default_factory=dict
+    )  # clip id -> tokens drawn of it, in the order of the windows
+    targets: np.ndarray | None = None  # (clip, class) of these clips, where features are fitted on labels
 
     @property
     def frames(self) -> np.ndarray:
         """The tokens' own frames, end to end: (frame, mel)."""
-        stop = self.windows.shape[1] - self.deltas
-        return self.windows[:, self.deltas : stop].reshape(-1, self.windows.shape[2])
+        stop = self.windows.shape[1] - self.margin
+        return self.windows[:, self.margin : stop].reshape(-1, self.windows.shape[2])
 
 
 def draw_sample(
-    reader: ClipFrames, clip_ids: Sequence[str], *, sample_frames: int, seed: int, stack: int = 1, deltas: int = 0
+    reader: ClipFrames, clip_ids: Sequence[str], *, sample_frames: int, seed: int, stack: int = 1, margin: int = 0
 ) -> FrameSample:
     """Draw at most `sample_frames` frames of the usable clips among `clip_ids`, in tokens of `stack` frames.
 
-    With each come the `deltas` frames on either side that its slopes need. Tokens come out ordered by clip id, then by time.
-    Raises CorpusError when no clip has a frame.
+    With each come the `margin` frames on either side that its features need. Tokens come out ordered by clip id, then by
+    time. Raises CorpusError when no clip has a frame.
     """
     lengths = {clip_id: reader.num_frames(clip_id) for clip_id in sorted(reader.ok(clip_ids))}
     available = sum(lengths.values())
@@ -69,7 +73,7 @@ def draw_sample(
     drawn = []
     for batch in clip_batches(list(chosen), lengths.__getitem__, frames_per_batch=FRAMES_PER_BATCH):
         for clip_id, frames in zip(batch, reader.read(batch), strict=True):
-            drawn.append(frames[window_places(chosen[clip_id], len(frames), stack=stack, deltas=deltas)])
+            drawn.append(frames[window_places(chosen[clip_id], len(frames), stack=stack, margin=margin)])
     windows = np.concatenate(drawn).astype(np.float32, copy=False)
     metadata: dict[str, int | str] = {
         "clips": len(chosen),
@@ -77,7 +81,7 @@ def draw_sample(
         "available": available,
         "digest": _digest(chosen),
     }
-    return FrameSample(windows, deltas, metadata)
+    return FrameSample(windows, margin, metadata, {clip_id: len(tokens) for clip_id, tokens in chosen.items()})
 
 
 def choose_frames(lengths: dict[str, int], *, sample_frames: int, seed: int) -> dict[str, np.ndarray]:

@@ -8,12 +8,39 @@ from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
 from pipeline.params import Params
 
 
+class LdaParams(Params):
+    """Linear discriminant analysis of frames in context, with the labels of the training clips."""
+
+    dimensions: PositiveInt | None  # discriminants that are left; null = all there are, at most classes - 1
+    context: NonNegativeInt  # frames on either side of a token's own that the projection reads, too
+    shrinkage: float = Field(ge=0, le=1)  # of the covariance within classes, to one of equal variances; 0 = none
+
+
 class FeatureParams(Params):
     """Features that one token codes."""
 
     deltas: NonNegativeInt  # frames on either side that a slope is fitted over, appended to the frame; 0 = no slopes
     stack: PositiveInt  # frames in a row that one token stands for; tokens have the frame rate over this
     pca: PositiveInt | None  # whitened dimensions that are left of the features; null = all, as they are
+    lda: LdaParams | None  # discriminants in place of the features; needs labels; null = none
+
+    @property
+    def context(self) -> int:
+        """Frames on either side of a token's own whose features it has, too."""
+        return self.lda.context if self.lda else 0
+
+    @property
+    def margin(self) -> int:
+        """Frames on either side of a token's own that its features follow from."""
+        return self.deltas + self.context
+
+    @model_validator(mode="after")
+    def _one_projection(self) -> Self:
+        if self.pca is not None and self.lda is not None:
+            raise ValueError(
+                f"expected pca null with lda, which projects the features itself, found {self.pca}; set one of them to null"
+            )
+        return self
 
 
 class BpeParams(Params):
@@ -54,6 +81,11 @@ class CommonParams(KindParams):
     bpe: BpeParams | None  # null = no merging
     sample_frames: PositiveInt  # at most this many frames are drawn; and again, in whole clips, to learn merges on
     seed: NonNegativeInt  # of the draw, and of what the kind draws
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it is fitted on the labels of training clips."""
+        return self.features.lda is not None
 
     @property
     def groups(self) -> int:

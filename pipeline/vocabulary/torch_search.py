@@ -44,18 +44,19 @@ class TokenSearch(nn.Module):
 
 
 class Features(nn.Module):
-    """Features of frames: normalised, with slopes, stacked, and projected to principal components."""
+    """Features of frames: normalised, with slopes, stacked, and projected to principal components or discriminants."""
 
     mean: Tensor  # (mel,)
     scale: Tensor  # (mel,)
     delta_scale: Tensor  # (mel,)
-    centre: Tensor  # (feature before PCA,)
-    components: Tensor  # (component, feature before PCA)
+    centre: Tensor  # (stacked feature,)
+    components: Tensor  # (component, stacked feature)
 
     def __init__(self, space: FeatureSpace) -> None:
         super().__init__()
         self._centres, self._is_direction = space.normalisation == "l2", space.normalisation in DIRECTIONS
         self._deltas, self._stack, self._groups = space.deltas, space.stack, space.groups
+        self._context, self._span = space.context, space.span
         self._projects = len(space.components) > 0
         self.register_buffer("mean", torch.tensor(space.mean))
         self.register_buffer("scale", torch.tensor(space.scale))
@@ -70,8 +71,8 @@ class Features(nn.Module):
             z = z - z.mean(dim=2, keepdim=True)
         if self._is_direction:
             z = _unit(z, shortest=SHORTEST)
-        if self._stack > 1:
-            z = self._fill_last_stack(z)
+        if self._span > 1:
+            z = self._fill_up(z)
         parts = torch.stack([z, self._slopes(z)] if self._deltas else [z], dim=2)
         features = self._arrange(parts)
         return (features - self.centre) @ self.components.T if self._projects else features
@@ -83,16 +84,24 @@ class Features(nn.Module):
             total = total + step * (_shifted(z, step, z.shape[1]) - _shifted(z, -step, z.shape[1]))
         return total / float(2 * sum(step**2 for step in range(1, reach + 1))) / self.delta_scale
 
-    def _fill_last_stack(self, z: Tensor) -> Tensor:
-        """Repeat the last frame until the number of frames is a multiple of the stack."""
+    def _fill_up(self, z: Tensor) -> Tensor:
+        """Repeat the last frame until the number of frames is a multiple of the stack, and both ends by the context."""
         stacks = (z.shape[1] + self._stack - 1) // self._stack
-        return _shifted(z, 0, stacks * self._stack)
+        return _shifted(z, -self._context, stacks * self._stack + 2 * self._context)
 
     def _arrange(self, parts: Tensor) -> Tensor:
         """Return frames (batch, frame, part, mel) as features: by group, in it by frame, in it z before slopes."""
         batch, _, count, mels = parts.shape
-        grouped = parts.reshape(batch, -1, self._stack, count, self._groups, mels // self._groups)
-        return grouped.permute(0, 1, 4, 2, 3, 5).reshape(batch, -1, self._stack * count * mels)
+        if self._context:
+            parts = self._overlapping(parts)
+        grouped = parts.reshape(batch, -1, self._span, count, self._groups, mels // self._groups)
+        return grouped.permute(0, 1, 4, 2, 3, 5).reshape(batch, -1, self._span * count * mels)
+
+    def _overlapping(self, parts: Tensor) -> Tensor:
+        """Return the frames of each token with those of its context: (batch, token, frame of the token, part, mel)."""
+        num_frames = parts.shape[1] - 2 * self._context  # a multiple of the stack
+        spans = [parts[:, first : first + num_frames : self._stack] for first in range(self._span)]
+        return torch.stack(spans, dim=2)
 
 
 class Nearest(nn.Module):
