@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import REPOSITORY
 from networks import network, params_of
 from test_kinds import OWN, noise
 from test_rebuilding import fit
@@ -118,10 +119,13 @@ def test_channels_have_means_of_their_own() -> None:
     assert filled[0].tolist() == [[1.0] * 8, [-3.0] * 4 + [5.0] * 4]
 
 
+EIGHT_BANDS: dict[str, Any] = {**METADATA, "n_mels": 8, "params": METADATA["params"] | {"n_mels": 8}}
+
+
 class Frames:
     """Log-mel frames of clips in memory, of different lengths."""
 
-    source, time_axis, frame_rate, front_end = "", 0, 100.0, METADATA | {"n_mels": 8}
+    source, time_axis, frame_rate, front_end = "", 0, 100.0, EIGHT_BANDS
     metadata: dict[str, Any] = {"n_mels": 8}  # noqa: RUF012
 
     def __init__(self, clips: dict[str, np.ndarray]) -> None:
@@ -271,30 +275,29 @@ def test_code_of_the_search_retrains_what_assigns_anew_alone() -> None:
         assert {name for name in before if before[name] != after[name]} == expected
 
 
+def check(folder: Path, *changes: str) -> None:
+    """Check the demo's params with these changes. Raises ParamsError."""
+    document, mistakes = compose("demo", changes, REPOSITORY / "recipes")
+    assert not mistakes
+    (folder / "params.yaml").write_text(dump(document))
+    load_experiment(folder / "params.yaml")
+
+
 def test_merged_tokens_are_refused_by_name(tmp_path: Path) -> None:
-    path, bpe = tmp_path / "params.yaml", "vocabularies.kmeans.bpe={num_tokens: 300}"
-    on = "train.augmentation.retokenize=true"
-
-    def check(*changes: str) -> None:
-        path.write_text(dump(compose("demo", list(changes))))
-        load_experiment(path)
-
+    on, bpe = "train.augmentation.retokenize=true", "vocabularies.kmeans.bpe={num_tokens: 300}"
     with pytest.raises(ParamsError, match=r"retokenize: expected false with vocabulary kmeans of merged .*bpe to null"):
-        check(on, bpe)
-    check(on)
-    check(bpe)
-    check(on, bpe, "experiment.token_models=[bag_of_tokens]", "experiment.ensembles=[]")
+        check(tmp_path, on, bpe)
+    check(tmp_path, on)
+    check(tmp_path, bpe)
+    check(tmp_path, on, bpe, "experiment.token_models=[bag_of_tokens]", "experiment.ensembles=[]")
     merged = fit(noise(400), num_tokens=16)
     with pytest.raises(SonolexError, match=r"bpe: null, or set train\.augmentation\.retokenize to false"):
         Retokenizer(Vocabulary(**vars(merged) | {"merges": np.array([[0, 1]], np.int32)}), [0.0])
 
 
 def test_settings_that_go_beyond_the_bands_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
     changes = ["experiment.frame_models=[]", "experiment.ensembles=[]", "report.headline=[]", "report.attention=[]"]
     changes.append("train.augmentation.band_shift={probability: 0.5, range: [-80, 80]}")
-    path.write_text(dump(compose("demo", changes)))
-    load_experiment(path)
-    path.write_text(dump(compose("demo", [*changes, "train.augmentation.retokenize=true"])))
+    check(tmp_path, *changes)
     with pytest.raises(ParamsError, match=r"band_shift\.range: expected a number within the 64 bands"):
-        load_experiment(path)
+        check(tmp_path, *changes, "train.augmentation.retokenize=true")
