@@ -289,14 +289,16 @@ def test_merged_tokens_are_refused_by_name(tmp_path: Path) -> None:
         check(tmp_path, on, bpe)
     check(tmp_path, on)
     check(tmp_path, bpe)
-    check(tmp_path, on, bpe, "experiment.token_models=[bag_of_tokens]", "experiment.ensembles=[]")
+    without_network = ["experiment.token_models=[bag_of_tokens]", "experiment.ensembles=[]", "report.headline=[ast]"]
+    check(tmp_path, on, bpe, *without_network)
     merged = fit(noise(400), num_tokens=16)
     with pytest.raises(SonolexError, match=r"bpe: null, or set train\.augmentation\.retokenize to false"):
         Retokenizer(Vocabulary(**vars(merged) | {"merges": np.array([[0, 1]], np.int32)}), [0.0])
 
 
 def test_settings_that_go_beyond_the_bands_are_refused(tmp_path: Path) -> None:
-    changes = ["experiment.frame_models=[]", "experiment.ensembles=[]", "report.headline=[]", "report.attention=[]"]
+    changes = ["experiment.frame_models=[]", "experiment.ensembles=[]", "report.attention=[]"]
+    changes.append("report.headline=[token_transformer-kmeans]")
     changes.append("train.augmentation.band_shift={probability: 0.5, range: [-80, 80]}")
     check(tmp_path, *changes)
     with pytest.raises(ParamsError, match=r"band_shift\.range: expected a number within the 64 bands"):

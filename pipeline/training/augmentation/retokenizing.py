@@ -48,7 +48,7 @@ class Retokenizer:
         search = self._search.to(frames.device)
         scores = frames.shape[1] * self._num_codes
         size = max(1, _SCORES_AT_ONCE.get(frames.device.type, _SCORES_ELSEWHERE) // scores)
-        tokens = torch.cat([search(clips) for clips in _repeat_last(frames, mask).split(size)])
+        tokens = torch.cat([search(clips) for clips in torch.split(_repeat_last(frames, mask), size)])
         if mask is None:
             return tokens, None
         counts = (mask.sum(1, keepdim=True) + self._stack - 1) // self._stack
