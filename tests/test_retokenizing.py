@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ import soundfile
 import torch
 from conftest import REPOSITORY
 from networks import network, params_of
+from test_development import ROLES, collect
 from test_kinds import OWN, noise
 from test_rebuilding import fit
 from test_spectral_augmentation import FRONT_END, METADATA
 from test_stage_code import DOCUMENT, TEXTS
 from test_training import PLAIN, SETTINGS
 
+from pipeline.artifacts.development import open_development
+from pipeline.artifacts.layout import Layout, ModelId
+from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.check_params import load_experiment
-from pipeline.errors import ParamsError, SonolexError
+from pipeline.errors import ArtifactError, ParamsError, SonolexError
 from pipeline.execution.code import Sources
 from pipeline.stage_code import read_settings, retokenizes, stage_files
 from pipeline.training.augmentation.applying import Augmentation
@@ -30,7 +35,9 @@ from pipeline.training.augmentation.partners import Partners, Use
 from pipeline.training.augmentation.retokenizing import Retokenizer
 from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.distributed import init_distributed
+from pipeline.training.inputs import input_artifacts
 from pipeline.training.neural import train_model
+from pipeline.training.opening import open_frames
 from pipeline.training.settings import TrainParams
 from pipeline.training.trainers import Examples, TrainingData
 from pipeline.vocabulary.assignment import assign
@@ -303,3 +310,33 @@ def test_settings_that_go_beyond_the_bands_are_refused(tmp_path: Path) -> None:
     check(tmp_path, *changes)
     with pytest.raises(ParamsError, match=r"band_shift\.range: expected a number within the 64 bands"):
         check(tmp_path, *changes, "train.augmentation.retokenize=true")
+
+
+def test_frames_are_those_of_the_development_set_and_of_the_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the stage report goes there
+    made, other = collect(tmp_path, ROLES), collect(tmp_path / "other", ROLES, frames={"b": 1.0})
+    development, path = open_development(made.development, fold="1"), made.index.parent
+    vocabulary = fit(noise(400), num_tokens=16)
+    front_end: Any = dict(open_spectrogram(path).metadata)
+    of_front_end = [
+        replace(vocabulary, metadata=vocabulary.metadata | {"front_end": front_end | change})
+        for change in ({}, {"n_mels": 99})
+    ]
+    assert open_frames(path, development, of_front_end[0]).usable(["b"]) == ["b"]
+    with pytest.raises(ArtifactError, match=r"front_end\.n_mels .*, found 99"):
+        open_frames(path, development, of_front_end[1])
+    with pytest.raises(ArtifactError, match=r"frames of clip b: .*found others"):
+        open_frames(other.index.parent, development, of_front_end[0])
+
+
+def test_a_run_that_assigns_anew_checks_the_settings_of_frames_too() -> None:
+    layout, model = Layout(), ModelId("token_transformer", "kmeans")
+    source, spectrogram = layout.development_tokens("kmeans", "1"), layout.spectrogram
+    stored = [schema.name for schema, _ in input_artifacts(layout, model, "1", source)]
+    anew = input_artifacts(layout, model, "1", source, [layout.copies / "speed_0.9"], spectrogram)
+    assert [schema.name for schema, _ in anew[: len(stored)]] == stored
+    assert [path for _, path in anew[len(stored) :]] == [
+        layout.spectrogram_index, layout.copies / "speed_0.9" / "index.parquet",
+    ]  # fmt: skip

@@ -48,7 +48,7 @@ def open_training_data(reads: Reads, paths: DataPaths, fold: str) -> tuple[Train
         raise CorpusError(f"{paths.source}: expected training clips of fold {fold} with frames, found none")
     pretrained = open_pretrained(paths.pretrained, fold=fold, source=inputs.source) if paths.pretrained else None
     training, validation = (Examples.of(targets, ids) for ids in roles.values())
-    frames = _open_frames(paths.frames, development, vocabulary) if paths.frames and vocabulary else None
+    frames = open_frames(paths.frames, development, vocabulary) if paths.frames and vocabulary else None
     copied = inputs if isinstance(inputs, FrameInputs) else frames
     copies = open_copies(paths.copies, copied, development) if copied else []
     label_kind, classes = targets.metadata["label_kind"], targets.metadata["classes"]
@@ -56,7 +56,7 @@ def open_training_data(reads: Reads, paths: DataPaths, fold: str) -> tuple[Train
     return data, targets
 
 
-def _open_frames(path: Path, development: DevelopmentTable, vocabulary: Vocabulary) -> FrameInputs:
+def open_frames(path: Path, development: DevelopmentTable, vocabulary: Vocabulary) -> FrameInputs:
     """Open the frames of a development set. Raises ArtifactError unless its vocabulary is of the same front end."""
     spectrogram = open_spectrogram(path)
     vocabulary.require_front_end(spectrogram)
