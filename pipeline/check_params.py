@@ -130,6 +130,8 @@ def _check_between(
     if "experiment" in sections:
         mistakes += _reading_mistakes(sections["experiment"], models, vocabularies, path)
         mistakes += _supervision_mistakes(sections["experiment"], vocabularies, path)
+    if {"experiment", "train"} <= set(sections) and sections["train"].augmentation.retokenize:
+        mistakes += _retokenizing_mistakes(sections["experiment"], models, vocabularies, path)
     if {"experiment", "labels", "split", "report"} <= set(sections):
         with check.collecting(f"{path}: "):
             sections["labels"].check_against(sections["experiment"], sections["split"].num_folds)
@@ -161,13 +163,20 @@ def _check_between(
     if label_kind and "thresholds" in sections:
         with check.collecting(f"{path}: "):
             require_several_labels(sections["thresholds"], label_kind)
-    if {"experiment", "train", "spectrogram"} <= set(sections) and sections["experiment"].frame_models:
+    if {"experiment", "train", "spectrogram"} <= set(sections) and _augments_frames(sections):
         num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
         mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)
     if {"train", "spectrogram"} <= set(sections) and not sections["spectrogram"].copies:
         mistakes += _copies_mistakes(sections["train"].augmentation, path)
     if {"train", "split"} <= set(sections) and not sections["split"].validation_fraction:
         mistakes += _validation_mistakes(sections, path)
+
+
+def _augments_frames(sections: Mapping[str, Any]) -> bool:
+    """Return whether models are trained on augmented frames, or on tokens of them."""
+    grid = sections["experiment"]
+    of_tokens = bool(grid.token_models or grid.pretrained_models) and sections["train"].augmentation.retokenize
+    return bool(grid.frame_models) or of_tokens
 
 
 def _validation_mistakes(sections: Mapping[str, Any], path: Path) -> list[str]:
@@ -284,6 +293,25 @@ def _copies_mistakes(params: AugmentationParams, path: Path) -> list[str]:
     return [
         f"{path}: train.augmentation.copies: expected 0 while spectrogram.copies is empty, found {params.copies:g}; set it "
         "to 0, or list copies, such as [{speed: 0.9}, {pitch: 2}]"
+    ]
+
+
+def _retokenizing_mistakes(
+    experiment: ExperimentParams,
+    models: Mapping[str, ModelParams],
+    vocabularies: Mapping[str, VocabularySection],
+    path: Path,
+) -> list[str]:
+    """Return a message for each vocabulary of merged tokens that networks would train on tokens of augmented frames of."""
+    names = [*experiment.token_models, *experiment.pretrained_models]
+    if not any(name in models and models[name].kind == "network" for name in names):
+        return []
+    return [
+        f"{path}: train.augmentation.retokenize: expected false with vocabulary {name} of merged tokens (bpe), which have "
+        f"no fixed rate, found true; set vocabularies.{name}.bpe to null, take {name} out of experiment.vocabularies, or "
+        "set retokenize to false"
+        for name in experiment.vocabularies
+        if name in vocabularies and vocabularies[name].bpe is not None
     ]
 
 

@@ -5,7 +5,8 @@
 A file holds, as JSON, a digest of the definitions reached from the stage's program, the releases of the numeric packages
 among them, and for stages that train the settings of the section `train` that the entry's kind reads, so that a setting of
 augmentation does not retrain a bag of tokens. Where copies of clips are trained on, `spectrogram.copies` and the code that
-changes waveforms count too, and where background noise is added, the digest of its sounds.
+changes waveforms count too; where background noise is added, the digest of its sounds; and where a model of tokens trains on
+those of augmented frames, the settings of frames and the code that assigns them.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from pipeline.execution.code import NUMERIC, Sources, kinds_in, reach, releases,
 from pipeline.models.registry import BASELINES
 from pipeline.paths import input_path, shared_path
 from pipeline.training.augmentation.noise_folder import find_sounds
-from pipeline.training.augmentation.settings import OF_FRAMES
+from pipeline.training.augmentation.settings import OF_FRAMES, RETOKENIZE
 from pipeline.training.trainers import way_of
 
 _KEPT_OUTCOMES = 20  # latest earlier runs
@@ -73,7 +74,8 @@ STAGES = {
 
 # Settings of `train` that only models of one input read, and settings that only the stage `train` reads, not `pretrain`.
 _OF_FRAMES = tuple(f"augmentation.{name}" for name in OF_FRAMES)
-_OF_TOKENS = ("augmentation.token_noise",)
+_RETOKENIZE = f"train.augmentation.{RETOKENIZE}"
+_OF_TOKENS = ("augmentation.token_noise", f"augmentation.{RETOKENIZE}")
 _BACKGROUND = "train.augmentation.background.folder"
 COPIES = "spectrogram.copies"  # a setting that models trained on copies read, besides those of `train`
 # What makes copies of the frames whose version the development set records.
@@ -98,13 +100,19 @@ def read_settings(document: Mapping[str, Any], stage: str, entry: str) -> dict[s
     if document["models"][entry]["kind"] in BASELINES:
         return {"train.num_threads": wanted["train.num_threads"]}
     reads_frames = entry in document["experiment"]["frame_models"]
-    unread = [f"train.{name}" for name in (_OF_TOKENS if reads_frames else _OF_FRAMES)]
+    of_other_input = _OF_TOKENS if reads_frames else () if wanted.get(_RETOKENIZE) else _OF_FRAMES
+    unread = [f"train.{name}" for name in of_other_input]
     read = {key: value for key, value in wanted.items() if not any(f"{key}.".startswith(f"{name}.") for name in unread)}
     if read.get("train.augmentation.copies"):
         read[COPIES] = document["spectrogram"]["copies"]
     if read.get(_BACKGROUND):  # what the folder holds counts, which `stage_files` digests, and not where it lies
         del read[_BACKGROUND]
     return read
+
+
+def retokenizes(settings: Mapping[str, object]) -> bool:
+    """Return whether a model with these settings, see `read_settings`, trains on tokens of augmented frames."""
+    return bool(settings.get(_RETOKENIZE))
 
 
 def _files(document: Mapping[str, Any]) -> dict[str, str]:
@@ -156,7 +164,8 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
             sections = [section.format(entry=entry) for section in about.sections]
             settings = read_settings(document, stage, entry) if about.trains else {}
             roots = [(f"stages.{stage}", "main"), *(_COPYING if COPIES in settings else ())]
-            found = reach(sources, roots, chosen_kinds(document, sections))
+            kinds = chosen_kinds(document, sections) | ({RETOKENIZE} if retokenizes(settings) else set())
+            found = reach(sources, roots, kinds)
             content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             own = f"vocabularies.{entry}."
             if stage in _OF_TOKEN_FILES and (read := {k: v for k, v in _files(document).items() if k.startswith(own)}):

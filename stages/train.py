@@ -3,7 +3,8 @@
     development set + (its frames | its tokens + vocabulary, pretrained) -> {models, results/train}/<model>/<fold>/<seed>
 
 The name of a model that reads tokens is <entry of `models`>-<vocabulary>, with the suffix "-pretrained" where it is
-initialised by the stage `pretrain`. The second output holds the curves, `epochs.csv`, or for baselines a note.
+initialised by the stage `pretrain`. With `train.augmentation.retokenize` it reads frames too. The second output holds the
+curves, `epochs.csv`, or for baselines a note.
 """
 
 import logging
@@ -26,7 +27,7 @@ from pipeline.execution.threads import TRAINING_THREADS, use_threads
 from pipeline.models.base import ModelParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
-from pipeline.stage_code import COPIES, read_settings
+from pipeline.stage_code import COPIES, read_settings, retokenizes
 from pipeline.training.inputs import input_artifacts
 from pipeline.training.opening import DataPaths, open_training_data
 from pipeline.training.trainers import TRAINERS, way_of
@@ -45,11 +46,14 @@ class Paths(NamedTuple):
     curves: Path
     pretrained: Path | None = None
     copies: tuple[Path, ...] = ()
+    frames: Path | None = None
 
     @property
     def data(self) -> DataPaths:
         """Return the inputs alone."""
-        return DataPaths(self.development, self.targets, self.source, self.vocabulary, self.pretrained, self.copies)
+        return DataPaths(
+            self.development, self.targets, self.source, self.vocabulary, self.pretrained, self.copies, self.frames
+        )
 
 
 def run(
@@ -122,8 +126,9 @@ def main(
         layout.curves(this),
         layout.pretrained(this) if pretrained else None,
         layout.found_copies() if COPIES in settings else (),
+        layout.spectrogram if retokenizes(settings) else None,
     )
-    inputs = input_artifacts(layout, this.model, fold, paths.source, paths.copies)
+    inputs = input_artifacts(layout, this.model, fold, paths.source, paths.copies, paths.frames)
     require_current(document, (DEVELOPMENT, paths.development), (TARGETS, paths.targets), *inputs)
     run(
         params,

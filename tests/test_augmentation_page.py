@@ -25,7 +25,7 @@ def clips() -> list[np.ndarray]:
 
 def test_every_setting_of_frames_is_shown_and_changes_the_clip(clips: list[np.ndarray]) -> None:
     cases = dict(find_cases(PARAMS))
-    kept = {"mixup_probability", "mixup_alpha", "mixup_partners", "token_noise"}
+    kept = {"mixup_probability", "mixup_alpha", "mixup_partners", "token_noise", "retokenize"}
     kept |= {"background", "copies"}  # which need a folder, and copies
     assert set(cases) == set(OPTIONS) - kept
     for name, shown in cases.items():

@@ -132,6 +132,7 @@ CHANGES: dict[str, Any] = {
     "train.augmentation.mixup_alpha": 5.0,
     "train.augmentation.mixup_domain": "power",
     "train.augmentation.mixup_partners": "all",
+    "train.augmentation.retokenize": True,
     "train.augmentation.token_noise": 0.0,
     "train.augmentation.frame_masks.count": 3,
     "train.augmentation.frame_masks.width": 8,

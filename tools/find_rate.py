@@ -21,7 +21,7 @@ from pipeline.models.network import NetworkParams
 from pipeline.models.registry import load_model_params
 from pipeline.params import load_params, read_params
 from pipeline.seeding import named_seed
-from pipeline.stage_code import COPIES, read_settings
+from pipeline.stage_code import COPIES, read_settings, retokenizes
 from pipeline.training.distributed import init_distributed
 from pipeline.training.inputs import input_artifacts
 from pipeline.training.loop import training_options
@@ -65,15 +65,17 @@ def find_run(experiment: ExperimentParams, model: str, fold: str) -> RunId:
 def _paths(layout: Layout, run: RunId) -> DataPaths:
     """Return the inputs of a run. Raises ArtifactError where they were made with other settings."""
     document = read_params()
+    settings = read_settings(document, "train", run.model.entry)
     paths = DataPaths(
         layout.development(run.fold),
         layout.targets(run.fold),
         layout.training_source(run.model, run.fold),
         layout.vocabulary(run.model.vocabulary, run.fold) if run.model.vocabulary else None,
         layout.pretrained(run) if run.model.pretrained else None,
-        layout.found_copies() if COPIES in read_settings(document, "train", run.model.entry) else (),
+        layout.found_copies() if COPIES in settings else (),
+        layout.spectrogram if retokenizes(settings) else None,
     )
-    inputs = input_artifacts(layout, run.model, run.fold, paths.source, paths.copies)
+    inputs = input_artifacts(layout, run.model, run.fold, paths.source, paths.copies, paths.frames)
     require_current(document, (DEVELOPMENT, paths.development), (TARGETS, paths.targets), *inputs)
     return paths
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.artifacts.clips import Link
 from pipeline.models.network import Network
-from pipeline.training.augmentation.applying import Augmentation
+from pipeline.training.augmentation.applying import Augmentation, FrameTokenizer
 from pipeline.training.augmentation.noise import NO_NOISE, NoiseBanks
 from pipeline.training.augmentation.power import PowerScale
 from pipeline.training.batches import Batch
@@ -25,6 +25,7 @@ class Classification:
     time_axis: int  # of a batch's inputs
     scale: PowerScale | None  # of log-mel frames; None = values that are no log powers
     banks: NoiseBanks = NO_NOISE
+    tokenizer: FrameTokenizer | None = None  # of augmented frames, for a model that reads tokens
     section: str = "train"
     measures: tuple[str, ...] = ()
 
@@ -34,7 +35,7 @@ class Classification:
     @cached_property
     def augmentation(self) -> Augmentation:
         """Return the augmentation of batches."""
-        return Augmentation(self.params.augmentation, self.time_axis, self.scale, self.banks)
+        return Augmentation(self.params.augmentation, self.time_axis, self.scale, self.banks, self.tokenizer)
 
     def forward(self, model: Network) -> Callable[..., Tensor]:
         """Return the function from feature map (batch, frame, feature) and mask to logits."""

@@ -142,12 +142,17 @@ class TokenInputs:
 
 
 def input_artifacts(
-    layout: Layout, model: ModelId, fold: str, source: Path, copies: Sequence[Path] = ()
+    layout: Layout, model: ModelId, fold: str, source: Path, copies: Sequence[Path] = (), frames: Path | None = None
 ) -> list[tuple[Schema, Path]]:
-    """Return the artifacts that a model reads, for `require_current`; `source` is its input, `copies` those of its clips."""
-    if not model.vocabulary:
-        return [(INDEX, layout.spectrogram_index), *((INDEX, copy / "index.parquet") for copy in copies)]
-    return [(VOCABULARY, layout.vocabulary(model.vocabulary, fold)), (TOKENS, source)]
+    """Return the artifacts that a model reads, for `require_current`.
+
+    `source` is its input, `copies` those of its clips, and `frames` the spectrogram where it reads that beside tokens.
+    """
+    tokens: list[tuple[Schema, Path]] = []
+    if model.vocabulary:
+        tokens = [(VOCABULARY, layout.vocabulary(model.vocabulary, fold)), (TOKENS, source)]
+    spectrograms = [frames or source, *copies] if frames or not model.vocabulary else []
+    return [*tokens, *((INDEX, path / "index.parquet") for path in spectrograms)]
 
 
 def open_inputs(reads: Reads, source: Path, vocabulary: Vocabulary | None) -> FrameInputs | TokenInputs:

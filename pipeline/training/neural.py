@@ -8,28 +8,34 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.artifacts.clips import Link
 from pipeline.artifacts.curves import writing_epochs
 from pipeline.artifacts.model import InputMetadata, Normalisation
+from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 from pipeline.errors import SonolexError
 from pipeline.execution.code import code_version, kinds_in
-from pipeline.models.base import ModelParams
+from pipeline.models.base import NOT_NORMALISED, ModelParams
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
 from pipeline.params import load_params
+from pipeline.registry import Registry
 from pipeline.seeding import named_seed
 from pipeline.training import checkpoints
+from pipeline.training.augmentation.applying import FrameTokenizer
 from pipeline.training.augmentation.noise import NoiseBanks
 from pipeline.training.augmentation.noise_sounds import open_background, open_coloured_noise
 from pipeline.training.augmentation.partners import PartnerSampler, expected_positives
+from pipeline.training.augmentation.settings import RETOKENIZE
 from pipeline.training.batches import CACHE_BYTES, Batches
 from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
-from pipeline.training.inputs import Inputs, require_short_clips, require_windows, warn_of_cut_clips
+from pipeline.training.inputs import FrameInputs, Inputs, require_short_clips, require_windows, warn_of_cut_clips
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.lora import add_adapters, merge_adapters
@@ -45,7 +51,15 @@ from pipeline.training.trainers import Examples, Fitted, Score, TrainingData, We
 from pipeline.training.validation import Examples as StoredExamples
 from pipeline.training.validation import Validation
 
+if TYPE_CHECKING:
+    from pipeline.training.augmentation.retokenizing import Retokenizer
+
 log = logging.getLogger(__name__)
+
+# A registry, so that other runs do not depend on the code of the search.
+TOKENIZERS: "Registry[type[Retokenizer]]" = Registry(
+    "assignment of augmented frames", {"retokenize": "pipeline.training.augmentation.retokenizing:Retokenizer"}
+)
 
 
 def train(
@@ -115,7 +129,8 @@ def train_model(
         "groups": hashlib.sha256("\n".join(training.groups).encode()).hexdigest(),
         "background": "" if background is None else background.digest,
     }
-    code = code_version(train_model, kinds=kinds_in(identity["params"]))
+    kinds = kinds_in(identity["params"]) | ({RETOKENIZE} if data.frames else set())
+    code = code_version(train_model, kinds=kinds)
     measured = None
     if validation.clip_ids:
         held_out = stored_examples(inputs, validation, input_metadata["normalisation"], model.frames_read)
@@ -158,9 +173,12 @@ def training_task(
 
     Raises SonolexError where augmentation lacks what it needs: sounds of a folder, or groups of clips.
     """
-    options = settings.augmentation
-    seen = stored_examples(data.inputs, data.training, normalisation, frames_read, data.copies)
-    if options.copies and not data.copies and not data.inputs.time_axis:
+    options, read, tokenizer = settings.augmentation, data.frames or data.inputs, None
+    if data.frames and data.vocabulary:
+        tokenizer, normalisation = open_tokenizer(data.vocabulary, data.frames, data.training.clip_ids), NOT_NORMALISED
+        frames_read = partial(_frames_read, data.vocabulary.space, frames_read)
+    seen = stored_examples(read, data.training, normalisation, frames_read, data.copies)
+    if options.copies and not data.copies and not read.time_axis:
         raise SonolexError(
             f"train.augmentation.copies: expected 0 without copies of the clips, found {options.copies:g}; list copies in "
             "spectrogram.copies and run `dvc repro`, or set it to 0"
@@ -169,8 +187,18 @@ def training_task(
     banks = NoiseBanks(open_background(options.background, scale), open_coloured_noise(options.coloured_noise, scale))
     sampler = PartnerSampler(options, seen.targets, data.training.groups, sums=scale is not None)
     loss = training_loss(settings, data, sums=scale is not None)
-    task = Classification(settings, loss, data.inputs.time_axis + 1, scale, banks)
+    task = Classification(settings, loss, read.time_axis + 1, scale, banks, tokenizer)
     return task, seen._replace(partners=sampler if sampler.draws_any else None)
+
+
+def open_tokenizer(vocabulary: Vocabulary, frames: FrameInputs, clip_ids: Sequence[str]) -> FrameTokenizer:
+    """Return the assignment of the frames of training clips. Raises SonolexError for a vocabulary that has none by torch."""
+    return TOKENIZERS[RETOKENIZE](vocabulary, [mean for mean, _ in frames.statistics(clip_ids)])
+
+
+def _frames_read(space: FeatureSpace, tokens_read: Callable[[int], int], num_frames: int) -> int:
+    """Return how many frames are computed for a clip of so many, by a network that reads their tokens."""
+    return space.stack * tokens_read(space.num_tokens(num_frames))
 
 
 def initial_network(
@@ -200,7 +228,7 @@ def initial_network(
         metadata = data.pretrained.metadata
         input_metadata["masked_pretraining"] = {key: metadata[key] for key in ("weights", "pretrain", "measures")}
     require_windows(inputs, training.clip_ids, model)
-    for read in (inputs, *data.copies):
+    for read in (inputs, *([data.frames] if data.frames else ()), *data.copies):
         require_short_clips(read, training.clip_ids, model)
     return model, input_metadata
 

@@ -19,7 +19,7 @@ from pipeline.models.base import ModelParams
 from pipeline.models.registry import BASELINES
 from pipeline.registry import Registry
 from pipeline.training.copies import CopiedFrames
-from pipeline.training.inputs import Inputs
+from pipeline.training.inputs import FrameInputs, Inputs
 from pipeline.training.targets import class_targets, group_names, sampling_weights
 
 Weights = dict[str, np.ndarray]  # by name
@@ -76,7 +76,8 @@ class TrainingData(NamedTuple):
     vocabulary: Vocabulary | None  # of tokens
     pretrained: Pretrained | None  # initial weights from masked-token pretraining
     classes: Sequence[str]
-    copies: Sequence[CopiedFrames] = ()  # of the clips of `inputs`, for networks whose settings read them
+    copies: Sequence[CopiedFrames] = ()  # of the clips' frames, for networks whose settings read them
+    frames: FrameInputs | None = None  # of the clips, for a network that trains on tokens of augmented frames
 
 
 class Fitted(NamedTuple):

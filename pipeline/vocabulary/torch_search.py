@@ -1,4 +1,4 @@
-"""Token search as a torch module, for exported graphs: from frames to the tokens of a fold's vocabulary.
+"""Token search as a torch module, for exported graphs and training: from frames to the tokens of a fold's vocabulary.
 
 Conventions: frames (batch, frame, mel) float32 in the front end's units, of clips of one length; features (batch, token,
 feature) float32, as `pipeline/vocabulary/features.py` orders them; tokens (batch, codebook, token) int64.
@@ -21,19 +21,18 @@ from pipeline.vocabulary.features import DIRECTIONS, SHORTEST
 class TokenSearch(nn.Module):
     """Module that encodes frames as tokens."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Build the search. Raises SonolexError for a vocabulary that a graph cannot search."""
+    def __init__(self, vocabulary: Vocabulary, *, instead: str = "export from tokens (--input tokens)") -> None:
+        """Build the search. Raises SonolexError for a vocabulary that it cannot search; `instead` is what else to do."""
         super().__init__()
         if vocabulary.merged:
             raise SonolexError(
                 f"{vocabulary.path}: expected a vocabulary without merged tokens, whose number depends on the sound, "
-                f"found {len(vocabulary.merges)} merges; train on a vocabulary with bpe: null, or export from tokens "
-                "(--input tokens)"
+                f"found {len(vocabulary.merges)} merges; train on a vocabulary with bpe: null, or {instead}"
             )
         if vocabulary.kind not in SEARCHES:
             raise SonolexError(
                 f"{vocabulary.path}: expected one of the kinds {', '.join(SEARCHES)}, found {vocabulary.kind}; add its "
-                f"search to {__name__}, or export from tokens (--input tokens)"
+                f"search to {__name__}, or {instead}"
             )
         self.features = Features(vocabulary.space)
         self.search = SEARCHES[vocabulary.kind](vocabulary.fitted)

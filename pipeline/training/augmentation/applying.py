@@ -4,6 +4,10 @@ In order: reversal, time shift and stretch, token noise and token masking; on lo
 sounds that are added; on the feature map sums and concatenations of clips, mix-up, Freq-MixStyle, masks, erasing and noise.
 Partners of mixtures (`pipeline/training/augmentation/partners.py`) are changed as the clips themselves, up to the mixture.
 
+Of a model that reads tokens, the stored tokens are changed so, and then their feature map. With `retokenize` batches hold
+frames, and everything up to Freq-MixStyle acts on them, in the front end's units; the result is assigned to the vocabulary,
+and its tokens take token noise and token masks, and their feature map the rest.
+
 Everything is vectorised over the batch. Numbers are drawn from torch's global generator on the CPU, seeded per epoch, and
 moved to the device. Changes of powers need log-mel frames with the same normalisation in all clips; tokens, and other
 frames, go through the rest.
@@ -14,10 +18,12 @@ Conventions: B clips of a batch, P partners; N = B + P, T frame, F feature, K cl
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from pipeline.models.network import Network
+from pipeline.models.parts import Input
 from pipeline.training.augmentation.masks import erase, mask_features
 from pipeline.training.augmentation.mixing import Mixed, concatenate_clips, mix, mix_labels, sum_clips
 from pipeline.training.augmentation.mixstyle import mix_styles
@@ -34,6 +40,16 @@ log = logging.getLogger(__name__)
 _OF_ANY_FRAMES = ("copies", "mixup_domain", "freq_mixstyle")  # whose meaning does not depend on powers
 
 
+class FrameTokenizer(Protocol):
+    """Interface to the vocabulary that augmented frames are assigned to; see `retokenizing.py`."""
+
+    def fill(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """Set padding to the mean frame, as which mix-up of logarithms takes a clip beyond its end."""
+
+    def assign(self, frames: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens of each clip, with the padding token behind them, and their mask."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Augmentation of the batches of a run."""
@@ -42,6 +58,7 @@ class Augmentation:
     time_axis: int  # of a batch's inputs
     scale: PowerScale | None  # None = values that are no log powers: tokens, or frames with a normalisation by clip
     banks: NoiseBanks
+    tokenizer: FrameTokenizer | None = None  # of frames, for a model that reads tokens; None = inputs are what it reads
 
     def warn_without_effect(self) -> None:
         """Log a warning for settings that this model's input does not take."""
@@ -53,8 +70,8 @@ class Augmentation:
             idle.append("mixup_domain: power")
         for name in idle:
             log.warning(
-                "train.augmentation.%s: expected a model that reads frames with the same normalisation in all clips, found "
-                "another: no effect",
+                "train.augmentation.%s: expected a model that reads frames with the same normalisation in all clips, or "
+                "tokens of log-mel frames while retokenize is true, found another: no effect",
                 name,
             )
 
@@ -66,16 +83,30 @@ class Augmentation:
         `smooth` smooths targets, after labels are united and before mix-up. `union`: clips that become one have the labels
         of all, else equal shares of them.
         """
-        inputs = self.change_time(batch.inputs, batch.mask)
-        mask_token = model.input.mask_token
-        if mask_token is not None:
-            inputs = replace_tokens(inputs, model.input.neighbours, self.params.token_noise)
-            inputs = mask_tokens(inputs, batch.mask, mask_token, self.params.frame_masks)
+        inputs, mask = self.change_time(batch.inputs, batch.mask), batch.mask
         if batch.partners is not None:
             targets = mix_labels(targets, batch.partners, union=union)
-        features = Mixed(self.change_sound(model.embed(inputs), batch.mask), batch.mask, smooth(targets))
-        mixed = self.combine(features, batch.partners)
-        return self.hide(mixed, frames_too=mask_token is None, num_channels=model.input.num_channels)
+        if self.tokenizer is None:
+            features = self.change_sound(model.embed(self.change_tokens(model.input, inputs, mask)), mask)
+            mixed = self.combine(Mixed(features, mask, smooth(targets)), batch.partners)
+        else:
+            frames = self.combine(Mixed(self.change_sound(inputs, mask), mask, smooth(targets)), batch.partners)
+            mixed = self._embed_anew(model, self.tokenizer, frames)
+        frames_too = model.input.mask_token is None
+        return self.hide(mixed, frames_too=frames_too, num_channels=model.input.num_channels)
+
+    def _embed_anew(self, model: Network, tokenizer: FrameTokenizer, mixed: Mixed) -> Mixed:
+        """Return the feature map of mixed frames, by way of their tokens."""
+        frames = mix_styles(mixed.features, mixed.mask, self.params.freq_mixstyle)
+        tokens, mask = tokenizer.assign(frames, mixed.mask)
+        return Mixed(model.embed(self.change_tokens(model.input, tokens, mask)), mask, mixed.targets)
+
+    def change_tokens(self, reader: Input, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Replace and mask tokens; inputs that are no tokens stay."""
+        if reader.mask_token is None:
+            return inputs
+        tokens = replace_tokens(inputs, reader.neighbours, self.params.token_noise)
+        return mask_tokens(tokens, mask, reader.mask_token, self.params.frame_masks)
 
     def change_time(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Reverse, shift and stretch clips."""
@@ -99,14 +130,19 @@ class Augmentation:
             if self.scale is not None:
                 features, mask = sum_clips(features, mask, partners, self.params.sum_clips, self.scale)
             features, mask = concatenate_clips(features, mask, partners, self.params.concatenate_clips, self.scale)
+        if self.tokenizer is not None:
+            features = self.tokenizer.fill(features, mask)
         log_unit = None if self.scale is None else self.scale.log_unit
         mixed = mix(features, mask, targets, self.params, log_unit, partners)
         return mixed if partners is None else _trim(mixed)
 
     def hide(self, mixed: Mixed, *, frames_too: bool, num_channels: int = 1) -> Mixed:
-        """Change styles, mask and add noise to mixed clips; without `frames_too` (tokens) styles and frames stay."""
+        """Change styles, mask and add noise to mixed clips; without `frames_too` (tokens) styles and frames stay.
+
+        Styles of frames that became tokens were changed before.
+        """
         params, features = self.params, mixed.features
-        if frames_too:
+        if frames_too and self.tokenizer is None:
             features = mix_styles(features, mixed.mask, params.freq_mixstyle)
         frame_masks = params.frame_masks if frames_too else None
         features = mask_features(features, mixed.mask, frame_masks, params.band_masks, num_channels)

@@ -110,11 +110,12 @@ class ConcatenationParams(PartnersParams):
     whole: bool  # clips from end to end; false = the clip's length is divided among excerpts of them
 
 
-# Settings that only models take that read log-mel frames; others ignore them.
+# Settings that only models take that read log-mel frames, or tokens of augmented frames; others ignore them.
 OF_FRAMES = (
     "copies", "speed", "pitch", "band_shift", "gain", "tilt", "equaliser", "background", "coloured_noise", "sum_clips",
     "mixup_domain", "freq_mixstyle",
 )  # fmt: skip
+RETOKENIZE = "retokenize"  # with which models that read tokens take them too
 
 
 class AugmentationParams(Params):
@@ -137,6 +138,7 @@ class AugmentationParams(Params):
     mixup_domain: Literal["log", "power"]  # power: powers are added as in mixed waveforms, for models that read frames
     mixup_partners: Literal["batch", "all"]  # all: drawn uniformly from all training clips, however these are sampled
     freq_mixstyle: MixStyleParams
+    retokenize: bool  # models that read tokens train on tokens of augmented frames; false = on the stored tokens
     token_noise: float = Fraction  # probability that a token becomes one of its nearest tokens
     frame_masks: MasksParams  # for tokens these become the mask token, before the embedding
     band_masks: MasksParams
