@@ -75,6 +75,8 @@ class Augmentation:
             targets = mix_labels(targets, batch.partners, union=union)
         features = Mixed(self.change_sound(model.embed(inputs), batch.mask), batch.mask, smooth(targets))
         mixed = self.combine(features, batch.partners)
+        if not model.supports_masking:
+            return mixed._replace(features=add_noise(mixed.features, self.params.noise))
         return self.hide(mixed, frames_too=mask_token is None, num_channels=model.input.num_channels)
 
     def change_time(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
