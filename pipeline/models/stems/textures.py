@@ -87,6 +87,7 @@ class Textures(Stem):
         count = count_features(num_bands, frame_rate)
         self.whole = Standardised(count, params)
         self.windows: Standardised | None = None
+        self.min_frames = 2  # that a change is measured between
         if params.window is not None:
             self.windows = Standardised(count, params)
             self.min_frames = max(1, round(params.window * rate))
