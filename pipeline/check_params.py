@@ -247,8 +247,8 @@ def _grid_mistakes(document: Mapping[str, object], models: Mapping[str, ModelPar
             elif key == "pretrained_models" and name in models and not models[name].supports_pretraining:
                 kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].supports_pretraining)
                 mistakes.append(
-                    f"{path}: experiment.{key}: expected networks with one of the encoders {kinds}, found {name} of kind "
-                    f"{models[name].kind}"
+                    f"{path}: experiment.{key}: expected networks with input.kind tokens and one of the encoders {kinds}, "
+                    f"found {name} of kind {models[name].kind}"
                 )
     return mistakes
 

@@ -16,6 +16,7 @@ Section = dict[str, Any]
 INPUTS: dict[str, Section] = {
     "frames": {"kind": "frames", "normalisation": "corpus", "std_scale": 1.0},
     "tokens": {"kind": "tokens", "embedding": "centroids", "embedding_rate": 0.05, "embedding_width": 12},
+    "decoded_tokens": {"kind": "decoded_tokens"},
 }
 STEMS: dict[str, Section] = {
     "patches": {
@@ -31,6 +32,7 @@ STEMS: dict[str, Section] = {
     "linear": {"kind": "linear"},
     "identity": {"kind": "identity"},
     "fixed_length": {"kind": "fixed_length", "frames": 64, "fill": "silence"},
+    "textures": {"kind": "textures", "window": 0.2, "hop": 0.1, "floor_quantile": 0.4, "noise": 0.0, "dropout": 0.0},
 }
 ENCODERS: dict[str, Section] = {
     "transformer": {"kind": "transformer", "width": 32, "depth": 2, "heads": 4, "mlp_ratio": 2.0, "drop_path": 0.0},
@@ -65,13 +67,23 @@ HEADS: dict[str, Section] = {
     "deep": {"kind": "deep", "pooling": "additive", "hidden": [16, 12], "dropout": 0.0},
     "per_class": {"kind": "per_class", "pooling": "additive", "hidden": [], "dropout": 0.0},
 }
+LEVELS = {"frame_rate": 100.0, "log_unit": 1.0, "texture_floor": -1.0}  # of texture statistics
 METADATA: dict[str, dict[str, Any]] = {
-    "frames": {
+    "frames": LEVELS
+    | {
         "n_mels": 24,
         "log_floor": -16.0,
         "normalisation": {"kind": "corpus", "std_scale": 2.0, "mean": -6.0, "std": 4.0},
     },
-    "tokens": {"vocabulary_size": 20, "num_codebooks": 2, "bands": [[0, 12], [12, 24]]},
+    "tokens": LEVELS
+    | {
+        "vocabulary_size": 20,
+        "num_codebooks": 2,
+        "bands": [[0, 12], [12, 24]],
+        "n_mels": 12,
+        "log_floor": -16.0,
+        "frames_per_token": 2,
+    },
 }
 NUM_CLASSES = 7
 
@@ -79,7 +91,13 @@ NUM_CLASSES = 7
 def network(
     reads: str = "frames", stem: str = "linear", encoder: str = "transformer", head: str = "mean", **changes: Any
 ) -> Section:
-    """Return a section of the parts of these names; keys of `changes` have `__` for dots."""
+    """Return a section of the parts of these names; keys of `changes` have `__` for dots.
+
+    The stem `textures` has an input of levels: frames that are not normalised, or decoded tokens.
+    """
+    if stem == "textures":
+        changes = ({"input__normalisation": "none"} if reads == "frames" else {}) | changes
+        reads = "decoded_tokens" if reads == "tokens" else reads
     parts = {"input": INPUTS[reads], "stem": STEMS[stem], "encoder": ENCODERS[encoder], "head": HEADS[head]}
     section = {"kind": "network", **copy.deepcopy(parts), "window": None, "pretrained": None}
     return changed(section, {key.replace("__", "."): value for key, value in changes.items()})
@@ -112,7 +130,9 @@ def build(
     metadata = metadata or METADATA[params.reads]
     torch.manual_seed(seed)
     model = Network(params, metadata, num_classes)  # type: ignore[arg-type]
-    if params.reads == "tokens":
+    if params.input.decodes_tokens:
+        model.input.table.normal_()
+    elif params.reads == "tokens":
         generator = np.random.default_rng(0)
         size = metadata["vocabulary_size"]
         model.input.load_codebooks(

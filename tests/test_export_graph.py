@@ -1,6 +1,7 @@
 """Graphs that start from the waveform give the pipeline's logits and tokens, in the programs that run them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,16 @@ def write(
     metadata: SpectrogramMetadata = STORED,
     epochs: dict[int, dict[str, np.ndarray]] | None = None,
     frame_rate: float | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a model folder."""
+    """Write a model folder; `more` is metadata of its input that others do not have."""
     about: dict[str, Any] = {"n_mels": metadata["n_mels"], "log_floor": -16.0, "normalisation": NORMALISATION}
     if vocabulary is not None:
         about = {"vocabulary_size": vocabulary.num_tokens, "num_codebooks": vocabulary.num_codebooks}
         about |= {"bands": vocabulary.bands, "normalisation": NONE}
     if frame_rate is not None:
         about["frame_rate"] = frame_rate
+    about |= more or {}
     write_model(path, weights, {
         "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one",
         "reads": params.reads, "input": about, "source": vocabulary.digest() if vocabulary else "",

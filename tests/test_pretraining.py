@@ -393,7 +393,7 @@ def test_settings_are_trains_where_pretraining_has_none_of_its_own() -> None:
         (["experiment.pretrained_models=[none]"], "expected entries of `models`, found none"),
         (
             ["experiment.pretrained_models=[bag_of_tokens]"],
-            "expected networks with one of the encoders transformer, conformer, lstm, found bag_of_tokens of kind",
+            "expected networks with input.kind tokens and one of the encoders transformer, conformer, lstm, found",
         ),
         (
             ["experiment.pretrained_models=[token_transformer]", "experiment.vocabularies=[]"],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from networks import METADATA, NUM_CLASSES, STEMS, build, changed, make_inputs, network, params_of
+from networks import LEVELS, METADATA, NUM_CLASSES, STEMS, build, changed, make_inputs, network, params_of
 from test_features import make_space
 from test_resuming import _kill_and_resume
 from test_training import PLAIN, train_small
@@ -93,7 +93,8 @@ def _build(section: dict[str, Any], metadata: dict[str, Any]) -> Any:
 def test_every_network_of_the_base_reads_a_clip(name: str) -> None:
     frames = METADATA["frames"] | {"n_mels": 64}
     reads = NETWORKS[name]["input"]["kind"]
-    model = _build(NETWORKS[name], frames if reads == "frames" else _metadata([[0, 64]]))
+    levels = LEVELS | {"n_mels": 64, "log_floor": -16.0, "frames_per_token": 1}
+    model = _build(NETWORKS[name], frames if reads == "frames" else levels | _metadata([[0, 64]]))
     inputs = torch.randn(2, 40, 64) if reads == "frames" else torch.randint(0, SIZE, (2, 1, 40))
     with torch.no_grad():
         assert model(inputs, None).isfinite().all()

@@ -16,6 +16,8 @@ from pipeline.training.freezing import require_groups
 from pipeline.training.lora import require_targets
 
 _TOKENS = 2  # of a vocabulary; its size changes no name
+# Of windows, decoded tokens and texture statistics, where no artifact says otherwise.
+_SOME_LEVELS: InputMetadata = {"frame_rate": 100.0, "frames_per_token": 1, "log_unit": 1.0, "texture_floor": 0.0}
 
 
 def network_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
@@ -66,13 +68,13 @@ def outline(experiment: Experiment, params: NetworkParams) -> Network:
     if params.reads == "tokens":
         vocabularies = [experiment.vocabularies[entry] for entry in experiment.sections["experiment"].vocabularies]
         books = min(vocabulary.num_codebooks for vocabulary in vocabularies)
-        metadata = {"vocabulary_size": _TOKENS, "num_codebooks": books, "bands": [[0, bands]] * books}
+        metadata = {"n_mels": bands, "vocabulary_size": _TOKENS, "num_codebooks": books, "bands": [[0, bands]] * books}
     return _build(params, metadata)
 
 
 def _build(params: NetworkParams, metadata: InputMetadata) -> Network:
     with torch.device("meta"):
-        return Network(params, {**metadata, "frame_rate": 100.0}, 2, "sigmoid")  # windows have some number of frames
+        return Network(params, {**_SOME_LEVELS, **metadata}, 2, "sigmoid")
 
 
 def _networks(experiment: Experiment) -> dict[str, NetworkParams]:

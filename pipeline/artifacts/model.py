@@ -48,11 +48,14 @@ class InputMetadata(TypedDict, total=False):
     n_mels: int  # frames: values of one
     channels: int  # frames of several channels: their number
     log_floor: float  # frames: the front end's smallest value
-    frame_rate: float  # Hz, of frames or of tokens: networks with windows
+    frame_rate: float  # Hz, of frames or of tokens: networks with windows or on texture statistics
+    log_unit: float  # one unit of the front end in ln(power): networks on texture statistics
+    texture_floor: float  # ln(power), below which is silence: networks on texture statistics
     normalisation: Normalisation  # networks
     vocabulary_size: int  # tokens
     num_codebooks: int  # tokens
     bands: list[list[int]]  # tokens: [first, last) feature of each codebook's codes
+    frames_per_token: int  # networks on decoded tokens, which also have `n_mels` and `log_floor`
     pretrained: PretrainedMetadata  # networks initialised from stored weights
     masked_pretraining: dict[str, object]  # networks initialised from it: metadata of its artifact
 

@@ -9,6 +9,7 @@ Conventions: B batch, C channel, T frame, F feature, R row = one real value of e
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -22,6 +23,8 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(h)
         shared = dist.is_initialized() and dist.get_world_size() > 1
+        if not shared and h.shape[3] * (h.shape[0] * h.shape[2] if mask is None else int(mask.sum())) < 2:
+            return self._normalise_by_running(h)
         if mask is None and not shared:
             return super().forward(h)
         frames = h.permute(self.CHANNEL_LAST)  # (B, T, F, C)
@@ -37,6 +40,10 @@ class BatchNorm(nn.BatchNorm2d):
                 mask.nonzero(as_tuple=True), normalised
             )
         return normalised.permute(self.CHANNEL_FIRST)
+
+    def _normalise_by_running(self, h: Tensor) -> Tensor:
+        """Normalise by the running statistics, as in evaluation: a single row has no deviation."""
+        return F.batch_norm(h, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
     def _normalise_together(self, rows: Tensor) -> Tensor:
         """Normalise (R, C) by mean and standard deviation of the rows of all processes; gradients flow through both."""

@@ -40,7 +40,7 @@ class NetworkParams(ModelParams):
 
     @property
     def supports_pretraining(self) -> bool:
-        return self.reads == "tokens" and ENCODERS[self.encoder.kind].supports_pretraining
+        return INPUTS[self.input.kind].supports_pretraining and ENCODERS[self.encoder.kind].supports_pretraining
 
     @property
     def explanation(self) -> Explanation | None:
@@ -57,7 +57,14 @@ class NetworkParams(ModelParams):
         return None if self.pretrained is None else self.pretrained.rate_remark(learning_rate)
 
     def require_front_end(self, front_end: FrontEndValues) -> None:
-        if self.reads != "frames" or front_end.is_log_mel:
+        if front_end.is_log_mel:
+            return
+        if self.stem.texture_quantile is not None:
+            raise ValueError(
+                f"stem.kind {self.stem.kind}: texture statistics need log-mel frames in one channel: use front end kaldi or "
+                "mel, or another stem"
+            )
+        if self.reads != "frames":
             return
         if self.pretrained is not None and self.pretrained.log_mel_only:
             raise ValueError(
@@ -77,6 +84,7 @@ class NetworkParams(ModelParams):
         return None if self.window is None else (self.window.length, self.window.hop)
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
+        self.input.require_vocabulary(vocabulary)
         if self.window is not None and vocabulary.bpe is not None:
             raise ValueError(
                 "window: expected null with a vocabulary of merged tokens (bpe), which have no fixed rate, found windows "
@@ -91,6 +99,7 @@ class NetworkParams(ModelParams):
     @model_validator(mode="after")
     def _parts_fit(self) -> "NetworkParams":
         self._stem_fits_the_encoder()
+        self._stem_fits_the_input()
         self._head_fits()
         self._window_fits()
         if self.stem.pads and self.input.normalises_by_clip:
@@ -125,11 +134,25 @@ class NetworkParams(ModelParams):
 
     def _stem_fits_the_encoder(self) -> None:
         projects, width = STEMS[self.stem.kind].projects, self.encoder.input_width
-        if projects != (width is not None):
-            stems = [kind for kind in STEMS if STEMS[kind].projects == (width is not None)]
+        if projects is None and ENCODERS[self.encoder.kind].has_feature_maps:
+            kinds = [kind for kind in ENCODERS if not ENCODERS[kind].has_feature_maps]
+            raise ValueError(
+                f"encoder.kind: expected one of {', '.join(kinds)} with stem.kind {self.stem.kind}, whose features have no "
+                f"order along frequency, found {self.encoder.kind}"
+            )
+        if projects is not None and projects != (width is not None):
+            stems = [kind for kind in STEMS if STEMS[kind].projects in (None, width is not None)]
             raise ValueError(
                 f"stem.kind: expected one of {', '.join(stems)} with encoder.kind {self.encoder.kind}, which reads "
                 f"positions {'as they are' if width is None else f'of width {width}'}, found {self.stem.kind}"
+            )
+
+    def _stem_fits_the_input(self) -> None:
+        if self.stem.texture_quantile is not None and not self.input.keeps_levels:
+            raise ValueError(
+                f"input: expected kind frames with normalisation none, or kind decoded_tokens, with stem.kind "
+                f"{self.stem.kind}, whose statistics are of levels, found kind {self.input.kind}; set it so, "
+                "or take another stem"
             )
 
     def _head_fits(self) -> None:
@@ -170,6 +193,7 @@ class Network(NeuralModel):
             )
         self.embedding_rate = self.input.embedding_rate
         self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
+        self.supports_masking = self.stem.supports_masking
         self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
         self.head.free_weights = metadata.get("pretrained", {}).get("free_head_weights", False)
         if "norm_epsilons" in metadata.get("pretrained", {}):

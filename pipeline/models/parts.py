@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
-from pipeline.models.base import NOT_NORMALISED
+from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.models.base import NOT_NORMALISED, VocabularySection
 from pipeline.params import Params
 
 Statistics = tuple[float, float]  # mean and standard deviation
@@ -48,8 +49,21 @@ class InputParams(Params):
         """Whether it starts from vectors of a vocabulary's tokens."""
         return False
 
+    @property
+    def keeps_levels(self) -> bool:
+        """Whether the feature map is in the front end's units."""
+        return False
+
+    @property
+    def decodes_tokens(self) -> bool:
+        """Whether the feature map are the frames that tokens stand for."""
+        return False
+
     def require_std_scale(self, expected: float) -> None:
         """Raise ValueError unless frames are scaled as those of the pretrained weights."""
+
+    def require_vocabulary(self, vocabulary: VocabularySection) -> None:
+        """Raise ValueError for a vocabulary, given by its section, whose tokens cannot be read."""
 
     def fit_normalisation(
         self, corpus: Callable[[], Sequence[Statistics]], pretrained: Sequence[Statistics]
@@ -65,12 +79,15 @@ class Input(nn.Module, ABC):
     reads: ClassVar[Reads]
     num_features: int  # F, of all channels
     num_channels: int = 1  # of equally many features each, one after another
+    frames_per_step: int = 1  # of the spectrogram in one frame of the feature map; more than one are its channels
+    supports_pretraining: ClassVar[bool] = False  # it has a mask token, and a table that predictions are compared with
     mask_token: int | None = None  # id of masked tokens; None where no tokens are read
     neighbours: Tensor  # (codebook, token, neighbour), of inputs with a mask token
     embedding_rate: float = 1.0  # learning rate of embeddings relative to other weights
 
     def __init__(self, params: InputParams, metadata: InputMetadata) -> None:
         super().__init__()
+        self.metadata = metadata
 
     @property
     def zero(self) -> float:
@@ -87,8 +104,8 @@ class Input(nn.Module, ABC):
         """The table of each codebook, (token, feature), special tokens last; none where no tokens are read."""
         return []
 
-    def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:
-        """Initialise from the codebooks, each (token, feature), before training; inputs of frames ignore them."""
+    def load_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Initialise from the vocabulary behind the tokens, before training; inputs of frames have none."""
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:
@@ -107,15 +124,24 @@ class StemParams(Params):
 
     @property
     def time_stride(self) -> int | None:
-        """Frames from one time step to the next, in clips of any length; None where all are fitted to one length."""
+        """Frames from one time step to the next, in clips of any length; None where it does not follow from the section."""
         return 1
+
+    @property
+    def texture_quantile(self) -> float | None:
+        """Quantile of the training frames' values that is the floor of texture statistics; None where there are none.
+
+        Such a stem reads levels, frames in the front end's units, and finds the floor in the input's metadata.
+        """
+        return None
 
 
 class Stem(nn.Module, ABC):
     """Module that maps a feature map to the encoder's input positions."""
 
     Params: ClassVar[type[StemParams]]
-    projects: ClassVar[bool] = True  # to the encoder's width; else positions keep their features
+    projects: ClassVar[bool | None] = True  # to the encoder's width; False: positions keep their features; None: either
+    supports_masking: ClassVar[bool] = True  # augmentation may hide parts of the feature map
     num_features: int  # D
     num_channels: int = 1  # of positions that are feature maps still, as those of the input
     num_rows: int = 1  # R

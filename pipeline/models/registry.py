@@ -37,6 +37,7 @@ INPUTS: "Registry[type[Input]]" = Registry(
     {
         "frames": "pipeline.models.inputs.frames:Frames",
         "tokens": "pipeline.models.inputs.tokens:Tokens",
+        "decoded_tokens": "pipeline.models.inputs.decoded_tokens:DecodedTokens",
     },
 )
 
@@ -49,6 +50,7 @@ STEMS: "Registry[type[Stem]]" = Registry(
         "linear": "pipeline.models.stems.linear:Linear",
         "identity": "pipeline.models.stems.identity:Identity",
         "fixed_length": "pipeline.models.stems.identity:FixedLength",
+        "textures": "pipeline.models.stems.textures:Textures",
     },
 )
 

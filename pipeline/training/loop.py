@@ -353,6 +353,7 @@ def _warn_of_settings_without_effect(model: NeuralModel, params: TrainParams) ->
         "activation_checkpointing": (params.activation_checkpointing, model.supports_activation_checkpointing),
         "patchout": (params.patchout > 0, model.supports_patchout),
     }
+    asked |= {f"augmentation.{name}": (True, model.supports_masking) for name in params.augmentation.hiding}
     for setting, (wanted, supported) in asked.items():
         if wanted and not supported:
             log.warning("train.%s: expected a model that supports it, found one that does not: no effect", setting)

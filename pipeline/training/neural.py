@@ -36,6 +36,7 @@ from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
 from pipeline.training.inputs import FrameInputs, Inputs, require_short_clips, require_windows, warn_of_cut_clips
+from pipeline.training.levels import level_metadata
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.lora import add_adapters, merge_adapters
@@ -217,9 +218,10 @@ def initial_network(
         input_metadata["pretrained"] = checkpoint.metadata
     if params.window is not None:
         input_metadata["frame_rate"] = inputs.frame_rate
+    input_metadata |= level_metadata(params, inputs, training.clip_ids, data.vocabulary)
     model = Network(params, input_metadata, training.targets.shape[1], link)
     if data.vocabulary is not None:
-        model.input.load_codebooks(data.vocabulary.token_vectors())
+        model.input.load_vocabulary(data.vocabulary)
     if checkpoint is not None:
         checkpoint.choose_classes(data.classes)
         model.load_weights(params, checkpoint)

@@ -46,7 +46,7 @@ def pretrain(
     torch.manual_seed(named_seed(seed, "weights"))
     reader = new_reader(params, inputs.metadata)
     require_short_clips(inputs, clip_ids, reader)
-    reader.input.load_codebooks(vocabulary.token_vectors())
+    reader.input.load_vocabulary(vocabulary)
     sequences = inputs.arrays(clip_ids)
     unigrams = Unigrams(sequences, inputs.metadata["vocabulary_size"])
     model = TokenPredictor(reader, torch.from_numpy(unigrams.frequencies).float()).to(context.device)

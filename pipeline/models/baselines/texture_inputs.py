@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from pipeline.artifacts.model import Reads
+from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.errors import ParamsError
 from pipeline.models.base import VocabularySection
 from pipeline.models.baselines.base import LazyClips, Setting, Weights
@@ -56,15 +57,7 @@ class TokensParams(TextureInputParams):
     kind: Literal["tokens"]
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
-        found = None
-        if vocabulary.bpe is not None:
-            found = "merged tokens"
-        elif not vocabulary.additive:
-            found = f"kind {vocabulary.kind}, whose codes do not add up"
-        elif vocabulary.normalisation in ("l2", "unit") and vocabulary.num_codebooks > 1:
-            found = f"kind {vocabulary.kind} with {vocabulary.normalisation} and {vocabulary.num_codebooks} codebooks"
-        if found is not None:
-            raise ValueError(f"expected {SEPARABLE}, found {found}")
+        require_separable(vocabulary)
 
 
 class DecodedTokens(TextureInput):
@@ -80,19 +73,39 @@ class DecodedTokens(TextureInput):
         """
         vocabulary = setting.vocabulary
         assert vocabulary is not None  # the stage opens it for all that read tokens
-        table = separable_frames(vocabulary)
-        if table is None:
-            raise ParamsError(
-                f"models.*.kind texture_statistics: expected a vocabulary of {SEPARABLE}, found {vocabulary.path}; leave it "
-                "out of experiment.vocabularies, or the model out of experiment.token_models"
-            )
-        return dict(zip(("tokens", "silence"), table, strict=True))
+        return dict(
+            zip(("tokens", "silence"), frame_table(vocabulary, "models.*.kind texture_statistics"), strict=True)
+        )
 
     def frames(self, weights: Weights, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        return LazyClips(len(inputs), lambda clip: _decode(weights["tokens"], weights["silence"], inputs[clip]))
+        return LazyClips(len(inputs), lambda clip: decode_tokens(weights["tokens"], weights["silence"], inputs[clip]))
 
 
-def _decode(codebook_frames: np.ndarray, silence: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def require_separable(vocabulary: VocabularySection) -> None:
+    """Raise ValueError for a vocabulary, given by its section, whose frames are no sums of what each token adds."""
+    found = None
+    if vocabulary.bpe is not None:
+        found = "merged tokens"
+    elif not vocabulary.additive:
+        found = f"kind {vocabulary.kind}, whose codes do not add up"
+    elif vocabulary.normalisation in ("l2", "unit") and vocabulary.num_codebooks > 1:
+        found = f"kind {vocabulary.kind} with {vocabulary.normalisation} and {vocabulary.num_codebooks} codebooks"
+    if found is not None:
+        raise ValueError(f"expected {SEPARABLE}, found {found}")
+
+
+def frame_table(vocabulary: Vocabulary, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return `separable_frames` of a vocabulary. Raises ParamsError, at the setting `where`, if it has none."""
+    table = separable_frames(vocabulary)
+    if table is None:
+        raise ParamsError(
+            f"{where}: expected a vocabulary of {SEPARABLE}, found {vocabulary.path}; leave it out of "
+            "experiment.vocabularies, or the model out of experiment.token_models"
+        )
+    return table
+
+
+def decode_tokens(codebook_frames: np.ndarray, silence: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """Return the frames (frame, mel) of tokens (codebook, token)."""
     frames = np.zeros((tokens.shape[1], *codebook_frames.shape[2:]), dtype=np.float32)
     for added, codebook in zip(codebook_frames, tokens, strict=True):

@@ -13,13 +13,14 @@ Conventions: frames (frame, mel) float32, natural logarithm of power; features (
 clips.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from pipeline.artifacts.spectrogram import CLIP_RANGE, LN_POWER, RANGE, SpectrogramMetadata, count_channels
 from pipeline.params import Params
 
 # Numbers of groups of mel bands, and of cepstral coefficients; at most the number of bands.
@@ -31,6 +32,9 @@ PERIODS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0)  # s, edges of the ranges of l
 SMALLEST_MODULATION = 0.1  # power added before the logarithm, in squared nats: an inaudible amount
 SMALLEST_VARIANCE = 0.05  # added to the variances of bands in correlations
 SMALLEST_ONSET = 1e-3
+
+_LOG_UNITS = LN_POWER | {CLIP_RANGE: RANGE * LN_POWER["dB"]}  # one unit of a front end, in ln(power)
+_FLOOR_FRAMES = 1 << 16  # sampled evenly from all training clips, to estimate the floor
 
 
 class CopiesParams(Params):
@@ -46,6 +50,22 @@ class CopiesParams(Params):
     def count(self) -> int:
         """Number of copies of a clip, itself included."""
         return 1 + 3 * bool(self.cut) + 2 * sum(map(bool, (self.speed, self.bands, self.gain, self.tilt)))
+
+
+def log_unit_of(front_end: SpectrogramMetadata) -> float | None:
+    """Return one unit of a front end in ln(power); None where its frames are not log-mel, or have several channels."""
+    return None if count_channels(front_end) > 1 else _LOG_UNITS.get(front_end["units"])
+
+
+def silence_floor(clips: Sequence[np.ndarray], fraction: float) -> float:
+    """Return the value, in the front end's units, below which this fraction of the clips' values lies."""
+    step = max(1, sum(map(len, clips)) // _FLOOR_FRAMES)
+    return float(np.quantile(np.concatenate([frames[::step].copy() for frames in clips]), fraction))
+
+
+def count_features(num_bands: int, frame_rate: float) -> int:
+    """Return the number of statistics of a clip of so many mel bands; `frame_rate` in Hz."""
+    return len(extract_features(np.zeros((2, num_bands), np.float32), floor=0.0, frame_rate=frame_rate))
 
 
 def extract_features(frames: np.ndarray, *, floor: float, frame_rate: float) -> np.ndarray:

@@ -15,21 +15,25 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from pipeline.artifacts.model import Reads
-from pipeline.artifacts.spectrogram import CLIP_RANGE, LN_POWER, RANGE, count_channels
 from pipeline.errors import ParamsError
 from pipeline.execution.progress import progress
 from pipeline.models.base import FrontEndValues, ModelParams, VocabularySection
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 from pipeline.models.baselines.kernel_classifier import fit_one_vs_rest, least_squares, require_room, score
 from pipeline.models.baselines.texture_inputs import TextureInputParams
-from pipeline.models.baselines.texture_statistics import CopiesParams, augmented_copies, extract_features, mixture
+from pipeline.models.baselines.texture_statistics import (
+    CopiesParams,
+    augmented_copies,
+    extract_features,
+    log_unit_of,
+    mixture,
+    silence_floor,
+)
 from pipeline.models.registry import TEXTURE_INPUTS
 from pipeline.seeding import named_seed
 
 WHERE = "models.*.kind texture_statistics"  # of settings, for messages
-_LOG_UNITS = LN_POWER | {CLIP_RANGE: RANGE * LN_POWER["dB"]}  # one unit of a front end, in ln(power)
 _OTHER_FRAMES = "texture statistics need log-mel frames in one channel: use front end kaldi or mel, or frame_statistics"
-_FLOOR_FRAMES = 1 << 16  # sampled evenly from all training clips, to estimate the floor
 
 
 class TextureStatisticsParams(ModelParams):
@@ -80,11 +84,11 @@ class TextureStatistics(Baseline):
         params.require_room(len(inputs))
         decoding = self._input.fit(setting)
         clips = self._input.frames(decoding, inputs)
-        log_unit = _LOG_UNITS.get(setting.front_end["units"])
-        if log_unit is None or count_channels(setting.front_end) > 1:
+        log_unit = log_unit_of(setting.front_end)
+        if log_unit is None:
             raise ParamsError(f"{WHERE}: {_OTHER_FRAMES}, found {setting.front_end['front_end']}")
         weights = {
-            "floor": np.array([_floor(clips, params.floor) * log_unit], np.float32),
+            "floor": np.array([silence_floor(clips, params.floor) * log_unit], np.float32),
             "frame_rate": np.array([setting.front_end["frame_rate"]], np.float32),
             "log_unit": np.array([log_unit], np.float32),
         }
@@ -142,12 +146,6 @@ class TextureStatistics(Baseline):
 
 def _features(weights: Weights, frames: np.ndarray) -> np.ndarray:
     return extract_features(frames, floor=float(weights["floor"][0]), frame_rate=float(weights["frame_rate"][0]))
-
-
-def _floor(clips: Sequence[np.ndarray], fraction: float) -> float:
-    """Return the value, in the front end's units, below which this fraction of the clips' values lies."""
-    step = max(1, sum(map(len, clips)) // _FLOOR_FRAMES)
-    return float(np.quantile(np.concatenate([frames[::step].copy() for frames in clips]), fraction))
 
 
 def _same_labels(targets: np.ndarray) -> list[np.ndarray]:

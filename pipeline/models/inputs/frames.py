@@ -42,6 +42,10 @@ class FramesParams(InputParams):
     def normalises_as_pretrained(self) -> bool:
         return self.normalisation == "pretrained"
 
+    @property
+    def keeps_levels(self) -> bool:
+        return self.normalisation == "none"
+
     def require_std_scale(self, expected: float) -> None:
         if self.std_scale != expected:
             raise ValueError(
@@ -75,7 +79,6 @@ class Frames(Input):
     def __init__(self, params: FramesParams, metadata: InputMetadata) -> None:
         super().__init__(params, metadata)
         self.num_features, self.num_channels = metadata["n_mels"], metadata.get("channels", 1)
-        self._metadata = metadata
 
     @property
     def zero(self) -> float:
@@ -83,14 +86,14 @@ class Frames(Input):
 
     @property
     def silence(self) -> float:
-        return self._normalised(self._metadata["log_floor"])
+        return self._normalised(self.metadata["log_floor"])
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs
 
     def _normalised(self, value: float) -> float:
         """Return a value of the front end on the feature map's scale; NetworkParams excludes `clip` where this is used."""
-        normalisation = self._metadata.get("normalisation", NOT_NORMALISED)
+        normalisation = self.metadata.get("normalisation", NOT_NORMALISED)
         if normalisation["kind"] in ("none", "clip"):
             return value
         return (value - normalisation["mean"]) / normalisation_unit(normalisation)

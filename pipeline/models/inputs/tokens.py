@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.artifacts.model import InputMetadata
-from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
+from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS, Vocabulary
 from pipeline.models.parts import Input, InputParams
 
 NUM_NEIGHBOURS = 8  # nearest tokens that token noise draws from
@@ -40,6 +40,7 @@ class Tokens(Input):
 
     Params = TokensParams
     reads: ClassVar[Literal["tokens"]] = "tokens"
+    supports_pretraining = True
 
     def __init__(self, params: TokensParams, metadata: InputMetadata) -> None:
         super().__init__(params, metadata)
@@ -64,6 +65,9 @@ class Tokens(Input):
     @property
     def weights(self) -> list[nn.Parameter]:
         return [cast(nn.Parameter, table.weight) for table in self.tables]
+
+    def load_vocabulary(self, vocabulary: Vocabulary) -> None:
+        self.load_codebooks(vocabulary.token_vectors())
 
     @torch.no_grad()
     def load_codebooks(self, codebooks: Sequence[np.ndarray]) -> None:

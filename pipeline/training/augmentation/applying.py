@@ -92,6 +92,8 @@ class Augmentation:
         else:
             frames = self.combine(Mixed(self.change_sound(inputs, mask), mask, smooth(targets)), batch.partners)
             mixed = self._embed_anew(model, self.tokenizer, frames)
+        if not model.supports_masking:
+            return mixed._replace(features=add_noise(mixed.features, self.params.noise))
         frames_too = model.input.mask_token is None
         return self.hide(mixed, frames_too=frames_too, num_channels=model.input.num_channels)
 

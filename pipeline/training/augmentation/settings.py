@@ -146,6 +146,17 @@ class AugmentationParams(Params):
     noise: float = Fraction  # largest noise of a clip, uniform from 0, in units of the normalised features
 
     @property
+    def hiding(self) -> list[str]:
+        """Return the settings in use that hide parts of clips, or change the styles of bands."""
+        used = {
+            "frame_masks": self.frame_masks.count,
+            "band_masks": self.band_masks.count,
+            "erasing": self.erasing.probability,
+            "freq_mixstyle": self.freq_mixstyle.probability,
+        }
+        return [name for name, strength in used.items() if strength]
+
+    @property
     def lengthening(self) -> int:
         """Return the factor by which clips may become longer."""
         joined = self.concatenate_clips
