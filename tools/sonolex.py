@@ -219,7 +219,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option(help="only show what would be removed")] = False,
     params: Annotated[Path, typer.Option(help="the experiment, for the path of the memo")] = Path("params.yaml"),
 ) -> None:
-    """Remove damaged, old and least recently used entries of the memo store."""
+    """Remove damaged, old and least recently used entries of the memo store, and what killed runs have left."""
     from pipeline.execution.executors import ExecutionParams
     from pipeline.params import load_params
     from tools import gc as command
