@@ -122,6 +122,17 @@ def test_compose_fits_a_table_of_words_and_what_is_set_by_hand_stays(tmp_path: P
     assert "token_transformer" not in noted
 
 
+def test_fitting_is_a_setting_of_the_command(tmp_path: Path) -> None:
+    table, params = _words(tmp_path, 20), tmp_path / "params.yaml"
+    arguments = [*_compose_to(params), f"corpus.root={tmp_path}", f"corpus.table={table}"]
+    assert "fitted to" not in _say(*arguments, "fit=false")
+    assert load_experiment(params).sections["train"].epochs == 16
+    assert "fitted to 16 training clips" in _say(*arguments, "fit=true")
+    result = CliRunner().invoke(app, [*arguments, "fit=maybe"])
+    assert result.exit_code == 1
+    assert "fit: expected true or false, whether settings are fitted to the corpus, found 'maybe'" in result.output
+
+
 def test_without_the_corpus_settings_stay_and_it_is_said(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     arguments = [

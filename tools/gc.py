@@ -1,6 +1,6 @@
-"""`sonolex gc`: bound the memo store, removing damaged, old, and least recently used entries, and what killed runs have left.
+"""`sonolex gc`: bound the memo store, removing damaged, old and least recently used entries, and leftovers of killed runs.
 
-The memo store is that of shards, and that of the frames of background noise. Removed entries can be recomputed by a later run.
+The memo store is that of shards, and that of frames of background noise. Removed entries can be recomputed by a later run.
 Artifacts and DVC's cache keep their own links.
 """
 

@@ -1,6 +1,6 @@
 """Housekeeping of memo stores: size, last use, damaged and leftover entries, and their removal.
 
-Beside the stores lies what runs leave in `.sonolex` when they are killed: checkpoints, temporary files, and marks for workers.
+Beside the stores lies what killed runs leave in `.sonolex`: checkpoints, temporary files, and marks for workers.
 """
 
 import contextlib

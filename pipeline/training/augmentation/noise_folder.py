@@ -1,7 +1,7 @@
 """Folder of sounds for background noise: its files with their digest, and their log-mel frames. Imports no torch.
 
 Frames are computed by the front end of the training clips and kept in `.sonolex/noise`, a memo store of their own, under
-what they follow from: the content of the files, the front end, and its code. `sonolex gc` bounds it together with the shards'.
+what they follow from: the content of the files, the front end, and its code. `sonolex gc` bounds it like shards.
 
 Conventions: frames (frame, mel) float32 in the front end's units.
 """
