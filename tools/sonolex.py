@@ -118,14 +118,14 @@ def fetch(
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
     """Check params.yaml, the corpus, its folds and its size, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
-    from tools.corpus_check import corpus_mistakes, positions_remarks, rate_remarks
+    from tools.corpus_check import corpus_mistakes, length_remarks, rate_remarks
     from tools.network_check import network_mistakes, weights_mistakes
 
     loaded = load_experiment(params)
     of_networks = network_mistakes(loaded, params) + weights_mistakes(loaded, params)
     if mistakes := of_networks + corpus_mistakes(loaded, Layout(), params):
         raise SonolexError("\n".join(mistakes))
-    for remark in (*positions_remarks(loaded, Layout()), *rate_remarks(loaded)):
+    for remark in (*length_remarks(loaded, Layout()), *rate_remarks(loaded)):
         typer.echo(f"{params}: note: {remark}")
     sections = loaded.sections
     experiment = sections["experiment"]
