@@ -19,7 +19,7 @@ from pipeline.evaluation.metric_functions import Bools, Floats, accuracy, valida
 
 RESAMPLES = 1000
 
-Counts = NDArray[np.int16] | NDArray[np.int32]
+Counts = NDArray[np.int16 | np.int32]
 
 _Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
 _BLOCK = 100  # resamples at once: 4 MB of weights for the 20,000 clips of AudioSet's evaluation set
@@ -60,7 +60,8 @@ def _draw(generator: np.random.Generator, num_clips: int, count: int) -> Counts:
     counts = np.bincount(drawn.ravel(), minlength=count * num_clips).reshape(count, num_clips)
     # The narrowest integers that hold the largest sum, the number of clips: half the memory to read.
     narrow = num_clips <= np.iinfo(np.int16).max
-    return np.ascontiguousarray(counts.T, dtype=np.int16 if narrow else np.int32)
+    weights: Counts = np.ascontiguousarray(counts.T, dtype=np.int16 if narrow else np.int32)
+    return weights
 
 
 class _RankedClass:
@@ -83,6 +84,6 @@ class _RankedClass:
         above = np.cumsum(counts, axis=1)[:, self._step]  # (resample, hit)
         drawn = weights[self._hit_clips].T
         found, total = np.cumsum(drawn, axis=1)[:, self._last_hit], drawn.sum(axis=1)
-        precision = (drawn * found / np.maximum(above, 1)).sum(axis=1)
+        precision = (np.multiply(drawn, found) / np.maximum(above, 1)).sum(axis=1)
         result: Floats = np.where(total > 0, precision / np.maximum(total, 1), np.nan)
         return result

@@ -124,8 +124,9 @@ def _abandoned(state: Path, max_days: float | None) -> Iterator[LeftOver]:
     """
     for pattern in (f".*{PARTIAL_SUFFIX}", f"*/.*{PARTIAL_SUFFIX}"):
         yield from _older(state.glob(pattern), _LEFT_OVER)
-    for pattern in (f"{_CHECKPOINTS}/[!.]*", f"*{MARK_SUFFIX}") if max_days is not None else ():
-        yield from _older(state.glob(pattern), max_days * _DAY)
+    if max_days is not None:
+        for pattern in (f"{_CHECKPOINTS}/[!.]*", f"*{MARK_SUFFIX}"):
+            yield from _older(state.glob(pattern), max_days * _DAY)
 
 
 def _older(paths: Iterable[Path], seconds: float) -> Iterator[LeftOver]:
