@@ -1,6 +1,7 @@
 """A trained model in other programs: the libraries that own a format read it and give its logits."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from test_checkpoint_formats import (
 )
 from typer.testing import CliRunner
 
+from pipeline.artifacts.clips import Link
 from pipeline.artifacts.model import open_model, write_model
 from pipeline.errors import SonolexError
 from pipeline.evaluation.network_prediction import build_network
@@ -44,8 +46,8 @@ STEMS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(path: Path, section: dict[str, Any], **normalisation: Any) -> Any:
-    """Write a model folder of random weights, and return the network."""
+def make_model(path: Path, section: dict[str, Any], link: Link = "softmax", **normalisation: Any) -> Any:
+    """Write a model folder of random weights, trained on one label a clip, and return the network."""
     params = params_of(section)
     metadata: dict[str, Any] = {"n_mels": N_MELS, "log_floor": -16.0, "normalisation": NORMALISATION | normalisation}
     if params.reads == "tokens":
@@ -61,7 +63,7 @@ def make_model(path: Path, section: dict[str, Any], **normalisation: Any) -> Any
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     write_model(path, weights, {
         "model": "m", "params": params.model_dump(mode="json"), "classes": CLASSES, "label_kind": "one",
-        "reads": params.reads,
+        "link": link, "reads": params.reads,
         "input": metadata, "source": "", "front_end": FRONT_END, "fold": "1", "seed": 0,
         "num_parameters": 1, "clips_seen": 1,
     })  # fmt: skip
@@ -95,6 +97,19 @@ def test_transformers_loads_an_export_and_gives_its_logits(tmp_path: Path) -> No
     assert (extractor.mean, extractor.std, extractor.max_length) == (-4.5, 1.5, 64)
     assert exported.difference < 1e-4
     assert any("epsilons [1e-06, 1e-05] here and [1e-06, 1e-06] there" in remark for remark in exported.remarks)
+
+
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+def test_transformers_takes_the_probabilities_that_the_model_was_trained_for(link: Link, tmp_path: Path) -> None:
+    make_model(tmp_path / "m", SMALL, link)  # one label a clip in both: `bce` trains a sigmoid for each class
+    export.run(tmp_path / "m", "huggingface", tmp_path / "out")
+    theirs = transformers.ASTForAudioClassification.from_pretrained(tmp_path / "out")
+    extractor = transformers.ASTFeatureExtractor.from_pretrained(tmp_path / "out")
+    classify = transformers.AudioClassificationPipeline(model=theirs, feature_extractor=extractor)
+    logits = torch.tensor([[2.0, 1.0, -3.0]])
+    found = {row["label"]: row["score"] for row in classify.postprocess(SimpleNamespace(logits=logits), top_k=3)}
+    expected = logits[0].softmax(-1) if link == "softmax" else logits[0].sigmoid()
+    assert found == pytest.approx(dict(zip(CLASSES, expected.tolist(), strict=True)))
 
 
 def test_an_export_of_what_came_from_hugging_face_is_what_came(tmp_path: Path) -> None:

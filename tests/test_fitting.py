@@ -122,6 +122,36 @@ def test_compose_fits_a_table_of_words_and_what_is_set_by_hand_stays(tmp_path: P
     assert "token_transformer" not in noted
 
 
+def test_fitting_is_a_setting_of_the_command(tmp_path: Path) -> None:
+    table, params = _words(tmp_path, 20), tmp_path / "params.yaml"
+    arguments = [*_compose_to(params), f"corpus.root={tmp_path}", f"corpus.table={table}"]
+    assert "fitted to" not in _say(*arguments, "fit=false")
+    assert load_experiment(params).sections["train"].epochs == 16
+    assert "fitted to 16 training clips" in _say(*arguments, "fit=true")
+    result = CliRunner().invoke(app, [*arguments, "fit=maybe"])
+    assert result.exit_code == 1
+    assert "fit: expected true or false, whether settings are fitted to the corpus, found 'maybe'" in result.output
+
+
+def test_check_names_classes_in_no_family_and_windows_longer_than_all_clips(tmp_path: Path) -> None:
+    table, params = _words(tmp_path, 20), tmp_path / "params.yaml"
+    families = tmp_path / "families.csv"
+    families.write_text("class,family\n0,even\n")
+    window = "{length: 3.0, hop: 3.0, fill: shift, pooling: mean}"
+    _say(
+        *_compose_to(params), f"corpus.root={tmp_path}", f"corpus.table={table}", "report.attention=[]",
+        f"models.ast.window={window}",
+        "train.loss.kind=bce", f"train.loss.families={{weight: 0.5, groups: {families}}}",
+    )  # fmt: skip
+    result = CliRunner().invoke(app, ["check", "--params", str(params)])
+    assert result.exit_code == 1
+    assert "expected a family for each of the 2 classes, found none for 1: 1; add a row for each" in result.output
+    families.write_text("class,family\n0,even\n1,odd\n")
+    assert "models.ast.window.length: expected at most the length of a training clip, found 3 s, and 0.4 s" in _say(
+        "check", "--params", str(params)
+    )
+
+
 def test_without_the_corpus_settings_stay_and_it_is_said(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     arguments = [

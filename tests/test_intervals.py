@@ -29,13 +29,23 @@ def test_a_resample_has_the_average_precision_of_its_clips() -> None:
     generator = np.random.default_rng(0)
     scores, targets = draw(generator, 40)
     weights = intervals._draw(generator, 40, 25)
-    assert (weights.sum(axis=1) == 40).all()
+    assert (weights.sum(axis=0) == 40).all()
     for number in range(4):
         found = intervals._RankedClass(scores[:, number], targets[:, number] > 0).average_precision(weights)
-        for row, value in zip(weights, found, strict=True):
+        for row, value in zip(weights.T, found, strict=True):
             clips = np.repeat(np.arange(40), row)
             expected = average_precision(scores[clips], targets[clips])[number]
             assert value == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_counts_are_wide_enough_for_all_clips() -> None:
+    generator = np.random.default_rng(0)
+    for num_clips, kind in ((32_767, np.int16), (32_768, np.int32)):
+        weights = intervals._draw(generator, num_clips, 1)
+        assert weights.dtype == kind
+        last = intervals._RankedClass(-np.arange(num_clips, dtype=float), np.arange(num_clips) == num_clips - 1)
+        found = last.average_precision(np.maximum(weights, np.eye(num_clips, 1, 1 - num_clips, dtype=kind)))
+        assert 0 < found[0] < 1e-2  # the only hit stands last, behind all others
 
 
 def test_the_interval_is_that_of_the_resamples() -> None:

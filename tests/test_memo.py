@@ -1,6 +1,7 @@
 """The memo store: entries appear whole, damage is found, and it can be bounded."""
 
 import errno
+import functools
 import os
 from io import StringIO
 from pathlib import Path
@@ -14,8 +15,9 @@ from benchmarks.attack.bits import flip
 from pipeline.artifacts.files import distrust
 from pipeline.errors import ParamsError, SonolexError
 from pipeline.execution import memo as memo_module
-from pipeline.execution.housekeeping import entries, plan_removal, remove
+from pipeline.execution.housekeeping import MARK_SUFFIX, entries, plan_removal, remove
 from pipeline.execution.memo import LostEntry, Memo, retry_lost
+from pipeline.training.checkpoints import CHECKPOINTS
 from tools.gc import parse_size, run
 
 DAY = 86400
@@ -233,6 +235,23 @@ def test_age_damage_and_left_overs(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_checkpoints_and_marks_go_with_age_and_temporary_files_at_once(tmp_path: Path) -> None:
+    state = tmp_path / CHECKPOINTS.parent
+    old, new = (tmp_path / CHECKPOINTS / f"{name}.safetensors" for name in ("old", "new"))
+    mark, partial = state / f"a{MARK_SUFFIX}", tmp_path / CHECKPOINTS / ".old.host-1.abc.partial"
+    for path in (old, new, mark, partial, state / "content.sqlite"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(10))
+        os.utime(path, None if path == new else (0, 0))
+    plan = functools.partial(plan_removal, tmp_path / "memo", max_bytes=0, thorough=False, state=state)
+    assert [left.path for left in plan(max_days=None).left_over] == [partial]
+    removal = plan(max_days=30)
+    assert {left.path for left in removal.left_over} == {old, mark, partial}
+    assert removal.freed_bytes == 30
+    remove(removal)
+    assert {path.name for path in state.rglob("*") if path.is_file()} == {"new.safetensors", "content.sqlite"}
+
+
 def test_an_entry_that_comes_into_use_while_it_is_to_be_removed_stays(tmp_path: Path) -> None:
     memo = make_memo(tmp_path)
     put(memo, "used", age_days=5)
@@ -271,7 +290,10 @@ def test_a_clean_up_beside_a_run_bears_entries_that_vanish(tmp_path: Path, monke
     assert {kept.entry.path.name for kept in entries(tmp_path)} == {"b"}
 
 
-def test_the_command_says_what_went_and_a_dry_run_removes_nothing(tmp_path: Path) -> None:
+def test_the_command_says_what_went_and_a_dry_run_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the project whose leftovers are removed
     memo = make_memo(tmp_path)
     put(memo, "a")
     for dry_run, tokens in ((True, "would free 100 bytes"), (False, "freed 100 bytes")):

@@ -1,5 +1,6 @@
 """Mixtures of another corpus's clips: what is in them, in which folds, and which files are written again."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def params_of(
         "root": str(root),
         "source": source if isinstance(source, dict) else folder,
         "train_on": "mixtures",
+        "validate_on": None,
         "test_on": "mixtures",
         "sounds": [2, 3],
         "per_fold": 6,
@@ -137,6 +139,56 @@ def test_singles_and_mixtures_are_used_as_asked(train_on: str, test_on: str, sou
     assert count_training_clips(clips["fold"], SPLIT, tmp_path) == roles.count("train")
 
 
+@pytest.mark.parametrize(
+    ("train_on", "validate_on", "test_on"),
+    list(
+        itertools.product(
+            ("singles", "mixtures", "both"), (None, "singles", "mixtures", "both"), ("singles", "mixtures")
+        )
+    ),
+)
+def test_validation_clips_are_of_the_kind_that_is_asked_for(
+    train_on: str, validate_on: str | None, test_on: str, tmp_path: Path
+) -> None:
+    source = write_source(tmp_path / "source", "123")
+    uses = {"train_on": train_on, "validate_on": validate_on, "test_on": test_on}
+    refresh_manifest(params_of(tmp_path / "m", source, **uses), tmp_path / "clips.parquet", tmp_path / "content")
+    clips = open_clips(tmp_path / "clips.parquet")
+    validating = SPLIT.model_copy(update={"validation_fraction": 0.4})
+    assert fold_names(clips, validating) == ["1", "2", "3"]
+    kinds = ["mixtures" if clip.startswith("mixture-") else "singles" for clip in clips.list("clip_id")]
+    names = [name[0] for name in clips.list("fold")]
+    for split, wanted in (
+        (validating, {"train": train_on, "validation": validate_on or train_on, "test": test_on}),
+        (SPLIT, {"train": train_on, "test": test_on}),
+    ):
+        roles = assign_roles(clips, "1", split)
+        folds = {}
+        for role, choice in wanted.items():
+            used = {(kind, name) for kind, name, own in zip(kinds, names, roles, strict=True) if own == role}
+            assert {kind for kind, _ in used} == {kind for kind in ("singles", "mixtures") if choice in (kind, "both")}
+            folds[role] = {name for _, name in used}
+        assert set(roles) <= {*wanted, "excluded"}
+        assert sorted(itertools.chain(*folds.values())) == ["1", "2", "3"]  # no fold, and so no sound, has two roles
+        assert folds["test"] == {"1"}
+    assert count_training_clips(clips["fold"], SPLIT, tmp_path) == roles.count("train")
+
+
+def test_what_validates_alone_is_neither_trained_on_nor_scored_by_inner_folds(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "source", "123")
+    params = params_of(tmp_path / "m", source, train_on="singles", validate_on="mixtures")
+    refresh_manifest(params, tmp_path / "clips.parquet", tmp_path / "content")
+    clips = open_clips(tmp_path / "clips.parquet")
+    tested: list[str] = []
+    for inner in ("1-1", "1-2"):
+        roles = assign_roles(clips, inner, SPLIT)
+        chosen = zip(clips.list("clip_id"), clips.list("fold"), roles, strict=True)
+        used = {clip: (fold[0], role) for clip, fold, role in chosen if role != "excluded"}
+        assert not any(clip.startswith("mixture-") or fold == "1" for clip, (fold, _) in used.items())
+        tested += [clip for clip, (_, role) in used.items() if role == "test"]
+    assert len(tested) == len(set(tested)) == len(used)
+
+
 def test_folds_are_drawn_by_group_where_none_are_published_and_equal_files_stay_together(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source", "1", takes=6) / "1"
     copy = source / "noise" / "copy.wav"
@@ -183,4 +235,6 @@ def test_identity_and_settings_hold_no_place_of_this_machine(source: Path, tmp_p
     params = params_of(tmp_path / "m", source)
     assert str(tmp_path) not in params.identity() + json.dumps(params.settings())
     assert params.identity() != params_of(tmp_path / "m", source, gain=3.0).identity()
+    assert "validate_on" not in params.identity()  # of before there was this setting
+    assert params.identity() != params_of(tmp_path / "m", source, validate_on="singles").identity()
     assert json.loads(params.identity())["source"]["levels"] == ["fold", "label"]

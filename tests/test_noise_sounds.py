@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from experiments import run_experiment, runs_of
 from networks import build
 from test_spectral_augmentation import FRONT_END, METADATA, SCALE
 from test_training import MODEL, PLAIN, SETTINGS
+from typer.testing import CliRunner
 from workspace import ROOT
 
 from pipeline import stage_code
@@ -29,6 +32,7 @@ from pipeline.training.batches import Batch
 from pipeline.training.classification import Classification
 from pipeline.training.losses import loss_of
 from pipeline.training.settings import TrainParams
+from tools.sonolex import app
 
 
 @pytest.fixture
@@ -81,9 +85,26 @@ def test_sounds_of_a_folder_are_frames_of_the_front_end(folder: Path, monkeypatc
 def test_damaged_kept_frames_are_computed_again(folder: Path) -> None:
     sounds = find_sounds(folder)
     frames = sound_frames(sounds, METADATA)
-    (kept,) = Path(".sonolex/noise").iterdir()
+    (kept,) = Path(".sonolex/noise").rglob("frames.npz")
+    kept.chmod(0o644)
     kept.write_bytes(kept.read_bytes()[:1000])
     np.testing.assert_array_equal(sound_frames(sounds, METADATA)[2], frames[2])
+
+
+def test_a_clean_up_removes_kept_frames_that_nothing_uses(folder: Path) -> None:
+    sounds = find_sounds(folder)
+    sound_frames(sounds, METADATA)
+    (kept,) = Path(".sonolex/noise").rglob("frames.npz")
+    (folder / "a.wav").unlink()
+    os.utime(kept.parent, (0, 0))
+    newer = find_sounds(folder)
+    sound_frames(newer, METADATA)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    assert "background" in CliRunner().invoke(app, ["gc", "--max-days", "30"]).output
+    assert [path.parent.name for path in Path(".sonolex/noise").rglob("frames.npz")] == [newer.digest]
+    os.utime(newer_entry := next(Path(".sonolex/noise").rglob("frames.npz")).parent, (0, 0))
+    sound_frames(newer, METADATA)
+    assert newer_entry.stat().st_mtime > 0  # what is read is in use
 
 
 def test_a_folder_without_sounds_is_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

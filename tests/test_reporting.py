@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -56,6 +57,7 @@ from pipeline.params import validate_params
 from pipeline.reporting import drawing, figures, label_figures
 from pipeline.reporting.assembly import held_out
 from pipeline.reporting.model_styles import NUM_COLOURS, SHIPPED, model_styles
+from pipeline.reporting.pictures import mel_picture, picture
 from pipeline.reporting.plots import TrainingCurve
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.reporting.summary import (
@@ -509,6 +511,19 @@ def test_cards_show_what_a_transformer_attends_to(attended: Path, reported: Path
     assert np.abs(colours[:, :, 0] - colours[:, :, 2]).max() > 50  # red over the grey
 
 
+def test_pictures_of_frames_have_a_palette_and_the_colours_that_they_had() -> None:
+    frames = np.random.default_rng(0).normal(size=(300, 64))
+    levels = np.clip((frames + 2) / 4, 0, 1)
+    expected = np.round(mpl.colormaps["magma"](levels.T[::-1])[:, :, :3] * 255).astype(np.uint8)
+    drawn = mel_picture(frames, -2.0, 2.0)
+    image = Image.open(io.BytesIO(base64.b64decode(drawn.partition(",")[2])))
+    assert image.mode == "P"
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), expected)
+    many = np.random.default_rng(1).random((64, 64, 3))
+    image = Image.open(io.BytesIO(base64.b64decode(picture(many).partition(",")[2])))
+    np.testing.assert_array_equal(np.asarray(image), np.round(many * 255).astype(np.uint8))
+
+
 def test_the_surest_mistake_comes_first(reported: Path) -> None:
     page = (reported / "report" / "index.html").read_text()
     assert re.search(r'class="id">(\w+)', page[page.index('<section id="mistakes">') :])[1] == "clip04"
@@ -532,6 +547,8 @@ def test_many_labels_without_audio(tmp_path: Path) -> None:
     assert sum(map(len, metrics.values())) == 12
     labels = page[page.index('<section id="labels">') :].partition("</section>")[0]
     assert "Worst clips" in labels
+    assert '<div class="pair">' in labels  # a matrix of few classes has room beside the histogram
+    assert '<table class="many">' in page
     assert "clip04" in labels.partition("<tbody>")[2].partition("</tr>")[0]  # the worst of ast
     assert "reaches its threshold (0.5, as given in params.yaml)" in page
     assert '<section id="calibration">' in page

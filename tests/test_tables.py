@@ -86,7 +86,7 @@ def test_a_column_for_each_class_says_which_a_clip_has_and_which_nobody_knows(tm
             "expected a column of 1 and 0 for each class, since corpus.labels_column is null, found path, wren, tit",
         ),
         (["wren", "tit"], "cells of `wren` that are not 1, 0, true, false or ? (unknown) (1): 'yes'"),
-        (["owl"], "cells of `owl` that are not 1, 0, true, false or ? (unknown) (1): ''"),
+        (["wren", "owl"], "classes without a column (1): owl\nThe columns are "),
     ],
 )
 def test_columns_that_are_no_classes_are_named(tmp_path: Path, classes: list[str] | None, message: str) -> None:

@@ -101,7 +101,7 @@ class _Merged(NamedTuple):
     document: CommentedMap
     mistakes: list[str]
     by_hand: CommentedMap  # what the overrides set, as an overlay
-    fits: bool  # to its corpus, as a recipe asks
+    fits: bool  # to its corpus, as a recipe or an override asks
 
 
 def _merge(recipe: str, overrides: Sequence[str], recipes_path: Path) -> _Merged:
@@ -118,9 +118,11 @@ def _merge(recipe: str, overrides: Sequence[str], recipes_path: Path) -> _Merged
             composer.merge(by_hand, _parse_override(override), None)
         except ParamsError as error:
             mistakes.append(str(error))
-    fits = bool(document.pop(FIT, False))
+    fits = by_hand.pop(FIT, document.pop(FIT, False))
+    if not isinstance(fits, bool):
+        mistakes.append(f"{FIT}: expected true or false, whether settings are fitted to the corpus, found {fits!r}")
     composer.merge(document, copy.deepcopy(by_hand), PLACES)
-    return _Merged(document, mistakes, by_hand, fits)
+    return _Merged(document, mistakes, by_hand, fits is True)
 
 
 def _fit(merged: _Merged, composer: "Composer") -> str:

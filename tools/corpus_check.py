@@ -1,6 +1,7 @@
 """Checks that the corpus of params.yaml is here and has the folds of the experiment, and that models fit its clips."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from pipeline.check_params import Experiment
 from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.splitting import count_training_clips, folds_of, require_known
 from pipeline.errors import ArtifactError, CorpusError, ParamsError
+from pipeline.models.network import NetworkParams
 from pipeline.spectrogram.decoding import decode
 from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.sources import BadClip, PackedAudio
+from pipeline.training.families import family_matrix
+from pipeline.training.loss_settings import families_of
 from pipeline.training.rate_advice import rate_remark
 from pipeline.vocabulary.external import Params as ExternalParams
 from pipeline.vocabulary.token_tables import read_token_table, read_vectors, require_rows
@@ -25,7 +29,7 @@ FEWEST_POSITIONS = 8  # of the median clip, without a remark
 
 
 def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -> list[str]:
-    """Name what would stop a run: no root, an unreadable table, an unknown fold, or a model without room for all clips.
+    """Name what would stop a run: no root, an unreadable table, an unknown fold, a class in no family, or too many clips.
 
     Without its audio, a corpus whose manifest is here (`dvc pull`) can be used, and is no mistake.
     """
@@ -37,7 +41,9 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
             "set it, as in `sonolex compose RECIPE corpus.root=PATH`"
         ]
     try:
-        published = _published(params) if manifest is None else manifest["fold"]
+        published, classes = (
+            _published(params) if manifest is None else (manifest["fold"], manifest.metadata["classes"])
+        )
         names = folds_of(published, split, layout.clips)
     except CorpusError as error:
         return [str(error)]
@@ -47,6 +53,7 @@ def corpus_mistakes(experiment: Experiment, layout: Layout, params_path: Path) -
             require_known(fold, names, split, params_path)
         except CorpusError as error:
             mistakes.append(str(error))
+    mistakes += _family_mistakes(experiment, classes, params_path)
     return mistakes or too_many_clips(experiment, count_training_clips(published, split, layout.clips))
 
 
@@ -82,6 +89,18 @@ def _usable_clips(experiment: Experiment, layout: Layout) -> list[str]:
     return [clip for clip in manifest.list("clip_id") if clip not in failed]
 
 
+def _family_mistakes(experiment: Experiment, classes: Sequence[str], params_path: Path) -> list[str]:
+    """Name the classes that the table of families lacks."""
+    families = families_of(experiment.sections["train"].loss)
+    if families is None or not classes:
+        return []
+    try:
+        family_matrix(families.groups, classes)
+    except ParamsError as error:
+        return [f"{params_path}: {error}"]
+    return []
+
+
 def too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
     """Name the models of the experiment for which a fold has too many training clips."""
     grid = experiment.sections["experiment"]
@@ -94,14 +113,29 @@ def too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
     return mistakes
 
 
-def positions_remarks(experiment: Experiment, layout: Layout) -> list[str]:
-    """Name the networks that see the corpus's median clip as few positions; empty without the corpus."""
+def length_remarks(experiment: Experiment, layout: Layout) -> list[str]:
+    """Name the networks for which the corpus's clips are short; empty without the corpus."""
     params, manifest = experiment.sections["corpus"], current_manifest(experiment, layout)
     if not params.root.is_dir() or (manifest is None and params.published_folds is not None):
         return []  # listing such a corpus may take long
     clips = list_corpus(params).table() if manifest is None else manifest.columns
     durations = sample_durations(clips, params.root)
-    return remarks_on_length(experiment, float(np.median(durations))) if len(durations) else []
+    if not len(durations):
+        return []
+    return [*remarks_on_windows(experiment, durations), *remarks_on_length(experiment, float(np.median(durations)))]
+
+
+def remarks_on_windows(experiment: Experiment, durations: np.ndarray) -> list[str]:
+    """Name the networks whose window is longer than every clip of a sample, by durations in seconds."""
+    grid, longest = experiment.sections["experiment"], float(durations.max())
+    params = {name: experiment.models[name] for name in dict.fromkeys([*grid.frame_models, *grid.token_models])}
+    windows = {name: own.window for name, own in params.items() if isinstance(own, NetworkParams) and own.window}
+    return [
+        f"models.{name}.window.length: expected at most the length of a training clip, found {window.length:g} s, and "
+        f"{longest:.2g} s as the longest of {len(durations)} clips; shorten the window, or set models.{name}.window to null"
+        for name, window in windows.items()
+        if window.length > longest
+    ]
 
 
 def remarks_on_length(experiment: Experiment, seconds: float) -> list[str]:
@@ -181,8 +215,9 @@ def _rows(experiment: Experiment, layout: Layout, most: int) -> list[ClipRecord]
     return rows
 
 
-def _published(params: CorpusParams) -> pa.ChunkedArray:
-    """Return the folds or roles of the clips, by params or else by the listing."""
+def _published(params: CorpusParams) -> tuple[pa.ChunkedArray, Sequence[str]]:
+    """Return the folds or roles of the clips and the classes, by the listing; by params without classes."""
     if params.published_folds is not None:
-        return pa.chunked_array([pa.array(params.published_folds, pa.string())])
-    return list_corpus(params).table()["fold"]
+        return pa.chunked_array([pa.array(params.published_folds, pa.string())]), ()
+    listing = list_corpus(params)
+    return listing.table()["fold"], listing.classes

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.artifacts.clips import link_of
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.model import InputMetadata, TrainedModel
 from pipeline.errors import SonolexError
@@ -86,7 +87,7 @@ def _published_form(model: TrainedModel) -> tuple[NetworkParams, AstForm]:
 
 def _write_folder(model: TrainedModel, form: AstForm, network: nn.Module, epsilon: float, out: Path) -> None:
     metadata, n_mels = model.metadata, model.metadata["input"]["n_mels"]
-    config = huggingface.config_of(form, n_mels, metadata["classes"], metadata["label_kind"], epsilon)
+    config = huggingface.config_of(form, n_mels, metadata["classes"], link_of(metadata), epsilon)
     sample_rate = metadata["front_end"]["sample_rate"]
     preprocessor = huggingface.preprocessor_of(form, n_mels, sample_rate, metadata["input"]["normalisation"])
     tensors = huggingface.HuggingFaceCheckpoint.to_format(network.state_dict())

@@ -2,7 +2,8 @@
 
 `recipes/base.yaml` fits the demo: clips of two seconds, and few epochs. A recipe for audio of one's own has `fit: true`;
 then `sonolex compose` replaces these settings by the rules below, and writes numbers, which can be read and changed. What is
-set by hand stays. docs/training.md has the rules as a table, LOG.md what they were chosen by.
+set by hand stays, and `fit=false` leaves all as the base and the recipe have it. docs/training.md has the rules as a table,
+LOG.md what they were chosen by.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from pipeline.params import validate_params
 from pipeline.spectrogram.durations import sample_durations
 from pipeline.spectrogram.settings import SpectrogramParams
 
-FIT = "fit"  # key of a recipe
+FIT = "fit"  # key of a recipe, and of an override
 
 _POSITIONS = 10  # of the median clip, at least: below, a transformer has no sequence to attend to
 _SHORT = 1.5  # seconds; clips up to here are events such as words, whose order in time a full circular shift destroys

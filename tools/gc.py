@@ -1,6 +1,7 @@
-"""`sonolex gc`: bound the memo store, removing damaged, old, and least recently used entries.
+"""`sonolex gc`: bound the memo store, removing damaged, old and least recently used entries, and leftovers of killed runs.
 
-Removed entries can be recomputed by a later run. Artifacts and DVC's cache keep their own links.
+The memo store is that of shards, and that of frames of background noise. Removed entries can be recomputed by a later run.
+Artifacts and DVC's cache keep their own links.
 """
 
 import re
@@ -12,7 +13,10 @@ from rich.table import Table
 
 from pipeline.errors import ParamsError
 from pipeline.execution.housekeeping import plan_removal, remove
+from pipeline.paths import shared_path
+from pipeline.training.augmentation.noise_folder import CACHE
 
+_STATE = Path(".sonolex")
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -29,9 +33,11 @@ def parse_size(text: str) -> int:
 def run(
     root: Path, *, max_size: str | None, max_days: float | None, verify: bool, dry_run: bool, console: Console
 ) -> None:
-    """Clean up the memo at `root` and print a summary."""
+    """Clean up the memo at `root` and the project's folder of state, and print a summary."""
     limit = parse_size(max_size) if max_size is not None else None
-    removal = plan_removal(root, max_bytes=limit, max_days=max_days, thorough=verify)
+    removal = plan_removal(
+        root, shared_path(CACHE), max_bytes=limit, max_days=max_days, thorough=verify, state=shared_path(_STATE)
+    )
     if not dry_run:
         removal = remove(removal)
     table = Table(title=f"memo store {root}")
@@ -47,5 +53,5 @@ def run(
     verb = "would free" if dry_run else "freed"
     console.print(
         f"{verb} {removal.freed_bytes:,} bytes (what artifacts link to as well is not counted); "
-        f"{len(removal.partials)} left-overs of killed runs; {removal.kept_bytes:,} bytes stay"
+        f"{len(removal.left_over)} left-overs of killed runs; {removal.kept_bytes:,} bytes stay"
     )

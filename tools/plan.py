@@ -32,7 +32,7 @@ from pipeline.spectrogram import building
 from pipeline.stage_code import find_earlier
 from pipeline.vocabulary import sequences
 from stages import code
-from tools.corpus_check import positions_remarks
+from tools.corpus_check import length_remarks
 from tools.unchanged import unchanged_outputs
 
 _MEASURED = 200  # entries of the memo from which a rate is estimated
@@ -97,7 +97,7 @@ def run(params_path: Path, console: Console) -> None:
     """Print the plan."""
     plans = make_plan(params_path, Layout())
     console.print(plan_table(plans))
-    for remark in positions_remarks(load_experiment(params_path), Layout()):
+    for remark in length_remarks(load_experiment(params_path), Layout()):
         console.print(f"{params_path}: note: {remark}", soft_wrap=True)
     known = [plan.seconds for plan in plans if plan.stale and plan.seconds is not None]
     console.print(

@@ -118,7 +118,7 @@ def fetch(
 def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
     """Check params.yaml, the corpus, its folds and its size, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
-    from tools.corpus_check import corpus_mistakes, positions_remarks, rate_remarks, token_table_mistakes
+    from tools.corpus_check import corpus_mistakes, length_remarks, rate_remarks, token_table_mistakes
     from tools.network_check import network_mistakes, weights_mistakes
 
     loaded = load_experiment(params)
@@ -126,7 +126,7 @@ def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("pa
     of_tables = token_table_mistakes(loaded, Layout(), params)
     if mistakes := of_networks + of_tables + corpus_mistakes(loaded, Layout(), params):
         raise SonolexError("\n".join(mistakes))
-    for remark in (*positions_remarks(loaded, Layout()), *rate_remarks(loaded)):
+    for remark in (*length_remarks(loaded, Layout()), *rate_remarks(loaded)):
         typer.echo(f"{params}: note: {remark}")
     sections = loaded.sections
     experiment = sections["experiment"]
@@ -220,7 +220,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option(help="only show what would be removed")] = False,
     params: Annotated[Path, typer.Option(help="the experiment, for the path of the memo")] = Path("params.yaml"),
 ) -> None:
-    """Remove damaged, old and least recently used entries of the memo store."""
+    """Remove damaged, old and least recently used entries of the memo store, and what killed runs have left."""
     from pipeline.execution.executors import ExecutionParams
     from pipeline.params import load_params
     from tools import gc as command

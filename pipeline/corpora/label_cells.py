@@ -29,6 +29,10 @@ def class_columns(
     if classes is None:
         names = [name for name in names if not wrong[name]]
     else:
+        missing = {"classes without a column": [name for name in names if name not in rows[0]]}
+        reject(
+            path, missing, f"The columns are {', '.join(rows[0])}; take others out of corpus.classes, or null takes all"
+        )
         reject(path, {
             f"cells of `{name}` that are not 1, 0, true, false or ? (unknown)": [repr(cell) for cell in cells]
             for name, cells in wrong.items()

@@ -15,7 +15,7 @@ from pipeline.corpora.base import AdapterParams, ClipRow, CorpusAdapter, CorpusL
 from pipeline.corpora.mixture_audio import source_digest, write_sounds
 from pipeline.corpora.mixture_drawing import Mixture, Source, SourceRow, assign_folds, draw_mixtures
 from pipeline.corpora.spelling import tidied
-from pipeline.corpora.splitting import TEST_ONLY, TRAIN_ONLY
+from pipeline.corpora.splitting import USES, Use
 from pipeline.registry import Registry
 
 # Corpora of files with one label each.
@@ -31,14 +31,17 @@ SOURCES: Registry[CorpusAdapter] = Registry(
     },
 )
 
-Use = Literal["singles", "mixtures", "both"]
+Kind = Literal["singles", "mixtures", "both"]
+
+_MARKS = {use: mark for mark, use in USES.items()}
 
 
 class Params(AdapterParams):
     kind: Literal["mixtures"]
     source: Annotated[AdapterParams, SOURCES.params]  # corpus of the clips that are mixed
-    train_on: Use  # the source's clips one by one, mixtures, or both
-    test_on: Use
+    train_on: Kind  # the source's clips one by one, mixtures, or both
+    validate_on: Kind | None  # null = as train_on
+    test_on: Kind
     sounds: Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]  # least and most in a mixture
     per_fold: PositiveInt  # mixtures of each fold
     gain: NonNegativeFloat  # dB, largest level of a sound above or below the others' mean power
@@ -56,7 +59,8 @@ class Params(AdapterParams):
         return self
 
     def _choosing(self) -> dict[str, object]:
-        return super()._choosing() | {"source": self.source._choosing()}
+        own = super()._choosing() | {"source": self.source._choosing()}
+        return {key: value for key, value in own.items() if key != "validate_on" or value is not None}
 
 
 def list_clips(params: Params) -> CorpusListing:
@@ -108,8 +112,8 @@ def _sources(params: Params, listing: CorpusListing) -> list[Source]:
 
 
 def _fold_of(params: Params, sound: Mixture) -> str:
-    """Return the fold of a clip, with what it is used for where that is not both; empty where it is not used."""
+    """Return the fold of a clip, with what it is used for where that is not all; empty where it is not used."""
     kind = "singles" if len(sound.sources) == 1 else "mixtures"
-    trains, tests = params.train_on in (kind, "both"), params.test_on in (kind, "both")
-    marks = {(True, True): "", (True, False): TRAIN_ONLY, (False, True): TEST_ONLY}
-    return sound.fold + marks[trains, tests] if trains or tests else ""
+    chosen = params.train_on, params.validate_on or params.train_on, params.test_on
+    use = Use(*(choice in (kind, "both") for choice in chosen))
+    return sound.fold + _MARKS[use] if any(use) else ""

@@ -3,8 +3,8 @@
 Published folds and roles are used as they are. The values of the `fold` column decide:
 
 - names of roles (train, validation, test): one fold, called "official", with these roles;
-- any other names: one fold each; its clips are the test clips, all others are for training. Clips of `FOLD--train` are never
-  tested, and clips of `FOLD--test` never trained on: where the other were asked of them, they are excluded;
+- any other names: one fold each; its clips are the test clips, all others are for training. A mark after the name, such as
+  `FOLD--train`, says what clips are used for (`USES`): where another role would be theirs, they are excluded;
 - empty: `num_folds` folds are drawn, by group, with every class spread over them as evenly as groups allow.
 
 A fold F has inner folds F-1, F-2 ... F-`num_folds` (nested cross-validation; Stone, 1974): its training clips are drawn into
@@ -20,7 +20,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,25 @@ from pipeline.seeding import named_seed
 
 OFFICIAL = "official"  # the one fold of a corpus that publishes roles
 
-TRAIN_ONLY, TEST_ONLY = "--train", "--test"  # after the name of a fold
+
+class Use(NamedTuple):
+    """What the clips of a published fold are used for; validation clips are drawn from the folds that are not tested."""
+
+    trains: bool
+    validates: bool
+    tests: bool
+
+
+# By the mark after the name of a fold.
+USES = {
+    "": Use(True, True, True),
+    "--train": Use(True, True, False),
+    "--test": Use(False, False, True),
+    "--only-train": Use(True, False, False),
+    "--only-validation": Use(False, True, False),
+    "--not-train": Use(False, True, True),
+    "--not-validation": Use(True, False, True),
+}
 
 PUBLISHED_ROLES: dict[str, Role] = {
     "train": "train",
@@ -86,7 +104,7 @@ def folds_of(published: pa.ChunkedArray, params: SplitParams, where: Path) -> li
         case "published roles":
             return [OFFICIAL]
         case "published folds":
-            names = {_tested_fold(name) for name in pc.unique(published).to_pylist()}
+            names = {_divide(name)[0] for name in pc.unique(published).to_pylist()}
             return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(9), name))
         case "drawn folds":
             return [str(number + 1) for number in range(params.num_folds)]
@@ -98,7 +116,8 @@ def count_training_clips(published: pa.ChunkedArray, params: SplitParams, where:
         case "published roles":
             return sum(PUBLISHED_ROLES[name.lower()] == "train" for name in published.to_pylist())
         case "published folds":
-            trained = Counter(_tested_fold(name) for name in published.to_pylist() if not name.endswith(TEST_ONLY))
+            divided = map(_divide, published.to_pylist())
+            trained = Counter(fold for fold, use in divided if use.trains)
             return sum(trained.values()) - max(trained.values(), default=0)
         case "drawn folds":
             return len(published) - -(-len(published) // params.num_folds)
@@ -124,6 +143,7 @@ def assign_roles(clips: ClipTable, fold: str, params: SplitParams) -> list[Role]
                 f"clips, found {params.validation_fraction}"
             )
         _draw_validation(clips, roles, fold, params)
+    _keep_to_uses(clips, roles, inner=bool(inner))
     exclude_copies(clips, roles)
     check_roles(clips, roles, fold, every_class_tested=not inner)
     return roles
@@ -253,16 +273,34 @@ def _published_or_drawn(clips: ClipTable, fold: str, params: SplitParams) -> lis
     return [roles_of[position] for position in pc.index_in(folds, values).to_pylist()]
 
 
-def _tested_fold(name: str) -> str:
-    """Return the fold that a published name stands for, without what its clips are used for."""
-    return name.removesuffix(TRAIN_ONLY).removesuffix(TEST_ONLY)
+def _divide(name: str) -> tuple[str, Use]:
+    """Return the fold that a published name stands for, and what its clips are used for."""
+    fold, dashes, mark = name.rpartition("--")
+    use = USES.get(dashes + mark) if dashes else None
+    return (name, USES[""]) if use is None else (fold, use)
 
 
 def _role_in(fold: str, name: str) -> Role:
-    """Return the role, where `fold` is tested, of clips with this published name of a fold."""
-    if _tested_fold(name) == fold:
-        return "excluded" if name.endswith(TRAIN_ONLY) else "test"
-    return "excluded" if name.endswith(TEST_ONLY) else "train"
+    """Return the role, where `fold` is tested, of clips with this published name of a fold.
+
+    Clips that are used for validation alone are training clips until validation clips are drawn; see `_keep_to_uses`.
+    """
+    own, use = _divide(name)
+    if own == fold:
+        return "test" if use.tests else "excluded"
+    return "train" if use.trains or use.validates else "excluded"
+
+
+def _keep_to_uses(clips: ClipTable, roles: list[Role], *, inner: bool) -> None:
+    """Exclude, in place, clips that are not used for the role drawn for them; inner folds test what is trained on."""
+    if _fold_source(clips["fold"], clips.path) != "published folds":
+        return
+    uses = {name: _divide(name)[1] for name in pc.unique(clips["fold"]).to_pylist()}
+    for position, name in enumerate(clips.list("fold")):
+        use, role = uses[name], roles[position]
+        used = {"train": use.trains, "validation": use.validates, "test": use.trains or not inner, "excluded": False}
+        if not used[role]:
+            roles[position] = "excluded"
 
 
 def _draw_inner_fold(clips: ClipTable, roles: list[Role], inner: int, params: SplitParams) -> None:

@@ -12,16 +12,17 @@ many clips (LOG.md, 2026-11-25, has its coverage). Conventions: scores and targe
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from pipeline.evaluation.metric_definition import Interval
 from pipeline.evaluation.metric_functions import Bools, Floats, accuracy, validate
 
 RESAMPLES = 1000
 
-Counts = NDArray[np.int32]
+Counts = NDArray[np.int16 | np.int32]
 
 _Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
-_BLOCK = 100  # resamples at once: 8 MB of weights for the 20,000 clips of AudioSet's evaluation set
+_BLOCK = 100  # resamples at once: 4 MB of weights for the 20,000 clips of AudioSet's evaluation set
 _SEED = 0
 
 
@@ -54,10 +55,13 @@ def map_interval(scores: ArrayLike, targets: ArrayLike) -> Interval:
 
 
 def _draw(generator: np.random.Generator, num_clips: int, count: int) -> Counts:
-    """Draw resamples: how often each clip is in each of them, (resample, clip)."""
+    """Draw resamples: how often each clip is in each of them, (clip, resample)."""
     drawn = generator.integers(0, num_clips, (count, num_clips)) + num_clips * np.arange(count)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=count * num_clips)
-    return counts.reshape(count, num_clips).astype(np.int32)
+    counts = np.bincount(drawn.ravel(), minlength=count * num_clips).reshape(count, num_clips)
+    # The narrowest integers that hold the largest sum, the number of clips: half the memory to read.
+    narrow = num_clips <= np.iinfo(np.int16).max
+    weights: Counts = np.ascontiguousarray(counts.T, dtype=np.int16 if narrow else np.int32)
+    return weights
 
 
 class _RankedClass:
@@ -70,16 +74,16 @@ class _RankedClass:
         ends = np.searchsorted(-ordered, -ordered[self._hits], side="right") - 1
         self._last_hit = np.searchsorted(self._hits, ends, side="right") - 1
         steps, self._step = np.unique(ends, return_inverse=True)
-        self._starts, self._order = np.concatenate([[0], steps[:-1] + 1]), order[: steps[-1] + 1]
+        self._hit_clips, members = order[self._hits], order[: steps[-1] + 1]
+        ones, shape = np.ones(len(members), np.int16), (len(steps), len(scores))
+        self._members = csr_array((ones, members, np.concatenate([[0], steps + 1])), shape=shape)  # (step, clip)
 
     def average_precision(self, weights: Counts) -> Floats:
         """Return the average precision in each resample (resample,), NaN where no positive was drawn."""
-        ranked = np.empty((len(weights), len(self._order)), np.int32)
-        for row, place in zip(weights, ranked, strict=True):  # one at a time: a row fits into the processor's cache
-            np.take(row, self._order, out=place, mode="clip")
-        above = np.cumsum(np.add.reduceat(ranked, self._starts, axis=1), axis=1)[:, self._step]  # (resample, hit)
-        drawn = ranked[:, self._hits]
+        counts = np.ascontiguousarray((self._members @ weights).T)  # (resample, step)
+        above = np.cumsum(counts, axis=1)[:, self._step]  # (resample, hit)
+        drawn = weights[self._hit_clips].T
         found, total = np.cumsum(drawn, axis=1)[:, self._last_hit], drawn.sum(axis=1)
-        precision = (drawn * found / np.maximum(above, 1)).sum(axis=1)
+        precision = (np.multiply(drawn, found) / np.maximum(above, 1)).sum(axis=1)
         result: Floats = np.where(total > 0, precision / np.maximum(total, 1), np.nan)
         return result

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import SonolexError
 from pipeline.execution.code import project_sources
+from pipeline.execution.housekeeping import MARK_SUFFIX
 from pipeline.execution.stage import StageReport
 from pipeline.execution.worker_failures import WorkerFailures
 
@@ -109,7 +110,7 @@ def _site(compute: Callable[..., object], spec: object) -> Iterator["Site"]:
 
     named = [getattr(spec, field.name) for field in fields(spec)] if is_dataclass(spec) else []
     paths = [value for value in named if isinstance(value, Path) and value.exists()]
-    mark = Path(".sonolex", f"{uuid.uuid4().hex}.mark")
+    mark = Path(".sonolex", f"{uuid.uuid4().hex}{MARK_SUFFIX}")
     mark.parent.mkdir(exist_ok=True)
     mark.touch()
     try:

@@ -1,16 +1,23 @@
-"""Housekeeping of the memo store: size, last use, damaged and leftover entries, and their removal."""
+"""Housekeeping of memo stores: size, last use, damaged and leftover entries, and their removal.
+
+Beside the stores lies what killed runs leave in `.sonolex`: checkpoints, temporary files, and marks for workers.
+"""
 
 import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.artifacts.files import PARTIAL_SUFFIX
 from pipeline.execution.memo import ENTRY, About, Entry, FileRecord, damaged, discard, read_entry
 
+MARK_SUFFIX = ".mark"  # of the files by which workers of a cluster are known to see the project
+_CHECKPOINTS = "checkpoints"  # folder in `.sonolex`, of `pipeline/training/checkpoints.py`
+_DAY = 86400.0  # seconds
 _LEFT_OVER = 3600.0  # seconds after which a temporary file counts as left by a killed run
 
 
@@ -25,19 +32,27 @@ class Kept:
     described: bool = True  # False: its `entry.json` is damaged
 
 
+class LeftOver(NamedTuple):
+    """A file or folder that a killed run has left."""
+
+    path: Path
+    size: int  # bytes
+
+
 @dataclass(frozen=True)
 class Removal:
     """Entries and files that a clean-up removes."""
 
     entries: list[Kept]
     damaged: list[str]  # files that have changed since they were written
-    partials: list[Path]  # of killed runs
+    left_over: list[LeftOver]
     kept_bytes: int
 
     @property
     def freed_bytes(self) -> int:
         """Return the bytes freed: those without another hard link."""
-        return sum(kept.entry.size for kept in self.entries if not kept.shared)
+        entries = sum(kept.entry.size for kept in self.entries if not kept.shared)
+        return entries + sum(left.size for left in self.left_over)
 
 
 def entries(root: Path) -> Iterator[Kept]:
@@ -75,30 +90,51 @@ def versions(root: Path, stage: str) -> dict[str, About]:
     return found
 
 
-def plan_removal(root: Path, *, max_bytes: int | None, max_days: float | None, thorough: bool) -> Removal:
-    """Choose the entries to remove: damaged (`thorough` reads all), too old, then least recently used above the bound."""
+def plan_removal(
+    *roots: Path, max_bytes: int | None, max_days: float | None, thorough: bool, state: Path | None = None
+) -> Removal:
+    """Choose what to remove of the memos at `roots`, which are bounded together, and what runs have left in `state`.
+
+    Entries go that are damaged (`thorough` reads all), then those that are too old, then the least recently used ones above
+    the bound.
+    """
     wrong: list[str] = []
     remove: list[Kept] = []
     keep: list[Kept] = []
-    for kept in entries(root):
+    for kept in (kept for root in roots for kept in entries(root)):
         damage = damaged(kept.entry, thorough=thorough) if kept.described else ENTRY
         if damage:
             wrong.append(str(kept.entry.path / damage))
-        old = max_days is not None and time.time() - kept.used > max_days * 86400
+        old = max_days is not None and time.time() - kept.used > max_days * _DAY
         (remove if damage or old else keep).append(kept)
     keep.sort(key=lambda kept: kept.used)
     held = sum(kept.entry.size for kept in keep)
     while keep and max_bytes is not None and held > max_bytes:
         remove.append(keep.pop(0))
         held -= remove[-1].entry.size
-    return Removal(remove, wrong, list(_left_over(root)), held)
+    temporary = [path for root in roots for path in root.glob(f"*/*/.*{PARTIAL_SUFFIX}")]
+    left_over = [*_older(temporary, _LEFT_OVER), *(_abandoned(state, max_days) if state else ())]
+    return Removal(remove, wrong, left_over, held)
 
 
-def _left_over(root: Path) -> Iterator[Path]:
-    for path in root.glob(f"*/*/.*{PARTIAL_SUFFIX}"):
+def _abandoned(state: Path, max_days: float | None) -> Iterator[LeftOver]:
+    """Yield temporary files in the folder `state` and its folders, and with `max_days` what long runs may still need.
+
+    These are checkpoints, with which a killed run goes on, and marks, which workers that join a run look for.
+    """
+    for pattern in (f".*{PARTIAL_SUFFIX}", f"*/.*{PARTIAL_SUFFIX}"):
+        yield from _older(state.glob(pattern), _LEFT_OVER)
+    if max_days is not None:
+        for pattern in (f"{_CHECKPOINTS}/[!.]*", f"*{MARK_SUFFIX}"):
+            yield from _older(state.glob(pattern), max_days * _DAY)
+
+
+def _older(paths: Iterable[Path], seconds: float) -> Iterator[LeftOver]:
+    for path in paths:
         with contextlib.suppress(FileNotFoundError):  # its run has just finished
-            if time.time() - path.stat().st_mtime > _LEFT_OVER:
-                yield path
+            if time.time() - path.stat().st_mtime > seconds:
+                files = path.rglob("*") if path.is_dir() else [path]
+                yield LeftOver(path, sum(file.stat().st_size for file in files if file.is_file()))
 
 
 def remove(removal: Removal) -> Removal:
@@ -112,7 +148,7 @@ def remove(removal: Removal) -> Removal:
             if kept.entry.path.stat().st_mtime == kept.used:
                 discard(kept.entry.path)
                 removed.append(kept)
-    for path in removal.partials:
+    for path, _ in removal.left_over:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

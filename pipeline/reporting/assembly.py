@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifacts.attention import ATTENTION, GRAD_CAM, attention_maps, open_attention
-from pipeline.artifacts.clips import ClipTable, open_clips
+from pipeline.artifacts.clips import ClipRecord, ClipTable, open_clips
 from pipeline.artifacts.duplicates import open_duplicates
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.missing import open_missing
@@ -62,7 +62,7 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
     shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst)
     explained = [_explanation_maps(layout, entry, experiment, shown.all) for entry in params.attention]
     sources = GallerySources(
-        clips={row["clip_id"]: row for row in clips.columns.to_pylist() if row["clip_id"] in shown.all},
+        clips=_records(clips, shown.all),
         classes=clips.metadata["classes"],
         spectrogram=spectrogram,
         vocabularies={fold: vocabulary for (name, fold), vocabulary in vocabularies.items() if name == names[0]},
@@ -99,6 +99,12 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
         examples=clip_cards(shown.examples, scores, sources),
         mistakes=clip_cards(shown.mistakes, scores, sources),
     )
+
+
+def _records(clips: ClipTable, clip_ids: Sequence[str]) -> dict[str, ClipRecord]:
+    """Return the rows of some clips by id; of a large corpus no others become Python objects."""
+    rows = clips.columns.filter(pc.is_in(clips["clip_id"], pa.array(clip_ids, pa.string())))
+    return {row["clip_id"]: row for row in rows.to_pylist()}
 
 
 def held_out(clips: ClipTable, split: Table) -> str:

@@ -222,7 +222,7 @@ def class_figure(rows: Mapping[str, Sequence[ClassRow]], styles: Mapping[str, Mo
         axis.set_yticks(range(len(order)), [class_label(names[position]) for position in order])
         axis.set_ylim(len(order) - 0.4, -0.6)
         axis.tick_params(axis="y", length=0)
-        axis.set_xlabel("average precision, %")
+        axis.set_xlabel("average precision, %", loc="right")  # beside long names there is no room for it in the middle
         axis.grid(axis="x")
         axis.spines["left"].set_visible(False)
         add_legend(axis)

@@ -113,19 +113,17 @@ def write_plots(layout: Layout, experiment: Experiment) -> None:
             rows = class_rows(experiment, model)
             names = ("class", "num_positives", "average_precision", "auc", "precision", "recall", "f1")
             _write(partial / "per_class" / f"{model}.csv", names, (tuple(vars(row).values()) for row in rows))
-            pairs = _decisions(experiment, model)
-            if pairs:
+            if pairs := _decisions(experiment, model):
                 _write(partial / "confusion" / f"{model}.csv", ("actual", "predicted"), pairs)
 
 
 def _decisions(experiment: Experiment, model: str) -> list[tuple[str, str]]:
     """Return (actual, predicted) of every test clip, folds in order; empty when clips may have several classes."""
-    pairs = []
-    for fold in experiment.params.folds:
+    pairs: list[tuple[str, str]] = []
+    for fold in experiment.params.folds if experiment.runs[0].label_kind == "one" else ():
         clips = experiment.scored(model, fold)
-        if clips.label_kind == "one":
-            actual, predicted = clips.targets.argmax(axis=1), clips.scores.argmax(axis=1)
-            pairs += [(clips.classes[a], clips.classes[p]) for a, p in zip(actual, predicted, strict=True)]
+        actual, predicted = clips.targets.argmax(axis=1), clips.scores.argmax(axis=1)
+        pairs += [(clips.classes[a], clips.classes[p]) for a, p in zip(actual, predicted, strict=True)]
     return pairs
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.artifacts.clips import Link
 from pipeline.artifacts.files import file_digest, parse_json
 from pipeline.artifacts.model import Normalisation
 from pipeline.errors import SonolexError
@@ -30,6 +31,8 @@ CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocesso
 MODEL_TYPE = "audio-spectrogram-transformer"
 _WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 _QKV = ("query", "key", "value")
+# Also of binary classifiers on one label a clip: transformers takes the sigmoid of the second and the softmax of the first.
+_PROBLEMS: dict[Link, str] = {"softmax": "single_label_classification", "sigmoid": "multi_label_classification"}
 # Entries of config.json, in the order of AstSizes.
 _SIZES = (
     "num_mel_bins",
@@ -173,9 +176,8 @@ def _class_names(folder: Path, labels: object) -> list[str] | None:
     return None if names == [f"LABEL_{number}" for number in numbers] else names
 
 
-def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: str, epsilon: float) -> dict[str, object]:
-    """Return config.json of one of our networks."""
-    problem = "single_label_classification" if label_kind == "one" else "multi_label_classification"
+def config_of(form: AstForm, n_mels: int, classes: Sequence[str], link: Link, epsilon: float) -> dict[str, object]:
+    """Return config.json of one of our networks, whose `problem_type` says which probabilities its logits are of."""
     return {
         "architectures": ["ASTForAudioClassification"],
         "model_type": MODEL_TYPE,
@@ -195,7 +197,7 @@ def config_of(form: AstForm, n_mels: int, classes: Sequence[str], label_kind: st
         "num_mel_bins": n_mels,
         "id2label": {str(number): name for number, name in enumerate(classes)},
         "label2id": {name: number for number, name in enumerate(classes)},
-        "problem_type": problem,
+        "problem_type": _PROBLEMS[link],
         "dtype": "float32",
     }
 

@@ -1,15 +1,13 @@
 """Folder of sounds for background noise: its files with their digest, and their log-mel frames. Imports no torch.
 
-Frames are computed by the front end of the training clips and kept in `.sonolex/noise`, under what they follow from: the
-content of the files, the front end, and its code.
+Frames are computed by the front end of the training clips and kept in `.sonolex/noise`, a memo store of their own, under
+what they follow from: the content of the files, the front end, and its code. `sonolex gc` bounds it like shards.
 
 Conventions: frames (frame, mel) float32 in the front end's units.
 """
 
 import hashlib
-import json
 import logging
-import zipfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts.files import replacing
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.corpora.content import content_digests
 from pipeline.corpora.walking import audio_files
 from pipeline.errors import SonolexError
+from pipeline.execution.memo import Entry, Memo
 from pipeline.execution.threads import map_ahead, usable_threads
 from pipeline.paths import shared_path
 from pipeline.spectrogram.computing import computing_version
@@ -33,8 +31,9 @@ from pipeline.spectrogram.sources import BadClip
 log = logging.getLogger(__name__)
 
 SETTING = "train.augmentation.background.folder"  # for messages
-CACHE = Path(".sonolex/noise")  # of frames
+CACHE = Path(".sonolex/noise")  # memo store of frames: one entry for each content of a folder
 
+_STAGE, _FRAMES = "background", "frames.npz"
 _MOST_SECONDS = 36_000.0  # of all sounds: 2 GB of frames in memory with 128 bands at 100 frames/s
 _NAMED = 3  # files in a message
 
@@ -71,23 +70,24 @@ def sound_frames(sounds: Sounds, metadata: SpectrogramMetadata) -> list[np.ndarr
     Raises SonolexError where no file can be used, or all together are longer than the most that is kept in memory.
     """
     front_end = recorded_front_end(metadata)
-    made_of = [sounds.digest, metadata["params"], metadata.get("mix"), computing_version(front_end)]
-    key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
-    kept = shared_path(CACHE) / f"{key}.npz"
-    known = _read(kept)
+    params = {"front_end": metadata["params"], "mix": metadata.get("mix", "mean")}
+    memo = Memo(shared_path(CACHE), _STAGE, params=params, code=computing_version(front_end))
+    memo.mark_used([sounds.digest])
+    known = _read(memo.find(sounds.digest, thorough=True))
     if known is None:
         known = _compute(sounds, front_end, metadata)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as partial_file, partial_file.open("wb") as file:
-            np.savez(file, frames=np.concatenate(known), lengths=[len(frames) for frames in known])
+        with memo.writing(sounds.digest, clips=len(known), computed=len(known)) as folder:
+            np.savez(folder / _FRAMES, frames=np.concatenate(known), lengths=[len(frames) for frames in known])
     return known
 
 
-def _read(path: Path) -> list[np.ndarray] | None:
+def _read(entry: Entry | None) -> list[np.ndarray] | None:
+    if entry is None:
+        return None
     try:
-        with np.load(path) as file:
+        with np.load(entry.path / _FRAMES) as file:
             return np.split(file["frames"], np.cumsum(file["lengths"])[:-1])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except FileNotFoundError:  # a clean-up has just removed it
         return None
 
 
