@@ -36,15 +36,17 @@ def network_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
 
 
 def weights_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
-    """Name the networks of the experiment that cannot begin with the weights of a model that was trained here.
+    """Name the networks of the experiment whose weights are not there, or do not fit if a model that was trained here has them.
 
-    Other weights may lie elsewhere or be large, and are opened in training alone; classes are known from the corpus.
+    Other weights may be large, and are opened in training alone; classes are known from the corpus.
     """
     mistakes = []
     for name, params in _networks(experiment).items():
-        if params.pretrained is not None and params.pretrained.kind == "sonolex":
+        if params.pretrained is not None:
             try:
-                _require_weights(params, experiment.sections["spectrogram"].metadata)
+                params.pretrained.require_source()
+                if params.pretrained.kind == "sonolex":
+                    _require_weights(params, experiment.sections["spectrogram"].metadata)
             except SonolexError as error:
                 mistakes.append(f"{params_path}: models.{name}: {error}")
     return mistakes
