@@ -339,7 +339,7 @@ def test_16_bits_are_for_samples_alone() -> None:
             ["models.waveform.pretrained.source=gone"],
             "pretrained.source: expected 'gone' to be a folder here, or a repository",
         ),
-        (["models.waveform.pretrained.digest=0"], "expected 0, found"),
+        (["models.waveform.pretrained.digest=abc"], "expected abc, found"),
     ],
 )
 def test_check_opens_the_encoder(settings: list[str], message: str, tmp_path: Path) -> None:
