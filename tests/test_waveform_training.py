@@ -214,7 +214,6 @@ def small(source: Path) -> list[str]:
         f"models.waveform.pretrained.source={source}",
         "train.batch_size=4",
         "train.precision=float32",
-        "train.freeze.stages=[]",
         "execution.workers=1",
     ]
 

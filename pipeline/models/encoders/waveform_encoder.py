@@ -39,9 +39,7 @@ _READ_DIRECTLY = frozenset({"q_proj", "k_proj", "v_proj", "out_proj"})
 
 class WaveformEncoderParams(EncoderParams):
     kind: Literal["waveform_encoder"]
-    layer: (
-        PositiveInt | None
-    )  # block whose hidden states are the output; null = the last, behind the encoder's final norm
+    layer: PositiveInt | None  # block whose hidden states are the output; null = the last, behind the final norm
     freeze_convolutions: bool  # of samples, below the first block; as is usual
     dropout: float | None = Field(ge=0, lt=1)  # everywhere in the blocks; null = as the weights' config has it
 
@@ -171,7 +169,7 @@ def _build(config: Any) -> tuple[Any, Any, Any]:
     """Return the parts of an encoder with random weights, in the order of PARTS."""
     from transformers import AutoModel
 
-    model = AutoModel.from_config(config, dtype=torch.float32)
+    model = AutoModel.from_config(config).float()
     return model.feature_extractor, model.feature_projection, model.encoder
 
 

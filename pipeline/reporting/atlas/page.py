@@ -83,6 +83,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "params": content.params,
         "front_end": content.spectrogram.metadata,
         "frame": describe_frame(content.spectrogram.metadata),
+        "pattern": axis_of(content.spectrogram.metadata).pattern,
         "has_bands": content.spectrogram.metadata["units"] != HIDDEN_STATE,
         "num_tokens": content.counts.size,
         "explanation": _explanation(content),
