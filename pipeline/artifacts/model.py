@@ -37,7 +37,7 @@ class Normalisation(TypedDict):
 class WaveformEncoderMetadata(TypedDict):
     """Form of a waveform encoder of the package transformers, and what it does to samples first."""
 
-    config: dict[str, Any]  # content of config.json
+    config: dict[str, object]  # content of config.json
     sample_rate: int  # Hz
     normalises: bool  # each clip to mean 0 and variance 1
 

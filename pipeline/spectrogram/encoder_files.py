@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +18,7 @@ from pipeline.errors import SonolexError
 from pipeline.paths import input_path
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from torch import Tensor
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -69,9 +69,33 @@ class EncoderFiles(NamedTuple):
     normalises: bool  # each clip to mean 0 and variance 1
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Return the content of config.json."""
         return dict(json.loads(self.config))
+
+
+class EncoderOutput(Protocol):
+    """Output of an encoder of transformers."""
+
+    hidden_states: Sequence["Tensor"]  # of every layer, (clip, frame, dimension)
+
+
+class Blocks(Protocol):
+    """The part of an encoder that has the transformer blocks."""
+
+    layers: Sequence[object]
+
+
+class LoadedEncoder(Protocol):
+    """An encoder of transformers."""
+
+    encoder: Blocks
+
+    def __call__(self, samples: "Tensor", *, output_hidden_states: bool) -> EncoderOutput: ...
+
+    def eval(self) -> Self: ...
+
+    def state_dict(self) -> dict[str, "Tensor"]: ...
 
 
 class _Config(BaseModel):
@@ -113,7 +137,7 @@ def open_encoder(source: str, where: str) -> EncoderFiles:
     )
 
 
-def load_encoder(encoder: EncoderFiles, where: str) -> "PreTrainedModel":
+def load_encoder(encoder: EncoderFiles, where: str) -> "LoadedEncoder":
     """Return the encoder with its weights. Raises SonolexError where they do not fit the config, or are incomplete."""
     require_transformers(where)
     from transformers import AutoModel, logging
@@ -128,7 +152,7 @@ def load_encoder(encoder: EncoderFiles, where: str) -> "PreTrainedModel":
         raise _misfit(encoder, where, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from None
     if missing := sorted(name for name in loading["missing_keys"] if name != _MASK_TOKEN):
         raise _misfit(encoder, where, f"none called {', '.join(missing[:3])}")
-    loaded: PreTrainedModel = model
+    loaded: LoadedEncoder = model
     return loaded
 
 

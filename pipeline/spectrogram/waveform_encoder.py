@@ -11,20 +11,16 @@ is padded. Layer 0 is the input of the first transformer block, layer n the outp
 """
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from pipeline.artifacts.spectrogram import HIDDEN_STATE, FrontEndMetadata
 from pipeline.errors import SonolexError
-from pipeline.spectrogram.encoder_files import EncoderFiles, load_encoder, open_encoder
+from pipeline.spectrogram.encoder_files import EncoderFiles, LoadedEncoder, load_encoder, open_encoder
 from pipeline.spectrogram.front_end import FrontEnd, FrontEndSection, Inversion
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _WHERE = "spectrogram.front_end.source"
 
@@ -121,22 +117,9 @@ class WaveformEncoder(FrontEnd):
         return np.asarray(states[self._params.layer][0].numpy(), dtype=np.float32)
 
 
-class _Output(Protocol):
-    """Output of an encoder of transformers."""
-
-    hidden_states: Sequence["Tensor"]  # of every layer, (clip, frame, dimension)
-
-
-class _Encoder(Protocol):
-    """An encoder of transformers."""
-
-    def __call__(self, samples: "Tensor", *, output_hidden_states: bool) -> _Output: ...
-
-
 @lru_cache(maxsize=2)
-def _load_model(encoder: EncoderFiles, layer: int) -> _Encoder:
+def _load_model(encoder: EncoderFiles, layer: int) -> LoadedEncoder:
     """Return the encoder with the blocks up to the layer, and one more, whose input the layer is."""
-    model: Any = load_encoder(encoder, _WHERE)
+    model = load_encoder(encoder, _WHERE)
     model.encoder.layers = model.encoder.layers[: layer + 1]
-    prepared: _Encoder = model.eval()
-    return prepared
+    return model.eval()

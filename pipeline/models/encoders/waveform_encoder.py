@@ -12,7 +12,8 @@ attention is masked, and so is what each convolution over positions reads.
 Conventions: B batch, T frame, H sample of a frame, S hidden state, C channel, D width.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,54 @@ _SMALLEST_VARIANCE = 1e-7  # that transformers adds when it normalises a clip
 _DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout")
 # Weights of WavLM's attention that it reads without calling their linear maps.
 _READ_DIRECTLY = frozenset({"q_proj", "k_proj", "v_proj", "out_proj"})
+
+
+class _Config(Protocol):
+    """Config of an encoder in transformers."""
+
+    model_type: str
+    hidden_size: int
+    conv_kernel: Sequence[int]
+    conv_stride: Sequence[int]
+    layerdrop: float
+    mask_time_prob: float
+    mask_feature_prob: float
+    add_adapter: bool
+
+    def to_dict(self) -> dict[str, object]: ...
+
+
+class _Layer(Protocol):
+    """Convolution of samples, or of what the one before puts out."""
+
+    conv: nn.Conv1d
+    layer_norm: nn.GroupNorm  # of the first one, where there is any
+    activation: nn.Module
+
+    def __call__(self, h: Tensor) -> Tensor: ...
+
+
+class _Convolutions(Protocol):
+    conv_layers: Sequence[_Layer]
+
+    def requires_grad_(self, requires_grad: bool) -> object: ...
+
+
+class _Block(Protocol):
+    gradient_checkpointing: bool
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
+
+class _Hidden(Protocol):
+    last_hidden_state: Tensor
+
+
+class _Transformer(Protocol):
+    layers: Sequence[_Block]
+    layer_norm: nn.Module
+    pos_conv_embed: nn.Module
+
+    def __call__(self, hidden: Tensor, *, attention_mask: Tensor | None) -> _Hidden: ...
 
 
 class WaveformEncoderParams(EncoderParams):
@@ -130,16 +179,15 @@ class WaveformEncoder(Encoder):
             block._gradient_checkpointing_func = _checkpointed
         if isinstance(self.transformer.pos_conv_embed, _Positions):
             self.transformer.pos_conv_embed.real = real
-        states: Tensor = self.transformer(hidden, attention_mask=real).last_hidden_state
-        return states
+        return self.transformer(hidden, attention_mask=real).last_hidden_state
 
 
 class _Positions(nn.Module):
     """Position embedding of data2vec audio: several convolutions, each of which reads zeros behind a clip's end."""
 
-    def __init__(self, embedding: Any) -> None:
+    def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
-        self.layers: nn.ModuleList = embedding.layers
+        self.layers = cast(nn.ModuleList, embedding.layers)
         self.real: Tensor | None = None  # (B, S) of the batch, None = all
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -151,12 +199,12 @@ class _Positions(nn.Module):
         return h.transpose(1, 2)
 
 
-def _config(metadata: WaveformEncoderMetadata, dropout: float | None) -> Any:
+def _config(metadata: WaveformEncoderMetadata, dropout: float | None) -> _Config:
     """Return the encoder's config without its masking and layer drop, with another dropout if one is given."""
     from transformers import AutoConfig
 
     settings = {key: value for key, value in metadata["config"].items() if key != "model_type"}
-    config: Any = AutoConfig.for_model(metadata["config"]["model_type"], **settings)
+    config: _Config = AutoConfig.for_model(metadata["config"]["model_type"], **settings)
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.add_adapter = False
     if dropout is not None:
@@ -165,7 +213,7 @@ def _config(metadata: WaveformEncoderMetadata, dropout: float | None) -> Any:
     return config
 
 
-def _build(config: Any) -> tuple[Any, Any, Any]:
+def _build(config: _Config) -> tuple[_Convolutions, nn.Module, _Transformer]:
     """Return the parts of an encoder with random weights, in the order of PARTS."""
     from transformers import AutoModel
 
@@ -173,7 +221,7 @@ def _build(config: Any) -> tuple[Any, Any, Any]:
     return model.feature_extractor, model.feature_projection, model.encoder
 
 
-def _cut(transformer: Any, config: Any, layer: int | None) -> None:
+def _cut(transformer: _Transformer, config: _Config, layer: int | None) -> None:
     """Leave out what is behind the output of a block; None keeps the norm behind the last one."""
     if layer is None:
         return
@@ -182,9 +230,10 @@ def _cut(transformer: Any, config: Any, layer: int | None) -> None:
         transformer.layer_norm = nn.Identity()
 
 
-def _convolve_and_norm(layer: Any, h: Tensor, lengths: Tensor) -> Tensor:
+def _convolve_and_norm(layer: _Layer, h: Tensor, lengths: Tensor) -> Tensor:
     """Return a convolution of (B, C, S) with its group norm over the real positions of clips, of `lengths` (B,)."""
-    h, norm = layer.conv(h).float(), layer.layer_norm
+    norm = layer.layer_norm
+    h = layer.conv(h).float()
     real = (torch.arange(h.shape[2], device=h.device) < lengths[:, None])[:, None].to(h.dtype)
     count = lengths[:, None, None].to(h.dtype)
     centred = h - (h * real).sum(2, keepdim=True) / count
@@ -194,6 +243,6 @@ def _convolve_and_norm(layer: Any, h: Tensor, lengths: Tensor) -> Tensor:
     return activated
 
 
-def _checkpointed(block: Any, *inputs: Any) -> Any:
+def _checkpointed(block: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     """Run a block of transformers so that its activations are computed again in the backward pass."""
-    return checkpoint(block, *inputs, use_reentrant=False)
+    return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
