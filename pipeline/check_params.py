@@ -164,6 +164,8 @@ def _check_between(
         with check.collecting(f"{path}: "):
             require_several_labels(sections["thresholds"], label_kind)
     if {"experiment", "train", "spectrogram"} <= set(sections) and _augments_frames(sections):
+        if sections["spectrogram"].front_end.has_samples:
+            mistakes += _samples_mistakes(sections["train"].augmentation, path)
         num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
         mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)
     if {"train", "spectrogram"} <= set(sections) and not sections["spectrogram"].copies:
@@ -286,6 +288,15 @@ def _band_mistakes(params: AugmentationParams, num_bands: int | None, path: Path
     ]
 
 
+def _samples_mistakes(params: AugmentationParams, path: Path) -> list[str]:
+    """Return a message for each setting of augmentation that acts on bands or powers, or on the order of frames alone."""
+    return [
+        f"{path}: train.augmentation.{key}: expected {none} with spectrogram.front_end.kind waveform, whose frames are "
+        f"samples and no levels of bands, found {spell(found)}; set it so"
+        for key, none, found in params.unfit_for_samples()
+    ]
+
+
 def _copies_mistakes(params: AugmentationParams, path: Path) -> list[str]:
     """Return a message for training on copies of clips, of which there are none."""
     if not params.copies:
@@ -347,6 +358,12 @@ def _front_end_mistakes(
         for name in experiment.vocabularies
         if name in vocabularies and vocabularies[name].kind == "bands" and not front_end.is_log_mel
     ]
+    if front_end.has_samples and experiment.vocabularies:
+        mistakes.append(
+            f"{where}: expected no vocabularies over frames of samples, found experiment.vocabularies "
+            f"{', '.join(experiment.vocabularies)}; empty it and experiment.token_models, or use the front end kaldi or "
+            "waveform_encoder"
+        )
     return mistakes
 
 

@@ -40,12 +40,12 @@ SMALL = (
 )
 
 
-def run_experiment(folder: Path, overrides: Sequence[str]) -> Path:
+def run_experiment(folder: Path, overrides: Sequence[str], recipe: str = "esc50", small: Sequence[str] = SMALL) -> Path:
     """Run all stages up to `thresholds` in a new folder, on generated clips, and return it."""
     folder.mkdir(parents=True)
     audio = make_wav_corpus(folder / "corpus")
-    settings = [f"corpus.root={audio}", "corpus.table=meta/esc50.csv", *SMALL, *overrides]
-    document, mistakes = compose("esc50", settings, ROOT / "recipes")
+    settings = [f"corpus.root={audio}", "corpus.table=meta/esc50.csv", *small, *overrides]
+    document, mistakes = compose(recipe, settings, ROOT / "recipes")
     assert not mistakes, mistakes
     (folder / "params.yaml").write_text(dump(document))
     with contextlib.chdir(folder), contextlib.redirect_stderr(io.StringIO()):

@@ -17,6 +17,7 @@ from conftest import REPOSITORY, make_clips, make_development, make_spectrogram,
 
 from pipeline.artifacts.clips import CLIPS as CLIPS_TABLE
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.spectrogram import HIDDEN_STATE, SpectrogramMetadata
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import open_vocabulary
@@ -191,6 +192,22 @@ def test_only_tokens_at_the_floor_are_digital_silence(content: AtlasContent) -> 
     lowered[3] = content.spectrogram.metadata["log_floor"]
     silent = replace(content, codebooks=[replace(book, patterns=lowered)])
     assert atlas_values(silent)["data"]["still"] == [3]
+
+
+def test_pages_of_hidden_states_speak_of_dimensions_and_not_of_hertz(content: AtlasContent, tmp_path: Path) -> None:
+    metadata: SpectrogramMetadata = {**content.spectrogram.metadata, "units": HIDDEN_STATE, "log_floor": 0.0}
+    states = replace(content.spectrogram, metadata=metadata)
+    write_atlas(tmp_path / "atlas.html", replace(content, spectrogram=states, resynthesised={}))
+    page = (tmp_path / "atlas.html").read_text()
+    shown = re.sub(r"(?s)<(script|style).*?</\1>|base64,[^\"]*", "", page)
+    assert "The curve is the hidden state of the token over its dimensions; its height is " in shown
+    assert "1 frame of 32 dimensions of hidden states" in shown
+    assert not re.search(r"\d Hz(?!, as the front end reads it)| dB|spectr|mel bands|resynthesised", shown)
+    data = data_of(page)
+    assert data["axis"]["places"] == list(range(32))
+    assert data["axis"]["ticks"][:2] == [[0.0, "0"], [6.0, "6"]]
+    assert (data["axis"]["before"], data["axis"]["after"], data["axis"]["unit"]) == ("dimension ", "", "")
+    assert data["still"] == []
 
 
 def test_the_same_artifacts_give_the_same_page(root: Path, page_path: Path, tmp_path: Path) -> None:

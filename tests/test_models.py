@@ -42,7 +42,8 @@ def test_every_part_is_in_a_combination_and_the_chosen_ones_fit() -> None:
         section = network("frames", stem, encoder, head)
         for part, found in kinds.items():
             found.add(section[part]["kind"])
-    assert kinds == {"stem": set(registry.STEMS), "encoder": set(registry.ENCODERS), "head": set(registry.HEADS)}
+    encoders = set(registry.ENCODERS) - {"waveform_encoder"}  # of another input: test_waveform_training.py
+    assert kinds == {"stem": set(registry.STEMS), "encoder": encoders, "head": set(registry.HEADS)}
     assert set(CHOSEN) <= set(COMBINATIONS)
     assert {case[0] for case in CHOSEN} == set(STEMS)
     assert {case[1] for case in CHOSEN} == set(ENCODERS)

@@ -31,7 +31,7 @@ from pipeline.execution.memo import Memo
 from pipeline.models.baselines import kernel_classifier
 from pipeline.params import read_params
 from tools import doctor, inspect_clip
-from tools.compose import compose
+from tools.compose import compose, dump
 from tools.corpus_check import try_clips
 from tools.doctor import Cache
 from tools.sonolex import app
@@ -216,6 +216,37 @@ def _replace_corpus(path: Path, corpus: dict[str, Any]) -> Path:
     document = read_params(path)
     YAML(typ="safe").dump(document | {"corpus": corpus}, path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("recipe", "pretrained", "expected"),
+    [
+        ("psla_audioset", "kind: psla, source: gone.pth, mean: 0.0, std: 1.0", "a file of weights, found none"),
+        (
+            "ast_base384",
+            "kind: original, source: gone.pth, frames: 512, mean: 0.0, std: 1.0",
+            "a file of weights, found",
+        ),
+        ("ast_base384", "kind: huggingface, source: a/b/gone", "a folder with model.safetensors or pytorch_model.bin"),
+        ("ast_base384", "kind: imagenet, source: gone.pth", "a file, or one of timm's deit_base_distilled_patch16_224"),
+        ("psla_audioset", "kind: timm, source: gone.pth", "a file, or a name of timm's weights such as"),
+    ],
+)
+def test_check_names_published_weights_that_are_not_there(
+    tmp_path: Path, esc50: dict[str, Any], recipe: str, pretrained: str, expected: str
+) -> None:
+    model = recipe.partition("_")[0]
+    norm = [f"models.{model}.encoder.norm_epsilon={'0.001' if 'kind: psla' in pretrained else 'null'}"]
+    settings = [f"corpus.root={tmp_path}", f"models.{model}.pretrained={{{pretrained}, digest: null}}"]
+    if recipe == "ast_base384":
+        settings += [f"models.{model}.stem.positions.frames=512"]
+        norm = []
+    document, _ = compose(f"esc50+{recipe}", [*settings, *norm], REPOSITORY / "recipes")
+    (tmp_path / "params.yaml").write_text(dump(document))
+    found = _check(_replace_corpus(tmp_path / "params.yaml", esc50))
+    assert f"models.{model}: pretrained" in found
+    assert expected in found
+    assert "; " in found
 
 
 @pytest.mark.parametrize("published", [True, False])

@@ -13,7 +13,7 @@ from test_spectrogram_stage import _build
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError, SonolexError
 from pipeline.params import validate_params
-from pipeline.spectrogram import waveform_encoder
+from pipeline.spectrogram import encoder_files, waveform_encoder
 from pipeline.spectrogram.band_scale import tick_labels
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
@@ -54,12 +54,12 @@ def front_end_of(folder: Path, layer: int = 2, digest: str | None = None) -> Any
 def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    waveform_encoder.open_encoder.cache_clear()
+    encoder_files.open_encoder.cache_clear()
     waveform_encoder._load_model.cache_clear()
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3])
-@pytest.mark.parametrize("model_type", waveform_encoder.MODEL_TYPES)
+@pytest.mark.parametrize("model_type", encoder_files.MODEL_TYPES)
 def test_frames_are_the_hidden_states_of_a_layer(model_type: str, layer: int, tmp_path: Path) -> None:
     model = save_encoder(tmp_path / "encoder", model_type)
     front_end = front_end_of(tmp_path / "encoder", layer)
@@ -102,7 +102,7 @@ def test_frames_are_stored_like_all_frames_and_bound_to_the_weights(tmp_path: Pa
         soundfile.write(tmp_path / f"{name}.wav", make_waveform("noise", 0.5, seed=number), 16000)
 
     def build() -> Any:
-        waveform_encoder.open_encoder.cache_clear()  # a stage is a process
+        encoder_files.open_encoder.cache_clear()  # a stage is a process
         waveform_encoder._load_model.cache_clear()
         front_end = section_of(tmp_path / "encoder")
         return _build(tmp_path, tmp_path / "data" / "spectrogram", dtype="float32", front_end=front_end)
@@ -131,7 +131,7 @@ def test_what_is_missing_or_changed_is_named(tmp_path: Path) -> None:
     ):
         front_end_of(Path("facebook/hubert-base-ls960"))
     (tmp_path / "encoder/model.safetensors").unlink()
-    waveform_encoder.open_encoder.cache_clear()
+    encoder_files.open_encoder.cache_clear()
     with pytest.raises(SonolexError, match=r"expected model.safetensors or pytorch_model.bin, found none; complete"):
         front_end_of(tmp_path / "encoder")
     (tmp_path / "encoder/config.json").write_text('{"model_type": "whisper"}')

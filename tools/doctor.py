@@ -46,7 +46,7 @@ _ANEW = "`make clean install`"  # installers take any build of the right version
 _REFLINK = ("xfs", "btrfs", "apfs", "bcachefs")
 _STYLES: dict[Verdict, str] = {"ok": "green", "note": "yellow", "broken": "bold red"}
 _SLACK = 2 << 30  # bytes: for models, logs and plots, in addition to frames
-_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+_BYTES = {"float32": 4, "float16": 2, "int16": 2, "uint8": 1}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.check_params import Experiment
-from pipeline.errors import ParamsError, SonolexError
+from pipeline.errors import SonolexError
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.checkpoint_formats.trained_model import TrainedModelCheckpoint
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
@@ -27,25 +27,26 @@ def network_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
         return []
     mistakes = []
     for name, params in _networks(experiment).items():
-        network = outline(experiment, params)
         try:
+            network = outline(experiment, params)
             require_groups(weight_groups(network), train.freeze, "train.freeze")
             if train.lora is not None:
                 require_targets(network, train.lora, "train.lora")
-        except ParamsError as error:
+        except SonolexError as error:
             mistakes.append(f"{params_path}: {error} (models.{name})")
     return mistakes
 
 
 def weights_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
-    """Name the networks of the experiment that cannot begin with the weights of a model that was trained here.
+    """Name the networks of the experiment whose weights are not there, or do not fit where the check opens them.
 
-    Other weights may lie elsewhere or be large, and are opened in training alone; classes are known from the corpus.
+    Other weights may be large, and are opened in training alone; classes are known from the corpus.
     """
     mistakes = []
     for name, params in _networks(experiment).items():
-        if params.pretrained is not None and params.pretrained.kind == "sonolex":
+        if params.pretrained is not None:
             try:
+                params.pretrained.require_source()
                 _require_weights(params, experiment.sections["spectrogram"].metadata)
             except SonolexError as error:
                 mistakes.append(f"{params_path}: models.{name}: {error}")
@@ -53,9 +54,13 @@ def weights_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
 
 
 def _require_weights(params: NetworkParams, front_end: SpectrogramMetadata) -> None:
-    """Raise SonolexError unless the weights of a model that was trained here fit a network, but for its head."""
+    """Raise SonolexError unless weights that are cheap to open fit a network, but for its head."""
+    assert params.pretrained is not None
+    if params.pretrained.kind not in ("sonolex", "waveform_encoder"):
+        return
     checkpoint = open_pretrained_weights(params, front_end)
-    assert isinstance(checkpoint, TrainedModelCheckpoint)
+    if not isinstance(checkpoint, TrainedModelCheckpoint):
+        return
     fit_normalisation(params, lambda: checkpoint.statistics, checkpoint)
     metadata = checkpoint.model.metadata["input"]  # of the same frames or tokens, as was checked
     checkpoint.weights_of_parts(_build(params, metadata), params)
@@ -65,6 +70,8 @@ def outline(experiment: Experiment, params: NetworkParams) -> Network:
     """Build a network of the experiment without memory for its weights; its vocabulary has few tokens."""
     bands = experiment.sections["spectrogram"].metadata["n_mels"]
     metadata: InputMetadata = {"n_mels": bands, "log_floor": 0.0, "normalisation": NOT_NORMALISED}
+    if params.pretrained is not None and (form := params.pretrained.form):
+        metadata["pretrained"] = form
     if params.reads == "tokens":
         vocabularies = [experiment.vocabularies[entry] for entry in experiment.sections["experiment"].vocabularies]
         books = min(vocabulary.num_codebooks for vocabulary in vocabularies)

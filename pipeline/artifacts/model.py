@@ -34,12 +34,21 @@ class Normalisation(TypedDict):
     ]  # mean and std of each, of frames with several; the first's are above
 
 
+class WaveformEncoderMetadata(TypedDict):
+    """Form of a waveform encoder of the package transformers, and what it does to samples first."""
+
+    config: dict[str, object]  # content of config.json
+    sample_rate: int  # Hz
+    normalises: bool  # each clip to mean 0 and variance 1
+
+
 class PretrainedMetadata(TypedDict, total=False):
     """Record, in a trained model, of the published weights, or those of another model, that it was initialised from."""
 
     digest: str  # of the weights file
     norm_epsilons: list[float]  # of the encoder's layer norms and of the head's; absent where the defaults hold
     free_head_weights: bool  # weights of attention heads need not sum to 1; absent where they do
+    waveform_encoder: WaveformEncoderMetadata  # absent where the encoder is another
 
 
 class InputMetadata(TypedDict, total=False):

@@ -25,7 +25,10 @@ from pipeline.artifacts.tables import Table, TableSchema
 Mix: TypeAlias = Literal["mean", "left", "right", "loudest"]  # of channels; "right" of mono is the only channel
 CLIP_RANGE = "of the clip's range"  # units of frames that are scaled to 0 to 1 within each clip
 HIDDEN_STATE = "hidden state"  # units of frames that are no levels of bands, but states of a waveform encoder
+SAMPLES = "sample"  # units of frames of the waveform's own samples
 RANGE = 80.0  # dB from 0 to 1 of such frames, for what needs a scale: the clip's own range is not kept
+
+QUANTISED = {"uint8": (0, 255), "int16": (-32768, 32767)}  # first and last step of the types of integers
 
 # Size of one unit of log-mel values, in dB and in ln(power); units that are missing measure no level.
 DECIBELS = {"dB": 1.0, "ln(power)": 10 / math.log(10), "ln(magnitude)": 20 / math.log(10), CLIP_RANGE: RANGE}
@@ -36,7 +39,7 @@ class FrontEndMetadata(TypedDict):
     """Metadata of a front end: what its log-mel frames are."""
 
     front_end: str  # its kind: kaldi, mel, ...
-    # Of the first channel: "ln(power)", "ln(magnitude)", "dB", "of the clip's range", "MFCC" or "hidden state".
+    # Of the first channel: "ln(power)", "ln(magnitude)", "dB", "of the clip's range", "MFCC", "hidden state" or "sample".
     units: str
     sample_rate: int  # Hz
     n_fft: int  # samples
@@ -93,7 +96,7 @@ class FrameRecord(TypedDict):
 # Not compressed: training reads every clip again in every epoch, and zstd makes the file of noisy log-mel frames 18 %
 # smaller (uint8, float16 14 %; ESC-10, with its padding, 28 %), but each read of a shuffled batch 1.8 times as long.
 FRAMES_ARRAY = ArraySchema(
-    ("frame", "mel"), ("float32", "float16", "uint8"), units="see sonolex.metadata", compress=False
+    ("frame", "mel"), ("float32", "float16", "int16", "uint8"), units="see sonolex.metadata", compress=False
 )
 
 FRAMES = GroupSchema(

@@ -151,12 +151,13 @@ class _Outputs:
         network.head(x, mask)
         return found
 
-    def _keep_output(self, name: str, _module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+    def _keep_output(self, name: str, _module: nn.Module, _inputs: object, output: object) -> None:
         self._keep(name, output)
 
-    def _keep(self, name: str, output: Tensor | tuple[Tensor, ...]) -> None:
-        tensor = output[0] if isinstance(output, tuple) else output
-        self._found.outputs.setdefault(name, []).append(tensor)
+    def _keep(self, name: str, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, Tensor):  # modules of other packages may put out records of their own
+            self._found.outputs.setdefault(name, []).append(first)
 
 
 def layers_of(member: Member) -> dict[str, int]:

@@ -62,6 +62,9 @@ class FrontEndValues(Protocol):
     @property
     def is_log_mel(self) -> bool: ...
 
+    @property
+    def has_samples(self) -> bool: ...
+
 
 class ModelParams(Params):
     """Base of every section of `models`."""
@@ -94,6 +97,11 @@ class ModelParams(Params):
 
     def require_front_end(self, front_end: FrontEndValues) -> None:
         """Raise ValueError for a front end, given by its section, whose frames the model cannot read."""
+        if self.reads == "frames" and front_end.has_samples:
+            raise ValueError(
+                "they are samples of the waveform, which networks with encoder.kind waveform_encoder alone read; use one, "
+                "or the front end kaldi"
+            )
 
     @property
     def windows(self) -> tuple[float, float] | None:

@@ -57,6 +57,8 @@ class NetworkParams(ModelParams):
         return None if self.pretrained is None else self.pretrained.rate_remark(learning_rate)
 
     def require_front_end(self, front_end: FrontEndValues) -> None:
+        if self.reads == "frames":
+            self._require_samples(front_end)
         if front_end.is_log_mel:
             return
         if self.stem.texture_quantile is not None:
@@ -100,6 +102,7 @@ class NetworkParams(ModelParams):
     def _parts_fit(self) -> "NetworkParams":
         self._stem_fits_the_encoder()
         self._stem_fits_the_input()
+        self.encoder.require_network(self)
         self._head_fits()
         self._window_fits()
         if self.stem.pads and self.input.normalises_by_clip:
@@ -121,6 +124,18 @@ class NetworkParams(ModelParams):
         if self.input.normalises_as_pretrained and scale is not None:
             self.input.require_std_scale(scale)
         return self
+
+    def _require_samples(self, front_end: FrontEndValues) -> None:
+        """Raise ValueError where one of encoder and front end deals in samples and the other does not."""
+        if ENCODERS[self.encoder.kind].reads_samples == front_end.has_samples:
+            return
+        kinds = ", ".join(kind for kind in ENCODERS if ENCODERS[kind].reads_samples)
+        if front_end.has_samples:
+            raise ValueError(
+                f"they are samples, which encoder.kind {kinds} reads, found {self.encoder.kind}; use that encoder, or "
+                "the front end kaldi"
+            )
+        raise ValueError(f"encoder.kind {self.encoder.kind} reads samples; set spectrogram.front_end.kind to waveform")
 
     def _window_fits(self) -> None:
         if self.window is None or self.window.fill != "silence":
@@ -183,7 +198,8 @@ class Network(NeuralModel):
         super().__init__()
         self.input = INPUTS[params.input.kind](params.input, metadata)
         self.stem = STEMS[params.stem.kind](params.stem, self.input, params.encoder.input_width)
-        self.encoder = ENCODERS[params.encoder.kind](params.encoder, self.stem)
+        pretrained = metadata.get("pretrained", {})
+        self.encoder = ENCODERS[params.encoder.kind].build(params.encoder, self.stem, pretrained)
         self.head = HEADS[params.head.kind](params.head, self.stem, self.encoder, num_classes)
         self.windows: Windows | None = None
         if params.window is not None:
@@ -195,9 +211,9 @@ class Network(NeuralModel):
         self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
         self.supports_masking = self.stem.supports_masking
         self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
-        self.head.free_weights = metadata.get("pretrained", {}).get("free_head_weights", False)
-        if "norm_epsilons" in metadata.get("pretrained", {}):
-            for part, epsilon in zip((self.encoder, self.head), metadata["pretrained"]["norm_epsilons"], strict=True):
+        self.head.free_weights = pretrained.get("free_head_weights", False)
+        if "norm_epsilons" in pretrained:
+            for part, epsilon in zip((self.encoder, self.head), pretrained["norm_epsilons"], strict=True):
                 _set_norm_epsilons(part, epsilon)
 
     def embed(self, inputs: Tensor) -> Tensor:

@@ -14,17 +14,20 @@ Padding has no effect: a clip's logits do not depend on what follows its end.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.artifacts.model import InputMetadata, Normalisation, Reads
+from pipeline.artifacts.model import InputMetadata, Normalisation, PretrainedMetadata, Reads
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.base import NOT_NORMALISED, VocabularySection
 from pipeline.params import Params
+
+if TYPE_CHECKING:
+    from pipeline.models.network import NetworkParams
 
 Statistics = tuple[float, float]  # mean and standard deviation
 
@@ -190,6 +193,9 @@ class EncoderParams(Params):
         """Time steps of its input from one of its output to the next."""
         return 1
 
+    def require_network(self, network: "NetworkParams") -> None:
+        """Raise ValueError, naming the keys, for a network whose other parts the encoder cannot do with."""
+
 
 class Encoder(nn.Module, ABC):
     """Module that maps positions to positions in context."""
@@ -202,7 +208,9 @@ class Encoder(nn.Module, ABC):
     supports_pretraining: ClassVar[bool] = False  # masked tokens can be predicted from its output
     has_attention: ClassVar[bool] = False  # each of `depth` blocks calls scaled_dot_product_attention once
     has_directions: ClassVar[bool] = False  # features are concatenated states of a forward and a backward pass
+    reads_samples: ClassVar[bool] = False  # of the front end `waveform`; else frames of any other
     has_feature_maps: ClassVar[bool] = False  # `forward` is `positions_of` of its `feature_maps`
+    unadaptable: frozenset[str] = frozenset()  # last names of linear maps that adapters have no effect on
     num_features: int  # D of its output
     map_strides: tuple[
         int, int
@@ -215,6 +223,11 @@ class Encoder(nn.Module, ABC):
         self.num_features = stem.num_features
         self.num_rows, self.stride, self.centre = stem.num_rows, stem.stride, stem.centre
         self.num_positions = stem.num_positions if self.keeps_positions else None
+
+    @classmethod
+    def build(cls, params: EncoderParams, stem: Stem, pretrained: PretrainedMetadata) -> "Encoder":
+        """Build as the constructor does; `pretrained` records the weights that the network begins with, if there are any."""
+        return cls(params, stem)
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None, num_wanted: int | None = None) -> tuple[Tensor, Tensor | None]:

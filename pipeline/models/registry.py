@@ -62,6 +62,7 @@ ENCODERS: "Registry[type[Encoder]]" = Registry(
         "lstm": "pipeline.models.encoders.lstm:Lstm",
         "cnn": "pipeline.models.encoders.cnn:Cnn",
         "timm": "pipeline.models.encoders.timm_network:TimmNetwork",
+        "waveform_encoder": "pipeline.models.encoders.waveform_encoder:WaveformEncoder",
         "identity": "pipeline.models.encoders.identity:Identity",
     },
 )
@@ -86,6 +87,7 @@ CHECKPOINT_FORMATS: "Registry[type[Checkpoint]]" = Registry(
         "imagenet": "pipeline.models.checkpoint_formats.imagenet:ImageNetCheckpoint",
         "timm": "pipeline.models.checkpoint_formats.timm_weights:TimmCheckpoint",
         "psla": "pipeline.models.checkpoint_formats.psla:PslaCheckpoint",
+        "waveform_encoder": "pipeline.models.checkpoint_formats.waveform_encoder:WaveformEncoderCheckpoint",
         "sonolex": "pipeline.models.checkpoint_formats.trained_model:TrainedModelCheckpoint",
     },
 )

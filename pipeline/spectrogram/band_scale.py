@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.artifacts.spectrogram import HIDDEN_STATE, FrontEndMetadata
+from pipeline.artifacts.spectrogram import HIDDEN_STATE, SAMPLES, FrontEndMetadata
 from pipeline.spectrogram.log_mel import count_bands
 from pipeline.spectrogram.mel import to_mel
 
@@ -19,6 +19,8 @@ def band_positions(metadata: FrontEndMetadata, hertz: Sequence[float]) -> np.nda
     The centres of the bands are evenly spaced on the mel scale, the first one step above f_min. `metadata` is the front
     end's.
     """
+    if metadata["units"] == SAMPLES:  # bins of a spectrum
+        return np.array(hertz, dtype=np.float64) * metadata["n_fft"] / metadata["sample_rate"]
     scale = metadata["params"].get("mel_scale", "htk")
     low, high, *wanted = to_mel(np.array([metadata["f_min"], metadata["f_max"], *hertz], dtype=np.float64), scale)
     return np.asarray((np.array(wanted) - low) / (high - low) * (count_bands(metadata) + 1) - 1)

@@ -22,6 +22,7 @@ class FrontEndSection(Params):
     kind: str
 
     has_levels: ClassVar[bool] = True  # frames say how loud bands are, which near-duplicates are found by
+    has_samples: ClassVar[bool] = False  # frames are samples of the waveform itself
     unrecorded: ClassVar[Mapping[str, object]] = {}  # key -> value that artifacts do not record, see `recorded`
 
     def recorded(self) -> dict[str, object]:

@@ -15,6 +15,7 @@ FRONT_ENDS: "Registry[type[FrontEnd]]" = Registry(
         "mfcc": "pipeline.spectrogram.mfcc:MfccFrontEnd",
         "scaled_mel": "pipeline.spectrogram.scaled_mel:ScaledMelFrontEnd",
         "stack": "pipeline.spectrogram.stack:StackFrontEnd",
+        "waveform": "pipeline.spectrogram.waveform:WaveformFrontEnd",
         "waveform_encoder": "pipeline.spectrogram.waveform_encoder:WaveformEncoder",
     },
 )

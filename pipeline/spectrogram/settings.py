@@ -43,7 +43,7 @@ class SpectrogramParams(Params):
     front_end: FrontEndParams
     mix: Mix
     silence: Literal["fail", "keep"]  # what becomes of a silent clip
-    dtype: Literal["float32", "float16", "uint8"]  # as stored
+    dtype: Literal["float32", "float16", "int16", "uint8"]  # as stored; int16 = samples of a waveform
     uint8_range: ValueRange  # read when dtype is uint8
     clips_per_shard: ClipsPerShard
     copies: list[Copy]  # of each clip, with another speed or pitch, for training; empty = none
@@ -64,6 +64,11 @@ class SpectrogramParams(Params):
                 f"dtype: expected float16 or float32 with front_end.kind {self.front_end.kind}, whose values have no common "
                 "range, found uint8"
             )
+        if self.dtype == "int16" and not self.front_end.has_samples:
+            raise ValueError(
+                f"dtype: expected float16 or float32 with front_end.kind {self.front_end.kind}, found int16, which is for "
+                "samples, of front_end.kind waveform"
+            )
         return self
 
     def recorded(self, copy: Copy | None = None) -> dict[str, object]:
@@ -77,6 +82,8 @@ class SpectrogramParams(Params):
         scale, offset = 1.0, 0.0
         if self.dtype == "uint8":
             offset, scale = self.uint8_range.low, (self.uint8_range.high - self.uint8_range.low) / 255
+        if self.dtype == "int16":
+            scale = 1 / 32768
         metadata: SpectrogramMetadata = {
             **build_front_end(self.front_end).metadata, "dtype": self.dtype, "scale": scale, "offset": offset
         }  # fmt: skip

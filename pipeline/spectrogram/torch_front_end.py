@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts.spectrogram import SpectrogramMetadata
+from pipeline.artifacts.spectrogram import QUANTISED, SpectrogramMetadata
 from pipeline.errors import SonolexError
 from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.kaldi import KaldiFrontEnd
@@ -22,6 +22,7 @@ from pipeline.spectrogram.log_mel import cosine_transform
 from pipeline.spectrogram.mel import INT16, MelFrontEnd, mel_window
 from pipeline.spectrogram.mfcc import MfccFrontEnd
 from pipeline.spectrogram.registry import recorded_front_end
+from pipeline.spectrogram.waveform import WaveformFrontEnd
 
 
 class StoredFrames(nn.Module):
@@ -50,8 +51,8 @@ class StoredFrames(nn.Module):
         """Round values as storing and restoring them does (`pipeline/spectrogram/storing.py`)."""
         if self._dtype == "float16":
             return log_mel.to(torch.float16).to(torch.float32)
-        if self._dtype == "uint8":
-            steps = torch.round((log_mel - self._offset) / self._scale).clamp(0, 255)
+        if self._dtype in QUANTISED:
+            steps = torch.round((log_mel - self._offset) / self._scale).clamp(*QUANTISED[self._dtype])
             return steps * self._scale + self._offset
         return log_mel
 
@@ -162,6 +163,17 @@ class Mfcc(MelLogMel):
         return super().forward(waveforms) @ self.transform
 
 
+class Samples(nn.Module):
+    """Frames of the samples themselves."""
+
+    def __init__(self, front_end: WaveformFrontEnd) -> None:
+        super().__init__()
+        self._hop = front_end.metadata["hop_length"]
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return frame(waveforms, self._hop, self._hop)
+
+
 def frame(waveforms: Tensor, length: int, hop: int) -> Tensor:
     """Return the windows (batch, frame, sample) of waveforms that lie wholly within them."""
     count = (waveforms.shape[1] - length) // hop + 1
@@ -174,6 +186,7 @@ _LOG_MEL: dict[str, Callable[..., nn.Module]] = {
     "mel": MelLogMel,
     "mfcc": Mfcc,
     "scaled_mel": ScaledMelLogMel,
+    "waveform": Samples,
 }
 
 

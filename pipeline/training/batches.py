@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.model import Normalisation
-from pipeline.artifacts.spectrogram import LN_POWER, SpectrogramMetadata, count_channels
+from pipeline.artifacts.spectrogram import LN_POWER, QUANTISED, SpectrogramMetadata, count_channels
 from pipeline.models.base import SMALLEST_STD, by_channel, normalisation_unit
 from pipeline.training.augmentation.partners import Partners
 from pipeline.training.augmentation.power import PowerScale
@@ -216,7 +216,7 @@ def normalise(
     frames = stored.to(torch.float32)
     if frames is stored:
         frames = stored.clone()  # the following operations work in place
-    if front_end.get("dtype") == "uint8":
+    if front_end.get("dtype") in QUANTISED:
         frames.mul_(front_end["scale"]).add_(front_end["offset"])
     channels = frames.chunk(count_channels(front_end), dim=2)
     for channel, statistics in zip(channels, by_channel(normalisation, len(channels)), strict=True):

@@ -53,9 +53,10 @@ def add_adapters(network: Network, params: LoraParams) -> None:
 
 
 def require_targets(network: Network, params: LoraParams, where: str) -> None:
-    """Raise ParamsError for a target that names no linear map of the encoder."""
+    """Raise ParamsError for a target that names no linear map of the encoder which adapters act on."""
     linear = [name for name, module in network.encoder.named_modules() if isinstance(module, nn.Linear)]
-    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
+    names = dict.fromkeys(name.rpartition(".")[2] for name in linear)
+    known = [name for name in names if name not in network.encoder.unadaptable]
     for target in params.targets:
         if target not in known:
             raise ParamsError(

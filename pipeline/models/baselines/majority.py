@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.artifacts.model import Reads
-from pipeline.models.base import ModelParams
+from pipeline.models.base import FrontEndValues, ModelParams
 from pipeline.models.baselines.base import Baseline, Setting, Weights
 
 
@@ -16,6 +16,9 @@ class MajorityParams(ModelParams):
     @property
     def reads(self) -> Reads:
         return "frames"
+
+    def require_front_end(self, front_end: FrontEndValues) -> None:
+        """Accept every front end: no frame is read."""
 
 
 class Majority(Baseline):

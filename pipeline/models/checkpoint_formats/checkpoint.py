@@ -49,6 +49,17 @@ class CheckpointParams(Params):
             f"weights of kind {self.kind} further: they are soon lost; set it to {self.highest_rate:g} or less"
         )
 
+    def require_source(self) -> None:
+        """Raise SonolexError where `source` is neither a file here nor a name of published weights; opens no file."""
+
+    @property
+    def form(self) -> PretrainedMetadata:
+        """What a network has to be told to have the form of the weights, as far as params do not say it.
+
+        Raises SonolexError where the files that say it are missing.
+        """
+        return PretrainedMetadata()
+
     @abstractmethod
     def require_network(self, network: "NetworkParams") -> None:
         """Raise ValueError, naming the keys, for a network that such weights do not fit."""

@@ -16,12 +16,18 @@ from torch import Tensor
 from pipeline.errors import SonolexError
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a weights file by name. Raises SonolexError."""
+def require_file(path: Path) -> None:
+    """Raise SonolexError unless there is a file of weights."""
     if not path.is_file():
         raise SonolexError(
-            f"pretrained: {path}: expected a file of weights, found none; set pretrained.source to where it is"
+            f"pretrained: {path}: expected a file of weights, found {'a folder' if path.is_dir() else 'none'}; set "
+            "pretrained.source to where it is"
         )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name. Raises SonolexError."""
+    require_file(path)
     try:
         loaded: object = load_file(path) if path.suffix == ".safetensors" else _load_pth(path)
     except SafetensorError as error:

@@ -77,6 +77,11 @@ class HuggingFaceParams(AstClassifierParams):
     def has_statistics(self) -> bool:
         return True
 
+    def require_source(self) -> None:
+        if not _is_of_hub(self.source):
+            for names in (_WEIGHTS, [CONFIG], [PREPROCESSOR]):
+                _file(self.source, names)
+
 
 class HuggingFaceCheckpoint(AstCheckpoint):
     Params = HuggingFaceParams
@@ -231,11 +236,16 @@ def _stated(config: Mapping[str, object]) -> dict[str, Stated]:
     return {ours: Stated(f"{CONFIG}: {theirs}", config[theirs]) for ours, theirs in keys.items() if theirs in config}
 
 
+def _is_of_hub(source: str) -> bool:
+    """Return whether a source is the name of a repository of the hub, and no folder or file here."""
+    return not input_path(source).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+
+
 def _file(source: str, names: Sequence[str]) -> Path:
     folder = input_path(source)
     if folder.is_file():  # a file of the folder
         folder = folder.parent
-    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    if _is_of_hub(source):
         return hub_file(source, names, source=source)
     for name in names:
         if (folder / name).is_file():

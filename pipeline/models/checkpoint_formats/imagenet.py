@@ -25,6 +25,10 @@ _HEADS = ("head.", "head_dist.")
 class ImageNetParams(AstCheckpointParams):
     kind: Literal["imagenet"]  # `source` is a model of timm, such as deit_base_distilled_patch16_384, or a file
 
+    def require_source(self) -> None:
+        if not input_path(self.source).exists():
+            _timm_repository(self.source)
+
 
 class ImageNetCheckpoint(AstCheckpoint):
     """ImageNet weights, with a position table for square images and without statistics of log-mel frames."""

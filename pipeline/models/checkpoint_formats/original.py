@@ -22,7 +22,7 @@ from pipeline.models.checkpoint_formats.ast_checkpoint import (
     AstSizes,
     usual_heads,
 )
-from pipeline.models.checkpoint_formats.files import read_tensors
+from pipeline.models.checkpoint_formats.files import read_tensors, require_file
 from pipeline.models.checkpoint_formats.naming import Names, from_names, to_names
 from pipeline.paths import input_path
 
@@ -80,6 +80,9 @@ class OriginalParams(AstClassifierParams):
     @property
     def has_statistics(self) -> bool:
         return True
+
+    def require_source(self) -> None:
+        require_file(input_path(self.source))
 
 
 class OriginalCheckpoint(AstCheckpoint):

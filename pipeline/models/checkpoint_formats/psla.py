@@ -24,7 +24,7 @@ from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.model import PretrainedMetadata
 from pipeline.errors import SonolexError, spell
 from pipeline.models.checkpoint_formats.checkpoint import Checkpoint, CheckpointParams, warn_of_frames, warn_of_new_head
-from pipeline.models.checkpoint_formats.files import read_tensors, require_shapes
+from pipeline.models.checkpoint_formats.files import read_tensors, require_file, require_shapes
 from pipeline.models.encoders.timm_network import TimmParams
 from pipeline.models.heads.attention import AttentionParams
 from pipeline.paths import input_path
@@ -63,6 +63,9 @@ class PslaParams(CheckpointParams):
     @property
     def has_statistics(self) -> bool:
         return True
+
+    def require_source(self) -> None:
+        require_file(input_path(self.source))
 
     def require_network(self, network: "NetworkParams") -> None:
         encoder, head = network.encoder, network.head

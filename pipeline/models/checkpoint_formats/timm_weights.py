@@ -23,6 +23,10 @@ class TimmWeightsParams(CheckpointParams):
     highest_rate: ClassVar[float] = 1e-3  # of PSLA on AudioSet's balanced set
     source: str = Field(min_length=1)  # name of timm's weights, such as tf_efficientnet_b2.aa_in1k, or a file
 
+    def require_source(self) -> None:
+        if not input_path(self.source).exists():
+            _repository(self.source)
+
     def require_network(self, network: "NetworkParams") -> None:
         if network.encoder.kind != "timm":
             raise ValueError(

@@ -35,7 +35,15 @@ log = logging.getLogger(__name__)
 _NAMED = 8  # settings or classes in a message
 _PARTS = ("input", "stem", "encoder")
 # Last names of settings of the parts that are of no account to trained weights: they act in training, or are checked apart.
-_OF_TRAINING = {"drop_path", "dropout", "embedding_rate", "norm_momentum", "normalisation", "std_scale"}
+_OF_TRAINING = {
+    "drop_path",
+    "dropout",
+    "embedding_rate",
+    "freeze_convolutions",
+    "norm_momentum",
+    "normalisation",
+    "std_scale",
+}
 
 
 class TrainedModelParams(CheckpointParams):
@@ -48,6 +56,10 @@ class TrainedModelParams(CheckpointParams):
     @property
     def has_statistics(self) -> bool:
         return True
+
+    @property
+    def form(self) -> PretrainedMetadata:
+        return _open(_model_folder(input_path(self.source))).metadata["input"].get("pretrained", {})
 
     def rate_remark(self, learning_rate: float) -> str | None:
         """Return None: which rate is too high for one's own weights is not published."""

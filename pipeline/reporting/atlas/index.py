@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from pipeline.artifacts.spectrogram import HIDDEN_STATE
 from pipeline.corpora.base import corpus_name
+from pipeline.reporting.atlas.axis import axis_of
 from pipeline.reporting.page import PageContent
 from pipeline.reporting.rendering import write_html
 
@@ -21,6 +23,12 @@ def write_atlas_index(path: Path, content: PageContent) -> None:
         )
         for name in params.vocabularies
     ]
-    write_html(
-        path, TEMPLATE, {"corpus": corpus_name(content.clips.metadata["corpus"]), "fold": fold, "rows": rows}, {}
-    )
+    front_end = content.spectrogram.metadata
+    values = {
+        "corpus": corpus_name(content.clips.metadata["corpus"]),
+        "fold": fold,
+        "rows": rows,
+        "pattern": axis_of(front_end).pattern,
+        "has_bands": front_end["units"] != HIDDEN_STATE,
+    }
+    write_html(path, TEMPLATE, values, {})

@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.spectrogram import HIDDEN_STATE
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
+from pipeline.reporting.atlas.axis import Axis, axis_of
 from pipeline.reporting.atlas.content import AtlasContent
 from pipeline.reporting.atlas.sounds import ResynthesisedClip, Snippet, decibels
 from pipeline.reporting.atlas.tokens import CodebookPatterns, class_rates, nearest_tokens
 from pipeline.reporting.pictures import mel_picture, peaks, sound_address
 from pipeline.reporting.rendering import write_html
 from pipeline.reporting.token_use import TokenStatistics, token_statistics
-from pipeline.spectrogram.band_scale import band_positions, tick_labels
 from pipeline.spectrogram.log_mel import count_bands, describe_frame
 from pipeline.vocabulary.statistics import zipf_slope
 
@@ -81,6 +82,9 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "digest": content.vocabulary.digest()[:12],
         "params": content.params,
         "front_end": content.spectrogram.metadata,
+        "frame": describe_frame(content.spectrogram.metadata),
+        "pattern": axis_of(content.spectrogram.metadata).pattern,
+        "has_bands": content.spectrogram.metadata["units"] != HIDDEN_STATE,
         "num_tokens": content.counts.size,
         "explanation": _explanation(content),
         "curve": _curve(content),
@@ -114,6 +118,7 @@ def _usage(content: AtlasContent, counts: np.ndarray) -> TokenStatistics:
 def _explanation(content: AtlasContent) -> tuple[str, str, str]:
     """Return what the page shows, in three sentences."""
     number, size = content.counts.shape
+    pattern = axis_of(content.spectrogram.metadata).pattern
     tokens = f"the nearest of {size} tokens" if number == 1 else f"a token from each of {number} codebooks of {size}"
     if content.vocabulary.external:
         return (
@@ -126,26 +131,29 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
     return (
         f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become {tokens}, "
         f"fitted on the training clips of fold {content.vocabulary.metadata['fold']}.",
-        "Each token is shown with its spectrum, its distribution over classes, its nearest tokens, and training snippets "
+        f"Each token is shown with its {pattern}, its distribution over classes, its nearest tokens, and training snippets "
         "near it.",
-        "Whole clips are resynthesised from their tokens, so that what the tokens retain can be heard.",
+        "Whole clips are resynthesised from their tokens, so that what the tokens retain can be heard."
+        if content.resynthesised
+        else "",
     )
 
 
 def _curve(content: AtlasContent) -> str:
     """Return a sentence about the picture of a token."""
     low, high = _range(content, 0)
+    axis = axis_of(content.spectrogram.metadata)
     if content.codebooks[0].patterns.shape[1] > 1:
-        return (
-            "The patch is the log-mel spectrogram of the token: time to the right, frequency upwards, bright is loud."
-        )
+        return f"The patch is the {axis.patch} of the token: time to the right, {axis.upwards}, bright is {axis.large}."
     changes = (
         " (of later codebooks: the residual, relative to the mean over their tokens)"
         if content.codebooks[-1].change
         else ""
     )
-    scale = f"{low:.0f} to {high:.0f} dB" if len(content.codebooks) == 1 else "the range of its codebook"
-    return f"The curve is the spectrum of the token{changes} over Hz; its height is {scale.replace('-', '−')}."
+    digits = 0 if axis.unit else 2  # hidden states are about 1
+    scale = f"{low:.{digits}f} to {high:.{digits}f}{axis.unit}".replace("-", "−")
+    height = scale if len(content.codebooks) == 1 else "the range of its codebook"
+    return f"The curve is the {axis.pattern} of the token{changes} over {axis.over}; its height is {height}."
 
 
 def _range(content: AtlasContent, number: int) -> tuple[float, float]:
@@ -207,10 +215,7 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
     import matplotlib as mpl
 
     metadata, shape = content.spectrogram.metadata, content.counts.shape
-    grid = np.arange(1.0, metadata["sample_rate"] / 2, 5.0)
-    hertz = [
-        round(value) for value in np.interp(range(count_bands(metadata)), band_positions(metadata, grid.tolist()), grid)
-    ]
+    axis = axis_of(metadata)
     num_classes = len(content.clips.metadata["classes"])
     rates = class_rates(content.class_counts).reshape(-1, num_classes)
     clip_numbers = {clip: number for number, clip in enumerate(content.occurrences.clips)}
@@ -226,9 +231,8 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
     magma = np.round(255 * mpl.colormaps["magma"](np.arange(256))[:, :3]).astype(int) @ [65536, 256, 1]
     return {
         "size": shape[1],
-        "codebooks": [_codebook(content, number, hertz) for number in range(shape[0])],
-        "ticks": [[round(place, 2), label] for place, label in tick_labels(metadata).items()],
-        "hertz": hertz,
+        "codebooks": [_codebook(content, number, axis) for number in range(shape[0])],
+        "axis": axis._asdict(),
         "empty": content.empty_bands,
         "colours": magma.tolist() if content.codebooks[0].patterns.shape[1] > 1 else [],
         "classes": content.clips.metadata["classes"],
@@ -251,7 +255,12 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
 
 
 def _still(content: AtlasContent) -> list[int]:
-    """Return the tokens that stand for digital silence: nothing in their bands lies above the front end's floor."""
+    """Return the tokens that stand for digital silence: nothing in their bands lies above the front end's floor.
+
+    Hidden states have no floor.
+    """
+    if content.spectrogram.metadata["units"] == HIDDEN_STATE:
+        return []
     floor = content.spectrogram.metadata["log_floor"] + 1 / decibels(content.spectrogram.metadata)  # within a dB
     found = [not book.change and (book.patterns < floor).all(axis=(1, 2)) for book in content.codebooks]
     return [
@@ -286,14 +295,15 @@ def _class_bars(content: AtlasContent, num_classes: int) -> list[list[list[int]]
     ]
 
 
-def _codebook(content: AtlasContent, number: int, hertz: Sequence[int]) -> dict[str, Any]:
+def _codebook(content: AtlasContent, number: int, axis: Axis) -> dict[str, Any]:
     """Return a codebook's patterns as steps of 1 / 255 of their range, and what it is called."""
     book: CodebookPatterns = content.codebooks[number]
     low, high = _range(content, number)
     scaled = (book.patterns * decibels(content.spectrogram.metadata) - low) / max(high - low, 1e-6)
+    part = f"{axis.before}{axis.places[book.first]} to {axis.places[book.last - 1]}{axis.after}"
     partial = book.last - book.first < count_bands(content.spectrogram.metadata)
     return {
-        "name": f"{hertz[book.first]} to {hertz[book.last - 1]} Hz" if partial else f"codebook {number + 1}",
+        "name": part if partial else f"codebook {number + 1}",
         "first": book.first,
         "last": book.last,
         "frames": book.patterns.shape[1],

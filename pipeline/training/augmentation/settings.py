@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
+from pipeline.artifacts.settings import leaves
 from pipeline.params import Params, SharedFolder
 
 NoiseColour = Literal["white", "pink", "brown", "blue", "violet"]
@@ -118,6 +119,14 @@ OF_FRAMES = (
 RETOKENIZE = "retokenize"  # with which models that read tokens take them too
 
 
+# Settings that act on bands or powers of frames, or on their order, and have no meaning for frames of samples.
+_NOT_OF_SAMPLES = (
+    "time_stretch", "reversal", "speed.probability", "pitch.probability", "band_shift.probability", "gain.probability",
+    "tilt.probability", "equaliser.probability", "background.probability", "coloured_noise.probability",
+    "sum_clips.probability", "freq_mixstyle.probability", "band_masks.count", "erasing.probability",
+)  # fmt: skip
+
+
 class AugmentationParams(Params):
     time_shift: float = Fraction  # largest shift as a fraction of the clip
     time_stretch: float = Fraction  # largest change of tempo, as a natural logarithm: 0.1 reads 10 % faster or slower
@@ -161,6 +170,14 @@ class AugmentationParams(Params):
         """Return the factor by which clips may become longer."""
         joined = self.concatenate_clips
         return joined.num_clips[1] if joined.probability and joined.whole else 1
+
+    def unfit_for_samples(self) -> list[tuple[str, object, object]]:
+        """Return key, value without effect and value of the settings that are on and have no meaning for samples."""
+        values = dict(leaves(self.model_dump()))
+        found: list[tuple[str, object, object]] = [(key, 0, values[key]) for key in _NOT_OF_SAMPLES if values[key]]
+        if self.mixup_probability and self.mixup_domain == "power":
+            found.append(("mixup_domain", "log, which adds the samples themselves", self.mixup_domain))
+        return found
 
     @model_validator(mode="after")
     def _a_clip_has_one_mixture(self) -> "AugmentationParams":
