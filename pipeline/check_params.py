@@ -163,21 +163,20 @@ def _check_between(
     if label_kind and "thresholds" in sections:
         with check.collecting(f"{path}: "):
             require_several_labels(sections["thresholds"], label_kind)
-    if {"experiment", "train", "spectrogram"} <= set(sections) and _augments_frames(sections):
-        if sections["spectrogram"].front_end.has_samples:
-            mistakes += _samples_mistakes(sections["train"].augmentation, path)
-        num_bands = dict(sections["spectrogram"].front_end).get("n_mels")
-        mistakes += _band_mistakes(sections["train"].augmentation, num_bands, path)
+    if {"experiment", "train", "spectrogram"} <= set(sections):
+        front_end, augmentation = sections["spectrogram"].front_end, sections["train"].augmentation
+        if _augments_frames(sections["experiment"], augmentation):
+            mistakes += _samples_mistakes(augmentation, path) if front_end.has_samples else []
+            mistakes += _band_mistakes(augmentation, dict(front_end).get("n_mels"), path)
     if {"train", "spectrogram"} <= set(sections) and not sections["spectrogram"].copies:
         mistakes += _copies_mistakes(sections["train"].augmentation, path)
     if {"train", "split"} <= set(sections) and not sections["split"].validation_fraction:
         mistakes += _validation_mistakes(sections, path)
 
 
-def _augments_frames(sections: Mapping[str, Any]) -> bool:
+def _augments_frames(grid: ExperimentParams, augmentation: AugmentationParams) -> bool:
     """Return whether models are trained on augmented frames, or on tokens of them."""
-    grid = sections["experiment"]
-    of_tokens = bool(grid.token_models or grid.pretrained_models) and sections["train"].augmentation.retokenize
+    of_tokens = bool(grid.token_models or grid.pretrained_models) and augmentation.retokenize
     return bool(grid.frame_models) or of_tokens
 
 
