@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifacts.clips import ClipRecord, open_clips
+from pipeline.artifacts.clips import ClipRecord, ClipTable, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import INDEX
-from pipeline.artifacts.tables import Table
 from pipeline.check_params import Experiment
 from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.splitting import count_training_clips, folds_of, require_known
@@ -165,7 +164,7 @@ def _time_strides(experiment: Experiment) -> dict[str, int]:
     return {name: stride for name, stride in strides.items() if stride is not None}
 
 
-def current_manifest(experiment: Experiment, layout: Layout) -> Table | None:
+def current_manifest(experiment: Experiment, layout: Layout) -> ClipTable | None:
     """Return the manifest of the experiment's corpus as the last run left it, if there is one."""
     try:
         manifest = open_clips(layout.clips)
