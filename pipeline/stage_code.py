@@ -10,7 +10,7 @@ changes waveforms count too, and where background noise is added, the digest of 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -112,7 +112,7 @@ def _files(document: Mapping[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     try:
-        found |= _token_files(document)
+        found |= _token_files(document["experiment"]["vocabularies"], document["vocabularies"])
         families, background = (
             document["train"]["loss"].get("families"),
             document["train"]["augmentation"]["background"],
@@ -129,14 +129,14 @@ def _files(document: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _token_files(document: Mapping[str, Any]) -> dict[str, str]:
+def _token_files(names: Sequence[str], vocabularies: Mapping[str, Mapping[str, str | None]]) -> dict[str, str]:
     """Return key -> digest of the files that external tokens of the experiment are read from; "" for one that is missing."""
     found: dict[str, str] = {}
-    for name in document["experiment"]["vocabularies"]:
-        section = document["vocabularies"][name]
+    for name in names:
+        section = vocabularies[name]
         for key in ("table", "vectors") if section["kind"] == "external" else ():
-            if section[key] is not None:
-                path = input_path(section[key])
+            if (text := section[key]) is not None:
+                path = input_path(text)
                 found[f"vocabularies.{name}.{key}"] = file_digest(path) if path.is_file() else ""
     return found
 
