@@ -11,7 +11,7 @@ those of augmented frames, the settings of frames and the code that assigns them
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -122,7 +122,7 @@ def _files(document: Mapping[str, Any]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     try:
-        found |= _token_files(document)
+        found |= _token_files(document["experiment"]["vocabularies"], document["vocabularies"])
         families, background = (
             document["train"]["loss"].get("families"),
             document["train"]["augmentation"]["background"],
@@ -144,14 +144,14 @@ def _reads_section(settings: Mapping[str, object], key: str) -> bool:
     return any(read.rpartition(".")[0] == key.rpartition(".")[0] for read in settings)
 
 
-def _token_files(document: Mapping[str, Any]) -> dict[str, str]:
+def _token_files(names: Sequence[str], vocabularies: Mapping[str, Mapping[str, str | None]]) -> dict[str, str]:
     """Return key -> digest of the files that external tokens of the experiment are read from; "" for one that is missing."""
     found: dict[str, str] = {}
-    for name in document["experiment"]["vocabularies"]:
-        section = document["vocabularies"][name]
+    for name in names:
+        section = vocabularies[name]
         for key in ("table", "vectors") if section["kind"] == "external" else ():
-            if section[key] is not None:
-                path = input_path(section[key])
+            if (text := section[key]) is not None:
+                path = input_path(text)
                 found[f"vocabularies.{name}.{key}"] = file_digest(path) if path.is_file() else ""
     return found
 

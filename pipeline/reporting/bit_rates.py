@@ -16,9 +16,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from pipeline.artifacts.files import replacing
 from pipeline.artifacts.layout import ModelId, RunId
@@ -83,20 +83,20 @@ def measure_bit_rates(
     return sorted(rows, key=lambda row: (bool(row.vocabulary), entries.index(row.entry), row.bits_per_second))
 
 
-def differ_in_input_alone(section: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def differ_in_input_alone(section: Mapping[str, object], other: Mapping[str, object]) -> bool:
     """Say whether two sections have an input and differ in nothing else."""
     both = "input" in section and "input" in other
     return both and _without_input(section) == _without_input(other)
 
 
-def _without_input(section: Mapping[str, Any]) -> dict[str, Any]:
+def _without_input(section: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in section.items() if key != "input"}
 
 
-def _section(experiment: Experiment, model: ModelId) -> Mapping[str, Any]:
+def _section(experiment: Experiment, model: ModelId) -> Mapping[str, object]:
     """Return the section of a model, as its predictions have it."""
     run = RunId(model, experiment.params.folds[0], experiment.params.seeds[0])
-    section: Mapping[str, Any] = experiment.tables[run].metadata["params"]
+    section: Mapping[str, object] = experiment.tables[run].metadata["params"]
     return section
 
 
@@ -199,5 +199,5 @@ def read_bit_rates(path: Path) -> list[BitRate]:
     expected = [field.name for field in fields(BitRate)]
     if found != expected:
         raise ArtifactError(path, "columns", expected=", ".join(expected), found=found, stage="report")
-    readers: dict[Any, Any] = {str: str, int: int, float: float, bool: "True".__eq__}
-    return [BitRate(**{field.name: readers[field.type](row[field.name]) for field in fields(BitRate)}) for row in rows]
+    parse = TypeAdapter(BitRate)
+    return [parse.validate_python(row) for row in rows]
