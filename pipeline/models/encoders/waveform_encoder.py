@@ -93,11 +93,11 @@ class WaveformEncoderParams(EncoderParams):
     dropout: float | None = Field(ge=0, lt=1)  # everywhere in the blocks; null = as the weights' config has it
 
     def require_network(self, network: "NetworkParams") -> None:
-        kinds, found = ("waveform_encoder", "sonolex"), network.pretrained.kind if network.pretrained else None
-        if found not in kinds:
+        kinds, weights = ("waveform_encoder", "sonolex"), network.pretrained.kind if network.pretrained else None
+        if weights not in kinds:
             raise ValueError(
                 f"pretrained: expected one of the kinds {', '.join(kinds)} with encoder.kind waveform_encoder, whose form "
-                f"is that of its weights, found {found or 'null'}; name them, as recipes/waveform_encoder.yaml does"
+                f"is that of its weights, found {weights or 'null'}; name them, as recipes/waveform_encoder.yaml does"
             )
         if not isinstance(network.input, FramesParams) or network.input.normalisation != "none":
             found = network.input.normalisation if isinstance(network.input, FramesParams) else network.input.kind
@@ -204,7 +204,7 @@ def _config(metadata: WaveformEncoderMetadata, dropout: float | None) -> _Config
     from transformers import AutoConfig
 
     settings = {key: value for key, value in metadata["config"].items() if key != "model_type"}
-    config: _Config = AutoConfig.for_model(metadata["config"]["model_type"], **settings)
+    config = cast(_Config, AutoConfig.for_model(str(metadata["config"]["model_type"]), **settings))
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.add_adapter = False
     if dropout is not None:
@@ -217,8 +217,10 @@ def _build(config: _Config) -> tuple[_Convolutions, nn.Module, _Transformer]:
     """Return the parts of an encoder with random weights, in the order of PARTS."""
     from transformers import AutoModel
 
-    model = AutoModel.from_config(config).float()
-    return model.feature_extractor, model.feature_projection, model.encoder
+    build: Callable[[_Config], nn.Module] = AutoModel.from_config
+    model = build(config).float()
+    parts = model.feature_extractor, model.feature_projection, model.encoder
+    return cast(tuple[_Convolutions, nn.Module, _Transformer], parts)
 
 
 def _cut(transformer: _Transformer, config: _Config, layer: int | None) -> None:
