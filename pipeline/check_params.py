@@ -312,7 +312,7 @@ def _retokenizing_mistakes(
     vocabularies: Mapping[str, VocabularySection],
     path: Path,
 ) -> list[str]:
-    """Return a message for each vocabulary of merged tokens that networks would train on tokens of augmented frames of."""
+    """Return a message for each vocabulary that has no tokens of augmented frames: of merged or of external tokens."""
     names = [*experiment.token_models, *experiment.pretrained_models]
     if not any(name in models and models[name].kind == "network" for name in names):
         return []
@@ -322,6 +322,11 @@ def _retokenizing_mistakes(
         "set retokenize to false"
         for name in experiment.vocabularies
         if name in vocabularies and vocabularies[name].bpe is not None
+    ] + [
+        f"{path}: train.augmentation.retokenize: expected false with vocabulary {name} of kind external, whose "
+        f"tokenizer is not here, found true; take {name} out of experiment.vocabularies, or set retokenize to false"
+        for name in experiment.vocabularies
+        if name in vocabularies and vocabularies[name].kind == "external"
     ]
 
 

@@ -355,6 +355,11 @@ def test_texture_statistics_need_frames(tmp_path: Path) -> None:
     assert "found kind external, whose codes do not add up" in mistakes_of(tmp_path, *textures)
 
 
+def test_augmented_frames_have_no_such_tokens(tmp_path: Path) -> None:
+    found = mistakes_of(tmp_path, "train.augmentation.retokenize=true")
+    assert "train.augmentation.retokenize: expected false with vocabulary codec of kind external" in found
+
+
 def test_settings_of_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"vocabularies\.codec\.normalisation"):
         params_of(tmp_path / "t.parquet", normalisation="none")
