@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from pipeline.artifacts.spectrogram import CLIP_RANGE, LN_POWER, RANGE, SpectrogramMetadata, count_channels
+from pipeline.artifacts.spectrogram import CLIP_RANGE, LN_POWER, RANGE, FrontEndMetadata, count_channels
 from pipeline.params import Params
 
 # Numbers of groups of mel bands, and of cepstral coefficients; at most the number of bands.
@@ -52,7 +52,7 @@ class CopiesParams(Params):
         return 1 + 3 * bool(self.cut) + 2 * sum(map(bool, (self.speed, self.bands, self.gain, self.tilt)))
 
 
-def log_unit_of(front_end: SpectrogramMetadata) -> float | None:
+def log_unit_of(front_end: FrontEndMetadata) -> float | None:
     """Return one unit of a front end in ln(power); None where its frames are not log-mel, or have several channels."""
     return None if count_channels(front_end) > 1 else _LOG_UNITS.get(front_end["units"])
 
