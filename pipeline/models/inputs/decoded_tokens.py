@@ -65,4 +65,4 @@ class DecodedTokens(Input):
     def forward(self, inputs: Tensor) -> Tensor:
         rows = (inputs + self.starts[:, None]).mT  # (B, T, codebook)
         frames = F.embedding_bag(rows.flatten(0, 1), self.table, mode="sum") + self.centre
-        return frames.view(*rows.shape[:2], -1)
+        return torch.unflatten(frames, 0, rows.shape[:2])

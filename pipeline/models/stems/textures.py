@@ -129,7 +129,7 @@ class Textures(Stem):
 
     def _grouped(self, features: Tensor) -> Tensor:
         """Return the band groups and cepstra of a feature map (B, T, F), (B, T, frame, column)."""
-        frames = features.reshape(*features.shape[:2], self._frames_per_step, -1) * self._log_unit
+        frames = torch.unflatten(features, 2, (self._frames_per_step, -1)) * self._log_unit
         return self.statistics.project(frames)
 
     def _of_clips(self, columns: Tensor, mask: Tensor | None) -> Tensor:
@@ -137,7 +137,7 @@ class Textures(Stem):
         if mask is None:
             return self._summarise(columns)[:, None]
         lengths = mask.sum(1).clamp(min=1)
-        by_length = {length: lengths == length for length in set(lengths.tolist())}
+        by_length = {length: lengths == length for length in torch.unique(lengths).tolist()}
         found = {length: self._summarise(columns[clips, :length]) for length, clips in by_length.items()}
         statistics = columns.new_empty(len(columns), next(iter(found.values())).shape[1])
         for length, clips in by_length.items():
@@ -153,7 +153,7 @@ class Textures(Stem):
         frames = starts[:, None] + torch.arange(self.min_frames, device=columns.device)  # (S, T)
         if mask is None:
             windows = self._summarise(columns[:, frames].flatten(0, 1))
-            return windows.view(len(columns), len(starts), -1), None
+            return torch.unflatten(windows, 0, (columns.shape[0], -1)), None
         real = self.real_time_steps(mask, len(starts))
         statistics = of_clips.where(real[:, :, None], 0)  # of clips shorter than a window, which have one
         whole = real & (mask.sum(1) >= self.min_frames)[:, None]
