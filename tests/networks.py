@@ -130,7 +130,7 @@ def build(
     metadata = metadata or METADATA[params.reads]
     torch.manual_seed(seed)
     model = Network(params, metadata, num_classes)  # type: ignore[arg-type]
-    if params.input.decodes_tokens:
+    if params.input.kind == "decoded_tokens":
         model.input.table.normal_()
     elif params.reads == "tokens":
         generator = np.random.default_rng(0)

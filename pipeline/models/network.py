@@ -61,7 +61,7 @@ class NetworkParams(ModelParams):
             self._require_samples(front_end)
         if front_end.is_log_mel:
             return
-        if self.stem.texture_quantile is not None:
+        if self.stem.reads_levels:
             raise ValueError(
                 f"stem.kind {self.stem.kind}: texture statistics need log-mel frames in one channel: use front end kaldi or "
                 "mel, or another stem"
@@ -163,7 +163,7 @@ class NetworkParams(ModelParams):
             )
 
     def _stem_fits_the_input(self) -> None:
-        if self.stem.texture_quantile is not None and not self.input.keeps_levels:
+        if self.stem.reads_levels and not self.input.keeps_levels:
             raise ValueError(
                 f"input: expected kind frames with normalisation none, or kind decoded_tokens, with stem.kind "
                 f"{self.stem.kind}, whose statistics are of levels, found kind {self.input.kind}; set it so, "

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.artifacts.model import InputMetadata, Normalisation, PretrainedMetadata, Reads
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.models.base import NOT_NORMALISED, VocabularySection
 from pipeline.params import Params
@@ -57,16 +58,19 @@ class InputParams(Params):
         """Whether the feature map is in the front end's units."""
         return False
 
-    @property
-    def decodes_tokens(self) -> bool:
-        """Whether the feature map are the frames that tokens stand for."""
-        return False
-
     def require_std_scale(self, expected: float) -> None:
         """Raise ValueError unless frames are scaled as those of the pretrained weights."""
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         """Raise ValueError for a vocabulary, given by its section, whose tokens cannot be read."""
+
+    def metadata_of(self, front_end: FrontEndMetadata, vocabulary: Vocabulary | None) -> InputMetadata:
+        """Return what the network needs to know of the front end behind tokens: nothing by default."""
+        return InputMetadata()
+
+    def levels(self, clips: Sequence[np.ndarray], vocabulary: Vocabulary | None) -> Sequence[np.ndarray]:
+        """Return the frames (frame, mel) of stored clips in the front end's units, for an input with `keeps_levels`."""
+        return clips
 
     def fit_normalisation(
         self, corpus: Callable[[], Sequence[Statistics]], pretrained: Sequence[Statistics]
@@ -131,12 +135,16 @@ class StemParams(Params):
         return 1
 
     @property
-    def texture_quantile(self) -> float | None:
-        """Quantile of the training frames' values that is the floor of texture statistics; None where there are none.
+    def reads_levels(self) -> bool:
+        """Whether the feature map must be in the front end's units."""
+        return False
 
-        Such a stem reads levels, frames in the front end's units, and finds the floor in the input's metadata.
+    def fit(self, front_end: FrontEndMetadata, frame_rate: float, clips: Sequence[np.ndarray]) -> InputMetadata:
+        """Return what the stem learns from the frames of training clips, which is stored with the input: nothing by default.
+
+        `frame_rate` is that of the feature map, Hz. Raises ParamsError for a front end that the stem cannot read.
         """
-        return None
+        return InputMetadata()
 
 
 class Stem(nn.Module, ABC):

@@ -21,6 +21,7 @@ from pipeline.artifacts.vocabulary import FeatureSpace, Vocabulary
 from pipeline.errors import SonolexError
 from pipeline.execution.code import code_version, kinds_in
 from pipeline.models.base import NOT_NORMALISED, ModelParams
+from pipeline.models.baselines.base import LazyClips
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
 from pipeline.params import load_params
 from pipeline.registry import Registry
@@ -36,7 +37,6 @@ from pipeline.training.classification import Classification
 from pipeline.training.distributed import DistributedContext, init_distributed
 from pipeline.training.gradient_flow import write_gradients
 from pipeline.training.inputs import FrameInputs, Inputs, require_short_clips, require_windows, warn_of_cut_clips
-from pipeline.training.levels import level_metadata
 from pipeline.training.loop import Trained
 from pipeline.training.loop import train as run_epochs
 from pipeline.training.lora import add_adapters, merge_adapters
@@ -218,7 +218,9 @@ def initial_network(
         input_metadata["pretrained"] = checkpoint.metadata
     if params.window is not None:
         input_metadata["frame_rate"] = inputs.frame_rate
-    input_metadata |= level_metadata(params, inputs, training.clip_ids, data.vocabulary)
+    clips = LazyClips(len(training.clip_ids), lambda clip: inputs.arrays([training.clip_ids[clip]])[0])
+    input_metadata |= params.input.metadata_of(inputs.front_end, data.vocabulary)
+    input_metadata |= params.stem.fit(inputs.front_end, inputs.frame_rate, params.input.levels(clips, data.vocabulary))
     model = Network(params, input_metadata, training.targets.shape[1], link)
     if data.vocabulary is not None:
         model.input.load_vocabulary(data.vocabulary)

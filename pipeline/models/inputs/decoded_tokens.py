@@ -4,6 +4,7 @@ They are sums over a fixed table of the vocabulary (`separable_frames`), which i
 token that stands for several frames is one frame of the feature map, with these as its channels.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,10 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.artifacts.model import InputMetadata
+from pipeline.artifacts.spectrogram import FrontEndMetadata
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS, Vocabulary
 from pipeline.models.base import VocabularySection
-from pipeline.models.baselines.texture_inputs import frame_table, require_separable
+from pipeline.models.baselines.base import LazyClips
+from pipeline.models.baselines.texture_inputs import decode_tokens, frame_table, require_separable
 from pipeline.models.parts import Input, InputParams
+
+WHERE = "models.*.input.kind decoded_tokens"  # for messages
 
 
 class DecodedTokensParams(InputParams):
@@ -25,9 +30,16 @@ class DecodedTokensParams(InputParams):
     def keeps_levels(self) -> bool:
         return True
 
-    @property
-    def decodes_tokens(self) -> bool:
-        return True
+    def metadata_of(self, front_end: FrontEndMetadata, vocabulary: Vocabulary | None) -> InputMetadata:
+        assert vocabulary is not None  # the stage opens it for all that read tokens
+        return InputMetadata(
+            n_mels=front_end["n_mels"], log_floor=front_end["log_floor"], frames_per_token=vocabulary.space.stack
+        )
+
+    def levels(self, clips: Sequence[np.ndarray], vocabulary: Vocabulary | None) -> Sequence[np.ndarray]:
+        assert vocabulary is not None
+        table = frame_table(vocabulary, WHERE)
+        return LazyClips(len(clips), lambda clip: decode_tokens(*table, clips[clip]))
 
     def require_vocabulary(self, vocabulary: VocabularySection) -> None:
         require_separable(vocabulary)
@@ -57,7 +69,7 @@ class DecodedTokens(Input):
 
     def load_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Fill the table. Raises ParamsError for a vocabulary whose frames are no sums."""
-        frames, centre = frame_table(vocabulary, "models.*.input.kind decoded_tokens")
+        frames, centre = frame_table(vocabulary, WHERE)
         padded = np.pad(frames, [(0, 0), (0, NUM_SPECIAL_TOKENS), (0, 0), (0, 0)])
         self.table.copy_(torch.from_numpy(padded).reshape(self.table.shape))
         self.centre.copy_(torch.from_numpy(centre).flatten())

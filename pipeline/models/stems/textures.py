@@ -11,6 +11,7 @@ Conventions: B batch, T time step of the feature map, F feature, S window, D wid
 token. Clips of one length are computed together: padding is never read.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,11 +20,16 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
-from pipeline.models.baselines.texture_statistics import count_features
+from pipeline.artifacts.model import InputMetadata
+from pipeline.artifacts.spectrogram import FrontEndMetadata
+from pipeline.errors import ParamsError
+from pipeline.models.baselines.texture_statistics import count_features, log_unit_of, silence_floor
 from pipeline.models.baselines.torch_textures import ClipStatistics
 from pipeline.models.batch_norm import BatchNorm
 from pipeline.models.parts import Input, Stem, StemParams
 from pipeline.models.positions import SinusoidalPositions
+
+_FLOOR_CLIPS = 4096  # drawn evenly from the training clips, to estimate the floor
 
 
 class TexturesParams(StemParams):
@@ -39,8 +45,19 @@ class TexturesParams(StemParams):
         return None
 
     @property
-    def texture_quantile(self) -> float | None:
-        return self.floor_quantile
+    def reads_levels(self) -> bool:
+        return True
+
+    def fit(self, front_end: FrontEndMetadata, frame_rate: float, clips: Sequence[np.ndarray]) -> InputMetadata:
+        log_unit = log_unit_of(front_end)
+        if log_unit is None:
+            raise ParamsError(
+                "models.*.stem.kind textures: expected log-mel frames in one channel, found front end "
+                f"{front_end['front_end']}; use front end kaldi or mel, or another stem"
+            )
+        few = clips[:: -(-len(clips) // _FLOOR_CLIPS)]
+        floor = silence_floor(few, self.floor_quantile) * log_unit
+        return InputMetadata(frame_rate=frame_rate, log_unit=log_unit, texture_floor=floor)
 
     @model_validator(mode="after")
     def _nothing_is_left_out(self) -> "TexturesParams":
