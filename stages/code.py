@@ -8,6 +8,7 @@ skipped otherwise. It also creates folders that other stages depend on as a whol
 
 import logging
 import time
+from collections.abc import Sequence
 from itertools import product, starmap
 from pathlib import Path
 
@@ -32,13 +33,17 @@ def run(layout: Layout) -> None:
     started = time.perf_counter()
     document = read_params()
     computed = write_stage_code(document, _check_params, layout.code, outcomes())
-    grid = document["experiment"]
-    supervision = starmap(layout.supervision, product(grid["vocabularies"], grid["folds"]))
+    make_folders(layout, document["experiment"]["vocabularies"], document["experiment"]["folds"])
+    what = "params checked, code digests computed" if computed else "params and code as in an earlier run"
+    log.info("%s in %.1f s -> %s", what, time.perf_counter() - started, layout.code)
+
+
+def make_folders(layout: Layout, vocabularies: Sequence[str], folds: Sequence[str]) -> None:
+    """Make the folders that stages depend on as a whole, since what is in them may be nothing."""
+    supervision = starmap(layout.supervision, product(vocabularies, folds))
     for folder in (*layout.folders_read_whole, *supervision):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEPT).touch()
-    what = "params checked, code digests computed" if computed else "params and code as in an earlier run"
-    log.info("%s in %.1f s -> %s", what, time.perf_counter() - started, layout.code)
 
 
 def _check_params() -> None:

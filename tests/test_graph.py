@@ -22,6 +22,7 @@ from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
 from pipeline.execution.code import Definition, Reach, Sources
 from pipeline.params import read_params
+from stages.code import make_folders
 
 
 @pytest.fixture
@@ -60,8 +61,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder)
     change_params(folder, SMALL)
     write_code(folder)
-    for empty in Layout(folder).folders_read_whole:
-        empty.mkdir(parents=True)
+    experiment = read_params(folder / "params.yaml")["experiment"]
+    make_folders(Layout(folder), experiment["vocabularies"], experiment["folds"])
     with chdir(folder), Repo() as repo:
         outs = {Path(out.fs_path) for out in repo.index.outs}
         deps = {Path(dep.fs_path) for stage in repo.index.stages for dep in stage.deps}

@@ -273,7 +273,10 @@ def test_drop_path_keeps_the_mean_and_only_acts_in_training() -> None:
         (network(encoder__kind="asd"), r"models\.tested\.encoder\.kind: expected one of transformer, .*found 'asd'"),
         (network(encoder__drop_path=1.5), r"models\.tested\.encoder\.drop_path: input should be less than 1, found 1"),
         (network(encoder="conformer", encoder__kernel=4), r"encoder\.kernel: expected an odd number"),
-        (network(stem="identity"), r"stem\.kind: expected one of patches, convolution, convolution_1d, linear with"),
+        (
+            network(stem="identity"),
+            r"stem\.kind: expected one of patches, convolution, convolution_1d, linear, textures with",
+        ),
         (network(encoder="cnn"), r"stem\.kind: expected one of identity, fixed_length with encoder\.kind cnn, which"),
         (network(encoder="lstm", head="class"), r"head\.kind: class tokens need one of the encoders transformer, conf"),
         (

@@ -506,7 +506,7 @@ def test_cards_show_what_a_transformer_attends_to(attended: Path, reported: Path
     assert page.count("Attention of ast</span>") == 5  # 3 examples, 2 mistakes
     pictures = re.findall(r'src="data:image/png;base64,([^"]*)" alt="The same spectrogram in grey', page)
     assert len(set(pictures)) >= 4  # one clip is in both
-    colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))), dtype=float)
+    colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0]))).convert("RGB"), dtype=float)
     assert colours.shape == (N_MELS, 28, 3)
     assert np.abs(colours[:, :, 0] - colours[:, :, 2]).max() > 50  # red over the grey
 

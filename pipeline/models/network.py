@@ -156,7 +156,8 @@ class NetworkParams(ModelParams):
                 f"order along frequency, found {self.encoder.kind}"
             )
         if projects is not None and projects != (width is not None):
-            stems = [kind for kind in STEMS if STEMS[kind].projects in (None, width is not None)]
+            fitting = (False,) if ENCODERS[self.encoder.kind].has_feature_maps else (None, width is not None)
+            stems = [kind for kind in STEMS if STEMS[kind].projects in fitting]
             raise ValueError(
                 f"stem.kind: expected one of {', '.join(stems)} with encoder.kind {self.encoder.kind}, which reads "
                 f"positions {'as they are' if width is None else f'of width {width}'}, found {self.stem.kind}"

@@ -184,6 +184,10 @@ def _find(source: str, folder: Path, names: Sequence[str], where: str) -> Path:
             f"{where}: {folder}: expected {' or '.join(names)}, found none; complete the folder, as "
             "save_pretrained writes it"
         )
+    if folder.is_file():
+        raise SonolexError(
+            f"{where}: {folder}: expected a folder, as save_pretrained writes it, found a file; name its folder"
+        )
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

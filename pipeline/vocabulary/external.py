@@ -32,6 +32,10 @@ class Params(KindParams):
         return
 
     @property
+    def supervised(self) -> bool:
+        return False
+
+    @property
     def normalisation(self) -> str:
         return "none"
 
