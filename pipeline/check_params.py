@@ -148,6 +148,10 @@ def _check_between(
                 "are no levels of bands that recordings could be compared by, found true; set it to false, or search once "
                 "with the front end kaldi"
             )
+    if {"experiment", "atlas"} <= set(sections):
+        with check.collecting(f"{path}: "):
+            sections["atlas"].check_against(sections["experiment"])
+        mistakes += _attribution_mistakes(sections["atlas"], models, path)
     if "report" in sections:
         mistakes += _attention_mistakes(sections["report"], models, path)
     if {"experiment", "pretrain", "train"} <= set(sections) and sections["experiment"].pretrained_models:
@@ -338,6 +342,16 @@ def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams],
         f"{models[name].kind}{_of_windows(models[name])}; remove it, or set report.attention to []"
         for name in report.attention
         if name in models and models[name].reads == "frames" and models[name].explanation is None
+    ]
+
+
+def _attribution_mistakes(atlas: AtlasParams, models: Mapping[str, ModelParams], path: Path) -> list[str]:
+    """Return a message for a model of `atlas.attribution` whose logits cannot be attributed to tokens."""
+    return [
+        f"{path}: atlas.attribution: expected a network with input.kind tokens, found {name} of kind {models[name].kind}; "
+        "name such an entry, or set atlas.attribution to []"
+        for name in atlas.attribution
+        if name in models and models[name].reads == "tokens" and not models[name].attributes_tokens
     ]
 
 

@@ -67,6 +67,7 @@ STAGES = {
     "enhance": StageCode(("labels",)),
     "attention": StageCode(("models.{entry}",), ("report.attention",)),
     "ngram_perplexity": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
+    "attribution": StageCode(("models.{entry}",), ("atlas.attribution",)),
     "atlas": StageCode(("vocabularies.{entry}", "spectrogram"), _VOCABULARIES),
     "thresholds": StageCode(),
     "report": StageCode(("vocabularies", "spectrogram")),

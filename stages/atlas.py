@@ -1,6 +1,6 @@
 """Stage `atlas`: write the page of a vocabulary, with plots and sounds of every token, and clips resynthesised from tokens.
 
-    clips, spectrogram, split, vocabulary, tokens -> report/atlas/<vocabulary>.html
+    clips, spectrogram, split, vocabulary, tokens, results/attribution -> report/atlas/<vocabulary>.html
 
 The graph makes the atlases of the first fold. For another: `python -m stages.atlas kmeans --fold 2 --page atlas-2.html`.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.artifacts.clips import CLIPS
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
@@ -20,6 +20,7 @@ from pipeline.artifacts.tokens import TOKENS
 from pipeline.artifacts.vocabulary import VOCABULARY
 from pipeline.corpora.base import AudioParams
 from pipeline.execution.stage import StageReport, stage_main
+from pipeline.grid import ExperimentParams
 from pipeline.params import load_params, read_params
 from pipeline.reporting.atlas.content import AtlasPaths, gather_atlas
 from pipeline.reporting.atlas.page import write_atlas
@@ -64,8 +65,19 @@ def main(
         (TOKENS, layout.tokens(name, fold)),
     )
     # The corpus root is not a dependency: only the sounds of the page are read from it.
-    paths = AtlasPaths.of(layout, name, fold, audio=load_params(AudioParams, "corpus").root)
-    run(load_params(AtlasParams, "atlas"), paths, page or layout.atlas(name), fold=fold).write()
+    params, audio = load_params(AtlasParams, "atlas"), load_params(AudioParams, "corpus").root
+    attribution = _attribution(params, layout, name, fold)
+    paths = AtlasPaths.of(layout, name, fold, audio=audio, attribution=attribution)
+    run(params, paths, page or layout.atlas(name), fold=fold).write()
+
+
+def _attribution(params: AtlasParams, layout: Layout, name: str, fold: str) -> Path | None:
+    """Return the table of attributions to show, if any. The graph makes that of the first fold; another may be missing."""
+    for entry in params.attribution:
+        path = layout.attribution(ModelId(entry, name), fold)
+        if path.exists() or fold == load_params(ExperimentParams, "experiment").folds[0]:
+            return path
+    return None
 
 
 if __name__ == "__main__":

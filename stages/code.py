@@ -41,7 +41,8 @@ def run(layout: Layout) -> None:
 def make_folders(layout: Layout, vocabularies: Sequence[str], folds: Sequence[str]) -> None:
     """Make the folders that stages depend on as a whole, since what is in them may be nothing."""
     supervision = starmap(layout.supervision, product(vocabularies, folds))
-    for folder in (*layout.folders_read_whole, *supervision):
+    attributions = [layout.attributions(name, folds[0]) for name in vocabularies]
+    for folder in (*layout.folders_read_whole, *supervision, *attributions):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _KEPT).touch()
 

@@ -40,7 +40,9 @@ FRONT_END = KaldiParams(
     kind="kaldi", sample_rate=16000, win_length=400, hop_length=160, n_fft=512, n_mels=32, f_min=20.0, f_max=8000.0,
     pre_emphasis=0.97,
 )  # fmt: skip
-PARAMS = AtlasParams(tokens=10, snippets=3, seconds=0.2, clips=2)
+PARAMS = AtlasParams(
+    tokens=10, snippets=3, seconds=0.2, clips=2, attribution=[], attribution_clips=4, attribution_steps=4
+)
 
 
 def make_waveforms() -> dict[str, np.ndarray]:

@@ -254,7 +254,12 @@ def test_tokens_without_vectors_have_no_nearest_tokens(ran: Path) -> None:
 
 def test_the_atlas_has_snippets_and_no_resynthesis(ran: Path) -> None:
     paths = AtlasPaths.of(Layout(ran), "codec", "1", audio=ran / "corpus")
-    content = gather_atlas(AtlasParams(tokens=8, snippets=2, seconds=0.2, clips=2), paths)
+    content = gather_atlas(
+        AtlasParams(
+            tokens=8, snippets=2, seconds=0.2, clips=2, attribution=[], attribution_clips=4, attribution_steps=4
+        ),
+        paths,
+    )
     assert content.resynthesised == {}
     assert any(content.snippets.of_token.values())
     assert content.silent == ""

@@ -216,6 +216,8 @@ RECORDED: dict[str, Any] = {
     "train.epoch_metric": "mAP",  # no clip validates
     "train.freeze.batch_norm": "updated",  # nothing is frozen
     "models.token_transformer.input.embedding_width": 32,  # of a random embedding
+    "atlas.attribution_clips": 3,  # no model is attributed
+    "atlas.attribution_steps": 4,
     # Of augmentation that is off.
     **{
         f"train.augmentation.{name}.range": [0.5, 0.7]
@@ -262,6 +264,7 @@ UNTRIED = {
     "train.keep_best": "needs validation clips: test_epoch_choice.py",
     "train.rates.input": "frames have no weights: test_fine_tuning.py",
     "train.lora": "needs peft: test_lora.py",
+    "atlas.attribution": "adds a stage: test_token_attribution.py",
     "train.compile": "takes a compiler and a minute: test_step.py",
     "models.ast.kind": "another model", "models.token_transformer.kind": "another model",
     "models.ast.input.kind": "another input", "models.token_transformer.input.kind": "another input",

@@ -311,6 +311,14 @@ class Layout:
     def ngram_perplexity(self, vocabulary: str, fold: str) -> Path:
         return self.results / "ngram_perplexity" / vocabulary / f"{fold}.csv"
 
+    def attributions(self, vocabulary: str, fold: str) -> Path:
+        """Return the folder of attributions to a fold's tokens, a table per model; empty without `atlas.attribution`."""
+        return self.results / "attribution" / vocabulary / fold
+
+    def attribution(self, model: ModelId, fold: str) -> Path:
+        """Return the table of attributions of a model that reads tokens."""
+        return self.attributions(model.vocabulary, fold) / f"{model.entry}.parquet"
+
     def atlas(self, vocabulary: str) -> Path:
         return self.root / "report" / "atlas" / f"{vocabulary}.html"
 

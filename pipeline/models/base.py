@@ -82,6 +82,11 @@ class ModelParams(Params):
         return False
 
     @property
+    def attributes_tokens(self) -> bool:
+        """Whether its logits can be attributed to the tokens that it reads (`pipeline/evaluation/token_attribution.py`)."""
+        return False
+
+    @property
     def explanation(self) -> Explanation | None:
         """How a map over time and frequency shows what it looks at; None where there is none."""
         return None

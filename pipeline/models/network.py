@@ -50,6 +50,10 @@ class NetworkParams(ModelParams):
         return "attention" if encoder.has_attention else "grad_cam"
 
     @property
+    def attributes_tokens(self) -> bool:
+        return INPUTS[self.input.kind].supports_attribution
+
+    @property
     def time_stride(self) -> int | None:
         return None if self.stem.time_stride is None else self.stem.time_stride * self.encoder.time_stride
 

@@ -88,6 +88,7 @@ class Input(nn.Module, ABC):
     num_channels: int = 1  # of equally many features each, one after another
     frames_per_step: int = 1  # of the spectrogram in one frame of the feature map; more than one are its channels
     supports_pretraining: ClassVar[bool] = False  # it has a mask token, and a table that predictions are compared with
+    supports_attribution: ClassVar[bool] = False  # there is `attribute`
     mask_token: int | None = None  # id of masked tokens; None where no tokens are read
     neighbours: Tensor  # (codebook, token, neighbour), of inputs with a mask token
     embedding_rate: float = 1.0  # learning rate of embeddings relative to other weights
@@ -113,6 +114,13 @@ class Input(nn.Module, ABC):
 
     def load_vocabulary(self, vocabulary: Vocabulary) -> None:
         """Initialise from the vocabulary behind the tokens, before training; inputs of frames have none."""
+
+    def attribute(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        """Return the inner product of each token's embedding with a gradient over the feature map, (B, codebook, T).
+
+        `inputs` are tokens (B, codebook, T), `gradient` is (B, T, F). Only where `supports_attribution`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class Tokens(Input):
     Params = TokensParams
     reads: ClassVar[Literal["tokens"]] = "tokens"
     supports_pretraining = True
+    supports_attribution = True
 
     def __init__(self, params: TokensParams, metadata: InputMetadata) -> None:
         super().__init__(params, metadata)
@@ -88,6 +89,17 @@ class Tokens(Input):
             special = torch.arange(len(vectors), len(weight))[:, None].expand(-1, nearest.shape[1])
             near.append(torch.cat([nearest, special]))
         self.neighbours = torch.stack(near)
+
+    def attribute(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        total, left = gradient.new_zeros(inputs.shape), 0
+        for start_of_span, stop_of_span, books in self._spans:
+            width = stop_of_span - start_of_span
+            part = gradient[:, :, left : left + width]
+            for book, start in books:
+                first = start_of_span - start
+                total[:, book] += (self.tables[book](inputs[:, book])[:, :, first : first + width] * part).sum(2)
+            left += width
+        return total
 
     def forward(self, inputs: Tensor) -> Tensor:
         vectors = [table(inputs[:, book]) for book, table in enumerate(self.tables)]

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.artifacts.attribution import AttributionTable, open_attribution
 from pipeline.artifacts.clips import ClipTable, open_clips
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
@@ -48,12 +49,13 @@ class AtlasPaths:
     vocabulary: Path
     tokens: Path
     audio: Path  # corpus root; may be missing
+    attribution: Path | None = None  # table of attributions to the tokens; None = none is shown
 
     @classmethod
-    def of(cls, layout: Layout, name: str, fold: str, *, audio: Path) -> Self:
+    def of(cls, layout: Layout, name: str, fold: str, *, audio: Path, attribution: Path | None = None) -> Self:
         """Return the paths of a vocabulary `name` and a fold."""
         vocabulary, tokens = layout.vocabulary(name, fold), layout.tokens(name, fold)
-        return cls(layout.clips, layout.spectrogram, layout.split(fold), vocabulary, tokens, audio)
+        return cls(layout.clips, layout.spectrogram, layout.split(fold), vocabulary, tokens, audio, attribution)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class AtlasContent:
     resynthesised: Mapping[str, ResynthesisedClip]  # clip_id -> its sounds; empty without audio
     labels: Mapping[str, Sequence[str]]  # clip_id -> classes
     num_tokens: Mapping[str, int]  # clip_id -> different tokens, of the clips resynthesised
+    attribution: AttributionTable | None
     silent: str  # why there is no sound at all; empty = there is
 
 
@@ -101,6 +104,9 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     counts = count_tokens(tokens)
     training_counts = np.rint(count_by_class(tokens, dict.fromkeys(training, (0,)), 1)[:, :, 0]).astype(np.int64)
     codebooks = token_patterns(vocabulary, training_counts)
+    attribution = None
+    if paths.attribution is not None:
+        attribution = open_attribution(paths.attribution, vocabulary=vocabulary.digest(), classes=classes)
     sequences = token_arrays(tokens)
     reader = FrameReader(spectrogram)
     occurrences = collect_occurrences(reader, order_by_hash(training), sequences, vocabulary, codebooks, unit)
@@ -136,6 +142,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
         snippets=snippets,
         resynthesised=resynthesised,
         labels={clip: [classes[label] for label in labels[clip]] for clip in {*occurrences.clips, *resynthesised}},
+        attribution=attribution,
         num_tokens={clip: sum(len(np.unique(row)) for row in sequences[clip]) for clip in resynthesised},
         silent="" if snippets.waveforms or resynthesised else recordings.read(occurrences.clips[0])[1],
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts.attribution import mean_attributions
 from pipeline.artifacts.spectrogram import HIDDEN_STATE
 from pipeline.corpora.base import corpus_name
 from pipeline.reporting import figures
@@ -28,6 +29,7 @@ from pipeline.vocabulary.statistics import zipf_slope
 TEMPLATE = "atlas.html.j2"
 
 _CLASSES = 5  # bars of a token
+_RAISED = 3  # classes whose logits a token raises
 _NEIGHBOURS = 5
 _PEAKS = 48  # of a snippet's outline
 _COLUMNS = 320  # of a clip's picture, at most
@@ -91,6 +93,7 @@ def atlas_values(content: AtlasContent) -> dict[str, Any]:
         "tiles": _tiles(content, usage[0][1], averages),
         "clips": cards,
         "averages": averages,
+        "attribution": None if content.attribution is None else content.attribution.metadata,
         "silent": content.silent,
         "num_sounding": int(content.sounding.sum()),
         "num_silent": int((content.counts > 0).sum() - content.sounding.sum()),
@@ -240,6 +243,7 @@ def _data(content: AtlasContent, sounds: Sounds) -> dict[str, Any]:
         "training": content.training_counts.ravel().tolist(),
         "total": int(content.counts[0].sum()),
         "classesOf": _class_bars(content, num_classes),
+        "raises": _raised(content),
         "still": _still(content),
         "dominant": [[int(row.argmax()), round(1000 * float(row.max()))] for row in rates],
         "brightness": [round(float(value), 3) for book in content.codebooks for value in book.brightness],
@@ -293,6 +297,25 @@ def _class_bars(content: AtlasContent, num_classes: int) -> list[list[list[int]]
         [[int(c), round(float(all_[c])), round(float(train[c]))] for c in row if all_[c] > 0]
         for row, all_, train in zip(order, counts, training, strict=True)
     ]
+
+
+def _raised(content: AtlasContent) -> list[tuple[int, float, list[tuple[int, float]]]]:
+    """Return of each token its occurrences in the clips attributed, the mean for their classes, and the classes it raises.
+
+    These are pairs of class and mean attribution, the largest first. Empty without attributions.
+    """
+    if content.attribution is None:
+        return []
+    parts = mean_attributions(content.attribution, (content.counts.shape[0], content.counts.shape[1]))
+    occurrences, means, own = (part.reshape(content.counts.size, *part.shape[2:]) for part in parts)
+    order = np.argsort(-means, axis=1, kind="stable")[:, :_RAISED]
+    raised = [[(int(c), _short(row[c])) for c in best if row[c] > 0] for row, best in zip(means, order, strict=True)]
+    return list(zip(occurrences.tolist(), map(_short, own), raised, strict=True))
+
+
+def _short(value: float) -> float:
+    """Return a value with three significant digits."""
+    return float(f"{value:.3g}")
 
 
 def _codebook(content: AtlasContent, number: int, axis: Axis) -> dict[str, Any]:

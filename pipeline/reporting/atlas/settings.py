@@ -1,8 +1,10 @@
-"""The section `atlas`: how much of a vocabulary the atlas plays."""
+"""The section `atlas`: how much of a vocabulary the atlas plays, and the model whose logits are attributed to its tokens."""
 
-from pydantic import Field, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pipeline.params import Params
+from pipeline.errors import ParamsError
+from pipeline.grid import ExperimentParams
+from pipeline.params import NameParam, Params
 
 
 class AtlasParams(Params):
@@ -12,3 +14,16 @@ class AtlasParams(Params):
     snippets: int = Field(ge=1, le=12)  # of a token, the nearest ones
     seconds: PositiveFloat = Field(le=2)  # of a snippet
     clips: NonNegativeInt  # played whole, beside what can be made of their tokens
+    attribution: list[NameParam] = Field(max_length=1)  # of experiment.token_models; [] = none
+    attribution_clips: PositiveInt  # test clips of the fold that attributions are averaged over
+    attribution_steps: PositiveInt = Field(le=1000)  # points of the integral of integrated gradients
+
+    def check_against(self, experiment: ExperimentParams) -> None:
+        """Raise ParamsError when the model of the attributions is not trained on every vocabulary of the experiment."""
+        for name in self.attribution:
+            if name not in experiment.token_models:
+                known = ", ".join(experiment.token_models) or "none"
+                raise ParamsError(
+                    f"atlas.attribution: expected an entry of experiment.token_models ({known}), found {name!r}; name one "
+                    "of these, or set atlas.attribution to []"
+                )
