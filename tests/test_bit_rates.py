@@ -156,7 +156,7 @@ def test_the_page_has_a_figure_for_each_width(reported: Path) -> None:
 def test_the_figure_fits_a_phone(reported: Path, tmp_path: Path) -> None:
     with browse(Layout(reported).page, tmp_path) as page:
         for width in (1280, 390):
-            page.resize(width)
+            page.resize(width, 900)
             assert page.run("document.documentElement.scrollWidth") <= width
 
 

@@ -72,10 +72,10 @@ def _files(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def _outputs(workspace: Path, stage: str) -> list[str]:
-    """Return the digests of a stage's outputs, as dvc.lock names them."""
+def _outputs(workspace: Path, stage: str) -> dict[str, str]:
+    """Return the digests of a stage's outputs by their paths, as dvc.lock names them."""
     lock = YAML(typ="safe").load(workspace / "dvc.lock")
-    return [out["md5"] for out in lock["stages"][stage]["outs"]]
+    return {out["path"]: out["md5"] for out in lock["stages"][stage]["outs"]}
 
 
 def test_results_travel_and_nothing_is_computed_again(finished: Path, tmp_path: Path, remote: Remote) -> None:
@@ -112,11 +112,11 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
     remote = Remote(str(tmp_path / "shelf"), {})
     remote.add(copied)
     run(copied, "dvc", "push", "-q")
-    (frames,) = _outputs(copied, "spectrogram")
+    frames = _outputs(copied, "spectrogram")["data/spectrogram"]
     sent = {"".join(file.parts[-2:]) for file in (tmp_path / "shelf").rglob("*") if file.is_file()}
     tree = json.loads((copied / ".dvc/cache/files/md5" / frames[:2] / frames[2:]).read_text())
     assert not sent & {frames, *(entry["md5"] for entry in tree)}
-    assert set(_outputs(copied, f"vocabulary@kmeans-{FOLDS[0]}")) <= sent
+    assert set(_outputs(copied, f"vocabulary@kmeans-{FOLDS[0]}").values()) <= sent
 
     clone = clone_workspace(copied, tmp_path / "clone")
     remote.add(clone)
@@ -134,7 +134,7 @@ def test_frames_can_stay_out_of_a_remote_and_are_made_again_on_demand(copied: Pa
         "spectrogram",
         *(f"{stage}@kmeans-{FOLDS[0]}" for stage in ("vocabulary", "tokenize")),
     ]
-    assert _outputs(clone, "spectrogram") == [frames]  # the same bytes, from the audio
+    assert _outputs(clone, "spectrogram")["data/spectrogram"] == frames  # the same bytes, from the audio
     item = f"ast-{FOLDS[0]}-0"
     assert stages_run(run(clone, "dvc", "repro", f"evaluate_frames@{item}").stdout) == ["code", "corpus"]
 
