@@ -1,7 +1,7 @@
 """The section `experiment`: the grid of models, folds and seeds, and ensembles."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from operator import attrgetter, methodcaller
 from typing import Self
@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.artifacts.layout import PRETRAINED_SUFFIX, ModelId, RunId
+from pipeline.errors import ParamsError
 from pipeline.params import NameParam, Params
 
 _LISTS = "frame_models, token_models and pretrained_models"
@@ -104,6 +105,13 @@ class ExperimentParams(Params):
             _require_different(
                 (name(run), f"seed {run.seed} on fold {run.fold} of {_describe(run.model)}") for run in self.runs()
             )
+
+
+def require_listed(name: str, names: Sequence[str], expected: str, advice: str) -> None:
+    """Raise ParamsError unless a name is one of a list; `expected` is the setting and what it takes."""
+    if name not in names:
+        known = ", ".join(dict.fromkeys(names)) or "none"
+        raise ParamsError(f"{expected} ({known}), found {name!r}; {advice}")
 
 
 def _describe(model: ModelId) -> str:

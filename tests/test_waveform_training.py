@@ -21,7 +21,6 @@ from pipeline.errors import ParamsError, SonolexError
 from pipeline.models.network import Network, open_pretrained_weights
 from pipeline.models.weight_groups import depths, weight_groups
 from pipeline.params import validate_params
-from pipeline.spectrogram import encoder_files, waveform_encoder
 from pipeline.spectrogram.encoder_files import MODEL_TYPES
 from pipeline.spectrogram.log_mel import count_bands, log_mel_part
 from pipeline.spectrogram.registry import FrontEndParams, build_front_end
@@ -34,20 +33,12 @@ from tools.sonolex import app
 
 pytest.importorskip("transformers", reason="waveform encoders need the package transformers")
 
-from test_waveform_encoder import HOP, front_end_of, save_encoder  # after the package
+from test_waveform_encoder import HOP, _fresh, front_end_of, save_encoder  # noqa: F401 - after the package; a fixture
 
 REPOSITORY = Path(__file__).parents[1]
 WAVEFORM = {"kind": "waveform", "sample_rate": 16000, "hop_length": HOP}
 STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 FAMILIES = [(kind, {}) for kind in MODEL_TYPES] + [("wav2vec2", STABLE), ("wavlm", STABLE)]
-
-
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    encoder_files.open_encoder.cache_clear()
-    waveform_encoder._load_model.cache_clear()
 
 
 def section(folder: Path, **encoder: Any) -> dict[str, Any]:

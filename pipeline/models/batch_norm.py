@@ -23,7 +23,7 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(h)
         shared = dist.is_initialized() and dist.get_world_size() > 1
-        if not shared and h.shape[3] * (h.shape[0] * h.shape[2] if mask is None else int(mask.sum())) < 2:
+        if not shared and _has_one_row(h, mask):
             return self._normalise_by_running(h)
         if mask is None and not shared:
             return super().forward(h)
@@ -61,3 +61,10 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * total / (total - 1), self.momentum)
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+def _has_one_row(h: Tensor, mask: Tensor | None) -> bool:
+    """Return whether (B, C, T, F) has fewer than two real rows; each clip has one, so that more clips need no count."""
+    if h.shape[0] * h.shape[3] > 1:  # a count of the mask would wait for the device
+        return False
+    return (h.shape[2] if mask is None else int(mask.sum())) < 2

@@ -1,12 +1,11 @@
 """The section `report`."""
 
-from collections.abc import Sequence
 from typing import Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
 from pipeline.errors import ParamsError
-from pipeline.grid import ExperimentParams
+from pipeline.grid import ExperimentParams, require_listed
 from pipeline.params import Params
 
 
@@ -41,24 +40,19 @@ class ReportParams(Params):
             if name not in experiment.models:
                 known = ", ".join(experiment.models)
                 raise ParamsError(f"report.headline: expected models of experiment ({known}), found {name!r}")
+        expected = "report.attention: expected entries of experiment.frame_models"
         for name in self.attention:
-            if name not in experiment.frame_models:
-                known = ", ".join(experiment.frame_models) or "none"
-                raise ParamsError(
-                    f"report.attention: expected entries of experiment.frame_models ({known}), found {name!r}; take it out, "
-                    "or set report.attention to []"
-                )
+            require_listed(name, experiment.frame_models, expected, "take it out, or set report.attention to []")
         token_models = [*experiment.token_models, *experiment.pretrained_models]
-        for reference in self.references:
-            _require_listed("tokens", reference.tokens, "token_models", token_models)
-            _require_listed("frames", reference.frames, "frame_models", experiment.frame_models)
-
-
-def _require_listed(key: str, name: str, where: str, names: Sequence[str]) -> None:
-    """Raise ParamsError unless a comparison names a model of a list of the experiment."""
-    if name not in names:
-        known = ", ".join(dict.fromkeys(names)) or "none"
-        raise ParamsError(
-            f"report.references: {key}: expected an entry of experiment.{where} ({known}), found {name!r}; take the "
-            "comparison out, or set report.references to []"
-        )
+        for own in self.references:
+            compared = (
+                ("tokens", "token_models", own.tokens, token_models),
+                ("frames", "frame_models", own.frames, experiment.frame_models),
+            )
+            for key, where, name, names in compared:
+                require_listed(
+                    name,
+                    names,
+                    f"report.references: {key}: expected an entry of experiment.{where}",
+                    "take the comparison out, or set report.references to []",
+                )

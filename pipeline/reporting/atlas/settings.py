@@ -2,8 +2,7 @@
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from pipeline.errors import ParamsError
-from pipeline.grid import ExperimentParams
+from pipeline.grid import ExperimentParams, require_listed
 from pipeline.params import NameParam, Params
 
 
@@ -20,10 +19,6 @@ class AtlasParams(Params):
 
     def check_against(self, experiment: ExperimentParams) -> None:
         """Raise ParamsError when the model of the attributions is not trained on every vocabulary of the experiment."""
+        expected = "atlas.attribution: expected an entry of experiment.token_models"
         for name in self.attribution:
-            if name not in experiment.token_models:
-                known = ", ".join(experiment.token_models) or "none"
-                raise ParamsError(
-                    f"atlas.attribution: expected an entry of experiment.token_models ({known}), found {name!r}; name one "
-                    "of these, or set atlas.attribution to []"
-                )
+            require_listed(name, experiment.token_models, expected, "name one of these, or set atlas.attribution to []")
