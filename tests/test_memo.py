@@ -15,7 +15,7 @@ from benchmarks.attack.bits import flip
 from pipeline.artifacts.files import distrust
 from pipeline.errors import ParamsError, SonolexError
 from pipeline.execution import memo as memo_module
-from pipeline.execution.housekeeping import MARK_SUFFIX, entries, plan_removal, remove
+from pipeline.execution.housekeeping import MARK_SUFFIX, WORKSPACE_PREFIX, entries, plan_removal, remove
 from pipeline.execution.memo import LostEntry, Memo, retry_lost
 from pipeline.training.checkpoints import CHECKPOINTS
 from tools.gc import parse_size, run
@@ -233,6 +233,25 @@ def test_age_damage_and_left_overs(tmp_path: Path) -> None:
     remove(removal)
     assert memo.names() == {"good"}
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_workspaces_of_killed_retrainings_go_with_age_and_what_they_link_to_stays(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "frames").mkdir(parents=True)
+    (data / "frames" / "0").write_bytes(b"0" * 100)
+    for name in (f"{WORKSPACE_PREFIX}ab12", "tmp_experiment_of_dvc"):
+        workspace = tmp_path / "exps" / name
+        workspace.mkdir(parents=True)
+        (workspace / "frames").symlink_to(data / "frames")
+        (workspace / "weights").write_bytes(b"0" * 5)
+        os.utime(workspace, (0, 0))
+    plan = functools.partial(plan_removal, tmp_path / "memo", max_bytes=0, thorough=False, workspaces=tmp_path / "exps")
+    assert plan(max_days=None).left_over == []
+    removal = remove(plan(max_days=30))
+    assert [left.path.name for left in removal.left_over] == [f"{WORKSPACE_PREFIX}ab12"]
+    assert [path.name for path in (tmp_path / "exps").iterdir()] == ["tmp_experiment_of_dvc"]
+    assert removal.freed_bytes < 100
+    assert (data / "frames" / "0").stat().st_size == 100
 
 
 def test_checkpoints_and_marks_go_with_age_and_temporary_files_at_once(tmp_path: Path) -> None:

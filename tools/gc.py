@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipeline.errors import ParamsError
 from pipeline.execution.housekeeping import plan_removal, remove
-from pipeline.paths import shared_path
+from pipeline.paths import shared_path, workspaces_folder
 from pipeline.training.augmentation.noise_folder import CACHE
 
 _STATE = Path(".sonolex")
@@ -36,7 +36,13 @@ def run(
     """Clean up the memo at `root` and the project's folder of state, and print a summary."""
     limit = parse_size(max_size) if max_size is not None else None
     removal = plan_removal(
-        root, shared_path(CACHE), max_bytes=limit, max_days=max_days, thorough=verify, state=shared_path(_STATE)
+        root,
+        shared_path(CACHE),
+        max_bytes=limit,
+        max_days=max_days,
+        thorough=verify,
+        state=shared_path(_STATE),
+        workspaces=workspaces_folder(),
     )
     if not dry_run:
         removal = remove(removal)

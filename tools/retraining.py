@@ -19,6 +19,7 @@ from pipeline.artifacts.spectrogram import INDEX
 from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.training_labels import TRAINING_LABELS, open_training_labels
 from pipeline.errors import ParamsError
+from pipeline.execution.housekeeping import WORKSPACE_PREFIX
 from pipeline.params import PARAMS_PATH, read_params, validate_params
 from pipeline.paths import workspaces_folder
 from pipeline.training.settings import TrainParams
@@ -60,7 +61,7 @@ def _workspace(project: Layout) -> Iterator[Layout]:
         folder = workspaces_folder()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="sonolex-retrain-", dir=folder) as name:
+        with tempfile.TemporaryDirectory(prefix=WORKSPACE_PREFIX, dir=folder) as name:
             yield Layout(Path(name))
     finally:
         with contextlib.suppress(OSError):  # others use it

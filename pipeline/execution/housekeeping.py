@@ -1,6 +1,7 @@
 """Housekeeping of memo stores: size, last use, damaged and leftover entries, and their removal.
 
-Beside the stores lies what killed runs leave in `.sonolex`: checkpoints, temporary files, and marks for workers.
+Beside the stores lies what killed runs leave in `.sonolex`, checkpoints, temporary files and marks for workers, and in DVC's
+folder of workspaces: those in which `sonolex bundle --retrain` trains.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from pipeline.artifacts.files import PARTIAL_SUFFIX
 from pipeline.execution.memo import ENTRY, About, Entry, FileRecord, damaged, discard, read_entry
 
 MARK_SUFFIX = ".mark"  # of the files by which workers of a cluster are known to see the project
+WORKSPACE_PREFIX = "sonolex-retrain-"  # of workspaces of `tools/retraining.py`
 _CHECKPOINTS = "checkpoints"  # folder in `.sonolex`, of `pipeline/training/checkpoints.py`
 _DAY = 86400.0  # seconds
 _LEFT_OVER = 3600.0  # seconds after which a temporary file counts as left by a killed run
@@ -91,9 +93,16 @@ def versions(root: Path, stage: str) -> dict[str, About]:
 
 
 def plan_removal(
-    *roots: Path, max_bytes: int | None, max_days: float | None, thorough: bool, state: Path | None = None
+    *roots: Path,
+    max_bytes: int | None,
+    max_days: float | None,
+    thorough: bool,
+    state: Path | None = None,
+    workspaces: Path | None = None,
 ) -> Removal:
-    """Choose what to remove of the memos at `roots`, which are bounded together, and what runs have left in `state`.
+    """Choose what to remove of the memos at `roots`, which are bounded together, and what runs have left beside them.
+
+    That lies in `state`, the project's `.sonolex`, and in `workspaces`, DVC's folder of them.
 
     Entries go that are damaged (`thorough` reads all), then those that are too old, then the least recently used ones above
     the bound.
@@ -114,6 +123,10 @@ def plan_removal(
         held -= remove[-1].entry.size
     temporary = [path for root in roots for path in root.glob(f"*/*/.*{PARTIAL_SUFFIX}")]
     left_over = [*_older(temporary, _LEFT_OVER), *(_abandoned(state, max_days) if state else ())]
+    if (
+        workspaces and max_days is not None
+    ):  # a retraining may take days, and the folder's own date is that of its start
+        left_over += _older(workspaces.glob(f"{WORKSPACE_PREFIX}*"), max_days * _DAY)
     return Removal(remove, wrong, left_over, held)
 
 
@@ -134,7 +147,7 @@ def _older(paths: Iterable[Path], seconds: float) -> Iterator[LeftOver]:
         with contextlib.suppress(FileNotFoundError):  # its run has just finished
             if time.time() - path.stat().st_mtime > seconds:
                 files = path.rglob("*") if path.is_dir() else [path]
-                yield LeftOver(path, sum(file.stat().st_size for file in files if file.is_file()))
+                yield LeftOver(path, sum(file.lstat().st_size for file in files if file.is_file()))
 
 
 def remove(removal: Removal) -> Removal:
