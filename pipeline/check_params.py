@@ -130,6 +130,7 @@ def _check_between(
     if "experiment" in sections:
         mistakes += _reading_mistakes(sections["experiment"], models, vocabularies, path)
         mistakes += _supervision_mistakes(sections["experiment"], vocabularies, path)
+        mistakes += _hidden_state_mistakes(sections["experiment"], models, vocabularies, path)
     if {"experiment", "train"} <= set(sections) and sections["train"].augmentation.retokenize:
         mistakes += _retokenizing_mistakes(sections["experiment"], models, vocabularies, path)
     if {"experiment", "labels", "split", "report"} <= set(sections):
@@ -272,6 +273,65 @@ def _supervision_mistakes(
     ]
 
 
+def _hidden_state_mistakes(
+    experiment: ExperimentParams,
+    models: Mapping[str, ModelParams],
+    vocabularies: Mapping[str, VocabularySection],
+    path: Path,
+) -> list[str]:
+    """Return a message for each vocabulary of hidden states whose network cannot be had, or that is not listed with it."""
+    names = [name for name in experiment.vocabularies if name in vocabularies]
+    wanted = {name: hidden.model for name in names if (hidden := vocabularies[name].hidden_states)}
+    mistakes = [
+        f"{path}: vocabularies.{name}.features.hidden_states.model: {mistake}"
+        for name, model in wanted.items()
+        if (mistake := _network_mistake(name, model, experiment, models, vocabularies))
+    ]
+    found = {entry.vocabulary: entry.model for entry in experiment.learned_vocabularies}
+    if found != wanted and names == experiment.vocabularies:
+        expected, listed = (
+            "[" + ", ".join(f"{{vocabulary: {name}, model: {model}}}" for name, model in pairs.items()) + "]"
+            for pairs in (wanted, found)
+        )
+        mistakes.append(
+            f"{path}: experiment.learned_vocabularies: expected the entries of experiment.vocabularies with "
+            f"features.hidden_states, {expected}, found {listed}; dvc.yaml reads from this list which network to take"
+        )
+    return mistakes
+
+
+def _network_mistake(
+    name: str,
+    model: str,
+    experiment: ExperimentParams,
+    models: Mapping[str, ModelParams],
+    vocabularies: Mapping[str, VocabularySection],
+) -> str:
+    """Return why a vocabulary cannot be fitted on hidden states of a model, given by its name in tables; "" where it can."""
+    found = next((own for own in experiment.model_ids if own.name == model), None)
+    if found is None:
+        close = difflib.get_close_matches(model, experiment.models, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"expected a model of the experiment ({', '.join(experiment.models)}), found {model}{hint}"
+    if found.entry in models and models[found.entry].kind != "network":
+        return f"expected a network, which has hidden states, found {model} of kind {models[found.entry].kind}"
+    if not found.vocabulary or found.vocabulary not in vocabularies:
+        return ""
+    before = experiment.vocabularies[: experiment.vocabularies.index(name)]
+    if found.vocabulary not in before:
+        return (
+            f"expected a model on frames, or on a vocabulary that stands before {name} in experiment.vocabularies, found "
+            f"{model} on {found.vocabulary}; list {found.vocabulary} first, or take another model"
+        )
+    section = vocabularies[found.vocabulary]
+    if section.bpe is not None or not section.computable:
+        what = "merged tokens (bpe), which have no fixed rate" if section.bpe is not None else "tokens of a table"
+        return (
+            f"expected a model on frames or on plain tokens, which frames have, found {model} on {what}; take another"
+        )
+    return ""
+
+
 def _band_mistakes(params: AugmentationParams, num_bands: int | None, path: Path) -> list[str]:
     """Return a message for each setting of augmentation that goes beyond the bands of the frames, if these are known."""
     if num_bands is None:
@@ -320,18 +380,24 @@ def _retokenizing_mistakes(
     names = [*experiment.token_models, *experiment.pretrained_models]
     if not any(name in models and models[name].kind == "network" for name in names):
         return []
+    where = f"{path}: train.augmentation.retokenize: expected false with vocabulary"
     return [
-        f"{path}: train.augmentation.retokenize: expected false with vocabulary {name} of merged tokens (bpe), which have "
-        f"no fixed rate, found true; set vocabularies.{name}.bpe to null, take {name} out of experiment.vocabularies, or "
-        "set retokenize to false"
+        f"{where} {name} {reason}, found true; {advice}take {name} out of experiment.vocabularies, or set retokenize to "
+        "false"
         for name in experiment.vocabularies
-        if name in vocabularies and vocabularies[name].bpe is not None
-    ] + [
-        f"{path}: train.augmentation.retokenize: expected false with vocabulary {name} of kind external, whose "
-        f"tokenizer is not here, found true; take {name} out of experiment.vocabularies, or set retokenize to false"
-        for name in experiment.vocabularies
-        if name in vocabularies and vocabularies[name].kind == "external"
+        if name in vocabularies
+        for reason, advice in _not_retokenized(name, vocabularies[name])
     ]
+
+
+def _not_retokenized(name: str, vocabulary: VocabularySection) -> Iterator[tuple[str, str]]:
+    """Yield why augmented frames have no tokens of a vocabulary, and what else to set."""
+    if vocabulary.bpe is not None:
+        yield "of merged tokens (bpe), which have no fixed rate", f"set vocabularies.{name}.bpe to null, "
+    if not vocabulary.computable:
+        yield f"of kind {vocabulary.kind}, whose tokenizer is not here", ""
+    elif vocabulary.hidden_states is not None:
+        yield "of hidden states, which a network makes of whole clips", ""
 
 
 def _attention_mistakes(report: ReportParams, models: Mapping[str, ModelParams], path: Path) -> list[str]:
@@ -374,7 +440,10 @@ def _front_end_mistakes(
         f"{where}: vocabularies.{name} of kind bands divides log-mel frames of one channel; use another kind, or take "
         f"{name} out of experiment.vocabularies"
         for name in experiment.vocabularies
-        if name in vocabularies and vocabularies[name].kind == "bands" and not front_end.is_log_mel
+        if name in vocabularies
+        and vocabularies[name].kind == "bands"
+        and vocabularies[name].decodable
+        and not front_end.is_log_mel
     ]
     if front_end.has_samples and experiment.vocabularies:
         mistakes.append(

@@ -22,6 +22,13 @@ class EnsembleParams(Params):
     models: list[str] = Field(min_length=1)  # of the experiment; a single one gives an ensemble of its seeds
 
 
+class LearnedVocabularyParams(Params):
+    """A vocabulary that is fitted on hidden states, and the model whose they are; dvc.yaml takes the dependency from it."""
+
+    vocabulary: NameParam  # of the experiment, with features.hidden_states
+    model: str = Field(min_length=1)  # of the experiment, as features.hidden_states.model has it
+
+
 class ExperimentParams(Params):
     """The grid of the experiment: every model on every fold with every seed, and the ensembles."""
 
@@ -30,6 +37,7 @@ class ExperimentParams(Params):
     pretrained_models: list[NameParam]  # such entries that are also trained after masked-token pretraining
     vocabularies: list[NameParam]  # entries of `vocabularies`, each fitted for every fold
     supervised_vocabularies: list[NameParam]  # such entries that are fitted on labels: those with features.lda
+    learned_vocabularies: list[LearnedVocabularyParams]  # such entries with features.hidden_states, each with its model
     folds: list[NameParam] = Field(min_length=1)  # folds of the corpus, each the test fold once
     seeds: list[NonNegativeInt] = Field(min_length=1)
     ensembles: list[EnsembleParams]  # the first one is in results/metrics.json
@@ -49,6 +57,16 @@ class ExperimentParams(Params):
     def models(self) -> list[str]:
         """Names of all models, in the order of `model_ids`."""
         return [model.name for model in self.model_ids]
+
+    def model(self, name: str) -> ModelId:
+        """Return the model of a name in tables. Raises ParamsError for one that is none of the experiment's."""
+        require_listed(
+            name,
+            self.models,
+            "features.hidden_states.model: expected a model of the experiment",
+            "add it to experiment",
+        )
+        return next(model for model in self.model_ids if model.name == name)
 
     @property
     def reads(self) -> dict[str, str]:
@@ -71,6 +89,7 @@ class ExperimentParams(Params):
             ("pretrained_models", self.pretrained_models),
             ("vocabularies", self.vocabularies),
             ("supervised_vocabularies", self.supervised_vocabularies),
+            ("learned_vocabularies", [entry.vocabulary for entry in self.learned_vocabularies]),
             ("folds", self.folds),
             ("seeds", self.seeds),
             *((f"ensembles: models of {ensemble.name}", ensemble.models) for ensemble in self.ensembles),

@@ -5,8 +5,9 @@
 A file holds, as JSON, a digest of the definitions reached from the stage's program, the releases of the numeric packages
 among them, and for stages that train the settings of the section `train` that the entry's kind reads, so that a setting of
 augmentation does not retrain a bag of tokens. Where copies of clips are trained on, `spectrogram.copies` and the code that
-changes waveforms count too; where background noise is added, the digest of its sounds; and where a model of tokens trains on
-those of augmented frames, the settings of frames and the code that assigns them.
+changes waveforms count too; where background noise is added, the digest of its sounds; where a model of tokens trains on
+those of augmented frames, the settings of frames and the code that assigns them; and where a vocabulary quantises hidden
+states, the code of the network that makes them.
 """
 
 import hashlib
@@ -17,7 +18,9 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from pipeline.artifacts.files import file_digest, replacing
 from pipeline.artifacts.settings import leaves
+from pipeline.evaluation.tokenizing import HIDDEN_STATES
 from pipeline.execution.code import NUMERIC, Sources, kinds_in, reach, releases, snapshot
+from pipeline.grid import ExperimentParams
 from pipeline.models.registry import BASELINES
 from pipeline.paths import input_path, shared_path
 from pipeline.training.augmentation.noise_folder import find_sounds
@@ -49,7 +52,7 @@ _MODEL_LISTS = ("experiment.frame_models", *_TOKEN_LISTS)
 _VOCABULARIES = ("experiment.vocabularies",)
 _SUPERVISED = ("experiment.supervised_vocabularies",)
 _PRETRAINED = ("experiment.pretrained_models",)
-_OF_TOKEN_FILES = ("vocabulary", "tokenize")  # stages that read the files of external tokens
+_OF_TOKENIZERS = ("vocabulary", "tokenize")  # stages that compute hidden states, or read the files of external tokens
 
 STAGES = {
     "corpus": StageCode(("corpus",)),
@@ -58,6 +61,7 @@ STAGES = {
     "duplicates": StageCode(),
     "development": StageCode(),
     "supervision": StageCode((), _SUPERVISED),
+    "network": StageCode(),
     "vocabulary": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "tokenize": StageCode(("vocabularies.{entry}",), _VOCABULARIES),
     "train": StageCode(("models.{entry}",), _MODEL_LISTS, trains=True),
@@ -166,10 +170,11 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
             settings = read_settings(document, stage, entry) if about.trains else {}
             roots = [(f"stages.{stage}", "main"), *(_COPYING if COPIES in settings else ())]
             kinds = chosen_kinds(document, sections) | ({RETOKENIZE} if retokenizes(settings) else set())
+            kinds |= _network_kinds(document, entry) if stage in _OF_TOKENIZERS else set()
             found = reach(sources, roots, kinds)
             content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             own = f"vocabularies.{entry}."
-            if stage in _OF_TOKEN_FILES and (read := {k: v for k, v in _files(document).items() if k.startswith(own)}):
+            if stage in _OF_TOKENIZERS and (read := {k: v for k, v in _files(document).items() if k.startswith(own)}):
                 content["files"] = read
             if about.trains:
                 content["settings"] = settings
@@ -232,6 +237,20 @@ def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
             value = {name: value[name] for name in document["experiment"]["vocabularies"]}
         kinds |= kinds_in(value)
     return kinds | {way_of(kind) for kind in kinds if kind in BASELINES}
+
+
+def _network_kinds(document: Mapping[str, Any], name: str) -> set[str]:
+    """Return the kinds of the network whose hidden states an entry of `vocabularies` quantises; none for one of frames."""
+    wanted = document["vocabularies"][name].get("features", {}).get(HIDDEN_STATES)
+    if not wanted:
+        return set()
+    model = ExperimentParams.model_validate(document["experiment"]).model(wanted["model"])
+    kinds = {HIDDEN_STATES} | chosen_kinds(document, [f"models.{model.entry}"])
+    if model.vocabulary:
+        kinds |= chosen_kinds(document, [f"vocabularies.{model.vocabulary}"]) | _network_kinds(
+            document, model.vocabulary
+        )
+    return kinds
 
 
 def _digest(texts: Mapping[str, str], document: Mapping[str, object]) -> str:

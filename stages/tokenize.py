@@ -20,6 +20,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary
+from pipeline.evaluation.tokenizing import tokenize_clips
 from pipeline.execution.executors import ExecutionParams, run_shards
 from pipeline.execution.memo import Entry, Memo, retry_lost
 from pipeline.execution.stage import StageReport, stage_main
@@ -57,7 +58,7 @@ def run(
         log.info("%s, fold %s: %d clips: read -> %s", name, fold, report.clips, tokens_path)
         return report
 
-    memo = open_memo(execution.memo, vocabulary, spectrogram)
+    memo = open_memo(execution.memo, vocabulary, spectrogram, tokenize_clips)
     plans = plan_sequences(spectrogram)
     report.clips, report.shards = sum(len(plan.index) for plan in plans.values()), len(plans)
 
@@ -84,7 +85,7 @@ def _compute(
     todo = [plan.index for name, plan in plans.items() if name not in entries]
     report.reused = max(0, report.clips - sum(map(len, todo)) - report.decoded)
     frames = sum(index["num_frames"].to_numpy().sum() for index in todo)
-    specs = sequences_specs(plans, entries, known, vocabulary_path, memo)
+    specs = sequences_specs(plans, entries, known, vocabulary_path, memo, tokenize_clips)
     for done in run_shards(
         compute_sequences,
         specs,

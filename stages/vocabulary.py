@@ -3,7 +3,7 @@
 development set + its frames in the spectrogram -> data/vocabulary/<name>/<fold>.zarr
 
 External tokens are read from their table instead, and counted. With `features.lda` it also reads the labels of these clips,
-which the stage `supervision` collects.
+which the stage `supervision` collects; with `features.hidden_states` the network of which the stage `network` hands over.
 """
 
 import logging
@@ -18,13 +18,14 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.spectrogram import INDEX, Spectrogram, open_spectrogram
 from pipeline.artifacts.splits import clips_of
+from pipeline.evaluation.tokenizing import open_state_reader
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.params import read_params
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.training.targets import targets_by_clip
 from pipeline.vocabulary.external_artifact import write_external_vocabulary
 from pipeline.vocabulary.fitting import write_vocabulary
-from pipeline.vocabulary.learning import learn
+from pipeline.vocabulary.learning import describe_network, learn
 from pipeline.vocabulary.merging import fit_merges
 from pipeline.vocabulary.registry import VocabularyParams, load_vocabulary_params
 
@@ -39,8 +40,13 @@ def run(
     *,
     fold: str,
     targets_path: Path | None = None,
+    network_path: Path | None = None,
 ) -> StageReport:
-    """Fit and write; `targets_path` are the labels of the training clips, read with `features.lda` alone."""
+    """Fit and write.
+
+    `targets_path` are the labels of the training clips, read with `features.lda` alone, `network_path` is the folder of the
+    network, read with `features.hidden_states`.
+    """
     name = vocabulary_path.parent.name
     report = StageReport("vocabulary", f"{name}-{fold}")
     spectrogram, development = open_spectrogram(spectrogram_path), open_development(development_path, fold=fold)
@@ -53,10 +59,12 @@ def run(
     if params.features.lda:
         assert targets_path is not None
         targets = targets_by_clip(open_training_targets(targets_path, development), training_clips)
-    sample, fit = learn(params, reader, training_clips, targets)
-    merges = fit_merges(params, fit, reader, training_clips)
+    states = open_state_reader(params.hidden_states, reader, network_path)
+    sample, fit = learn(params, states or reader, training_clips, targets)
+    merges = fit_merges(params, fit, states or reader, training_clips)
+    network = describe_network(fit, states, list(sample.counts)) if states else None
     metadata = write_vocabulary(
-        vocabulary_path, fit, sample, merges, params, name=name, fold=fold, spectrogram=spectrogram
+        vocabulary_path, fit, sample, merges, params, name=name, fold=fold, spectrogram=spectrogram, network=network
     )
     log.info(
         "%s, fold %s: %d x %d tokens from %d of %d frames of %d clips; perplexity %.0f, %d dead",
@@ -117,6 +125,7 @@ def main(
         layout.vocabulary(name, fold),
         fold=fold,
         targets_path=layout.training_targets(name, fold),
+        network_path=layout.network(name, fold),
     )
     report.write()
 

@@ -15,6 +15,7 @@ from stages import (
     development,
     duplicates,
     evaluate,
+    network,
     pretrain,
     spectrogram,
     split,
@@ -56,19 +57,28 @@ def run_experiment(folder: Path, overrides: Sequence[str], recipe: str = "esc50"
         for fold in experiment.folds:
             split.main(fold)
             development.main(fold)
-            for name in experiment.vocabularies:
+        learned = [entry.vocabulary for entry in experiment.learned_vocabularies]
+        for name in ["", *experiment.vocabularies]:  # first the models that read frames, then those of each vocabulary
+            for fold in experiment.folds if name else ():
                 if name in experiment.supervised_vocabularies:
                     supervision.main(name, fold)
+                if name in learned:
+                    network.main(name, fold)
                 vocabulary.main(name, fold)
                 tokenize.main(name, fold)
-        for run in experiment.runs():
-            model = run.model
-            if model.pretrained:
-                pretrain.main(model.entry, model.vocabulary, run.fold, run.seed)
-            for stage in (train, evaluate):
-                stage.main(model.entry, run.fold, run.seed, vocabulary=model.vocabulary, pretrained=model.pretrained)
+            for run in experiment.runs():
+                if run.model.vocabulary == name:
+                    _train_and_evaluate(run)
         thresholds.main()
     return folder
+
+
+def _train_and_evaluate(run: RunId) -> None:
+    model = run.model
+    if model.pretrained:
+        pretrain.main(model.entry, model.vocabulary, run.fold, run.seed)
+    for stage in (train, evaluate):
+        stage.main(model.entry, run.fold, run.seed, vocabulary=model.vocabulary, pretrained=model.pretrained)
 
 
 def runs_of(folder: Path) -> Iterator[tuple[RunId, Path]]:

@@ -29,6 +29,7 @@ EXPERIMENT: dict[str, Any] = {
     "token_models": [],
     "pretrained_models": [],
     "supervised_vocabularies": [],
+    "learned_vocabularies": [],
     "vocabularies": [],
     "folds": ["1", "2"],
     "seeds": [0],

@@ -207,6 +207,7 @@ EXPERIMENT = ExperimentParams(
     token_models=[],
     pretrained_models=[],
     supervised_vocabularies=[],
+    learned_vocabularies=[],
     vocabularies=[],
     folds=list(INNER_FOLDS),
     seeds=[0, 1],

@@ -235,6 +235,54 @@ def test_a_supervised_vocabulary_alone_follows_labels(tmp_path: Path) -> None:
         assert [name for name in names if name.startswith(("supervision", "vocabulary"))] == fitted
 
 
+def learned(name: str, model: str) -> dict[str, Any]:
+    """Return the changes that make a vocabulary of hidden states of a model."""
+    features = {"hidden_states": {"model": model, "layer": None}, "deltas": 0, "stack": 1, "pca": None, "lda": None}
+    return {
+        "experiment.vocabularies": ["kmeans", name],
+        f"vocabularies.{name}.features": features,
+        "experiment.learned_vocabularies": [{"vocabulary": name, "model": model}],
+    }
+
+
+def test_a_vocabulary_of_hidden_states_follows_its_network_alone(tried: Path) -> None:
+    kmeans = read_params(tried / "params.yaml")["vocabularies"]["kmeans"]
+    change_params(tried, {"vocabularies.units": kmeans} | learned("units", "ast"))
+    write_code(tried)
+    make_folders(Layout(tried), ["kmeans", "units"], FOLDS)
+    with chdir(tried), Repo() as repo:
+        graph = repo.index.graph  # edges run from a stage to what it depends on
+        (own,) = (stage for stage in graph if stage.addressing == "vocabulary@units-1")
+        followed = {stage.addressing for stage in networkx.descendants(graph, own)}
+    assert "network@learned0-1" in followed
+    assert {name for name in followed if name.startswith(("train", "evaluate"))} == {"train_frames@ast-1-0"}
+    assert "train_tokens@bag_of_tokens-units-1-0" in stage_names(tried)
+
+
+@pytest.mark.slow
+def test_a_vocabulary_of_hidden_states_is_fitted_again_with_its_network(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "workspace")
+    kmeans = read_params(workspace / "params.yaml")["vocabularies"]["kmeans"]
+    lists = {"frame_models": ["ast", "frame_statistics"], "token_models": ["bag_of_tokens"]}
+    changes: dict[str, Any] = {f"experiment.{key}": value for key, value in lists.items()} | {"report.attention": []}
+    changes |= {"experiment.folds": ["1"], "report.headline": ["ast"], "experiment.ensembles": []}
+    changes |= (
+        {"vocabularies.units": kmeans | {"num_tokens": 8}}
+        | learned("units", "ast")
+        | {"experiment.vocabularies": ["units"]}
+    )
+    change_params(workspace, changes)
+    names = stages_run(run(workspace, "dvc", "repro", "--glob", "evaluate_tokens*").stdout)
+    order = ["train_frames@ast-1-0", "network@learned0-1", "vocabulary@units-1", "tokenize@units-1"]
+    assert [name for name in names if name in order] == order
+    assert stale(workspace) & set(order) == set()
+    change_params(workspace, {"models.frame_statistics.penalty": 2.0})
+    assert not set(stages_run(run(workspace, "dvc", "repro", "vocabulary@units-1").stdout)) & set(order)
+    change_params(workspace, {"models.ast.encoder.depth": 2})
+    names = stages_run(run(workspace, "dvc", "repro", "tokenize@units-1").stdout)
+    assert [name for name in names if name in order] == order
+
+
 def plan_rows(workspace: Path) -> dict[str, list[str]]:
     """Return stage -> the cells of `sonolex plan`."""
     lines = [line for line in run(workspace, "sonolex", "plan").stdout.splitlines() if line.startswith("│")]

@@ -19,6 +19,7 @@ GRID: dict[str, Any] = {
     "token_models": ["bert"],
     "pretrained_models": ["bert"],
     "supervised_vocabularies": [],
+    "learned_vocabularies": [],
     "vocabularies": ["kmeans"],
     "folds": ["1", "2"],
     "seeds": [0, 1],

@@ -24,7 +24,7 @@ PARAMS = {
     "kind": "kmeans",
     "num_tokens": 4,
     "normalisation": "standardise",
-    "features": {"deltas": 0, "stack": 1, "pca": None, "lda": None},
+    "features": {"hidden_states": None, "deltas": 0, "stack": 1, "pca": None, "lda": None},
     "sample_frames": 10000,
     "bpe": None,
     "seed": 0,
@@ -44,7 +44,9 @@ CLUSTERED = [kind for kind, own in OWN.items() if CLUSTERING.items() <= own.item
 def make_params(**changes: Any) -> Any:
     """Return params of a small vocabulary; keys of `features` may be given as such."""
     own = OWN[changes.get("kind", "kmeans")]
-    features = {name: changes.pop(name) for name in ("deltas", "stack", "pca", "lda") if name in changes}
+    features = {
+        name: changes.pop(name) for name in ("hidden_states", "deltas", "stack", "pca", "lda") if name in changes
+    }
     values = PARAMS | own | changes | {"features": PARAMS["features"] | features}  # type: ignore[operator]
     return validate_vocabulary_params("kmeans", values)
 

@@ -100,6 +100,7 @@ def _written(stage: str) -> list[Path]:
         "duplicates": [layout.duplicates],
         "development": [layout.development(fold), layout.targets(fold)],
         "supervision": [layout.training_targets(vocabulary, fold)],
+        "network": [layout.network("${item.learned.vocabulary}", fold)],
         "vocabulary": [layout.vocabulary(vocabulary, fold)],
         "tokenize": [layout.tokens(vocabulary, fold), layout.development_tokens(vocabulary, fold)],
         "train": [layout.model(run), layout.curves(run)],

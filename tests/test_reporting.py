@@ -97,6 +97,7 @@ EXPERIMENT = ExperimentParams(
     token_models=["token_transformer", "bag_of_tokens"],
     pretrained_models=[],
     supervised_vocabularies=[],
+    learned_vocabularies=[],
     vocabularies=["kmeans"],
     folds=list(FOLDS),
     seeds=list(SEEDS),

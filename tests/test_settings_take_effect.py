@@ -248,6 +248,8 @@ RECORDED: dict[str, Any] = {
 UNTRIED = {
     "experiment.pretrained_models": "adds stages: test_graph.py",
     "experiment.supervised_vocabularies": "adds a stage: test_graph.py",
+    "experiment.learned_vocabularies": "adds a stage: test_learned_vocabularies.py",
+    "vocabularies.kmeans.features.hidden_states": "needs the list learned_vocabularies: test_learned_vocabularies.py",
     "vocabularies.kmeans.features.lda": "needs the list supervised_vocabularies: test_graph.py",
     "experiment.vocabularies": "another entry is another experiment: test_graph.py",
     "corpus.kind": "another corpus: test_recipes.py",

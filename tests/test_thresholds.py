@@ -30,6 +30,7 @@ GRID: dict[str, list[Any]] = {
     "pretrained_models": [],
     "vocabularies": [],
     "supervised_vocabularies": [],
+    "learned_vocabularies": [],
 }
 EXPERIMENT = ExperimentParams(
     frame_models=["ast", "cnn"],

@@ -24,6 +24,7 @@ from pipeline.check_params import Experiment, load_experiment
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.corpora.relabelling import refresh_training_labels
 from pipeline.errors import SonolexError
+from pipeline.evaluation.tokenizing import tokenize_clips
 from pipeline.execution.housekeeping import versions
 from pipeline.execution.memo import Memo, read_entry
 from pipeline.execution.threads import num_cores
@@ -282,7 +283,7 @@ def _plan_sequences(plans: dict[str, StagePlan], experiment: Experiment, layout:
             continue
         if vocabulary.external:  # read anew each time
             continue
-        memo = sequences.open_memo(root, vocabulary, spectrogram)
+        memo = sequences.open_memo(root, vocabulary, spectrogram, tokenize_clips)
         entries, known = sequences.find_known(memo, shards) if settled or not plan.stale else ({}, {})
         plan.shards, plan.reused = plan.shards + len(shards), plan.reused + len(entries)
         missing = [name for name in shards if name not in entries]

@@ -20,11 +20,12 @@ from pipeline.artifacts.splits import SPLIT
 from pipeline.artifacts.training_labels import TRAINING_LABELS, open_training_labels
 from pipeline.errors import ParamsError
 from pipeline.execution.housekeeping import WORKSPACE_PREFIX
-from pipeline.params import PARAMS_PATH, read_params, validate_params
+from pipeline.grid import ExperimentParams
+from pipeline.params import PARAMS_PATH, load_params, read_params, validate_params
 from pipeline.paths import workspaces_folder
 from pipeline.training.settings import TrainParams
 from pipeline.vocabulary.registry import load_vocabulary_params
-from stages import development, pretrain, supervision, tokenize, train, vocabulary
+from stages import development, network, pretrain, supervision, tokenize, train, vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -88,12 +89,30 @@ def _link_data(layout: Layout, project: Layout) -> None:
 
 def _run_stages(models: Sequence[ModelId], seed: int) -> None:
     development.main(FOLD)
-    for name in dict.fromkeys(model.vocabulary for model in models if model.vocabulary):
-        if load_vocabulary_params(name).supervised:
-            supervision.main(name, FOLD)
-        vocabulary.main(name, FOLD)
-        tokenize.main(name, FOLD)
+    grid, done = load_params(ExperimentParams, "experiment"), set[ModelId | str]()
     for model in models:
-        if model.pretrained:
-            pretrain.main(model.entry, model.vocabulary, FOLD, seed)
-        train.main(model.entry, FOLD, seed, vocabulary=model.vocabulary, pretrained=model.pretrained)
+        _train(model, seed, grid, done)
+
+
+def _train(model: ModelId, seed: int, grid: ExperimentParams, done: set[ModelId | str]) -> None:
+    """Train a model after all that it follows from; `done` are the models and vocabularies of before."""
+    if model in done:
+        return
+    if model.vocabulary and model.vocabulary not in done:
+        _fit_vocabulary(model.vocabulary, seed, grid, done)
+    if model.pretrained:
+        pretrain.main(model.entry, model.vocabulary, FOLD, seed)
+    train.main(model.entry, FOLD, seed, vocabulary=model.vocabulary, pretrained=model.pretrained)
+    done.add(model)
+
+
+def _fit_vocabulary(name: str, seed: int, grid: ExperimentParams, done: set[ModelId | str]) -> None:
+    params = load_vocabulary_params(name)
+    if params.supervised:
+        supervision.main(name, FOLD)
+    if params.hidden_states:
+        _train(grid.model(params.hidden_states.model), seed, grid, done)
+        network.main(name, FOLD)
+    vocabulary.main(name, FOLD)
+    tokenize.main(name, FOLD)
+    done.add(name)

@@ -23,6 +23,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.errors import CorpusError, ParamsError
+from pipeline.evaluation.tokenizing import open_state_reader
 from pipeline.execution.stage import stage_main
 from pipeline.spectrogram.reader import FrameReader
 from pipeline.training.targets import targets_by_clip
@@ -56,9 +57,12 @@ def measure(
     seeds: Sequence[int],
     console: Console,
     targets: TargetTable | None = None,
+    network_path: Path | None = None,
 ) -> list[SeedRow]:
-    """Fit with each seed and compare; `targets` are the labels of the training clips, where the vocabulary reads them.
+    """Fit with each seed and compare.
 
+    `targets` are the labels of the training clips, where the vocabulary reads them, `network_path` is the folder of the
+    network whose hidden states it quantises.
     Raises CorpusError without test clips. Raises ParamsError with fewer than two seeds, and for external tokens.
     """
     if len(set(seeds)) < 2:
@@ -68,7 +72,8 @@ def measure(
             f"vocabularies: expected a kind that is fitted, found {params.kind}, whose tokens are the same with every "
             "seed; choose another vocabulary"
         )
-    reader, split = FrameReader(open_spectrogram(spectrogram_path)), open_split(split_path)
+    frame_reader, split = FrameReader(open_spectrogram(spectrogram_path)), open_split(split_path)
+    reader = open_state_reader(params.hidden_states, frame_reader, network_path) or frame_reader
     lengths = {clip: reader.num_frames(clip) for clip in reader.ok(clips_of(split, "test"))}
     if not any(lengths.values()):
         raise CorpusError(
@@ -139,7 +144,8 @@ def main(
     params, layout = load_vocabulary_params(vocabulary), Layout()
     console = Console()
     targets = TARGETS.open(layout.training_targets(vocabulary, fold)) if params.features.lda else None
-    rows = measure(params, layout.spectrogram, layout.split(fold), seed, console, targets)
+    network = layout.network(vocabulary, fold)
+    rows = measure(params, layout.spectrogram, layout.split(fold), seed, console, targets, network)
     run(rows, f"{vocabulary}, fold {fold}: {len(seed)} seeds, on test clips", console)
 
 

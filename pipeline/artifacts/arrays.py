@@ -9,6 +9,7 @@ metadata (JSON, Unicode, unknown codecs, wrong types), hence the wide `except` a
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +72,17 @@ class GroupSchema(Generic[M]):
     arrays: Mapping[str, ArraySchema]
     metadata: type[M] | Mapping[str, type]  # a TypedDict; or key -> class of its value
 
-    def write(self, path: Path, arrays: Mapping[str, np.ndarray], metadata: M) -> None:
-        """Write the whole store in one step (temporary folder, then rename)."""
+    def write(
+        self, path: Path, arrays: Mapping[str, np.ndarray], metadata: M, folders: Mapping[str, Path] | None = None
+    ) -> None:
+        """Write the whole store in one step (temporary folder, then rename), with copies of other `folders` by name."""
         self._check_metadata(path, metadata)
         with replacing(path) as partial:
             group = self.create(partial, metadata)
             for name, values in arrays.items():
                 self.arrays[name].write(group, name, values)
+            for name, folder in (folders or {}).items():
+                shutil.copytree(folder, partial / name)
 
     def create(self, path: Path, metadata: M) -> zarr.Group:
         """Create an empty store with its metadata."""

@@ -261,11 +261,15 @@ class Layout:
         return self.data / "development" / "tokens" / name / f"{fold}.parquet"
 
     def supervision(self, name: str, fold: str) -> Path:
-        """Return the folder of the labels that a fold's vocabulary is fitted on; empty where it reads none."""
+        """Return the folder of labels, or of the network, that a fold's vocabulary is fitted on, if any."""
         return self.data / "supervision" / name / fold
 
     def training_targets(self, name: str, fold: str) -> Path:
         return self.supervision(name, fold) / "targets.parquet"
+
+    def network(self, name: str, fold: str) -> Path:
+        """Return the folder of the network whose hidden states a fold's vocabulary quantises."""
+        return self.supervision(name, fold) / "network"
 
     def vocabulary(self, name: str, fold: str) -> Path:
         return self.data / "vocabulary" / name / f"{fold}.zarr"

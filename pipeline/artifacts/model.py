@@ -8,7 +8,7 @@ metadata and normalisation.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -118,6 +118,12 @@ def write_model(
 def open_model(path: Path) -> TrainedModel:
     """Open a model folder, and check its metadata and the digest of its weights."""
     return TrainedModel(path, *MODEL.open(path))
+
+
+def copy_model(model: TrainedModel, path: Path) -> None:
+    """Write an opened model as another folder, without its kept epochs."""
+    metadata = {key: value for key, value in model.metadata.items() if key not in ("weights", EPOCHS)}
+    write_model(path, model.weights, cast(ModelMetadata, metadata))
 
 
 def open_members(model: TrainedModel) -> Iterator[TrainedModel]:

@@ -16,8 +16,14 @@ Conventions, from a clip's frames x (frame, mel) in the front end's units to tok
 With `merges` (byte-pair encoding, see `pipeline/artifacts/merges.py`) the codes are base tokens, and a clip is one sequence
 of tokens merged from them. Attributes of `Vocabulary` refer to merged tokens, its metadata to the codebooks.
 
-External tokens are read from a table (metadata `external`): they have the rate that it says, `codebooks` holds vectors of no
-frames, or of no features, and `own_spectra` the mean frame of each token, for pages.
+With `hidden_states` in the metadata x are not frames but hidden states of a network, one for every `frames_per_state`
+frames: (state, width), as `pipeline/evaluation/hidden_states.py` makes them of a clip's frames. "Frame" above is then a
+state, "mel" a unit of the layer, and groups are of units. The network lies in the store itself, in the folder `network/`:
+as a model's folder (`pipeline/artifacts/model.py`), with `network/vocabulary.zarr` if it reads tokens.
+
+External tokens are read from a table (metadata `external`): they have the rate that it says, and `codebooks` holds vectors
+of no frames, or of no features. They stand for no frames, as tokens of hidden states do not: `own_spectra` holds the mean
+frame of each token, for pages.
 
 Tokens are 0 .. n - 1 in every codebook, n = `num_tokens`. Special tokens follow: padding = n, mask = n + 1, class = n + 2;
 so padding is never a real token.
@@ -36,12 +42,17 @@ import numpy as np
 
 from pipeline.artifacts.arrays import ArraySchema, GroupSchema
 from pipeline.artifacts.merges import merged_vectors, token_parts
+from pipeline.artifacts.model import read_card
 from pipeline.artifacts.settings import Metadata
 from pipeline.artifacts.spectrogram import Spectrogram, SpectrogramMetadata
+from pipeline.artifacts.tables import metadata_digest
+from pipeline.errors import ArtifactError
 
 NUM_SPECIAL_TOKENS = 3  # padding, mask, class: in this order after the tokens
 
-SPECTRA = "spectra"  # own array of external tokens: the mean frame of each, (codebook, code, mel)
+SPECTRA = "spectra"  # own array of tokens that stand for no frames: the mean frame of each, (codebook, code, mel)
+NETWORK = "network"  # folder in the store, with the network whose hidden states are quantised
+TOKENIZER = "vocabulary.zarr"  # folder in that of a network, with the vocabulary of the tokens that it reads
 
 _OWN = "own_"  # before the names of arrays of the kind's own, in the store
 
@@ -78,6 +89,17 @@ class ExternalMetadata(TypedDict):
     vectors: str | None
 
 
+class HiddenStateMetadata(TypedDict):
+    """Network and layer whose hidden states are quantised."""
+
+    model: str  # its name in tables
+    layer: str
+    width: int  # of a state
+    frames_per_state: int
+    network: str  # digest of the metadata of the network's folder, which hold that of its weights
+    kinds: list[str]  # of registries, that the network is made of
+
+
 class VocabularyMetadata(Metadata):
     """Metadata of a vocabulary, but for `own`."""
 
@@ -99,6 +121,7 @@ class VocabularyMetadata(Metadata):
     sample: dict[str, Any]  # number of clips and frames drawn, and a digest of them
     fit: dict[str, Any]  # objective by iteration, usage, perplexity, dead codes
     external: NotRequired[ExternalMetadata]  # absent = tokens are computed from frames
+    hidden_states: NotRequired[HiddenStateMetadata]  # absent = what is quantised are frames
 
 
 class StoredMetadata(VocabularyMetadata):
@@ -237,6 +260,26 @@ class Vocabulary:
         return "external" in self.metadata
 
     @property
+    def network(self) -> Path | None:
+        """Folder of the network whose hidden states are quantised; None where they are frames."""
+        return self.path / NETWORK if "hidden_states" in self.metadata else None
+
+    @property
+    def decodable(self) -> bool:
+        """Whether tokens stand for frames, which can be rebuilt from them."""
+        return not self.external and self.network is None
+
+    @property
+    def kinds(self) -> set[str]:
+        """Entries of registries that compute tokens: the kind, and those of the network whose hidden states it reads."""
+        return {self.kind, *self.metadata.get("hidden_states", {}).get("kinds", ())}
+
+    @property
+    def frames_per_token(self) -> int:
+        """Number of frames that a base token is computed from, without their context; not of external ones."""
+        return self.space.stack * frames_per_state(self.metadata)
+
+    @property
     def merged(self) -> bool:
         """Whether tokens are merged (byte-pair encoding), in one sequence whatever the number of codebooks."""
         return len(self.merges) > 0
@@ -275,12 +318,12 @@ class Vocabulary:
         """Tokens per second in each codebook, Hz; for merged tokens the mean over training clips."""
         if "external" in self.metadata:
             return float(self.metadata["external"]["frame_rate"])
-        rate = float(self.metadata["front_end"]["frame_rate"]) / self.space.stack
+        rate = float(self.metadata["front_end"]["frame_rate"]) / self.frames_per_token
         return rate * len(self.codebooks) / self.metadata["bpe"]["compression"] if self.merged else rate
 
     @property
     def distortion(self) -> float:
-        """Share of the variance of the sample's frames that the tokens lose; NaN for external ones, which stand for none."""
+        """Share of the variance of what is quantised, over the sample, that the tokens lose; NaN for external ones."""
         return float(self.metadata["fit"].get("distortion", math.nan))
 
     def token_vectors(self) -> list[np.ndarray]:
@@ -328,14 +371,26 @@ def special_tokens(size: int) -> SpecialTokens:
     return {"padding_token": size, "mask_token": size + 1, "class_token": size + 2}
 
 
+def frames_per_state(metadata: VocabularyMetadata) -> int:
+    """Return how many frames each vector that is quantised is made of: one, where these are frames."""
+    return metadata["hidden_states"]["frames_per_state"] if "hidden_states" in metadata else 1
+
+
 def write_vocabulary_store(
-    path: Path, arrays: Mapping[str, np.ndarray], own: Mapping[str, NamedArray], metadata: VocabularyMetadata
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    own: Mapping[str, NamedArray],
+    metadata: VocabularyMetadata,
+    network: Path | None = None,
 ) -> None:
-    """Write the arrays of every vocabulary, those of its kind's own, and the metadata but for `own`, which follows."""
+    """Write the arrays of every vocabulary, those of its kind's own, and the metadata but for `own`, which follows.
+
+    `network` is the folder of the network whose hidden states are quantised, which is copied into the store.
+    """
     axes = {name: list(dims) for name, (dims, _) in own.items()}
     values = {**arrays, **{_OWN + name: values for name, (_, values) in own.items()}}
     stored: StoredMetadata = {**metadata, "own": axes}
-    _schema(stored).write(path, values, stored)
+    _schema(stored).write(path, values, stored, {} if network is None else {NETWORK: network})
 
 
 def _schema(metadata: StoredMetadata) -> GroupSchema[StoredMetadata]:
@@ -370,6 +425,7 @@ def open_vocabulary(path: Path) -> Vocabulary:
         **{name: arrays[name] for name in ("mean", "scale", "delta_scale", "centre", "components")},
     )
     _check_arrays(path, arrays, metadata, space)
+    _check_network(path, metadata)
     named = {name: arrays[name] for name in ("codebooks", "levels", "counts", "merges")}
     own = {name: NamedArray(tuple(dims), arrays[_OWN + name]) for name, dims in metadata["own"].items()}
     vocabulary = Vocabulary(path, space, metadata=metadata, own=own, **named)
@@ -377,8 +433,22 @@ def open_vocabulary(path: Path) -> Vocabulary:
     return vocabulary
 
 
+def _check_network(path: Path, metadata: StoredMetadata) -> None:
+    """Raise ArtifactError unless the network in the store is that of the metadata. Its weights are not read here."""
+    if "hidden_states" in metadata:
+        expected = metadata["hidden_states"]["network"]
+        try:
+            found = metadata_digest(read_card(path / NETWORK))
+        except ArtifactError as error:  # its advice is for a model of the experiment
+            found = f"{error.field}: {error.found}"
+        if found != expected:
+            raise VOCABULARY.error(path, NETWORK, expected=f"metadata of digest {expected} as written", found=found)
+
+
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: StoredMetadata, space: FeatureSpace) -> None:
     size, num_codebooks, n_mels = metadata["num_tokens"], metadata["num_codebooks"], metadata["front_end"].get("n_mels")
+    if "hidden_states" in metadata:
+        n_mels = metadata["hidden_states"]["width"]
     width = max((stop - start for start, stop in metadata["bands"]), default=0)
     num_stacked = space.num_stacked if len(space.components) else 0
     expected_shapes = {

@@ -18,6 +18,7 @@ from pipeline.artifacts.vocabulary import Vocabulary
 from pipeline.evaluation.averaging import average_logits
 from pipeline.evaluation.metric_functions import Floats, to_scores
 from pipeline.evaluation.prediction import Predictor, open_predictor, params_of
+from pipeline.evaluation.tokenizing import tokenize_clips
 from pipeline.inference.clip_inputs import ClipInputs
 from pipeline.inference.sounds import Reading, reading_of
 from pipeline.spectrogram.computing import stored_frames
@@ -25,7 +26,6 @@ from pipeline.spectrogram.front_end import FrontEnd
 from pipeline.spectrogram.registry import recorded_front_end
 from pipeline.spectrogram.storing import restore
 from pipeline.training.trainers import way_of
-from pipeline.vocabulary.assignment import assign
 
 DEFAULT_WINDOW = 5.0  # seconds; of timelines
 
@@ -130,7 +130,7 @@ class Classifier:
 
     def tokens(self, frames: Sequence[np.ndarray], digest: str) -> list[np.ndarray]:
         """Return the tokens (codebook, token) uint16 of each clip's stored frames, by the vocabulary of this digest."""
-        return assign(self.vocabularies[digest], [restore(clip, self.metadata) for clip in frames])
+        return tokenize_clips(self.vocabularies[digest], [restore(clip, self.metadata) for clip in frames])
 
     def logits(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Return logits (clip, class) float32 of clips, given by their stored frames."""

@@ -52,6 +52,25 @@ class VocabularySection(Protocol):
     @property
     def supervised(self) -> bool: ...
 
+    @property
+    def computable(self) -> bool: ...
+
+    @property
+    def decodable(self) -> bool: ...
+
+    @property
+    def hidden_states(self) -> "HiddenStateSection | None": ...
+
+
+class HiddenStateSection(Protocol):
+    """Fields of a section `features.hidden_states` that the grid checks."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def layer(self) -> str | None: ...
+
 
 class FrontEndValues(Protocol):
     """Fields of the section `spectrogram.front_end` that models check."""

@@ -88,7 +88,7 @@ def clip_cards(clip_ids: Sequence[str], scores: ScoredExperiment, sources: Galle
             low, high = (float(value) for value in np.percentile(frames, [1, 99.7]))
             tokens, rebuilt, drawn, num_tokens = sequences.get(clip), "", "", 0
             if vocabulary and tokens is not None:
-                if not vocabulary.external:
+                if vocabulary.decodable:
                     decoded = log_mel_part(rebuild(vocabulary, tokens)[: len(frames)], metadata)
                     rebuilt = mel_picture(decoded, low, high)
                 drawn = picture(np.stack([colours[b, row] for b, row in enumerate(vocabulary.in_time(tokens))])[::-1])

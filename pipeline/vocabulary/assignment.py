@@ -1,5 +1,7 @@
 """Assignment of tokens to clips: frames become features, and the vocabulary's kind encodes them.
 
+Of a vocabulary of hidden states, "frames" are these; `pipeline/evaluation/tokenizing.py` assigns tokens to frames by any.
+
 Conventions: frames (frame, mel) float32 in the front end's units; features (token, feature), see
 `pipeline/vocabulary/features.py`; tokens (codebook, token) uint16. What is computed depends on the vocabulary's artifact
 alone, never on params.yaml.

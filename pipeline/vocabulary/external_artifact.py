@@ -4,7 +4,7 @@ The mean spectrum of a token, over the frames in the middle of its occurrences, 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from pipeline.spectrogram.reader import FrameReader
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.external import Params
 from pipeline.vocabulary.sampling import FRAMES_PER_BATCH
+from pipeline.vocabulary.spectra import mean_spectra
 from pipeline.vocabulary.statistics import summarise
 from pipeline.vocabulary.token_tables import ExternalTokens, read_token_table, read_vectors, require_clips
 
@@ -34,8 +35,10 @@ def write_external_vocabulary(
     tokens, vectors, reader = read_token_table(params), read_vectors(params), FrameReader(spectrogram)
     clips = reader.ok(training_clips)
     require_clips(tokens, {clip: reader.num_frames(clip) / spectrogram.frame_rate for clip in clips}, params)
-    counts, spectra = _measure(tokens, clips, reader, params, spectrogram)
     shape, n_mels = (params.codebooks, params.num_tokens), spectrogram.metadata["n_mels"]
+    counts, spectra = mean_spectra(
+        _with_frames(tokens, clips, reader), shape, spectrogram.frame_rate / params.frame_rate
+    )
     codes = np.empty((*shape, 0), np.float32) if vectors is None else vectors
     arrays = {
         "codebooks": codes,
@@ -85,29 +88,10 @@ def recorded_params(vocabulary: Vocabulary) -> Params:
     return Params.model_validate(vocabulary.metadata["external"])
 
 
-def middle_frames(num_tokens: int, num_frames: int, frames_per_token: float) -> np.ndarray:
-    """Return the frame in the middle of each token of a clip, (token,)."""
-    middles: np.ndarray = np.floor((np.arange(num_tokens) + 0.5) * frames_per_token).astype(np.int64)
-    return middles.clip(max=num_frames - 1)
-
-
-def _measure(
-    tokens: ExternalTokens, clips: Sequence[str], reader: FrameReader, params: Params, spectrogram: Spectrogram
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return how often each token occurs, (codebook, code) int64, and its mean frame, (codebook, code, mel) float32.
-
-    Tokens that do not occur have the mean over all.
-    """
-    shape = (params.codebooks, params.num_tokens)
-    counts, sums = np.zeros(shape, np.int64), np.zeros((*shape, spectrogram.metadata["n_mels"]))
-    step = spectrogram.frame_rate / params.frame_rate
+def _with_frames(
+    tokens: ExternalTokens, clips: Sequence[str], reader: FrameReader
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the tokens (codebook, token) of each clip, and its frames (frame, mel)."""
     for batch in clip_batches(clips, reader.num_frames, frames_per_batch=FRAMES_PER_BATCH):
         for clip, frames in zip(batch, reader.read(batch), strict=True):
-            own = tokens.clips[tokens.rows[clip]]
-            middle = frames[middle_frames(own.shape[1], len(frames), step)]
-            for book, row in enumerate(own):
-                np.add.at(sums[book], row, middle)
-                counts[book] += np.bincount(row, minlength=params.num_tokens)
-    mean = sums.sum(axis=1, keepdims=True) / max(1, int(counts[0].sum()))
-    spectra = np.where(counts[:, :, None] > 0, sums / np.maximum(counts, 1)[:, :, None], mean)
-    return counts, spectra.astype(np.float32)
+            yield tokens.clips[tokens.rows[clip]], frames

@@ -12,10 +12,13 @@ import numpy as np
 from pipeline.artifacts.settings import SETTINGS
 from pipeline.artifacts.spectrogram import Spectrogram
 from pipeline.artifacts.vocabulary import (
+    SPECTRA,
     Codebooks,
     FeatureMetadata,
     FeatureSpace,
+    HiddenStateMetadata,
     MergeMetadata,
+    NamedArray,
     VocabularyMetadata,
     special_tokens,
     write_vocabulary_store,
@@ -63,6 +66,17 @@ class Merges:
     metadata: MergeMetadata  # how much was merged, and what on; empty without BPE
 
 
+@dataclass(frozen=True)
+class FittedNetwork:
+    """Network whose hidden states a vocabulary was fitted on."""
+
+    folder: Path
+    metadata: HiddenStateMetadata
+    spectra: (
+        np.ndarray
+    )  # (codebook, code, mel) float32, the mean frame of each token, see `pipeline/vocabulary/spectra.py`
+
+
 @single_threaded()
 def fit_vocabulary(params: VocabularyParams, sample: FrameSample) -> Fit:
     """Fit the kind of vocabulary that `params` describe on frames of training clips.
@@ -80,8 +94,8 @@ def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, 
     if num_mels % params.groups:
         divisors = ", ".join(str(number) for number in range(1, num_mels + 1) if num_mels % number == 0)
         raise ParamsError(
-            f"vocabularies.*: kind {params.kind}: expected a number of groups that divides the front end's n_mels "
-            f"{num_mels}, found {params.groups}; choose one of {divisors}"
+            f"vocabularies.*: kind {params.kind}: expected a number of groups that divides {_width(params)} {num_mels}, "
+            f"found {params.groups}; choose one of {divisors}"
         )
     check_frames(sample)
     mean, scale = fit_normalisation(sample.frames, params.normalisation)
@@ -109,6 +123,11 @@ def fit_space(params: CommonParams, sample: FrameSample) -> tuple[FeatureSpace, 
     else:
         return space, features
     return space, window_features(space, windows)
+
+
+def _width(params: CommonParams) -> str:
+    """Return what the number of values of a frame, or of a hidden state, is called in messages."""
+    return "the front end's n_mels" if params.hidden_states is None else "the width of the network's layer"
 
 
 def _discriminant_space(
@@ -213,10 +232,11 @@ def write_vocabulary(
     name: str,
     fold: str,
     spectrogram: Spectrogram,
+    network: FittedNetwork | None = None,
 ) -> dict[str, Any]:
     """Write a fitted vocabulary with counts and statistics over its sample, and return the metadata of the fit.
 
-    `name` is its entry of `vocabularies`.
+    `name` is its entry of `vocabularies`; `network` is that of the hidden states which it was fitted on.
     """
     space, codebooks = fit.space, fit.codebooks
     windows = normalise_windows(space, sample.windows)
@@ -227,7 +247,12 @@ def write_vocabulary(
     metadata_of_fit = {
         "objective": [round(value, 6) for value in codebooks.objective],
         "distortion": round(distortion(z, decode_frames(space, fit.kind, codebooks, tokens)), 6),
-        **summarise(counts, frame_rate=spectrogram.frame_rate / space.stack),
+        **summarise(
+            counts,
+            frame_rate=spectrogram.frame_rate
+            / space.stack
+            / (network.metadata["frames_per_state"] if network is not None else 1),
+        ),
         **({"exact": fit.exact} if fit.exact else {}),
     }
     special = special_tokens(merges.metadata["num_tokens"] if merges.metadata else size)
@@ -251,12 +276,17 @@ def write_vocabulary(
         "fit": metadata_of_fit,
         SETTINGS: {f"vocabularies.{name}": params.model_dump(mode="json")},
     }
+    if network is not None:
+        metadata["hidden_states"] = network.metadata
     arrays = {name: getattr(space, name) for name in ("mean", "scale", "delta_scale", "centre", "components")}
     if len(space.inverse):
         arrays["inverse"] = space.inverse
     levels = token_levels(space, sample, tokens, counts)
     arrays |= {"codebooks": codebooks.codes, "levels": levels, "counts": counts, "merges": merges.pairs}
-    write_vocabulary_store(path, arrays, codebooks.own, metadata)
+    own, folder = dict(codebooks.own), None
+    if network is not None:
+        own[SPECTRA], folder = NamedArray(("codebook", "code", "mel"), network.spectra), network.folder
+    write_vocabulary_store(path, arrays, own, metadata, folder)
     return metadata_of_fit
 
 

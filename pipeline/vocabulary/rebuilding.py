@@ -8,11 +8,14 @@ end.
 import numpy as np
 
 from pipeline.artifacts.vocabulary import SPECTRA, Codebooks, FeatureSpace, Vocabulary
+from pipeline.errors import SonolexError
 from pipeline.vocabulary.bpe import merger_of, separate
 from pipeline.vocabulary.features import DIRECTIONS, unstack_features
 from pipeline.vocabulary.registry import KINDS
 
-SEPARABLE = "plain tokens (bpe: null) of a kind whose codes add up, and of one codebook if normalisation is l2 or unit"
+SEPARABLE = (
+    "plain tokens (bpe: null) of frames, of a kind whose codes add up, of one codebook if normalisation is l2 or unit"
+)
 
 
 def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
@@ -20,9 +23,14 @@ def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
 
     Slopes are dropped, and what PCA left out is its mean. With normalisations "l2" and "unit" a frame has the mean level and
     length of its tokens in the sample, since no token tells how loud it was. Merged tokens stand for all frames of theirs;
-    raises SonolexError when a token sequence of them does not give whole frames.
+    raises SonolexError when a token sequence of them does not give whole frames, and for a vocabulary of hidden states.
     """
     space = vocabulary.space
+    if not vocabulary.decodable:
+        raise SonolexError(
+            f"{vocabulary.path}: expected a vocabulary of frames, found one of kind {vocabulary.kind} whose tokens stand "
+            "for none, so that none can be rebuilt; take another vocabulary, or `token_spectra`"
+        )
     if vocabulary.merged:
         num_codebooks, size = vocabulary.codebooks.shape[:2]
         base = merger_of(vocabulary.merges, num_codebooks * size).split(tokens[0])
@@ -48,7 +56,8 @@ def separable_frames(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray] | 
     """
     space, (num_codebooks, size) = vocabulary.space, vocabulary.codebooks.shape[:2]
     levelled = space.normalisation in DIRECTIONS
-    if vocabulary.merged or not vocabulary.additive or (levelled and num_codebooks > 1):
+    plain = vocabulary.decodable and vocabulary.additive and not vocabulary.merged
+    if not plain or (levelled and num_codebooks > 1):
         return None
     centre = unstack_features(space, np.zeros((1, space.num_features), np.float32))  # (frame, mel)
     tokens = np.empty((num_codebooks, size, *centre.shape), dtype=np.float32)
@@ -68,12 +77,15 @@ def token_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
     """Return what each token of a codebook stands for by itself, (token, mel): the mean over its frames, in its own bands.
 
     In the front end's units. Tokens of a codebook that codes what others left over have what they add to the mean
-    spectrum. Merged tokens have the mean spectrum in bands that they do not cover. External tokens have the mean of the
-    frames in the middle of their occurrences.
+    spectrum. Merged tokens have the mean spectrum in bands that they do not cover. Tokens that stand for no frames have the
+    mean of the frames in the middle of their occurrences.
     """
-    if vocabulary.external:
-        means: np.ndarray = vocabulary.own[SPECTRA].values[codebook]
-        return means
+    if not vocabulary.decodable:
+        spectra = vocabulary.own[SPECTRA].values
+        if not vocabulary.merged:
+            return np.asarray(spectra[codebook])
+        flat = spectra.reshape(-1, spectra.shape[2])
+        return np.stack([flat[list(parts)].mean(axis=0) for parts in vocabulary.parts])
     space, (start, stop) = vocabulary.space, vocabulary.bands[codebook]
     features = np.zeros((vocabulary.num_tokens, space.num_features), dtype=np.float32)
     features[:, start:stop] = vocabulary.token_vectors()[codebook]
@@ -83,9 +95,9 @@ def token_spectra(vocabulary: Vocabulary, codebook: int) -> np.ndarray:
         flat = vocabulary.levels.reshape(-1, 2)
         levels = np.stack([flat[list(parts)].mean(axis=0) for parts in vocabulary.parts])
     level, length = levels.T[:, :, None]
-    spectra: np.ndarray = (z * length + level) * space.scale + space.mean
+    frames: np.ndarray = (z * length + level) * space.scale + space.mean
     if space.groups == 1 or vocabulary.merged:
-        return spectra
-    width = spectra.shape[1] // space.groups
+        return frames
+    width = frames.shape[1] // space.groups
     group = start * space.groups // space.num_features
-    return spectra[:, group * width : (group + 1) * width]
+    return frames[:, group * width : (group + 1) * width]

@@ -5,11 +5,12 @@ sequences into the memo store. A shard is one of the spectrogram's. Token sequen
 computed again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,7 +23,6 @@ from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.execution.code import code_version
 from pipeline.execution.memo import Entry, LostEntry, Memo
 from pipeline.spectrogram.reader import FrameReader
-from pipeline.vocabulary.assignment import assign
 from pipeline.vocabulary.batching import clip_batches
 from pipeline.vocabulary.external_artifact import recorded_params
 from pipeline.vocabulary.token_tables import ExternalTokens, read_token_table, require_clips
@@ -30,6 +30,10 @@ from pipeline.vocabulary.token_tables import ExternalTokens, read_token_table, r
 _FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands, and as much again normalised
 
 _ROWS_PER_GROUP = 4096  # clips, of a selection: some 8 MB of tokens of ten-second clips
+
+Encode = Callable[
+    [Vocabulary, Sequence[np.ndarray]], list[np.ndarray]
+]  # frames of clips to tokens, by a function's name
 
 _ROWS = "tokens.parquet"  # of a memo entry
 _ROWS_SCHEMA = TOKENS.arrow.append(pa.field("key", pa.string(), nullable=False))
@@ -44,6 +48,7 @@ class SequencesSpec:
     vocabulary_path: Path
     known: dict[str, str]  # clip key -> name of another entry of the memo that has its token sequence
     memo: Memo
+    encode: Encode
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class SequencesReport:
     reused: int  # clips that were copied from another entry
 
 
-def open_memo(root: Path, vocabulary: Vocabulary, spectrogram: Spectrogram) -> Memo:
-    """Open the memo's version for this vocabulary, these frames, and the code as it is now."""
+def open_memo(root: Path, vocabulary: Vocabulary, spectrogram: Spectrogram, encode: Encode) -> Memo:
+    """Open the memo's version for this vocabulary, these frames, and the code of `encode` as it is now."""
     params = {"vocabulary": vocabulary.digest(), "frames": spectrogram.index.metadata["version"]}
-    return Memo(root, "tokenize", params=params, code=code_version(assign, tokens_column, kinds={vocabulary.kind}))
+    return Memo(root, "tokenize", params=params, code=code_version(encode, tokens_column, kinds=vocabulary.kinds))
 
 
 def plan_sequences(spectrogram: Spectrogram) -> dict[str, Spectrogram]:
@@ -94,7 +99,12 @@ def find_known(
 
 
 def sequences_specs(
-    plans: dict[str, Spectrogram], entries: dict[str, Entry], known: dict[str, str], vocabulary_path: Path, memo: Memo
+    plans: dict[str, Spectrogram],
+    entries: dict[str, Entry],
+    known: dict[str, str],
+    vocabulary_path: Path,
+    memo: Memo,
+    encode: Encode,
 ) -> Iterator[SequencesSpec]:
     """Yield the specs of the shards that are not finished, each only when it is asked for."""
     for name, plan in plans.items():
@@ -103,7 +113,8 @@ def sequences_specs(
             # `take` copies: a slice would be sent to the worker with the whole index behind it.
             rows = plan.index.columns.take(list(range(len(keys))))
             part = Spectrogram(plan.path, Table(plan.index.path, rows, plan.index.metadata), plan.metadata)
-            yield SequencesSpec(name, part, vocabulary_path, {key: known[key] for key in keys if key in known}, memo)
+            own = {key: known[key] for key in keys if key in known}
+            yield SequencesSpec(name, part, vocabulary_path, own, memo, encode)
 
 
 def compute_sequences(spec: SequencesSpec) -> SequencesReport:
@@ -115,7 +126,7 @@ def compute_sequences(spec: SequencesSpec) -> SequencesReport:
     copied = set(parts[0]["clip_id"].to_pylist())
     new = [clip for clip in keys if clip not in copied]
     for batch in clip_batches(new, reader.num_frames, frames_per_batch=_FRAMES_PER_BATCH):
-        tokens = tokens_column(assign(vocabulary, reader.read(batch)))
+        tokens = tokens_column(spec.encode(vocabulary, reader.read(batch)))
         columns = {"clip_id": pa.array(batch, pa.string()), "tokens": tokens, "key": [keys[clip] for clip in batch]}
         parts.append(pa.table(columns).cast(_ROWS_SCHEMA))
     rows = pa.concat_tables(parts)

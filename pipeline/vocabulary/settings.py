@@ -16,9 +16,17 @@ class LdaParams(Params):
     shrinkage: float = Field(ge=0, le=1)  # of the covariance within classes, to one of equal variances; 0 = none
 
 
+class HiddenStateParams(Params):
+    """Hidden states of a network that the experiment trains, in place of the frames that it reads."""
+
+    model: str = Field(min_length=1)  # of the experiment, by its name in tables: MODEL, or MODEL-VOCABULARY
+    layer: str | None  # as `sonolex embed --layer` names it; null = the encoder's output
+
+
 class FeatureParams(Params):
     """Features that one token codes."""
 
+    hidden_states: HiddenStateParams | None  # what all below is made of; null = frames, as the front end computes them
     deltas: NonNegativeInt  # frames on either side that a slope is fitted over, appended to the frame; 0 = no slopes
     stack: PositiveInt  # frames in a row that one token stands for; tokens have the frame rate over this
     pca: PositiveInt | None  # whitened dimensions that are left of the features; null = all, as they are
@@ -72,6 +80,16 @@ class KindParams(Params):
         """Whether there is a vector of each token, which embeddings may start from."""
         return True
 
+    @property
+    def decodable(self) -> bool:
+        """Whether tokens stand for frames, which can be rebuilt from them."""
+        return self.computable
+
+    @property
+    def hidden_states(self) -> HiddenStateParams | None:
+        """Hidden states whose tokens these are; None for tokens of frames."""
+        return None
+
 
 class CommonParams(KindParams):
     """The keys of all kinds whose tokens are computed from frames; a kind adds its own keys."""
@@ -86,6 +104,14 @@ class CommonParams(KindParams):
     def supervised(self) -> bool:
         """Whether it is fitted on the labels of training clips."""
         return self.features.lda is not None
+
+    @property
+    def decodable(self) -> bool:
+        return self.hidden_states is None
+
+    @property
+    def hidden_states(self) -> HiddenStateParams | None:
+        return self.features.hidden_states
 
     @property
     def groups(self) -> int:

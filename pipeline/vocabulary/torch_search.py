@@ -29,6 +29,12 @@ class TokenSearch(nn.Module):
                 f"{vocabulary.path}: expected a vocabulary without merged tokens, whose number depends on the sound, "
                 f"found {len(vocabulary.merges)} merges; train on a vocabulary with bpe: null, or {instead}"
             )
+        if vocabulary.network is not None:
+            raise SonolexError(
+                f"{vocabulary.path}: expected a vocabulary of frames, found one of hidden states of the network "
+                f"{vocabulary.metadata['hidden_states']['model']}; train on a vocabulary with features.hidden_states null, "
+                f"or {instead}"
+            )
         if vocabulary.kind not in SEARCHES:
             raise SonolexError(
                 f"{vocabulary.path}: expected one of the kinds {', '.join(SEARCHES)}, found {vocabulary.kind}; add its "

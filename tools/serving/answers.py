@@ -135,7 +135,8 @@ def tokens_answer(model: ServedModel, frames: np.ndarray) -> TokensAnswer | None
     (tokens,) = model.classifier.tokens([frames], next(iter(model.classifier.vocabularies)))
     in_time = model.vocabulary.in_time(tokens)
     seconds = len(frames) / model.classifier.metadata["frame_rate"]
-    padded = model.vocabulary.space.stack * -(-len(frames) // model.vocabulary.space.stack) / len(frames)
+    each = model.vocabulary.frames_per_token
+    padded = each * -(-len(frames) // each) / len(frames)
     return TokensAnswer(rate=in_time.shape[1] / (seconds * padded), tokens=in_time.tolist())
 
 

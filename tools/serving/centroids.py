@@ -36,10 +36,10 @@ def centroid_wav(vocabulary: Vocabulary, front_end: FrontEnd, codebook: int, tok
 def centroid_frames(vocabulary: Vocabulary, front_end: FrontEnd, codebook: int, token: int, count: int) -> np.ndarray:
     """Return `count` frames (frame, mel) that hold what a token stands for.
 
-    Of a single codebook the token's own frames, over and over. Of several, what this one says: the mean spectrum of the
+    Of a single codebook the token's own frames, over and over. Of several, and of hidden states, the mean spectrum of the
     token, in the bands of its codebook, over silence.
     """
-    if vocabulary.num_codebooks == 1 and not vocabulary.merged:
+    if vocabulary.num_codebooks == 1 and vocabulary.decodable and not vocabulary.merged:
         tokens = np.full((1, -(-count // vocabulary.space.stack)), token, dtype=np.uint16)
         return rebuild(vocabulary, tokens)[:count]
     spectrum = token_spectra(vocabulary, codebook)[token]

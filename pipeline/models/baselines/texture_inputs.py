@@ -86,6 +86,8 @@ def require_separable(vocabulary: VocabularySection) -> None:
     found = None
     if vocabulary.bpe is not None:
         found = "merged tokens"
+    elif vocabulary.hidden_states is not None:
+        found = "tokens of a network's hidden states"
     elif not vocabulary.additive:
         found = f"kind {vocabulary.kind}, whose codes do not add up"
     elif vocabulary.normalisation in ("l2", "unit") and vocabulary.num_codebooks > 1:

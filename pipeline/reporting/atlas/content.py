@@ -120,7 +120,7 @@ def gather_atlas(params: AtlasParams, paths: AtlasPaths) -> AtlasContent:
     snippets = _find_snippets(params, occurrences, sounding, recordings, inverter)
     speaker = Resynthesiser(vocabulary, front_end, inverter, occurrences, recordings)
     resynthesised = {}
-    for clip in () if vocabulary.external else whole:
+    for clip in whole if vocabulary.decodable else ():
         original, _ = recordings.read(clip)
         if front_end.invertible and len(original) and sequences[clip].size:
             frames = log_mel_part(reader.read([clip])[0], spectrogram.metadata).copy()

@@ -131,6 +131,16 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
             "classes, its nearest tokens, and training snippets near that spectrum.",
             "Such tokens stand for no log-mel frames, so that clips cannot be resynthesised from them.",
         )
+    if content.vocabulary.network is not None:
+        about = content.vocabulary.metadata["hidden_states"]
+        return (
+            f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become "
+            f"{tokens}, fitted on hidden states that the network {about['model']} (layer {about['layer']}) makes of the "
+            f"training clips of fold {content.vocabulary.metadata['fold']}, on which it was trained.",
+            "Each token is shown with the mean spectrum of its occurrences in training clips, its distribution over "
+            "classes, its nearest tokens, and training snippets near that spectrum.",
+            "Such tokens stand for no log-mel frames, so that clips cannot be resynthesised from them.",
+        )
     return (
         f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become {tokens}, "
         f"fitted on the training clips of fold {content.vocabulary.metadata['fold']}.",
@@ -170,7 +180,7 @@ def _tiles(content: AtlasContent, usage: TokenStatistics, averages: dict[str, fl
     span = (
         content.spectrogram.frame_rate / content.token_rate
         if content.vocabulary.external
-        else content.vocabulary.space.stack
+        else content.vocabulary.frames_per_token
     )
     frames = f"{span:.3g} frame{'s' * (span != 1)} of {describe_frame(content.spectrogram.metadata)}"
     tiles = [

@@ -139,9 +139,9 @@ def _squared_errors(
 ) -> list[np.ndarray]:
     """Return for each codebook the squared differences (frame, mel) of a clip's frames from what its tokens stand for.
 
-    External tokens stand for nothing: their mean frames, `patterns`, take the place, each from its first frame on.
+    Some stand for nothing: their mean frames, `patterns`, take the place, each from its first frame on.
     """
-    if vocabulary.external:
+    if not vocabulary.decodable:
         of_frame = np.searchsorted(start, np.arange(len(frames)), side="right") - 1
         return [np.square(frames - b.patterns[row, 0][of_frame]) for b, row in zip(books, tokens, strict=True)]
     rebuilt = log_mel_part(rebuild(vocabulary, tokens)[: len(frames)], vocabulary.metadata["front_end"])

@@ -36,14 +36,15 @@ def token_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookP
     """Rebuild every token with the other codebooks at their most frequent tokens; `counts` are (codebook, token).
 
     Where an earlier codebook has coded the same bands already, as in residual vocabularies, a pattern is the
-    change against the mean over the codebook's tokens. A merged token's pattern is its mean over time, an external
-    token's the mean frame of its occurrences. Of frames with more than log-mel values a pattern is the log-mel part.
+    change against the mean over the codebook's tokens. A merged token's pattern is its mean over time, that of a token which
+    stands for no frames the mean frame of its occurrences. Of frames with more than log-mel values a pattern is the
+    log-mel part.
     """
     metadata = vocabulary.metadata["front_end"]
     if vocabulary.merged:  # such tokens differ in length, and may speak of a part of the bands alone
         spectra = log_mel_part(token_spectra(vocabulary, 0)[:, None, :], metadata)
         return [CodebookPatterns(spectra, 0, spectra.shape[2], False)]
-    if vocabulary.external:
+    if not vocabulary.decodable:
         books = (token_spectra(vocabulary, number)[:, None, :] for number in range(vocabulary.num_codebooks))
         return [CodebookPatterns(log_mel_part(book, metadata), 0, count_bands(metadata), False) for book in books]
     usual, size, groups = counts.argmax(axis=1), counts.shape[1], vocabulary.space.groups
@@ -64,7 +65,7 @@ def token_patterns(vocabulary: Vocabulary, counts: np.ndarray) -> list[CodebookP
 
 def token_places(vocabulary: Vocabulary, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first frame of every token of a sequence (codebook, position), and the one behind its last: (position,)."""
-    stack = vocabulary.space.stack
+    stack = vocabulary.frames_per_token
     if vocabulary.merged:  # of base tokens, several codebooks' in turn: a token may begin or end within a frame
         lengths = np.array([len(parts) for parts in vocabulary.parts])[tokens[0]]
         stops, together = np.cumsum(lengths), len(vocabulary.codebooks)
