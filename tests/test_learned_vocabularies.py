@@ -37,6 +37,7 @@ from pipeline.vocabulary.merging import fit_merges
 from pipeline.vocabulary.rebuilding import rebuild, separable_frames, token_spectra
 from pipeline.vocabulary.torch_search import TokenSearch
 from tools.compose import compose, dump
+from tools.network_check import layer_mistakes
 
 N_MELS, STRIDE = 24, 8
 METADATA = stored_as(AST | {"n_mels": N_MELS}, FLOAT16)
@@ -107,6 +108,19 @@ def test_a_clip_has_a_state_for_every_stride_of_its_frames(stem: str, length: in
     found = source.states(CLIPS["5"][:length])
     assert found.shape == (-(-length // each), source.metadata["width"])
     assert np.isfinite(found).all()
+
+
+def test_states_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    source, count = HiddenStates.open(model_folder(tmp_path / "model"), "encoder"), torch.get_num_threads()
+    frames = np.random.default_rng(0).normal(-6, 3, (3000, N_MELS)).astype(np.float32)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(source.states(frames))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(count)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 def test_long_clips_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +307,27 @@ def test_the_network_of_a_vocabulary_is_checked(changes: list[str], found: str |
     else:
         with pytest.raises(ParamsError, match=found):
             load_experiment(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("model", ["ast", "cnn", "conformer", "frames_lstm", "token_transformer-kmeans"])
+def test_a_layer_that_the_network_has_not_is_named_before_anything_runs(model: str, tmp_path: Path) -> None:
+    hidden = "vocabularies.units={num_tokens: 8, features: {hidden_states: {model: %s, layer: %s}}}"
+    base = [
+        "experiment.frame_models=[ast, cnn, conformer, frames_lstm]",
+        LISTED,
+        pair(model),
+        "experiment.ensembles=[]",
+    ]
+    path, found = tmp_path / "params.yaml", {}
+    for layer in ("encoder", "encoder.blocks.70"):
+        document, mistakes = compose("demo+leaderboard", [*base, hidden % (model, layer)], REPOSITORY / "recipes")
+        assert not mistakes
+        path.write_text(dump(document))
+        found[layer] = layer_mistakes(load_experiment(path), path)
+    assert found["encoder"] == []
+    (mistake,) = found["encoder.blocks.70"]
+    assert "vocabularies.units.features.hidden_states.layer: expected one of " in mistake
+    assert "found 'encoder.blocks.70'" in mistake
 
 
 @pytest.mark.slow

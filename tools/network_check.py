@@ -8,6 +8,7 @@ from pipeline.artifacts.model import InputMetadata
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.check_params import Experiment
 from pipeline.errors import SonolexError
+from pipeline.evaluation.hidden_states import require_layer
 from pipeline.models.base import NOT_NORMALISED
 from pipeline.models.checkpoint_formats.trained_model import TrainedModelCheckpoint
 from pipeline.models.network import Network, NetworkParams, fit_normalisation, open_pretrained_weights
@@ -34,6 +35,24 @@ def network_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
                 require_targets(network, train.lora, "train.lora")
         except SonolexError as error:
             mistakes.append(f"{params_path}: {error} (models.{name})")
+    return mistakes
+
+
+def layer_mistakes(experiment: Experiment, params_path: Path) -> list[str]:
+    """Name the layers of `features.hidden_states` that the network has not, or that have no time steps."""
+    mistakes = []
+    grid = experiment.sections["experiment"]
+    for name in grid.vocabularies:
+        hidden = experiment.vocabularies[name].hidden_states
+        if hidden is None or hidden.layer is None:
+            continue
+        params = experiment.models[grid.model(hidden.model).entry]
+        assert isinstance(params, NetworkParams)  # as the params are checked
+        try:
+            with torch.device("meta"):
+                require_layer(outline(experiment, params), hidden.layer)
+        except SonolexError as error:
+            mistakes.append(f"{params_path}: vocabularies.{name}.features.hidden_states.{error}")
     return mistakes
 
 

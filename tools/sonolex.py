@@ -119,10 +119,14 @@ def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("pa
     """Check params.yaml, the corpus, its folds and its size, and report all mistakes at once."""
     from pipeline.check_params import load_experiment
     from tools.corpus_check import corpus_mistakes, length_remarks, rate_remarks, token_table_mistakes
-    from tools.network_check import network_mistakes, weights_mistakes
+    from tools.network_check import layer_mistakes, network_mistakes, weights_mistakes
 
     loaded = load_experiment(params)
-    of_networks = network_mistakes(loaded, params) + weights_mistakes(loaded, params)
+    of_networks = [
+        *network_mistakes(loaded, params),
+        *layer_mistakes(loaded, params),
+        *weights_mistakes(loaded, params),
+    ]
     of_tables = token_table_mistakes(loaded, Layout(), params)
     if mistakes := of_networks + of_tables + corpus_mistakes(loaded, Layout(), params):
         raise SonolexError("\n".join(mistakes))

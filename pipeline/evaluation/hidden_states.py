@@ -12,6 +12,8 @@ Conventions: frames (frame, mel) float32 in the front end's units; states (state
 (step, feature) are these frames, or the tokens of its own vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +29,6 @@ from pipeline.evaluation.network_layers import Layer, LayerOutputs, choose_layer
 from pipeline.evaluation.network_prediction import build_network
 from pipeline.evaluation.tokenizing import HIDDEN_STATES, tokenize_clips
 from pipeline.execution.code import kinds_in
-from pipeline.execution.threads import single_threaded
 from pipeline.models.network import Network
 from pipeline.training.batches import normalise
 from pipeline.training.inputs import FRAMES_PER_BATCH
@@ -43,7 +44,7 @@ class HiddenStates:
         """
         self._model, self._tokenizer, self._name = model, tokenizer, layer
         self._network = build_network(model)
-        self._layer = require_layer(self._network, model, layer)
+        self._layer = require_layer(self._network, layer)
         self._outputs = LayerOutputs(self._network, [layer])
 
     @classmethod
@@ -74,7 +75,7 @@ class HiddenStates:
 
     def states(self, frames: np.ndarray) -> np.ndarray:
         """Return the states of a clip: one for every `frames_per_state` frames."""
-        with single_threaded():
+        with _one_thread():
             steps = self._steps(frames)
             parts = [self._states(part) for part in torch.split(steps, self._part, dim=self._time_axis)]
         return np.concatenate(parts)
@@ -113,9 +114,20 @@ class HiddenStates:
         return max(1, min(filter(None, limits)) // self._layer.stride) * self._layer.stride
 
 
-def require_layer(network: Network, model: TrainedModel, name: str) -> Layer:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Limit torch to one thread of this thread's products, whose rounding depends on their number."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
+def require_layer(network: Network, name: str) -> Layer:
     """Return the layer of a network. Raises SonolexError for one that it has not, or that has no time steps."""
-    layer = choose_layer(network, model, name)
+    layer = choose_layer(network, name)
     if layer.time_axis is None:
         raise SonolexError(
             f"layer {name}: expected a layer along time, found one vector a clip; take another, such as encoder"

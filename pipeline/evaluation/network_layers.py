@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pipeline.artifacts.model import TrainedModel
 from pipeline.errors import SonolexError
 from pipeline.models.network import Network
 
@@ -102,25 +101,25 @@ class LayerOutputs:
             self._found.outputs.setdefault(name, []).append(first)
 
 
-def choose_layer(network: Network, model: TrainedModel, name: str, others: Iterable[str] = ()) -> Layer:
+def choose_layer(network: Network, name: str, others: Iterable[str] = ()) -> Layer:
     """Return the layer of a name.
 
     Raises SonolexError for a name that no layer has; it lists all, and `others` before them.
     """
-    layers = find_layers(network, model)
+    layers = find_layers(network)
     if name not in layers:
         known = ", ".join([*others, *_shorten(layers)])
         raise SonolexError(f"layer: expected one of {known}, found {name!r}")
     return layers[name]
 
 
-def find_layers(network: Network, model: TrainedModel) -> dict[str, Layer]:
+def find_layers(network: Network) -> dict[str, Layer]:
     """Return the layers of a network by name, from its input to its head."""
     names = [name for name, module in network.named_modules() if _may_be_layer(name, module)]
     outputs = LayerOutputs(network, [*names, HEAD])
     longer = min(network.stem.max_frames or _FRAMES, _FRAMES)
     lengths = (max(1, longer // 2), longer)
-    short, long = (outputs.of(_probe(model, length)) for length in lengths)
+    short, long = (outputs.of(_probe(network, length)) for length in lengths)
     outputs.remove()
     counts = _Counts.of(network, short, long, lengths[1] - lengths[0])
     layers = {}
@@ -194,10 +193,10 @@ def _may_be_layer(name: str, module: nn.Module) -> bool:
     return name == "input" or (name.split(".")[0] in ("stem", "encoder") and not isinstance(module, nn.LSTM))
 
 
-def _probe(model: TrainedModel, length: int) -> Tensor:
+def _probe(network: Network, length: int) -> Tensor:
     """Return inputs of a network that hold nothing: (B, T, mel) float32 or (B, codebook, T) int64."""
-    metadata = model.metadata["input"]
-    if model.metadata["reads"] == "tokens":
+    metadata = network.input.metadata
+    if network.input.reads == "tokens":
         return torch.zeros((_BATCH, metadata["num_codebooks"], length), dtype=torch.int64)
     return torch.zeros((_BATCH, length, metadata["n_mels"]))
 

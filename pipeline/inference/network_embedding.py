@@ -24,7 +24,7 @@ class NetworkEmbedder(Embedder):
     def __init__(self, classifier: Classifier, member: Member, layer: str) -> None:
         """Build the network. Raises SonolexError, which lists all layers, for one that it has not."""
         self._classifier, self._member, self._network = classifier, member, build_network(member.model)
-        self.layer, self._layer = layer, choose_layer(self._network, member.model, layer, [TEXTURES])
+        self.layer, self._layer = layer, choose_layer(self._network, layer, [TEXTURES])
         self.dim = self._layer.dim
         self.sample_rate, self.min_samples = classifier.sample_rate, classifier.front_end.min_samples
         self.mix, self.allow_silence = classifier.reading["mix"], classifier.reading["allow_silence"]
@@ -68,5 +68,5 @@ class NetworkEmbedder(Embedder):
 
 def layers_of(member: Member) -> dict[str, int]:
     """Return the layers of a stored network, and the width of each."""
-    layers = find_layers(build_network(member.model), member.model)
+    layers = find_layers(build_network(member.model))
     return {name: layer.dim for name, layer in layers.items()}
