@@ -143,7 +143,8 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
         )
     return (
         f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become {tokens}, "
-        f"fitted on the training clips of fold {content.vocabulary.metadata['fold']}.",
+        f"fitted on the training clips of fold {content.vocabulary.metadata['fold']}"
+        f"{' and the discriminants of their classes' if len(content.vocabulary.space.inverse) else ''}.",
         f"Each token is shown with its {pattern}, its distribution over classes, its nearest tokens, and training snippets "
         "near it.",
         "Whole clips are resynthesised from their tokens, so that what the tokens retain can be heard."
