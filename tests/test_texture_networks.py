@@ -114,6 +114,18 @@ def test_tokens_are_decoded_to_the_frames_that_they_stand_for(changes: dict[str,
     np.testing.assert_allclose(found, rebuild(vocabulary, tokens), atol=1e-5)
 
 
+@pytest.mark.parametrize("normalisation", ["standardise", "l2", "unit", "none"])
+def test_padding_is_decoded_to_the_mean_frame(normalisation: str) -> None:
+    """As which mix-up of logarithms takes a clip beyond its end."""
+    frames = make_frames(600)
+    vocabulary = fit_tokens(frames, num_tokens=16, normalisation=normalisation)
+    levels: Any = {"vocabulary_size": 16, "num_codebooks": 1, "n_mels": 8, "frames_per_token": 1}
+    decode = DecodedTokens(DecodedTokensParams(kind="decoded_tokens"), levels)
+    decode.load_vocabulary(vocabulary)
+    found = decode(torch.tensor([[[vocabulary.num_tokens]]]))
+    np.testing.assert_allclose(found[0, 0], frames.mean(axis=0), atol=0.2)
+
+
 def test_a_vocabulary_whose_frames_are_no_sums_is_refused_by_name() -> None:
     vocabulary = fit_tokens(make_frames(600), num_tokens=16)
     vocabulary = replace(vocabulary, metadata=vocabulary.metadata | {"additive": False})

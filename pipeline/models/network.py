@@ -215,6 +215,7 @@ class Network(NeuralModel):
         self.embedding_rate = self.input.embedding_rate
         self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
         self.supports_masking = self.stem.supports_masking
+        self.supports_token_noise = self.input.reads == "frames" or self.input.mask_token is not None
         self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
         self.head.free_weights = pretrained.get("free_head_weights", False)
         if "norm_epsilons" in pretrained:
