@@ -43,6 +43,10 @@ class NetworkParams(ModelParams):
         return INPUTS[self.input.kind].supports_pretraining and ENCODERS[self.encoder.kind].supports_pretraining
 
     @property
+    def begins_with_weights(self) -> bool:
+        return self.pretrained is not None
+
+    @property
     def explanation(self) -> Explanation | None:
         encoder = ENCODERS[self.encoder.kind]
         if self.reads != "frames" or self.window is not None or not (encoder.has_attention or encoder.has_feature_maps):
