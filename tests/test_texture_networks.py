@@ -16,9 +16,11 @@ from test_stages_train import make_artifacts, run_evaluate, run_train
 from test_textures import make_frames
 from test_training import PLAIN
 
+from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
+from pipeline.inference.torch_module import sound_classifier
 from pipeline.models.baselines.texture_statistics import extract_features
 from pipeline.models.inputs.decoded_tokens import DecodedTokens, DecodedTokensParams
 from pipeline.training.augmentation.applying import Augmentation
@@ -204,6 +206,19 @@ def test_the_floor_is_fitted_on_training_clips_and_stored(tmp_path: Path) -> Non
     assert -1 < cards[0]["input"]["texture_floor"] < 1
     assert np.isfinite(logits).all()
     assert not np.allclose(logits[0], logits[1])
+
+
+def test_a_graph_that_searches_tokens_says_how_many_frames_it_needs(tmp_path: Path) -> None:
+    """A window of 40 tokens is of 79 frames at least, where a token stands for two."""
+    section = network("tokens", "textures", encoder__depth=1, stem__window=0.4)
+    vocabulary = vocabulary_of(clips_of(0.5), kind="bands", bands=2, stack=2)
+    about: Any = METADATA["tokens"] | {"vocabulary_size": 16, "bands": vocabulary.bands, "normalisation": NONE}
+    path = write(tmp_path / "m", params_of(section), weights_of(section, about), vocabulary, more=about)
+    module = sound_classifier(open_model(path), vocabulary)
+    assert module.lengths == (79, None)
+    for frames, tokens in ((79, 40), (78, 39)):
+        assert module.search(torch.zeros(1, frames, 24)).shape == (1, 2, tokens)
+    assert sound_classifier(open_model(path), start="tokens").lengths == (40, None)
 
 
 @pytest.mark.slow
