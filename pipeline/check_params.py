@@ -181,13 +181,15 @@ def _check_between(
 
 def _augments_frames(grid: ExperimentParams, augmentation: AugmentationParams) -> bool:
     """Return whether models are trained on augmented frames, or on tokens of them."""
-    of_tokens = bool(grid.token_models or grid.pretrained_models) and augmentation.retokenize
+    of_tokens = bool(grid.token_entries) and augmentation.retokenize
     return bool(grid.frame_models) or of_tokens
 
 
 def _validation_mistakes(sections: Mapping[str, Any], path: Path) -> list[str]:
     """Return a message for a setting of training, and of pretraining if there is any, that needs validation clips."""
     chosen = {"train": sections["train"].validated_setting}
+    if "corpus" in sections and (kind := dict(sections["corpus"]).get("validate_on")):
+        chosen["corpus"] = ("validate_on", "null", kind)
     if {"experiment", "pretrain"} <= set(sections) and sections["experiment"].pretrained_models:
         chosen["pretrain"] = sections["pretrain"].validated_setting
     return [
@@ -255,6 +257,11 @@ def _grid_mistakes(document: Mapping[str, object], models: Mapping[str, ModelPar
                 mistakes.append(
                     f"{path}: experiment.{key}: expected networks with input.kind tokens and one of the encoders {kinds}, "
                     f"found {name} of kind {models[name].kind}"
+                )
+            elif key == "pretrained_models" and name in models and models[name].begins_with_weights:
+                mistakes.append(
+                    f"{path}: experiment.{key}: expected models that begin with the weights of `pretrain` alone, found "
+                    f"{name} with others, which these would replace; set models.{name}.pretrained to null, or take it out"
                 )
     return mistakes
 
@@ -377,8 +384,7 @@ def _retokenizing_mistakes(
     path: Path,
 ) -> list[str]:
     """Return a message for each vocabulary that has no tokens of augmented frames: of merged or of external tokens."""
-    names = [*experiment.token_models, *experiment.pretrained_models]
-    if not any(name in models and models[name].kind == "network" for name in names):
+    if not any(name in models and models[name].kind == "network" for name in experiment.token_entries):
         return []
     where = f"{path}: train.augmentation.retokenize: expected false with vocabulary"
     return [
@@ -430,7 +436,7 @@ def _front_end_mistakes(
 ) -> list[str]:
     """Return a message for each model and vocabulary of the grid that cannot read the front end's frames."""
     where, mistakes = f"{path}: spectrogram.front_end.kind {front_end.kind}", []
-    for name in dict.fromkeys([*experiment.frame_models, *experiment.token_models]):
+    for name in experiment.entries:
         try:
             if name in models:
                 models[name].require_front_end(front_end)
@@ -467,7 +473,7 @@ def _reading_mistakes(
 ) -> list[str]:
     """Return a message for each vocabulary whose tokens a model of the grid cannot read."""
     mistakes = []
-    for model, tokens in product(experiment.token_models, experiment.vocabularies):
+    for model, tokens in product(experiment.token_entries, experiment.vocabularies):
         if model in models and tokens in vocabularies:
             try:
                 models[model].require_vocabulary(vocabularies[tokens])

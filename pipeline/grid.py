@@ -43,6 +43,16 @@ class ExperimentParams(Params):
     ensembles: list[EnsembleParams]  # the first one is in results/metrics.json
 
     @property
+    def token_entries(self) -> list[str]:
+        """Entries of `models` that are trained on tokens, pretrained or not, each once."""
+        return list(dict.fromkeys([*self.token_models, *self.pretrained_models]))
+
+    @property
+    def entries(self) -> list[str]:
+        """Entries of `models` that are trained, each once."""
+        return [*self.frame_models, *self.token_entries]
+
+    @property
     def model_ids(self) -> list[ModelId]:
         """All models: first those that read frames, then those that read tokens, then the pretrained ones."""
         plain = product(self.token_models, self.vocabularies)
@@ -80,9 +90,9 @@ class ExperimentParams(Params):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.frame_models and not self.token_models and not self.pretrained_models:
+        if not self.entries:
             raise ValueError(f"{_LISTS}: expected at least one model in any, found none")
-        if (self.token_models or self.pretrained_models) and not self.vocabularies:
+        if self.token_entries and not self.vocabularies:
             raise ValueError("vocabularies: expected at least one for the models that read tokens, found none")
         once: list[tuple[str, list[str] | list[int]]] = [
             ("frame_models and token_models", [*self.frame_models, *self.token_models]),
@@ -108,7 +118,7 @@ class ExperimentParams(Params):
 
     def _check_joined_names(self) -> None:
         """Raise ValueError where joined names are ambiguous: two runs would share a path, or an item of dvc.yaml."""
-        entries = {*self.frame_models, *self.token_models, *self.pretrained_models, *self.vocabularies}
+        entries = {*self.entries, *self.vocabularies}
         if reserved := sorted(name for name in entries if f"-{name}".endswith(PRETRAINED_SUFFIX)):
             raise ValueError(
                 f"expected names of models and vocabularies without the suffix {PRETRAINED_SUFFIX} of pretrained models, "

@@ -92,6 +92,29 @@ def test_each_group_of_bands_has_discriminants_of_its_own() -> None:
         assert np.count_nonzero(own) == 12
 
 
+@pytest.mark.parametrize("silent", [[0], [4, 5, 6], [0, 6, 7]], ids=str)
+def test_codebooks_divide_the_discriminants_by_groups_where_bands_never_change(silent: list[int]) -> None:
+    """A group whose bands are at the floor in part has fewer discriminants, and so have all."""
+    frames = noise(600)
+    frames[:, silent] = -15.9
+    params = make_params(kind="bands", bands=2, num_tokens=8, lda={"dimensions": None, "context": 0, "shrinkage": 0.1})
+    fit = fit_vocabulary(params, labelled(windowed(frames, stack=1, deltas=0)))
+    fewest = min(4 - sum(band // 4 == group for band in silent) for group in range(2))
+    assert fit.codebooks.bands == [[0, fewest], [fewest, 2 * fewest]]
+    for group, own in enumerate(np.split(fit.space.components, 2)):
+        assert not own[:, [band for band in range(8) if band // 4 != group]].any()
+
+
+def test_bands_without_sound_are_named() -> None:
+    frames = noise(600)
+    frames[:, 4:] = -15.9
+    params = make_params(kind="bands", bands=2, lda={"dimensions": None, "context": 0, "shrinkage": 0.1})
+    with pytest.raises(
+        CorpusError, match=r"features\.lda: expected features that vary within classes, found 4 .*`bands`"
+    ):
+        fit_vocabulary(params, labelled(windowed(frames, stack=1, deltas=0)))
+
+
 @pytest.mark.parametrize(
     ("params", "classes", "error", "message"),
     [

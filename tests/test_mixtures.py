@@ -2,15 +2,18 @@
 
 import itertools
 import json
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import make_waveform
+from conftest import REPOSITORY, make_waveform
 
 from pipeline.artifacts.clips import open_clips
+from pipeline.check_params import load_experiment
 from pipeline.corpora import mixtures
 from pipeline.corpora.manifest import refresh_manifest
 from pipeline.corpora.mixture_audio import mix
@@ -19,6 +22,7 @@ from pipeline.corpora.registry import CorpusParams, list_corpus
 from pipeline.corpora.splitting import SplitParams, assign_roles, count_training_clips, fold_names
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.params import validate_params
+from tools.compose import compose, dump
 
 LIMITS = {"max_bad_fraction": 0.01, "max_duration": 60.0}
 SPLIT = SplitParams(num_folds=2, validation_fraction=0.0, seed=0, near_duplicates="report")
@@ -238,3 +242,20 @@ def test_identity_and_settings_hold_no_place_of_this_machine(source: Path, tmp_p
     assert "validate_on" not in params.identity()  # of before there was this setting
     assert params.identity() != params_of(tmp_path / "m", source, validate_on="singles").identity()
     assert json.loads(params.identity())["source"]["levels"] == ["fold", "label"]
+
+
+def test_what_validates_is_named_where_nothing_does(tmp_path: Path) -> None:
+    settings = ["corpus.source.root=sounds", "corpus.train_on=singles", "corpus.validate_on=mixtures"]
+    for fraction, found in ((0.2, False), (0.0, True)):
+        document, mistakes = compose(
+            "instrument_mixtures",
+            [*settings, f"split.validation_fraction={fraction}", "fit=false"],
+            REPOSITORY / "recipes",
+        )
+        assert not mistakes
+        (tmp_path / "params.yaml").write_text(dump(document))
+        with pytest.raises(ParamsError) if found else nullcontext() as caught:
+            load_experiment(tmp_path / "params.yaml")
+        assert not found or re.search(
+            r"corpus\.validate_on: expected null while split\.validation_fraction is 0, found mix", str(caught.value)
+        )

@@ -38,8 +38,8 @@ def front_end(**changes: Any) -> Any:
 
 def store(path: Path, section: Section, *, source: str = "", **metadata: Any) -> Any:
     """Write a model for CLASSES with random weights, as `stages.train` writes it, and return its network."""
-    reads = section["input"]["kind"]
     params = params_of(section)
+    reads = params.reads
     about = {**METADATA[reads], "normalisation": NOT_NORMALISED, **metadata}
     torch.manual_seed(7)
     model: Any = Network(params, about, len(CLASSES), "softmax")  # type: ignore[arg-type]
@@ -270,6 +270,14 @@ def test_tokens_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
         begin(starting(section, tmp_path / "m"), CLASSES, vocabulary="xyz")
     with pytest.raises(SonolexError, match=r"weights of a network that reads frames, found one of tokens"):
         begin(starting(section_with("mean"), tmp_path / "m"), CLASSES)
+
+
+def test_the_input_of_the_weights_is_what_is_advised(tmp_path: Path) -> None:
+    section = network("tokens", "textures")
+    store(tmp_path / "m", section, source="abc")
+    assert begin(starting(section, tmp_path / "m"), CLASSES, vocabulary="abc")
+    with pytest.raises(SonolexError, match=r"found one of tokens; .*, or the model's input\.kind to decoded_tokens"):
+        begin(starting(network("frames", "textures"), tmp_path / "m"), CLASSES)
 
 
 def test_what_is_no_model_or_was_altered_is_named(tmp_path: Path) -> None:

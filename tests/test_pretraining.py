@@ -408,6 +408,23 @@ def test_settings_are_trains_where_pretraining_has_none_of_its_own() -> None:
             ],
             "average: expected epochs of the 9 that are run",
         ),
+        (
+            [
+                "experiment.token_models=[]",
+                "experiment.ensembles=[]",
+                "experiment.pretrained_models=[token_transformer]",
+                "models.token_transformer.window={length: 0.5, hop: 0.5, fill: shift, pooling: mean}",
+                "vocabularies.kmeans.bpe={num_tokens: 600}",
+            ],
+            "token_transformer cannot read kmeans: window: expected null with a vocabulary of merged tokens",
+        ),
+        (
+            [
+                "experiment.pretrained_models=[token_transformer]",
+                "models.token_transformer.pretrained={kind: sonolex, source: models/m, digest: null, classes: null}",
+            ],
+            r"expected models that begin with the weights of `pretrain` alone.*token_transformer\.pretrained to null",
+        ),
     ],
 )
 def test_what_cannot_be_pretrained_is_named(changes: list[str], message: str, tmp_path: Path) -> None:

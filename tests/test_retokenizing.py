@@ -32,11 +32,13 @@ from pipeline.training.augmentation.applying import Augmentation
 from pipeline.training.augmentation.mixing import Mixed
 from pipeline.training.augmentation.noise import NO_NOISE
 from pipeline.training.augmentation.partners import Partners, Use
+from pipeline.training.augmentation.power import PowerScale
 from pipeline.training.augmentation.retokenizing import Retokenizer
 from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.distributed import init_distributed
 from pipeline.training.inputs import input_artifacts
-from pipeline.training.neural import train_model
+from pipeline.training.loop import _Run
+from pipeline.training.neural import train_model, training_task
 from pipeline.training.opening import open_frames
 from pipeline.training.settings import TrainParams
 from pipeline.training.trainers import Examples, TrainingData
@@ -44,7 +46,9 @@ from pipeline.vocabulary.assignment import assign
 from tools.compose import compose, dump
 
 FEATURES: list[dict[str, int]] = [{}, {"stack": 3}, {"stack": 2, "deltas": 2}, {"stack": 2, "deltas": 1, "pca": 5}]
-MODEL = network("tokens", stem="linear", encoder__width=16, encoder__heads=2, encoder__depth=1, encoder__drop_path=0.0)
+SMALL: dict[str, Any] = {"encoder__width": 16, "encoder__heads": 2, "encoder__depth": 1, "encoder__drop_path": 0.0}
+MODEL = network("tokens", stem="linear", **SMALL)
+TEXTURES = network("tokens", stem="textures", **SMALL)
 
 
 def with_features(kind: str, features: dict[str, int]) -> dict[str, int]:
@@ -120,6 +124,33 @@ def test_mix_up_takes_a_clip_beyond_its_end_as_the_mean_frame() -> None:
     torch.testing.assert_close(mixed.features[:, 4:], torch.full((1, 6, 8), -0.5), atol=0.3, rtol=0)
 
 
+def test_frames_that_are_not_normalised_are_mixed_with_the_mean_frame_too() -> None:
+    """Padding of 0 would be a loud frame: of texture statistics, whose frames are in the front end's units."""
+    options = PLAIN | {"mixup_probability": 1.0, "mixup_alpha": 1000.0, "mixup_partners": "all"}
+    mask = torch.arange(12) < torch.tensor([[4], [10]])
+    frames = torch.where(mask[:, :, None], torch.tensor([-4.0, -2.0])[:, None, None].expand(2, 12, 8), 0.0)
+    partner = Partners(torch.tensor([1]), torch.tensor([0]), torch.tensor([Use.MIXUP]), torch.zeros(1))
+    scale = PowerScale(EIGHT_BANDS, 1.0, typical=-7.0)
+    augmentation = Augmentation(AugmentationParams.model_validate(options), 1, scale, NO_NOISE)
+    mixed = augmentation.combine(Mixed(frames, mask, torch.eye(2)), partner)
+    torch.testing.assert_close(mixed.features[:, :4], torch.full((1, 4, 8), -3.0), atol=0.3, rtol=0)
+    torch.testing.assert_close(mixed.features[:, 4:], torch.full((1, 6, 8), -4.5), atol=0.3, rtol=0)
+
+
+@pytest.mark.parametrize(("normalisation", "typical"), [("none", -5.0), ("corpus", 0.0)])
+def test_the_mean_frame_is_that_of_the_training_clips(normalisation: Any, typical: float) -> None:
+    frames: Any = Frames({f"clip-{number}": np.zeros((9, 8), np.float32) for number in range(3)})
+    examples = Examples(list(frames.clips), np.eye(3, dtype=np.float32))
+    data: Any = TrainingData(
+        frames, examples, Examples([], np.empty((0, 3), np.float32)), "one", None, None, list("abc")
+    )
+    settings = TrainParams.model_validate(SETTINGS | {"augmentation": PLAIN})
+    constants: Any = {"kind": normalisation, "std_scale": 1.0, "mean": -5.0, "std": 2.0}
+    task, _ = training_task(settings, data, constants, int)
+    assert task.scale is not None
+    assert task.scale.typical == typical
+
+
 def test_channels_have_means_of_their_own() -> None:
     frames, mask = torch.ones(1, 2, 8), torch.tensor([[True, False]])
     filled = Retokenizer(fit(noise(400), num_tokens=16), [-3.0, 5.0]).fill(frames, mask)
@@ -140,6 +171,8 @@ class Frames:
 
     def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         return [self.clips[clip] for clip in clip_ids]
+
+    arrays = stored
 
     def num_frames(self, clip_id: str) -> int:
         return int(self.clips[clip_id].shape[self.time_axis])
@@ -162,7 +195,13 @@ class Tokens(Frames):
 
 
 def train_on(
-    folder: Path, *, retokenize: bool, stack: int = 1, bands: int = 1, **options: Any
+    folder: Path,
+    *,
+    retokenize: bool,
+    stack: int = 1,
+    bands: int = 1,
+    model: dict[str, Any] = MODEL,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """Train on 12 clips with these settings of augmentation, validate on three, and return the weights and losses."""
     clips = {f"clip-{number}": clip for number, clip in enumerate(np.split(noise(600) - 5, np.arange(30, 560, 38)))}
@@ -184,7 +223,7 @@ def train_on(
     settings = TrainParams.model_validate(SETTINGS | {"epochs": 2, "augmentation": augmentation})
     with init_distributed() as context:
         weights, *_, trained = train_model(
-            params_of(MODEL), settings, data,
+            params_of(model), settings, data,
             seed=0, curves_path=folder / "live", context=context,
             score=lambda scores, targets: dict.fromkeys(("accuracy", "mAP", "auc"), 0.0),
         )  # fmt: skip
@@ -244,13 +283,63 @@ def test_augmentation_of_frames_changes_what_is_trained(
     assert same(anew, train_on(folder, retokenize=True, **options))
 
 
+@pytest.mark.parametrize("model", [MODEL, TEXTURES], ids=["linear", "textures"])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    model: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = EVERY | {"mixup_probability": 1.0, "mixup_partners": "all", "token_noise": 0.3}
+    undisturbed = train_on(folder, retokenize=True, model=model, **options)
+    do_epoch = _Run.do_epoch
+
+    def killed(run: Any) -> dict[str, float]:
+        if run.epoch == 1:
+            raise KeyboardInterrupt
+        return do_epoch(run)
+
+    monkeypatch.setattr("pipeline.training.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(_Run, "do_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(folder, retokenize=True, model=model, **options)
+    monkeypatch.setattr(_Run, "do_epoch", do_epoch)
+    assert len(list((folder / ".sonolex/checkpoints").iterdir())) == 1
+    assert same(undisturbed, train_on(folder, retokenize=True, model=model, **options))
+
+
 def test_without_it_settings_of_frames_have_no_effect_and_are_warned_of(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert same(train_on(folder, retokenize=False), train_on(folder, retokenize=False, gain=EVERY["gain"]))
+        options: dict[str, Any] = {"gain": EVERY["gain"], "freq_mixstyle": EVERY["freq_mixstyle"], "copies": 0.5}
+        assert same(train_on(folder, retokenize=False), train_on(folder, retokenize=False, **options))
+    for name in ("copies", "freq_mixstyle"):
+        expected = "a model that reads frames, or tokens while retokenize is true, found tokens: no effect"
+        assert f"train.augmentation.{name}: expected {expected}" in caplog.text
     assert "train.augmentation.gain: expected a model that reads frames" in caplog.text
     assert "or tokens of log-mel frames while retokenize is true, found another: no effect" in caplog.text
+
+
+def test_styles_of_decoded_tokens_stay_as_no_run_depends_on_them(folder: Path) -> None:
+    decoded = MODEL | {"input": {"kind": "decoded_tokens"}}
+    styles = EVERY["freq_mixstyle"]
+    plain, styled = (
+        train_on(folder, retokenize=False, model=decoded, **more) for more in ({}, {"freq_mixstyle": styles})
+    )
+    assert same(plain, styled)
+    assert "train.augmentation.freq_mixstyle.alpha" not in read_settings(
+        document_with(retokenize=False), "train", "token_transformer"
+    )
+
+
+def test_texture_statistics_take_no_styles_and_no_token_noise_and_say_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = train_on(folder, retokenize=True, model=TEXTURES)
+    assert not caplog.records
+    styles = EVERY["freq_mixstyle"]
+    with caplog.at_level(logging.WARNING):
+        assert same(plain, train_on(folder, retokenize=True, model=TEXTURES, freq_mixstyle=styles, token_noise=0.3))
+    for name in ("freq_mixstyle", "token_noise"):
+        assert f"train.augmentation.{name}: expected a model that supports it, found one that does not" in caplog.text
 
 
 def document_with(*, retokenize: bool) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from test_stages_train import make_artifacts, run_evaluate, run_train
 from test_textures import make_frames
 from test_training import PLAIN
 
+from pipeline.artifacts.model import open_model
 from pipeline.artifacts.predictions import matrix, open_predictions
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
+from pipeline.inference.torch_module import sound_classifier
 from pipeline.models.baselines.texture_statistics import extract_features
 from pipeline.models.inputs.decoded_tokens import DecodedTokens, DecodedTokensParams
 from pipeline.training.augmentation.applying import Augmentation
@@ -114,6 +116,18 @@ def test_tokens_are_decoded_to_the_frames_that_they_stand_for(changes: dict[str,
     np.testing.assert_allclose(found, rebuild(vocabulary, tokens), atol=1e-5)
 
 
+@pytest.mark.parametrize("normalisation", ["standardise", "l2", "unit", "none"])
+def test_padding_is_decoded_to_the_mean_frame(normalisation: str) -> None:
+    """As which mix-up of logarithms takes a clip beyond its end."""
+    frames = make_frames(600)
+    vocabulary = fit_tokens(frames, num_tokens=16, normalisation=normalisation)
+    levels: Any = {"vocabulary_size": 16, "num_codebooks": 1, "n_mels": 8, "frames_per_token": 1}
+    decode = DecodedTokens(DecodedTokensParams(kind="decoded_tokens"), levels)
+    decode.load_vocabulary(vocabulary)
+    found = decode(torch.tensor([[[vocabulary.num_tokens]]]))
+    np.testing.assert_allclose(found[0, 0], frames.mean(axis=0), atol=0.2)
+
+
 def test_a_vocabulary_whose_frames_are_no_sums_is_refused_by_name() -> None:
     vocabulary = fit_tokens(make_frames(600), num_tokens=16)
     vocabulary = replace(vocabulary, metadata=vocabulary.metadata | {"additive": False})
@@ -192,6 +206,19 @@ def test_the_floor_is_fitted_on_training_clips_and_stored(tmp_path: Path) -> Non
     assert -1 < cards[0]["input"]["texture_floor"] < 1
     assert np.isfinite(logits).all()
     assert not np.allclose(logits[0], logits[1])
+
+
+def test_a_graph_that_searches_tokens_says_how_many_frames_it_needs(tmp_path: Path) -> None:
+    """A window of 40 tokens is of 79 frames at least, where a token stands for two."""
+    section = network("tokens", "textures", encoder__depth=1, stem__window=0.4)
+    vocabulary = vocabulary_of(clips_of(0.5), kind="bands", bands=2, stack=2)
+    about: Any = METADATA["tokens"] | {"vocabulary_size": 16, "bands": vocabulary.bands, "normalisation": NONE}
+    path = write(tmp_path / "m", params_of(section), weights_of(section, about), vocabulary, more=about)
+    module = sound_classifier(open_model(path), vocabulary)
+    assert module.lengths == (79, None)
+    for frames, tokens in ((79, 40), (78, 39)):
+        assert module.search(torch.zeros(1, frames, 24)).shape == (1, 2, tokens)
+    assert sound_classifier(open_model(path), start="tokens").lengths == (40, None)
 
 
 @pytest.mark.slow

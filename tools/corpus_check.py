@@ -104,7 +104,7 @@ def too_many_clips(experiment: Experiment, training_clips: int) -> list[str]:
     """Name the models of the experiment for which a fold has too many training clips."""
     grid = experiment.sections["experiment"]
     mistakes = []
-    for name in dict.fromkeys([*grid.frame_models, *grid.token_models]):
+    for name in grid.entries:
         try:
             experiment.models[name].require_room(training_clips)
         except ParamsError as error:
@@ -127,7 +127,7 @@ def length_remarks(experiment: Experiment, layout: Layout) -> list[str]:
 def remarks_on_windows(experiment: Experiment, durations: np.ndarray) -> list[str]:
     """Name the networks whose window is longer than every clip of a sample, by durations in seconds."""
     grid, longest = experiment.sections["experiment"], float(durations.max())
-    params = {name: experiment.models[name] for name in dict.fromkeys([*grid.frame_models, *grid.token_models])}
+    params = {name: experiment.models[name] for name in grid.entries}
     windows = {name: own.window for name, own in params.items() if isinstance(own, NetworkParams) and own.window}
     return [
         f"models.{name}.window.length: expected at most the length of a training clip, found {window.length:g} s, and "
@@ -152,15 +152,14 @@ def remarks_on_length(experiment: Experiment, seconds: float) -> list[str]:
 def rate_remarks(experiment: Experiment) -> list[str]:
     """Name the networks of the experiment that begin with published weights and too high a learning rate for them."""
     grid, train = experiment.sections["experiment"], experiment.sections["train"]
-    remarks = {name: rate_remark(experiment.models[name], train) for name in (*grid.frame_models, *grid.token_models)}
+    remarks = {name: rate_remark(experiment.models[name], train) for name in grid.entries}
     return [f"models.{name}.pretrained: {remark}" for name, remark in remarks.items() if remark]
 
 
 def _time_strides(experiment: Experiment) -> dict[str, int]:
     """Return network of the experiment -> frames from one of its positions to the next."""
     grid = experiment.sections["experiment"]
-    names = dict.fromkeys([*grid.frame_models, *grid.token_models])
-    strides = {name: experiment.models[name].time_stride for name in names}
+    strides = {name: experiment.models[name].time_stride for name in grid.entries}
     return {name: stride for name, stride in strides.items() if stride is not None}
 
 

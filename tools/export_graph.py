@@ -145,5 +145,5 @@ def _remarks(model: TrainedModel, classifier: SoundClassifier, axes: list[str | 
         remarks.append(f"waveforms are mono float32 in [-1, 1] at {model.metadata['front_end']['sample_rate']} Hz")
     least, most = classifier.lengths
     if most is not None:
-        remarks.append(f"clips have {least} to {most} frames; cut longer ones")
+        remarks.append(f"clips have {least} to {most} {'tokens' if 'tokens' in axes else 'frames'}; cut longer ones")
     return remarks

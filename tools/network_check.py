@@ -106,6 +106,5 @@ def _build(params: NetworkParams, metadata: InputMetadata) -> Network:
 def _networks(experiment: Experiment) -> dict[str, NetworkParams]:
     """Return the networks of the experiment by their entries."""
     grid = experiment.sections["experiment"]
-    entries = dict.fromkeys([*grid.frame_models, *grid.token_models, *grid.pretrained_models])
-    found = {name: experiment.models[name] for name in entries}
+    found = {name: experiment.models[name] for name in grid.entries}
     return {name: params for name, params in found.items() if isinstance(params, NetworkParams)}

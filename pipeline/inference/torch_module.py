@@ -33,10 +33,14 @@ Start = Literal["waveform", "frames", "tokens"]  # what a module reads
 
 
 class FrameRange(NamedTuple):
-    """Numbers of frames, or of tokens per codebook, that a classifier reads."""
+    """Numbers of frames, or of tokens per codebook where it starts from these, that a module reads."""
 
     least: int
     most: int | None  # None = any
+
+    def frames_of(self, stack: int) -> "FrameRange":
+        """Return the numbers of frames that have so many tokens, each of `stack` frames, the last perhaps of fewer."""
+        return FrameRange((self.least - 1) * stack + 1, None if self.most is None else self.most * stack)
 
 
 class SoundClassifier(nn.Module):
@@ -71,8 +75,10 @@ def sound_classifier(
         raise SonolexError(f"{model.path}: expected a model of tokens to start from them, found one that reads {reads}")
     classifier, lengths = _classifier(model)  # first, since no vocabulary helps a model that has no module
     front_end: nn.Module = front_end_module(model.metadata["front_end"]) if start == "waveform" else nn.Identity()
-    searches = reads == "tokens" and start != "tokens"
-    search = TokenSearch(_require_vocabulary(model, vocabulary)) if searches else nn.Identity()
+    search: nn.Module = nn.Identity()
+    if reads == "tokens" and start != "tokens":
+        searched = _require_vocabulary(model, vocabulary)
+        search, lengths = TokenSearch(searched), lengths.frames_of(searched.space.stack)
     return SoundClassifier(front_end, search, classifier, lengths).eval()
 
 

@@ -101,6 +101,11 @@ class ModelParams(Params):
         return False
 
     @property
+    def begins_with_weights(self) -> bool:
+        """Whether it begins with published weights, or with those of another model."""
+        return False
+
+    @property
     def attributes_tokens(self) -> bool:
         """Whether its logits can be attributed to the tokens that it reads (`pipeline/evaluation/token_attribution.py`)."""
         return False

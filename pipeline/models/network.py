@@ -43,6 +43,10 @@ class NetworkParams(ModelParams):
         return INPUTS[self.input.kind].supports_pretraining and ENCODERS[self.encoder.kind].supports_pretraining
 
     @property
+    def begins_with_weights(self) -> bool:
+        return self.pretrained is not None
+
+    @property
     def explanation(self) -> Explanation | None:
         encoder = ENCODERS[self.encoder.kind]
         if self.reads != "frames" or self.window is not None or not (encoder.has_attention or encoder.has_feature_maps):
@@ -215,6 +219,7 @@ class Network(NeuralModel):
         self.embedding_rate = self.input.embedding_rate
         self.supports_patchout = self.encoder.supports_patchout and self.head.supports_patchout
         self.supports_masking = self.stem.supports_masking
+        self.supports_token_noise = self.input.reads == "frames" or self.input.mask_token is not None
         self.supports_activation_checkpointing = self.encoder.supports_activation_checkpointing
         self.head.free_weights = pretrained.get("free_head_weights", False)
         if "norm_epsilons" in pretrained:

@@ -9,6 +9,7 @@ class NeuralModel(nn.Module):
     supports_patchout: bool = False
     supports_activation_checkpointing: bool = False
     supports_masking: bool = True  # augmentation may hide parts of clips
+    supports_token_noise: bool = True  # tokens, if it reads any, may become near ones
     embedding_rate: float = 1.0  # learning rate of embeddings relative to other weights
     patchout: float = 0.0  # fraction of positions dropped before the encoder in training; set by the loop
 

@@ -43,10 +43,9 @@ class ReportParams(Params):
         expected = "report.attention: expected entries of experiment.frame_models"
         for name in self.attention:
             require_listed(name, experiment.frame_models, expected, "take it out, or set report.attention to []")
-        token_models = [*experiment.token_models, *experiment.pretrained_models]
         for own in self.references:
             compared = (
-                ("tokens", "token_models", own.tokens, token_models),
+                ("tokens", "token_models", own.tokens, experiment.token_entries),
                 ("frames", "frame_models", own.frames, experiment.frame_models),
             )
             for key, where, name, names in compared:

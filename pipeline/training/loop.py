@@ -352,6 +352,7 @@ def _warn_of_settings_without_effect(model: NeuralModel, params: TrainParams) ->
     asked = {
         "activation_checkpointing": (params.activation_checkpointing, model.supports_activation_checkpointing),
         "patchout": (params.patchout > 0, model.supports_patchout),
+        "augmentation.token_noise": (params.augmentation.token_noise > 0, model.supports_token_noise),
     }
     asked |= {f"augmentation.{name}": (True, model.supports_masking) for name in params.augmentation.hiding}
     for setting, (wanted, supported) in asked.items():

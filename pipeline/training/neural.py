@@ -185,6 +185,9 @@ def training_task(
             "spectrogram.copies and run `dvc repro`, or set it to 0"
         )
     scale = seen.batches.power_scale
+    if scale is not None and tokenizer is None and normalisation["kind"] == "none":  # else 0 is the mean
+        (mean, _), *_ = read.statistics(data.training.clip_ids)
+        scale = scale._replace(typical=mean)
     banks = NoiseBanks(open_background(options.background, scale), open_coloured_noise(options.coloured_noise, scale))
     sampler = PartnerSampler(options, seen.targets, data.training.groups, sums=scale is not None)
     loss = training_loss(settings, data, sums=scale is not None)

@@ -8,6 +8,7 @@ ratio of the variance between classes to it, as scikit-learn's do (Hastie, Tibsh
 scikit-learn holds several float64 copies of all features, and takes one class a row; here features are read in blocks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,15 +52,36 @@ class _Scatter(NamedTuple):
     total: np.ndarray
 
 
+def fit_group_lda(params: LdaParams, groups: Sequence[np.ndarray], labelled: LabelledTokens) -> list[Discriminants]:
+    """Fit on the features (token, feature) of each group by itself, and return as many discriminants of each.
+
+    That is the number of the group that has the fewest, since codebooks of groups divide the features equally. Raises as
+    `fit_lda`.
+    """
+    found = [fit_lda(params, features, labelled) for features in groups]
+    fewest = min(len(group.components) for group in found)
+    same = params.model_copy(update={"dimensions": fewest})
+    return [
+        group if len(group.components) == fewest else fit_lda(same, features, labelled)
+        for group, features in zip(found, groups, strict=True)
+    ]
+
+
 def fit_lda(params: LdaParams, features: np.ndarray, labelled: LabelledTokens) -> Discriminants:
     """Fit on the sample's features (token, feature).
 
-    Raises CorpusError without two classes among the tokens, and ParamsError when there are fewer discriminants than `params`
-    ask for, or features do not vary within classes.
+    Raises CorpusError without two classes among the tokens, or where no feature varies within classes, and ParamsError when
+    there are fewer discriminants than `params` ask for, or features do not vary in all directions within classes.
     """
     from scipy.linalg import eigh
 
     centre, within, total = _scatter(features, labelled)
+    if np.trace(within) <= _SMALLEST_RATIO * np.trace(total):
+        raise CorpusError(
+            f"{_WHERE}: expected features that vary within classes, found {features.shape[1]} that are the same in all "
+            "frames of a class, such as those of a group of mel bands without sound; take fewer groups (`bands`), mel bands "
+            "that have sound (spectrogram.front_end.f_min and f_max), or set lda to null"
+        )
     try:
         ratios, axes = eigh(total - within, _shrunk(within, params.shrinkage))  # ascending; axes are columns
     except np.linalg.LinAlgError:

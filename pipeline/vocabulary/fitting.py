@@ -25,7 +25,7 @@ from pipeline.artifacts.vocabulary import (
 )
 from pipeline.errors import CorpusError, ParamsError
 from pipeline.execution.threads import single_threaded
-from pipeline.vocabulary.discriminants import LabelledTokens, fit_lda
+from pipeline.vocabulary.discriminants import LabelledTokens, fit_group_lda
 from pipeline.vocabulary.features import (
     DIRECTIONS,
     frame_levels,
@@ -138,7 +138,7 @@ def _discriminant_space(
 
     assert sample.targets is not None
     labelled = LabelledTokens(np.repeat(np.arange(len(sample.counts)), list(sample.counts.values())), sample.targets)
-    groups = [fit_lda(params, part, labelled) for part in np.split(features, space.groups, axis=1)]
+    groups = fit_group_lda(params, np.split(features, space.groups, axis=1), labelled)
     return replace(
         space,
         centre=np.concatenate([group.centre for group in groups]),

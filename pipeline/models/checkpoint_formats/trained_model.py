@@ -104,7 +104,7 @@ class TrainedModelCheckpoint(Checkpoint):
         if params.reads != reads:
             raise SonolexError(
                 f"pretrained: {self.where}: expected weights of a network that reads {params.reads}, found one of "
-                f"{reads}; set pretrained.source to another, or the model's input.kind to {reads}"
+                f"{reads}; set pretrained.source to another, or the model's input.kind to {self._section['input']['kind']}"
             )
         if reads == "tokens":
             self._require_vocabulary(vocabulary)

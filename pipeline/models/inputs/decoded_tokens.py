@@ -46,7 +46,11 @@ class DecodedTokensParams(InputParams):
 
 
 class DecodedTokens(Input):
-    """Frames (B, T, frame * mel) decoded from tokens (B, codebook, T); special tokens add nothing to their frames."""
+    """Frames (B, T, frame * mel) decoded from tokens (B, codebook, T); special tokens stand for the mean frame.
+
+    As that mix-up takes a clip beyond its end. It is what tokens add to, unless the vocabulary has normalisation none or
+    unit, where they add to 0.
+    """
 
     Params = DecodedTokensParams
     reads: ClassVar[Literal["tokens"]] = "tokens"
@@ -71,6 +75,9 @@ class DecodedTokens(Input):
         """Fill the table. Raises ParamsError for a vocabulary whose frames are no sums."""
         frames, centre = frame_table(vocabulary, WHERE)
         padded = np.pad(frames, [(0, 0), (0, NUM_SPECIAL_TOKENS), (0, 0), (0, 0)])
+        if not centre.any():
+            shares = vocabulary.counts / vocabulary.counts.sum(axis=1, keepdims=True)
+            padded[:, frames.shape[1] :] = np.einsum("ct,ctfm->cfm", shares, frames)[:, None]
         self.table.copy_(torch.from_numpy(padded).reshape(self.table.shape))
         self.centre.copy_(torch.from_numpy(centre).flatten())
 

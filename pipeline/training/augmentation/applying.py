@@ -30,14 +30,16 @@ from pipeline.training.augmentation.mixstyle import mix_styles
 from pipeline.training.augmentation.noise import NoiseBanks, add_noise, add_sounds
 from pipeline.training.augmentation.partners import Partners
 from pipeline.training.augmentation.power import PowerScale, change_spectrum
-from pipeline.training.augmentation.settings import OF_FRAMES, AugmentationParams
+from pipeline.training.augmentation.settings import AugmentationParams
 from pipeline.training.augmentation.time import reverse, warp_time
 from pipeline.training.augmentation.tokens import mask_tokens, replace_tokens
 from pipeline.training.batches import Batch
 
 log = logging.getLogger(__name__)
 
-_OF_ANY_FRAMES = ("copies", "mixup_domain", "freq_mixstyle")  # whose meaning does not depend on powers
+TOKEN_AXIS = 2  # that a batch of tokens (B, codebook, T) has time along
+
+_OF_ANY_FRAMES = ("copies", "freq_mixstyle")  # whose meaning does not depend on powers
 
 
 class FrameTokenizer(Protocol):
@@ -64,16 +66,19 @@ class Augmentation:
         """Log a warning for settings that this model's input does not take."""
         if self.scale is not None:
             return
-        options = self.params.model_dump()
-        idle = [name for name in OF_FRAMES if name not in _OF_ANY_FRAMES and options[name]["probability"]]
-        if self.params.mixup_domain == "power" and self.params.mixup_probability:
-            idle.append("mixup_domain: power")
-        for name in idle:
-            log.warning(
-                "train.augmentation.%s: expected a model that reads frames with the same normalisation in all clips, or "
-                "tokens of log-mel frames while retokenize is true, found another: no effect",
-                name,
-            )
+        for name in self.params.used_of_frames:
+            if name not in _OF_ANY_FRAMES:
+                log.warning(
+                    "train.augmentation.%s: expected a model that reads frames with the same normalisation in all clips, or "
+                    "tokens of log-mel frames while retokenize is true, found another: no effect",
+                    name,
+                )
+            elif self.time_axis == TOKEN_AXIS:
+                log.warning(
+                    "train.augmentation.%s: expected a model that reads frames, or tokens while retokenize is true, found "
+                    "tokens: no effect",
+                    name,
+                )
 
     def apply(
         self, model: Network, batch: Batch, targets: Tensor, smooth: Callable[[Tensor], Tensor], *, union: bool
@@ -99,7 +104,9 @@ class Augmentation:
 
     def _embed_anew(self, model: Network, tokenizer: FrameTokenizer, mixed: Mixed) -> Mixed:
         """Return the feature map of mixed frames, by way of their tokens."""
-        frames = mix_styles(mixed.features, mixed.mask, self.params.freq_mixstyle)
+        frames = mixed.features
+        if model.supports_masking:
+            frames = mix_styles(frames, mixed.mask, self.params.freq_mixstyle)
         tokens, mask = tokenizer.assign(frames, mixed.mask)
         return Mixed(model.embed(self.change_tokens(model.input, tokens, mask)), mask, mixed.targets)
 
@@ -132,19 +139,32 @@ class Augmentation:
             if self.scale is not None:
                 features, mask = sum_clips(features, mask, partners, self.params.sum_clips, self.scale)
             features, mask = concatenate_clips(features, mask, partners, self.params.concatenate_clips, self.scale)
-        if self.tokenizer is not None:
-            features = self.tokenizer.fill(features, mask)
         log_unit = None if self.scale is None else self.scale.log_unit
-        mixed = mix(features, mask, targets, self.params, log_unit, partners)
+        mixed = mix(self._fill(features, mask), mask, targets, self.params, log_unit, partners)
+        if self._fills and mixed.mask is not None:
+            mixed = mixed._replace(features=mixed.features.masked_fill(~mixed.mask[:, :, None], 0.0))
         return mixed if partners is None else _trim(mixed)
+
+    @property
+    def _fills(self) -> bool:
+        """Whether padding, which is 0, is not the mean frame of a network that reads frames."""
+        return self.tokenizer is None and self.scale is not None and self.scale.typical != 0
+
+    def _fill(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Set padding to the mean frame, as which mix-up of logarithms takes a clip beyond its end."""
+        if self.tokenizer is not None:
+            return self.tokenizer.fill(features, mask)
+        if mask is None or self.scale is None or not self._fills:
+            return features
+        return features.masked_fill(~mask[:, :, None], self.scale.typical)
 
     def hide(self, mixed: Mixed, *, frames_too: bool, num_channels: int = 1) -> Mixed:
         """Change styles, mask and add noise to mixed clips; without `frames_too` (tokens) styles and frames stay.
 
-        Styles of frames that became tokens were changed before.
+        Styles of frames that became tokens were changed before, and those of frames decoded from tokens stay.
         """
         params, features = self.params, mixed.features
-        if frames_too and self.tokenizer is None:
+        if frames_too and self.tokenizer is None and self.time_axis != TOKEN_AXIS:
             features = mix_styles(features, mixed.mask, params.freq_mixstyle)
         frame_masks = params.frame_masks if frames_too else None
         features = mask_features(features, mixed.mask, frame_masks, params.band_masks, num_channels)

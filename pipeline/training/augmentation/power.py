@@ -33,6 +33,7 @@ class PowerScale(NamedTuple):
     unit: float  # of the front end, in ln(power)
     mean: float = 0.0  # that was subtracted from the front end's values
     size: float = 1.0  # that they were divided by
+    typical: float = 0.0  # mean of the training frames, normalised
 
     @property
     def log_unit(self) -> float:

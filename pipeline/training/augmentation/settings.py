@@ -166,6 +166,16 @@ class AugmentationParams(Params):
         return [name for name, strength in used.items() if strength]
 
     @property
+    def used_of_frames(self) -> list[str]:
+        """Return the settings in use that only models take that read frames, or tokens of augmented frames."""
+        values = dict(leaves(self.model_dump()))
+        used = [
+            name for name in OF_FRAMES if name != "mixup_domain" and values.get(f"{name}.probability", values.get(name))
+        ]
+        power = self.mixup_domain == "power" and self.mixup_probability
+        return [*used, "mixup_domain: power"] if power else used
+
+    @property
     def lengthening(self) -> int:
         """Return the factor by which clips may become longer."""
         joined = self.concatenate_clips
