@@ -110,16 +110,19 @@ class BenchmarkLearner(Learner[Network]):
         self.step([self._part], len(self._part[1]), RATE)
 
 
+def no_augmentation() -> AugmentationParams:
+    """Return the settings of augmentation that leave batches as they are."""
+    masks = {"count": 0, "width": 0}
+    base = read_params(_RECIPE)["train"]["augmentation"]  # where what is not named here is off
+    off = {"time_shift": 0.0, "mixup_probability": 0.0, "token_noise": 0.0, "frame_masks": masks, "band_masks": masks}
+    return AugmentationParams.model_validate(base | off)
+
+
 def make_learner(
     shape: Shape, *, device: torch.device = ALONE.device, epochs: int = 1, **changes: Any
 ) -> BenchmarkLearner:
     """Return a learner without augmentation, averaging and clipping, which the others do not have."""
-    masks = {"count": 0, "width": 0}
-    base = read_params(_RECIPE)["train"]  # where what is not named here is off
-    augmentation = AugmentationParams.model_validate(
-        base["augmentation"]
-        | {"time_shift": 0.0, "mixup_probability": 0.0, "token_noise": 0.0, "frame_masks": masks, "band_masks": masks}
-    )
+    base = read_params(_RECIPE)["train"]
     settings: dict[str, Any] = {
         "epochs": epochs, "sampling": "shuffled", "batch_size": shape.batch, "accumulate": 1, "learning_rate": RATE,
         "schedule": ConstantParams(kind="constant", warmup_steps=0), "optimiser": ADAMW, "gradient_clip": None,
@@ -128,7 +131,7 @@ def make_learner(
         "epoch_metric": base["epoch_metric"], "keep_best": base["keep_best"],
         "freeze": base["freeze"], "rates": base["rates"], "lora": None,
         "num_threads": torch.get_num_threads(), "precision": "float32", "compile": False, "activation_checkpointing": False,
-        "patchout": 0.0, "gradient_flow": False, "augmentation": augmentation,
+        "patchout": 0.0, "gradient_flow": False, "augmentation": no_augmentation(),
     }  # fmt: skip
     return BenchmarkLearner(shape, TrainParams(**(settings | changes)), device)
 

@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.processes import Usage, run_measured
 from pipeline.artifacts.layout import Layout
 from tools.compose import compose, dump
 
@@ -33,8 +33,20 @@ SOURCES = (
 class Workspace:
     """A folder with a params.yaml and a corpus table, in which stages run."""
 
-    def __init__(self, folder: Path, audio: Path, rows: Iterable[Mapping[str, str]], overrides: Sequence[str]) -> None:
-        """Write the workspace; `rows` have path, label, fold, and optionally group, start, duration."""
+    def __init__(
+        self,
+        folder: Path,
+        audio: Path,
+        rows: Iterable[Mapping[str, str]],
+        overrides: Sequence[str],
+        *,
+        recipe: str = "demo",
+        label_separator: str | None = None,
+    ) -> None:
+        """Write the workspace; `rows` have path, label, fold, and optionally group, start, duration.
+
+        With a separator, a cell of labels holds any number of them.
+        """
         self.folder = folder
         folder.mkdir(parents=True)
         rows = list(rows)
@@ -43,38 +55,33 @@ class Workspace:
             writer.writeheader()
             writer.writerows(rows)
         group, start, duration = (name if name in rows[0] else "null" for name in ("group", "start", "duration"))
+        separator, label_kind = ("null", "one") if label_separator is None else (f"'{label_separator}'", "many")
         corpus = (
-            f"{{kind: table, root: {audio}, table: clips.csv, max_bad_fraction: 0.0, max_duration: 60.0, "
-            f"path_column: path, labels_column: label, label_separator: null, label_kind: one, classes: null, "
+            f"{{kind: table, root: {audio}, table: clips.csv, max_bad_fraction: 0.0, max_duration: 60.0, path_column: "
+            f"path, labels_column: label, label_separator: {separator}, label_kind: {label_kind}, classes: null, "
             f"fold_column: fold, group_column: {group}, start_column: {start}, duration_column: {duration}, licence: none}}"
         )
-        document, mistakes = compose("demo", [f"corpus={corpus}", *overrides], ROOT / "recipes")
+        document, mistakes = compose(recipe, [f"corpus={corpus}", *overrides], ROOT / "recipes")
         if mistakes:
             raise ValueError("\n".join(mistakes))
         (folder / "params.yaml").write_text(dump(document))
 
     def run(self, stage: str, *arguments: str) -> tuple[float, dict[str, Any]]:
         """Run `python -m stages.<stage>` here; return the seconds of the whole process, and the stage's own report."""
+        usage, counters = self.measure(stage, *arguments)
+        return usage.seconds, counters
+
+    def measure(self, stage: str, *arguments: str) -> tuple[Usage, dict[str, Any]]:
+        """Run `python -m stages.<stage>` here; return what the process and its workers took, and the stage's own report."""
         reports = Layout(self.folder).stage_reports
         before = set(reports.glob("*.json"))
         for path in before:
             path.unlink()
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        started = time.perf_counter()
-        done = subprocess.run(  # noqa: S603 - our own stages
-            # On Linux a started program inherits this process's peak memory; a shell in between has a small one.
-            ["/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", f"stages.{stage}", *arguments],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        seconds = time.perf_counter() - started
-        if done.returncode:
-            raise RuntimeError(f"stages.{stage} failed:\n{done.stderr[-4000:]}")
+        # On Linux a started program inherits this process's peak memory; a shell in between has a small one.
+        command = ["/bin/sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", f"stages.{stage}", *arguments]
+        usage = run_measured(command, self.folder, os.environ | {"PYTHONPATH": str(ROOT)})
         written = sorted(reports.glob("*.json"))
-        return seconds, json.loads(written[0].read_text()) if written else {}
+        return usage, json.loads(written[0].read_text()) if written else {}
 
 
 def make_repository(workspace: Path, recipe: str, overrides: Sequence[str]) -> None:

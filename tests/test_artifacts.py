@@ -1,6 +1,8 @@
 """Artifacts: what was written opens again; what was cut short, edited, or made otherwise is refused by name."""
 
+import mmap
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,7 +19,7 @@ from pipeline.artifacts.settings import SETTINGS, require_current
 from pipeline.artifacts.spectrogram import FRAMES, INDEX, open_spectrogram
 from pipeline.artifacts.splits import SPLIT, open_split
 from pipeline.artifacts.tables import TableSchema
-from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
+from pipeline.artifacts.tokens import TOKENS, load_sequences, open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import VOCABULARY, open_vocabulary, special_tokens
 from pipeline.errors import ArtifactError
 
@@ -316,6 +318,44 @@ def test_tokens_come_back_as_they_went_in(tmp_path: Path) -> None:
     assert arrays["clip-0"].dtype == np.uint16
 
 
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_token_sequences_are_the_same_in_memory_and_in_a_mapped_file(tmp_path: Path, memory: int) -> None:
+    written = [[[1, 2, 3], [4, 5, 6]], [[], []], [[7], [8]]]
+    path = _tokens(tmp_path / "t", written)
+    sequences = load_sequences(path, memory)
+    assert [sequences[f"clip-{row}"].tolist() for row in range(3)] == written
+    assert [sequences.num_tokens(f"clip-{row}") for row in range(3)] == [3, 0, 1]
+    assert sequences["clip-0"].dtype == np.uint16
+    assert "clip-2" in sequences
+    assert "clip-3" not in sequences
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_token_sequences_beyond_the_memory_belong_to_a_file(tmp_path: Path, memory: int) -> None:
+    tokens = load_sequences(_tokens(tmp_path / "t", [[[1, 2, 3], [4, 5, 6]]] * 2), memory)["clip-1"]
+    owner = tokens
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    assert isinstance(owner.base, mmap.mmap) == (memory == 0)
+
+
+def test_parts_of_a_table_are_checked_as_the_whole_one_is(tmp_path: Path) -> None:
+    path = _split(tmp_path / "1.parquet")
+    metadata, parts = SPLIT.open_parts(path)
+    whole = SPLIT.open(path)
+    assert metadata == whole.metadata
+    assert pa.concat_tables(parts).equals(whole.columns)
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(1, table.schema.field("role"), pa.array(["train", "train"])), path)
+    _, parts = SPLIT.open_parts(path)
+    with pytest.raises(ArtifactError, match=r"digest: expected .* as written, found .*: edited afterwards"):
+        list(parts)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ArtifactError, match="expected a whole Parquet file"):
+        SPLIT.open_parts(path)
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
@@ -325,8 +365,10 @@ def test_tokens_come_back_as_they_went_in(tmp_path: Path) -> None:
     ],
 )
 def test_tokens_that_are_no_sequences_are_refused(tmp_path: Path, tokens: list[Any], message: str) -> None:
-    with pytest.raises(ArtifactError, match=message):
-        open_tokens(_tokens(tmp_path / "t", tokens))
+    path = _tokens(tmp_path / "t", tokens)
+    for opened in (open_tokens, partial(load_sequences, memory=0)):
+        with pytest.raises(ArtifactError, match=message):
+            opened(path)
 
 
 def test_predictions_must_be_finite_and_complete(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The benchmark programs run, at sizes that say nothing about speed."""
 
+import os
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +13,22 @@ import soundfile
 import torch
 from experiments import run_experiment
 
-from benchmarks import features, memory, predicting, probe, reading, sampling, tokenise, training
+from benchmarks import (
+    encoders,
+    epoch,
+    features,
+    memory,
+    predicting,
+    probe,
+    reading,
+    recombining,
+    sampling,
+    tokenise,
+    training,
+)
 from benchmarks.audio import write_flacs
 from benchmarks.contenders import BASE, CONTENDERS, TINY, Shape, make_learner
+from benchmarks.processes import Sample, Usage, run_measured
 from pipeline.artifacts.layout import Layout
 
 
@@ -124,3 +139,67 @@ def test_prediction_is_compared_with_its_floor_and_with_hugging_face() -> None:
         assert rows[f"sonolex predict: {model}"]["of the floor"] > 0
         assert rows[f"{model}: forward"]["ms per clip"] > 0
     assert rows["transformers' pipeline: AST of the same size"]["clips/s"] > 0
+
+
+def test_a_recombined_corpus_has_every_class_in_both_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recombining, "_PIECE", 1)
+    recordings = [np.sin(np.arange(4000, dtype=np.float32) * pitch) for pitch in (0.1, 0.2, 0.3)]
+    rows = recombining.write_corpus(tmp_path, recordings, training=2200, test=527, seconds=0.25)
+    names = {
+        role: {name for row in rows if row["fold"] == role for name in row["label"].split(";")}
+        for role in ("train", "test")
+    }
+    assert len(names["train"]) == 527
+    assert names["test"] == names["train"]
+    assert [sum(row["fold"] == role for row in rows) for role in ("train", "test")] == [2200, 527]
+    assert len({(row["path"], row["start"]) for row in rows}) == len(rows)
+    lengths = {path.name: soundfile.info(path).duration for path in tmp_path.iterdir()}
+    assert all(float(row["start"]) + 0.25 <= lengths[row["path"]] for row in rows)
+    counts = [sum(name in row["label"].split(";") for row in rows[:2200]) for name in ("/m/09x0r", "/m/07hvw1")]
+    assert counts[0] > 10 * counts[1]  # the first class of AudioSet and the last
+
+
+def test_a_measured_program_reports_what_it_took_and_how_it_failed(tmp_path: Path) -> None:
+    usage = run_measured([sys.executable, "-c", "sum(range(10**6))"], tmp_path, os.environ)
+    assert usage.processor_seconds > 0
+    assert usage.seconds > 0
+    with pytest.raises(RuntimeError, match="no such luck"):
+        run_measured([sys.executable, "-c", "raise SystemExit('no such luck')"], tmp_path, os.environ)
+
+
+def test_memory_over_time_is_read_off_its_samples() -> None:
+    usage = Usage(3.0, 1.0, [Sample(1.0, 10, 7), Sample(2.0, 30, 8), Sample(3.0, 20, 9)])
+    assert usage.peak == 30
+    assert [usage.anonymous_at(part) for part in (0.0, 0.5, 1.0)] == [7, 9, 9]
+    assert Usage(0.1, 0.1, []).anonymous_at(0.5) == 0
+
+
+@pytest.mark.slow
+def test_an_epoch_has_a_row_for_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recombining, "_PIECE", 1)
+    (tmp_path / "audio").mkdir()
+    cuts = recombining.write_corpus(
+        tmp_path / "audio", recombining.read_recordings([]), training=527, test=527, seconds=0.5
+    )
+    workspace = epoch.make_workspace(tmp_path / "w", tmp_path / "audio", cuts, epoch.overrides("token_transformer", 1))
+    rows = {row["stage"]: row for row in epoch.run(workspace, "token_transformer")}
+    assert rows["tokenize"]["clips/s"] > 0
+    assert 0 <= rows["train"]["waiting"] < 1
+    assert rows["train"]["peak MB"] > rows["corpus"]["peak MB"]
+
+
+@pytest.mark.slow
+def test_models_on_tokens_are_compared_with_the_same_on_frames(tmp_path: Path) -> None:
+    settings = (
+        "experiment.frame_models=[majority]",
+        "experiment.token_models=[bag_of_tokens]",
+        "experiment.vocabularies=[kmeans]",
+    )
+    rows = encoders.run(
+        run_experiment(tmp_path / "experiment", settings), "1", "kmeans", clips=4, batch_size=2, repeats=1
+    )
+    assert [row["clips"] for row in rows[:5]] == ["plain", "plain", "augmented", "augmented", "retokenised"]
+    assert [row["over frames"] for row in rows if not row["model"].endswith("-kmeans")] == [1, 1, 1, 1]
+    tokens, frames, *_, retokenised = rows[:5]
+    assert frames["read MB"] == 24 * tokens["read MB"]  # bands of float16 for tokens of two bytes
+    assert retokenised["read MB"] == frames["read MB"]

@@ -69,7 +69,7 @@ SHARES = torch.tensor([0.5, 0.2, 0.0])
 
 def build(section: dict[str, Any], kind: Any = "many", shares: Tensor = SHARES, classes: list[str] = CLASSES) -> Loss:
     params: LossParams = TypeAdapter(LossParams).validate_python(section)
-    return build_loss(params, kind, classes, shares)
+    return build_loss(params, kind, classes, lambda: shares)
 
 
 def log_odds(*probabilities: float) -> Tensor:
@@ -394,3 +394,16 @@ def test_a_missing_table_of_families_and_a_loss_that_does_not_fit_are_found_in_p
     YAML().dump(document, path)
     with pytest.raises(ParamsError, match=r"train\.loss\.kind: expected one of auto, bce, focal, asymmetric"):
         load_experiment(path)
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced"])
+def test_shares_are_computed_for_weights_of_positives_alone(kind: str) -> None:
+    asked = []
+
+    def shares() -> Tensor:
+        asked.append(kind)
+        return SHARES
+
+    section = {"kind": "bce", "pos_weight": kind, "families": None}
+    build_loss(TypeAdapter[LossParams](LossParams).validate_python(section), "many", CLASSES, shares)
+    assert asked == (["balanced"] if kind == "balanced" else [])

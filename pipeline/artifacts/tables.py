@@ -8,7 +8,7 @@ digest over metadata and columns: a file that was edited afterwards or truncated
 import builtins
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
@@ -34,6 +34,7 @@ from pipeline.errors import ArtifactError
 
 _KEY, _DIGEST_KEY = b"sonolex", b"sonolex.digest"
 _DIGEST_ROWS = 4096  # hashed at a time; the digest depends on it
+_PART_ROWS = 512  # of a table that is read in parts: some 8 MB of tokens of ten-second clips in eight codebooks
 
 M = TypeVar("M", bound=Metadata)  # of one kind of table
 M_co = TypeVar("M_co", bound=Metadata, covariant=True, default=Metadata)
@@ -111,19 +112,54 @@ class TableSchema(Generic[M]):
         try:
             table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise self.error(path, "pages", expected="readable Parquet pages", found=str(error)) from None
+            raise self._unreadable(path, error) from None
+        table = self._require_columns(path, table)
+        self._require_digest(path, head, _digest(table, head.metadata))
+        return Table(path, table, head.metadata)
+
+    def open_parts(self, path: Path) -> tuple[M, Iterator[pa.Table]]:
+        """Return the metadata of a table, and its rows in parts, of which one is in memory at a time; see `open`.
+
+        The digest is over all rows: it is compared after the last part.
+        """
+        head = self.read_head(path)
+        return head.metadata, self._read_parts(path, head)
+
+    def _read_parts(self, path: Path, head: _Head[M]) -> Iterator[pa.Table]:
+        digest = _Digest(self.arrow, head.metadata)
+        for batch in self._read_batches(path):
+            part = self._require_columns(path, pa.Table.from_batches([batch]))
+            digest.update(part)
+            yield part
+        self._require_digest(path, head, digest.value())
+        pa.default_memory_pool().release_unused()  # what decoding took goes back to the system
+
+    def _read_batches(self, path: Path) -> Iterator[pa.RecordBatch]:
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                for group in range(
+                    file.num_row_groups
+                ):  # a reader of all groups keeps the pages of those that it has read
+                    yield from file.iter_batches(_PART_ROWS, row_groups=[group])
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(path, error) from None
+
+    def _unreadable(self, path: Path, error: Exception) -> ArtifactError:
+        return self.error(path, "pages", expected="readable Parquet pages", found=str(error))
+
+    def _require_columns(self, path: Path, table: pa.Table) -> pa.Table:
         found = {name: table.schema.field(name).type for name in table.column_names}
         if found != dict(self.columns):
             raise self.error(path, "columns", expected=_spell(self.columns), found=_spell(found))
-        table = table.cast(self.arrow)
         for name in self.columns:
             if table[name].null_count:
                 raise self.error(path, name, expected="no nulls", found=f"{table[name].null_count} nulls")
-        digest = _digest(table, head.metadata)
+        return table.cast(self.arrow)
+
+    def _require_digest(self, path: Path, head: _Head[M], digest: str) -> None:
         if digest != head.digest:
             expected = f"{head.digest} as written"
             raise self.error(path, "digest", expected=expected, found=f"{digest}: edited afterwards")
-        return Table(path, table, head.metadata)
 
     def read_head(self, path: Path) -> _Head[M]:
         """Read the metadata and the digest without the columns."""

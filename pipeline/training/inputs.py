@@ -16,7 +16,7 @@ from pipeline.artifacts.layout import Layout, ModelId
 from pipeline.artifacts.model import InputMetadata, Reads, TrainedModel
 from pipeline.artifacts.settings import Schema
 from pipeline.artifacts.spectrogram import INDEX, Spectrogram, SpectrogramMetadata, count_channels, open_spectrogram
-from pipeline.artifacts.tokens import TOKENS, open_tokens, token_arrays
+from pipeline.artifacts.tokens import TOKENS, load_sequences
 from pipeline.artifacts.vocabulary import VOCABULARY, Vocabulary
 from pipeline.errors import ArtifactError, CorpusError, SonolexError
 from pipeline.spectrogram.normalisation import channel_statistics, corpus_statistics
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 # Of a batch that a network trains on or predicts, padding included: 64 clips of 20 s at 100 frames/s. A default model of
 # the recipes takes up to about 3 GB for it.
 FRAMES_PER_BATCH = 1 << 17
+# Token sequences of a run that are kept in memory: 130,000 clips of 10 s with eight tokens a frame.
+TOKEN_BYTES = 2 << 30
 _NAMED = 3  # clips in a message
 
 
@@ -96,33 +98,31 @@ class FrameInputs:
 
 
 class TokenInputs:
-    """Token sequences of one fold's vocabulary, all in memory: 2 bytes per token, 4 GB for all of AudioSet."""
+    """Token sequences of one fold's vocabulary: 2 bytes per token, up to `TOKEN_BYTES` in memory, more in a mapped file."""
 
     time_axis = 1
 
     def __init__(self, path: Path, front_end: SpectrogramMetadata, bands: list[list[int]]) -> None:
-        table = open_tokens(path)
-        self._path, self._arrays = path, token_arrays(table)
+        self._path, self._sequences = path, load_sequences(path, TOKEN_BYTES)
         self.front_end = front_end
-        self.frame_rate = float(table.metadata["frame_rate"])
-        self.source = str(table.metadata["vocabulary"])
+        metadata = self._sequences.metadata
+        self.frame_rate = float(metadata["frame_rate"])
+        self.source = str(metadata["vocabulary"])
         self.metadata = InputMetadata(
-            vocabulary_size=table.metadata["vocabulary_size"],
-            num_codebooks=table.metadata["num_codebooks"],
-            bands=bands,
+            vocabulary_size=metadata["vocabulary_size"], num_codebooks=metadata["num_codebooks"], bands=bands
         )
 
     def usable(self, clip_ids: Sequence[str]) -> list[str]:
-        return [clip for clip in clip_ids if clip in self._arrays]
+        return [clip for clip in clip_ids if clip in self._sequences]
 
     def arrays(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
-        return [self._arrays[clip] for clip in clip_ids]
+        return [self._sequences[clip] for clip in clip_ids]
 
     def stored(self, clip_ids: Sequence[str]) -> list[np.ndarray]:
         return self.arrays(clip_ids)
 
     def num_frames(self, clip_id: str) -> int:
-        return int(self._arrays[clip_id].shape[1])
+        return self._sequences.num_tokens(clip_id)
 
     def statistics(self, clip_ids: Sequence[str]) -> list[tuple[float, float]]:
         return [(0.0, 1.0)]

@@ -88,8 +88,10 @@ def loss_of(label_kind: LabelKind) -> Loss:
     return CrossEntropy() if LINKS[label_kind] == "softmax" else BinaryLoss()
 
 
-def build_loss(params: LossParams, label_kind: LabelKind, classes: Sequence[str], shares: Tensor) -> Loss:
-    """Return the loss of the params; `shares` (class,) is the part of the training clips that has each class.
+def build_loss(params: LossParams, label_kind: LabelKind, classes: Sequence[str], shares: Callable[[], Tensor]) -> Loss:
+    """Return the loss of the params; `shares` returns the part of the training clips that has each class, (class,).
+
+    It is called by losses that weight positives alone: it computes on the targets of all clips.
 
     Raises ParamsError for a loss that does not fit the label kind, and for a table of families that does not fit the
     classes.
@@ -106,7 +108,9 @@ def build_loss(params: LossParams, label_kind: LabelKind, classes: Sequence[str]
     return BinaryLoss(_class_losses(params, shares), matrix, families.weight)
 
 
-def _class_losses(params: BceParams | FocalParams | AsymmetricParams, shares: Tensor) -> ClassLosses | None:
+def _class_losses(
+    params: BceParams | FocalParams | AsymmetricParams, shares: Callable[[], Tensor]
+) -> ClassLosses | None:
     match params:
         case AsymmetricParams():
             return partial(
@@ -123,8 +127,8 @@ def _class_losses(params: BceParams | FocalParams | AsymmetricParams, shares: Te
             assert_never(params)
 
 
-def _pos_weight(params: BceParams | FocalParams, shares: Tensor) -> Tensor | None:
-    return None if params.pos_weight == "none" else balancing_weights(shares)
+def _pos_weight(params: BceParams | FocalParams, shares: Callable[[], Tensor]) -> Tensor | None:
+    return None if params.pos_weight == "none" else balancing_weights(shares())
 
 
 def focal(logits: Tensor, targets: Tensor, *, gamma: float, pos_weight: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from pipeline.artifacts.clips import Link
@@ -125,7 +126,7 @@ def train_model(
         "source": inputs.source,
         "copies": [copy.source for copy in data.copies],
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
-        "targets": [hashlib.sha256(part.targets.tobytes()).hexdigest() for part in (training, validation)],
+        "targets": [hashlib.sha256(np.ascontiguousarray(part.targets)).hexdigest() for part in (training, validation)],
         "weights": "" if training.weights is None else hashlib.sha256(training.weights.tobytes()).hexdigest(),
         "groups": hashlib.sha256("\n".join(training.groups).encode()).hexdigest(),
         "background": "" if background is None else background.digest,
@@ -157,11 +158,14 @@ def train_model(
 
 def training_loss(settings: TrainParams, data: TrainingData, *, sums: bool) -> Loss:
     """Return the loss of the params, for the classes as often as an epoch has them after mixing, if clips can be summed."""
-    targets = torch.from_numpy(data.training.targets)
-    published = None if data.training.weights is None else torch.from_numpy(data.training.weights)
-    drawn = clip_weights(targets) if published is None else published
-    own = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
-    shares = expected_positives(own, settings.augmentation, others=positive_shares(targets), sums=sums)
+
+    def shares() -> torch.Tensor:
+        targets = torch.from_numpy(data.training.targets)
+        published = None if data.training.weights is None else torch.from_numpy(data.training.weights)
+        drawn = clip_weights(targets) if published is None else published
+        own = positive_shares(targets, drawn if settings.sampling == "balanced" else None)
+        return expected_positives(own, settings.augmentation, others=positive_shares(targets), sums=sums)
+
     return build_loss(settings.loss, data.label_kind, data.classes, shares)
 
 

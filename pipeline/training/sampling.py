@@ -51,7 +51,7 @@ def draw_versions(num_clips: int, num_copies: int, probability: float, seed: int
 
 def clip_weights(targets: Tensor) -> Tensor:
     """Return the sampling weight of each clip, unnormalised: (clip,) float64, all above 0."""
-    positives = targets.nan_to_num(0)
+    positives = targets.nan_to_num(0) if targets.isnan().any() else targets  # a copy for all classes is large
     weights = (positives @ (1 / positives.sum(0).clamp(min=1))).double()
     unlabelled = weights == 0
     return weights.masked_fill(unlabelled, 1 / max(1, int(unlabelled.sum())))

@@ -52,7 +52,7 @@ class PartnerSampler:
         Without `sums`, where a model's input has no powers, no partners of sums are drawn. Raises SonolexError where
         partners of the same group are asked for and no group has two clips.
         """
-        self._params, self._labels = params, targets.nan_to_num(0) > 0
+        self._params, self._labels = params, targets > 0  # not of a label that is unknown, NaN
         self._summed = params.sum_clips.probability if sums else 0.0
         self._groups: _Groups | None = None
         for name in ("sum_clips", "concatenate_clips"):
