@@ -129,7 +129,8 @@ def _check_sequences(path: Path, rows: pa.Table, metadata: TokensMetadata) -> np
     values = clips.flatten().flatten()
     if len(values) and pc.max(values).as_py() >= size:
         raise TOKENS.error(path, "tokens", expected=f"tokens below {size}", found=pc.max(values).as_py())
-    return lengths[:, 0].astype(np.int64)
+    checked: np.ndarray = lengths[:, 0].astype(np.int64)
+    return checked
 
 
 def _values(rows: pa.Table) -> np.ndarray:
