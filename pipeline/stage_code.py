@@ -47,6 +47,8 @@ class CodeFile(TypedDict):
     files: NotRequired[dict[str, str]]  # key of params.yaml that names a file or folder -> digest, where there are such
 
 
+Sections = Mapping[str, Mapping[str, object]]  # entries of `models` or `vocabularies`
+
 _TOKEN_LISTS = ("experiment.token_models", "experiment.pretrained_models")
 _MODEL_LISTS = ("experiment.frame_models", *_TOKEN_LISTS)
 _VOCABULARIES = ("experiment.vocabularies",)
@@ -170,7 +172,8 @@ def stage_files(document: Mapping[str, Any], sources: Sources) -> dict[str, str]
             settings = read_settings(document, stage, entry) if about.trains else {}
             roots = [(f"stages.{stage}", "main"), *(_COPYING if COPIES in settings else ())]
             kinds = chosen_kinds(document, sections) | ({RETOKENIZE} if retokenizes(settings) else set())
-            kinds |= _network_kinds(document, entry) if stage in _OF_TOKENIZERS else set()
+            if stage in _OF_TOKENIZERS:
+                kinds |= _network_kinds(entry, document["experiment"], document["vocabularies"], document["models"])
             found = reach(sources, roots, kinds)
             content: CodeFile = {"code": found.digest, "packages": dict(sorted(found.packages.items()))}
             own = f"vocabularies.{entry}."
@@ -239,17 +242,17 @@ def chosen_kinds(document: Mapping[str, Any], sections: list[str]) -> set[str]:
     return kinds | {way_of(kind) for kind in kinds if kind in BASELINES}
 
 
-def _network_kinds(document: Mapping[str, Any], name: str) -> set[str]:
+def _network_kinds(name: str, experiment: object, vocabularies: Sections, models: Sections) -> set[str]:
     """Return the kinds of the network whose hidden states an entry of `vocabularies` quantises; none for one of frames."""
-    wanted = document["vocabularies"][name].get("features", {}).get(HIDDEN_STATES)
-    if not wanted:
+    features = vocabularies[name].get("features")
+    wanted = features.get(HIDDEN_STATES) if isinstance(features, Mapping) else None
+    if not isinstance(wanted, Mapping):
         return set()
-    model = ExperimentParams.model_validate(document["experiment"]).model(wanted["model"])
-    kinds = {HIDDEN_STATES} | chosen_kinds(document, [f"models.{model.entry}"])
+    model = ExperimentParams.model_validate(experiment).model(wanted["model"])
+    kinds = {HIDDEN_STATES} | kinds_in(models[model.entry])
     if model.vocabulary:
-        kinds |= chosen_kinds(document, [f"vocabularies.{model.vocabulary}"]) | _network_kinds(
-            document, model.vocabulary
-        )
+        kinds |= kinds_in(vocabularies[model.vocabulary])
+        kinds |= _network_kinds(model.vocabulary, experiment, vocabularies, models)
     return kinds
 
 

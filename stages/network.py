@@ -19,7 +19,8 @@ from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.model import MODEL, copy_model, open_model
 from pipeline.artifacts.settings import require_current
 from pipeline.artifacts.vocabulary import TOKENIZER
-from pipeline.evaluation.hidden_states import HiddenStates
+from pipeline.evaluation.hidden_states import require_layer
+from pipeline.evaluation.network_prediction import build_network
 from pipeline.evaluation.tokenizing import OUTPUT
 from pipeline.execution.stage import StageReport, stage_main
 from pipeline.grid import ExperimentParams
@@ -31,19 +32,17 @@ log = logging.getLogger(__name__)
 
 
 def run(layout: Layout, params: HiddenStateParams, name: str, source: RunId) -> StageReport:
-    """Copy the network of a run, with the vocabulary that it reads, and check that it has the layer."""
+    """Copy the network of a run, with the vocabulary that it reads. Raises SonolexError for a layer that it has not."""
     report = StageReport("network", f"{name}-{source.fold}")
     model, target = open_model(layout.model(source)), layout.network(name, source.fold)
+    layer = params.layer or OUTPUT
+    require_layer(build_network(model), layer)
     with replacing(target) as partial:
         copy_model(model, partial)
         if source.model.vocabulary:
             shutil.copytree(layout.vocabulary(source.model.vocabulary, source.fold), partial / TOKENIZER)
-    about = HiddenStates.open(target, params.layer or OUTPUT).metadata
     report.bytes_written = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
-    log.info(
-        "%s, fold %s: layer %s of %s, %d values every %d frames -> %s",
-        name, source.fold, about["layer"], source.name, about["width"], about["frames_per_state"], target,
-    )  # fmt: skip
+    log.info("%s, fold %s: layer %s of %s -> %s", name, source.fold, layer, source.name, target)
     return report
 
 

@@ -40,9 +40,10 @@ from pipeline.reporting.bit_rates import read_bit_rates
 from pipeline.reporting.report_settings import ReportParams
 from pipeline.stage_code import _files, stage_files
 from pipeline.vocabulary.external import Params
-from pipeline.vocabulary.external_artifact import middle_frames, write_external_vocabulary
+from pipeline.vocabulary.external_artifact import write_external_vocabulary
 from pipeline.vocabulary.rebuilding import rebuild, token_spectra
 from pipeline.vocabulary.registry import validate_vocabulary_params
+from pipeline.vocabulary.spectra import middle_frames
 from pipeline.vocabulary.token_tables import read_token_table, read_vectors, require_clips, write_token_table
 from stages import ngram_perplexity
 from tools import bundle

@@ -265,7 +265,11 @@ def test_a_vocabulary_of_hidden_states_is_fitted_again_with_its_network(tmp_path
     kmeans = read_params(workspace / "params.yaml")["vocabularies"]["kmeans"]
     lists = {"frame_models": ["ast", "frame_statistics"], "token_models": ["bag_of_tokens"]}
     changes: dict[str, Any] = {f"experiment.{key}": value for key, value in lists.items()} | {"report.attention": []}
-    changes |= {"experiment.folds": ["1"], "report.headline": ["ast"], "experiment.ensembles": []}
+    changes |= {
+        "experiment.folds": ["1"],
+        "report.headline": ["ast"],
+        "experiment.ensembles": [{"name": "seeds", "models": ["ast"]}],
+    }
     changes |= (
         {"vocabularies.units": kmeans | {"num_tokens": 8}}
         | learned("units", "ast")

@@ -320,7 +320,7 @@ def test_a_layer_that_the_network_has_not_is_named_before_anything_runs(model: s
     ]
     path, found = tmp_path / "params.yaml", {}
     for layer in ("encoder", "encoder.blocks.70"):
-        document, mistakes = compose("demo+leaderboard", [*base, hidden % (model, layer)], REPOSITORY / "recipes")
+        document, mistakes = compose("demo", [*base, hidden % (model, layer)], REPOSITORY / "recipes")
         assert not mistakes
         path.write_text(dump(document))
         found[layer] = layer_mistakes(load_experiment(path), path)

@@ -52,6 +52,7 @@ def write_external_vocabulary(
         "merges": np.empty((0, 2), np.int32),
     }
     own = {SPECTRA: NamedArray(("codebook", "code", "mel"), spectra)}
+    special = special_tokens(params.num_tokens)
     digest = hashlib.sha256("\x1f".join(clips).encode()).hexdigest()[:32]
     metadata: VocabularyMetadata = {
         "kind": params.kind,
@@ -62,7 +63,9 @@ def write_external_vocabulary(
         "features": {"deltas": 0, "stack": 1, "groups": 1},
         "bands": [[0, codes.shape[2]]] * params.codebooks,
         "bpe": {},
-        **special_tokens(params.num_tokens),
+        "padding_token": special["padding_token"],
+        "mask_token": special["mask_token"],
+        "class_token": special["class_token"],
         "fold": fold,
         "role": "train",
         "front_end": spectrogram.metadata,
