@@ -205,7 +205,7 @@ def test_a_token_is_shown_by_the_mean_frame_of_its_occurrences(units: Vocabulary
 
 
 def test_what_needs_frames_of_tokens_is_refused(units: Vocabulary) -> None:
-    with pytest.raises(SonolexError, match="expected a vocabulary of frames, .* none can be rebuilt; take another"):
+    with pytest.raises(SonolexError, match=r"expected a vocabulary of frames, .* none can be rebuilt; take another"):
         rebuild(units, np.zeros((1, 3), np.uint16))
     assert separable_frames(units) is None
     with pytest.raises(ParamsError, match="expected a vocabulary of plain tokens"):
@@ -220,7 +220,7 @@ def test_a_network_of_tokens_brings_its_vocabulary(units: Vocabulary, tmp_path: 
     none = {"kind": "none", "std_scale": 1.0, "mean": 0.0, "std": 1.0}
     about = {"vocabulary_size": 6, "num_codebooks": 1, "bands": units.bands, "normalisation": none}
     folder = write(tmp_path / "network", params_of(section), weights_of(section, about), units, metadata=METADATA)
-    with pytest.raises(ArtifactError, match="vocabulary.zarr"):
+    with pytest.raises(ArtifactError, match=r"vocabulary.zarr"):
         HiddenStates.open(folder, "encoder")
     shutil.copytree(units.path, folder / TOKENIZER)
     again = learned(tmp_path, source=folder)
@@ -247,10 +247,10 @@ def test_another_network_in_a_vocabulary_is_found(units: Vocabulary, tmp_path: P
     damaged = shutil.copytree(units.path, tmp_path / "units" / "1.zarr")
     card = damaged / "network" / "model.json"
     card.write_text(card.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(ArtifactError, match="network: expected metadata of digest .*, found .*"):
+    with pytest.raises(ArtifactError, match=r"network: expected metadata of digest .*, found .*"):
         open_vocabulary(damaged)
     shutil.rmtree(damaged / "network")
-    with pytest.raises(ArtifactError, match="network: expected metadata of digest .*, found model.json: none"):
+    with pytest.raises(ArtifactError, match=r"network: expected metadata of digest .*, found model.json: none"):
         open_vocabulary(damaged)
 
 

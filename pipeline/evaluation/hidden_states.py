@@ -110,8 +110,9 @@ class HiddenStates:
     def _part(self) -> int:
         """Most steps that are read at once: a multiple of those from one state to the next."""
         windows = self._network.windows
-        limits = (self._network.stem.max_frames, windows and windows.length, FRAMES_PER_BATCH)
-        return max(1, min(filter(None, limits)) // self._layer.stride) * self._layer.stride
+        limits = (self._network.stem.max_frames, windows.length if windows else None)
+        most = min([FRAMES_PER_BATCH, *(limit for limit in limits if limit)])
+        return max(1, most // self._layer.stride) * self._layer.stride
 
 
 @contextmanager

@@ -126,7 +126,9 @@ def train_model(
         "source": inputs.source,
         "copies": [copy.source for copy in data.copies],
         "clips": [list(training.clip_ids), list(validation.clip_ids)],
-        "targets": [hashlib.sha256(np.ascontiguousarray(part.targets)).hexdigest() for part in (training, validation)],
+        "targets": [
+            hashlib.sha256(np.ascontiguousarray(part.targets).data).hexdigest() for part in (training, validation)
+        ],
         "weights": "" if training.weights is None else hashlib.sha256(training.weights.tobytes()).hexdigest(),
         "groups": hashlib.sha256("\n".join(training.groups).encode()).hexdigest(),
         "background": "" if background is None else background.digest,
