@@ -53,7 +53,8 @@ class _Scaling:
 class _Quantiser(nn.Module):
     """A quantiser of the library: latent vectors (token, dimension) to quantised ones, and a loss of its own."""
 
-    def __init__(self, params: AutoencoderParams) -> None:
+    def __init__(self, params: AutoencoderParams, batch_size: int) -> None:
+        """Build for batches of `batch_size` tokens."""
         super().__init__()
         library = _library()
         books = {
@@ -61,7 +62,7 @@ class _Quantiser(nn.Module):
             "codebook_size": params.num_tokens,
             "decay": _DECAY,
             "kmeans_init": True,
-            "threshold_ema_dead_code": _DEAD * params.batch_size / params.num_tokens,
+            "threshold_ema_dead_code": _DEAD * batch_size / params.num_tokens,
             "commitment_weight": params.commitment,
         }
         kinds: dict[str, Callable[[], nn.Module]] = {
@@ -86,29 +87,34 @@ class _Quantiser(nn.Module):
 def train_autoencoder(params: AutoencoderParams, features: np.ndarray) -> Autoencoder:
     """Train on features (token, feature). Raises SonolexError where the library is not installed."""
     _library()
+    size = min(params.batch_size, len(features))
     widths = [features.shape[1], *params.hidden, len(params.levels or ()) or params.codebook_dim]
     with single_threaded(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(params.seed, "neural"))
         encoder, decoder = _perceptron(widths), _perceptron(widths[::-1])
-        quantiser = _Quantiser(params)
+        quantiser = _Quantiser(params, size)
         scaling = _fit_scaling(features)
-        losses = _train(params, nn.ModuleList([encoder, quantiser, decoder]), features, scaling)
+        batches = _batches(named_generator(params.seed, "neural", "batches"), len(features), size)
+        inputs = ((features[rows] - scaling.centre) / np.float32(scaling.scale) for rows in batches)
+        losses = _train(params, nn.ModuleList([encoder, quantiser, decoder]), inputs)
     variance = scaling.scale**2 * features.shape[1]
     objective = [float(part.mean() * variance) for part in np.array_split(losses, min(_PARTS, len(losses)))]
     layers = _unscaled(scaling, _layers(encoder), _layers(decoder))
     return Autoencoder(*layers, quantiser.latents(), objective)
 
 
-def _train(params: AutoencoderParams, network: nn.ModuleList, features: np.ndarray, scaling: _Scaling) -> np.ndarray:
-    """Train the encoder, quantiser and decoder in place; return the mean squared error of each step, (step,) float64."""
+def _train(params: AutoencoderParams, network: nn.ModuleList, batches: Iterator[np.ndarray]) -> np.ndarray:
+    """Train encoder, quantiser and decoder in place, on a batch (token, feature) of scaled features a step.
+
+    Returns the mean squared error of each step, (step,) float64.
+    """
     encoder, quantiser, decoder = network
     optimiser = torch.optim.Adam(network.parameters(), lr=params.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, params.steps)
     errors = np.empty(params.steps)
-    batches = _batches(named_generator(params.seed, "neural", "batches"), len(features), params.batch_size)
     network.train()
-    for step, rows in zip(range(params.steps), batches, strict=False):
-        inputs = torch.from_numpy((features[rows] - scaling.centre) / np.float32(scaling.scale))
+    for step, batch in zip(range(params.steps), batches, strict=False):
+        inputs = torch.from_numpy(batch)
         quantised, loss = quantiser(encoder(inputs))
         error = F.mse_loss(decoder(quantised), inputs)
         optimiser.zero_grad()
@@ -121,7 +127,6 @@ def _train(params: AutoencoderParams, network: nn.ModuleList, features: np.ndarr
 
 def _batches(generator: np.random.Generator, num_rows: int, size: int) -> Iterator[np.ndarray]:
     """Yield rows in batches of `size` without end, in another order in each pass; a pass drops what is no whole batch."""
-    size = min(size, num_rows)
     while True:
         order = generator.permutation(num_rows)
         for start in range(0, num_rows - size + 1, size):

@@ -1,10 +1,10 @@
 """Neural tokens: codes of an autoencoder that is trained to reconstruct the features of training clips (VQ-VAE).
 
 An encoder, a multilayer perceptron, maps the features of a token to a latent vector; a quantiser codes it; a decoder maps
-the quantised vector to the features. Quantisers are vector quantisation (van den Oord, Vinyals and Kavukcuoglu, 2017, "Neural
-discrete representation learning"), residual vector quantisation (Zeghidour et al., 2021, "SoundStream") and finite scalar
-quantisation (Mentzer et al., 2023, "Finite scalar quantization: VQ-VAE made simple"), as vector-quantize-pytorch trains
-them. Only fitting imports it: trained tokens are computed here, with NumPy.
+the quantised vector to the features. Quantisers are vector quantisation (van den Oord, Vinyals and Kavukcuoglu, 2017,
+"Neural discrete representation learning"), residual vector quantisation (Zeghidour et al., 2021, "SoundStream") and finite
+scalar quantisation (Mentzer et al., 2023, "Finite scalar quantization: VQ-VAE made simple"), as vector-quantize-pytorch
+trains them. Only fitting imports it: trained tokens are computed here, with NumPy.
 
 With one codebook a token stands for one vector, which is its code. With several the decoder maps the sum of the code
 vectors, which is no sum of features; a token's own code is then measured on the sample, see
