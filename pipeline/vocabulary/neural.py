@@ -98,4 +98,5 @@ def _nearest_levels(vectors: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Return the tokens (1, token) uint16 of latent vectors (token, dimension) by finite scalar quantisation."""
     width, offset, shift = scalar_bounds(levels)
     chosen = np.round(np.tanh(vectors + shift) * width - offset) + levels // 2
-    return (chosen @ scalar_places(levels))[None].astype(np.uint16)
+    tokens: np.ndarray = (chosen @ scalar_places(levels))[None].astype(np.uint16)
+    return tokens
