@@ -31,6 +31,18 @@ VOCABULARIES = {
     "residual": {**CLUSTERING, "kind": "residual", "codebooks": 2, "exact": True, "sample_frames": 5000},
     "soft_kmeans": {**CLUSTERING, "kind": "soft_kmeans", "nearest": 3, "bpe": {"num_tokens": 400}},
     "random_projection": {"kind": "random_projection", "codebooks": 2, "codebook_dim": 16},
+    "neural": {
+        "kind": "neural",
+        "quantiser": "residual",
+        "codebooks": 2,
+        "levels": None,
+        "codebook_dim": 8,
+        "hidden": [32],
+        "steps": 40,
+        "batch_size": 512,
+        "learning_rate": 2e-3,
+        "commitment": 0.25,
+    },
 }
 
 

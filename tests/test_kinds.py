@@ -36,6 +36,17 @@ OWN: dict[str, dict[str, Any]] = {
     "residual": CLUSTERING | {"codebooks": 3},
     "soft_kmeans": CLUSTERING | {"nearest": 3},
     "random_projection": {"codebooks": 3, "codebook_dim": 6},
+    "neural": {
+        "quantiser": "residual",
+        "codebooks": 2,
+        "levels": None,
+        "codebook_dim": 5,
+        "hidden": [24],
+        "steps": 40,
+        "batch_size": 128,
+        "learning_rate": 1e-2,
+        "commitment": 0.25,
+    },
 }
 FITTED = [kind for kind in KINDS if kind != "external"]  # which tests/test_external_tokens.py has
 CLUSTERED = [kind for kind, own in OWN.items() if CLUSTERING.items() <= own.items()]
@@ -44,6 +55,8 @@ CLUSTERED = [kind for kind, own in OWN.items() if CLUSTERING.items() <= own.item
 def make_params(**changes: Any) -> Any:
     """Return params of a small vocabulary; keys of `features` may be given as such."""
     own = OWN[changes.get("kind", "kmeans")]
+    if changes.get("kind") == "neural":
+        pytest.importorskip("vector_quantize_pytorch", reason="needs vector-quantize-pytorch, the extra `neural`")
     features = {
         name: changes.pop(name) for name in ("hidden_states", "deltas", "stack", "pca", "lda") if name in changes
     }

@@ -33,6 +33,7 @@ SIZES = {
     "residual": 24,
     "soft_kmeans": 24,
     "random_projection": 24,
+    "neural": 18,
 }  # more than six tokens a codebook
 
 

@@ -156,6 +156,31 @@ def test_a_new_vocabulary_kind_moves_nothing(before: dict[str, str]) -> None:
     assert moved(before, **{registry: TEXTS[registry].replace(line, ""), kind: ""}) == set()
 
 
+def test_a_neural_vocabulary_alone_follows_from_its_training(before: dict[str, str]) -> None:
+    document = deepcopy(DOCUMENT)
+    document["vocabularies"]["mine"] = {**document["vocabularies"]["kmeans"], "kind": "neural"}
+    document["experiment"]["vocabularies"] = ["kmeans", "mine"]
+    with_neural = stage_files(document, Sources(Path(), TEXTS))
+    assert "torch" in json.loads(with_neural["vocabulary/mine"])["packages"]
+    edits = {
+        "autoencoder": ("network.train()", "network.eval()"),
+        "neural": ("np.tanh(", "np.sin("),
+        "kmeans": ("[0]", "[-1]"),
+    }
+    found = {}
+    for module, change in edits.items():
+        path = f"pipeline/vocabulary/{module}.py"
+        edited = {path: TEXTS[path].replace(*change)}
+        assert edited[path] != TEXTS[path]
+        assert module == "kmeans" or moved(before, **edited) == set()
+        found[module] = moved(with_neural, document, **edited)
+    assert found["autoencoder"] == {"vocabulary/mine"}
+    assert {"vocabulary/mine", "tokenize/mine"} <= found["neural"]
+    assert not {"vocabulary/kmeans", "tokenize/kmeans"} & found["neural"]
+    assert {"tokenize/kmeans"} <= found["kmeans"]
+    assert "vocabulary/mine" not in found["kmeans"]
+
+
 def test_a_new_metric_is_one_file_and_moves_the_report_alone(before: dict[str, str]) -> None:
     text = TEXTS["pipeline/evaluation/reported/standard.py"]
     assert moved(before, **{"pipeline/evaluation/reported/mine.py": text}) == {"report"}

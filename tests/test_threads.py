@@ -61,6 +61,7 @@ def fit_in_a_process(source: Path, folder: Path, threads: dict[str, str], worker
 
 @pytest.fixture(scope="module")
 def on_one_thread(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    pytest.importorskip("vector_quantize_pytorch", reason="needs vector-quantize-pytorch, the extra `neural`")
     made = fit_in_a_process(source, tmp_path_factory.mktemp("one"), dict.fromkeys(VARIABLES, "1"), workers=1)
     assert {path.split("/")[1] for path in made} == set(VOCABULARIES)
     return made

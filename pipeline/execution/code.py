@@ -62,6 +62,7 @@ NUMERIC = {
     "tokenizers": ("tokenizers",),
     "torch": ("torch",),
     "torchaudio": ("torchaudio",),
+    "vector_quantize_pytorch": ("vector-quantize-pytorch",),
     "zarr": ("zarr",),
 }
 

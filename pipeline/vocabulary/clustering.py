@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import CorpusError
 from pipeline.execution.threads import map_threads
 from pipeline.seeding import named_seed
-from pipeline.vocabulary.settings import ClusteringParams
+from pipeline.vocabulary.settings import ClusteringParams, KindParams
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def cluster_each(params: ClusteringParams, tasks: Sequence[Task]) -> list[tuple[
     """
     import faiss  # noqa: F401 - before its threads are limited
 
-    map_threads(lambda task: _require_distinct(params, task), tasks)
+    map_threads(lambda task: require_distinct(params, task), tasks)
     runs = list(product(tasks, range(params.restarts)))
     found = map_threads(lambda run: _run_kmeans(params, *run), runs)
     of_tasks = (found[first : first + params.restarts] for first in range(0, len(found), params.restarts))
@@ -68,7 +68,8 @@ def _run_kmeans(params: ClusteringParams, task: Task, restart: int) -> tuple[np.
     return np.array(kmeans.centroids, dtype=np.float32), history / num_rows
 
 
-def _require_distinct(params: ClusteringParams, task: Task) -> None:
+def require_distinct(params: KindParams, task: Task) -> None:
+    """Raise CorpusError, which says where, when there are fewer distinct rows than tokens."""
     distinct = count_distinct(task.features)
     if distinct < params.num_tokens:
         raise CorpusError(

@@ -17,7 +17,6 @@ from pipeline.vocabulary.settings import KindParams
 
 
 class Params(KindParams):
-    additive: ClassVar[bool] = False
     computable: ClassVar[bool] = False
 
     kind: Literal["external"]
@@ -30,6 +29,10 @@ class Params(KindParams):
     def bpe(self) -> None:
         """Byte-pair encoding, of which external tokens have none."""
         return
+
+    @property
+    def additive(self) -> bool:
+        return False
 
     @property
     def supervised(self) -> bool:

@@ -21,10 +21,9 @@ from pydantic import PositiveInt
 from pipeline.artifacts.vocabulary import Codebooks, NamedArray
 from pipeline.seeding import named_generator
 from pipeline.vocabulary.base import sum_codes
+from pipeline.vocabulary.measuring import measure_codes
 from pipeline.vocabulary.nearest import nearest_codes
 from pipeline.vocabulary.settings import CommonParams
-
-_ROWS_PER_BLOCK = 1 << 14  # bounds the float64 copies
 
 
 class Params(CommonParams):
@@ -53,12 +52,8 @@ def fit(params: Params, features: np.ndarray) -> Codebooks:
     }
     undecoded = np.zeros((params.codebooks, params.num_tokens, num_features), np.float32)
     codebooks = Codebooks(undecoded, [[0, num_features]] * params.codebooks, own=own)
-    rest, codes = features.copy(), []
-    for tokens in encode(codebooks, features):
-        codes.append(_token_means(rest, tokens, params.num_tokens))
-        rest -= codes[-1][tokens]
-    objective = np.einsum("tf,tf->", rest, rest, dtype=np.float64) / len(rest)
-    return Codebooks(np.stack(codes), codebooks.bands, [float(objective)], own)
+    codes, objective = measure_codes(features, encode(codebooks, features), params.num_tokens)
+    return Codebooks(codes, codebooks.bands, [objective], own)
 
 
 def encode(codebooks: Codebooks, features: np.ndarray, ends: Sequence[int] = ()) -> np.ndarray:
@@ -82,17 +77,3 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: np.ndarray = vectors / np.where(length > 0, length, 1)
     return unit
-
-
-def _token_means(values: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarray:
-    """Return the mean of the rows of `values` (token, feature) that have each token: (code, feature) float32."""
-    from scipy.sparse import csr_array
-
-    sums = np.zeros((size, values.shape[1]))
-    for start in range(0, len(values), _ROWS_PER_BLOCK):
-        rows, chosen = values[start : start + _ROWS_PER_BLOCK], tokens[start : start + _ROWS_PER_BLOCK]
-        ones = np.ones(len(rows))
-        sums += csr_array((ones, chosen, np.arange(len(rows) + 1)), shape=(len(rows), size)).T @ rows.astype(np.float64)
-    counts = np.bincount(tokens, minlength=size)[:, None]
-    means: np.ndarray = np.where(counts > 0, sums / np.maximum(counts, 1), sums.sum(axis=0) / len(values))
-    return means.astype(np.float32)

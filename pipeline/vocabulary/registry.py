@@ -20,6 +20,7 @@ KINDS: "Registry[VocabularyKind]" = Registry(
         "residual": "pipeline.vocabulary.residual",
         "soft_kmeans": "pipeline.vocabulary.soft_kmeans",
         "random_projection": "pipeline.vocabulary.random_projection",
+        "neural": "pipeline.vocabulary.neural",
         "external": "pipeline.vocabulary.external",
     },
 )

@@ -1,8 +1,9 @@
-"""Settings of vocabularies: those of all kinds, and those of the kinds that cluster."""
+"""Settings of vocabularies: those of all kinds, those of the kinds that cluster, and those of autoencoders."""
 
-from typing import ClassVar, Literal, Self
+import math
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.artifacts.vocabulary import NUM_SPECIAL_TOKENS
 from pipeline.params import Params
@@ -62,13 +63,16 @@ class BpeParams(Params):
 class KindParams(Params):
     """The keys of all kinds, external tokens included, and what a kind is capable of; a kind narrows `kind`."""
 
-    # Whether tokens decode to the sum of their codes (`sum_codes`), which texture classifiers rely on.
-    additive: ClassVar[bool] = True
     # Whether tokens are computed from frames, and stand for frames; false = they are read from a table.
     computable: ClassVar[bool] = True
 
     kind: str
     num_tokens: int = Field(ge=2, le=2**16 - NUM_SPECIAL_TOKENS)  # tokens in each codebook; ids are stored as uint16
+
+    @property
+    def additive(self) -> bool:
+        """Whether tokens decode to the sum of their codes (`sum_codes`), which texture classifiers rely on."""
+        return True
 
     @property
     def num_codebooks(self) -> int:
@@ -142,5 +146,52 @@ class ClusteringParams(CommonParams):
             factor = f" x features.stack ({self.features.stack})" if self.features.stack > 1 else ""
             raise ValueError(
                 f"expected sample_frames at least num_tokens ({self.num_tokens}){factor}, found {self.sample_frames}"
+            )
+        return self
+
+
+class AutoencoderParams(CommonParams):
+    """The keys of kinds whose tokens are those of a trained autoencoder: its layers, its quantiser, and its training."""
+
+    quantiser: Literal["vq", "fsq", "residual"]
+    codebooks: PositiveInt  # tokens a frame: several with residual, 1 with the others
+    levels: (
+        list[Annotated[int, Field(ge=3)]] | None
+    )  # values of each dimension of a code with fsq; null with the others
+    codebook_dim: PositiveInt  # dimensions of a code vector with vq and residual; fsq has one for each of `levels`
+    hidden: list[PositiveInt]  # units of each hidden layer of the encoder; the decoder has them in reverse order
+    steps: PositiveInt  # of the optimiser
+    batch_size: PositiveInt  # tokens a step
+    learning_rate: PositiveFloat  # at the start; it falls to 0 on a cosine
+    commitment: NonNegativeFloat  # weight of the commitment loss with vq and residual
+
+    @property
+    def additive(self) -> bool:
+        return self.codebooks == 1
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.codebooks
+
+    @model_validator(mode="after")
+    def _consistent_quantiser(self) -> Self:
+        if (self.quantiser == "residual") != (self.codebooks > 1):
+            least = "at least 2" if self.quantiser == "residual" else "1"
+            raise ValueError(f"expected codebooks {least} with quantiser {self.quantiser}, found {self.codebooks}")
+        if (self.quantiser == "fsq") != bool(self.levels):
+            expected = "a list such as [8, 6, 5]" if self.quantiser == "fsq" else "null"
+            raise ValueError(f"expected levels {expected} with quantiser {self.quantiser}, found {self.levels}")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_size(self) -> Self:
+        if self.levels and self.num_tokens != math.prod(self.levels):
+            raise ValueError(
+                f"expected num_tokens {math.prod(self.levels)}, the product of levels {self.levels}, found {self.num_tokens}"
+            )
+        if not self.levels and self.batch_size < self.num_tokens:
+            raise ValueError(
+                f"expected batch_size at least num_tokens ({self.num_tokens}), since the codes start as centroids of the "
+                f"first batch, found {self.batch_size}"
             )
         return self

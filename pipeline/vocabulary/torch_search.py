@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from pipeline.artifacts.vocabulary import Codebooks, FeatureSpace, Vocabulary
 from pipeline.errors import SonolexError
 from pipeline.vocabulary.features import DIRECTIONS, SHORTEST
+from pipeline.vocabulary.neural import latent_books, scalar_bounds, scalar_places
+from pipeline.vocabulary.perceptron import stored_layers
 
 
 class TokenSearch(nn.Module):
@@ -185,12 +187,67 @@ class ProjectionSearch(nn.Module):
         return torch.cat([search(_unit(features @ projection)) for search, projection in books], dim=2).mT
 
 
+class EncodedSearch(nn.Module):
+    """Search of the codes of a trained encoder's latent vectors (`pipeline/vocabulary/neural.py`)."""
+
+    def __init__(self, codebooks: Codebooks) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential()
+        for weight, bias in stored_layers("encoder", codebooks.own):
+            if len(self.encoder):
+                self.encoder.append(nn.ReLU())
+            self.encoder.append(_Affine(weight, bias))
+        scalar = codebooks.own.get("levels")
+        self.search = ScalarSearch(scalar.values) if scalar else ResidualSearch(latent_books(codebooks))
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens: Tensor = self.search(self.encoder(features))
+        return tokens
+
+
+class _Affine(nn.Module):
+    """A layer of fixed weights: rows (..., input) to (..., output)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.tensor(weight))
+        self.register_buffer("bias", torch.tensor(bias))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows @ self.weight + self.bias
+
+
+class ScalarSearch(nn.Module):
+    """Tokens of latent vectors by finite scalar quantisation: levels of each dimension, as digits of one number."""
+
+    width: Tensor  # these five are (dimension,)
+    offset: Tensor
+    shift: Tensor
+    lowest: Tensor
+    places: Tensor
+
+    def __init__(self, levels: np.ndarray) -> None:
+        super().__init__()
+        for name, values in zip(("width", "offset", "shift"), scalar_bounds(levels), strict=True):
+            self.register_buffer(name, torch.from_numpy(values))
+        self.register_buffer("lowest", torch.from_numpy(levels // 2))
+        self.register_buffer("places", torch.from_numpy(scalar_places(levels)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        chosen = torch.round(torch.tanh(vectors + self.shift) * self.width - self.offset) + self.lowest
+        return (chosen * self.places).sum(dim=2).to(torch.int64)[:, None]
+
+
 SEARCHES: dict[str, Callable[[Codebooks], nn.Module]] = {
     "kmeans": BandsSearch,
     "bands": BandsSearch,
     "residual": ResidualSearch,
     "soft_kmeans": RankedSearch,
     "random_projection": ProjectionSearch,
+    "neural": EncodedSearch,
 }
 
 
