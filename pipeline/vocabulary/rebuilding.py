@@ -26,10 +26,10 @@ def rebuild(vocabulary: Vocabulary, tokens: np.ndarray) -> np.ndarray:
     raises SonolexError when a token sequence of them does not give whole frames, and for a vocabulary of hidden states.
     """
     space = vocabulary.space
-    if not vocabulary.decodable:
+    if vocabulary.network is not None:
         raise SonolexError(
-            f"{vocabulary.path}: expected a vocabulary of frames, found one of kind {vocabulary.kind} whose tokens stand "
-            "for none, so that none can be rebuilt; take another vocabulary, or `token_spectra`"
+            f"{vocabulary.path}: expected a vocabulary of frames, found one of hidden states, whose tokens stand for "
+            "none, so that none can be rebuilt; take another vocabulary, or `token_spectra`"
         )
     if vocabulary.merged:
         num_codebooks, size = vocabulary.codebooks.shape[:2]
