@@ -156,16 +156,21 @@ def test_headers_say_what_a_recipe_is_laid_over() -> None:
     )
 
 
-def test_every_command_of_the_guide_composes_without_a_mistake(tmp_path: Path) -> None:
-    guide = (REPOSITORY / "docs" / "corpora.md").read_text().replace("\\\n", "")
-    commands = re.findall(r"^(?:`)?sonolex compose ([^`#\n]+)", guide, re.MULTILINE)
-    assert len(commands) > 12
+GUIDES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+OWN_FILES = ("mine.yaml", "small_ast.yaml", "corpus.kind=birds")  # what a reader is told to write first
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_every_command_of_a_guide_composes_without_a_mistake(guide: Path, tmp_path: Path) -> None:
+    commands = re.findall(r"^`?sonolex compose ([^`#\n]+)", guide.read_text().replace("\\\n", ""), re.MULTILINE)
+    assert len(commands) > 12 or guide.stem != "corpora"
     for command in commands:
-        recipe, *settings = shlex.split(command)
-        document, mistakes = compose(recipe, settings, RECIPES)
-        assert not mistakes, command
-        (tmp_path / "params.yaml").write_text(dump(document))
-        load_experiment(tmp_path / "params.yaml")
+        if not any(name in command for name in OWN_FILES):
+            recipe, *settings = shlex.split(command)
+            document, mistakes = compose(recipe, settings, RECIPES)
+            assert not mistakes, command
+            (tmp_path / "params.yaml").write_text(dump(document))
+            load_experiment(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("name", NAMES)
