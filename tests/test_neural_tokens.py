@@ -146,6 +146,29 @@ def test_an_exported_search_finds_the_same_tokens(quantiser: str) -> None:
     np.testing.assert_array_equal(found.numpy(), np.stack(assign(vocabulary, clips)))
 
 
+@pytest.mark.parametrize("quantiser", ["vq", "residual"])
+def test_no_two_codes_coincide(quantiser: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("vector_quantize_pytorch")
+    trained = autoencoder._Quantiser.latents
+
+    def with_a_repeated_code(self: Any) -> np.ndarray:
+        latents = trained(self)
+        latents[:, 5] = latents[:, 3] * np.float32(1 + 1e-6)
+        return latents
+
+    monkeypatch.setattr(autoencoder._Quantiser, "latents", with_a_repeated_code)
+    for book in neural.fit(params_of(quantiser), mixture()).own["latents"].values:
+        assert np.square(book[5] - book[3]).sum() > 1e-3 * np.square(book).sum(axis=1).mean()
+
+
+def test_codes_that_coincide_move_to_what_is_coded_worst() -> None:
+    vectors = np.array([[0, 0], [0, 0], [1, 0], [5, 0], [9, 0]], np.float32)
+    book = np.array([[[0, 0], [1, 0], [0, 0], [1, 0]]], np.float32)
+    np.testing.assert_array_equal(autoencoder.separated(book, vectors), [[[0, 0], [1, 0], [9, 0], [5, 0]]])
+    few = autoencoder.separated(book, vectors[:3])
+    np.testing.assert_array_equal(few[0, :2], [[0, 0], [1, 0]])
+
+
 def test_tokens_of_levels_count_with_their_product() -> None:
     vocabulary = fit_vocabulary(mixture(400), **{"kind": "neural", **QUANTISERS["fsq"]})
     vocabulary.metadata.update(bpe={}, front_end={"frame_rate": 100.0})  # type: ignore[typeddict-item]

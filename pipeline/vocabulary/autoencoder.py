@@ -2,8 +2,9 @@
 
 The loss is the mean squared error of the reconstruction, plus the commitment loss with quantisers that have code vectors.
 Code vectors start as centroids of the first batch and follow moving averages of what they code; one that codes too little is
-replaced by a vector of the batch. Training takes one thread of the processor, and the same params and features give the same
-bits.
+replaced by a vector of the batch. That may be one which has a code already, as digital silence has: of codes that coincide
+after training, all but the first move to the vectors that are coded worst. Training takes one thread of the processor, and
+the same params and features give the same bits.
 
 Conventions: features (token, feature) float32; latents (codebook, code, dimension) float32. The network reads and writes
 features less their mean, over their standard deviation over all features; the layers that are returned undo that.
@@ -22,13 +23,17 @@ from torch import Tensor, nn
 from pipeline.errors import SonolexError
 from pipeline.execution.threads import single_threaded
 from pipeline.seeding import named_generator, named_seed
-from pipeline.vocabulary.perceptron import Layer
+from pipeline.vocabulary.nearest import nearest_codes
+from pipeline.vocabulary.perceptron import Layer, apply_layers
 from pipeline.vocabulary.settings import AutoencoderParams
 
 PACKAGE = "vector-quantize-pytorch"
 
 _DECAY = 0.95  # of the moving averages that code vectors follow
 _DEAD = 0.1  # of an equal share of the batch: a code with a lower moving average of uses is replaced
+_COINCIDING = (
+    1e-5  # squared distance over codes' mean squared length, below which rounding tells which of two is nearer
+)
 _PARTS = 10  # of the training, that the objective is recorded for
 
 
@@ -100,7 +105,39 @@ def train_autoencoder(params: AutoencoderParams, features: np.ndarray) -> Autoen
     variance = scaling.scale**2 * features.shape[1]
     objective = [float(part.mean() * variance) for part in np.array_split(losses, min(_PARTS, len(losses)))]
     layers = _unscaled(scaling, _layers(encoder), _layers(decoder))
-    return Autoencoder(*layers, quantiser.latents(), objective)
+    latents = quantiser.latents()
+    if params.levels is None:
+        latents = separated(latents, apply_layers(layers[0], features))
+    return Autoencoder(*layers, latents, objective)
+
+
+def separated(latents: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return code vectors (codebook, code, dimension) of which none lies where one before it in its codebook lies.
+
+    The later one becomes the latent vector, among `vectors` (token, dimension), that is coded worst. Codes coincide still
+    where these have fewer distinct values.
+    """
+    latents, rest = latents.copy(), vectors
+    for book in latents:
+        far = _squares(rest - book[nearest_codes(rest, book)[0]])
+        for code in _coinciding(book):
+            book[code] = rest[far.argmax()]
+            far = np.minimum(far, _squares(rest - book[code]))
+        rest = rest - book[nearest_codes(rest, book)[0]]
+    return latents
+
+
+def _coinciding(book: np.ndarray) -> np.ndarray:
+    """Return the codes (int,) of a codebook (code, dimension) that lie where one with a lower number lies."""
+    exact = book.astype(np.float64)
+    squares = _squares(exact)
+    distances = squares[:, None] + squares - 2 * exact @ exact.T
+    return np.flatnonzero(np.tril(distances <= _COINCIDING * squares.mean(), -1).any(axis=1))
+
+
+def _squares(rows: np.ndarray) -> np.ndarray:
+    """Return the squared length of each row."""
+    return np.einsum("td,td->t", rows, rows)
 
 
 def _train(params: AutoencoderParams, network: nn.ModuleList, batches: Iterator[np.ndarray]) -> np.ndarray:
