@@ -402,8 +402,14 @@ def test_a_process_that_is_killed_is_a_failure_and_takes_its_command_along(tmp_p
     run = start(toy, *REPRO, "-j", "2")
     wait_for(lambda: (toy / "lost.begun").exists())
     assert psutil.Process(run.pid).num_threads() == 1  # beside another thread nothing should be forked
-    (worker,) = [child for child in psutil.Process(run.pid).children() if _has_children(child)]
-    worker.kill()
+    busy: list[psutil.Process] = []
+
+    def only_the_slow_command_is_left() -> bool:
+        busy[:] = [child for child in psutil.Process(run.pid).children() if _has_children(child)]
+        return (toy / "good").exists() and len(busy) == 1
+
+    wait_for(only_the_slow_command_is_left)
+    busy[0].kill()
     printed = run.communicate(timeout=30)[0]
     assert run.returncode == 1
     assert outcomes(printed) == {"lost": "failed", "good": "ran"}

@@ -137,7 +137,8 @@ def _coinciding(book: np.ndarray) -> np.ndarray:
 
 def _squares(rows: np.ndarray) -> np.ndarray:
     """Return the squared length of each row."""
-    return np.einsum("td,td->t", rows, rows)
+    lengths: np.ndarray = np.einsum("td,td->t", rows, rows)
+    return lengths
 
 
 def _train(params: AutoencoderParams, network: nn.ModuleList, batches: Iterator[np.ndarray]) -> np.ndarray:
