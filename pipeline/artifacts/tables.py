@@ -137,9 +137,8 @@ class TableSchema(Generic[M]):
     def _read_batches(self, path: Path) -> Iterator[pa.RecordBatch]:
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                for group in range(
-                    file.num_row_groups
-                ):  # a reader of all groups keeps the pages of those that it has read
+                # A reader of all groups keeps the pages of those that it has read.
+                for group in range(file.num_row_groups):
                     yield from file.iter_batches(_PART_ROWS, row_groups=[group])
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(path, error) from None

@@ -123,9 +123,7 @@ def plan_removal(
         held -= remove[-1].entry.size
     temporary = [path for root in roots for path in root.glob(f"*/*/.*{PARTIAL_SUFFIX}")]
     left_over = [*_older(temporary, _LEFT_OVER), *(_abandoned(state, max_days) if state else ())]
-    if (
-        workspaces and max_days is not None
-    ):  # a retraining may take days, and the folder's own date is that of its start
+    if workspaces and max_days is not None:  # the folder's date is that of its start, and a retraining may take days
         left_over += _older(workspaces.glob(f"{WORKSPACE_PREFIX}*"), max_days * _DAY)
     return Removal(remove, wrong, left_over, held)
 

@@ -119,10 +119,11 @@ def separated(latents: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """
     latents, rest = latents.copy(), vectors
     for book in latents:
-        far = _squares(rest - book[nearest_codes(rest, book)[0]])
-        for code in _coinciding(book):
-            book[code] = rest[far.argmax()]
-            far = np.minimum(far, _squares(rest - book[code]))
+        if len(coinciding := _coinciding(book)):
+            far = _squares(rest - book[nearest_codes(rest, book)[0]])
+            for code in coinciding:
+                book[code] = rest[far.argmax()]
+                far = np.minimum(far, _squares(rest - book[code]))
         rest = rest - book[nearest_codes(rest, book)[0]]
     return latents
 

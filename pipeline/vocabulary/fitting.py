@@ -72,9 +72,7 @@ class FittedNetwork:
 
     folder: Path
     metadata: HiddenStateMetadata
-    spectra: (
-        np.ndarray
-    )  # (codebook, code, mel) float32, the mean frame of each token, see `pipeline/vocabulary/spectra.py`
+    spectra: np.ndarray  # (codebook, code, mel) float32, the mean frame of each token: `pipeline/vocabulary/spectra.py`
 
 
 @single_threaded()

@@ -31,9 +31,8 @@ _FRAMES_PER_BATCH = 1 << 17  # 64 MiB of float32 at 128 mel bands, and as much a
 
 _ROWS_PER_GROUP = 4096  # clips, of a selection: some 8 MB of tokens of ten-second clips
 
-Encode = Callable[
-    [Vocabulary, Sequence[np.ndarray]], list[np.ndarray]
-]  # frames of clips to tokens, by a function's name
+# Frames of clips to tokens; a function that has a name, so that workers and the digest of its code find it.
+Encode = Callable[[Vocabulary, Sequence[np.ndarray]], list[np.ndarray]]
 
 _ROWS = "tokens.parquet"  # of a memo entry
 _ROWS_SCHEMA = TOKENS.arrow.append(pa.field("key", pa.string(), nullable=False))

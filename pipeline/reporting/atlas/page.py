@@ -37,6 +37,13 @@ _LOUDEST = 0.9  # the peak that sounds are brought to
 _LARGEST_GAIN = 100.0  # on the way there: 40 dB
 _MOST_CLASSES = 60  # rows that the figure of classes has room for
 
+# What a page shows of tokens that stand for no frames.
+_WITHOUT_FRAMES = (
+    "Each token is shown with the mean spectrum of its occurrences in training clips, its distribution over classes, its "
+    "nearest tokens, and training snippets near that spectrum.",
+    "Such tokens stand for no log-mel frames, so that clips cannot be resynthesised from them.",
+)
+
 
 class Sounds:
     """The sounds of the page as its script has them: address, gain back to the true level, and outline."""
@@ -127,9 +134,7 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
         return (
             f"These tokens were computed by another program and read from a table: {number} every "
             f"{1000 / content.token_rate:.0f} ms, of {size} each.",
-            "Each token is shown with the mean spectrum of its occurrences in training clips, its distribution over "
-            "classes, its nearest tokens, and training snippets near that spectrum.",
-            "Such tokens stand for no log-mel frames, so that clips cannot be resynthesised from them.",
+            *_WITHOUT_FRAMES,
         )
     if content.vocabulary.network is not None:
         about = content.vocabulary.metadata["hidden_states"]
@@ -137,9 +142,7 @@ def _explanation(content: AtlasContent) -> tuple[str, str, str]:
             f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become "
             f"{tokens}, fitted on hidden states that the network {about['model']} (layer {about['layer']}) makes of the "
             f"training clips of fold {content.vocabulary.metadata['fold']}, on which it was trained.",
-            "Each token is shown with the mean spectrum of its occurrences in training clips, its distribution over "
-            "classes, its nearest tokens, and training snippets near that spectrum.",
-            "Such tokens stand for no log-mel frames, so that clips cannot be resynthesised from them.",
+            *_WITHOUT_FRAMES,
         )
     return (
         f"This vocabulary rewrites a clip as a token sequence: every {1000 / content.token_rate:.0f} ms become {tokens}, "
