@@ -21,6 +21,7 @@ from pipeline.reporting.bit_rates import (
     compared_with,
     differ_in_input_alone,
     read_bit_rates,
+    spell_rate,
     write_bit_rates,
 )
 from pipeline.reporting.report_settings import ReferenceParams
@@ -175,3 +176,7 @@ def test_a_comparison_of_models_that_there_are_not_is_refused(tokens: str, frame
     named = PARAMS.model_copy(update={"references": [ReferenceParams(tokens=tokens, frames=frames)]})
     with pytest.raises(ParamsError, match=message):
         named.check_against(EXPERIMENT)
+
+
+def test_a_rate_below_one_a_second_is_no_zero() -> None:
+    assert [spell_rate(rate) for rate in (0.390625, 6.25, 102_400.0, 0.0)] == ["0.39", "6.2", "102,400", "0"]

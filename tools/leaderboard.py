@@ -22,7 +22,7 @@ from pipeline.artifacts.tokens import open_tokens
 from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.evaluation.metric_definition import Metric, primary_metric, reported_metrics, secondary_metric
 from pipeline.grid import ExperimentParams
-from pipeline.reporting.bit_rates import bit_rate_cells, compared_with, read_bit_rates
+from pipeline.reporting.bit_rates import bit_rate_cells, compared_with, read_bit_rates, spell_rate
 from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise, training_times
 
 RATES = ("codebooks", "tokens/s", "bit/s", "entropy, bit/s", "bytes/s")
@@ -74,7 +74,9 @@ def rows(
             continue
         name = reads.get(summary.model) if summary.reads == "tokens" else ""
         source = _UNKNOWN if name is None else sources.get(name, _UNKNOWN)
-        rates = ["" if rate is None else f"{rate:,.0f}" for rate in (source.tokens_per_second, source.bits_per_second)]
+        rates = [
+            "" if rate is None else spell_rate(rate) for rate in (source.tokens_per_second, source.bits_per_second)
+        ]
         seconds = times.get(summary.model)
         speed = f"{summary.clips_seen / seconds:,.0f}" if seconds else ""
         spreads = [spread(summary, metric.name) for metric in metrics]

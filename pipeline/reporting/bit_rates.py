@@ -151,6 +151,11 @@ def _deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
+def spell_rate(rate: float) -> str:
+    """Return a rate per second, in whole numbers from 10 on: tokens of hidden states may be fewer than one a second."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 def bit_rate_cells(row: BitRate) -> tuple[str, ...]:
     """Spell a row's codebooks, tokens, bits, entropy and bytes a second, score, score on frames, and difference in points.
 
@@ -160,10 +165,10 @@ def bit_rate_cells(row: BitRate) -> tuple[str, ...]:
     deviation = "" if math.isnan(row.difference_deviation) else f" ± {100 * row.difference_deviation:.1f}"
     return (
         f"{row.num_codebooks} × {row.num_tokens:,}" if row.vocabulary else "",
-        f"{row.tokens_per_second:,.0f}",
-        f"{row.bits_per_second:,.0f}",
-        "" if math.isnan(row.entropy_per_second) else f"{row.entropy_per_second:,.0f}",
-        f"{row.bits_per_second / 8:,.0f}",
+        spell_rate(row.tokens_per_second),
+        spell_rate(row.bits_per_second),
+        "" if math.isnan(row.entropy_per_second) else spell_rate(row.entropy_per_second),
+        spell_rate(row.bits_per_second / 8),
         metric.spell(row.score),
         "" if undefined else metric.spell(row.reference_score),
         "" if undefined else f"{100 * row.difference:+.1f}{deviation}".replace("-", "−"),
