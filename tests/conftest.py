@@ -1,8 +1,9 @@
 """Builders of small things that are known by construction; tests import them with `from conftest import ...`."""
 
 import csv
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from _pytest.logging import LogCaptureHandler
 
 from pipeline.artifacts.clips import CLIPS
 from pipeline.artifacts.development import write_development
@@ -31,6 +33,18 @@ LONGEST = ("test_reporting.py", "test_repro.py", "test_graph.py", "test_distribu
 SOURCE = (16000, 1, 8000.0)
 
 WAV_CLASSES = ("tone", "noise", "clicks")
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """Leave logging as it was found: commands in the process of the tests send records of level INFO to their own stderr."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if not isinstance(handler, LogCaptureHandler):  # pytest's own
+            root.removeHandler(handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

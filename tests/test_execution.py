@@ -29,7 +29,7 @@ from shard_functions import (
 
 from pipeline.errors import ArtifactError, ParamsError, SonolexError
 from pipeline.execution.executors import ExecutionParams, run_shards
-from pipeline.execution.stage import StageReport, training_seconds
+from pipeline.execution.stage import StageReport, start_logging, training_seconds
 from pipeline.execution.threads import num_threads
 from pipeline.params import validate_params
 
@@ -304,3 +304,9 @@ def test_a_bug_keeps_its_traceback(program: Path) -> None:
     assert result.returncode != 0
     assert "Traceback" in result.stderr
     assert "ZeroDivisionError" in result.stderr
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_logging_of_a_program_in_the_process_of_the_tests_ends_with_its_test(time: str) -> None:
+    assert logging.getLogger().level == logging.WARNING  # the second time, what the first has left would be INFO
+    start_logging()
