@@ -22,6 +22,7 @@ from pipeline.training.augmentation.draws import draw_uniform
 from pipeline.training.augmentation.partners import Partners, Use
 from pipeline.training.augmentation.power import NEPERS, PowerScale
 from pipeline.training.augmentation.settings import AugmentationParams, ConcatenationParams, PartnersParams
+from pipeline.training.augmentation.time import take_frames
 
 
 class Mixed(NamedTuple):
@@ -119,7 +120,7 @@ def sum_clips(
     longest = torch.zeros_like(parts.clips).scatter_reduce(0, parts.owners, parts.lengths, "amax")
     begin = _draw_begins(longest[parts.owners] - parts.lengths, random=params.random_start)[:, None]
     inside = (frames >= begin) & (frames < begin + parts.lengths[:, None])
-    moved = torch.take_along_dim(features[parts.rows], (frames - begin).clamp(min=0)[:, :, None], dim=1)
+    moved = take_frames(features[parts.rows], (frames - begin).clamp(min=0))
     powers = (moved * scale.log_unit + _draw_gains(parts, params)).exp().masked_fill(~inside[:, :, None], 0.0)
     sums = powers.new_zeros(len(parts.clips), *powers.shape[1:]).index_add(0, parts.owners, powers)
     real = frames < longest[:, None]

@@ -76,10 +76,10 @@ def read_bands(features: Tensor, source: Tensor, floor: float) -> Tensor:
     """Return bands that hold what `features` has at the positions `source` (B, F) of the axis of bands; else `floor`."""
     num_bands = features.shape[2]
     low = source.floor()
-    share = (source - low).to(features.device)[:, None, :].expand_as(features)
+    share = (source - low).to(features.device)[:, None, :]
     padded = F.pad(features, (1, 1), value=floor)  # what is beyond the bands
-    index = (low.long().to(features.device) + 1)[:, None, :].expand_as(features)
-    lower, upper = (padded.gather(2, (index + step).clamp(0, num_bands + 1)) for step in (0, 1))
+    places = [(low.long() + step).clamp(0, num_bands + 1).to(features.device) for step in (1, 2)]
+    lower, upper = (padded.gather(2, place[:, None, :].expand_as(features)) for place in places)
     return torch.where(share > 0, lower + share * (upper - lower), lower)
 
 

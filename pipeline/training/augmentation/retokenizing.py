@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.vocabulary import Vocabulary
+from pipeline.training.augmentation.time import take_frames
 from pipeline.vocabulary.torch_search import TokenSearch
 
 # Scores of frames and codes that are in memory at once: on a CPU they stay in its cache.
@@ -62,4 +63,4 @@ def _repeat_last(frames: Tensor, mask: Tensor | None) -> Tensor:
         return frames
     places = torch.arange(frames.shape[1], device=frames.device)
     last = mask.sum(1, keepdim=True) - 1
-    return torch.take_along_dim(frames, torch.minimum(places, last)[:, :, None], dim=1)
+    return take_frames(frames, torch.minimum(places, last))
