@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 import sonolex
 from pipeline.artifacts.files import file_digest
 from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.settings import without_folders
 from pipeline.artifacts.tables import metadata_digest
 from pipeline.artifacts.thresholds import THRESHOLDS
 from pipeline.errors import ArtifactError, ParamsError, SonolexError
 from pipeline.grid import ExperimentParams
-from pipeline.inference.bundle import BundleCard, open_bundle, without_folders
+from pipeline.inference.bundle import BundleCard, open_bundle
 from pipeline.inference.prediction import Prediction
 from pipeline.inference.records import to_record
 from pipeline.params import load_params

@@ -14,7 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from pipeline.check_params import load_experiment
 from pipeline.errors import ParamsError
 from pipeline.params import field_annotation, members, read_params, validate_params
-from tools.compose import compose, describe_recipe, dump, list_recipes, open_composer, run
+from tools.compose import compose, describe_recipe, dump, list_recipes, open_composer, remarks_on_settings, run
 from tools.kind_defaults import CHOICES, EVERY_KIND, KIND, PLACES, find_choice
 
 RECIPES = REPOSITORY / "recipes"
@@ -156,7 +156,7 @@ def test_an_unknown_recipe_names_the_known_ones(recipes: Path) -> None:
 def test_every_recipe_is_valid_and_says_what_it_is(recipe: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     run(recipe, [], recipes_path=RECIPES, params_path=path, console=Console(quiet=True))
-    load_experiment(path)
+    assert remarks_on_settings(load_experiment(path), path, RECIPES) == []
     assert describe_recipe(RECIPES / f"{recipe}.yaml")
 
 

@@ -1,17 +1,21 @@
 """The grid of an experiment: which names it takes, what they are joined to, and the runs that it stands for."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import REPOSITORY
+from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from pipeline.artifacts.layout import Layout, ModelId, RunId, address_of
 from pipeline.artifacts.model import MODEL
 from pipeline.artifacts.pretrained import PRETRAINED
 from pipeline.errors import ParamsError
 from pipeline.grid import ExperimentParams
-from pipeline.params import validate_params
+from pipeline.params import read_params, validate_params
 from tools.plan import report_paths
 
 GRID: dict[str, Any] = {
@@ -122,3 +126,28 @@ def test_each_run_is_planned_by_its_own_time(tmp_path: Path) -> None:
     seconds = {run: json.loads(paths[run.stage("train")].read_text())["seconds"] for run in experiment.runs()}
     assert list(seconds.values()) == list(range(len(experiment.runs())))
     assert paths["atlas@kmeans"] == layout.stage_report("atlas", "kmeans-1")
+
+
+def test_every_stage_of_the_graph_is_planned_by_the_report_that_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC numbers the items of a list of mappings: a network was planned by a report that no stage writes."""
+    learned = {"vocabulary": "units", "model": "ast"}, {"vocabulary": "again", "model": "bert-units"}
+    experiment = grid(vocabularies=["kmeans", "units", "again"], learned_vocabularies=list(learned), ensembles=[])
+    document = read_params(REPOSITORY / "params.yaml") | {"experiment": experiment.model_dump(mode="json")}
+    document["atlas"]["attribution"], document["report"]["attention"] = ["bert"], ["ast"]
+    YAML(typ="safe").dump(document, tmp_path / "params.yaml")
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        names = {stage.addressing for stage in repo.index.stages}
+    layout = Layout()
+    found, items = report_paths(experiment, layout), (("1", "units"), ("2", "units"), ("1", "again"), ("2", "again"))
+    networks = {name for name in names if name.startswith("network@")}
+    written = {layout.stage_report("network", f"{vocabulary}-{fold}") for fold, vocabulary in items}
+    assert len(networks) == len(written) == 4
+    assert {found[name] for name in networks} == written
+    assert set(found) <= names
+    others = {name.partition("@")[0] for name in names - set(found) if "@" in name}
+    by_their_values = {"attention", "attribution", "development", "ngram_perplexity", "perplexity", "pretrain", "split"}
+    assert others == by_their_values | {"tokenize", "vocabulary"}

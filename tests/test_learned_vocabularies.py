@@ -17,8 +17,8 @@ from test_kinds import make_params
 from test_rebuilding import fit as fit_frames
 from test_torch_front_end import FLOAT16, stored_as
 
-from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.model import open_model
+from pipeline.artifacts.layout import Layout, RunId
+from pipeline.artifacts.model import open_model, write_model
 from pipeline.artifacts.spectrogram import open_spectrogram
 from pipeline.artifacts.tokens import open_tokens, token_arrays
 from pipeline.artifacts.vocabulary import TOKENIZER, Vocabulary, open_vocabulary
@@ -35,7 +35,9 @@ from pipeline.vocabulary.fitting import write_vocabulary
 from pipeline.vocabulary.learning import describe_network, learn
 from pipeline.vocabulary.merging import fit_merges
 from pipeline.vocabulary.rebuilding import rebuild, separable_frames, token_spectra
+from pipeline.vocabulary.settings import HiddenStateParams
 from pipeline.vocabulary.torch_search import TokenSearch
+from stages import network as stage
 from tools.compose import compose, dump
 from tools.network_check import layer_mistakes
 
@@ -154,6 +156,23 @@ def test_a_vocabulary_holds_the_network_that_computes_its_tokens(units: Vocabula
         np.testing.assert_array_equal(one, other)
     alone = tokenize_clips(units, [clips[3]])[0]
     np.testing.assert_array_equal(alone, tokens[3])
+
+
+def test_a_network_is_handed_over_without_the_paths_of_this_machine(tmp_path: Path) -> None:
+    """It is part of every bundle with the vocabulary; a bundle's models have the names in place of absolute paths."""
+    source, layout = tmp_path / "weights of mine" / "ast.pth", Layout(tmp_path)
+    weights = {"kind": "sonolex", "source": str(source), "digest": None, "classes": None}
+    model = open_model(model_folder(tmp_path / "any", stem="convolution"))
+    run = RunId.of("m", "1", 0)
+    about: Any = {key: value for key, value in model.metadata.items() if key != "weights"}
+    about["params"] |= {"pretrained": weights}
+    about["settings"] = {"models.m": {"pretrained": weights}, "train.augmentation.background.folder": str(tmp_path)}
+    write_model(layout.model(run), model.weights, about)
+    stage.run(layout, HiddenStateParams(model="m", layer=None), "units", run)
+    folder = layout.network("units", "1")
+    assert str(tmp_path) not in (folder / "model.json").read_text()
+    assert open_model(folder).metadata["params"]["pretrained"]["source"] == "ast.pth"
+    assert HiddenStates.open(folder, "encoder").states(CLIPS["1"]).shape == (7, 32)
 
 
 def test_tokens_are_of_states_and_not_of_frames(units: Vocabulary) -> None:

@@ -1,5 +1,6 @@
 """Neural tokens: those of the library that trains them, what they decode to, and what is refused."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from test_rebuilding import fit as fit_vocabulary
 
 from pipeline.artifacts.vocabulary import Codebooks
 from pipeline.errors import CorpusError, ParamsError, SonolexError
+from pipeline.execution.threads import single_threaded
 from pipeline.reporting.token_use import measure_rate
 from pipeline.vocabulary import autoencoder, kmeans, neural
 from pipeline.vocabulary.assignment import assign
@@ -125,6 +127,27 @@ def test_a_refit_is_the_same_to_the_bit_and_draws_from_no_other_stream(quantiser
     assert one.own.keys() == other.own.keys()
     assert all(one.own[name].values.tobytes() == other.own[name].values.tobytes() for name in one.own)
     assert one.codes.tobytes() == other.codes.tobytes()
+
+
+def test_training_takes_one_thread_of_mkl_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MKL kept the number that torch was last given, as before by hidden states: on busy cores ten times slower."""
+    pytest.importorskip("vector_quantize_pytorch")
+    seen, train, count = [], autoencoder._train, torch.get_num_threads()
+
+    def watched(*arguments: Any) -> np.ndarray:
+        seen.append(torch.__config__.parallel_info())
+        return train(*arguments)
+
+    monkeypatch.setattr(autoencoder, "_train", watched)
+    torch.set_num_threads(3)
+    try:
+        with single_threaded():  # as `fit_vocabulary` enters it
+            neural.fit(params_of("vq", steps=2), mixture(200))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(count)
+    numbers = re.findall(r"(?:get_num_threads|get_max_threads)\(\) : (\d+)", seen[0])
+    assert set(numbers) == {"1"}
 
 
 def test_a_code_that_is_used_too_little_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

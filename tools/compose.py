@@ -27,11 +27,14 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.tokens import CommentToken
 
 from pipeline.artifacts.files import replacing
-from pipeline.check_params import load_experiment
+from pipeline.check_params import Experiment, load_experiment
 from pipeline.errors import ParamsError, SonolexError
+from pipeline.params import read_params
 from tools.composed_file import changed_by_hand, sign
 from tools.fitting import FIT, fitted, measure
+from tools.idle_settings import idle_remarks
 from tools.kind_defaults import KIND, PLACES, Choice, Defaults, find_choice, place_below
+from tools.package_check import package_mistakes
 
 BASE = "base"
 DEFAULTS = "defaults"
@@ -55,7 +58,7 @@ def run(
     console: Console,
     force: bool = False,
 ) -> None:
-    """Write `params_path` if all of it is valid, and print the changed settings.
+    """Write `params_path` if all of it is valid, and print the changed settings, with what is remarkable about them.
 
     Otherwise leaves the file as it is and raises ParamsError that names every mistake at once; so too where the file has
     been changed by hand, unless `force` is true: then the old one is kept beside it, as `params.yaml.bak`.
@@ -68,7 +71,7 @@ def run(
     with replacing(params_path) as partial:
         partial.write_text(sign(dump(document), recipe, overrides), encoding="utf-8")
         try:
-            load_experiment(partial)
+            experiment = load_experiment(partial)
         except ParamsError as error:
             mistakes.append(str(error).replace(str(partial), str(params_path)))
         if mistakes:
@@ -83,8 +86,16 @@ def run(
             shutil.copyfile(params_path, f"{params_path}.bak")
             console.print(f"{escape(str(params_path))}.bak: the file as it was", soft_wrap=True)
     _print_changes(before, dict(_leaves(_load(params_path))), f"{params_path} = {recipe}", console)
-    if remark:
-        console.print(escape(remark), soft_wrap=True)
+    notes = [*package_mistakes(experiment, params_path), *remarks_on_settings(experiment, params_path, recipes_path)]
+    for text in (*([remark] if remark else []), *(f"note: {note}" for note in notes)):
+        console.print(escape(text), soft_wrap=True)
+
+
+def remarks_on_settings(experiment: Experiment, params_path: Path, recipes_path: Path) -> list[str]:
+    """Name the settings of a params file that have no effect; none where the recipes with the defaults are not here."""
+    if not (recipes_path / f"{DEFAULTS}.yaml").is_file():
+        return []
+    return idle_remarks(read_params(params_path), experiment, open_composer(recipes_path).defaults)
 
 
 def compose(recipe: str, overrides: Sequence[str], recipes_path: Path) -> tuple[CommentedMap, list[str]]:

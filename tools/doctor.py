@@ -29,6 +29,7 @@ from pipeline.errors import ArtifactError, ParamsError
 from pipeline.execution.threads import allowed_cores
 from pipeline.spectrogram.sources import BadClip
 from tools.corpus_check import corpus_mistakes, current_manifest, try_clips
+from tools.package_check import package_mistakes
 
 Verdict = Literal["ok", "note", "broken"]
 
@@ -65,6 +66,7 @@ def run(params_path: Path, layout: Layout, console: Console) -> bool:
     experiment, row = check_params(params_path)
     rows.append(row)
     if experiment:
+        rows += check_needs(experiment, params_path)
         rows.append(check_corpus(experiment, layout, params_path))
         seconds, errors = try_clips(experiment, layout) if rows[-1].verdict == "ok" else ([], [])
         rows += check_audio(experiment, seconds, errors)
@@ -224,6 +226,12 @@ def check_params(path: Path) -> tuple[Experiment | None, Row]:
     grid = experiment.sections["experiment"]
     size = f"{len(grid.models)} models x {len(grid.folds)} folds x {len(grid.seeds)} seeds"
     return experiment, Row("params", f"{path}: corpus {experiment.sections['corpus'].kind}, {size}")
+
+
+def check_needs(experiment: Experiment, params_path: Path) -> Iterator[Row]:
+    """Check that the optional packages are installed which the experiment needs; see `tools/package_check.py`."""
+    if mistakes := package_mistakes(experiment, params_path):
+        yield Row("optional packages", "\n".join(mistakes), "a run would stop here", "broken")
 
 
 def check_corpus(experiment: Experiment, layout: Layout, params_path: Path) -> Row:

@@ -232,12 +232,16 @@ def _code_changes(path: Path, recorded: str | None) -> set[str]:
 
 
 def report_paths(grid: ExperimentParams, layout: Layout) -> dict[str, Path]:
-    """Return the stage report of every address in dvc.yaml that does not name it."""
+    """Return the stage report of every address in dvc.yaml that does not name it; DVC numbers items that are mappings."""
     runs = {
         run.stage(step): layout.stage_report(step, run.name) for run in grid.runs() for step in ("train", "evaluate")
     }
     atlases = {f"atlas@{name}": layout.stage_report("atlas", f"{name}-{grid.folds[0]}") for name in grid.vocabularies}
-    return runs | atlases
+    networks = {
+        f"network@learned{number}-{fold}": layout.stage_report("network", f"{entry.vocabulary}-{fold}")
+        for (number, entry), fold in product(enumerate(grid.learned_vocabularies), grid.folds)
+    }
+    return runs | atlases | networks
 
 
 def _last_seconds(path: Path) -> float | None:

@@ -115,22 +115,30 @@ def fetch(
 
 
 @app.command()
-def check(params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml")) -> None:
-    """Check params.yaml, the corpus, its folds and its size, and report all mistakes at once."""
+def check(
+    params: Annotated[Path, typer.Option(help="file to check")] = Path("params.yaml"),
+    recipes: Annotated[Path, typer.Option(help="folder of the recipes, for the defaults")] = Path("recipes"),
+) -> None:
+    """Check params.yaml, the packages that it needs, the corpus, its folds and its size; report all mistakes at once."""
     from pipeline.check_params import load_experiment
+    from tools.compose import remarks_on_settings
     from tools.corpus_check import corpus_mistakes, length_remarks, rate_remarks, token_table_mistakes
     from tools.network_check import layer_mistakes, network_mistakes, weights_mistakes
+    from tools.package_check import package_mistakes
 
     loaded = load_experiment(params)
-    of_networks = [
+    mistakes = [
+        *package_mistakes(loaded, params),
         *network_mistakes(loaded, params),
         *layer_mistakes(loaded, params),
         *weights_mistakes(loaded, params),
+        *token_table_mistakes(loaded, Layout(), params),
+        *corpus_mistakes(loaded, Layout(), params),
     ]
-    of_tables = token_table_mistakes(loaded, Layout(), params)
-    if mistakes := of_networks + of_tables + corpus_mistakes(loaded, Layout(), params):
+    if mistakes:
         raise SonolexError("\n".join(mistakes))
-    for remark in (*length_remarks(loaded, Layout()), *rate_remarks(loaded)):
+    of_settings = remarks_on_settings(loaded, params, recipes)
+    for remark in (*of_settings, *length_remarks(loaded, Layout()), *rate_remarks(loaded)):
         typer.echo(f"{params}: note: {remark}")
     sections = loaded.sections
     experiment = sections["experiment"]

@@ -13,6 +13,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 import numpy as np
 
 from pipeline.artifacts.clips import LogitsMetadata
+from pipeline.artifacts.settings import SETTINGS, without_folders
 from pipeline.artifacts.spectrogram import SpectrogramMetadata
 from pipeline.artifacts.tables import metadata_digest
 from pipeline.artifacts.weights import EPOCHS, WeightsCard, WeightsSchema
@@ -121,9 +122,15 @@ def open_model(path: Path) -> TrainedModel:
 
 
 def copy_model(model: TrainedModel, path: Path) -> None:
-    """Write an opened model as another folder, without its kept epochs."""
+    """Write an opened model as another folder, which may leave this machine, without its kept epochs."""
+    write_model(path, model.weights, portable_metadata(model))
+
+
+def portable_metadata(model: TrainedModel) -> ModelMetadata:
+    """Return the metadata without what names the weights, and with names in place of the paths of this machine."""
     metadata = {key: value for key, value in model.metadata.items() if key not in ("weights", EPOCHS)}
-    write_model(path, model.weights, cast(ModelMetadata, metadata))
+    portable = metadata | {key: without_folders(metadata[key]) for key in ("params", SETTINGS) if key in metadata}
+    return cast(ModelMetadata, portable)
 
 
 def open_members(model: TrainedModel) -> Iterator[TrainedModel]:

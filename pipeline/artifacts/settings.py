@@ -4,9 +4,10 @@ Every artifact may hold the metadata entry `settings`: key of params.yaml, with 
 DVC reruns a stage whose params changed; this is a second check, on the artifact itself.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, NotRequired, Protocol, TypedDict
+from typing import Final, NotRequired, Protocol, TypedDict, cast
 
 from pipeline.errors import ArtifactError
 
@@ -58,6 +59,16 @@ def require_current(document: Mapping[str, object], *artifacts: tuple[Schema, Pa
             key, now, value = found[0]
             others = f" ({len(found) - 1} more settings differ)" if len(found) > 1 else ""
             raise schema.error(path, key, expected=f"{now}, as in params.yaml", found=f"{value}{others}")
+
+
+def without_folders(value: object) -> object:
+    """Return plain params with the name in place of every absolute path: where files lie is this machine's matter."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inner) for inner in value]
+    is_path = isinstance(value, str) and value.startswith((os.sep, f"~{os.sep}"))
+    return Path(cast(str, value)).name if is_path else value
 
 
 def _plain(value: object) -> object:

@@ -12,8 +12,6 @@ Conventions: frames (frame, mel) float32 in the front end's units; states (state
 (step, feature) are these frames, or the tokens of its own vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from pipeline.evaluation.network_layers import Layer, LayerOutputs, choose_layer
 from pipeline.evaluation.network_prediction import build_network
 from pipeline.evaluation.tokenizing import HIDDEN_STATES, tokenize_clips
 from pipeline.execution.code import kinds_in
+from pipeline.execution.threads import single_threaded_torch
 from pipeline.models.network import Network
 from pipeline.training.batches import normalise
 from pipeline.training.inputs import FRAMES_PER_BATCH
@@ -75,7 +74,7 @@ class HiddenStates:
 
     def states(self, frames: np.ndarray) -> np.ndarray:
         """Return the states of a clip: one for every `frames_per_state` frames."""
-        with _one_thread():
+        with single_threaded_torch():
             steps = self._steps(frames)
             parts = [self._states(part) for part in torch.split(steps, self._part, dim=self._time_axis)]
         return np.concatenate(parts)
@@ -113,17 +112,6 @@ class HiddenStates:
         limits = (self._network.stem.max_frames, windows.length if windows else None)
         most = min([FRAMES_PER_BATCH, *(limit for limit in limits if limit)])
         return max(1, most // self._layer.stride) * self._layer.stride
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit torch to one thread of this thread's products, whose rounding depends on their number."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)
 
 
 def require_layer(network: Network, name: str) -> Layer:

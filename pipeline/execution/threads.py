@@ -87,6 +87,23 @@ def single_threaded() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def single_threaded_torch() -> Iterator[None]:
+    """Limit torch to one thread of what this thread computes, within a context.
+
+    `single_threaded` limits torch's OpenMP, but not MKL, which is linked into torch and keeps the number that torch was
+    last given. Within `single_threaded` that number is not known afterwards, and MKL keeps one thread until the next.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
 def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Return `function(item)` of every item, in order, computed in parallel, each on one thread of BLAS and OpenMP.
 

@@ -9,9 +9,8 @@ The members' front end, classes and label kind are the same. They predict the me
 """
 
 import json
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, cast
@@ -20,7 +19,8 @@ import numpy as np
 
 from pipeline.artifacts.clips import LabelKind, link_of
 from pipeline.artifacts.files import file_digest, parse_json, replacing
-from pipeline.artifacts.model import MEMBERS, MODEL, ModelMetadata, TrainedModel, open_model, write_model
+from pipeline.artifacts.model import MEMBERS, MODEL, TrainedModel, open_model, portable_metadata, write_model
+from pipeline.artifacts.settings import without_folders
 from pipeline.artifacts.tables import check_metadata, metadata_digest, metadata_types
 from pipeline.artifacts.vocabulary import Vocabulary, open_vocabulary
 from pipeline.artifacts.weights import EPOCHS
@@ -146,19 +146,7 @@ def _write_member(model: TrainedModel, folder: Path) -> None:
     kept = {
         int(epoch): MODEL.open_epoch(model.path, model.metadata, int(epoch)) for epoch in model.metadata.get(EPOCHS, {})
     }
-    metadata = {key: value for key, value in model.metadata.items() if key not in ("weights", EPOCHS)}
-    plain = metadata | {key: without_folders(metadata[key]) for key in ("params", "settings") if key in metadata}
-    write_model(folder, model.weights, cast(ModelMetadata, plain), kept)
-
-
-def without_folders(value: object) -> object:
-    """Return plain params with the name in place of every absolute path: where files lie is this machine's matter."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(inner) for inner in value]
-    is_path = isinstance(value, str) and value.startswith((os.sep, f"~{os.sep}"))
-    return Path(cast(str, value)).name if is_path else value
+    write_model(folder, model.weights, portable_metadata(model), kept)
 
 
 def open_bundle(path: Path) -> Bundle:

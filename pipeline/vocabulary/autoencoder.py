@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import SonolexError
-from pipeline.execution.threads import single_threaded
+from pipeline.execution.threads import single_threaded, single_threaded_torch
 from pipeline.seeding import named_generator, named_seed
 from pipeline.vocabulary.nearest import nearest_codes
 from pipeline.vocabulary.perceptron import Layer, apply_layers
@@ -94,7 +94,7 @@ def train_autoencoder(params: AutoencoderParams, features: np.ndarray) -> Autoen
     _library()
     size = min(params.batch_size, len(features))
     widths = [features.shape[1], *params.hidden, len(params.levels or ()) or params.codebook_dim]
-    with single_threaded(), torch.random.fork_rng(devices=[]):
+    with single_threaded(), single_threaded_torch(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(named_seed(params.seed, "neural"))
         encoder, decoder = _perceptron(widths), _perceptron(widths[::-1])
         quantiser = _Quantiser(params, size)
