@@ -81,9 +81,12 @@ def measure_rate(vocabulary: Vocabulary, counts: np.ndarray, seconds: float) -> 
     """Return the rates of the token sequences of clips of so many seconds, by their counts (codebook, code).
 
     Tokens are counted, since a clip may have more than its length says: a stack of frames, or a hidden state, that goes
-    beyond its end is a token, and merged and external tokens have no fixed rate.
+    beyond its end is a token, and merged tokens have no fixed rate. External ones have that of their settings: they are of
+    the whole clip, of which frames leave out the ends.
     """
     rate = float(counts[0].sum()) / seconds if seconds > 0 else math.nan
+    if vocabulary.external:
+        rate = vocabulary.frame_rate
     tokens = rate * vocabulary.num_codebooks
     bits = tokens * math.log2(vocabulary.num_tokens)
     return TokenRate(
