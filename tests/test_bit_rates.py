@@ -70,6 +70,15 @@ def test_merged_tokens_are_as_many_as_test_clips_have(tmp_path: Path) -> None:
     assert found.bits_per_second == pytest.approx(np.mean(per_second) * math.log2(SIZE + 2), abs=1e-5)
 
 
+def test_a_stack_beyond_the_end_of_a_clip_counts(tmp_path: Path) -> None:
+    write_experiment(tmp_path, audio=False, stack=3)
+    report(tmp_path)
+    found = table(tmp_path)["bag_of_tokens-kmeans"]
+    assert found.tokens_per_second == pytest.approx(100 * 10 / 28, abs=1e-5)  # ten tokens of 28 frames, 100 a second
+    assert found.bits_per_second == pytest.approx(found.tokens_per_second * math.log2(SIZE), abs=1e-5)
+    assert found.entropy_per_second < found.bits_per_second
+
+
 def test_the_difference_is_that_from_the_same_model_on_frames(reported: Path) -> None:
     found = table(reported)["token_transformer-kmeans"]
     assert (found.reference, found.same_model, compared_with(found)) == ("ast", True, "ast")

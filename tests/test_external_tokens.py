@@ -46,7 +46,7 @@ from pipeline.vocabulary.registry import validate_vocabulary_params
 from pipeline.vocabulary.spectra import middle_frames
 from pipeline.vocabulary.token_tables import read_token_table, read_vectors, require_clips, write_token_table
 from stages import ngram_perplexity
-from tools import bundle
+from tools import bundle, stability
 from tools.compose import compose, dump
 from tools.corpus_check import token_table_mistakes
 
@@ -162,9 +162,22 @@ def test_vectors_have_a_row_a_token(tmp_path: Path) -> None:
         np.save(path, values)
         with pytest.raises(CorpusError, match=message):
             read_vectors(params)
+    path.write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"v\.npy: expected an array of numbers as numpy.save writes it"):
+        read_vectors(params)
+    with path.open("wb") as file:
+        np.savez(file, vectors=np.ones((BOOKS, SIZE, 3)))
+    with pytest.raises(CorpusError, match=r"expected an array of numbers as numpy.save writes it, found an archive"):
+        read_vectors(params)
     path.unlink()
     with pytest.raises(CorpusError, match=r"v\.npy: expected an array of numbers as numpy.save writes it"):
         read_vectors(params)
+
+
+def test_stability_says_that_nothing_is_fitted(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ran)
+    with pytest.raises(ParamsError, match="expected a kind that is fitted, found external"):
+        stability.main("codec", "1", [0, 1])
 
 
 def test_frames_in_the_middle_of_tokens() -> None:

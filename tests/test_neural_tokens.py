@@ -13,13 +13,13 @@ from conftest import REPOSITORY
 from test_kinds import CLUSTERING, OWN, PARAMS, make_params, noise
 from test_rebuilding import fit as fit_vocabulary
 
-from pipeline.artifacts.vocabulary import Codebooks
+from pipeline.artifacts.vocabulary import Codebooks, NamedArray
 from pipeline.errors import CorpusError, ParamsError, SonolexError
 from pipeline.execution.threads import single_threaded
 from pipeline.reporting.token_use import measure_rate
 from pipeline.vocabulary import autoencoder, kmeans, neural
 from pipeline.vocabulary.assignment import assign
-from pipeline.vocabulary.perceptron import apply_layers, stored_layers
+from pipeline.vocabulary.perceptron import Layer, apply_layers, layer_arrays, stored_layers
 from pipeline.vocabulary.registry import validate_vocabulary_params
 from pipeline.vocabulary.torch_search import TokenSearch
 
@@ -195,9 +195,18 @@ def test_codes_that_coincide_move_to_what_is_coded_worst() -> None:
 def test_tokens_of_levels_count_with_their_product() -> None:
     vocabulary = fit_vocabulary(mixture(400), **{"kind": "neural", **QUANTISERS["fsq"]})
     vocabulary.metadata.update(bpe={}, front_end={"frame_rate": 100.0})  # type: ignore[typeddict-item]
-    rate = measure_rate(replace(vocabulary), vocabulary.counts, None)
+    rate = measure_rate(replace(vocabulary), vocabulary.counts, seconds=vocabulary.counts.sum() / 100)
     assert (rate.num_codebooks, rate.num_tokens) == (1, 60)
     assert rate.bits_per_second == pytest.approx(100 * np.log2(60))
+
+
+def test_no_latent_vector_is_beyond_the_levels() -> None:
+    for size in (3, 8, 999, 1000):
+        levels = NamedArray(("dimension",), np.array([size], np.float32))
+        identity = layer_arrays("encoder", [Layer(np.eye(1, dtype=np.float32), np.zeros(1, np.float32))])
+        codebooks = Codebooks(np.zeros((1, size, 1), np.float32), [[0, 1]], own={**identity, "levels": levels})
+        tokens = neural.encode(codebooks, np.array([[-1e3], [0.0], [1e3]], np.float32))
+        assert tokens.tolist() == [[0, size // 2, size - 1]]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +219,7 @@ def test_tokens_of_levels_count_with_their_product() -> None:
         ({"quantiser": "vq", "levels": [5, 5]}, r"expected levels null with quantiser vq, found \[5, 5\]"),
         ({"quantiser": "fsq", "levels": [8, 6]}, r"expected num_tokens 48, the product of levels \[8, 6\], found 24"),
         ({"quantiser": "fsq", "levels": [12, 2]}, r"levels\.1: .*greater than or equal to 3"),
+        ({"quantiser": "fsq", "levels": [1001], "num_tokens": 1001}, r"levels\.0: .*less than or equal to 1000"),
         ({"quantiser": "vq", "codebooks": 2}, "expected codebooks 1 with quantiser vq, found 2"),
         ({"quantiser": "residual", "codebooks": 1}, "expected codebooks at least 2 with quantiser residual, found 1"),
         ({"quantiser": "vq", "batch_size": 23}, r"expected batch_size at least num_tokens \(24\), .* found 23"),

@@ -110,7 +110,7 @@ PARAMS = ReportParams(headline=["ast", "token_transformer-kmeans"], examples=3, 
 
 
 def write_experiment(
-    root: Path, *, label_kind: str = "one", audio: bool = True, merges: Sequence[tuple[int, int]] = ()
+    root: Path, *, label_kind: str = "one", audio: bool = True, merges: Sequence[tuple[int, int]] = (), stack: int = 1
 ) -> None:
     """Write every artifact that the report reads; ast is right everywhere but for clip04, the others are noisy."""
     generator = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def write_experiment(
     make_spectrogram(root / "data" / "spectrogram", frames, failed=["gone"])
     make_duplicates(root / "data" / "duplicates.parquet", [("clip02", "clip04"), ("clip02", "clip05")], lag=0.5)
     for fold in FOLDS:
-        write_tokens(root / "data", fold, generator, merges)
+        write_tokens(root / "data", fold, generator, merges, stack)
         rows = [
             NgramPerplexity(name, order, 2, 56, 0.56, 56.0 * order)
             for order in (1, 2, 3)
@@ -155,13 +155,15 @@ def _rewrite_classes(path: Path, label_kind: str) -> None:
     SCHEMA.write(path, table.columns, table.metadata | {"classes": list(CLASSES), "label_kind": label_kind})
 
 
-def write_tokens(data: Path, fold: str, generator: np.random.Generator, merges: Sequence[tuple[int, int]] = ()) -> None:
+def write_tokens(
+    data: Path, fold: str, generator: np.random.Generator, merges: Sequence[tuple[int, int]] = (), stack: int = 1
+) -> None:
     pairs = np.array(merges, np.int32).reshape(-1, 2)
     size = SIZE + len(pairs)
     bpe = {"num_tokens": size, "compression": 1.5} if merges else {}
     arrays = {
         "merges": pairs,
-        "codebooks": generator.normal(size=(1, SIZE, N_MELS)).astype(np.float32),
+        "codebooks": generator.normal(size=(1, SIZE, N_MELS * stack)).astype(np.float32),
         "mean": np.ones(N_MELS, np.float32),
         "scale": np.full(N_MELS, 2.0, np.float32),
         "delta_scale": np.ones(N_MELS, np.float32),
@@ -175,10 +177,10 @@ def write_tokens(data: Path, fold: str, generator: np.random.Generator, merges: 
         "num_tokens": SIZE,
         "num_codebooks": 1,
         "normalisation": "standardise",
-        "bands": [[0, N_MELS]],
+        "bands": [[0, N_MELS * stack]],
     }
     metadata |= {"additive": True, "own": {}}
-    metadata["features"] = {"deltas": 0, "stack": 1, "groups": 1}
+    metadata["features"] = {"deltas": 0, "stack": stack, "groups": 1}
     metadata |= special_tokens(size) | {
         "bpe": bpe,
         "fold": fold,
@@ -190,10 +192,10 @@ def write_tokens(data: Path, fold: str, generator: np.random.Generator, merges: 
     fit = {"bits_per_second": 300.0, "distortion": 0.25}
     VOCABULARY.write(path, arrays, metadata | {"sample": {"clips": 6, "frames": 60}, "fit": fit})
     merger = Merger(pairs, SIZE)
-    sequences = [merger.merge(generator.integers(0, SIZE - 1, 28)) for _ in CLIPS]
+    sequences = [merger.merge(generator.integers(0, SIZE - 1, -(-28 // stack))) for _ in CLIPS]
     tokens = {"clip_id": CLIPS, "tokens": [[sequence.tolist()] for sequence in sequences]}
     metadata = {"fold": fold, "vocabulary": open_vocabulary(path).digest(), "vocabulary_size": size, "num_codebooks": 1}
-    TOKENS.write(data / "tokens" / "kmeans" / f"{fold}.parquet", tokens, metadata | {"frame_rate": 100.0})
+    TOKENS.write(data / "tokens" / "kmeans" / f"{fold}.parquet", tokens, metadata | {"frame_rate": 100.0 / stack})
     roles = ["test" if str(1 + number % 2) == fold else "train" for number in range(len(CLIPS))]
     SPLIT.write(
         data / "splits" / f"{fold}.parquet", {"clip_id": CLIPS, "role": roles}, {"fold": fold, "seed": 0, "rule": ""}

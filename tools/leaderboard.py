@@ -1,10 +1,9 @@
 """`sonolex leaderboard`: models of the experiment by accuracy, or by mAP where clips have several labels, with their costs.
 
-Bits per second are the entropy of single tokens, from their counts over the vocabulary's sample. Stored bytes are those of
-the training input: one fold's table of token sequences on disk, or all log-mel frames.
-
 A second table has the scores of models on tokens against the same models on frames, by bit rate, as the report measures them
-(`pipeline/reporting/bit_rates.py`).
+(`pipeline/reporting/bit_rates.py`). Tokens and bits per second of the first table are those of the second; bits are the
+entropy of single tokens. Stored bytes are those of the training input: one fold's table of token sequences on disk, or all
+log-mel frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,17 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table as Grid
 
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.spectrogram import open_spectrogram
-from pipeline.artifacts.tokens import open_tokens
-from pipeline.artifacts.vocabulary import open_vocabulary
 from pipeline.evaluation.metric_definition import Metric, primary_metric, reported_metrics, secondary_metric
 from pipeline.grid import ExperimentParams
-from pipeline.reporting.bit_rates import bit_rate_cells, compared_with, read_bit_rates, spell_rate
+from pipeline.reporting.bit_rates import BitRate, bit_rate_cells, compared_with, read_bit_rates, spell_rate
 from pipeline.reporting.summary import ModelSummary, read_summary, spread, summarise, training_times
 
 RATES = ("codebooks", "tokens/s", "bit/s", "entropy, bit/s", "bytes/s")
@@ -41,22 +37,19 @@ class Source:
 _UNKNOWN = Source(None, None, None)
 
 
-def open_sources(layout: Layout, experiment: ExperimentParams) -> dict[str, Source]:
-    """Return the inputs by name: "" for frames, and each vocabulary's name for its token sequences."""
-    spectrogram = open_spectrogram(layout.spectrogram)
-    usable = spectrogram.index.columns.filter(pc.equal(spectrogram.index["status"], "ok"))
-    seconds = pc.sum(usable["num_frames"]).as_py() / spectrogram.frame_rate
-    sources = {"": Source(None, None, _size(spectrogram.frames_path))}
+def open_sources(layout: Layout, experiment: ExperimentParams, compared: Sequence[BitRate]) -> dict[str, Source]:
+    """Return the inputs by name: "" for frames, and each vocabulary's name for its token sequences.
+
+    `compared` are the rows of the second table, which has the rates of tokens.
+    """
+    sources = {"": Source(None, None, _size(open_spectrogram(layout.spectrogram).frames_path))}
+    rates = {row.vocabulary: row for row in compared}
     for name in experiment.vocabularies:
-        tokens, bits, sizes = [], [], []
-        for fold in experiment.folds:
-            path, tokens_path = layout.vocabulary(name, fold), layout.tokens(name, fold)
-            if path.exists() and tokens_path.exists():
-                tokens.append(len(open_tokens(tokens_path)["tokens"].combine_chunks().flatten().flatten()) / seconds)
-                bits.append(open_vocabulary(path).metadata["fit"]["bits_per_second"])
-                sizes.append(_size(tokens_path))
-        if tokens:
-            sources[name] = Source(float(np.mean(tokens)), float(np.mean(bits)), round(float(np.mean(sizes))))
+        paths = [layout.tokens(name, fold) for fold in experiment.folds]
+        sizes = [_size(path) for path in paths if path.exists()]
+        if name in rates and sizes:
+            row = rates[name]
+            sources[name] = Source(row.tokens_per_second, row.entropy_per_second, round(float(np.mean(sizes))))
     return sources
 
 
@@ -102,9 +95,9 @@ def run(layout: Layout, experiment: ExperimentParams, console: Console, *, markd
     runs = read_summary(layout.summary)
     times = training_times(runs, layout.stage_reports)
     summaries = summarise(runs)
-    cells = rows(summaries, open_sources(layout, experiment), experiment.reads, times)
-    _print(console, "The leaderboard", columns(summaries), cells, markdown=markdown)
     compared = read_bit_rates(layout.bit_rates)
+    cells = rows(summaries, open_sources(layout, experiment, compared), experiment.reads, times)
+    _print(console, "The leaderboard", columns(summaries), cells, markdown=markdown)
     if any(row.vocabulary for row in compared):
         label = reported_metrics()[compared[0].metric].label
         heads = ("model", *RATES, f"{label[0].lower()}{label[1:]}", "on frames", "difference", "compared with")

@@ -143,7 +143,7 @@ def main(
 ) -> None:
     params, layout = load_vocabulary_params(vocabulary), Layout()
     console = Console()
-    targets = TARGETS.open(layout.training_targets(vocabulary, fold)) if params.features.lda else None
+    targets = TARGETS.open(layout.training_targets(vocabulary, fold)) if params.supervised else None
     network = layout.network(vocabulary, fold)
     rows = measure(params, layout.spectrogram, layout.split(fold), seed, console, targets, network)
     run(rows, f"{vocabulary}, fold {fold}: {len(seed)} seeds, on test clips", console)

@@ -13,7 +13,7 @@ from pipeline.artifacts.duplicates import open_duplicates
 from pipeline.artifacts.layout import Layout, RunId
 from pipeline.artifacts.missing import open_missing
 from pipeline.artifacts.ngram_perplexity import read_ngram_perplexity
-from pipeline.artifacts.spectrogram import open_spectrogram
+from pipeline.artifacts.spectrogram import Spectrogram, open_spectrogram
 from pipeline.artifacts.splits import clips_of, open_split
 from pipeline.artifacts.tables import Table
 from pipeline.artifacts.tokens import open_tokens, token_arrays
@@ -56,7 +56,7 @@ def gather_page(params: ReportParams, experiment: Experiment, layout: Layout, *,
     for name in names:
         own = {fold: open_vocabulary(layout.vocabulary(name, fold)) for fold in experiment.params.folds}
         vocabularies |= {(name, fold): vocabulary for fold, vocabulary in own.items()}
-        tokens[name] = describe_tokens(name, own, clips, layout)
+        tokens[name] = describe_tokens(name, own, clips, spectrogram, layout)
     splits = {fold: open_split(layout.split(fold)) for fold in experiment.params.folds}
     scores = score_experiment(experiment)
     shown = choose_shown(scores, params.headline, examples=params.examples, mistakes=params.worst)
@@ -119,7 +119,9 @@ def held_out(clips: ClipTable, split: Table) -> str:
     return ", ".join(groups) if len(groups) <= _NAMED_GROUPS else f"{len(groups)} groups of clips"
 
 
-def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: ClipTable, layout: Layout) -> TokenUse:
+def describe_tokens(
+    name: str, vocabularies: Mapping[str, Vocabulary], clips: ClipTable, spectrogram: Spectrogram, layout: Layout
+) -> TokenUse:
     """Read the tokens that a vocabulary `name` has in every fold, one fold after the other, and say what there is to say."""
     labels = dict(zip(clips.list("clip_id"), clips.list("labels"), strict=True))
     counts, joint, spread, merged_lengths, rates = {}, {}, {}, {}, {}
@@ -135,7 +137,7 @@ def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: Cl
             merged_lengths[fold] = length_shares(vocabulary, [sequences[clip] for clip in tested if clip in sequences])
         rows = tokens.columns.filter(pc.is_in(tokens["clip_id"], pa.array(tested, pa.string())))
         test_counts = count_tokens(Table(tokens.path, rows, tokens.metadata))
-        rates[fold] = measure_rate(vocabulary, test_counts, merged_lengths.get(fold))
+        rates[fold] = measure_rate(vocabulary, test_counts, _seconds(spectrogram, rows["clip_id"]))
     stability = stabilities(spread)
     statistics = {
         fold: token_statistics(
@@ -149,6 +151,13 @@ def describe_tokens(name: str, vocabularies: Mapping[str, Vocabulary], clips: Cl
     }
     perplexity = {fold: read_ngram_perplexity(layout.ngram_perplexity(name, fold)) for fold in vocabularies}
     return TokenUse(counts, statistics, merged_lengths, rates, perplexity)
+
+
+def _seconds(spectrogram: Spectrogram, clip_ids: pa.ChunkedArray) -> float:
+    """Return how long clips are together, by their frames."""
+    rows = pc.is_in(spectrogram.index["clip_id"], clip_ids.combine_chunks())
+    frames = pc.sum(spectrogram.index.columns.filter(rows)["num_frames"]).as_py()
+    return (frames or 0) / spectrogram.frame_rate
 
 
 def _explanation_maps(

@@ -5,9 +5,9 @@ tokenizer its bit rate, token rate and codebooks, the score of a model on its to
 features, and the difference. Models are the same where their sections of params.yaml differ in `input` alone;
 `report.references` compares others, and the table says so.
 
-Conventions: rates are of test clips, means over folds. Bits are those of a code of fixed length, log2(size) a token, and
-beside them the entropy of single tokens; of frames they are those of the stored values. A difference is the score on tokens
-less the score on frames, so that negative is a loss. NaN means undefined.
+Conventions: rates are counts of tokens in test clips over the seconds of their frames, means over folds. Bits are those of
+a code of fixed length, log2(size) a token, and beside them the entropy of single tokens; of frames they are those of the
+stored values. A difference is the score on tokens less the score on frames, so that negative is a loss. NaN means undefined.
 """
 
 import csv

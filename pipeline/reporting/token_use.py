@@ -77,14 +77,16 @@ def count_tokens(tokens: TokenTable) -> np.ndarray:
     return np.bincount(codebooks * size + codes, minlength=num_codebooks * size).reshape(num_codebooks, size)
 
 
-def measure_rate(vocabulary: Vocabulary, counts: np.ndarray, shares: np.ndarray | None) -> TokenRate:
-    """Return the rates of token sequences by their counts (codebook, code).
+def measure_rate(vocabulary: Vocabulary, counts: np.ndarray, seconds: float) -> TokenRate:
+    """Return the rates of the token sequences of clips of so many seconds, by their counts (codebook, code).
 
-    `shares` are the `length_shares` of merged tokens, which are as many a second as these clips have; else None.
+    Tokens are counted, since a clip may have more than its length says: a stack of frames, or a hidden state, that goes
+    beyond its end is a token, and merged tokens have no fixed rate. External ones have that of their settings: they are of
+    the whole clip, of which frames leave out the ends.
     """
-    rate = vocabulary.frame_rate
-    if shares is not None:
-        rate *= vocabulary.metadata["bpe"]["compression"] / compression(shares)
+    rate = float(counts[0].sum()) / seconds if seconds > 0 else math.nan
+    if vocabulary.external:
+        rate = vocabulary.frame_rate
     tokens = rate * vocabulary.num_codebooks
     bits = tokens * math.log2(vocabulary.num_tokens)
     return TokenRate(

@@ -155,9 +155,9 @@ class AutoencoderParams(CommonParams):
 
     quantiser: Literal["vq", "fsq", "residual"]
     codebooks: PositiveInt  # tokens a frame: several with residual, 1 with the others
-    levels: (
-        list[Annotated[int, Field(ge=3)]] | None
-    )  # values of each dimension of a code with fsq; null with the others
+    # Values of each dimension of a code with fsq; null with the others. The library bounds latent vectors by 0.1 % beyond
+    # the outermost levels, which of more than 1,000 is half a level: they would be rounded to one that there is not.
+    levels: list[Annotated[int, Field(ge=3, le=1000)]] | None
     codebook_dim: PositiveInt  # dimensions of a code vector with vq and residual; fsq has one for each of `levels`
     hidden: list[PositiveInt]  # units of each hidden layer of the encoder; the decoder has them in reverse order
     steps: PositiveInt  # of the optimiser

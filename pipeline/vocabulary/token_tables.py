@@ -5,6 +5,7 @@ of one length, (codebook, token). With one codebook it may hold the tokens thems
 lines as lines are. Other columns are ignored.
 """
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +84,18 @@ def read_vectors(params: Params) -> np.ndarray | None:
     path, shape = input_path(params.vectors), f"({params.codebooks}, {params.num_tokens}, feature)"
     try:
         vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if not isinstance(vectors, np.ndarray):
+            vectors.close()
+            raise ValueError("an archive of arrays, as numpy.savez writes it")
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise CorpusError(
             f"{path}: expected an array of numbers as numpy.save writes it, found {error}; write it, or set vectors to null"
         ) from None
-    is_numeric = isinstance(vectors, np.ndarray) and np.issubdtype(vectors.dtype, np.floating)
-    if not is_numeric or vectors.ndim != 3 or vectors.shape[:2] != (params.codebooks, params.num_tokens):
+    if (
+        not np.issubdtype(vectors.dtype, np.floating)
+        or vectors.ndim != 3
+        or vectors.shape[:2] != (params.codebooks, params.num_tokens)
+    ):
         raise CorpusError(
             f"{path}: expected floating-point numbers {shape}, found {vectors.dtype} {vectors.shape}; write it so, or set "
             "codebooks and num_tokens to what it has"
