@@ -135,7 +135,7 @@ def test_the_channels_of_a_stack_equal_librosa() -> None:
 def test_a_stack_of_silence_and_of_a_short_clip_is_finite() -> None:
     front_end = front_end_of(STACK)
     silence = front_end.log_mel(np.zeros(4000, np.float32))
-    assert (silence[:, :40] == -100).all()
+    np.testing.assert_allclose(silence[:, :40], -100, rtol=1e-6)  # dB; logarithms differ between processors
     assert not silence[:, 40:].any()
     assert np.isfinite(front_end.log_mel(SOUND[: front_end.min_samples])).all()
     assert front_end.log_mel(SOUND[:100]).shape == (0, 160)
