@@ -30,7 +30,7 @@ def test_sections_come_in_the_order_in_which_a_reader_needs_them() -> None:
     assert [name for name in found if name in SECTIONS] == SECTIONS
 
 
-@pytest.mark.parametrize(("column", "num_models"), [("parameters", 18), ("macro F1, fitted threshold", 10)])
+@pytest.mark.parametrize(("column", "num_models"), [("parameters", 19), ("macro F1, fitted threshold", 10)])
 def test_its_figures_are_those_of_the_results_page(column: str, num_models: int) -> None:
     """Inputs are words, not figures, and may be said otherwise."""
     full = rows_of((REPOSITORY / "docs/results.md").read_text(), column)
