@@ -58,7 +58,7 @@ def take_frames(features: Tensor, source: Tensor) -> Tensor:
     """
     first = torch.arange(len(features), device=features.device)[:, None] * features.shape[1]
     frames = features.flatten(0, 1).index_select(0, (source + first).flatten())
-    return frames.view(*source.shape, -1)
+    return frames.view(*source.shape, features.shape[2])
 
 
 def _take(inputs: Tensor, source: Tensor, time_axis: int) -> Tensor:
